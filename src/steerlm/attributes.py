@@ -1,0 +1,350 @@
+"""Attributes and their schema: names, order, ranges, kinds and text form (SteerLM, section 3).
+
+This is the only place that knows an attribute's scale. A schema is stored in every checkpoint
+(in full) and in every record of a data file (as its signature), so that a mismatch is an error
+and never a silent reinterpretation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from steerlm.errors import UserError, did_you_mean
+
+Value = int | str
+"""A value on the schema's scale: an integer level (ordinal) or a category name (categorical)."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One dial.
+
+    Attributes:
+        name: lower-case identifier, as it stands in the text form.
+        kind: `ordinal` (integer levels `minimum..maximum`) or `categorical` (one of `categories`).
+        minimum: lowest level, inclusive (ordinal).
+        maximum: highest level, inclusive (ordinal).
+        categories: the allowed values in order (categorical).
+        description: one sentence for people who turn the dial.
+        default: the value at inference when the user sets nothing; None = the best end, else the minimum
+            (for a categorical attribute its first category).
+        best: which end means a better response; None where neither does. `bootstrap` maximises the
+            attributes named as quality by the recipe towards this end.
+        user_settable: whether an end user may set it (an operator always may).
+    """
+
+    name: str
+    kind: Literal["ordinal", "categorical"] = "ordinal"
+    minimum: int = 0
+    maximum: int = 4
+    categories: tuple[str, ...] = ()
+    description: str = ""
+    default: Value | None = None
+    best: Literal["max", "min"] | None = None
+    user_settable: bool = True
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UserError(f"attribute name {self.name!r} is not lower-case letters, digits and underscores")
+        if self.kind == "ordinal":
+            if self.categories:
+                raise UserError(f"attribute {self.name!r} is ordinal and takes no categories; set kind: categorical")
+            for bound in (self.minimum, self.maximum):
+                if isinstance(bound, bool) or not isinstance(bound, int):
+                    raise UserError(f"attribute {self.name!r}: the bounds are integers, got {bound!r}")
+            if not 0 <= self.minimum < self.maximum:
+                raise UserError(
+                    f"attribute {self.name!r}: need 0 <= minimum < maximum, got {self.minimum}..{self.maximum}"
+                )
+        elif self.kind == "categorical":
+            if len(set(self.categories)) < 2 or len(set(self.categories)) != len(self.categories):
+                raise UserError(
+                    f"attribute {self.name!r}: a categorical attribute needs two or more distinct categories"
+                )
+            for category in self.categories:
+                if not _CATEGORY.fullmatch(category):
+                    raise UserError(
+                        f"attribute {self.name!r}: category {category!r} may hold letters, digits and _ . + - only"
+                    )
+            if self.best is not None:
+                raise UserError(f"attribute {self.name!r}: a categorical attribute has no best end")
+        else:
+            raise UserError(f"attribute {self.name!r}: kind {self.kind!r} is not one of ordinal, categorical")
+        if self.best not in (None, "max", "min"):
+            raise UserError(f"attribute {self.name!r}: best {self.best!r} is not one of max, min, null")
+        if self.default is not None:
+            self.check(self.default)
+
+    @property
+    def levels(self) -> tuple[Value, ...]:
+        """All values in order."""
+        if self.kind == "ordinal":
+            return tuple(range(self.minimum, self.maximum + 1))
+        return self.categories
+
+    @property
+    def best_value(self) -> Value | None:
+        """The value at the best end; None where neither end is better."""
+        return {"max": self.maximum, "min": self.minimum, None: None}[self.best]
+
+    @property
+    def default_value(self) -> Value:
+        """The value at inference when nothing is set."""
+        if self.default is not None:
+            return self.default
+        if self.best_value is not None:
+            return self.best_value
+        return self.levels[0]
+
+    @property
+    def signature(self) -> str:
+        """Name and scale in one word, for example `quality:0-4` or `lang:en|de`."""
+        scale = f"{self.minimum}-{self.maximum}" if self.kind == "ordinal" else "|".join(self.categories)
+        return f"{self.name}:{scale}"
+
+    def check(self, value: object) -> Value:
+        """Return `value` if it is on the scale.
+
+        Raises:
+            UserError: with the value, the name and the valid range.
+        """
+        if self.kind == "categorical":
+            if isinstance(value, str) and value in self.categories:
+                return value
+            raise UserError(f"{self.name}: {value!r} is not one of {', '.join(self.categories)}")
+        if isinstance(value, int) and not isinstance(value, bool) and self.minimum <= value <= self.maximum:
+            return value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{self.name}: {value!r} is not a finite number")
+        raise UserError(f"{self.name}: {value!r} is not an integer from {self.minimum} to {self.maximum}")
+
+    def check_rating(self, rating: object) -> float:
+        """Return a real-valued rating if it is finite and within the range (ordinal only)."""
+        if self.kind != "ordinal":
+            raise UserError(f"{self.name}: a categorical attribute has no numeric rating, got {rating!r}")
+        if isinstance(rating, bool) or not isinstance(rating, (int, float)):
+            raise UserError(f"{self.name}: rating {rating!r} is not a number")
+        if not math.isfinite(rating):
+            raise UserError(f"{self.name}: rating {rating!r} is not a finite number")
+        if not self.minimum <= rating <= self.maximum:
+            raise UserError(f"{self.name}: rating {rating!r} is outside {self.minimum}..{self.maximum}")
+        return float(rating)
+
+    def round(self, score: float) -> int:
+        """Clamp a real-valued score to the range and round it to the nearest level (half up)."""
+        assert self.kind == "ordinal"
+        return math.floor(min(max(score, self.minimum), self.maximum) + 0.5)
+
+    def to_unit(self, score: float) -> float:
+        """Map the scale onto 0..1 (ordinal)."""
+        return (score - self.minimum) / (self.maximum - self.minimum)
+
+    def from_unit(self, unit: float) -> float:
+        """Map 0..1 onto the scale (ordinal)."""
+        return self.minimum + unit * (self.maximum - self.minimum)
+
+    def parse(self, text: str) -> Value:
+        """Parse one value of the text form, strictly."""
+        if self.kind == "categorical":
+            return self.check(text)
+        if not re.fullmatch(r"0|[1-9][0-9]*", text, flags=re.ASCII):
+            raise UserError(f"{self.name}: {text!r} is not an integer from {self.minimum} to {self.maximum}")
+        return self.check(int(text))
+
+
+@dataclass(frozen=True)
+class AttributeSchema:
+    """An ordered set of attributes; the order is the order of the text form.
+
+    Iterating yields the attributes. `schema["humor"]` looks one up by name.
+    """
+
+    attributes: tuple[Attribute, ...]
+
+    def __post_init__(self) -> None:
+        names = [attribute.name for attribute in self.attributes]
+        if not names:
+            raise UserError("an attribute schema needs at least one attribute")
+        double = {name for name in names if names.count(name) > 1}
+        if double:
+            raise UserError(f"attribute {sorted(double)[0]!r} stands twice in the schema")
+
+    def __iter__(self) -> Iterator[Attribute]:
+        return iter(self.attributes)
+
+    def __len__(self) -> int:
+        return len(self.attributes)
+
+    def __contains__(self, name: object) -> bool:
+        return any(attribute.name == name for attribute in self.attributes)
+
+    def __getitem__(self, name: str) -> Attribute:
+        for attribute in self.attributes:
+            if attribute.name == name:
+                return attribute
+        raise UserError(f"unknown attribute {name!r}: {did_you_mean(name, self.names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Attribute names in order."""
+        return tuple(attribute.name for attribute in self.attributes)
+
+    @property
+    def ordinal(self) -> tuple[Attribute, ...]:
+        """The ordinal attributes in order."""
+        return tuple(attribute for attribute in self.attributes if attribute.kind == "ordinal")
+
+    @property
+    def signature(self) -> str:
+        """Names, order and scales on one line: equal signatures mean interchangeable labels."""
+        return ",".join(attribute.signature for attribute in self.attributes)
+
+    @property
+    def defaults(self) -> dict[str, Value]:
+        """The values at inference when the user sets nothing."""
+        return {attribute.name: attribute.default_value for attribute in self.attributes}
+
+    def validate(self, values: Mapping[str, object]) -> dict[str, Value]:
+        """Check a full or partial setting and return it in schema order.
+
+        Raises:
+            UserError: unknown name (with the nearest valid one) or a value off the scale.
+        """
+        for name in values:
+            self[name]
+        return {a.name: a.check(values[a.name]) for a in self.attributes if a.name in values}
+
+    def format(self, values: Mapping[str, object]) -> str:
+        """Return the text form `name:value,name:value` in schema order; missing attributes are left out."""
+        return ",".join(f"{name}:{value}" for name, value in self.validate(values).items())
+
+    def parse(self, text: str) -> dict[str, Value]:
+        """Parse the text form. Strict: schema order, no spaces, no unknown or double names.
+
+        Raises:
+            UserError: naming the piece that is wrong.
+        """
+        if text == "":
+            return {}
+        values: dict[str, Value] = {}
+        last = -1
+        for piece in text.split(","):
+            name, colon, raw = piece.partition(":")
+            if not colon:
+                raise UserError(f"{piece!r} in attribute text {text!r} is not of the form name:value")
+            attribute = self[name]
+            position = self.attributes.index(attribute)
+            if position <= last:
+                raise UserError(
+                    f"{name!r} in attribute text {text!r} is double or out of order; order: {','.join(self.names)}"
+                )
+            last = position
+            values[name] = attribute.parse(raw)
+        return values
+
+    def require_same(self, other_signature: str, mine: str, theirs: str) -> None:
+        """Raise unless `other_signature` equals this schema's signature.
+
+        Args:
+            other_signature: the signature found.
+            mine: where this schema comes from, for the message (for example a checkpoint's path).
+            theirs: where the other one comes from (for example a file and line).
+
+        Raises:
+            UserError: names both places and both signatures.
+        """
+        if other_signature != self.signature:
+            raise UserError(
+                f"attribute schema mismatch: {mine} has {self.signature!r} but {theirs} has {other_signature!r}; "
+                "label the data again with this schema (steerlm annotate) or use the checkpoint that fits it"
+            )
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return a JSON-ready list of attributes; fields at their default are left out."""
+        out = []
+        for attribute in self.attributes:
+            row: dict[str, Any] = {"name": attribute.name}
+            for field in dataclasses.fields(Attribute)[1:]:
+                value = getattr(attribute, field.name)
+                if value != field.default:
+                    row[field.name] = list(value) if isinstance(value, tuple) else value
+            out.append(row)
+        return out
+
+    @classmethod
+    def from_dict(cls, rows: Iterable[Mapping[str, Any]]) -> AttributeSchema:
+        """Build a schema from `to_dict`'s form (also the form of the recipe's `schema:` list).
+
+        Raises:
+            UserError: unknown key or a bad value.
+        """
+        valid = [field.name for field in dataclasses.fields(Attribute)]
+        attributes = []
+        for row in rows:
+            for key in row:
+                if key not in valid:
+                    raise UserError(f"unknown key {key!r} of attribute {row.get('name')!r}: {did_you_mean(key, valid)}")
+            if "name" not in row:
+                raise UserError(f"attribute {dict(row)!r} has no name")
+            fields = dict(row)
+            if "categories" in fields:
+                fields["categories"] = tuple(fields["categories"])
+                fields.setdefault("kind", "categorical")
+            attributes.append(Attribute(**fields))
+        return cls(tuple(attributes))
+
+    @classmethod
+    def preset(cls, name: str) -> AttributeSchema:
+        """Return the shipped schema called `name` (case-insensitive): oasst, helpsteer, steerlm or paper."""
+        key = name.upper()
+        if key not in PRESETS:
+            raise UserError(
+                f"unknown schema preset {name!r}: {did_you_mean(name.lower(), [p.lower() for p in PRESETS])}"
+            )
+        return PRESETS[key]
+
+
+_DESCRIPTIONS: dict[str, tuple[str, Literal["max", "min"] | None, int]] = {
+    # name: (description, best end, default on a 0..4 scale)
+    "quality": ("How good the response is overall.", "max", 4),
+    "toxicity": ("How rude, disrespectful or hurtful the response is.", "min", 0),
+    "humor": ("How funny the response tries to be.", None, 0),
+    "creativity": ("How original and imaginative the response is.", None, 0),
+    "violence": ("How much the response encourages or describes violence.", "min", 0),
+    "helpfulness": ("How well the response does what the prompt asks for.", "max", 4),
+    "not_appropriate": ("How unsuitable the response is for a general audience.", "min", 0),
+    "correctness": ("Whether all facts asked for are there and right.", "max", 4),
+    "coherence": ("How consistent and clear the response is.", "max", 4),
+    "complexity": ("How much expertise it takes to write and to read the response.", None, 2),
+    "verbosity": ("How much detail the response goes into, relative to what the prompt asks for.", None, 2),
+}
+
+
+def _preset(names: str, maximum: int) -> AttributeSchema:
+    attributes = []
+    for name in names.split(","):
+        description, best, default = _DESCRIPTIONS[name]
+        attributes.append(
+            Attribute(name, maximum=maximum, description=description, best=best, default=default * maximum // 4)
+        )
+    return AttributeSchema(tuple(attributes))
+
+
+OASST = _preset("quality,toxicity,humor,creativity", 4)
+"""The four OpenAssistant attributes that NVIDIA's later models use, 0..4."""
+HELPSTEER = _preset("helpfulness,correctness,coherence,complexity,verbosity", 4)
+"""The five attributes of HelpSteer and HelpSteer2, 0..4."""
+STEERLM = _preset("quality,toxicity,humor,creativity,helpfulness,correctness,coherence,complexity,verbosity", 4)
+"""The nine attributes of NeMo-Aligner's SteerLM data, 0..4."""
+PAPER = _preset("quality,toxicity,humor,creativity,violence,helpfulness,not_appropriate", 9)
+"""The seven attributes of the SteerLM paper, 0..9."""
+
+PRESETS: dict[str, AttributeSchema] = {"OASST": OASST, "HELPSTEER": HELPSTEER, "STEERLM": STEERLM, "PAPER": PAPER}

@@ -1,0 +1,352 @@
+"""The recipe: typed, strict, YAML in, resolved copy out.
+
+Every section is a frozen model whose fields are documented here and nowhere else; an unknown key is an
+error that offers the nearest valid one. The sections carry the names of the stages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import UserError, did_you_mean
+
+TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
+SourceFormat = Literal[
+    "messages",
+    "oasst",
+    "helpsteer",
+    "hh_rlhf",
+    "self_identification",
+    "nemo",
+    "sharegpt",
+    "alpaca",
+]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceConfig(Section):
+    """One data set."""
+
+    name: str = Field(description="Name of the source; every record carries it.", pattern=r"^[A-Za-z0-9_.-]+$")
+    format: SourceFormat = Field(description="Which importer reads it.")
+    path: Path | None = Field(None, description="A local file (.jsonl, .json, .parquet, each also .gz) or folder.")
+    hub: str | None = Field(None, description="A data set id for the `datasets` library (needs the `data` extra).")
+    hub_split: str = Field("train", description="Split of the hub data set.")
+    max_records: int | None = Field(None, ge=1, description="Read at most so many records.")
+    weight: float = Field(1.0, gt=0, description="Share of its records that an SFT epoch draws (1 = all).")
+    epochs: int = Field(1, ge=1, description="How often each drawn record occurs within one SFT epoch.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> SourceConfig:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError(f"source {self.name!r} needs exactly one of path, hub")
+        return self
+
+
+class PlaygroundConfig(Section):
+    """The embedded generated world; present only in recipes that use it."""
+
+    num_prompts: int = Field(6000, ge=100, description="Number of distinct prompts in the generated data.")
+    responses_per_prompt: int = Field(2, ge=1, description="Responses of different quality per prompt.")
+    labelled_fraction: float = Field(0.4, gt=0, le=1, description="Share of prompts whose responses annotators rated.")
+    num_annotators: int = Field(6, ge=1, description="Simulated annotators, each with a bias of their own.")
+    annotators_per_response: int = Field(1, ge=1, description="How many of them rate each response.")
+    label_noise: float = Field(0.8, ge=0, description="Standard deviation of an annotator's noise, in levels.")
+    hidden_size: int = Field(192, ge=16, description="Width of the base model that is pretrained from scratch.")
+    num_layers: int = Field(4, ge=1, description="Depth of the base model.")
+    pretrain_epochs: float = Field(1.0, gt=0, description="Passes of the base model over the generated text.")
+    learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate of the pretraining.")
+
+
+class PrepareConfig(Section):
+    """Import, deduplicate, split, check for leaks."""
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1, description="The data sets, in order.")
+    validation_fraction: float = Field(0.05, gt=0, lt=1, description="Share of prompts (or trees) held out.")
+    deduplicate: bool = Field(True, description="Drop records whose messages occurred before.")
+    skip_bad_records: bool = Field(False, description="Count and list malformed records instead of stopping.")
+    evaluation_prompts: tuple[Path, ...] = Field(
+        (), description="Prompt files that must not occur in the data; records that hold one are dropped and counted."
+    )
+
+
+class LoraSection(Section):
+    """Low-rank adapters instead of full fine-tuning."""
+
+    rank: int = Field(16, ge=1, description="Rank of the adapters.")
+    alpha: int = Field(32, ge=1, description="Scale of the adapters.")
+    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the adapters' input.")
+    target_modules: str | tuple[str, ...] = Field("all-linear", description="Modules that get an adapter.")
+    quantize_4bit: bool = Field(False, description="QLoRA: load the base model in 4 bit (needs the `qlora` extra).")
+
+
+class TrainingSection(Section):
+    """What both training stages share."""
+
+    base_model: str = Field(description="Hugging Face id or local folder of the model to start from.")
+    template: TemplateName = Field("steerlm", description="Chat template that is installed in the tokenizer.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the data.")
+    max_steps: int = Field(-1, ge=-1, description="Stop after so many optimizer steps (-1: by epochs).")
+    learning_rate: float = Field(5e-6, gt=0, description="Peak learning rate.")
+    lr_schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
+        "cosine", description="Learning-rate schedule."
+    )
+    warmup_steps: int = Field(10, ge=0, description="Warm-up steps.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    adam_beta2: float = Field(0.999, gt=0, lt=1, description="Second beta of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    max_length: int = Field(4096, ge=16, description="Context length in tokens.")
+    tokens_per_batch: int = Field(
+        16384, ge=16, description="Token budget of one batch on one device, padding included."
+    )
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Batches per optimizer step.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="bf16 = autocast over fp32 weights; auto = bf16 where the device has it."
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory.")
+    lora: LoraSection | None = Field(None, description="Train adapters instead of all weights.")
+    eval_steps: int | None = Field(
+        None, ge=1, description="Validate (and keep a checkpoint) every so many steps; null: once an epoch."
+    )
+    max_checkpoints: int = Field(2, ge=1, description="Checkpoints kept on disk, beside the best one.")
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="Stop after so many validations without improvement."
+    )
+    report_to: tuple[str, ...] = Field(
+        (), description="Loggers of the Hugging Face Trainer, for example tensorboard, wandb."
+    )
+    fsdp: bool = Field(False, description="Shard with FSDP2 (under accelerate launch or torchrun).")
+    deepspeed: Path | None = Field(None, description="DeepSpeed configuration file.")
+    init_seed: int | None = Field(None, description="Seed of this stage; null: the recipe's.")
+
+
+class TrainAttributeModelConfig(TrainingSection):
+    """Step 1: the attribute prediction model."""
+
+    kind: Literal["regression", "generative"] = Field(
+        "regression", description="Regression head, or the paper's generative form."
+    )
+    early_stopping_patience: int | None = Field(
+        3, ge=1, description="Stop after so many validations without improvement."
+    )
+
+
+class AnnotateConfig(Section):
+    """Step 2: label every assistant turn with the attribute model."""
+
+    tokens_per_batch: int = Field(16384, ge=16, description="Token budget of one scoring batch, padding included.")
+    window: int = Field(4096, ge=1, description="Records read ahead and sorted by length; bounds memory.")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Precision of scoring.")
+
+
+class TrainSftConfig(TrainingSection):
+    """Step 3: attribute-conditioned supervised fine-tuning."""
+
+    conditioning: bool = Field(True, description="False trains the plain SFT baseline on the same data.")
+    labels: Literal["predicted", "human"] = Field("predicted", description="Which labels to condition on.")
+    turns: Literal["all", "last"] = Field("all", description="Which assistant turns are trained.")
+    attribute_dropout: float = Field(0.1, ge=0, lt=1, description="Probability of leaving out each single attribute.")
+    header_dropout: float = Field(
+        0.1, ge=0, lt=1, description="Probability of leaving out a turn's whole attribute header."
+    )
+
+
+class BootstrapConfig(Section):
+    """Step 4: sample at maximum quality, score, fine-tune again."""
+
+    rounds: int = Field(1, ge=1, description="How often the step is repeated.")
+    quality_attributes: tuple[str, ...] = Field(
+        ("quality",), min_length=1, description="Attributes whose best value a sampled combination must have."
+    )
+    num_prompts: int | None = Field(None, ge=1, description="Training prompts to sample for; null: all.")
+    samples_per_prompt: int = Field(4, ge=1, description="Responses sampled per prompt.")
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
+    top_k: int = Field(50, ge=0, description="Sample from the k likeliest tokens (0: all).")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the smallest set of tokens with this probability.")
+    max_new_tokens: int = Field(1024, ge=1, description="Longest response.")
+    batch_size: int = Field(64, ge=1, description="Sequences sampled together.")
+    filter: Literal["none", "top", "minimum"] = Field(
+        "none", description="Which samples are kept: all, the best per prompt, or those with a minimum quality."
+    )
+    keep_per_prompt: int = Field(1, ge=1, description="With filter top: samples kept per prompt.")
+    minimum_quality: float = Field(3.0, description="With filter minimum: mean predicted quality that is needed.")
+    start_from: Literal["base", "sft"] = Field("sft", description="Checkpoint that the second fine-tuning starts from.")
+    mix_original: float = Field(
+        1.0, ge=0, description="Original records mixed in, as a multiple of the bootstrapped ones (capped at all)."
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="Learning rate of the second fine-tuning; null: that of train_sft."
+    )
+    epochs: float | None = Field(None, gt=0, description="Epochs of the second fine-tuning; null: those of train_sft.")
+
+
+class EvaluateConfig(Section):
+    """Sweep every dial on held-out prompts and measure what comes out."""
+
+    prompts: Path | None = Field(
+        None, description="JSONL of conversations that end with a user turn; null: the validation prompts."
+    )
+    num_prompts: int | None = Field(48, ge=2, description="Prompts used (null: all).")
+    samples_per_prompt: int = Field(1, ge=1, description="Samples per prompt and setting.")
+    settings: tuple[Literal["defaults", "extremes", "random"], ...] = Field(
+        ("defaults", "random"), min_length=1, description="What the other dials stand at while one is swept."
+    )
+    measure: Literal["playground", "text", "none"] = Field(
+        "text", description="Exact measures computed from the text itself."
+    )
+    attribute_models: tuple[Path, ...] = Field((), description="Further, independent attribute models used as scorers.")
+    temperature: float = Field(0.7, ge=0, description="Sampling temperature (0 = greedy).")
+    top_k: int = Field(50, ge=0, description="Sample from the k likeliest tokens (0: all).")
+    max_new_tokens: int = Field(512, ge=1, description="Longest response.")
+    batch_size: int = Field(64, ge=1, description="Sequences sampled together.")
+
+
+class Recipe(Section):
+    """A reproducible run: the schema, and one section per stage."""
+
+    name: str = Field(description="Name of the run.", pattern=r"^[A-Za-z0-9_.-]+$")
+    description: str = Field("", description="What it is for, what it needs and what it costs.")
+    run_dir: Path = Field(description="Folder of the run.")
+    seed: int = Field(0, ge=0, description="Seed of every random choice.")
+    attributes: str | tuple[dict[str, Any], ...] = Field(
+        description="Name of a preset schema, or a list of attributes."
+    )
+    playground: PlaygroundConfig | None = None
+    prepare: PrepareConfig
+    train_attribute_model: TrainAttributeModelConfig
+    annotate: AnnotateConfig = AnnotateConfig()
+    train_sft: TrainSftConfig
+    bootstrap: BootstrapConfig | None = None
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def schema_(self) -> AttributeSchema:
+        """The attribute schema."""
+        if isinstance(self.attributes, str):
+            return AttributeSchema.preset(self.attributes)
+        return AttributeSchema.from_dict(self.attributes)
+
+    @model_validator(mode="after")
+    def _references(self) -> Recipe:
+        schema = self.schema_
+        if self.bootstrap is not None:
+            for name in self.bootstrap.quality_attributes:
+                if schema[name].best is None:
+                    raise ValueError(f"bootstrap.quality_attributes: {name!r} has no best end in the schema")
+        names = [source.name for source in self.prepare.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"prepare.sources: the name {name!r} stands twice")
+        return self
+
+
+def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read a YAML recipe, apply `a.b=value` overrides, substitute `${run_dir}`, validate.
+
+    Relative paths stay relative to the working directory.
+
+    Raises:
+        UserError: missing file, YAML error with line and column, unknown key with the nearest valid one,
+            or a bad value with its place.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no such recipe: {path}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise UserError(f"{place}: malformed YAML: {error.problem}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a recipe is a YAML mapping, got {type(raw).__name__}")
+    for dotted, value in (overrides or {}).items():
+        node = raw
+        *parents, last = dotted.split(".")
+        for key in parents:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise UserError(f"--set {dotted}: {key!r} is not a section")
+        node[last] = value
+    return build_recipe(raw, str(path))
+
+
+def build_recipe(raw: dict[str, Any], place: str = "recipe") -> Recipe:
+    """Validate a recipe given as plain data; see `load_recipe`."""
+    run_dir = raw.get("run_dir")
+    if isinstance(run_dir, str):
+        raw = _substitute(raw, run_dir)
+    return validate(Recipe, raw, place)
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def validate(model: type[ModelT], raw: Mapping[str, Any], place: str) -> ModelT:
+    """Validate plain data as `model`; all problems in one error, each with its dotted place.
+
+    Raises:
+        UserError: unknown keys come with the nearest valid one.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            where = ".".join(str(part) for part in item["loc"])
+            if item["type"] == "extra_forbidden":
+                key = str(item["loc"][-1])
+                valid = _fields_at(model, item["loc"][:-1])
+                problems.append(f"unknown key {where!r}: {did_you_mean(key, valid)}")
+            elif item["type"] == "missing":
+                problems.append(f"{where!r} is missing")
+            else:
+                message = item["msg"].removeprefix("Value error, ")
+                problems.append(f"{where + ': ' if where else ''}{message} (got {item['input']!r})"[:500])
+        raise UserError(f"{place}: " + "; ".join(problems)) from None
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Return the valid keys of the (nested) section at `loc`."""
+    current: Any = model
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        annotation = current.model_fields[part].annotation
+        nested = [t for t in _leaf_types(annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not nested:
+            return []
+        current = nested[0]
+    return list(current.model_fields)
+
+
+def _leaf_types(annotation: Any) -> list[Any]:
+    arguments = get_args(annotation)
+    return [leaf for arg in arguments for leaf in _leaf_types(arg)] if arguments else [annotation]
+
+
+def _substitute(node: Any, run_dir: str) -> Any:
+    if isinstance(node, dict):
+        return {key: _substitute(value, run_dir) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_substitute(value, run_dir) for value in node]
+    if isinstance(node, str):
+        return re.sub(r"\$\{run_dir\}", lambda _: run_dir, node)
+    return node
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML; loading it gives an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)

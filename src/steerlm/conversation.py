@@ -1,0 +1,375 @@
+"""The record every stage reads and writes: one conversation per JSONL line.
+
+A record is a superset of the `messages` format that other trainers read:
+
+    {"id": "…", "source": "oasst", "messages": [
+        {"role": "user", "content": "…"},
+        {"role": "assistant", "content": "…", "attributes": {"quality": 4, "toxicity": 0}}]}
+
+Reading is streaming and strict (errors name file and line); writing is atomic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple
+
+import orjson
+
+from steerlm.attributes import AttributeSchema, Value
+from steerlm.errors import UserError
+
+Role = Literal["system", "user", "assistant"]
+_ROLES = ("system", "user", "assistant")
+_MESSAGE_KEYS = ("role", "content", "attributes", "human", "ratings", "scores", "labelled_by")
+_RECORD_KEYS = ("id", "source", "group", "schema", "messages", "meta")
+
+
+class Score(NamedTuple):
+    """An attribute model's output for one attribute, on the schema's scale.
+
+    Attributes:
+        mean: expected value (ordinal); NaN-free. For a categorical attribute 0.0.
+        std: spread in levels (ordinal): the model's own uncertainty or its validation error.
+        probabilities: probability of every level or category where the model gives it, keyed by its text.
+    """
+
+    mean: float
+    std: float
+    probabilities: dict[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"mean": self.mean, "std": self.std}
+        if self.probabilities is not None:
+            out["probabilities"] = self.probabilities
+        return out
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn.
+
+    Attributes:
+        role: `system`, `user` or `assistant`.
+        content: the text, without any markup of a template.
+        attributes: values on the schema's scale that training conditions on (assistant only; may be partial).
+        human: human labels kept beside predicted `attributes` after annotation.
+        ratings: per attribute the individual annotators' ratings, real-valued, on the schema's scale.
+        scores: per attribute the attribute model's real-valued output with its spread.
+        labelled_by: who set `attributes`: `human`, `model:<fingerprint>` or `measure`.
+    """
+
+    role: Role
+    content: str
+    attributes: Mapping[str, Value] | None = None
+    human: Mapping[str, Value] | None = None
+    ratings: Mapping[str, tuple[float, ...]] | None = None
+    scores: Mapping[str, Score] | None = None
+    labelled_by: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form; absent fields are left out."""
+        out: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.attributes is not None:
+            out["attributes"] = dict(self.attributes)
+        if self.human is not None:
+            out["human"] = dict(self.human)
+        if self.ratings is not None:
+            out["ratings"] = {name: list(values) for name, values in self.ratings.items()}
+        if self.scores is not None:
+            out["scores"] = {name: score.to_dict() for name, score in self.scores.items()}
+        if self.labelled_by is not None:
+            out["labelled_by"] = self.labelled_by
+        return out
+
+    def target(self, name: str) -> float | None:
+        """Return the human label of an ordinal attribute, real-valued: the mean of the ratings where there
+        are several, else the human label, else the attribute if a human set it; None where there is none."""
+        if self.ratings and self.ratings.get(name):
+            return sum(self.ratings[name]) / len(self.ratings[name])
+        labels = self.human if self.human is not None else self.attributes
+        value = labels.get(name) if labels else None
+        return float(value) if isinstance(value, int) else None
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation and where it comes from.
+
+    Attributes:
+        id: unique within a file; resumable stages key on it.
+        messages: an optional system message, then user and assistant in turn, starting with user.
+        source: name of the data set.
+        group: what must stay on one side of a train/validation split: a tree id or a hash of the first prompt.
+        meta: anything else of the record (top-level keys we do not know), passed through unchanged.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    source: str = ""
+    group: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_roles(self.messages)
+
+    @property
+    def assistant_turns(self) -> tuple[int, ...]:
+        """Indices into `messages` of the assistant's turns."""
+        return tuple(i for i, message in enumerate(self.messages) if message.role == "assistant")
+
+    def with_message(self, index: int, message: Message) -> Conversation:
+        """Return a copy with message `index` replaced."""
+        return replace(self, messages=(*self.messages[:index], message, *self.messages[index + 1 :]))
+
+    def to_dict(self, schema: AttributeSchema | None) -> dict[str, Any]:
+        """Return the JSON form with the schema's signature."""
+        out: dict[str, Any] = {"id": self.id, "source": self.source}
+        if self.group is not None:
+            out["group"] = self.group
+        if schema is not None:
+            out["schema"] = schema.signature
+        out["messages"] = [message.to_dict() for message in self.messages]
+        return {**out, **self.meta}
+
+
+def check_roles(messages: Iterable[Message]) -> None:
+    """Raise unless the turns are well-formed: optional system, then user/assistant alternating from user.
+
+    Raises:
+        UserError: naming the turn.
+    """
+    turns = list(messages)
+    if not turns:
+        raise UserError("the conversation has no messages")
+    start = 1 if turns[0].role == "system" else 0
+    if len(turns) == start:
+        raise UserError("the conversation has no user message")
+    for i, message in enumerate(turns):
+        if message.role != "system" and not message.content.strip():
+            raise UserError(f"message {i} ({message.role}) is empty")
+        if i < start:
+            continue
+        wanted = "user" if (i - start) % 2 == 0 else "assistant"
+        if message.role != wanted:
+            raise UserError(
+                f"message {i} has role {message.role!r} where {wanted!r} is due (turns alternate, user first)"
+            )
+
+
+def _labels(raw: object, key: str, schema: AttributeSchema | None) -> dict[str, Value]:
+    if not isinstance(raw, dict):
+        raise UserError(f"{key} must be an object of name: value, got {raw!r}")
+    if schema is not None:
+        return schema.validate(raw)
+    return raw
+
+
+def message_from_dict(raw: object, schema: AttributeSchema | None = None) -> Message:
+    """Build a message from its JSON form and validate its labels against `schema`.
+
+    Raises:
+        UserError: wrong role, missing content, unknown key, unknown attribute, value off the scale.
+    """
+    if not isinstance(raw, dict):
+        raise UserError(f"a message must be an object with role and content, got {raw!r}")
+    role, content = raw.get("role"), raw.get("content")
+    if role not in _ROLES:
+        raise UserError(f"role {role!r} is not one of {', '.join(_ROLES)}")
+    if not isinstance(content, str):
+        raise UserError(f"content of a {role} message must be text, got {content!r}")
+    attributes = human = ratings = scores = None
+    if raw.get("attributes") is not None:
+        attributes = _labels(raw["attributes"], "attributes", schema)
+    if raw.get("human") is not None:
+        human = _labels(raw["human"], "human", schema)
+    if raw.get("ratings") is not None:
+        if not isinstance(raw["ratings"], dict):
+            raise UserError(f"ratings must be an object of name: [numbers], got {raw['ratings']!r}")
+        ratings = {}
+        for name, values in raw["ratings"].items():
+            if not isinstance(values, list):
+                raise UserError(f"ratings of {name!r} must be a list of numbers, got {values!r}")
+            ratings[name] = tuple(schema[name].check_rating(v) if schema else float(v) for v in values)
+    if raw.get("scores") is not None:
+        if not isinstance(raw["scores"], dict):
+            raise UserError(f"scores must be an object of name: {{mean, std}}, got {raw['scores']!r}")
+        scores = {}
+        for name, score in raw["scores"].items():
+            try:
+                scores[name] = Score(float(score["mean"]), float(score["std"]), score.get("probabilities"))
+            except (TypeError, KeyError, AttributeError):
+                raise UserError(f"score of {name!r} must be {{mean, std}}, got {score!r}") from None
+    if role != "assistant" and (attributes or human or ratings or scores):
+        raise UserError(f"a {role} message carries labels; only assistant messages are labelled")
+    return Message(role, content, attributes, human, ratings, scores, raw.get("labelled_by"))
+
+
+def conversation_from_dict(raw: object, schema: AttributeSchema | None = None, place: str = "record") -> Conversation:
+    """Build a conversation from its JSON form.
+
+    Args:
+        raw: the parsed JSON object.
+        schema: validates labels and, where the record carries a signature, requires it to be equal.
+        place: file and line, for messages.
+
+    Raises:
+        UserError: naming what is wrong (the caller adds the place for everything but a schema mismatch).
+    """
+    if not isinstance(raw, dict):
+        raise UserError(f"a record must be a JSON object, got {type(raw).__name__}")
+    if not isinstance(raw.get("messages"), list):
+        raise UserError("the record has no list of messages")
+    if schema is not None and "schema" in raw:
+        schema.require_same(str(raw["schema"]), "the recipe or checkpoint", place)
+    messages = []
+    for i, item in enumerate(raw["messages"]):
+        try:
+            messages.append(message_from_dict(item, schema))
+        except UserError as error:
+            raise UserError(f"message {i}: {error}") from None
+    record_id = raw.get("id")
+    if record_id is None:
+        raise UserError("the record has no id")
+    meta = {key: value for key, value in raw.items() if key not in _RECORD_KEYS or key == "meta"}
+    group = raw.get("group")
+    return Conversation(
+        str(record_id), tuple(messages), str(raw.get("source", "")), None if group is None else str(group), meta
+    )
+
+
+@dataclass
+class BadRecords:
+    """Collects records that could not be read, when the user asked to skip them (`--skip-bad-records`)."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, message: str, keep: int = 100) -> None:
+        """Count one bad record and keep its message while there are fewer than `keep`."""
+        self.count += 1
+        if len(self.examples) < keep:
+            self.examples.append(message)
+
+
+def open_text_bytes(path: Path) -> IO[bytes]:
+    """Open a file for reading, through gzip where its name ends in .gz.
+
+    Raises:
+        UserError: the file does not exist.
+    """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def parse_json_line(line: bytes, path: Path, number: int) -> Any:
+    """Parse one JSONL line.
+
+    Raises:
+        UserError: with file, line and column; names NaN and Infinity as such.
+    """
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        try:
+            json.loads(line, parse_constant=_refuse_constant)
+        except UserError as constant:
+            raise UserError(f"{path}:{number}: {constant}") from None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            pass
+        raise UserError(f"{path}:{number}:{error.colno}: malformed JSON: {error.msg}") from None
+
+
+def _refuse_constant(name: str) -> float:
+    raise UserError(f"{name} is not a finite number")
+
+
+def read_conversations(
+    path: str | Path, schema: AttributeSchema | None = None, bad: BadRecords | None = None
+) -> Iterator[Conversation]:
+    """Stream the conversations of a JSONL file (`.jsonl` or `.jsonl.gz`), in constant memory.
+
+    Args:
+        path: the file.
+        schema: where given, labels are validated and the records' signatures must be equal to it.
+        bad: where given, malformed records are counted there and skipped; a schema mismatch still raises.
+
+    Yields:
+        One `Conversation` per non-blank line.
+
+    Raises:
+        UserError: `file:line: what is wrong`.
+    """
+    path = Path(path)
+    with open_text_bytes(path) as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            place = f"{path}:{number}"
+            try:
+                raw = parse_json_line(line, path, number)
+            except UserError as error:
+                if bad is None:
+                    raise
+                bad.add(str(error))
+                continue
+            if schema is not None and isinstance(raw, dict) and "schema" in raw:
+                schema.require_same(str(raw["schema"]), "the schema in use", place)
+            try:
+                yield conversation_from_dict(raw, schema, place)
+            except UserError as error:
+                message = f"{place}: {error}"
+                if bad is None:
+                    raise UserError(message) from None
+                bad.add(message)
+
+
+def to_json_line(conversation: Conversation, schema: AttributeSchema | None) -> bytes:
+    """Return the record as one line of JSON with its newline; a pure function of its input."""
+    return orjson.dumps(conversation.to_dict(schema)) + b"\n"
+
+
+@contextlib.contextmanager
+def atomic_writer(path: str | Path) -> Iterator[IO[bytes]]:
+    """Write a file so that it appears whole or not at all (same-folder temporary file, fsync, rename)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON file atomically, indented, keys in the order given."""
+    with atomic_writer(path) as stream:
+        stream.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
+
+
+def write_conversations(
+    path: str | Path, conversations: Iterable[Conversation], schema: AttributeSchema | None = None
+) -> int:
+    """Write a JSONL file atomically (gzip where the name ends in .gz); returns the number of records."""
+    path = Path(path)
+    count = 0
+    with atomic_writer(path) as raw, contextlib.ExitStack() as stack:
+        # mtime=0 keeps the bytes a function of the records alone
+        stream: IO[bytes] = (
+            stack.enter_context(gzip.GzipFile(fileobj=raw, mode="wb", mtime=0)) if path.suffix == ".gz" else raw  # type: ignore[assignment]
+        )
+        for conversation in conversations:
+            stream.write(to_json_line(conversation, schema))
+            count += 1
+    return count

@@ -1,0 +1,19 @@
+"""The one exception a user's mistake raises; the command line prints it without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input or configuration: the message names the value, the place and the fix."""
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Return a sentence that offers the nearest valid name, or lists them all."""
+    names = list(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}? (valid: {', '.join(names)})"
+    return f"valid: {', '.join(names)}"
