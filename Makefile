@@ -1,0 +1,39 @@
+# Two commands set everything up on a machine with Python 3.11 or newer, make and a compiler:
+#   make quickstart   all four steps on the embedded playground, on the CPU
+#   make test         the test suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: quickstart test test-all check format clean help
+
+help:  ## show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "steerlm needs Python 3.11 or newer, this is %d.%d; try: make PYTHON=python3.11" % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@touch $(READY)
+
+quickstart: $(READY)  ## run all four steps on the playground (CPU, minutes)
+	$(BIN)/steerlm run recipes/playground.yaml
+
+test: check  ## lint, types and the fast tests
+	$(BIN)/python -m pytest -n 2
+
+test-all: check  ## everything, the slow tests too
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+check: $(READY)  ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment and caches, keep runs/
+	rm -rf $(VENV) build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

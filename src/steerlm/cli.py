@@ -1,0 +1,216 @@
+"""The command line: `steerlm run recipe.yaml` runs every step, and each step is a command of its own.
+
+This module parses arguments with the standard library only, so that `--help` answers at once; whatever
+needs torch is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_EPILOG = """\
+examples:
+  steerlm run recipes/playground.yaml                  all four steps on the CPU, in minutes
+  steerlm run recipe.yaml --dry-run                    validate everything, estimate cost, compute nothing
+  steerlm run recipe.yaml --set train_sft.epochs=2     override one value of the recipe
+  steerlm annotate --model runs/x/train_attribute_model/model --data chats.jsonl --out labelled
+  steerlm chat runs/playground/bootstrap/model --humor 4
+"""
+
+_STAGE_HELP = {
+    "playground": "generate the embedded world and pretrain its base model",
+    "prepare": "import, deduplicate, split and leak-check the data",
+    "train-attribute-model": "step 1: train the attribute prediction model",
+    "annotate": "step 2: label every assistant turn with the attribute model",
+    "train-sft": "step 3: attribute-conditioned supervised fine-tuning",
+    "bootstrap": "step 4: sample at maximum quality, score, fine-tune again",
+    "evaluate": "sweep every dial on held-out prompts and measure what comes out",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the argument parser with all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="steerlm",
+        description="Attribute-conditioned fine-tuning (SteerLM): language models with dials.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"steerlm {version('steerlm')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run every step of a recipe; go on where it stopped")
+    run.add_argument("recipe", type=Path, help="YAML recipe")
+    run.add_argument("--dry-run", action="store_true", help="validate everything and estimate cost, compute nothing")
+    run.add_argument(
+        "--from", dest="redo_from", metavar="STAGE", help="delete the results from this stage on and redo them"
+    )
+    _add_overrides(run)
+
+    for name, text in _STAGE_HELP.items():
+        stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        stage.add_argument("recipe", type=Path, nargs="?", help="YAML recipe: work in its run folder")
+        _add_overrides(
+            stage,
+            "" if name == "playground" else f"; without a recipe: field=value of the section {name.replace('-', '_')}",
+        )
+        _STANDALONE_ARGUMENTS.get(name, _no_arguments)(stage)
+
+    report = commands.add_parser("report", help="write the HTML and Markdown report of a run folder again")
+    report.add_argument("run_dir", type=Path, help="run folder")
+
+    chat = commands.add_parser(
+        "chat",
+        help="talk to a steerable model; every attribute is a flag",
+        description="Talk to a steerable model. Every attribute of the model is a flag, for example --humor 3.",
+    )
+    chat.add_argument("model", type=Path, help="checkpoint folder")
+    chat.add_argument("--attribute-model", type=Path, help="attribute model for /scores")
+    chat.add_argument("--system", help="system prompt")
+    chat.add_argument("--max-new-tokens", type=int, default=512, help="longest answer (default: %(default)s)")
+    chat.add_argument("--temperature", type=float, default=0.7, help="0 = greedy (default: %(default)s)")
+    chat.add_argument("--top-k", type=int, default=50, help="0 = all tokens (default: %(default)s)")
+    chat.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
+
+    nemo = commands.add_parser("export-nemo", help="write conversations as NeMo-Aligner JSONL")
+    nemo.add_argument("data", type=Path, help="conversations, JSONL")
+    nemo.add_argument("out", type=Path, help="file to write")
+    nemo.add_argument("--attributes", default="steerlm", help="schema preset or YAML file (default: %(default)s)")
+    return parser
+
+
+def _add_overrides(parser: argparse.ArgumentParser, note: str = "") -> None:
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="override a value of the recipe, for example train_sft.epochs=2 (repeatable)" + note,
+    )  # fmt: skip
+
+
+def _no_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command works on recipes only."""
+
+
+def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", action="append", default=[], metavar="FORMAT:PATH", help="a data file (repeatable)")
+    _schema_out_seed(parser)
+
+
+def _training_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base-model", help="Hugging Face id or local folder")
+    parser.add_argument("--train", type=Path, help="training conversations, JSONL")
+    parser.add_argument("--validation", type=Path, help="validation conversations, JSONL")
+    _schema_out_seed(parser)
+
+
+def _annotate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, help="attribute model")
+    parser.add_argument("--data", type=Path, nargs="+", help="conversations, JSONL")
+    parser.add_argument("--out", type=Path, help="folder to write to")
+
+
+def _bootstrap_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sft-model", type=Path, help="steerable checkpoint to sample from")
+    parser.add_argument("--attribute-model", type=Path, help="attribute model that scores the samples")
+    parser.add_argument("--base-model", help="model that start_from: base starts from")
+    parser.add_argument("--data", type=Path, help="annotated training conversations, JSONL")
+    parser.add_argument("--validation", type=Path, help="annotated validation conversations, JSONL")
+    parser.add_argument("--out", type=Path, help="folder to write to")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: %(default)s)")
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="NAME=PATH", help="steerable checkpoint (repeatable)"
+    )
+    parser.add_argument("--prompts", type=Path, help="conversations that end with a user turn, JSONL")
+    parser.add_argument("--out", type=Path, help="folder to write to")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: %(default)s)")
+
+
+def _schema_out_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--attributes", help="schema preset (oasst, helpsteer, steerlm, paper) or YAML file with a list"
+    )
+    parser.add_argument("--out", type=Path, help="folder to write to")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: %(default)s)")
+
+
+_STANDALONE_ARGUMENTS = {
+    "prepare": _prepare_arguments,
+    "train-attribute-model": _training_arguments,
+    "annotate": _annotate_arguments,
+    "train-sft": _training_arguments,
+    "bootstrap": _bootstrap_arguments,
+    "evaluate": _evaluate_arguments,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; a user's mistake is one line on standard error and exit status 2."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "chat":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    from steerlm.errors import UserError
+
+    try:
+        return _dispatch(arguments, rest)
+    except UserError as error:
+        print(f"steerlm: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        # A full disk, a missing permission: the system's own words name the cause.
+        print(f"steerlm: error: {error}; what was written before is kept, the same command goes on", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("steerlm: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from steerlm import commands
+
+    command: str = arguments.command
+    if command == "run":
+        return commands.run(arguments)
+    if command == "report":
+        return commands.report(arguments)
+    if command == "chat":
+        return commands.chat(arguments, rest)
+    if command == "export-nemo":
+        return commands.export_nemo(arguments)
+    stage = command.replace("-", "_")
+    if arguments.recipe is not None:
+        return commands.stage_of_recipe(arguments, stage)
+    return commands.standalone(arguments, stage)
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """Parse `key=value` pairs; values are YAML, so numbers, lists and null work.
+
+    Raises:
+        UserError: a pair without `=`, or a value that is not YAML.
+    """
+    import yaml
+
+    from steerlm.errors import UserError
+
+    parsed = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {pair!r} is not of the form key=value")
+        try:
+            parsed[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {pair!r}: {value!r} is not a YAML value") from None
+    return parsed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,287 @@
+"""What the subcommands do once their arguments are parsed: glue between `cli` and the stages."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from steerlm.attributes import PRESETS, AttributeSchema
+from steerlm.cli import parse_overrides
+from steerlm.config import (
+    AnnotateConfig,
+    BootstrapConfig,
+    EvaluateConfig,
+    PrepareConfig,
+    TrainAttributeModelConfig,
+    TrainSftConfig,
+    load_recipe,
+    validate,
+)
+from steerlm.conversation import read_conversations, write_json
+from steerlm.errors import UserError
+
+console = Console()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`steerlm run RECIPE`."""
+    from steerlm.runs import STAGES, peak_memory_mib
+
+    recipe = load_recipe(arguments.recipe, parse_overrides(arguments.overrides))
+    redo_from = arguments.redo_from.replace("-", "_") if arguments.redo_from else None
+    if redo_from is not None and redo_from not in STAGES:
+        raise UserError(f"--from {arguments.redo_from!r} is not a stage; stages: {', '.join(STAGES)}")
+    if arguments.dry_run:
+        from steerlm.planning import plan, print_plan
+
+        estimate = plan(recipe)
+        print_plan(estimate, console)
+        return 1 if estimate.problems else 0
+    _quiet()
+    from steerlm.pipeline import final_models, run_recipe
+
+    console.print(
+        f"[bold]{recipe.name}[/bold]  {recipe.description.strip().splitlines()[0] if recipe.description else ''}"
+    )
+    folder = run_recipe(recipe, redo_from=redo_from, notify=_notify)
+    _print_steering(folder.path)
+    model = list(final_models(folder).values())[-1]
+    console.print(f"\nreport   {folder.path / 'report.html'}")
+    dial = recipe.schema_.names[-1]
+    console.print(f"chat     steerlm chat {model} --{dial} {recipe.schema_[dial].levels[-1]}", highlight=False)
+    console.print(f"[dim]peak memory of this process {peak_memory_mib()} MiB[/dim]")
+    return 0
+
+
+def stage_of_recipe(arguments: argparse.Namespace, stage: str) -> int:
+    """`steerlm STAGE RECIPE`: one stage in the recipe's run folder."""
+    recipe = load_recipe(arguments.recipe, parse_overrides(arguments.overrides))
+    _quiet()
+    from steerlm.pipeline import run_stage
+
+    run_stage(recipe, stage, _notify)
+    if stage == "evaluate":
+        from steerlm.report import write_report
+
+        _print_steering(recipe.run_dir)
+        console.print(f"report   {write_report(recipe.run_dir)}")
+    return 0
+
+
+def standalone(arguments: argparse.Namespace, stage: str) -> int:
+    """`steerlm STAGE --flags`: one stage on explicit files, without a recipe."""
+    if stage == "playground":
+        raise UserError("steerlm playground needs a recipe, for example recipes/playground.yaml")
+    _quiet()
+    options = parse_overrides(arguments.overrides)
+    out = _needed(arguments, "out")
+    out.mkdir(parents=True, exist_ok=True)
+    summary = _STANDALONE[stage](arguments, options, out)
+    write_json(out / "done.json", {"stage": stage, "summary": summary})
+    console.print(f"[green]✓[/green] {stage}: {out}")
+    return 0
+
+
+def _prepare(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> dict[str, Any]:
+    from steerlm.stages.prepare import prepare
+
+    sources = []
+    for text in arguments.source:
+        source_format, colon, path = text.partition(":")
+        if not colon:
+            raise UserError(f"--source {text!r} is not of the form FORMAT:PATH, for example messages:chats.jsonl")
+        name = Path(path).name.split(".")[0]
+        taken = [source["name"] for source in sources]
+        sources.append(
+            {"name": name if name not in taken else f"{name}-{len(taken)}", "format": source_format, "path": path}
+        )
+    config = validate(PrepareConfig, {"sources": sources, **options}, "prepare")
+    return prepare(config, _schema(arguments), out, arguments.seed)
+
+
+def _train_attribute_model(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> dict[str, Any]:
+    from steerlm.stages.train_attribute_model import train_attribute_model
+
+    config = validate(TrainAttributeModelConfig, _with_base(arguments, options), "train-attribute-model")
+    train, validation = _needed(arguments, "train"), _needed(arguments, "validation")
+    return train_attribute_model(config, train, validation, _schema(arguments), out, arguments.seed)
+
+
+def _annotate(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> dict[str, Any]:
+    from steerlm.stages.annotate import annotate
+
+    config = validate(AnnotateConfig, options, "annotate")
+    return annotate(config, _needed(arguments, "data"), _needed(arguments, "model"), out)
+
+
+def _train_sft(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> dict[str, Any]:
+    from steerlm.stages.train_sft import train_sft
+
+    config = validate(TrainSftConfig, _with_base(arguments, options), "train-sft")
+    train, validation = _needed(arguments, "train"), _needed(arguments, "validation")
+    return train_sft(config, train, validation, _schema(arguments), out, arguments.seed)
+
+
+def _bootstrap(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> dict[str, Any]:
+    from steerlm.models import load_info
+    from steerlm.stages.bootstrap import bootstrap
+
+    sft_model = _needed(arguments, "sft_model")
+    info = load_info(sft_model)
+    sft_options = {key.removeprefix("train_sft."): v for key, v in options.items() if key.startswith("train_sft.")}
+    own = {key: v for key, v in options.items() if not key.startswith("train_sft.")}
+    sft_options |= {"base_model": arguments.base_model or str(sft_model), "template": info.template}
+    return bootstrap(
+        validate(BootstrapConfig, own, "bootstrap"),
+        sft=validate(TrainSftConfig, sft_options, "bootstrap: train_sft"),
+        sft_model=sft_model,
+        attribute_model=_needed(arguments, "attribute_model"),
+        data=_needed(arguments, "data"),
+        validation=_needed(arguments, "validation"),
+        schema=info.schema,
+        out=out,
+        seed=arguments.seed,
+    )
+
+
+def _evaluate(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> dict[str, Any]:
+    from steerlm.models import load_info
+    from steerlm.report import write_report
+    from steerlm.stages.evaluate import evaluate
+
+    models = {}
+    for text in arguments.model:
+        name, equals, path = text.partition("=")
+        models[name if equals else Path(text).name] = Path(path if equals else text)
+    if not models:
+        raise UserError("--model is missing; give one or more NAME=PATH")
+    config = validate(EvaluateConfig, options, "evaluate")
+    schema = load_info(next(iter(models.values()))).schema
+    summary = evaluate(config, models, _needed(arguments, "prompts"), schema, out, arguments.seed)
+    console.print(f"report   {write_report(out)}")
+    return summary
+
+
+_STANDALONE = {
+    "prepare": _prepare,
+    "train_attribute_model": _train_attribute_model,
+    "annotate": _annotate,
+    "train_sft": _train_sft,
+    "bootstrap": _bootstrap,
+    "evaluate": _evaluate,
+}
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """`steerlm report RUN`."""
+    from steerlm.report import write_report
+
+    if not arguments.run_dir.is_dir():
+        raise UserError(f"no such run folder: {arguments.run_dir}")
+    console.print(f"report   {write_report(arguments.run_dir)}")
+    return 0
+
+
+def chat(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`steerlm chat MODEL --humor 3`."""
+    _quiet()
+    from steerlm.chat import main_loop
+
+    return main_loop(
+        arguments.model,
+        rest,
+        attribute_model=arguments.attribute_model,
+        system=arguments.system,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        seed=arguments.seed,
+    )
+
+
+def export_nemo(arguments: argparse.Namespace) -> int:
+    """`steerlm export-nemo DATA OUT`."""
+    from steerlm.sources.nemo import export_nemo as export
+
+    schema = _schema(arguments)
+    count = export(read_conversations(arguments.data, schema), schema, arguments.out)
+    console.print(f"{count} conversations written to {arguments.out}")
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> AttributeSchema:
+    text = arguments.attributes
+    if text is None:
+        raise UserError(
+            f"--attributes is missing; give a preset ({', '.join(p.lower() for p in PRESETS)}) or a YAML file"
+        )
+    if text.upper() in PRESETS or not Path(text).suffix:
+        return AttributeSchema.preset(text)
+    if not Path(text).is_file():
+        raise UserError(f"--attributes: no such file: {text}")
+    try:
+        rows = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{text}: malformed YAML: {error}") from None
+    # A recipe works as well as a bare list: its `attributes` section is the list.
+    rows = rows.get("attributes") if isinstance(rows, dict) else rows
+    if isinstance(rows, str):
+        return AttributeSchema.preset(rows)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{text}: expected a list of attributes, each with a name")
+    return AttributeSchema.from_dict(rows)
+
+
+def _needed(arguments: argparse.Namespace, name: str) -> Any:
+    value = getattr(arguments, name)
+    if not value:
+        raise UserError(f"--{name.replace('_', '-')} is missing; give it, or a recipe to work in its run folder")
+    return value
+
+
+def _with_base(arguments: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+    return {"base_model": _needed(arguments, "base_model"), **options}
+
+
+def _notify(stage: str, record: dict[str, Any] | None) -> None:
+    if record is None:
+        console.print(f"[bold]→[/bold] {stage}")
+    elif record["skipped"]:
+        console.print(f"[dim]✓ {stage}: already done[/dim]")
+    else:
+        console.print(f"[green]✓[/green] {stage}  {record['seconds']:.0f} s")
+
+
+def _print_steering(run_dir: Path) -> None:
+    import orjson
+
+    from steerlm.report import steering_table
+
+    results = run_dir / "evaluate" / "results.json"
+    if not results.is_file():
+        return
+    rows = steering_table(orjson.loads(results.read_bytes()))
+    if not rows:
+        return
+    table = Table(title="requested against obtained, on held-out prompts")
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+
+
+def _quiet() -> None:
+    """Keep third-party chatter off the terminal; their warnings and errors stay."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

@@ -1,0 +1,178 @@
+"""Run the stages of a recipe in order, skip what is done, resume what is not (SteerLM, figure 2).
+
+    steerlm run recipes/playground.yaml
+
+Stages meet only in files; this module is the one place that knows which file goes where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from steerlm.config import Recipe, SourceConfig
+from steerlm.errors import UserError
+from steerlm.runs import RunFolder, recipe_stages
+
+Notify = Callable[[str, dict[str, Any] | None], None]
+"""Called with a stage's name and None when it starts, and with its record when it is done."""
+
+
+def run_recipe(recipe: Recipe, *, redo_from: str | None = None, notify: Notify | None = None) -> RunFolder:
+    """Run every stage of the recipe that is not done yet, then write the report.
+
+    Args:
+        recipe: the resolved recipe.
+        redo_from: name of a stage to start again from; its results and the later ones are deleted.
+        notify: progress callback.
+
+    Returns:
+        The finished run's folder.
+
+    Raises:
+        UserError: see `RunFolder.open` and the stages.
+    """
+    from steerlm.report import write_report
+
+    folder = RunFolder(recipe)
+    with folder.lock():
+        folder.open(redo_from)
+        for stage in recipe_stages(recipe):
+            _run(folder, stage, notify)
+        write_report(folder.path)
+    return folder
+
+
+def run_stage(recipe: Recipe, stage: str, notify: Notify | None = None) -> dict[str, Any]:
+    """Run one stage of the recipe in its run folder; the stages before it must be done.
+
+    Raises:
+        UserError: the recipe has no such section, or an earlier stage is not done.
+    """
+    stages = recipe_stages(recipe)
+    if stage not in stages:
+        raise UserError(f"the recipe {recipe.name!r} has no section {stage!r}")
+    folder = RunFolder(recipe)
+    with folder.lock():
+        folder.open()
+        for earlier in stages[: stages.index(stage)]:
+            if folder.done(earlier) is None:
+                command = earlier.replace("_", "-")
+                raise UserError(f"stage {earlier!r} of {folder.path} is not done; run `steerlm {command} RECIPE` first")
+        return _run(folder, stage, notify)
+
+
+def _run(folder: RunFolder, stage: str, notify: Notify | None) -> dict[str, Any]:
+    finished = folder.done(stage)
+    if notify is not None and finished is None:
+        notify(stage, None)
+    record = folder.execute(stage, lambda out: _WORK[stage](folder, out))
+    if notify is not None:
+        notify(stage, {**record, "skipped": finished is not None})
+    return record
+
+
+def _playground(run: RunFolder, out: Path) -> Mapping[str, Any]:
+    from steerlm.playground import build
+
+    assert run.recipe.playground is not None
+    return build(run.recipe.playground, run.recipe.schema_, out, run.recipe.seed)
+
+
+def _prepare(run: RunFolder, out: Path) -> Mapping[str, Any]:
+    from steerlm.stages.prepare import prepare
+
+    return prepare(run.recipe.prepare, run.recipe.schema_, out, run.recipe.seed)
+
+
+def _train_attribute_model(run: RunFolder, out: Path) -> Mapping[str, Any]:
+    from steerlm.stages.train_attribute_model import train_attribute_model
+
+    config, prepared = run.recipe.train_attribute_model, run.stage("prepare")
+    return train_attribute_model(
+        config, prepared / "train.jsonl", prepared / "validation.jsonl", run.recipe.schema_, out, _seed(run, config)
+    )
+
+
+def _annotate(run: RunFolder, out: Path) -> Mapping[str, Any]:
+    from steerlm.stages.annotate import annotate
+
+    data = [run.stage("prepare") / name for name in ("train.jsonl", "validation.jsonl")]
+    return annotate(run.recipe.annotate, data, run.stage("train_attribute_model") / "model", out)
+
+
+def _train_sft(run: RunFolder, out: Path) -> Mapping[str, Any]:
+    from steerlm.stages.train_sft import train_sft
+
+    config, annotated = run.recipe.train_sft, run.stage("annotate")
+    return train_sft(
+        config,
+        annotated / "train.jsonl",
+        annotated / "validation.jsonl",
+        run.recipe.schema_,
+        out,
+        _seed(run, config),
+        _sources(run),
+    )
+
+
+def _bootstrap(run: RunFolder, out: Path) -> Mapping[str, Any]:
+    from steerlm.stages.bootstrap import bootstrap
+
+    assert run.recipe.bootstrap is not None
+    annotated = run.stage("annotate")
+    return bootstrap(
+        run.recipe.bootstrap,
+        sft=run.recipe.train_sft,
+        sft_model=run.stage("train_sft") / "model",
+        attribute_model=run.stage("train_attribute_model") / "model",
+        data=annotated / "train.jsonl",
+        validation=annotated / "validation.jsonl",
+        schema=run.recipe.schema_,
+        out=out,
+        seed=run.recipe.seed,
+    )
+
+
+def _evaluate(run: RunFolder, out: Path) -> Mapping[str, Any]:
+    from steerlm.stages.evaluate import evaluate
+
+    prompts = run.recipe.evaluate.prompts or run.stage("prepare") / "validation.jsonl"
+    return evaluate(
+        run.recipe.evaluate,
+        final_models(run),
+        prompts,
+        run.recipe.schema_,
+        out,
+        run.recipe.seed,
+        annotator=run.stage("train_attribute_model") / "model",
+    )
+
+
+def final_models(run: RunFolder) -> dict[str, Path]:
+    """Return the steerable models that a run produces, in the order of the steps."""
+    return {
+        stage: run.stage(stage) / "model"
+        for stage in ("train_sft", "bootstrap")
+        if getattr(run.recipe, stage) is not None
+    }
+
+
+def _seed(run: RunFolder, config: Any) -> int:
+    return run.recipe.seed if config.init_seed is None else int(config.init_seed)
+
+
+def _sources(run: RunFolder) -> tuple[SourceConfig, ...]:
+    return run.recipe.prepare.sources
+
+
+_WORK: dict[str, Callable[[RunFolder, Path], Mapping[str, Any]]] = {
+    "playground": _playground,
+    "prepare": _prepare,
+    "train_attribute_model": _train_attribute_model,
+    "annotate": _annotate,
+    "train_sft": _train_sft,
+    "bootstrap": _bootstrap,
+    "evaluate": _evaluate,
+}

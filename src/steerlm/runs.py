@@ -1,0 +1,194 @@
+"""A run folder: the resolved recipe, the environment, one folder per stage and its `done.json`.
+
+    runs/NAME/recipe.yaml  environment.json  inputs.json  <stage>/…  <stage>/done.json
+
+A folder belongs to one recipe: running another one in it is an error, never a mix of both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from steerlm.config import Recipe, dump_recipe
+from steerlm.conversation import atomic_writer, write_json
+from steerlm.errors import UserError
+
+STAGES = (
+    "playground",
+    "prepare",
+    "train_attribute_model",
+    "annotate",
+    "train_sft",
+    "bootstrap",
+    "evaluate",
+)
+"""Every stage in order: module, subcommand (with hyphens), recipe section and run folder share the word."""
+
+_PACKAGES = ("steerlm", "torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy", "scipy")
+
+
+def environment() -> dict[str, Any]:
+    """Return what a reader needs to judge and repeat a run: versions and hardware, no paths or host names."""
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpus": len(os.sched_getaffinity(0)),
+        "packages": versions,
+    }
+
+
+def recipe_stages(recipe: Recipe) -> list[str]:
+    """Return the stages that the recipe asks for, in order."""
+    return [stage for stage in STAGES if getattr(recipe, stage) is not None]
+
+
+class RunFolder:
+    """The folder of one recipe's run.
+
+    Args:
+        recipe: the resolved recipe; `recipe.run_dir` is the folder.
+
+    Raises:
+        UserError: the folder holds another recipe, or the input files changed since the run began.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.path = recipe.run_dir
+
+    def stage(self, name: str) -> Path:
+        """Folder of a stage."""
+        return self.path / name
+
+    def open(self, redo_from: str | None = None) -> None:
+        """Claim the folder for the recipe, or check that it is already its own.
+
+        Args:
+            redo_from: delete what this stage and the later ones produced; sections of those stages may differ
+                from the stored recipe's.
+        """
+        stored_path = self.path / "recipe.yaml"
+        if stored_path.is_file():
+            self._check_stored(stored_path, redo_from)
+        elif self.path.is_dir() and any(p.name != "lock" for p in self.path.iterdir()):
+            raise UserError(f"{self.path} exists and holds no recipe.yaml; choose another run_dir or empty the folder")
+        if redo_from is not None:
+            for stage in STAGES[STAGES.index(redo_from) :]:
+                if self.stage(stage).exists():
+                    shutil.rmtree(self.stage(stage))
+        self._check_inputs()
+        with atomic_writer(stored_path) as stream:
+            stream.write(dump_recipe(self.recipe).encode())
+        write_json(self.path / "environment.json", environment())
+
+    def _check_stored(self, stored_path: Path, redo_from: str | None) -> None:
+        stored = yaml.safe_load(stored_path.read_text(encoding="utf-8"))
+        current = yaml.safe_load(dump_recipe(self.recipe))
+        free = set(STAGES[STAGES.index(redo_from) :]) if redo_from else set()
+        changed = sorted(_differences(stored, current))
+        changed = [key for key in changed if key.split(".")[0] not in free]
+        if changed:
+            raise UserError(
+                f"{self.path} holds the run of another recipe (different: {', '.join(changed[:8])}); set another run_dir, "
+                "or redo the stages that the change concerns with --from STAGE"
+            )
+
+    def _check_inputs(self) -> None:
+        """Record the input files' identity at the first start; refuse to go on with other ones."""
+        files = [source.path for source in self.recipe.prepare.sources if source.path is not None]
+        files += [*self.recipe.prepare.evaluation_prompts]
+        outside = [path for path in files if path.is_file() and self.path not in path.parents]
+        current = {str(path): _identity(path) for path in outside}
+        record = self.path / "inputs.json"
+        if record.is_file() and self.done("prepare") is not None:
+            stored = orjson.loads(record.read_bytes())
+            for name, identity in current.items():
+                if stored.get(name) not in (None, identity):
+                    raise UserError(
+                        f"{name} changed since the run in {self.path} read it; set another run_dir or use --from prepare"
+                    )
+        write_json(record, current)
+
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """Return the stage's `done.json`, or None while it is not finished."""
+        path = self.stage(stage) / "done.json"
+        return orjson.loads(path.read_bytes()) if path.is_file() else None
+
+    def execute(self, stage: str, work: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
+        """Run `work` on the stage's folder unless the stage is done, and record summary, time and peak memory."""
+        if (finished := self.done(stage)) is not None:
+            return finished
+        folder = self.stage(stage)
+        resumed = folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        started, cpu = time.monotonic(), time.process_time()
+        summary = dict(work(folder))
+        record = {
+            "stage": stage,
+            "seconds": round(time.monotonic() - started, 2),
+            "cpu_seconds": round(time.process_time() - cpu, 2),
+            "peak_memory_mib": peak_memory_mib(),
+            "resumed": resumed,
+            "summary": summary,
+        }
+        write_json(folder / "done.json", record)
+        return record
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against a second process."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process is running in {self.path}; wait for it or set another run_dir"
+                ) from None
+            yield
+
+
+def peak_memory_mib() -> int:
+    """Peak resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024))
+
+
+def _identity(path: Path) -> str:
+    """Size and a hash of both ends: cheap on files of any size, and blind to a mere touch."""
+    size = path.stat().st_size
+    digest = hashlib.blake2b(digest_size=12)
+    with path.open("rb") as stream:
+        digest.update(stream.read(1 << 20))
+        if size > 1 << 20:
+            stream.seek(max(size - (1 << 20), 1 << 20))
+            digest.update(stream.read(1 << 20))
+    return f"{size}-{digest.hexdigest()}"
+
+
+def _differences(a: Any, b: Any, prefix: str = "") -> set[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        found: set[str] = set()
+        for key in a.keys() | b.keys():
+            found |= _differences(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return set() if a == b else {prefix}
