@@ -1,0 +1,213 @@
+"""Estimates with 95 % intervals: what every reported number goes through.
+
+Intervals come from a cluster bootstrap: whole clusters (prompts, conversation trees) are drawn with replacement,
+because responses to one prompt are not independent. A draw is a row of integer weights, so that a statistic of a
+thousand resamples is a few matrix products. The statistics below therefore take frequency weights, which scipy and
+scikit-learn do not offer for ranks; on expanded samples they equal the libraries' (tests/test_metrics.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+Statistic = Callable[..., FloatArray]
+"""`statistic(weights_RN, *arrays_N) -> values_R`: one value per row of frequency weights, NaN where undefined."""
+
+MIN_CLUSTERS = 5
+"""Fewer clusters than this give no interval."""
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval.
+
+    Attributes:
+        value: the statistic on all data; NaN where it is undefined (constant or no data).
+        low: lower end of the interval; NaN where there is none.
+        high: upper end.
+        n: number of observations.
+        clusters: number of independent clusters (prompts) they come from.
+        note: why the value or the interval is missing; empty where nothing is.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form; NaN becomes null and `note` says why."""
+        out: dict[str, Any] = {
+            "value": finite_or_none(self.value),
+            "low": finite_or_none(self.low),
+            "high": finite_or_none(self.high),
+            "n": self.n,
+            "clusters": self.clusters,
+        }
+        return {**out, "note": self.note} if self.note else out
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a JSON-able number: None in place of NaN and infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
+def cluster_bootstrap(
+    statistic: Statistic,
+    arrays: Sequence[ArrayLike],
+    clusters: Sequence[object] | NDArray[Any],
+    seed: int = 0,
+    resamples: int = 1000,
+) -> Estimate:
+    """Estimate a statistic with a 95 % percentile interval from resampled clusters.
+
+    Args:
+        statistic: called as `statistic(weights_RN, *arrays)`, for example `spearman`.
+        arrays: the observations, each of length N (first axis).
+        clusters: N cluster ids; observations with the same id are drawn together.
+        seed: the resamples are a function of the seed and the number of clusters alone, so two statistics over
+            the same clusters see the same draws.
+        resamples: number of draws.
+
+    Returns:
+        The estimate; with fewer than `MIN_CLUSTERS` clusters it has no interval and its note says so.
+    """
+    data = [np.asarray(array, dtype=np.float64) for array in arrays]
+    n = len(clusters)
+    assert all(len(array) == n for array in data), "arrays and clusters differ in length"
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0, 0, "no data")
+    codes: dict[object, int] = {}
+    index = np.array([codes.setdefault(cluster, len(codes)) for cluster in clusters])
+    num_clusters = len(codes)
+    value = float(statistic(np.ones((1, n)), *data)[0])
+    if math.isnan(value):
+        return Estimate(math.nan, math.nan, math.nan, n, num_clusters, "undefined: a constant input")
+    if num_clusters < MIN_CLUSTERS:
+        note = f"no interval: {num_clusters} clusters, at least {MIN_CLUSTERS} are needed"
+        return Estimate(value, math.nan, math.nan, n, num_clusters, note)
+    counts = _cluster_counts(num_clusters, seed, resamples)
+    step = max(1, 2_000_000 // n)  # bounds the memory of the weights
+    draws = np.concatenate(
+        [statistic(counts[i : i + step, index].astype(np.float64), *data) for i in range(0, resamples, step)]
+    )
+    draws = draws[np.isfinite(draws)]
+    if len(draws) < resamples // 2:
+        note = "no interval: most resamples are constant"
+        return Estimate(value, math.nan, math.nan, n, num_clusters, note)
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return Estimate(value, float(low), float(high), n, num_clusters)
+
+
+@functools.lru_cache(maxsize=4)
+def _cluster_counts(num_clusters: int, seed: int, resamples: int) -> NDArray[np.int16]:
+    """How often each cluster is drawn in each resample, shape (resamples, num_clusters)."""
+    rng = np.random.default_rng((seed, num_clusters))
+    counts = np.empty((resamples, num_clusters), dtype=np.int16)
+    for row in counts:
+        row[:] = np.bincount(rng.integers(num_clusters, size=num_clusters), minlength=num_clusters)
+    counts.setflags(write=False)
+    return counts
+
+
+# Statistics with frequency weights: weights_RN, arrays_N -> values_R
+
+
+def mean(weights_RN: FloatArray, x_N: FloatArray) -> FloatArray:
+    """Weighted mean."""
+    total_R = weights_RN.sum(axis=1)
+    return divide(weights_RN @ x_N, total_R)
+
+
+def mean_absolute_error(weights_RN: FloatArray, truth_N: FloatArray, predicted_N: FloatArray) -> FloatArray:
+    """Mean of |predicted - truth|."""
+    return mean(weights_RN, np.abs(predicted_N - truth_N))
+
+
+def pearson(weights_RN: FloatArray, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
+    """Pearson correlation; NaN where an input is constant."""
+    moments = _moments(weights_RN, x_N, y_N)
+    return _clip_correlation(divide(moments.cov_xy, np.sqrt(moments.var_x * moments.var_y)))
+
+
+def slope(weights_RN: FloatArray, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
+    """Slope of the regression of y on x; NaN where x is constant."""
+    moments = _moments(weights_RN, x_N, y_N)
+    return divide(moments.cov_xy, moments.var_x)
+
+
+def spearman(weights_RN: FloatArray, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
+    """Spearman correlation with mid-ranks, ranked within every resample; NaN where an input is constant."""
+    rank_x_RN, rank_y_RN = _ranks(weights_RN, x_N), _ranks(weights_RN, y_N)
+    total_R = weights_RN.sum(axis=1, keepdims=True)
+    # the mean rank of a sample of size m is (m + 1) / 2, ties or not
+    centred_x, centred_y = rank_x_RN - (total_R + 1) / 2, rank_y_RN - (total_R + 1) / 2
+    cov_R = np.einsum("rn,rn,rn->r", weights_RN, centred_x, centred_y)
+    var_x_R = np.einsum("rn,rn,rn->r", weights_RN, centred_x, centred_x)
+    var_y_R = np.einsum("rn,rn,rn->r", weights_RN, centred_y, centred_y)
+    return _clip_correlation(divide(cov_R, np.sqrt(var_x_R * var_y_R)))
+
+
+def quadratic_weighted_kappa(weights_RN: FloatArray, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
+    """Cohen's kappa with quadratic weights of two integer ratings; NaN where both are the same constant.
+
+    With quadratic weights the expected disagreement under independence is var x + var y + (mean x - mean y)^2.
+    """
+    centre = float(x_N.mean()) if len(x_N) else 0.0
+    mean_x, mean_y = mean(weights_RN, x_N - centre), mean(weights_RN, y_N - centre)
+    square_x, square_y = mean(weights_RN, (x_N - centre) ** 2), mean(weights_RN, (y_N - centre) ** 2)
+    expected_R = square_x + square_y - 2 * mean_x * mean_y
+    expected_R = np.where(expected_R < 1e-12, 0.0, expected_R)
+    return 1 - divide(mean(weights_RN, (x_N - y_N) ** 2), expected_R)
+
+
+class _Moments(NamedTuple):
+    var_x: FloatArray
+    var_y: FloatArray
+    cov_xy: FloatArray
+
+
+def _moments(weights_RN: FloatArray, x_N: FloatArray, y_N: FloatArray) -> _Moments:
+    x, y = _centre(x_N), _centre(y_N)
+    mean_x, mean_y = mean(weights_RN, x), mean(weights_RN, y)
+    var_x = _positive(mean(weights_RN, x * x) - mean_x**2, x)
+    var_y = _positive(mean(weights_RN, y * y) - mean_y**2, y)
+    return _Moments(var_x, var_y, mean(weights_RN, x * y) - mean_x * mean_y)
+
+
+def _centre(x_N: FloatArray) -> FloatArray:
+    """Subtract the mean; a constant becomes exactly zero."""
+    return x_N - x_N.mean() if len(x_N) and np.ptp(x_N) > 1e-12 * np.abs(x_N).max() else np.zeros_like(x_N)
+
+
+def _positive(variance_R: FloatArray, centred_N: FloatArray) -> FloatArray:
+    """Set what is only rounding error to zero."""
+    scale = float((centred_N * centred_N).max()) if len(centred_N) else 0.0
+    return np.where(variance_R <= 1e-12 * scale, 0.0, variance_R)
+
+
+def _ranks(weights_RN: FloatArray, x_N: FloatArray) -> FloatArray:
+    """Mid-rank of every observation in the sample where observation n stands weights[r, n] times."""
+    values, inverse = np.unique(x_N, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    starts = np.searchsorted(inverse[order], np.arange(len(values)))
+    tied_RG = np.add.reduceat(weights_RN[:, order], starts, axis=1)
+    rank_RG = np.cumsum(tied_RG, axis=1) - tied_RG + (tied_RG + 1) / 2
+    return rank_RG[:, inverse]
+
+
+def divide(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """Divide; NaN, without a warning, where the denominator is zero."""
+    return np.divide(numerator, denominator, out=np.full_like(numerator, math.nan), where=denominator != 0)
+
+
+def _clip_correlation(r: FloatArray) -> FloatArray:
+    return np.clip(r, -1.0, 1.0)
