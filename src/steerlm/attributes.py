@@ -52,7 +52,7 @@ class Attribute:
     user_settable: bool = True
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise UserError(f"attribute name {self.name!r} is not lower-case letters, digits and underscores")
         if self.kind == "ordinal":
             if self.categories:
@@ -65,15 +65,16 @@ class Attribute:
                     f"attribute {self.name!r}: need 0 <= minimum < maximum, got {self.minimum}..{self.maximum}"
                 )
         elif self.kind == "categorical":
+            for category in self.categories:
+                if not isinstance(category, str) or not _CATEGORY.fullmatch(category):
+                    raise UserError(
+                        f"attribute {self.name!r}: category {category!r} must be text of letters, digits and _ . + - "
+                        "(quote it in YAML)"
+                    )
             if len(set(self.categories)) < 2 or len(set(self.categories)) != len(self.categories):
                 raise UserError(
                     f"attribute {self.name!r}: a categorical attribute needs two or more distinct categories"
                 )
-            for category in self.categories:
-                if not _CATEGORY.fullmatch(category):
-                    raise UserError(
-                        f"attribute {self.name!r}: category {category!r} may hold letters, digits and _ . + - only"
-                    )
             if self.best is not None:
                 raise UserError(f"attribute {self.name!r}: a categorical attribute has no best end")
         else:
@@ -155,7 +156,7 @@ class Attribute:
         """Parse one value of the text form, strictly."""
         if self.kind == "categorical":
             return self.check(text)
-        if not re.fullmatch(r"0|[1-9][0-9]*", text, flags=re.ASCII):
+        if not re.fullmatch(r"0|[1-9][0-9]{0,9}", text, flags=re.ASCII):
             raise UserError(f"{self.name}: {text!r} is not an integer from {self.minimum} to {self.maximum}")
         return self.check(int(text))
 
@@ -289,6 +290,8 @@ class AttributeSchema:
         valid = [field.name for field in dataclasses.fields(Attribute)]
         attributes = []
         for row in rows:
+            if not isinstance(row, Mapping):
+                raise UserError(f"an attribute is a mapping with a name, got {row!r}")
             for key in row:
                 if key not in valid:
                     raise UserError(f"unknown key {key!r} of attribute {row.get('name')!r}: {did_you_mean(key, valid)}")
@@ -296,6 +299,10 @@ class AttributeSchema:
                 raise UserError(f"attribute {dict(row)!r} has no name")
             fields = dict(row)
             if "categories" in fields:
+                if not isinstance(fields["categories"], (list, tuple)):
+                    raise UserError(
+                        f"attribute {row['name']!r}: categories must be a list, got {fields['categories']!r}"
+                    )
                 fields["categories"] = tuple(fields["categories"])
                 fields.setdefault("kind", "categorical")
             attributes.append(Attribute(**fields))

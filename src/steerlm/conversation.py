@@ -13,17 +13,21 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import json
-import os
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, cast
 
 import orjson
 
 from steerlm.attributes import AttributeSchema, Value
-from steerlm.errors import UserError
+from steerlm.errors import UserError, did_you_mean
+from steerlm.files import atomic_writer as atomic_writer
+from steerlm.files import open_text_bytes as open_text_bytes
+from steerlm.files import parse_json_line as parse_json_line
+from steerlm.files import read_lines as read_lines
+from steerlm.files import write_json as write_json
 
 Role = Literal["system", "user", "assistant"]
 _ROLES = ("system", "user", "assistant")
@@ -90,10 +94,11 @@ class Message:
 
     def target(self, name: str) -> float | None:
         """Return the human label of an ordinal attribute, real-valued: the mean of the ratings where there
-        are several, else the human label, else the attribute if a human set it; None where there is none."""
+        are any, else the human label, else the attribute unless a model set it; None where there is none."""
         if self.ratings and self.ratings.get(name):
             return sum(self.ratings[name]) / len(self.ratings[name])
-        labels = self.human if self.human is not None else self.attributes
+        predicted = self.labelled_by is not None and self.labelled_by.startswith("model:")
+        labels = self.attributes if self.human is None and not predicted else self.human
         value = labels.get(name) if labels else None
         return float(value) if isinstance(value, int) else None
 
@@ -130,6 +135,7 @@ class Conversation:
 
     def to_dict(self, schema: AttributeSchema | None) -> dict[str, Any]:
         """Return the JSON form with the schema's signature."""
+        assert not any(key in self.meta for key in _RECORD_KEYS if key != "meta"), "meta would hide a field"
         out: dict[str, Any] = {"id": self.id, "source": self.source}
         if self.group is not None:
             out["group"] = self.group
@@ -168,7 +174,50 @@ def _labels(raw: object, key: str, schema: AttributeSchema | None) -> dict[str, 
         raise UserError(f"{key} must be an object of name: value, got {raw!r}")
     if schema is not None:
         return schema.validate(raw)
+    for name, value in raw.items():
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise UserError(f"{key}: {name}: {value!r} is neither an integer nor the name of a category")
     return raw
+
+
+def _ratings(raw: object, schema: AttributeSchema | None) -> dict[str, tuple[float, ...]]:
+    if not isinstance(raw, dict):
+        raise UserError(f"ratings must be an object of name: [numbers], got {raw!r}")
+    ratings = {}
+    for name, values in raw.items():
+        if not isinstance(values, list):
+            raise UserError(f"ratings of {name!r} must be a list of numbers, got {values!r}")
+        if schema is not None:
+            ratings[name] = tuple(schema[name].check_rating(value) for value in values)
+        else:
+            ratings[name] = tuple(_number(value, f"rating of {name!r}") for value in values)
+    return ratings
+
+
+def _scores(raw: object, schema: AttributeSchema | None) -> dict[str, Score]:
+    if not isinstance(raw, dict):
+        raise UserError(f"scores must be an object of name: {{mean, std}}, got {raw!r}")
+    scores = {}
+    for name, score in raw.items():
+        if schema is not None:
+            schema[name]
+        if not isinstance(score, dict) or "mean" not in score or "std" not in score:
+            raise UserError(f"score of {name!r} must be {{mean, std}}, got {score!r}")
+        probabilities = score.get("probabilities")
+        if probabilities is not None:
+            if not isinstance(probabilities, dict):
+                raise UserError(f"probabilities of {name!r} must be an object of level: number, got {probabilities!r}")
+            probabilities = {k: _number(v, f"probability of {name}:{k}") for k, v in probabilities.items()}
+        scores[name] = Score(
+            _number(score["mean"], f"mean score of {name!r}"), _number(score["std"], f"std of {name!r}"), probabilities
+        )
+    return scores
+
+
+def _number(value: object, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UserError(f"{what}: {value!r} is not a finite number")
+    return float(value)
 
 
 def message_from_dict(raw: object, schema: AttributeSchema | None = None) -> Message:
@@ -184,31 +233,27 @@ def message_from_dict(raw: object, schema: AttributeSchema | None = None) -> Mes
         raise UserError(f"role {role!r} is not one of {', '.join(_ROLES)}")
     if not isinstance(content, str):
         raise UserError(f"content of a {role} message must be text, got {content!r}")
+    for key in raw:
+        if key not in _MESSAGE_KEYS:
+            raise UserError(
+                f"unknown key {key!r} of a message: {did_you_mean(str(key), _MESSAGE_KEYS)}; "
+                "a file of another tool goes through `steerlm prepare` with format: messages"
+            )
     attributes = human = ratings = scores = None
     if raw.get("attributes") is not None:
         attributes = _labels(raw["attributes"], "attributes", schema)
     if raw.get("human") is not None:
         human = _labels(raw["human"], "human", schema)
     if raw.get("ratings") is not None:
-        if not isinstance(raw["ratings"], dict):
-            raise UserError(f"ratings must be an object of name: [numbers], got {raw['ratings']!r}")
-        ratings = {}
-        for name, values in raw["ratings"].items():
-            if not isinstance(values, list):
-                raise UserError(f"ratings of {name!r} must be a list of numbers, got {values!r}")
-            ratings[name] = tuple(schema[name].check_rating(v) if schema else float(v) for v in values)
+        ratings = _ratings(raw["ratings"], schema)
     if raw.get("scores") is not None:
-        if not isinstance(raw["scores"], dict):
-            raise UserError(f"scores must be an object of name: {{mean, std}}, got {raw['scores']!r}")
-        scores = {}
-        for name, score in raw["scores"].items():
-            try:
-                scores[name] = Score(float(score["mean"]), float(score["std"]), score.get("probabilities"))
-            except (TypeError, KeyError, AttributeError):
-                raise UserError(f"score of {name!r} must be {{mean, std}}, got {score!r}") from None
+        scores = _scores(raw["scores"], schema)
+    labelled_by = raw.get("labelled_by")
+    if labelled_by is not None and not isinstance(labelled_by, str):
+        raise UserError(f"labelled_by must be text, got {labelled_by!r}")
     if role != "assistant" and (attributes or human or ratings or scores):
         raise UserError(f"a {role} message carries labels; only assistant messages are labelled")
-    return Message(role, content, attributes, human, ratings, scores, raw.get("labelled_by"))
+    return Message(role, content, attributes, human, ratings, scores, labelled_by)
 
 
 def conversation_from_dict(raw: object, schema: AttributeSchema | None = None, place: str = "record") -> Conversation:
@@ -237,6 +282,8 @@ def conversation_from_dict(raw: object, schema: AttributeSchema | None = None, p
     record_id = raw.get("id")
     if record_id is None:
         raise UserError("the record has no id")
+    if isinstance(record_id, bool) or not isinstance(record_id, (str, int)):
+        raise UserError(f"the record's id must be text or an integer, got {record_id!r}")
     meta = {key: value for key, value in raw.items() if key not in _RECORD_KEYS or key == "meta"}
     group = raw.get("group")
     return Conversation(
@@ -258,39 +305,6 @@ class BadRecords:
             self.examples.append(message)
 
 
-def open_text_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading, through gzip where its name ends in .gz.
-
-    Raises:
-        UserError: the file does not exist.
-    """
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def parse_json_line(line: bytes, path: Path, number: int) -> Any:
-    """Parse one JSONL line.
-
-    Raises:
-        UserError: with file, line and column; names NaN and Infinity as such.
-    """
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        try:
-            json.loads(line, parse_constant=_refuse_constant)
-        except UserError as constant:
-            raise UserError(f"{path}:{number}: {constant}") from None
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            pass
-        raise UserError(f"{path}:{number}:{error.colno}: malformed JSON: {error.msg}") from None
-
-
-def _refuse_constant(name: str) -> float:
-    raise UserError(f"{name} is not a finite number")
-
-
 def read_conversations(
     path: str | Path, schema: AttributeSchema | None = None, bad: BadRecords | None = None
 ) -> Iterator[Conversation]:
@@ -308,54 +322,31 @@ def read_conversations(
         UserError: `file:line: what is wrong`.
     """
     path = Path(path)
-    with open_text_bytes(path) as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            place = f"{path}:{number}"
-            try:
-                raw = parse_json_line(line, path, number)
-            except UserError as error:
-                if bad is None:
-                    raise
-                bad.add(str(error))
-                continue
-            if schema is not None and isinstance(raw, dict) and "schema" in raw:
-                schema.require_same(str(raw["schema"]), "the schema in use", place)
-            try:
-                yield conversation_from_dict(raw, schema, place)
-            except UserError as error:
-                message = f"{place}: {error}"
-                if bad is None:
-                    raise UserError(message) from None
-                bad.add(message)
+    for number, line in read_lines(path):
+        place = f"{path}:{number}"
+        try:
+            raw = parse_json_line(line, path, number)
+        except UserError as error:
+            if bad is None:
+                raise
+            bad.add(str(error))
+            continue
+        if schema is not None and isinstance(raw, dict) and "schema" in raw:
+            schema.require_same(str(raw["schema"]), "the schema in use", place)
+        try:
+            conversation = conversation_from_dict(raw, schema, place)
+        except UserError as error:
+            message = f"{place}: {error}"
+            if bad is None:
+                raise UserError(message) from None
+            bad.add(message)
+            continue
+        yield conversation
 
 
 def to_json_line(conversation: Conversation, schema: AttributeSchema | None) -> bytes:
     """Return the record as one line of JSON with its newline; a pure function of its input."""
     return orjson.dumps(conversation.to_dict(schema)) + b"\n"
-
-
-@contextlib.contextmanager
-def atomic_writer(path: str | Path) -> Iterator[IO[bytes]]:
-    """Write a file so that it appears whole or not at all (same-folder temporary file, fsync, rename)."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write a JSON file atomically, indented, keys in the order given."""
-    with atomic_writer(path) as stream:
-        stream.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
 
 
 def write_conversations(
@@ -365,10 +356,11 @@ def write_conversations(
     path = Path(path)
     count = 0
     with atomic_writer(path) as raw, contextlib.ExitStack() as stack:
-        # mtime=0 keeps the bytes a function of the records alone
-        stream: IO[bytes] = (
-            stack.enter_context(gzip.GzipFile(fileobj=raw, mode="wb", mtime=0)) if path.suffix == ".gz" else raw  # type: ignore[assignment]
-        )
+        stream: IO[bytes] = raw
+        if path.suffix == ".gz":
+            # no name and mtime 0 keep the bytes a function of the records alone
+            zipped = gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0)
+            stream = cast("IO[bytes]", stack.enter_context(zipped))
         for conversation in conversations:
             stream.write(to_json_line(conversation, schema))
             count += 1

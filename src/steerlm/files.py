@@ -1,0 +1,99 @@
+"""Files: reading lines with their place, and writing so that a file appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from steerlm.errors import UserError
+
+
+def open_text_bytes(path: Path) -> IO[bytes]:
+    """Open a file for reading, through gzip where its name ends in .gz.
+
+    Raises:
+        UserError: the file does not exist.
+    """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the non-blank lines of a file with their numbers (from 1), through gzip where its name ends in .gz.
+
+    Raises:
+        UserError: missing file, or a gzip file that is damaged or cut short (with the last good line).
+    """
+    number = 0
+    with open_text_bytes(path) as stream:
+        try:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield number, line
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise UserError(f"{path}: damaged gzip file after line {number} ({error}); fetch it again") from None
+
+
+def parse_json_line(line: bytes, path: Path, number: int) -> Any:
+    """Parse one JSONL line.
+
+    Raises:
+        UserError: with file, line and column; names NaN and Infinity as such.
+    """
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        try:
+            json.loads(line, parse_constant=_refuse_constant)
+        except UserError as constant:
+            raise UserError(f"{path}:{number}: {constant}") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            pass  # only asked whether the cause is a NaN
+        raise UserError(f"{path}:{number}:{error.colno}: malformed JSON: {error.msg}") from None
+
+
+def _refuse_constant(name: str) -> float:
+    raise UserError(f"{name} is not a finite number")
+
+
+@contextlib.contextmanager
+def atomic_writer(path: str | Path) -> Iterator[IO[bytes]]:
+    """Write a file so that it appears whole or not at all (same-folder temporary file, fsync, rename).
+
+    Raises:
+        UserError: the disk is full; what stood at `path` before is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"no space left on the disk while writing {path}; nothing that was there before is lost: "
+                "free some space and run the same command again"
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON file atomically, indented, keys in the order given."""
+    with atomic_writer(path) as stream:
+        stream.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
