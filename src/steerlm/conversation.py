@@ -92,14 +92,21 @@ class Message:
             out["labelled_by"] = self.labelled_by
         return out
 
+    @property
+    def human_labels(self) -> Mapping[str, Value]:
+        """The labels that no model set: `human` after annotation, else `attributes` unless a model set them."""
+        if self.human is not None:
+            return self.human
+        if self.attributes is None or (self.labelled_by or "").startswith("model:"):
+            return {}
+        return self.attributes
+
     def target(self, name: str) -> float | None:
         """Return the human label of an ordinal attribute, real-valued: the mean of the ratings where there
-        are any, else the human label, else the attribute unless a model set it; None where there is none."""
+        are several, else the human label; None where there is none (a model's label is none)."""
         if self.ratings and self.ratings.get(name):
             return sum(self.ratings[name]) / len(self.ratings[name])
-        predicted = self.labelled_by is not None and self.labelled_by.startswith("model:")
-        labels = self.attributes if self.human is None and not predicted else self.human
-        value = labels.get(name) if labels else None
+        value = self.human_labels.get(name)
         return float(value) if isinstance(value, int) else None
 
 
