@@ -91,14 +91,15 @@ class RunFolder:
             self._check_stored(stored_path, redo_from)
         elif self.path.is_dir() and any(p.name != "lock" for p in self.path.iterdir()):
             raise UserError(f"{self.path} exists and holds no recipe.yaml; choose another run_dir or empty the folder")
-        if redo_from is not None:
+        if redo_from is not None and is_main_process():
             for stage in STAGES[STAGES.index(redo_from) :]:
                 if self.stage(stage).exists():
                     shutil.rmtree(self.stage(stage))
         self._check_inputs()
-        with atomic_writer(stored_path) as stream:
-            stream.write(dump_recipe(self.recipe).encode())
-        write_json(self.path / "environment.json", environment())
+        if is_main_process():
+            with atomic_writer(stored_path) as stream:
+                stream.write(dump_recipe(self.recipe).encode())
+            write_json(self.path / "environment.json", environment())
 
     def _check_stored(self, stored_path: Path, redo_from: str | None) -> None:
         stored = yaml.safe_load(stored_path.read_text(encoding="utf-8"))
@@ -108,8 +109,8 @@ class RunFolder:
         changed = [key for key in changed if key.split(".")[0] not in free]
         if changed:
             raise UserError(
-                f"{self.path} holds the run of another recipe (different: {', '.join(changed[:8])}); set another run_dir, "
-                "or redo the stages that the change concerns with --from STAGE"
+                f"{self.path} holds the run of another recipe (different: {', '.join(changed[:8])}); "
+                "set another run_dir, or redo the stages that the change concerns with --from STAGE"
             )
 
     def _check_inputs(self) -> None:
@@ -124,9 +125,11 @@ class RunFolder:
             for name, identity in current.items():
                 if stored.get(name) not in (None, identity):
                     raise UserError(
-                        f"{name} changed since the run in {self.path} read it; set another run_dir or use --from prepare"
+                        f"{name} changed since the run in {self.path} read it; "
+                        "set another run_dir or use --from prepare"
                     )
-        write_json(record, current)
+        if is_main_process():
+            write_json(record, current)
 
     def done(self, stage: str) -> dict[str, Any] | None:
         """Return the stage's `done.json`, or None while it is not finished."""
@@ -150,12 +153,16 @@ class RunFolder:
             "resumed": resumed,
             "summary": summary,
         }
-        write_json(folder / "done.json", record)
+        if is_main_process():
+            write_json(folder / "done.json", record)
         return record
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder against a second process."""
+        """Hold the folder against a second run; the other ranks of a distributed run share the first one's hold."""
+        if not is_main_process():
+            yield
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as stream:
             try:
@@ -165,6 +172,11 @@ class RunFolder:
                     f"another process is running in {self.path}; wait for it or set another run_dir"
                 ) from None
             yield
+
+
+def is_main_process() -> bool:
+    """Whether this process is rank 0 of a distributed launch (or the only one); it alone writes the run's records."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def peak_memory_mib() -> int:

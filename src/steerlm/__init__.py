@@ -1,0 +1,68 @@
+"""Attribute-conditioned fine-tuning (SteerLM, arXiv 2310.05344): language models with dials.
+
+The public names; whatever needs torch is imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from steerlm.attributes import HELPSTEER, OASST, PAPER, STEERLM, Attribute, AttributeSchema
+from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
+from steerlm.errors import UserError
+
+if TYPE_CHECKING:
+    from steerlm.config import Recipe, build_recipe, load_recipe
+    from steerlm.generation import Request, Sample, Sampling, load_engine
+    from steerlm.pipeline import run_recipe, run_stage
+    from steerlm.scoring import load_attribute_model
+    from steerlm.template import ConversationEncoder, install_template
+
+_LAZY = {
+    "Recipe": "config",
+    "build_recipe": "config",
+    "load_recipe": "config",
+    "Request": "generation",
+    "Sample": "generation",
+    "Sampling": "generation",
+    "load_engine": "generation",
+    "run_recipe": "pipeline",
+    "run_stage": "pipeline",
+    "load_attribute_model": "scoring",
+    "ConversationEncoder": "template",
+    "install_template": "template",
+}
+
+__all__ = [
+    "HELPSTEER",
+    "OASST",
+    "PAPER",
+    "STEERLM",
+    "Attribute",
+    "AttributeSchema",
+    "Conversation",
+    "ConversationEncoder",
+    "Message",
+    "Recipe",
+    "Request",
+    "Sample",
+    "Sampling",
+    "Score",
+    "UserError",
+    "build_recipe",
+    "install_template",
+    "load_attribute_model",
+    "load_engine",
+    "load_recipe",
+    "read_conversations",
+    "run_recipe",
+    "run_stage",
+    "write_conversations",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"steerlm.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'steerlm' has no attribute {name!r}")

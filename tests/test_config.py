@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from steerlm.config import Recipe, build_recipe, dump_recipe, load_recipe
+from steerlm.errors import UserError
+
+MINIMAL: dict[str, Any] = {
+    "name": "tiny",
+    "run_dir": "runs/tiny",
+    "attributes": "oasst",
+    "prepare": {"sources": [{"name": "a", "format": "messages", "path": "${run_dir}/a.jsonl"}]},
+    "train_attribute_model": {"base_model": "m"},
+    "train_sft": {"base_model": "m"},
+}
+
+
+def with_value(dotted: str, value: Any) -> dict[str, Any]:
+    recipe: dict[str, Any] = yaml.safe_load(yaml.safe_dump(MINIMAL))
+    node = recipe
+    *parents, last = dotted.split(".")
+    for key in parents:
+        node = node.setdefault(key, {})
+    node[last] = value
+    return recipe
+
+
+def test_a_minimal_recipe_gets_defaults_and_its_run_dir() -> None:
+    recipe = build_recipe(MINIMAL)
+    assert recipe.schema_.names == ("quality", "toxicity", "humor", "creativity")
+    assert recipe.prepare.sources[0].path == Path("runs/tiny/a.jsonl")
+    assert recipe.bootstrap is None
+
+
+def test_the_resolved_copy_loads_to_an_equal_recipe() -> None:
+    recipe = build_recipe(with_value("bootstrap.samples_per_prompt", 2))
+    assert build_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "words"),
+    [
+        ("train_sft.learning_rat", 1, ["train_sft.learning_rat", "did you mean 'learning_rate'"]),
+        ("prepear", {}, ["unknown key 'prepear'", "'prepare'"]),
+        ("train_sft.lora", {"rnk": 3}, ["train_sft.lora.rnk", "'rank'"]),
+        ("train_sft.learning_rate", -1, ["train_sft.learning_rate", "greater than 0", "-1"]),
+        ("train_sft.template", "chatlm", ["train_sft.template", "'chatml'", "'chatlm'"]),
+        ("bootstrap.quality_attributes", ["humor"], ["'humor' has no best end"]),
+        ("bootstrap.quality_attributes", ["qality"], ["did you mean 'quality'"]),
+        ("attributes", "oast", ["unknown schema preset", "did you mean 'oasst'"]),
+        ("attributes", [{"name": "q", "maxmum": 3}], ["unknown key 'maxmum'", "'maximum'"]),
+        ("prepare.sources", [{"name": "a", "format": "messages"}], ["exactly one of path, hub"]),
+        ("name", None, ["name"]),
+    ],
+)
+def test_mistakes_name_the_place_the_value_and_the_fix(dotted: str, value: Any, words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        build_recipe(with_value(dotted, value), "recipe.yaml")
+    for word in [*words, "recipe.yaml"]:
+        assert word in str(error.value)
+
+
+def test_two_sources_of_one_name_are_refused() -> None:
+    source = {"name": "a", "format": "messages", "path": "x.jsonl"}
+    with pytest.raises(UserError, match="'a' stands twice"):
+        build_recipe(with_value("prepare.sources", [source, source]))
+
+
+def test_missing_file_and_malformed_yaml(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such recipe: .*nowhere.yaml"):
+        load_recipe(tmp_path / "nowhere.yaml")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("name: x\nprepare: [1, 2\n")
+    with pytest.raises(UserError, match=r"bad\.yaml:3:1: malformed YAML"):
+        load_recipe(bad)
+    bad.write_text("- just a list\n")
+    with pytest.raises(UserError, match="a recipe is a YAML mapping, got list"):
+        load_recipe(bad)
+
+
+def test_overrides_reach_nested_values(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    recipe = load_recipe(path, {"train_sft.epochs": 3, "run_dir": "runs/other"})
+    assert recipe.train_sft.epochs == 3
+    assert recipe.prepare.sources[0].path == Path("runs/other/a.jsonl")
+    with pytest.raises(UserError, match="'name' is not a section"):
+        load_recipe(path, {"name.x": 1})
+
+
+def test_every_field_is_described() -> None:
+    def sections(model: Any) -> list[Any]:
+        return [model, *(s for m in model.__subclasses__() for s in sections(m))]
+
+    from steerlm.config import Section
+
+    undescribed = [
+        f"{section.__name__}.{name}"
+        for section in sections(Section)
+        if section not in (Section, Recipe)
+        for name, field in section.model_fields.items()
+        if not field.description
+    ]
+    assert undescribed == []

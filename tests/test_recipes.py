@@ -1,0 +1,50 @@
+"""Every shipped recipe is valid, survives a round trip, and names models and formats that the code knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from steerlm.config import build_recipe, dump_recipe, load_recipe
+from steerlm.runs import recipe_stages
+
+RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").rglob("*.yaml"))
+RECIPES = [path for path in RECIPES if "attributes" in yaml.safe_load(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_is_valid(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert build_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
+    assert recipe.run_dir.parts[0] == "runs"
+    assert {"prepare", "train_attribute_model", "annotate", "train_sft", "evaluate"} <= set(recipe_stages(recipe))
+    assert recipe.description
+
+
+def test_the_promised_recipes_are_shipped() -> None:
+    names = {path.stem for path in RECIPES}
+    assert {"playground", "consumer_gpu", "lora_80gb", "multi_node", "paper", "helpsteer2"} <= names
+
+
+def test_the_paper_recipe_carries_the_papers_hyper_parameters() -> None:
+    recipe = load_recipe(next(path for path in RECIPES if path.stem == "paper"))
+    assert recipe.schema_.names == (
+        "quality", "toxicity", "humor", "creativity", "violence", "helpfulness", "not_appropriate",
+    )  # fmt: skip
+    assert all(attribute.maximum == 9 for attribute in recipe.schema_)
+    assert recipe.train_attribute_model.kind == "generative"
+    for section in (recipe.train_attribute_model, recipe.train_sft):
+        assert section.base_model.endswith("Llama-2-13b-hf")
+        assert (section.learning_rate, section.weight_decay) == (5e-6, 0.01)
+        assert (section.epochs, section.max_length) == (5, 4096)
+    assert recipe.bootstrap is not None
+    assert recipe.bootstrap.top_k == 50
+
+
+def test_the_accelerate_configuration_shards_with_fsdp2() -> None:
+    path = Path(__file__).resolve().parents[1] / "recipes" / "accelerate" / "fsdp2.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert config["distributed_type"] == "FSDP"
+    assert config["fsdp_config"]["fsdp_version"] == 2

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from steerlm.config import build_recipe
+from steerlm.errors import UserError
+from steerlm.runs import STAGES, RunFolder, recipe_stages
+
+from .test_config import MINIMAL
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> dict[str, object]:
+    (tmp_path / "a.jsonl").write_text("one\n")
+    recipe = yaml.safe_load(yaml.safe_dump(MINIMAL))
+    recipe["run_dir"] = str(tmp_path / "run")
+    recipe["prepare"]["sources"][0]["path"] = str(tmp_path / "a.jsonl")
+    return recipe
+
+
+def test_a_done_stage_is_not_run_again(raw: dict[str, object]) -> None:
+    folder = RunFolder(build_recipe(raw))
+    folder.open()
+    calls = []
+
+    def work(out: Path) -> dict[str, int]:
+        calls.append(out)
+        return {"records": 3}
+
+    first = folder.execute("prepare", work)
+    again = RunFolder(build_recipe(raw))
+    again.open()
+    assert again.execute("prepare", work) == first
+    assert len(calls) == 1
+    assert first["summary"] == {"records": 3}
+    assert first["resumed"] is False
+
+
+def test_a_stage_that_fails_is_not_done_and_counts_as_resumed(raw: dict[str, object]) -> None:
+    folder = RunFolder(build_recipe(raw))
+    folder.open()
+
+    def fail(out: Path) -> dict[str, int]:
+        (out / "kept.partial").write_text("x")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        folder.execute("prepare", fail)
+    assert folder.done("prepare") is None
+    assert (folder.stage("prepare") / "kept.partial").exists()
+    assert folder.execute("prepare", lambda _: {})["resumed"] is True
+
+
+def test_a_folder_of_another_recipe_is_refused_and_names_the_difference(raw: dict[str, object]) -> None:
+    RunFolder(build_recipe(raw)).open()
+    other = build_recipe({**raw, "train_sft": {"base_model": "m", "epochs": 7}})
+    with pytest.raises(UserError, match=r"holds the run of another recipe \(different: train_sft.epochs\)"):
+        RunFolder(other).open()
+
+
+def test_redo_from_keeps_earlier_stages_and_accepts_later_changes(raw: dict[str, object]) -> None:
+    folder = RunFolder(build_recipe(raw))
+    folder.open()
+    for stage in ("prepare", "annotate", "train_sft"):
+        folder.execute(stage, lambda _: {})
+    changed = RunFolder(build_recipe({**raw, "train_sft": {"base_model": "m", "epochs": 7}}))
+    changed.open(redo_from="train_sft")
+    assert changed.done("annotate") is not None
+    assert changed.done("train_sft") is None
+    with pytest.raises(UserError, match=r"train_sft\.epochs"):
+        RunFolder(build_recipe(raw)).open(redo_from="evaluate")
+
+
+def test_a_foreign_folder_is_left_alone(raw: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"holds no recipe\.yaml"):
+        RunFolder(build_recipe(raw)).open(redo_from="prepare")
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "precious"
+
+
+def test_changed_input_is_refused_after_prepare_read_it(raw: dict[str, object], tmp_path: Path) -> None:
+    folder = RunFolder(build_recipe(raw))
+    folder.open()
+    folder.execute("prepare", lambda _: {})
+    (tmp_path / "a.jsonl").write_text("two\n")
+    with pytest.raises(UserError, match=r"a\.jsonl changed since the run"):
+        RunFolder(build_recipe(raw)).open()
+    RunFolder(build_recipe(raw)).open(redo_from="prepare")
+
+
+def test_two_processes_cannot_share_a_folder(raw: dict[str, object]) -> None:
+    folder = RunFolder(build_recipe(raw))
+    with folder.lock(), pytest.raises(UserError, match="another process is running"), RunFolder(folder.recipe).lock():
+        pass
+
+
+def test_only_rank_zero_writes(raw: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    folder = RunFolder(build_recipe(raw))
+    with folder.lock():
+        folder.open()
+        folder.execute("prepare", lambda _: {})
+    assert not (folder.path / "recipe.yaml").exists()
+    assert folder.done("prepare") is None
+
+
+def test_stages_follow_the_recipe(raw: dict[str, object]) -> None:
+    assert recipe_stages(build_recipe(raw)) == ["prepare", "train_attribute_model", "annotate", "train_sft", "evaluate"]
+    full = build_recipe({**raw, "playground": {}, "bootstrap": {}})
+    assert recipe_stages(full) == list(STAGES)
