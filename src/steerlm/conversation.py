@@ -313,7 +313,10 @@ class BadRecords:
 
 
 def read_conversations(
-    path: str | Path, schema: AttributeSchema | None = None, bad: BadRecords | None = None
+    path: str | Path,
+    schema: AttributeSchema | None = None,
+    bad: BadRecords | None = None,
+    schema_of: str = "the schema in use",
 ) -> Iterator[Conversation]:
     """Stream the conversations of a JSONL file (`.jsonl` or `.jsonl.gz`), in constant memory.
 
@@ -321,6 +324,7 @@ def read_conversations(
         path: the file.
         schema: where given, labels are validated and the records' signatures must be equal to it.
         bad: where given, malformed records are counted there and skipped; a schema mismatch still raises.
+        schema_of: where `schema` comes from, for the message of a mismatch (for example a checkpoint's path).
 
     Yields:
         One `Conversation` per non-blank line.
@@ -339,7 +343,7 @@ def read_conversations(
             bad.add(str(error))
             continue
         if schema is not None and isinstance(raw, dict) and "schema" in raw:
-            schema.require_same(str(raw["schema"]), "the schema in use", place)
+            schema.require_same(str(raw["schema"]), schema_of, place)
         try:
             conversation = conversation_from_dict(raw, schema, place)
         except UserError as error:
