@@ -1,0 +1,384 @@
+"""The chat template as the contract between training, our own generation and any server (SteerLM, section 3.3).
+
+The Jinja template stored in the tokenizer knows the attributes: their order, scales and defaults are baked in. So
+`apply_chat_template(messages, attributes={...})`, a stock vLLM server (`chat_template_kwargs`) and the encoder here
+render the same prompt. The encoder renders that very template with placeholders in place of every content, so that
+what the template wrote and what people wrote stay apart until they are ids.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from steerlm.attributes import AttributeSchema, Value
+from steerlm.config import TemplateName
+from steerlm.conversation import Message, check_roles
+from steerlm.encoding import Encoded, Piece, backend_for, control_tokens, template_literals
+from steerlm.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["TEMPLATES", "ConversationEncoder", "Encoded", "LabelPiece", "Template", "install_template"]
+
+
+class Template(NamedTuple):
+    """A shipped template.
+
+    Attributes:
+        tokens: its control tokens.
+        stop: the one that ends a response.
+        attributes_open: the one in front of the attribute text.
+        attributes_close: the one after a label that the generative attribute model writes.
+        beginning: whether it starts with the tokenizer's beginning-of-sequence token where the family uses one.
+    """
+
+    tokens: tuple[str, ...]
+    stop: str
+    attributes_open: str
+    attributes_close: str
+    beginning: bool = True
+
+
+_HEADER = ("<|attributes|>", "<|end_attributes|>")
+TEMPLATES: dict[TemplateName, Template] = {
+    "steerlm": Template(("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", *_HEADER), "<|end|>", *_HEADER),
+    "chatml": Template(("<|im_start|>", "<|im_end|>", *_HEADER), "<|im_end|>", *_HEADER),
+    "llama3": Template(("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", *_HEADER), "<|eot_id|>", *_HEADER),
+    "nemo": Template(
+        ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>"), "<extra_id_1>", "<extra_id_2>", "<extra_id_1>", False
+    ),
+}
+"""The shipped templates (`templates/<name>.jinja`): the paper's layout, ChatML, Llama 3, and NeMo-Aligner's text."""
+
+_PAD = "<|pad|>"
+_RECORD = "steerlm"
+"""Key of the tokenizer's configuration that says which template and schema are installed."""
+
+
+def install_template(tokenizer: PreTrainedTokenizerBase, template: TemplateName, schema: AttributeSchema) -> int:
+    """Make `template` the tokenizer's chat template and add what it needs.
+
+    Adds missing control tokens as special tokens, bakes the schema's order, scales and defaults into the chat template,
+    makes the stop token the end-of-sequence token and sees to a padding token of its own. Survives `save_pretrained`.
+    Markers of a template that is replaced are remembered, so that text still cannot yield them.
+
+    Args:
+        tokenizer: changed in place.
+        template: name of a shipped template.
+        schema: the attributes.
+
+    Returns:
+        The number of tokens added; the model's embeddings must grow by it.
+    """
+    shipped = TEMPLATES[template]
+    before = len(tokenizer)
+    recorded = set(tokenizer.init_kwargs.get("chat_control_tokens") or ())
+    if tokenizer.chat_template is not None:
+        old = tokenizer.chat_template
+        literals = template_literals(old if isinstance(old, str) else "\n".join(old.values()))
+        contents = [token.content for token in tokenizer.added_tokens_decoder.values()]
+        recorded.update(token for token in contents if token in literals and not token.isspace())
+    beginning = shipped.beginning and _uses_beginning(tokenizer)
+    tokenizer.add_special_tokens({"extra_special_tokens": list(shipped.tokens)}, replace_extra_special_tokens=False)
+    tokenizer.add_special_tokens({"eos_token": shipped.stop})
+    if tokenizer.pad_token is None or tokenizer.pad_token == shipped.stop:
+        tokenizer.add_special_tokens({"pad_token": _PAD})
+    tokenizer.chat_template = _template_text(template, schema, beginning)
+    tokenizer.chat_control_tokens = sorted(recorded.union(shipped.tokens))
+    tokenizer.init_kwargs["chat_control_tokens"] = tokenizer.chat_control_tokens
+    tokenizer.init_kwargs[_RECORD] = {"template": template, "schema": schema.signature}
+    return len(tokenizer) - before
+
+
+def _template_text(template: TemplateName, schema: AttributeSchema, beginning: bool) -> str:
+    folder = resources.files("steerlm") / "templates"
+    text = "".join((folder / f"{name}.jinja").read_text(encoding="utf-8") for name in ("attributes", template))
+    scales = {attribute.name: [str(level) for level in attribute.levels] for attribute in schema}
+    text = text.replace("__SCALES__", json.dumps(scales)).replace("__DEFAULTS__", json.dumps(schema.defaults))
+    return text.replace("__BOS__", "bos_token" if beginning else "''")
+
+
+def _uses_beginning(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether sequences of this tokenizer's family start with its beginning-of-sequence token."""
+    if tokenizer.bos_token is None:
+        return False
+    if tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        return True
+    if isinstance(tokenizer.chat_template, str):
+        return "bos_token" in tokenizer.chat_template
+    # nothing says so: a token that is also the end of sequence (GPT-2) separates documents and starts nothing
+    return bool(tokenizer.bos_token != tokenizer.eos_token and tokenizer.init_kwargs.get("add_bos_token") is not False)
+
+
+class LabelPiece(NamedTuple):
+    """One attribute of a label that the generative attribute model writes: `quality:` or `,quality:`, then `4`."""
+
+    name_ids: list[int]
+    value_ids: list[int]
+
+
+class ConversationEncoder:
+    """Builds the ids of prompts and conversations from the template stored in a tokenizer.
+
+    Attributes:
+        schema: the attributes.
+        template: name of the installed template.
+        stop_ids: ids that end a response: the stop token, and the opening of an attribute label, which a model
+            sometimes echoes after its answer.
+        control_ids: ids that no text can yield.
+        attributes_open: id in front of an attribute label.
+        attributes_close: id after a label of the generative attribute model.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema) -> None:
+        """Prepare the tokenizer's template.
+
+        Raises:
+            UserError: the tokenizer has no template of ours, lacks control tokens, or has another schema; two values of
+                an attribute have the same ids.
+        """
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        record = tokenizer.init_kwargs.get(_RECORD)
+        if record is None or not isinstance(tokenizer.chat_template, str):
+            raise UserError(
+                f"the tokenizer {tokenizer.name_or_path!r} has no steerlm chat template; install one with "
+                "install_template (training does) or use a checkpoint trained by steerlm"
+            )
+        schema.require_same(record["schema"], "the schema in use", f"the tokenizer {tokenizer.name_or_path!r}")
+        self.schema = schema
+        self.template: TemplateName = record["template"]
+        shipped = TEMPLATES[self.template]
+        recorded = set(shipped.tokens).union(tokenizer.init_kwargs.get("chat_control_tokens") or ())
+        self._control = control_tokens(tokenizer, recorded)
+        lacking = [token for token in shipped.tokens if token not in self._control]
+        if lacking:
+            raise UserError(
+                f"the tokenizer {tokenizer.name_or_path!r} lacks the control tokens {', '.join(lacking)} of the "
+                f"template {self.template!r}; install it again with install_template"
+            )
+        self.control_ids = frozenset(self._control.values())
+        self.attributes_open = self._control[shipped.attributes_open]
+        self.attributes_close = self._control[shipped.attributes_close]
+        self.stop_ids: tuple[int, ...] = (self._control[shipped.stop], self.attributes_open)
+        self._tokenizer = tokenizer
+        self._backend = backend_for(tokenizer, self._control)
+        self._render_template = render_jinja_template
+        self._variables = tokenizer.special_tokens_map
+        self._nonce = f"\ufdd1{secrets.token_hex(8)}"
+        known = {token.content for token in tokenizer.added_tokens_decoder.values()} | set(self._control)
+        longest_first = sorted(known, key=len, reverse=True)
+        self._parts = re.compile("|".join([f"{self._nonce}(?P<content>\\d+);", *map(re.escape, longest_first)]))
+        self._levels = {a.name: [self._label(str(level)) for level in a.levels] for a in schema}
+        for name, levels in self._levels.items():
+            if len({tuple(ids) for ids in levels}) < len(levels):
+                raise UserError(
+                    f"the tokenizer cannot tell the values of attribute {name!r} apart; use another tokenizer"
+                )
+
+    def prompt(self, messages: Sequence[Message], attributes: Mapping[str, Value] | None) -> list[int]:
+        """Return the ids of a generation prompt.
+
+        Args:
+            messages: the conversation so far, ending with a user turn.
+            attributes: what to ask for; None = the schema's defaults, {} = no header (unconditional).
+
+        Raises:
+            UserError: wrong roles, an unknown attribute or a value off its scale.
+        """
+        check_roles(messages)
+        if messages[-1].role != "user":
+            raise UserError(f"a prompt ends with a user message, this one with {messages[-1].role!r}")
+        wanted = self.schema.defaults if attributes is None else self.schema.validate(attributes)
+        return self._backend.encode(self._pieces(messages, True, wanted)).input_ids
+
+    def conversation(
+        self, messages: Sequence[Message], *, turns: Literal["all", "last"] = "all", headers: bool = True
+    ) -> Encoded:
+        """Return the ids of a conversation and its loss mask.
+
+        Args:
+            messages: the conversation; the header of an assistant turn is its `attributes` (absent or empty: none).
+            turns: which assistant turns are trained.
+            headers: False renders no attribute header at all (plain SFT, input of attribute models).
+
+        Raises:
+            UserError: wrong roles, a label off the schema, or no assistant turn to train on.
+        """
+        check_roles(messages)
+        pieces = self._pieces(messages, headers, None)
+        if turns == "last":
+            pieces = _last_trained(pieces)
+        encoded = self._backend.encode(pieces)
+        if not any(encoded.loss_mask):
+            raise UserError(
+                "nothing to train on: the conversation has no assistant turn, or the chat template marks none with "
+                "{% generation %}"
+            )
+        return encoded
+
+    def fit(
+        self,
+        messages: Sequence[Message],
+        max_length: int,
+        *,
+        headers: bool = True,
+        attributes: Mapping[str, Value] | None = None,
+    ) -> Sequence[Message] | None:
+        """Drop the oldest exchanges (never the system message) until the conversation fits.
+
+        Args:
+            messages: a conversation, or a prompt ending with a user turn (then `attributes` as in `prompt`).
+            max_length: the most tokens, inclusive.
+            headers: as in `conversation`.
+            attributes: as in `prompt`.
+
+        Returns:
+            The messages that are left; None if even the last exchange is too long (nothing is cut inside a message).
+        """
+        check_roles(messages)
+        wanted: Mapping[str, Value] | None = None
+        if messages[-1].role == "user":
+            wanted = self.schema.defaults if attributes is None else self.schema.validate(attributes)
+        system = 1 if messages[0].role == "system" else 0
+        exchanges = (len(messages) - system + 1) // 2
+
+        def left(dropped: int) -> Sequence[Message]:
+            return [*messages[:system], *messages[system + 2 * dropped :]] if dropped else messages
+
+        def fits(dropped: int) -> bool:
+            return len(self._backend.encode(self._pieces(left(dropped), headers, wanted)).input_ids) <= max_length
+
+        if fits(0):
+            return messages
+        if not fits(exchanges - 1):
+            return None
+        low, high = 0, exchanges - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fits(middle) else (middle, high)
+        return left(high)
+
+    def label_ids(self, values: Mapping[str, Value]) -> list[LabelPiece]:
+        """Return the label the generative attribute model writes between `attributes_open` and `attributes_close`.
+
+        Names and values are tokenized separately, so that a value has the same ids in training and in scoring.
+
+        Args:
+            values: a full or partial setting.
+
+        Raises:
+            UserError: an unknown attribute or a value off its scale.
+        """
+        valid = self.schema.validate(values)
+        return [
+            LabelPiece(
+                self._label(f"{',' if i else ''}{name}:"), self._levels[name][self.schema[name].levels.index(value)]
+            )
+            for i, (name, value) in enumerate(valid.items())
+        ]
+
+    def level_ids(self, name: str) -> list[list[int]]:
+        """Return the value ids of every level of an attribute, in the order of its `levels`; pairwise distinct (but
+        where a scale passes 9, the ids of `1` may begin those of `10`)."""
+        self.schema[name]
+        return self._levels[name]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of a generated response: up to the first control token, without it."""
+        end = next((i for i, index in enumerate(ids) if index in self.control_ids), None)
+        text: str = self._tokenizer.decode(list(ids[:end]), skip_special_tokens=False)
+        if self.template == "nemo" and end is not None:
+            text = text.removesuffix("\n")
+        return text
+
+    def _label(self, text: str) -> list[int]:
+        return self._backend.encode([Piece(text, False)]).input_ids
+
+    def _pieces(
+        self, messages: Sequence[Message], headers: bool, generation: Mapping[str, Value] | None
+    ) -> list[Piece]:
+        """Render the template with placeholders for the contents and take the result apart.
+
+        Args:
+            messages: the conversation.
+            headers: whether assistant turns carry their header.
+            generation: attributes of the generation prompt; None = no generation prompt.
+        """
+        chat: list[dict[str, Any]] = []
+        contents: list[str] = []
+        for message in messages:
+            # white space stays outside, for templates that trim
+            core = message.content.strip()
+            lead, _, trail = message.content.partition(core) if core else (message.content, "", "")
+            row: dict[str, Any] = {"role": message.role, "content": lead}
+            if core:
+                row["content"] += f"{self._nonce}{len(contents)};{trail}"
+                contents.append(core)
+            if headers and message.attributes:
+                row["attributes"] = self.schema.validate(message.attributes)
+            chat.append(row)
+        rendered, spans = self._render(chat, generation)
+        return self._take_apart(rendered, spans, contents)
+
+    def _render(
+        self, chat: list[dict[str, Any]], generation: Mapping[str, Value] | None
+    ) -> tuple[str, list[tuple[int, int]]]:
+        from jinja2 import TemplateError
+
+        try:
+            texts, spans = self._render_template(
+                conversations=[chat],
+                chat_template=self._tokenizer.chat_template,
+                return_assistant_tokens_mask=True,
+                add_generation_prompt=generation is not None,
+                **self._variables,
+                **({} if generation is None else {"attributes": dict(generation)}),
+            )
+        except TemplateError as error:
+            raise UserError(f"the chat template refuses the conversation: {error}") from None
+        return texts[0], spans[0]
+
+    def _take_apart(self, rendered: str, spans: list[tuple[int, int]], contents: list[str]) -> list[Piece]:
+        """Split rendered text into control tokens, the template's own text and contents."""
+        pieces: list[Piece] = []
+        edges = sorted({edge for span in spans for edge in span})
+
+        def trained(position: int) -> bool:
+            return any(start <= position < end for start, end in spans)
+
+        def text(start: int, end: int) -> None:
+            cuts = [start, *(edge for edge in edges if start < edge < end), end]
+            for a, b in pairwise(cuts):
+                if a < b:
+                    pieces.append(Piece(rendered[a:b], trained(a)))
+
+        position = 0
+        for match in self._parts.finditer(rendered):
+            content = match["content"]
+            control = self._control.get(match[0])
+            if content is None and control is None:
+                continue
+            text(position, match.start())
+            value = contents[int(content)] if content is not None else control
+            assert value is not None
+            pieces.append(Piece(value, trained(match.start())))
+            position = match.end()
+        text(position, len(rendered))
+        return pieces
+
+
+def _last_trained(pieces: list[Piece]) -> list[Piece]:
+    """Untrain all but the last trained stretch."""
+    end = max((i for i, piece in enumerate(pieces) if piece.trained), default=-1) + 1
+    start = end
+    while start and pieces[start - 1].trained:
+        start -= 1
+    return [piece if start <= i < end else piece._replace(trained=False) for i, piece in enumerate(pieces)]
