@@ -1,0 +1,161 @@
+"""Text measures: what a reply itself says about its length, vocabulary, readability and defects, without a model.
+
+The paper reports characters and unique words per answer (section 4); the others are standard. Words are runs of
+letters and digits (inner apostrophes and hyphens belong to them), so languages without spaces count as few words.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from steerlm.attributes import AttributeSchema
+from steerlm.conversation import Message
+
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)\]]*(?=\s|$)|\n\s*\n")
+_CONTROL_TEXT = re.compile(r"<\|[A-Za-z_]+\|>|<extra_id_\d+>|</?s>|\[/?INST\]")
+_REFUSAL = re.compile(
+    r"\b(?:as an ai(?: language model)?\b|i (?:can't|can’t|cannot|can not|could not|couldn't|am unable to|'m unable to)"
+    r" (?:help|assist|answer|do that|provide|fulfil|comply|discuss|engage)"
+    r"|i(?:'m| am|’m) (?:sorry|afraid),? (?:but )?i (?:can't|can’t|cannot|won't|am not able|'m not able|am unable)"
+    r"|i (?:won't|will not|refuse to) (?:help|assist|answer|do that|provide))",
+    re.IGNORECASE,
+)
+
+
+class TextStatistics(NamedTuple):
+    """Counts of one text; see `text_statistics`."""
+
+    characters: float
+    words: float
+    unique_words: float
+    sentences: float
+    words_per_sentence: float
+    flesch_reading_ease: float
+    flesch_kincaid_grade: float
+    distinct_1: float
+    distinct_2: float
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text in order, lower-cased."""
+    return [match.lower() for match in _WORD.findall(text)]
+
+
+def count_sentences(text: str) -> int:
+    """Count sentences: pieces between closing punctuation or blank lines that hold a word."""
+    return sum(1 for piece in _SENTENCE_END.split(text) if piece and _WORD.search(piece))
+
+
+def count_syllables(word: str) -> int:
+    """Estimate the syllables of an English word from its hyphenation points (within some 5 % over a text)."""
+    return sum(len(_hyphenator(part)) + 1 for part in re.findall(r"[^\W\d_]+", word)) or 1
+
+
+@functools.lru_cache(maxsize=100_000)
+def _hyphenator(word: str) -> tuple[int, ...]:
+    return tuple(_dictionary().positions(word.lower()))
+
+
+@functools.cache
+def _dictionary() -> Any:
+    import pyphen  # type: ignore[import-untyped]
+
+    return pyphen.Pyphen(lang="en_US", left=1, right=1)
+
+
+def text_statistics(text: str) -> TextStatistics:
+    """Measure one text.
+
+    Returns:
+        `characters` (of the stripped text), `words`, `unique_words`, `sentences`, `words_per_sentence`,
+        `flesch_reading_ease` (Flesch 1948; about 0 hard .. 100 easy) and `flesch_kincaid_grade` (Kincaid 1975; school
+        years), both for English with estimated syllables, and `distinct_1`, `distinct_2`: distinct words and word
+        pairs as a share of all. A text without words has zeros everywhere but in `characters`.
+    """
+    tokens = words(text)
+    characters = float(len(text.strip()))
+    if not tokens:
+        return TextStatistics(characters, *[0.0] * 8)
+    sentences = max(1, count_sentences(text))
+    per_sentence = len(tokens) / sentences
+    per_word = sum(count_syllables(token) for token in tokens) / len(tokens)
+    return TextStatistics(
+        characters=characters,
+        words=float(len(tokens)),
+        unique_words=float(len(set(tokens))),
+        sentences=float(sentences),
+        words_per_sentence=per_sentence,
+        flesch_reading_ease=206.835 - 1.015 * per_sentence - 84.6 * per_word,
+        flesch_kincaid_grade=0.39 * per_sentence + 11.8 * per_word - 15.59,
+        distinct_1=distinct_n([text], 1),
+        distinct_2=distinct_n([text], 2),
+    )
+
+
+def measure(messages: Sequence[Message]) -> dict[str, float]:
+    """Return the statistics of a conversation's last turn by name (a `Measure`)."""
+    return dict(text_statistics(messages[-1].content)._asdict())
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Distinct word n-grams over all texts as a share of all (Li et al. 2016); 0 where there is none.
+
+    Falls with the amount of text: compare only collections of equal size.
+    """
+    grams = [gram for text in texts for gram in ngrams(words(text), n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """Return the runs of `n` words in order."""
+    return list(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
+def is_refusal(text: str) -> bool:
+    """Whether an answer declines, by its phrases (English; such as "As an AI", "I cannot help")."""
+    return _REFUSAL.search(text) is not None
+
+
+def has_label_leak(text: str, schema: AttributeSchema) -> bool:
+    """Whether an answer shows its own markup: an attribute line in the text form, or a control token as text.
+
+    A line of `name:value` pairs counts, and two joined pairs anywhere; "quality: 4" within a sentence does not.
+    """
+    if _CONTROL_TEXT.search(text):
+        return True
+    line, joined = _label_patterns(schema.signature, schema.names)
+    return bool(line.search(text) or joined.search(text))
+
+
+@functools.lru_cache(maxsize=16)
+def _label_patterns(signature: str, names: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    pair = rf"(?:{'|'.join(map(re.escape, names))}):[A-Za-z0-9_.+-]+"
+    return re.compile(rf"^\s*{pair}(?:,{pair})*\s*$", re.MULTILINE), re.compile(rf"\b{pair},{pair}")
+
+
+def is_degenerate(text: str) -> bool:
+    """Whether a sample is no answer at all: no words, or stuck in repetition.
+
+    Stuck means a phrase of 1 to 12 words four times in a row ("000,000,000,000" is a number, no phrase), or at least
+    half of all four-word runs (of eight or more) said before in the same text. Truncation is not visible in the
+    text; the engine reports it.
+    """
+    tokens = words(text)
+    if not tokens:
+        return True
+    for size in range(1, min(12, len(tokens) // 4) + 1):
+        run = 0
+        for i in range(size, len(tokens)):
+            run = run + 1 if tokens[i] == tokens[i - size] else 0
+            if run >= 3 * size and not all(token.isdigit() for token in tokens[i - size : i]):
+                return True
+    grams = ngrams(tokens, 4)
+    if len(grams) < 8:
+        return False
+    repeated = sum(count - 1 for count in Counter(grams).values())
+    return repeated / len(grams) >= 0.5
