@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-all check format clean help
+.PHONY: quickstart test test-all check format docs results clean help
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -37,3 +37,10 @@ format: $(READY)  ## format the code
 
 clean:  ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+docs: $(READY)  ## regenerate the generated blocks of README and docs
+	$(BIN)/python docs/generate.py
+
+results: $(READY)  ## copy the numbers of the playground run into docs/results, then `make docs`
+	$(BIN)/python docs/results_playground.py runs/playground
+	$(MAKE) docs

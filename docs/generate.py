@@ -1,0 +1,124 @@
+"""Fill the generated blocks of README and docs: `make docs`.
+
+A block stands between `<!-- generated: NAME -->` and `<!-- end -->`. Reference blocks come from the code,
+numbers from the result files under `docs/results/`, which `make results` copies from a finished run.
+A test regenerates every block and fails on a difference.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel
+
+from steerlm.attributes import PRESETS
+from steerlm.config import Recipe
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import results_playground
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- generated: ([a-z_-]+)(?: ([a-z_-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def fields(section: str) -> str:
+    """Table of a recipe section's fields."""
+    annotation = Recipe.model_fields[section].annotation
+    model = next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))
+    rows = ["| field | default | meaning |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else f"`{_yaml(field.default)}`"
+        rows.append(f"| `{name}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if isinstance(value, tuple):
+        value = list(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+
+
+def command(name: str) -> str:
+    """The command's `--help`."""
+    environment = {**os.environ, "COLUMNS": "110"}
+    done = subprocess.run(
+        [sys.executable, "-m", "steerlm.cli", *([name] if name != "steerlm" else []), "--help"],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    return "```text\n" + done.stdout.replace("usage: cli.py", "usage: steerlm") + "```\n"
+
+
+def presets() -> str:
+    """The shipped schemas."""
+    rows = ["| preset | attributes | range |", "|---|---|---|"]
+    for name, schema in PRESETS.items():
+        first = schema.attributes[0]
+        rows.append(f"| `{name.lower()}` | {', '.join(schema.names)} | {first.minimum}..{first.maximum} |")
+    return "\n".join(rows) + "\n"
+
+
+def tree() -> str:
+    """The package's files, each with the first sentence of its docstring."""
+    lines = ["```text", "src/steerlm/"]
+    package = ROOT / "src" / "steerlm"
+    for path in sorted(package.rglob("*.py"), key=lambda p: (len(p.relative_to(package).parts) > 1, p.parts)):
+        relative = path.relative_to(package)
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        if not docstring:
+            continue
+        first = re.split(r"(?<=[.;:])\s|\n\n", " ".join(docstring.split("\n\n")[0].split()))[0].rstrip(".;:")
+        lines.append(f"  {relative.as_posix():<36}{first[:100]}")
+    return "\n".join([*lines, "```", ""])
+
+
+BLOCKS: dict[str, Callable[..., str]] = {
+    "fields": fields,
+    "command": command,
+    "presets": presets,
+    "tree": tree,
+    "cost": results_playground.cost,
+    "steering": results_playground.steering,
+    "labels": results_playground.labels,
+    "bootstrapping": results_playground.bootstrapping,
+    "samples": results_playground.samples,
+    "environment": results_playground.environment,
+}
+
+
+def fill(text: str) -> str:
+    """Return `text` with every block generated anew."""
+
+    def block(match: re.Match[str]) -> str:
+        head, name, argument, end = match.groups()
+        return head + (BLOCKS[name](argument) if argument else BLOCKS[name]()) + end
+
+    return BLOCK.sub(block, text)
+
+
+def pages() -> list[Path]:
+    """Every page that may hold blocks."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def main() -> int:
+    """Rewrite the pages; with --check only report which are out of date."""
+    stale = [page for page in pages() if fill(page.read_text(encoding="utf-8")) != page.read_text(encoding="utf-8")]
+    for page in stale:
+        print(page.relative_to(ROOT))
+        if "--check" not in sys.argv:
+            page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

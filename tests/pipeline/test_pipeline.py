@@ -1,0 +1,138 @@
+"""The whole method through the command line on a tiny playground: done, skipped, resumed, killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT_OUTPUTS = (
+    "prepare/train.jsonl",
+    "annotate/train.jsonl",
+    "annotate/validation.jsonl",
+    "bootstrap/round-1/samples.jsonl",
+    "bootstrap/round-1/bootstrapped.jsonl",
+)
+FINAL_LOSSES = ("train_attribute_model", "train_sft", "bootstrap")
+
+
+def tiny_recipe(path: Path, run_dir: Path) -> Path:
+    """Write the shipped playground recipe, shrunk until a run takes seconds."""
+    text = (ROOT / "recipes" / "playground.yaml").read_text(encoding="utf-8")
+    recipe: dict[str, Any] = yaml.safe_load(text)
+    recipe["run_dir"] = str(run_dir)
+    recipe["playground"] |= {"num_prompts": 240, "hidden_size": 32, "num_layers": 2}
+    for stage in ("train_attribute_model", "train_sft"):
+        recipe[stage] |= {"epochs": 1, "tokens_per_batch": 2048, "eval_steps": 4}
+    recipe["annotate"] |= {"window": 64, "tokens_per_batch": 2048}
+    recipe["bootstrap"] |= {"num_prompts": 24, "samples_per_prompt": 2, "max_new_tokens": 24, "batch_size": 16}
+    recipe["evaluate"] |= {"num_prompts": 6, "samples_per_prompt": 1, "max_new_tokens": 16}
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def start(recipe: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "steerlm.cli", "run", str(recipe)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def finish(recipe: Path) -> str:
+    process = start(recipe)
+    output = process.communicate(timeout=600)[0].decode()
+    assert process.returncode == 0, output
+    return output
+
+
+def outputs(run_dir: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {name: (run_dir / name).read_bytes() for name in TEXT_OUTPUTS}
+    for stage in FINAL_LOSSES:
+        found[stage] = losses(orjson.loads((run_dir / stage / "done.json").read_bytes())["summary"])
+    return found
+
+
+def losses(summary: Any) -> list[float]:
+    """Every final loss that stands anywhere in a stage's summary."""
+    if isinstance(summary, dict):
+        own = [summary[key] for key in ("train_loss", "eval_loss", "validation_loss") if summary.get(key) is not None]
+        return own + [loss for value in summary.values() for loss in losses(value)]
+    if isinstance(summary, list):
+        return [loss for value in summary for loss in losses(value)]
+    return []
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, float]:
+    folder = tmp_path_factory.mktemp("whole")
+    recipe = tiny_recipe(folder / "recipe.yaml", folder / "run")
+    started = time.monotonic()
+    output = finish(recipe)
+    return folder, output, time.monotonic() - started
+
+
+def test_one_command_runs_every_step_and_ends_with_the_table(whole_run: tuple[Path, str, float]) -> None:
+    folder, output, _ = whole_run
+    for stage in ("playground", "prepare", "train_attribute_model", "annotate", "train_sft", "bootstrap", "evaluate"):
+        assert f"✓ {stage}" in output
+        assert (folder / "run" / stage / "done.json").is_file()
+    assert "requested against obtained" in output
+    assert "steerlm chat" in output
+    assert (folder / "run" / "report.html").is_file()
+    assert all(losses_of for losses_of in (outputs(folder / "run")[stage] for stage in FINAL_LOSSES))
+
+
+def test_the_same_command_again_computes_nothing(whole_run: tuple[Path, str, float]) -> None:
+    folder, _, _ = whole_run
+    before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*.safetensors")}
+    output = finish(folder / "recipe.yaml")
+    assert output.count("already done") == 7
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*.safetensors")}
+
+
+def kill_at_random(folder: Path, kills: int, reference: dict[str, Any], seconds: float, seed: int) -> int:
+    """Kill runs with SIGKILL at random moments until `kills` have landed; compare every run that completes."""
+    moments = random.Random(seed)
+    landed = completed = 0
+    while landed < kills or completed == 0:
+        run_dir = folder / f"killed-{completed}"
+        recipe = tiny_recipe(folder / f"killed-{completed}.yaml", run_dir)
+        while True:
+            process = start(recipe)
+            delay = moments.uniform(1.0, seconds) if landed < kills else 600.0
+            try:
+                output = process.communicate(timeout=delay)[0].decode()
+                assert process.returncode == 0, output
+                break
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                landed += 1
+        assert outputs(run_dir) == reference
+        completed += 1
+    return landed
+
+
+def test_killed_twice_a_run_ends_the_same(whole_run: tuple[Path, str, float], tmp_path: Path) -> None:
+    folder, _, seconds = whole_run
+    assert kill_at_random(tmp_path, 2, outputs(folder / "run"), seconds, seed=1) == 2
+
+
+@pytest.mark.slow
+def test_killed_at_20_random_points_a_run_ends_the_same(whole_run: tuple[Path, str, float], tmp_path: Path) -> None:
+    folder, _, seconds = whole_run
+    assert kill_at_random(tmp_path, 20, outputs(folder / "run"), seconds, seed=2) == 20
