@@ -1,0 +1,355 @@
+"""Token-budget batches and the arrays they are made of.
+
+Examples of similar length share a batch whose padded size stays within a token budget. Which examples meet
+and in which order batches come is a pure function of (seed, epoch), which is what makes an interrupted run
+continue exactly. Data sets are flat arrays (four bytes per token), in memory or in a memory-mapped file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+IGNORED = -100
+"""Label of a token that is not trained."""
+
+_LENGTH_CLASS = 0.9
+"""Rows of one class are at least this share of its longest row: at most a tenth of a batch is padding."""
+
+IntArray = npt.NDArray[np.int64]
+
+
+class Example(NamedTuple):
+    """One row before padding.
+
+    Attributes:
+        input_ids: int32 array of T tokens.
+        labels: what is trained, by objective: for a language model an int32 array of T tokens with -100 where
+            nothing is trained (not shifted); for regression a float32 array of K labels on the schema's scale
+            with NaN where a label is missing.
+    """
+
+    input_ids: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int32] | npt.NDArray[np.float32]
+
+
+class Examples(Protocol):
+    """A data set that can be trained on.
+
+    Attributes:
+        lengths: tokens of every example (an upper bound where an epoch may shorten it).
+    """
+
+    @property
+    def lengths(self) -> IntArray: ...
+
+    def draw(self, epoch: int) -> IntArray:
+        """Return the indices of the examples that occur in `epoch`, with repeats."""
+        ...
+
+    def example(self, index: int, epoch: int) -> Example:
+        """Return one example as it looks in `epoch`: a pure function of its arguments."""
+        ...
+
+
+def _length_classes(lengths: IntArray, tokens_per_batch: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, stop, rows) over the lengths sorted from long to short: a class and its batch size.
+
+    A class hands the rows that do not fill a batch on to the next one, so only the very last batch is not full;
+    the classes depend on the lengths alone, so every epoch has equally many batches.
+    """
+    descending = np.sort(lengths)[::-1]
+    start = 0
+    while start < len(descending):
+        longest = max(int(descending[start]), 1)
+        rows = max(1, tokens_per_batch // longest)
+        inside = int(np.searchsorted(-descending, -_LENGTH_CLASS * longest, side="right")) - start
+        stop = min(len(descending), start + max(1, inside // rows) * rows)
+        yield start, stop, rows
+        start = stop
+
+
+def count_batches(lengths: Sequence[int] | IntArray, tokens_per_batch: int) -> int:
+    """Return the number of batches that `token_budget_batches` makes of these lengths in any epoch."""
+    array = np.asarray(lengths, dtype=np.int64)
+    return sum(-(-(stop - start) // rows) for start, stop, rows in _length_classes(array, tokens_per_batch))
+
+
+def token_budget_batches(
+    lengths: Sequence[int] | IntArray, tokens_per_batch: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """Group examples of similar length and shuffle, as a pure function of the arguments.
+
+    Args:
+        lengths: tokens per example.
+        tokens_per_batch: upper bound of rows times longest row; a longer example is a batch of its own.
+        seed: of the order.
+        epoch: another epoch has other batches in another order, but equally many.
+
+    Returns:
+        Lists of indices into `lengths`; every index occurs once.
+    """
+    array = np.asarray(lengths, dtype=np.int64)
+    generator = np.random.default_rng((seed, epoch))
+    order = np.argsort(-array, kind="stable")
+    batches: list[IntArray] = []
+    for start, stop, rows in _length_classes(array, tokens_per_batch):
+        members = generator.permutation(order[start:stop])
+        batches.extend(members[i : i + rows] for i in range(0, len(members), rows))
+    return [batches[i].tolist() for i in generator.permutation(len(batches))]
+
+
+def sorted_batches(lengths: Sequence[int] | IntArray, tokens_per_batch: int) -> list[list[int]]:
+    """Group examples for scoring, longest first (so that memory is at its peak at once), with the least padding.
+
+    Args and result are those of `token_budget_batches`.
+    """
+    array = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-array, kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        rows = max(1, tokens_per_batch // max(int(array[order[start]]), 1))
+        batches.append(order[start : start + rows].tolist())
+        start += rows
+    return batches
+
+
+class FlatArray:
+    """Rows of different length, stored end to end with their offsets.
+
+    Args:
+        rows: one-dimensional arrays or lists.
+        dtype: of the elements.
+        file: where given, the elements are written there and memory-mapped instead of kept in memory.
+    """
+
+    def __init__(
+        self, rows: Iterable[Sequence[int] | npt.NDArray[np.generic]], dtype: npt.DTypeLike, file: Path | None = None
+    ):
+        lengths: list[int] = []
+        self._flat: npt.NDArray[np.generic]
+        if file is None:
+            buffer = bytearray()
+            for row in rows:
+                buffer += np.asarray(row, dtype=dtype).tobytes()
+                lengths.append(len(row))
+            self._flat = np.frombuffer(buffer, dtype=dtype)
+        else:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as stream:
+                for row in rows:
+                    np.asarray(row, dtype=dtype).tofile(stream)
+                    lengths.append(len(row))
+            self._flat = np.memmap(file, dtype=dtype, mode="r") if sum(lengths) else np.empty(0, dtype)
+        self._offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.generic]:
+        return self._flat[self._offsets[index] : self._offsets[index + 1]]
+
+    @property
+    def lengths(self) -> IntArray:
+        """Length of every row."""
+        return np.diff(self._offsets)
+
+
+class EncodedExamples:
+    """Fixed language-model examples: the same in every epoch.
+
+    Args:
+        rows: per example its token ids and which of them are trained.
+        file: where given, the arrays live in memory-mapped files beside it.
+    """
+
+    def __init__(self, rows: Iterable[tuple[Sequence[int], Sequence[bool]]], file: Path | None = None):
+        # one array of signed ids: a trained token as it is, any other as its complement
+        self._signed = FlatArray(
+            (np.where(np.asarray(mask, dtype=bool), ids, ~np.asarray(ids, dtype=np.int32)) for ids, mask in rows),
+            np.int32,
+            file,
+        )
+        self.lengths = self._signed.lengths
+
+    def __len__(self) -> int:
+        return len(self._signed)
+
+    def draw(self, epoch: int) -> IntArray:
+        """Return all indices."""
+        return np.arange(len(self))
+
+    def example(self, index: int, epoch: int) -> Example:
+        """Return example `index`."""
+        signed = self._signed[index].astype(np.int32)
+        return Example(np.where(signed >= 0, signed, ~signed), np.where(signed >= 0, signed, np.int32(IGNORED)))
+
+
+class RegressionExamples:
+    """Token ids with K real-valued labels each, NaN where a label is missing.
+
+    Args:
+        rows: per example its token ids and its labels on the schema's scale.
+        file: where given, the tokens live in a memory-mapped file there.
+    """
+
+    def __init__(self, rows: Iterable[tuple[Sequence[int], Sequence[float]]], file: Path | None = None):
+        labels: list[npt.NDArray[np.float32]] = []
+
+        def tokens() -> Iterator[Sequence[int]]:
+            for ids, values in rows:
+                labels.append(np.asarray(values, dtype=np.float32))
+                yield ids
+
+        self._tokens = FlatArray(tokens(), np.int32, file)
+        self.labels = np.stack(labels) if labels else np.empty((0, 0), np.float32)
+        self.lengths = self._tokens.lengths
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def draw(self, epoch: int) -> IntArray:
+        """Return all indices."""
+        return np.arange(len(self))
+
+    def example(self, index: int, epoch: int) -> Example:
+        """Return example `index`."""
+        return Example(self._tokens[index].astype(np.int32), self.labels[index])
+
+
+def pad_tokens(rows: Sequence[npt.NDArray[np.int32]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Pad on the right.
+
+    Returns:
+        input_ids (B, T) int64 and attention_mask (B, T) int64.
+    """
+    longest = max(len(row) for row in rows)
+    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
+    attention = np.zeros((len(rows), longest), dtype=np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        attention[i, : len(row)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(attention)
+
+
+def collate_sft(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
+    """Return input_ids, attention_mask and labels (B, T), labels -100 at padding and where nothing is trained."""
+    ids, attention = pad_tokens([example.input_ids for example in examples], pad_id)
+    labels = np.full(tuple(ids.shape), IGNORED, dtype=np.int64)
+    for i, example in enumerate(examples):
+        labels[i, : len(example.labels)] = example.labels
+    return {"input_ids": ids, "attention_mask": attention, "labels": torch.from_numpy(labels)}
+
+
+def collate_regression(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
+    """Return input_ids and attention_mask (B, T), labels (B, K) with 0 where missing, label_mask (B, K)."""
+    ids, attention = pad_tokens([example.input_ids for example in examples], pad_id)
+    labels = np.stack([np.asarray(example.labels, dtype=np.float32) for example in examples])
+    present = ~np.isnan(labels)
+    return {
+        "input_ids": ids,
+        "attention_mask": attention,
+        "labels": torch.from_numpy(np.where(present, labels, np.float32(0))),
+        "label_mask": torch.from_numpy(present),
+    }
+
+
+class EpochView(Dataset[Example]):
+    """Adapter for a DataLoader: a key is (index, epoch); a negative index is its complement with nothing trained.
+
+    Such an empty example keeps a rank busy when the last step has fewer batches than there are ranks.
+    """
+
+    def __init__(self, examples: Examples):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples.lengths)
+
+    def __getitem__(self, key: tuple[int, int]) -> Example:
+        index, epoch = key
+        if index >= 0:
+            return self.examples.example(index, epoch)
+        example = self.examples.example(~index, epoch)
+        if np.issubdtype(example.labels.dtype, np.integer):
+            return Example(example.input_ids, np.full(len(example.labels), IGNORED, dtype=np.int32))
+        return Example(example.input_ids, np.full(len(example.labels), np.nan, dtype=np.float32))
+
+
+class BatchStream(Sampler[list[tuple[int, int]]]):
+    """Batches of (index, epoch) keys for one rank: all epochs in a row, so that steps never depend on an epoch's size.
+
+    Args:
+        examples: the data.
+        tokens_per_batch: budget of one batch.
+        seed: of the order.
+        num_batches: batches of this rank, over all epochs.
+        rank: this process.
+        world_size: number of processes; every one gets whole batches.
+        shuffle: False for validation: longest first, one epoch.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        tokens_per_batch: int,
+        seed: int,
+        num_batches: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+    ):
+        self.examples = examples
+        self.tokens_per_batch = tokens_per_batch
+        self.seed = seed
+        self.num_batches = num_batches
+        self.rank = rank
+        self.world_size = world_size
+        self.shuffle = shuffle
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        drawn = self.examples.draw(epoch)
+        lengths = self.examples.lengths[drawn]
+        if self.shuffle:
+            batches = token_budget_batches(lengths, self.tokens_per_batch, self.seed, epoch)
+        else:
+            batches = sorted_batches(lengths, self.tokens_per_batch)
+        return [drawn[batch].tolist() for batch in batches]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        given = 0
+        epoch = 0
+        while given < self.num_batches:
+            batches = self._epoch(epoch)
+            # a shortest batch with nothing trained fills the last step of the epoch up
+            smallest = min(batches, key=len)[:1]
+            while len(batches) % self.world_size:
+                batches.append([~index for index in smallest])
+            for batch in batches[self.rank :: self.world_size]:
+                if given == self.num_batches:
+                    return
+                given += 1
+                yield [(index, epoch) for index in batch]
+            epoch += 1
+
+
+def rank_batches(examples: Examples, tokens_per_batch: int, epoch: int, world_size: int = 1) -> int:
+    """Return how many batches every rank gets in `epoch`."""
+    lengths = examples.lengths[examples.draw(epoch)]
+    return -(-count_batches(lengths, tokens_per_batch) // world_size)
+
+
+def label_matrix(rows: Iterable[Mapping[str, float]], names: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Return labels (N, K) in the order of `names`, NaN where a row lacks one."""
+    return np.asarray([[row.get(name, np.nan) for name in names] for row in rows], dtype=np.float32)

@@ -1,0 +1,92 @@
+"""Checkpoints of a training: which of them are whole, and which training they belong to.
+
+The Trainer writes a checkpoint file by file; a record of all files and their sizes, written last, is what
+makes it count. A run that was killed while saving goes on from the checkpoint before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from steerlm.batching import Examples
+from steerlm.config import TrainingSection
+from steerlm.conversation import atomic_writer, write_json
+from steerlm.errors import UserError
+
+COMPLETE = "complete.json"
+"""Record in a checkpoint: its files and their sizes, written after all of them."""
+
+log = logging.getLogger(__name__)
+
+
+def mark_complete(folder: Path) -> None:
+    """Record a checkpoint's files and sizes; a checkpoint without this record, or unlike it, is not used."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    write_json(folder / COMPLETE, {path.relative_to(folder).as_posix(): path.stat().st_size for path in files})
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether every file of a checkpoint is there in full length."""
+    try:
+        sizes = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return False
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    found = [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Return the usable checkpoints in a folder, oldest first."""
+    return [path for path in _checkpoints(folder) if is_complete(path)]
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint; delete those that were cut short, with a warning."""
+    for path in _checkpoints(folder):
+        if not is_complete(path):
+            log.warning("%s is incomplete (interrupted while it was written): using an earlier checkpoint", path)
+            shutil.rmtree(path)
+    complete = complete_checkpoints(folder)
+    return complete[-1] if complete else None
+
+
+def identity(config: TrainingSection, examples: Sequence[Examples], objective: str, seed: int) -> str:
+    """Return a digest of everything the order and the size of the steps depend on."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps([config.model_dump(mode="json"), objective, seed], sort_keys=True).encode())
+    for data in examples:
+        digest.update(np.asarray(data.lengths, dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def claim(checkpoints: Path, owner: str) -> None:
+    """Raise when the folder holds checkpoints of another training."""
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    file = checkpoints / "identity.json"
+    if file.is_file():
+        if json.loads(file.read_text(encoding="utf-8")) != owner:
+            raise UserError(
+                f"{checkpoints} holds checkpoints of another configuration or other data; "
+                "delete the folder to train anew, or restore what they were made with"
+            )
+    else:
+        write_json(file, owner)
+
+
+def truncate_metrics(metrics: Path, step: int) -> None:
+    """Drop what was logged after `step`, which a resumed run logs again."""
+    rows = metrics.read_bytes().splitlines(keepends=True) if metrics.is_file() else []
+    kept = [row for row in rows if row.endswith(b"\n") and json.loads(row)["step"] <= step]
+    with atomic_writer(metrics) as stream:
+        stream.writelines(kept)

@@ -1,0 +1,94 @@
+"""Losses as (sum, count), so that one division by the global count makes every grouping of the data equal.
+
+A mean per micro-batch weighs an example by its neighbours; a sum divided once by the number of trained
+tokens (or labels present) of the whole optimizer step does not. Shapes: N trained positions, V vocabulary,
+B examples, K attributes, O outputs of the regression head (one per ordinal attribute, one per category of a
+categorical attribute).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from steerlm.attributes import AttributeSchema
+
+
+class Loss(NamedTuple):
+    """A loss that is not yet normalised.
+
+    Attributes:
+        sum: fp32 scalar, the loss summed over what was counted.
+        num: how many tokens or labels went into it.
+    """
+
+    sum: Tensor
+    num: int
+
+
+def response_cross_entropy(logits_N_V: Tensor, targets_N: Tensor) -> Loss:
+    """Cross-entropy of the response tokens (SteerLM, equations 1 and 2), in fp32.
+
+    Args:
+        logits_N_V: logits at the positions that predict a trained token, and only those.
+        targets_N: the trained tokens.
+    """
+    assert logits_N_V.dim() == 2
+    assert logits_N_V.shape[0] == targets_N.shape[0]
+    return Loss(functional.cross_entropy(logits_N_V.float(), targets_N, reduction="sum"), targets_N.shape[0])
+
+
+def output_names(schema: AttributeSchema) -> tuple[str, ...]:
+    """Return the name of every output of a regression head, in order: `quality`, or `lang=en` per category."""
+    names: list[str] = []
+    for attribute in schema:
+        if attribute.kind == "ordinal":
+            names.append(attribute.name)
+        else:
+            names.extend(f"{attribute.name}={category}" for category in attribute.categories)
+    return tuple(names)
+
+
+def output_slices(schema: AttributeSchema) -> tuple[slice, ...]:
+    """Return for every attribute, in schema order, which of the O outputs are its own."""
+    slices = []
+    start = 0
+    for attribute in schema:
+        width = 1 if attribute.kind == "ordinal" else len(attribute.categories)
+        slices.append(slice(start, start + width))
+        start += width
+    return tuple(slices)
+
+
+def masked_attribute_loss(outputs_B_O: Tensor, targets_B_K: Tensor, mask_B_K: Tensor, schema: AttributeSchema) -> Loss:
+    """Loss of a regression attribute model over the labels that are present.
+
+    Ordinal: squared error on the unit scale (`Attribute.to_unit`), so that a 0..9 attribute weighs as much as
+    a 0..4 one; the output is on the unit scale. Categorical: cross-entropy of its category logits.
+
+    Args:
+        outputs_B_O: outputs of the head, laid out by `output_slices`.
+        targets_B_K: labels on the schema's scale (ordinal) or the category's index (categorical); anything
+            finite where the mask is False.
+        mask_B_K: True where a label is present.
+        schema: the K attributes.
+
+    Returns:
+        The loss over the labels present and their number.
+    """
+    outputs_B_O = outputs_B_O.float()
+    targets_B_K = targets_B_K.float()
+    total = outputs_B_O.new_zeros(())
+    for k, (attribute, where) in enumerate(zip(schema, output_slices(schema), strict=True)):
+        if attribute.kind == "ordinal":
+            unit_B = (targets_B_K[:, k] - attribute.minimum) / (attribute.maximum - attribute.minimum)
+            errors_B = (outputs_B_O[:, where.start] - unit_B) ** 2
+        else:
+            index_B = torch.where(mask_B_K[:, k], targets_B_K[:, k], 0).long()
+            errors_B = functional.cross_entropy(outputs_B_O[:, where], index_B, reduction="none")
+        # where, not a product: 0 * inf would poison the sum and its gradient
+        total = total + torch.where(mask_B_K[:, k], errors_B, 0).sum()
+    return Loss(total, int(mask_B_K.sum()))

@@ -1,0 +1,394 @@
+"""Load and save models, tokenizers and adapters; every checkpoint carries its attribute schema.
+
+A checkpoint is an ordinary Hugging Face folder plus `steerlm.json` (`CheckpointInfo`). Weights are read from
+safetensors only, and code from a checkpoint is never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from steerlm.attributes import AttributeSchema
+from steerlm.config import LoraSection
+from steerlm.conversation import write_json
+from steerlm.errors import UserError
+from steerlm.losses import output_names
+
+INFO_FILE = "steerlm.json"
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What `steerlm.json` says about a checkpoint.
+
+    Attributes:
+        kind: `sft` (steerable model), or the form of an attribute model: `regression` or `generative`.
+        schema: the attributes it was trained with.
+        template: name of the chat template in its tokenizer.
+        conditioning: False for a plain SFT baseline, which knows no attributes.
+        label_statistics: of the training labels: combinations with counts, histograms and means.
+        provenance: base model, data and recipe section; nothing that differs between two equal runs.
+    """
+
+    kind: Literal["sft", "regression", "generative"]
+    schema: AttributeSchema
+    template: str
+    conditioning: bool = True
+    label_statistics: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_info(folder: str | Path, info: CheckpointInfo) -> None:
+    """Write `steerlm.json` into a checkpoint folder, atomically."""
+    write_json(
+        Path(folder) / INFO_FILE,
+        {
+            "format": 1,
+            "kind": info.kind,
+            "schema": info.schema.to_dict(),
+            "template": info.template,
+            "conditioning": info.conditioning,
+            "label_statistics": dict(info.label_statistics),
+            "provenance": dict(info.provenance),
+        },
+    )
+
+
+def load_info(folder: str | Path) -> CheckpointInfo:
+    """Read `steerlm.json` of a checkpoint folder.
+
+    Raises:
+        UserError: no such folder, not a steerlm checkpoint, or a file cut short.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no such checkpoint folder: {folder}")
+    path = folder / INFO_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is not a steerlm checkpoint: it has no {INFO_FILE}; "
+            "give the folder `model` that train-sft, bootstrap or train-attribute-model wrote"
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        kind, template = raw["kind"], raw["template"]
+        schema = AttributeSchema.from_dict(raw["schema"])
+        conditioning = bool(raw["conditioning"])
+        statistics, provenance = dict(raw["label_statistics"]), dict(raw["provenance"])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, UserError) as error:
+        raise UserError(f"{path} is damaged or cut short ({error}); restore it or train the model again") from None
+    if kind not in ("sft", "regression", "generative"):
+        raise UserError(f"{path}: kind {kind!r} is not one of sft, regression, generative")
+    return CheckpointInfo(kind, schema, template, conditioning, statistics, provenance)
+
+
+def autocast_bf16(precision: Precision) -> bool:
+    """Return whether training computes in bf16 (autocast over fp32 weights); auto = where the device has it.
+
+    Raises:
+        UserError: bf16 is demanded of a GPU without it.
+    """
+    if precision == "fp32":
+        return False
+    if torch.cuda.is_available():
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        if precision == "bf16" and not supported:
+            raise UserError(f"precision: bf16 is not supported by {torch.cuda.get_device_name()}; use precision: fp32")
+        return bool(supported)
+    return precision == "bf16" or bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def inference_dtype(precision: Precision) -> torch.dtype:
+    """Return the dtype of weights for generation and scoring; auto = bf16 on a GPU that has it, fp32 on the CPU."""
+    if precision == "auto" and not torch.cuda.is_available():
+        return torch.float32
+    return torch.bfloat16 if autocast_bf16(precision) else torch.float32
+
+
+def default_device() -> torch.device:
+    """Return the device to compute on: the current accelerator, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator if accelerator is not None else torch.device("cpu")
+
+
+def _check_weights(folder: Path) -> None:
+    """Raise unless the folder's safetensors files are all there and as long as their headers say."""
+    index = folder / "model.safetensors.index.json"
+    files = sorted(folder.glob("*.safetensors"))
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError):
+            raise UserError(f"{index} is damaged or cut short; fetch the checkpoint again") from None
+        files = [folder / name for name in names]
+    if not files:
+        raise UserError(f"{folder} has no *.safetensors weights (pickled .bin weights are refused: they can run code)")
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{folder} is incomplete: {file.name} is missing")
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            head = stream.read(8)
+            length = int.from_bytes(head, "little")
+            if len(head) < 8 or 8 + length > size:
+                raise UserError(f"{file} is cut short ({size} bytes); fetch or train it again")
+            try:
+                header = json.loads(stream.read(length))
+                ends = [row["data_offsets"][1] for name, row in header.items() if name != "__metadata__"]
+            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+                raise UserError(f"{file} is damaged: its header cannot be read; fetch or train it again") from None
+        wanted = 8 + length + max(ends, default=0)
+        if size != wanted:
+            raise UserError(f"{file} is cut short: {size} of {wanted} bytes; fetch or train it again")
+
+
+def _resolve(name_or_path: str | Path, weights: bool = True) -> str:
+    """Return the name to load, after checks on a local folder."""
+    name = os.fspath(name_or_path)
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} is not a Hugging Face checkpoint: it has no config.json")
+        if weights:
+            _check_weights(folder)
+    elif name.startswith((".", "~", "/")) or name.count("/") > 1:
+        raise UserError(f"no such model folder: {name}")
+    return name
+
+
+def _explain(name: str, error: Exception) -> UserError:
+    text = str(error).strip().splitlines()
+    return UserError(f"cannot load {name!r}: {text[0] if text else type(error).__name__}")
+
+
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a hub id or a local folder.
+
+    Raises:
+        UserError: there is none, or it needs code of its own.
+    """
+    name = _resolve(name_or_path, weights=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _explain(name, error) from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def load_causal_lm(
+    name_or_path: str | Path, precision: Precision = "fp32", quantize_4bit: bool = False
+) -> PreTrainedModel:
+    """Load a causal language model, on the CPU (4 bit: on the GPU).
+
+    Args:
+        name_or_path: hub id or local folder.
+        precision: of the weights; fp32 is what full fine-tuning wants, auto what generation wants.
+        quantize_4bit: NF4 weights of bitsandbytes, for QLoRA.
+
+    Raises:
+        UserError: missing, cut short, not safetensors, not a causal language model, or weights missing in it.
+    """
+    name = _resolve(name_or_path)
+    arguments: dict[str, Any] = {
+        "dtype": inference_dtype(precision),
+        "use_safetensors": True,
+        "trust_remote_code": False,
+    }
+    if quantize_4bit:
+        arguments |= {"quantization_config": _four_bit(), "device_map": {"": torch.cuda.current_device()}}
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **arguments)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _explain(name, error) from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise UserError(
+            f"{name!r} lacks {len(missing)} weights of a causal language model (for example {missing[0]}): "
+            "it is another kind of model"
+        )
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def load_sequence_classifier(
+    name_or_path: str | Path, schema: AttributeSchema | None = None, precision: Precision = "fp32"
+) -> PreTrainedModel:
+    """Load an encoder or decoder with a regression head (one linear layer), on the CPU.
+
+    Args:
+        name_or_path: hub id or local folder.
+        schema: where given, a fresh head with one output per ordinal attribute and per category
+            (`losses.output_names`) is put on the backbone; None loads the head that is stored.
+        precision: of the weights; fp32 for training, auto for scoring.
+
+    Raises:
+        UserError: missing, cut short, not safetensors, or (without a schema) a checkpoint without a head.
+    """
+    name = _resolve(name_or_path)
+    arguments: dict[str, Any] = {
+        "dtype": inference_dtype(precision),
+        "use_safetensors": True,
+        "trust_remote_code": False,
+    }
+    if schema is not None:
+        names = output_names(schema)
+        arguments |= {
+            "num_labels": len(names),
+            "id2label": dict(enumerate(names)),
+            "label2id": {label: i for i, label in enumerate(names)},
+            "problem_type": "regression",
+            "ignore_mismatched_sizes": True,
+        }
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True, **arguments)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _explain(name, error) from error
+    if schema is None and report["missing_keys"]:
+        raise UserError(f"{name!r} has no trained head (missing: {sorted(report['missing_keys'])[0]})")
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _four_bit() -> Any:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise UserError("lora.quantize_4bit needs bitsandbytes: pip install 'steerlm[qlora]'") from None
+    if not torch.cuda.is_available():
+        raise UserError("lora.quantize_4bit needs a CUDA GPU, and none is visible; set quantize_4bit: false")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give the model a row for every token, new ones at the mean of the old, and set its pad id.
+
+    A model with more rows than the tokenizer has tokens stays as it is.
+
+    Returns:
+        The number of rows added.
+    """
+    embeddings = model.get_input_embeddings()
+    old = embeddings.weight.shape[0]
+    added = max(0, len(tokenizer) - old)
+    if added:
+        # Hugging Face draws the rows around the mean; the mean itself needs no random numbers
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.no_grad():
+            for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+                if module is not None:
+                    weight = module.weight
+                    weight[old:] = weight[:old].float().mean(dim=0).to(weight.dtype)
+                    bias = getattr(module, "bias", None)
+                    if bias is not None:
+                        bias[old:] = bias[:old].float().mean().to(bias.dtype)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return int(added)
+
+
+def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence[int]) -> Any:
+    """Wrap a model in LoRA adapters (Hu et al., 2021).
+
+    Args:
+        model: the base model.
+        lora: rank, scale, dropout and target modules.
+        trained_tokens: ids whose embedding rows (and output rows) are trained in full: control tokens are new to
+            the base model, and a frozen end token could never be learnt.
+
+    Returns:
+        A `peft.PeftModel`.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
+
+    if lora.quantize_4bit:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    names = {id(module): name for name, module in model.named_modules()}
+    rows: dict[str, list[int]] = {}
+    head = model.get_output_embeddings()
+    causal = head is not None
+    if trained_tokens:
+        embeddings = model.get_input_embeddings()
+        rows[names[id(embeddings)]] = sorted(trained_tokens)
+        if head is not None and head.weight is not embeddings.weight:
+            rows[names[id(head)]] = sorted(trained_tokens)
+    target = lora.target_modules
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=target if isinstance(target, str) else list(target),
+        task_type=TaskType.CAUSAL_LM if causal else TaskType.SEQ_CLS,
+        trainable_token_indices=rows or None,
+    )
+    return get_peft_model(model, config)
+
+
+def save_model(
+    folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, info: CheckpointInfo, card: str
+) -> None:
+    """Write a checkpoint folder that appears whole or not at all.
+
+    Args:
+        folder: where; an existing folder is replaced.
+        model: the (merged) model.
+        tokenizer: with its template.
+        info: written as `steerlm.json`.
+        card: text of the model card, written as `README.md`.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    (partial / "README.md").write_text(card, encoding="utf-8")
+    save_info(partial, info)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Return 16 hex digits that identify a checkpoint's weights and `steerlm.json`.
+
+    Raises:
+        UserError: no such folder or no weights in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no such checkpoint folder: {folder}")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} has no *.safetensors weights")
+    digest = hashlib.blake2b(digest_size=8)
+    for file in [*files, folder / INFO_FILE]:
+        if file.is_file():
+            digest.update(file.name.encode() + b"\0")
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 22):
+                    digest.update(block)
+    return digest.hexdigest()

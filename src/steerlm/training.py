@@ -1,0 +1,202 @@
+"""One training loop for both objectives: attribute regression and (attribute-conditioned) SFT.
+
+Everything random is a function of (seed, epoch) or restored from the checkpoint, so a run that was interrupted
+ends with the parameters of one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerState, TrainingArguments, set_seed
+from transformers.utils.logging import disable_progress_bar
+
+from steerlm.attributes import AttributeSchema
+from steerlm.batching import Examples, rank_batches
+from steerlm.checkpoints import claim, identity, last_checkpoint, truncate_metrics
+from steerlm.config import TrainingSection
+from steerlm.errors import UserError
+from steerlm.models import autocast_bf16
+from steerlm.trainer import FlowCallback, Objective, SteerTrainer, should_stop_early
+
+
+def _total_batches(config: TrainingSection, examples: Examples, world_size: int) -> tuple[int, float]:
+    """Return the optimizer steps of the whole run and the steps of one epoch."""
+    accumulation = config.gradient_accumulation_steps
+    first = rank_batches(examples, config.tokens_per_batch, 0, world_size)
+    if config.max_steps > 0:
+        return config.max_steps, first / accumulation
+    whole = math.floor(config.epochs)
+    total = first
+    for epoch in range(1, whole):
+        total += rank_batches(examples, config.tokens_per_batch, epoch, world_size)
+    if whole == 0:
+        total = math.ceil(first * config.epochs)
+    elif config.epochs > whole:
+        rest = rank_batches(examples, config.tokens_per_batch, whole, world_size)
+        total += math.ceil(rest * (config.epochs - whole))
+    return max(1, math.ceil(total / accumulation)), first / accumulation
+
+
+def training_arguments(
+    config: TrainingSection, checkpoints: Path, seed: int, max_steps: int, steps_per_epoch: float
+) -> TrainingArguments:
+    """Translate a recipe section into Hugging Face's training arguments."""
+    interval = min(config.eval_steps or max(1, round(steps_per_epoch)), max_steps)
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    # transformers renamed gradient_checkpointing, and warns about the old name
+    recompute = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    sharding: dict[str, Any] = {}
+    if config.fsdp:
+        sharding = {"fsdp": True, "fsdp_config": {"version": 2}}
+        if config.gradient_checkpointing:
+            sharding["fsdp_config"]["activation_checkpointing"] = True
+    elif config.gradient_checkpointing:
+        sharding = {recompute: True, f"{recompute}_kwargs": {"use_reentrant": False}}
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=max_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_schedule,
+        warmup_steps=min(config.warmup_steps, max_steps),
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch",
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        bf16=autocast_bf16(config.precision),
+        use_cpu=not torch.accelerator.is_available(),
+        seed=seed,
+        eval_strategy="steps",
+        eval_steps=interval,
+        save_strategy="steps",
+        save_steps=interval,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=10,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        report_to=list(config.report_to),
+        disable_tqdm=not sys.stderr.isatty(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        deepspeed=str(config.deepspeed) if config.deepspeed else None,
+        **sharding,
+    )
+
+
+def train(
+    config: TrainingSection,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    train_dataset: Examples,
+    validation_dataset: Examples,
+    objective: Objective,
+    out: Path,
+    seed: int,
+    schema: AttributeSchema | None = None,
+) -> dict[str, Any]:
+    """Train `model` in place; afterwards it holds the weights with the lowest validation loss.
+
+    Resumable: called again with the same arguments it goes on from the newest complete checkpoint in
+    `out/checkpoints`, and ends with the same parameters as an uninterrupted run.
+
+    Args:
+        config: recipe section.
+        model: on the CPU (or as accelerate placed it).
+        tokenizer: saved with the checkpoints; its pad token pads.
+        train_dataset: examples to train on.
+        validation_dataset: examples whose loss picks the best checkpoint.
+        objective: `sft` or `regression`.
+        out: folder of the stage; gets `checkpoints/` and `metrics.jsonl`.
+        seed: of data order and dropout.
+        schema: the attributes; for `regression` only.
+
+    Returns:
+        steps, epochs, best_step, best_validation_loss, last_validation_loss, train_loss (last logged), and
+        early_stopped.
+
+    Raises:
+        UserError: no data, a loss that is not finite, or checkpoints of another training in `out`.
+    """
+    if len(train_dataset.lengths) == 0 or len(train_dataset.draw(0)) == 0:
+        raise UserError("nothing to train on: the training data has no usable example")
+    if len(validation_dataset.lengths) == 0:
+        raise UserError("the validation data has no usable example; raise prepare.validation_fraction")
+    assert tokenizer.pad_token_id is not None
+    set_seed(seed)
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoints, metrics = out.resolve() / "checkpoints", out / "metrics.jsonl"
+    claim(checkpoints, identity(config, (train_dataset, validation_dataset), objective, seed))
+    flow = FlowCallback(metrics, config.early_stopping_patience)
+    trainer = _trainer(
+        config, model, tokenizer, train_dataset, validation_dataset, objective, seed, schema, checkpoints, flow
+    )
+    flow.trainer = trainer
+    start = last_checkpoint(checkpoints)
+    state = TrainerState.load_from_json(str(start / "trainer_state.json")) if start else TrainerState()
+    truncate_metrics(metrics, state.global_step)
+    if start and (state.global_step >= trainer.args.max_steps or should_stop_early(state, flow.patience)):
+        # killed between the last checkpoint and the end: only the best weights are to be loaded
+        trainer.state = state
+        state.best_model_checkpoint = str(checkpoints / f"checkpoint-{state.best_global_step}")
+        trainer._load_best_model()
+    else:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+    return _summary(trainer.state, trainer, flow.patience)
+
+
+def _trainer(
+    config: TrainingSection,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    train_dataset: Examples,
+    validation_dataset: Examples,
+    objective: Objective,
+    seed: int,
+    schema: AttributeSchema | None,
+    checkpoints: Path,
+    flow: FlowCallback,
+) -> SteerTrainer:
+    from accelerate import PartialState
+
+    world_size = PartialState(cpu=not torch.accelerator.is_available()).num_processes
+    max_steps, steps_per_epoch = _total_batches(config, train_dataset, world_size)
+    trainer = SteerTrainer(
+        model=model,
+        args=training_arguments(config, checkpoints, seed, max_steps, steps_per_epoch),
+        train_examples=train_dataset,
+        validation_examples=validation_dataset,
+        objective=objective,
+        schema=schema,
+        pad_id=int(tokenizer.pad_token_id),
+        tokens_per_batch=config.tokens_per_batch,
+        steps_per_epoch=steps_per_epoch,
+        processing_class=tokenizer,
+        callbacks=[flow],
+        max_checkpoints=config.max_checkpoints,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _summary(state: TrainerState, trainer: SteerTrainer, patience: int | None) -> dict[str, Any]:
+    losses = [row["loss"] for row in state.log_history if "loss" in row]
+    validation = [row["eval_loss"] for row in state.log_history if "eval_loss" in row]
+    return {
+        "steps": state.global_step,
+        "epochs": state.global_step / trainer.steps_per_epoch,
+        "train_loss": losses[-1] if losses else None,
+        "last_validation_loss": validation[-1],
+        "best_validation_loss": min(validation),
+        "best_step": state.best_global_step,
+        "early_stopped": state.global_step < trainer.args.max_steps and should_stop_early(state, patience),
+    }
