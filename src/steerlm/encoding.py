@@ -13,7 +13,8 @@ import json
 import re
 import secrets
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steerlm.errors import UserError
@@ -35,10 +36,10 @@ class Encoded(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A control token (its id) or a stretch of text, and whether it is trained."""
+    """A control token (its id) or a stretch of text, and whether the model generates it (response and end token)."""
 
     value: int | str
-    trained: bool
+    generated: bool
 
 
 def template_literals(chat_template: str) -> str:
@@ -50,24 +51,36 @@ def template_literals(chat_template: str) -> str:
     return "\n".join(literals)
 
 
+def written_markers(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> set[str]:
+    """Return the added tokens, special or not, that a chat template writes.
+
+    White space, single characters and plain words are no markers: templates write them as ordinary text.
+    """
+    literals = template_literals(chat_template)
+    contents = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    return {
+        token
+        for token in contents
+        if token in literals and len(token) > 1 and not token.isspace() and not token.isalnum()
+    }
+
+
 def control_tokens(tokenizer: PreTrainedTokenizerBase, recorded: Collection[str]) -> dict[str, int]:
     """Return the tokens that structure a conversation, with their ids: text must never yield them.
 
-    These are all special tokens, all added tokens that occur in the chat template and the `recorded` ones (of a
+    These are all special tokens, all added tokens that the chat template writes and the `recorded` ones (of a
     template that was replaced). The unknown token is none of them unless it has a second office such as end of
     sequence: ordinary text may rightly yield it, and it never marks structure.
     """
     assert isinstance(tokenizer.chat_template, str)
-    literals = template_literals(tokenizer.chat_template)
+    markers = written_markers(tokenizer, tokenizer.chat_template).union(recorded)
     found = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     for index, token in tokenizer.added_tokens_decoder.items():
-        written = token.content in literals and not token.content.isspace()
-        if token.special or written or token.content in recorded:
+        if token.special or token.content in markers:
             found[token.content] = index
-    named = [token for name, token in tokenizer.special_tokens_map.items() if name != "unk_token"]
-    unknown = tokenizer.unk_token
-    if unknown is not None and unknown not in named and unknown not in literals and unknown not in recorded:
-        found.pop(unknown, None)
+    structural = {token for name, token in tokenizer.special_tokens_map.items() if name != "unk_token"} | markers
+    if tokenizer.unk_token not in structural:
+        found.pop(tokenizer.unk_token, None)
     return found
 
 
@@ -93,14 +106,14 @@ class PrivateBackend:
     def encode(self, pieces: Sequence[Piece]) -> Encoded:
         """Encode pieces; neighbouring text pieces are tokenized jointly.
 
-        Where a token would span the start of a trained stretch, the text is cut there: the ids in front are then those
-        of the prompt alone, which is what generation continues.
+        Where a token would span the start of a response, the text is cut there: the ids in front are then those of
+        the prompt alone, which is what generation continues.
         """
         texts: list[str] = []
         spans: list[list[int]] = []
         expected: list[int] = []
         position = 0
-        trained = False
+        generated = False
         for piece in pieces:
             if isinstance(piece.value, int):
                 expected.append(piece.value)
@@ -108,17 +121,17 @@ class PrivateBackend:
             else:
                 text = piece.value
                 assert self._nonce not in text
-            if piece.trained and not trained:
+            if piece.generated and not generated:
                 spans.append([position, position])
             texts.append(text)
             position += len(text)
-            trained = piece.trained
-            if trained:
+            generated = piece.generated
+            if generated:
                 spans[-1][1] = position
         return self._encode_text("".join(texts), spans, expected)
 
     def _encode_text(self, text: str, spans: list[list[int]], expected: list[int]) -> Encoded:
-        encoding = _encode_checked(self._backend, text)
+        encoding = self._backend.encode(text, add_special_tokens=False)
         ids: list[int] = encoding.ids
         offsets: list[tuple[int, int]] = encoding.offsets
         mask = [False] * len(ids)
@@ -132,7 +145,7 @@ class PrivateBackend:
         if straddled:
             return self._encode_cut(text, spans, expected, straddled)
         if self._cut_id in ids:
-            mask = [trained for index, trained in zip(ids, mask, strict=True) if index != self._cut_id]
+            mask = [value for index, value in zip(ids, mask, strict=True) if index != self._cut_id]
             ids = [index for index in ids if index != self._cut_id]
         check_control(ids, expected, self._control_ids)
         return Encoded(ids, mask)
@@ -157,15 +170,6 @@ def _end(offset: tuple[int, int]) -> int:
     return offset[1]
 
 
-def _encode_checked(backend: Any, text: str) -> Any:
-    try:
-        return backend.encode(text, add_special_tokens=False)
-    except (TypeError, UnicodeEncodeError):
-        raise UserError(
-            f"the text is not valid Unicode (a lone surrogate): {text.encode('ascii', 'backslashreplace')[:80]!r}"
-        ) from None
-
-
 def _rename(data: dict[str, Any], private: dict[str, str], unknown: str | None) -> None:
     """Give control tokens their private names in a tokenizer.json: among the added tokens, in the vocabulary, and
     out of the merges. Offsets shall be raw, and nothing cut or padded."""
@@ -177,7 +181,12 @@ def _rename(data: dict[str, Any], private: dict[str, str], unknown: str | None) 
     else:
         model["vocab"] = [[private.get(token, token), score] for token, score in vocabulary]
     if "merges" in model:
-        model["merges"] = [pair for pair in model["merges"] if not _touches(pair, private)]
+        prefix = model["continuing_subword_prefix"] or ""
+        model["merges"] = [
+            (left, right)
+            for left, right in model["merges"]
+            if left not in private and right not in private and left + right.removeprefix(prefix) not in private
+        ]
     in_vocabulary = vocabulary if isinstance(vocabulary, dict) else {token for token, _ in vocabulary}
     added = []
     for token in data["added_tokens"]:
@@ -189,11 +198,6 @@ def _rename(data: dict[str, Any], private: dict[str, str], unknown: str | None) 
             # dropping it would shift the ids of the tokens after it
             added.append({**token, "content": f"{next(iter(private.values()))}unknown"})
     data["added_tokens"] = added
-
-
-def _touches(pair: Sequence[str] | str, private: dict[str, str]) -> bool:
-    left, right = pair.split(" ") if isinstance(pair, str) else pair
-    return left in private or right in private or left + right in private
 
 
 class PythonBackend:
@@ -210,21 +214,31 @@ class PythonBackend:
         """Encode pieces; the same contract as `PrivateBackend.encode`."""
         ids: list[int] = []
         mask: list[bool] = []
-        for stretch in _stretches(pieces):
-            if isinstance(stretch[0].value, int):
-                ids.append(stretch[0].value)
-                mask.append(stretch[0].trained)
-                continue
-            starts = [i for i in range(1, len(stretch)) if stretch[i].trained and not stretch[i - 1].trained]
-            head = "".join(str(piece.value) for piece in stretch[: starts[0]]) if starts else ""
-            whole = self._text("".join(str(piece.value) for piece in stretch))
-            front = self._text(head)
-            if whole[: len(front)] != front:
-                whole = front + self._text("".join(str(piece.value) for piece in stretch[starts[0] :]))
-            ids += whole
-            mask += [stretch[0].trained] * len(front) + [stretch[-1].trained] * (len(whole) - len(front))
+        for is_text, group in groupby(pieces, key=lambda piece: isinstance(piece.value, str)):
+            stretch = list(group)
+            if is_text:
+                encoded = self._stretch(stretch)
+                ids += encoded.input_ids
+                mask += encoded.loss_mask
+            else:
+                ids += [int(piece.value) for piece in stretch]
+                mask += [piece.generated for piece in stretch]
         expected = [piece.value for piece in pieces if isinstance(piece.value, int)]
         check_control(ids, expected, self._control_ids)
+        return Encoded(ids, mask)
+
+    def _stretch(self, pieces: Sequence[Piece]) -> Encoded:
+        """Encode text between two control tokens, jointly where a response starts at a token's start."""
+        text = ""
+        ids: list[int] = []
+        mask: list[bool] = []
+        for generated, group in groupby(pieces, key=lambda piece: piece.generated):
+            part = "".join(str(piece.value) for piece in group)
+            joint = self._text(text + part)
+            if joint[: len(ids)] != ids:
+                joint = ids + self._text(part)
+            mask += [generated] * (len(joint) - len(ids))
+            text, ids = text + part, joint
         return Encoded(ids, mask)
 
     def _text(self, text: str) -> list[int]:
@@ -243,21 +257,6 @@ class PythonBackend:
             return ids
         # the vocabulary itself holds the marker as one piece: spell it in two
         return self._plain(text[: len(text) // 2]) + self._plain(text[len(text) // 2 :])
-
-
-def _stretches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Yield each control token alone and each run of text pieces together."""
-    run: list[Piece] = []
-    for piece in pieces:
-        if isinstance(piece.value, int):
-            if run:
-                yield run
-            yield [piece]
-            run = []
-        else:
-            run.append(piece)
-    if run:
-        yield run
 
 
 def check_control(ids: Iterable[int], expected: list[int], control_ids: frozenset[int]) -> None:

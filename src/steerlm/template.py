@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import threading
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import pairwise
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.config import TemplateName
 from steerlm.conversation import Message, check_roles
-from steerlm.encoding import Encoded, Piece, backend_for, control_tokens, template_literals
+from steerlm.encoding import Encoded, Piece, backend_for, control_tokens, written_markers
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ TEMPLATES: dict[TemplateName, Template] = {
 }
 """The shipped templates (`templates/<name>.jinja`): the paper's layout, ChatML, Llama 3, and NeMo-Aligner's text."""
 
+_RENDERING = threading.Lock()
+"""Transformers keeps the positions of generated text in the compiled template, which all threads share."""
 _PAD = "<|pad|>"
 _RECORD = "steerlm"
 """Key of the tokenizer's configuration that says which template and schema are installed."""
@@ -81,19 +84,19 @@ def install_template(tokenizer: PreTrainedTokenizerBase, template: TemplateName,
     before = len(tokenizer)
     recorded = set(tokenizer.init_kwargs.get("chat_control_tokens") or ())
     if tokenizer.chat_template is not None:
-        old = tokenizer.chat_template
-        literals = template_literals(old if isinstance(old, str) else "\n".join(old.values()))
-        contents = [token.content for token in tokenizer.added_tokens_decoder.values()]
-        recorded.update(token for token in contents if token in literals and not token.isspace())
-    beginning = shipped.beginning and _uses_beginning(tokenizer)
+        replaced = tokenizer.chat_template
+        sources = [replaced] if isinstance(replaced, str) else replaced.values()
+        recorded.update(*(written_markers(tokenizer, source) for source in sources))
+    record = tokenizer.init_kwargs.get(_RECORD)
+    beginning = _uses_beginning(tokenizer) if record is None else record["beginning"]
     tokenizer.add_special_tokens({"extra_special_tokens": list(shipped.tokens)}, replace_extra_special_tokens=False)
     tokenizer.add_special_tokens({"eos_token": shipped.stop})
     if tokenizer.pad_token is None or tokenizer.pad_token == shipped.stop:
         tokenizer.add_special_tokens({"pad_token": _PAD})
-    tokenizer.chat_template = _template_text(template, schema, beginning)
+    tokenizer.chat_template = _template_text(template, schema, beginning and shipped.beginning)
     tokenizer.chat_control_tokens = sorted(recorded.union(shipped.tokens))
     tokenizer.init_kwargs["chat_control_tokens"] = tokenizer.chat_control_tokens
-    tokenizer.init_kwargs[_RECORD] = {"template": template, "schema": schema.signature}
+    tokenizer.init_kwargs[_RECORD] = {"template": template, "schema": schema.signature, "beginning": beginning}
     return len(tokenizer) - before
 
 
@@ -213,10 +216,9 @@ class ConversationEncoder:
             UserError: wrong roles, a label off the schema, or no assistant turn to train on.
         """
         check_roles(messages)
-        pieces = self._pieces(messages, headers, None)
+        encoded = self._backend.encode(self._pieces(messages, headers, None))
         if turns == "last":
-            pieces = _last_trained(pieces)
-        encoded = self._backend.encode(pieces)
+            encoded = encoded._replace(loss_mask=_last_run(encoded.loss_mask))
         if not any(encoded.loss_mask):
             raise UserError(
                 "nothing to train on: the conversation has no assistant turn, or the chat template marks none with "
@@ -314,7 +316,11 @@ class ConversationEncoder:
         """
         chat: list[dict[str, Any]] = []
         contents: list[str] = []
-        for message in messages:
+        for i, message in enumerate(messages):
+            try:
+                message.content.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(f"message {i} ({message.role}) is not valid Unicode: {error}") from None
             # white space stays outside, for templates that trim
             core = message.content.strip()
             lead, _, trail = message.content.partition(core) if core else (message.content, "", "")
@@ -334,14 +340,15 @@ class ConversationEncoder:
         from jinja2 import TemplateError
 
         try:
-            texts, spans = self._render_template(
-                conversations=[chat],
-                chat_template=self._tokenizer.chat_template,
-                return_assistant_tokens_mask=True,
-                add_generation_prompt=generation is not None,
-                **self._variables,
-                **({} if generation is None else {"attributes": dict(generation)}),
-            )
+            with _RENDERING:
+                texts, spans = self._render_template(
+                    conversations=[chat],
+                    chat_template=self._tokenizer.chat_template,
+                    return_assistant_tokens_mask=True,
+                    add_generation_prompt=generation is not None,
+                    **self._variables,
+                    **({} if generation is None else {"attributes": dict(generation)}),
+                )
         except TemplateError as error:
             raise UserError(f"the chat template refuses the conversation: {error}") from None
         return texts[0], spans[0]
@@ -351,14 +358,14 @@ class ConversationEncoder:
         pieces: list[Piece] = []
         edges = sorted({edge for span in spans for edge in span})
 
-        def trained(position: int) -> bool:
+        def generated(position: int) -> bool:
             return any(start <= position < end for start, end in spans)
 
         def text(start: int, end: int) -> None:
             cuts = [start, *(edge for edge in edges if start < edge < end), end]
             for a, b in pairwise(cuts):
                 if a < b:
-                    pieces.append(Piece(rendered[a:b], trained(a)))
+                    pieces.append(Piece(rendered[a:b], generated(a)))
 
         position = 0
         for match in self._parts.finditer(rendered):
@@ -369,16 +376,16 @@ class ConversationEncoder:
             text(position, match.start())
             value = contents[int(content)] if content is not None else control
             assert value is not None
-            pieces.append(Piece(value, trained(match.start())))
+            pieces.append(Piece(value, generated(match.start())))
             position = match.end()
         text(position, len(rendered))
         return pieces
 
 
-def _last_trained(pieces: list[Piece]) -> list[Piece]:
-    """Untrain all but the last trained stretch."""
-    end = max((i for i, piece in enumerate(pieces) if piece.trained), default=-1) + 1
+def _last_run(mask: list[bool]) -> list[bool]:
+    """Keep the last run of True only."""
+    end = max((i for i, value in enumerate(mask) if value), default=-1) + 1
     start = end
-    while start and pieces[start - 1].trained:
+    while start and mask[start - 1]:
         start -= 1
-    return [piece if start <= i < end else piece._replace(trained=False) for i, piece in enumerate(pieces)]
+    return [start <= i < end for i in range(len(mask))]
