@@ -31,7 +31,7 @@ from steerlm.files import write_json as write_json
 
 Role = Literal["system", "user", "assistant"]
 _ROLES = ("system", "user", "assistant")
-_MESSAGE_KEYS = ("role", "content", "attributes", "human", "ratings", "scores", "labelled_by")
+MESSAGE_KEYS = ("role", "content", "attributes", "human", "ratings", "scores", "labelled_by")
 _RECORD_KEYS = ("id", "source", "group", "schema", "messages", "meta")
 
 
@@ -241,9 +241,9 @@ def message_from_dict(raw: object, schema: AttributeSchema | None = None) -> Mes
     if not isinstance(content, str):
         raise UserError(f"content of a {role} message must be text, got {content!r}")
     for key in raw:
-        if key not in _MESSAGE_KEYS:
+        if key not in MESSAGE_KEYS:
             raise UserError(
-                f"unknown key {key!r} of a message: {did_you_mean(str(key), _MESSAGE_KEYS)}; "
+                f"unknown key {key!r} of a message: {did_you_mean(str(key), MESSAGE_KEYS)}; "
                 "a file of another tool goes through `steerlm prepare` with format: messages"
             )
     attributes = human = ratings = scores = None
@@ -278,7 +278,7 @@ def conversation_from_dict(raw: object, schema: AttributeSchema | None = None, p
         raise UserError(f"a record must be a JSON object, got {type(raw).__name__}")
     if not isinstance(raw.get("messages"), list):
         raise UserError("the record has no list of messages")
-    if schema is not None and "schema" in raw:
+    if schema is not None and raw.get("schema") is not None:
         schema.require_same(str(raw["schema"]), "the recipe or checkpoint", place)
     messages = []
     for i, item in enumerate(raw["messages"]):
@@ -342,7 +342,7 @@ def read_conversations(
                 raise
             bad.add(str(error))
             continue
-        if schema is not None and isinstance(raw, dict) and "schema" in raw:
+        if schema is not None and isinstance(raw, dict) and raw.get("schema") is not None:
             schema.require_same(str(raw["schema"]), schema_of, place)
         try:
             conversation = conversation_from_dict(raw, schema, place)

@@ -1,0 +1,89 @@
+"""Whether training data hold the prompts that a model is to be evaluated on.
+
+Two rules, both on text with case, punctuation and extra whitespace taken away, both on user turns only:
+
+* a leak: the turn equals an evaluation prompt;
+* a near leak: the turn shares 13 consecutive words with one (the n-gram length of GPT-3's decontamination,
+  arXiv 2005.14165, appendix C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from steerlm.conversation import Message
+from steerlm.errors import UserError
+from steerlm.sources.draft import normalise
+from steerlm.sources.rows import read_file_rows
+
+NUM_WORDS = 13
+_TEXT_KEYS = ("prompt", "text", "question", "instruction")
+
+
+@dataclass(frozen=True)
+class EvaluationPrompts:
+    """Prompts that must not be trained on.
+
+    Attributes:
+        exact: the normalised prompts.
+        runs: every run of 13 words in them.
+    """
+
+    exact: frozenset[str]
+    runs: frozenset[str]
+
+    def find(self, messages: Sequence[Message]) -> Literal["leak", "near_leak"] | None:
+        """Return how a conversation overlaps with the prompts, None where it does not."""
+        if not self.exact:
+            return None
+        turns = [normalise(message.content) for message in messages if message.role == "user"]
+        if any(turn in self.exact for turn in turns):
+            return "leak"
+        if self.runs and any(run in self.runs for turn in turns for run in _runs(turn)):
+            return "near_leak"
+        return None
+
+
+def _runs(text: str) -> Iterable[str]:
+    words = text.split()
+    return (" ".join(words[i : i + NUM_WORDS]) for i in range(len(words) - NUM_WORDS + 1))
+
+
+def load_evaluation_prompts(files: Iterable[Path]) -> EvaluationPrompts:
+    """Read prompt files (`.jsonl`, `.json`, each also `.gz`, or `.parquet`).
+
+    A row is a text, a record whose last user turn is the prompt, an object with all its `turns` (MT-bench), or one
+    with the text under `prompt`, `text`, `question` or `instruction`.
+
+    Raises:
+        UserError: a row without a prompt, with file and line.
+    """
+    prompts: set[str] = set()
+    for file in files:
+        for row in read_file_rows(file):
+            try:
+                prompts.update(normalise(text) for text in _prompts(row.value))
+            except UserError as error:
+                raise UserError(f"{row.place}: {error}") from None
+    prompts.discard("")
+    return EvaluationPrompts(frozenset(prompts), frozenset(run for prompt in prompts for run in _runs(prompt)))
+
+
+def _prompts(row: Any) -> list[str]:
+    if isinstance(row, str):
+        return [row]
+    if isinstance(row, dict):
+        if isinstance(row.get("messages"), list):
+            turns = [turn for turn in row["messages"] if isinstance(turn, dict) and turn.get("role") == "user"]
+            if turns and isinstance(turns[-1].get("content"), str):
+                return [turns[-1]["content"]]
+        turns = row.get("turns")
+        if isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns):
+            return turns
+        for key in _TEXT_KEYS:
+            if isinstance(row.get(key), str):
+                return [row[key]]
+    raise UserError(f"found no evaluation prompt; wanted a text, or an object with messages, turns or {_TEXT_KEYS[0]}")

@@ -1,0 +1,181 @@
+"""What an importer makes of one row of a data set, and how a source's labels get onto the schema's scale."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from steerlm.attributes import Attribute, AttributeSchema, Value
+from steerlm.conversation import Message
+from steerlm.errors import UserError
+
+
+class Draft(NamedTuple):
+    """One conversation as an importer found it; its roles are checked when the `Conversation` is built.
+
+    Attributes:
+        messages: the turns.
+        id: the data's own id, None where it has none (the row number then stands in).
+        suffix: tells the conversations of one row apart, for example `-chosen`.
+        group: the data's own unit of splitting, None = the first prompt.
+        meta: further top-level keys of the record.
+    """
+
+    messages: tuple[Message, ...]
+    id: str | None = None
+    suffix: str = ""
+    group: str | None = None
+    meta: Mapping[str, Any] = {}
+
+
+class Labelled(NamedTuple):
+    """Labels on the schema's scale: `attributes` rounded to levels, `ratings` the values behind them.
+
+    `ratings` is None where it would say the same as `attributes` (one rating on a whole level each).
+    """
+
+    attributes: dict[str, Value] | None
+    ratings: dict[str, tuple[float, ...]] | None
+
+
+@dataclass
+class Labels:
+    """Maps labels of a source onto the schema.
+
+    Attributes:
+        schema: the schema in use.
+        dropped: how often a label was left out because the schema lacks its attribute, by name; other things
+            that an importer leaves out are counted under a name in parentheses.
+    """
+
+    schema: AttributeSchema
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def convert(self, raw: Mapping[str, object], low: float, high: float) -> Labelled:
+        """Map one turn's numbers from the source's scale `low..high` linearly onto the schema's, then round.
+
+        The rounding is Python's (halves to the even level), as in NVIDIA's preparation of OASST
+        (`round(value * 4)`), so that the labels agree with published data.
+
+        Args:
+            raw: attribute name to a number, a list of numbers (one per annotator), or None (not rated).
+            low: lowest value on the source's scale.
+            high: highest value on the source's scale.
+
+        Raises:
+            UserError: a label that is no finite number from `low` to `high`, or a categorical attribute.
+        """
+        attributes: dict[str, Value] = {}
+        ratings: dict[str, tuple[float, ...]] = {}
+        for name in _schema_order(self.schema, raw):
+            given = raw[name]
+            values = [value for value in (given if isinstance(given, list) else [given]) if value is not None]
+            if not values:
+                continue
+            if name not in self.schema:
+                self.dropped[name] += 1
+                continue
+            attribute = self.schema[name]
+            if attribute.kind != "ordinal":
+                raise UserError(f"{name} is categorical in the schema but the data rate it {given!r}")
+            mapped = [_rescale(_check(name, value, low, high), low, high, attribute) for value in values]
+            mean = sum(mapped) / len(mapped)
+            attributes[name] = round(mean)
+            if len(mapped) > 1 or mean != attributes[name]:
+                ratings[name] = tuple(mapped)
+        return Labelled(attributes or None, ratings or None)
+
+
+def _schema_order(schema: AttributeSchema, raw: Mapping[str, object]) -> Iterator[str]:
+    """Yield the names in the schema's order, then those it lacks: the source's order must not leak into records."""
+    yield from (name for name in schema.names if name in raw)
+    yield from (name for name in raw if name not in schema)
+
+
+def _check(name: str, value: object, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UserError(f"{name}: label {value!r} is not a number")
+    if not math.isfinite(value):
+        raise UserError(f"{name}: label {value!r} is not a finite number")
+    if not low <= value <= high:
+        raise UserError(f"{name}: label {value!r} is outside this data set's range {low:g}..{high:g}")
+    return value
+
+
+def _rescale(value: float, low: float, high: float, attribute: Attribute) -> float:
+    # multiplied before it is divided: whole levels then stay whole
+    return float((value - low) * (attribute.maximum - attribute.minimum) / (high - low) + attribute.minimum)
+
+
+def expect_object(row: object) -> dict[str, Any]:
+    """Return the row if it is a JSON object.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(row, dict):
+        raise UserError(f"a row must be a JSON object, got {type(row).__name__}")
+    return row
+
+
+def expect_text(row: Mapping[str, Any], key: str) -> str:
+    """Return the text under `key`.
+
+    Raises:
+        UserError: the key is missing (names the keys there are) or holds something else.
+    """
+    if key not in row:
+        raise UserError(f"the row has no {key!r}; it has {', '.join(map(str, row)) or 'nothing'}")
+    if not isinstance(row[key], str):
+        raise UserError(f"{key!r} must be text, got {row[key]!r}")
+    return str(row[key])
+
+
+def optional_text(row: Mapping[str, Any], key: str) -> str:
+    """Return the text under `key`, or an empty text where the key is missing or null.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    return "" if row.get(key) is None else expect_text(row, key)
+
+
+def own_id(row: Mapping[str, Any], key: str) -> str | None:
+    """Return the data's own id under `key` as text, None where there is none."""
+    value = row.get(key)
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise UserError(f"{key!r} must be text or an integer, got {value!r}")
+    return str(value)
+
+
+_PUNCTUATION = re.compile(r"[^\w\s]+|_+")
+
+
+def normalise(text: str) -> str:
+    """Return a prompt as it is compared: case folded, punctuation and extra whitespace gone.
+
+    A prompt of nothing but punctuation keeps it.
+    """
+    folded = text.casefold()
+    return " ".join(_PUNCTUATION.sub(" ", folded).split()) or " ".join(folded.split())
+
+
+def digest(text: str) -> str:
+    """Return 16 hex digits that stand for `text`, the same on every machine."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def prompt_group(messages: tuple[Message, ...]) -> str:
+    """Return the group of a conversation without one of its own: a hash of its normalised first prompt.
+
+    Every response to one prompt gets the same group, whatever source it comes from.
+    """
+    first = next((message.content for message in messages if message.role == "user"), "")
+    return digest(normalise(first))

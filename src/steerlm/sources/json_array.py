@@ -1,0 +1,139 @@
+"""The items of one JSON array, one at a time, holding no more text than the longest item needs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple, NoReturn
+
+from steerlm.errors import UserError
+
+_CHUNK = 1 << 20
+
+
+class Item(NamedTuple):
+    """One item.
+
+    Attributes:
+        value: the parsed item.
+        line: line of the file it starts on, from 1.
+        constant: a `NaN` or `Infinity` found in it (which JSON does not allow), as written.
+    """
+
+    value: Any
+    line: int
+    constant: str | None
+
+
+def read_array(stream: IO[str], path: Path, chunk: int = _CHUNK) -> Iterator[Item]:
+    """Yield the items of the JSON array that the stream holds.
+
+    Args:
+        stream: text, opened with `newline="\\n"`.
+        path: for messages.
+        chunk: characters read at a time.
+
+    Raises:
+        UserError: malformed JSON, with file, line and column; text that is not UTF-8; a damaged gzip file.
+    """
+    array = _Array(stream, path, chunk)
+    if array.peek() != "[":
+        array.fail("expected '['")
+    array.skip()
+    if array.peek() == "]":
+        array.skip()
+    else:
+        while True:
+            array.peek()
+            yield array.item()
+            separator = array.peek()
+            if separator not in (",", "]"):
+                array.fail("expected ',' or ']' after an item" if separator else "the array is not closed")
+            array.skip()
+            if separator == "]":
+                break
+    if array.peek():
+        array.fail("text after the end of the array")
+
+
+class _Array:
+    """A window on the text: what lies before `position` is done with."""
+
+    def __init__(self, stream: IO[str], path: Path, chunk: int) -> None:
+        self.stream = stream
+        self.path = path
+        self.chunk = chunk
+        self.buffer = ""
+        self.position = 0
+        self.counted = 0  # lines and columns are counted up to here
+        self.line = 1
+        self.column = 1
+        self.constant: str | None = None
+        self.decoder = json.JSONDecoder(parse_constant=self._constant)
+
+    def _constant(self, name: str) -> None:
+        self.constant = name
+
+    def peek(self) -> str:
+        """Skip whitespace; return the next character, or nothing at the end of the file."""
+        while True:
+            while self.position < len(self.buffer) and self.buffer[self.position] in " \t\r\n":
+                self.position += 1
+            if self.position < len(self.buffer):
+                return self.buffer[self.position]
+            if not self._read(self.chunk):
+                return ""
+
+    def skip(self) -> None:
+        self.position += 1
+
+    def item(self) -> Item:
+        """Parse the item at the position."""
+        self._count()
+        line = self.line
+        chunk = self.chunk
+        while True:
+            self.constant = None
+            try:
+                value, end = self.decoder.raw_decode(self.buffer, self.position)
+            except json.JSONDecodeError as error:
+                # wrong, or only cut off at the end of the window?
+                cut = error.pos >= len(self.buffer) - 10 or error.msg.startswith("Unterminated string")
+                if not (cut and self._read(chunk)):
+                    self.position = error.pos
+                    self.fail(error.msg)
+            except RecursionError:
+                self.fail("nested too deeply")
+            else:
+                # a number that ends with the window may go on
+                if end < len(self.buffer) or not self._read(chunk):
+                    self.position = end
+                    return Item(value, line, self.constant)
+            # an item longer than the window is parsed again from its start each time: doubling keeps that linear
+            chunk *= 2
+
+    def fail(self, reason: str) -> NoReturn:
+        self._count()
+        raise UserError(f"{self.path}:{self.line}:{self.column}: malformed JSON: {reason}")
+
+    def _count(self) -> None:
+        gone = self.buffer[self.counted : self.position]
+        lines = gone.count("\n")
+        self.line += lines
+        self.column = len(gone) - gone.rfind("\n") if lines else self.column + len(gone)
+        self.counted = self.position
+
+    def _read(self, chunk: int) -> bool:
+        try:
+            text = self.stream.read(chunk)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path}: not UTF-8 text ({error.reason}); convert it to UTF-8") from None
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise UserError(f"{self.path}: damaged gzip file ({error}); fetch it again") from None
+        self._count()
+        self.buffer = self.buffer[self.position :] + text
+        self.position = self.counted = 0
+        return bool(text)
