@@ -7,7 +7,9 @@ continue exactly. Data sets are flat arrays (four bytes per token), in memory or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -17,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from steerlm.files import full_disk_is_user_error
+
 IGNORED = -100
 """Label of a token that is not trained."""
 
@@ -24,6 +28,7 @@ _LENGTH_CLASS = 0.9
 """Rows of one class are at least this share of its longest row: at most a tenth of a batch is padding."""
 
 IntArray = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.int32]
 
 
 class Example(NamedTuple):
@@ -36,8 +41,8 @@ class Example(NamedTuple):
             with NaN where a label is missing.
     """
 
-    input_ids: npt.NDArray[np.int32]
-    labels: npt.NDArray[np.int32] | npt.NDArray[np.float32]
+    input_ids: Ids
+    labels: Ids | npt.NDArray[np.float32]
 
 
 class Examples(Protocol):
@@ -127,40 +132,42 @@ class FlatArray:
 
     Args:
         rows: one-dimensional arrays or lists.
-        dtype: of the elements.
-        file: where given, the elements are written there and memory-mapped instead of kept in memory.
+        folder: where given, the elements go to an unnamed file there and are memory-mapped, so that data larger
+            than memory works; the file vanishes with the process.
     """
 
-    def __init__(
-        self, rows: Iterable[Sequence[int] | npt.NDArray[np.generic]], dtype: npt.DTypeLike, file: Path | None = None
-    ):
-        lengths: list[int] = []
-        self._flat: npt.NDArray[np.generic]
-        if file is None:
+    def __init__(self, rows: Iterable[Sequence[int] | Ids], folder: Path | None = None):
+        offsets = array("q", [0])
+        self._flat: Ids
+        if folder is None:
             buffer = bytearray()
             for row in rows:
-                buffer += np.asarray(row, dtype=dtype).tobytes()
-                lengths.append(len(row))
-            self._flat = np.frombuffer(buffer, dtype=dtype)
+                buffer += np.asarray(row, dtype=np.int32).tobytes()
+                offsets.append(len(buffer) // 4)
+            self._flat = np.frombuffer(buffer, dtype=np.int32)
         else:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("wb") as stream:
+            folder.mkdir(parents=True, exist_ok=True)
+            with full_disk_is_user_error(folder), tempfile.TemporaryFile(dir=folder) as stream:
                 for row in rows:
-                    np.asarray(row, dtype=dtype).tofile(stream)
-                    lengths.append(len(row))
-            self._flat = np.memmap(file, dtype=dtype, mode="r") if sum(lengths) else np.empty(0, dtype)
-        self._offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+                    stream.write(np.asarray(row, dtype=np.int32).tobytes())
+                    offsets.append(offsets[-1] + len(row))
+                stream.flush()
+                # an empty file cannot be mapped
+                mapped = np.memmap(stream, dtype=np.int32, mode="r") if offsets[-1] else np.empty(0, np.int32)
+                self._flat = np.asarray(mapped)
+        self._offsets = offsets
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    def __getitem__(self, index: int) -> npt.NDArray[np.generic]:
+    def __getitem__(self, index: int) -> Ids:
         return self._flat[self._offsets[index] : self._offsets[index + 1]]
 
     @property
     def lengths(self) -> IntArray:
         """Length of every row."""
-        return np.diff(self._offsets)
+        offsets = np.asarray(self._offsets, dtype=np.int64)
+        return offsets[1:] - offsets[:-1]
 
 
 class EncodedExamples:
@@ -168,15 +175,14 @@ class EncodedExamples:
 
     Args:
         rows: per example its token ids and which of them are trained.
-        file: where given, the arrays live in memory-mapped files beside it.
+        folder: where given, the tokens are memory-mapped there (`FlatArray`).
     """
 
-    def __init__(self, rows: Iterable[tuple[Sequence[int], Sequence[bool]]], file: Path | None = None):
+    def __init__(self, rows: Iterable[tuple[Sequence[int], Sequence[bool]]], folder: Path | None = None):
         # one array of signed ids: a trained token as it is, any other as its complement
         self._signed = FlatArray(
             (np.where(np.asarray(mask, dtype=bool), ids, ~np.asarray(ids, dtype=np.int32)) for ids, mask in rows),
-            np.int32,
-            file,
+            folder,
         )
         self.lengths = self._signed.lengths
 
@@ -189,7 +195,7 @@ class EncodedExamples:
 
     def example(self, index: int, epoch: int) -> Example:
         """Return example `index`."""
-        signed = self._signed[index].astype(np.int32)
+        signed = self._signed[index]
         return Example(np.where(signed >= 0, signed, ~signed), np.where(signed >= 0, signed, np.int32(IGNORED)))
 
 
@@ -198,10 +204,10 @@ class RegressionExamples:
 
     Args:
         rows: per example its token ids and its labels on the schema's scale.
-        file: where given, the tokens live in a memory-mapped file there.
+        folder: where given, the tokens are memory-mapped there (`FlatArray`).
     """
 
-    def __init__(self, rows: Iterable[tuple[Sequence[int], Sequence[float]]], file: Path | None = None):
+    def __init__(self, rows: Iterable[tuple[Sequence[int], Sequence[float]]], folder: Path | None = None):
         labels: list[npt.NDArray[np.float32]] = []
 
         def tokens() -> Iterator[Sequence[int]]:
@@ -209,7 +215,7 @@ class RegressionExamples:
                 labels.append(np.asarray(values, dtype=np.float32))
                 yield ids
 
-        self._tokens = FlatArray(tokens(), np.int32, file)
+        self._tokens = FlatArray(tokens(), folder)
         self.labels = np.stack(labels) if labels else np.empty((0, 0), np.float32)
         self.lengths = self._tokens.lengths
 
@@ -222,10 +228,10 @@ class RegressionExamples:
 
     def example(self, index: int, epoch: int) -> Example:
         """Return example `index`."""
-        return Example(self._tokens[index].astype(np.int32), self.labels[index])
+        return Example(self._tokens[index], self.labels[index])
 
 
-def pad_tokens(rows: Sequence[npt.NDArray[np.int32]], pad_id: int) -> tuple[Tensor, Tensor]:
+def pad_tokens(rows: Sequence[Ids], pad_id: int) -> tuple[Tensor, Tensor]:
     """Pad on the right.
 
     Returns:
@@ -348,8 +354,3 @@ def rank_batches(examples: Examples, tokens_per_batch: int, epoch: int, world_si
     """Return how many batches every rank gets in `epoch`."""
     lengths = examples.lengths[examples.draw(epoch)]
     return -(-count_batches(lengths, tokens_per_batch) // world_size)
-
-
-def label_matrix(rows: Iterable[Mapping[str, float]], names: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Return labels (N, K) in the order of `names`, NaN where a row lacks one."""
-    return np.asarray([[row.get(name, np.nan) for name in names] for row in rows], dtype=np.float32)
