@@ -187,6 +187,8 @@ def _rename(data: dict[str, Any], private: dict[str, str], unknown: str | None) 
             for left, right in model["merges"]
             if left not in private and right not in private and left + right.removeprefix(prefix) not in private
         ]
+    if "unk_token" in model:
+        model["unk_token"] = private.get(model["unk_token"], model["unk_token"])
     in_vocabulary = vocabulary if isinstance(vocabulary, dict) else {token for token, _ in vocabulary}
     added = []
     for token in data["added_tokens"]:
