@@ -1,0 +1,93 @@
+"""Choosing the next token: temperature, top-k, top-p, and noise that belongs to a sample rather than to a batch.
+
+A draw is the argmax of `logits / temperature + gumbel` (the Gumbel-max trick). The noise is a hash of (sample key,
+step, token id), so a seeded sample comes out the same alone, in any batch and in any order, and only the candidates
+that top-k leaves need any noise at all.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
+_NOISE_BITS = 23  # (n + 0.5) / 2**23 is exact in float32 and never 0 or 1
+
+
+def _signed(value: int) -> int:
+    """Reinterpret 64 unsigned bits as the signed integer that torch's int64 holds."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _mix(value: int) -> int:
+    """SplitMix64's finaliser on a Python integer (Steele, Lea and Flood, 2014)."""
+    value &= _MASK
+    value = ((value ^ (value >> 30)) * _MIX_1) & _MASK
+    value = ((value ^ (value >> 27)) * _MIX_2) & _MASK
+    return value ^ (value >> 31)
+
+
+def _mix_tensor(value: torch.Tensor) -> torch.Tensor:
+    """`_mix` on int64: torch shifts arithmetically, so the sign bits that come in are masked away."""
+    value = (value ^ ((value >> 30) & ((1 << 34) - 1))) * _signed(_MIX_1)
+    value = (value ^ ((value >> 27) & ((1 << 37) - 1))) * _signed(_MIX_2)
+    return value ^ ((value >> 31) & ((1 << 33) - 1))
+
+
+def sample_key(seed: int, sample: int) -> int:
+    """Return the key of one sample's randomness, a signed 64-bit integer."""
+    return _signed(_mix(_mix(seed + _GOLDEN) + (sample + 1) * _GOLDEN))
+
+
+def gumbel_noise(keys_B: torch.Tensor, steps_B: torch.Tensor, tokens_BK: torch.Tensor) -> torch.Tensor:
+    """Return standard Gumbel noise, float32, shape (B, K): a pure function of key, step and token id.
+
+    Args:
+        keys_B: int64, from `sample_key`.
+        steps_B: int64, number of tokens the sample already has.
+        tokens_BK: int64, candidate token ids.
+    """
+    stream_B = _mix_tensor(keys_B + steps_B * _signed(_GOLDEN))
+    bits_BK = _mix_tensor(stream_B[:, None] + (tokens_BK + 1) * _signed(_GOLDEN))
+    uniform_BK = (((bits_BK >> (64 - _NOISE_BITS)) & ((1 << _NOISE_BITS) - 1)).float() + 0.5) / (1 << _NOISE_BITS)
+    return -torch.log(-torch.log1p(-uniform_BK))
+
+
+def next_tokens(
+    logits_BV: torch.Tensor,
+    keys_B: torch.Tensor,
+    steps_B: torch.Tensor,
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> torch.Tensor:
+    """Draw one token per row.
+
+    Args:
+        logits_BV: float32 scores of the next token.
+        keys_B: int64, from `sample_key`.
+        steps_B: int64, number of tokens each sample already has.
+        temperature: 0 takes the likeliest token.
+        top_k: draw from the k likeliest tokens; 0 for all.
+        top_p: of those, draw from the smallest set whose probability reaches `top_p`.
+
+    Returns:
+        int64 token ids, shape (B,).
+    """
+    if temperature == 0:
+        return logits_BV.argmax(dim=-1)
+    scores_BK = logits_BV / temperature
+    vocabulary = scores_BK.shape[-1]
+    if 0 < top_k < vocabulary or top_p < 1:
+        scores_BK, tokens_BK = scores_BK.topk(min(top_k, vocabulary) if top_k else vocabulary, dim=-1)
+    else:
+        tokens_BK = torch.arange(vocabulary, device=scores_BK.device).expand_as(scores_BK)
+    if top_p < 1:
+        probabilities_BK = scores_BK.softmax(dim=-1)
+        before_BK = probabilities_BK.cumsum(dim=-1) - probabilities_BK
+        scores_BK = scores_BK.masked_fill(before_BK >= top_p, -torch.inf)
+    choice_B1 = (scores_BK + gumbel_noise(keys_B, steps_B, tokens_BK)).argmax(dim=-1, keepdim=True)
+    return tokens_BK.gather(-1, choice_B1).squeeze(-1)
