@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from steerlm.batching import IGNORED, Example, FlatArray, Ids, IntArray
 from steerlm.config import SourceConfig
 from steerlm.conversation import Conversation, Message
 from steerlm.encoding import Encoded
+from steerlm.label_statistics import label_statistics
 from steerlm.template import ConversationEncoder
 
 _HEADERS_CACHED = 1 << 16
@@ -322,6 +323,13 @@ class ConditionedExamples:
         self.report.trained_tokens += trained
         self.report.trained_turns += trained > 0
         self.report.unlabelled_turns += trained > 0 and max(turn.codes) < 0
+
+    def label_statistics(self) -> dict[str, Any]:
+        """Return statistics of the labels that trained turns are conditioned on (`label_statistics`)."""
+        codes_T_K = np.asarray(self._codes, dtype=np.int16).reshape(-1, len(self._encoder.schema))
+        if self._conditioning.turns == "last":
+            codes_T_K = codes_T_K[np.asarray(self._first[1:], dtype=np.int64) - 1]
+        return label_statistics(codes_T_K, self._encoder.schema)
 
     def __len__(self) -> int:
         return len(self._full)

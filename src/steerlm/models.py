@@ -6,16 +6,19 @@ safetensors only, and code from a checkpoint is never run.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -23,15 +26,34 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as hf_logging
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import LoraSection
-from steerlm.conversation import write_json
 from steerlm.errors import UserError
+from steerlm.files import full_disk_is_user_error, write_json
 from steerlm.losses import output_names
+from steerlm.weights import INFO_FILE as INFO_FILE
+from steerlm.weights import check_weights
+from steerlm.weights import fingerprint as fingerprint
 
-INFO_FILE = "steerlm.json"
 Precision = Literal["auto", "bf16", "fp32"]
+_SAFE = {"use_safetensors": True, "trust_remote_code": False}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Hugging Face's log to errors, and its progress bars to terminals."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -128,37 +150,6 @@ def default_device() -> torch.device:
     return accelerator if accelerator is not None else torch.device("cpu")
 
 
-def _check_weights(folder: Path) -> None:
-    """Raise unless the folder's safetensors files are all there and as long as their headers say."""
-    index = folder / "model.safetensors.index.json"
-    files = sorted(folder.glob("*.safetensors"))
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError):
-            raise UserError(f"{index} is damaged or cut short; fetch the checkpoint again") from None
-        files = [folder / name for name in names]
-    if not files:
-        raise UserError(f"{folder} has no *.safetensors weights (pickled .bin weights are refused: they can run code)")
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{folder} is incomplete: {file.name} is missing")
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            head = stream.read(8)
-            length = int.from_bytes(head, "little")
-            if len(head) < 8 or 8 + length > size:
-                raise UserError(f"{file} is cut short ({size} bytes); fetch or train it again")
-            try:
-                header = json.loads(stream.read(length))
-                ends = [row["data_offsets"][1] for name, row in header.items() if name != "__metadata__"]
-            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-                raise UserError(f"{file} is damaged: its header cannot be read; fetch or train it again") from None
-        wanted = 8 + length + max(ends, default=0)
-        if size != wanted:
-            raise UserError(f"{file} is cut short: {size} of {wanted} bytes; fetch or train it again")
-
-
 def _resolve(name_or_path: str | Path, weights: bool = True) -> str:
     """Return the name to load, after checks on a local folder."""
     name = os.fspath(name_or_path)
@@ -167,7 +158,7 @@ def _resolve(name_or_path: str | Path, weights: bool = True) -> str:
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} is not a Hugging Face checkpoint: it has no config.json")
         if weights:
-            _check_weights(folder)
+            check_weights(folder)
     elif name.startswith((".", "~", "/")) or name.count("/") > 1:
         raise UserError(f"no such model folder: {name}")
     return name
@@ -215,7 +206,8 @@ def load_causal_lm(
     if quantize_4bit:
         arguments |= {"quantization_config": _four_bit(), "device_map": {"": torch.cuda.current_device()}}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **arguments)
+        with quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **arguments)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _explain(name, error) from error
     if report["missing_keys"]:
@@ -258,7 +250,10 @@ def load_sequence_classifier(
             "ignore_mismatched_sizes": True,
         }
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(name, output_loading_info=True, **arguments)
+        with quiet():
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                name, output_loading_info=True, **arguments
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _explain(name, error) from error
     if schema is None and report["missing_keys"]:
@@ -347,6 +342,23 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence
     return get_peft_model(model, config)
 
 
+@contextlib.contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to write to that takes the place of `folder` at the end, whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with full_disk_is_user_error(folder):
+        try:
+            yield partial
+        except SafetensorError as error:
+            # safetensors wraps what the operating system said
+            raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error)) from error
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+
+
 def save_model(
     folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, info: CheckpointInfo, card: str
 ) -> None:
@@ -355,40 +367,44 @@ def save_model(
     Args:
         folder: where; an existing folder is replaced.
         model: the (merged) model.
-        tokenizer: with its template.
+        tokenizer: with its template; its end-of-sequence token ends generation.
         info: written as `steerlm.json`.
         card: text of the model card, written as `README.md`.
-    """
-    folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    save_info(partial, info)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
-
-
-def fingerprint(folder: str | Path) -> str:
-    """Return 16 hex digits that identify a checkpoint's weights and `steerlm.json`.
 
     Raises:
-        UserError: no such folder or no weights in it.
+        UserError: the disk is full.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"no such checkpoint folder: {folder}")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder} has no *.safetensors weights")
-    digest = hashlib.blake2b(digest_size=8)
-    for file in [*files, folder / INFO_FILE]:
-        if file.is_file():
-            digest.update(file.name.encode() + b"\0")
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 22):
-                    digest.update(block)
-    return digest.hexdigest()
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config.use_cache = True
+    with _whole_folder(Path(folder)) as partial, quiet():
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        save_info(partial, info)
+
+
+def merge_adapter(
+    adapted: Any, folder: Path, tokenizer: PreTrainedTokenizerBase, base_model: str, quantized: bool
+) -> PreTrainedModel:
+    """Save the adapter of a `peft.PeftModel` and return the plain model with the adapter merged into its weights.
+
+    Args:
+        adapted: the trained model.
+        folder: where the adapter is kept, in peft's format.
+        tokenizer: with the control tokens.
+        base_model: what the adapter was trained on.
+        quantized: True merges into full-precision weights, read again: 4-bit weights would lose the adapter.
+    """
+    from peft import PeftModel
+
+    with _whole_folder(folder) as partial:
+        adapted.save_pretrained(partial)
+    if quantized:
+        model = load_causal_lm(base_model, "bf16")
+        resize_embeddings(model, tokenizer)
+        adapted = PeftModel.from_pretrained(model, folder)
+    merged = adapted.merge_and_unload()
+    assert isinstance(merged, PreTrainedModel)
+    return merged

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerState, TrainingArguments, set_seed
-from transformers.utils.logging import disable_progress_bar
 
 from steerlm.attributes import AttributeSchema
 from steerlm.batching import Examples, rank_batches
 from steerlm.checkpoints import claim, identity, last_checkpoint, truncate_metrics
 from steerlm.config import TrainingSection
 from steerlm.errors import UserError
-from steerlm.models import autocast_bf16
+from steerlm.models import autocast_bf16, quiet
 from steerlm.trainer import FlowCallback, Objective, SteerTrainer, should_stop_early
 
 
@@ -119,7 +118,7 @@ def train(
         schema: the attributes; for `regression` only.
 
     Returns:
-        steps, epochs, best_step, best_validation_loss, last_validation_loss, train_loss (last logged), and
+        steps, epochs, best_step, validation_loss (the lowest), last_validation_loss, train_loss (last logged), and
         early_stopped.
 
     Raises:
@@ -131,8 +130,6 @@ def train(
         raise UserError("the validation data has no usable example; raise prepare.validation_fraction")
     assert tokenizer.pad_token_id is not None
     set_seed(seed)
-    if not sys.stderr.isatty():
-        disable_progress_bar()
     out.mkdir(parents=True, exist_ok=True)
     checkpoints, metrics = out.resolve() / "checkpoints", out / "metrics.jsonl"
     claim(checkpoints, identity(config, (train_dataset, validation_dataset), objective, seed))
@@ -148,9 +145,11 @@ def train(
         # killed between the last checkpoint and the end: only the best weights are to be loaded
         trainer.state = state
         state.best_model_checkpoint = str(checkpoints / f"checkpoint-{state.best_global_step}")
-        trainer._load_best_model()
+        with quiet():
+            trainer._load_best_model()
     else:
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        with quiet():
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
     return _summary(trainer.state, trainer, flow.patience)
 
 
@@ -196,7 +195,7 @@ def _summary(state: TrainerState, trainer: SteerTrainer, patience: int | None) -
         "epochs": state.global_step / trainer.steps_per_epoch,
         "train_loss": losses[-1] if losses else None,
         "last_validation_loss": validation[-1],
-        "best_validation_loss": min(validation),
+        "validation_loss": min(validation),
         "best_step": state.best_global_step,
         "early_stopped": state.global_step < trainer.args.max_steps and should_stop_early(state, patience),
     }

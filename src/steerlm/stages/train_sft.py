@@ -1,0 +1,238 @@
+"""Step 3: attribute-conditioned supervised fine-tuning (SteerLM, section 3.3).
+
+    steerlm train-sft RECIPE
+
+A fresh base model learns p(response | prompt, attributes) from good and bad responses alike: the label tells them
+apart. With `conditioning: false` the same command trains the plain SFT baseline.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from steerlm.attributes import AttributeSchema
+from steerlm.conditioning import ConditionedExamples, Conditioning, EncodingReport
+from steerlm.config import SourceConfig, TrainSftConfig
+from steerlm.conversation import Conversation, read_conversations
+from steerlm.errors import UserError
+from steerlm.files import write_json
+from steerlm.model_card import model_card
+from steerlm.models import (
+    INFO_FILE,
+    CheckpointInfo,
+    Precision,
+    add_lora,
+    load_causal_lm,
+    load_info,
+    load_tokenizer,
+    merge_adapter,
+    resize_embeddings,
+    save_model,
+)
+from steerlm.progress import progress
+from steerlm.scoring import context_length
+from steerlm.template import ConversationEncoder, install_template
+from steerlm.training import train
+
+
+def train_sft(
+    config: TrainSftConfig,
+    train_data: Path,
+    validation: Path,
+    schema: AttributeSchema,
+    out: Path,
+    seed: int,
+    sources: Sequence[SourceConfig] = (),
+) -> dict[str, Any]:
+    """Fine-tune a base model on annotated conversations.
+
+    Args:
+        config: the recipe's section.
+        train_data: JSONL of conversations whose assistant turns carry `attributes` (annotated, or human labels).
+        validation: the same, held out; its loss picks the best weights.
+        schema: the attributes; must be that of the data.
+        out: receives `model/` (a Hugging Face folder), `metrics.jsonl`, `checkpoints/` and `summary.json`. Called
+            again after an interruption, it goes on from the last complete checkpoint.
+        seed: of everything random.
+        sources: weight and epochs by source name, from the recipe's `prepare` section.
+
+    Returns:
+        What was trained on (records, tokens, what was left out), and the course: steps, losses, best checkpoint.
+
+    Raises:
+        UserError: a missing or malformed file, another schema, nothing to train on, no labels to condition on, a base
+            model that cannot be loaded, a loss that is not finite.
+    """
+    owner = _owner(config, train_data, validation, schema, seed, sources)
+    summary_path = out / "summary.json"
+    if summary_path.is_file():
+        finished: dict[str, Any] = json.loads(summary_path.read_text(encoding="utf-8"))
+        if finished.pop("owner") == owner:
+            return finished
+    set_seed(seed)
+    tokenizer = load_tokenizer(config.base_model)
+    install_template(tokenizer, config.template, schema)
+    encoder = ConversationEncoder(tokenizer, schema)
+    model = _base_model(config, tokenizer, encoder, schema)
+    max_length = min(config.max_length, context_length(model, tokenizer))
+    learned, held_out = _examples(config, train_data, validation, encoder, max_length, seed, sources, out)
+    course = train(config, model, tokenizer, learned, held_out, "sft", out, seed)
+    summary = {
+        "max_length": max_length,
+        "train": dataclasses.asdict(learned.report),
+        "validation": dataclasses.asdict(held_out.report),
+        **course,
+    }
+    info = CheckpointInfo(
+        kind="sft",
+        schema=schema,
+        template=config.template,
+        conditioning=config.conditioning,
+        label_statistics=learned.label_statistics(),
+        provenance={
+            "base_model": config.base_model,
+            "data": {"train": _digest(train_data), "validation": _digest(validation)},
+            "seed": seed,
+            "recipe": config.model_dump(mode="json"),
+        },
+    )
+    if PartialState().is_main_process:
+        _save(config, model, tokenizer, info, summary, out)
+        write_json(summary_path, {**summary, "owner": owner})
+    PartialState().wait_for_everyone()
+    return summary
+
+
+def _base_model(
+    config: TrainSftConfig, tokenizer: PreTrainedTokenizerBase, encoder: ConversationEncoder, schema: AttributeSchema
+) -> Any:
+    """Load the base model with rows for the control tokens, and adapters where the recipe wants them."""
+    if (Path(config.base_model) / INFO_FILE).is_file():
+        mine = f"the checkpoint {config.base_model}"
+        load_info(config.base_model).schema.require_same(schema.signature, mine, "the recipe")
+    lora = config.lora
+    if lora is None:
+        model = load_causal_lm(config.base_model)
+        resize_embeddings(model, tokenizer)
+        return model
+    # frozen weights need no fp32 copy: bf16 where the device computes in it
+    precision: Precision = "auto" if torch.cuda.is_available() and config.precision != "fp32" else "fp32"
+    model = load_causal_lm(config.base_model, precision, lora.quantize_4bit)
+    resize_embeddings(model, tokenizer)
+    return add_lora(model, lora, sorted(encoder.control_ids))
+
+
+def _examples(
+    config: TrainSftConfig,
+    train_data: Path,
+    validation: Path,
+    encoder: ConversationEncoder,
+    max_length: int,
+    seed: int,
+    sources: Sequence[SourceConfig],
+    out: Path,
+) -> tuple[ConditionedExamples, ConditionedExamples]:
+    """Encode the training data, and the validation data without dropout."""
+    how = Conditioning(
+        headers=config.conditioning,
+        labels=config.labels,
+        turns=config.turns,
+        attribute_dropout=config.attribute_dropout,
+        header_dropout=config.header_dropout,
+        seed=seed,
+    )
+    whole = dataclasses.replace(how, attribute_dropout=0.0, header_dropout=0.0)
+    learned = ConditionedExamples(_read(train_data, encoder), encoder, how, max_length, sources, out)
+    _require_examples(learned.report, config, max_length, train_data)
+    held_out = ConditionedExamples(_read(validation, encoder), encoder, whole, max_length, folder=out)
+    _require_examples(held_out.report, config, max_length, validation)
+    return learned, held_out
+
+
+def _read(path: Path, encoder: ConversationEncoder) -> Iterator[Conversation]:
+    return progress(read_conversations(path, encoder.schema), None, f"encoding {path.name}")
+
+
+def _require_examples(report: EncodingReport, config: TrainSftConfig, max_length: int, path: Path) -> None:
+    """Raise when a file leaves nothing to train on or to condition on.
+
+    Raises:
+        UserError: saying what became of the records.
+    """
+    if report.records == 0:
+        raise UserError(
+            f"{path}: nothing to train on: {report.too_long} records are longer than {max_length} tokens even without "
+            f"their earlier turns, {report.no_response} have no assistant turn; raise train_sft.max_length (within the "
+            "model's context) or check the data"
+        )
+    if config.conditioning and report.unlabelled_turns == report.trained_turns:
+        lacking = {
+            "predicted": "attributes: run `steerlm annotate` on it",
+            "human": "human labels: set train_sft.labels: predicted",
+        }
+        raise UserError(
+            f"{path}: no assistant turn carries {lacking[config.labels]}, or set train_sft.conditioning: false for "
+            "plain SFT"
+        )
+
+
+def _save(
+    config: TrainSftConfig,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    info: CheckpointInfo,
+    summary: dict[str, Any],
+    out: Path,
+) -> None:
+    """Write the model folder; adapters are merged into it and kept beside it."""
+    if config.lora is not None:
+        model = merge_adapter(model, out / "adapter", tokenizer, config.base_model, config.lora.quantize_4bit)
+    learned = summary["train"]
+    data = {
+        "records": learned["records"],
+        "tokens": learned["tokens"],
+        "trained_tokens": learned["trained_tokens"],
+        "responses": learned["trained_turns"],
+        "responses_without_label": learned["unlabelled_turns"],
+        "records_shortened": learned["shortened"],
+        "records_too_long": learned["too_long"],
+        "label_combinations": info.label_statistics["num_combinations"],
+    }
+    results = {
+        key: summary[key] for key in ("steps", "epochs", "train_loss", "validation_loss", "best_step", "early_stopped")
+    }
+    save_model(out / "model", model, tokenizer, info, model_card(info, data, results))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def _owner(
+    config: TrainSftConfig,
+    train_data: Path,
+    validation: Path,
+    schema: AttributeSchema,
+    seed: int,
+    sources: Sequence[SourceConfig],
+) -> str:
+    """Return a digest of everything the result depends on."""
+    what = [
+        config.model_dump(mode="json"),
+        _digest(train_data),
+        _digest(validation),
+        schema.to_dict(),
+        seed,
+        [source.model_dump(mode="json") for source in sources],
+    ]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,69 @@
+"""Weight files of a checkpoint: whether they are whole, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from steerlm.errors import UserError
+
+INFO_FILE = "steerlm.json"
+"""What steerlm knows about a checkpoint (`models.CheckpointInfo`)."""
+
+
+def check_weights(folder: Path) -> None:
+    """Raise unless the folder's safetensors files are all there and as long as their headers say.
+
+    Raises:
+        UserError: naming the file that is missing, damaged or cut short, or that there are none.
+    """
+    index = folder / "model.safetensors.index.json"
+    files = sorted(folder.glob("*.safetensors"))
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError):
+            raise UserError(f"{index} is damaged or cut short; fetch the checkpoint again") from None
+        files = [folder / name for name in names]
+    if not files:
+        raise UserError(f"{folder} has no *.safetensors weights (pickled .bin weights are refused: they can run code)")
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{folder} is incomplete: {file.name} is missing")
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            head = stream.read(8)
+            length = int.from_bytes(head, "little")
+            if len(head) < 8 or 8 + length > size:
+                raise UserError(f"{file} is cut short ({size} bytes); fetch or train it again")
+            try:
+                header = json.loads(stream.read(length))
+                ends = [row["data_offsets"][1] for name, row in header.items() if name != "__metadata__"]
+            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+                raise UserError(f"{file} is damaged: its header cannot be read; fetch or train it again") from None
+        wanted = 8 + length + max(ends, default=0)
+        if size != wanted:
+            raise UserError(f"{file} is cut short: {size} of {wanted} bytes; fetch or train it again")
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Return 16 hex digits that identify a checkpoint's weights and `steerlm.json`.
+
+    Raises:
+        UserError: no such folder or no weights in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no such checkpoint folder: {folder}")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} has no *.safetensors weights")
+    digest = hashlib.blake2b(digest_size=8)
+    for file in [*files, folder / INFO_FILE]:
+        if file.is_file():
+            digest.update(file.name.encode() + b"\0")
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 22):
+                    digest.update(block)
+    return digest.hexdigest()
