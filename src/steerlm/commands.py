@@ -91,7 +91,7 @@ def standalone(arguments: argparse.Namespace, stage: str) -> int:
 def _prepare(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> dict[str, Any]:
     from steerlm.stages.prepare import prepare
 
-    sources = []
+    sources: list[dict[str, str]] = []
     for text in arguments.source:
         source_format, colon, path = text.partition(":")
         if not colon:

@@ -153,13 +153,18 @@ def _check_model(stage: str, section: TrainingSection, recipe: Recipe, result: P
 
     local = Path(section.base_model).exists()
     try:
-        config = AutoConfig.from_pretrained(section.base_model, local_files_only=local, trust_remote_code=False)
+        # The cache only: a dry run does not wait for a network.
+        config = AutoConfig.from_pretrained(section.base_model, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        if local or section.base_model.startswith((".", "/")):
-            result.problems.append(f"{stage}.base_model {section.base_model}: {reason}")
+        if local:
+            result.problems.append(f"{stage}.base_model {section.base_model}: {str(error).splitlines()[0]}")
+        elif section.base_model.startswith((".", "/")) or section.base_model.count("/") != 1:
+            result.problems.append(f"{stage}.base_model {section.base_model}: no such folder")
         else:
-            result.notes.append(f"{stage}.base_model {section.base_model} is not on this machine ({reason})")
+            result.notes.append(
+                f"{stage}.base_model {section.base_model} is not on this machine and is left out of the estimate; "
+                f"fetch its description with: hf download {section.base_model} config.json"
+            )
         return None
     context = getattr(config, "max_position_embeddings", None)
     if context is not None and section.max_length > context:
