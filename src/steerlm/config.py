@@ -201,7 +201,10 @@ class EvaluateConfig(Section):
     num_prompts: int | None = Field(48, ge=2, description="Prompts used (null: all).")
     samples_per_prompt: int = Field(1, ge=1, description="Samples per prompt and setting.")
     settings: tuple[Literal["defaults", "extremes", "random"], ...] = Field(
-        ("defaults", "random"), min_length=1, description="What the other dials stand at while one is swept."
+        ("defaults", "random"),
+        min_length=1,
+        description="What the other dials stand at while one is swept: their defaults, either end of their scale, or "
+        "combinations drawn from those in the training data.",
     )
     measure: Literal["playground", "text", "none"] = Field(
         "text", description="Exact measures computed from the text itself."
@@ -211,6 +214,7 @@ class EvaluateConfig(Section):
     top_k: int = Field(50, ge=0, description="Sample from the k likeliest tokens (0: all).")
     max_new_tokens: int = Field(512, ge=1, description="Longest response.")
     batch_size: int = Field(64, ge=1, description="Sequences sampled together.")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Precision of sampling and scoring.")
 
 
 class Recipe(Section):

@@ -1,0 +1,107 @@
+"""Who measures an evaluation: exact measures of the text, independent attribute models, and the annotating one.
+
+The attribute model that labelled the training data never counts as independent: a steerable model that learned its
+mistakes would look perfect to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steerlm import measures
+from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.config import EvaluateConfig
+from steerlm.conversation import Message
+from steerlm.errors import UserError
+
+Measured = Mapping[str, float] | None
+"""Attribute -> level (or index of the category); None where the scorer has no answer."""
+
+_TOKENS_PER_BATCH = 16384
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Who measured: an id, whether it is independent of the training labels, and the attributes it measures."""
+
+    id: str
+    label: str
+    independent: bool
+    attributes: tuple[str, ...]
+    score: Callable[[Sequence[Sequence[Message]]], list[Measured]]
+    key: str
+
+
+def make_scorers(config: EvaluateConfig, schema: AttributeSchema, annotator: Path | None) -> list[Scorer]:
+    """Independent scorers first: the exact measures, further attribute models, and last the annotating one."""
+    scorers = []
+    if config.measure == "playground":
+        from steerlm import playground
+
+        scorers.append(_exact("playground", playground.measure, schema))
+    elif config.measure == "text":
+        scorers.append(_exact("text", measures.measure, schema))
+    for number, path in enumerate(config.attribute_models, 1):
+        scorers.append(_attribute_model(f"attribute-model-{number}", path, schema, config, annotator))
+    if annotator is not None:
+        scorers.append(_attribute_model("annotator", annotator, schema, config, annotator))
+    return [scorer for scorer in scorers if scorer.attributes]
+
+
+def _exact(name: str, measure: Callable[[Sequence[Message]], dict[str, float]], schema: AttributeSchema) -> Scorer:
+    probe = measure([Message("user", "What is this?"), Message("assistant", "It is a probe.")])
+    names = tuple(a.name for a in schema.ordinal if a.name in probe)
+
+    def score(conversations: Sequence[Sequence[Message]]) -> list[Measured]:
+        return [measure(messages) for messages in conversations]
+
+    return Scorer("measure", f"exact measures ({name})", True, names, score, name)
+
+
+def _attribute_model(
+    scorer_id: str, path: Path, schema: AttributeSchema, config: EvaluateConfig, annotator: Path | None
+) -> Scorer:
+    """An attribute model as a scorer of the attributes whose name and scale it shares with the schema."""
+    from steerlm.models import fingerprint, load_info
+    from steerlm.scoring import AttributeModel, load_attribute_model
+
+    theirs = load_info(path).schema
+    shared = tuple(a for a in schema if a.name in theirs and theirs[a.name].signature == a.signature)
+    if not shared:
+        raise UserError(
+            f"attribute model {path} measures {theirs.signature!r}: no attribute and scale in common with the models' "
+            f"{schema.signature!r}"
+        )
+    model: AttributeModel | None = None
+
+    def score(conversations: Sequence[Sequence[Message]]) -> list[Measured]:
+        nonlocal model
+        model = model or load_attribute_model(path, config.precision)
+        return [
+            None if row is None else {a.name: _number(a, row[a.name], model.values(row)[a.name]) for a in shared}
+            for row in model.score(conversations, _TOKENS_PER_BATCH)
+        ]
+
+    key = fingerprint(path)
+    independent = annotator is None or key != fingerprint(annotator)
+    label = f"attribute model {path.parent.name}/{path.name}"
+    names = tuple(a.name for a in shared)
+    return Scorer(scorer_id, label, independent and scorer_id != "annotator", names, score, key)
+
+
+def _number(attribute: Attribute, score: Any, value: Any) -> float:
+    """The real-valued score of an ordinal attribute, the index of the likeliest category of a categorical one."""
+    return float(score.mean) if attribute.kind == "ordinal" else float(attribute.levels.index(value))
+
+
+def headline_scorers(schema: AttributeSchema, scorers: Sequence[Scorer]) -> dict[str, str]:
+    """Per attribute the scorer that the headline quotes: the first independent one, else the annotator."""
+    out = {}
+    for attribute in schema:
+        measuring = [s for s in scorers if attribute.name in s.attributes]
+        if measuring:
+            out[attribute.name] = next((s for s in measuring if s.independent), measuring[0]).id
+    return out

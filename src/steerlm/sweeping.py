@@ -1,0 +1,219 @@
+"""What an evaluation asks for: every dial swept through its levels on every prompt, the other dials standing still.
+
+The plan depends on the prompts, the schema, the recipe and the training labels of the first model, never on what a
+model answers, so several models answer the very same requests and can be compared in pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steerlm.attributes import Attribute, AttributeSchema, Value
+from steerlm.conversation import Message, read_conversations
+from steerlm.errors import UserError
+
+MAX_LEVELS = 10
+"""Attributes with more levels are swept over so many, evenly spaced."""
+
+_CONTEXTS = {"defaults": 0, "extremes": 1, "random": 2}
+_POOL = 16
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation that ends with a user turn; `cluster` numbers its group (tree or first prompt)."""
+
+    id: str
+    messages: tuple[Message, ...]
+    cluster: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One prompt at one full setting: what a model is asked, once, however many sweeps it belongs to."""
+
+    prompt: int
+    attributes: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One step of one sweep, answered by ask number `ask`."""
+
+    dial: str
+    context: str
+    level: Value
+    series: int
+    ask: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All asks, ordered by prompt, and the sweeps over them."""
+
+    prompts: tuple[Prompt, ...]
+    asks: tuple[Ask, ...]
+    cells: tuple[Cell, ...]
+
+
+Combinations = Sequence[tuple[Mapping[str, Value], int]]
+"""The settings that occur in training labels, with their counts."""
+
+
+def read_prompts(path: Path, schema: AttributeSchema, num_prompts: int | None, seed: int) -> tuple[Prompt, ...]:
+    """Read the prompts of a file of conversations: each up to its last user turn, duplicates left out.
+
+    Args:
+        path: JSONL; validation data (which ends with answers) works as well.
+        schema: labels of earlier turns are validated against it.
+        num_prompts: take so many, drawn at random; None or more than there are: all.
+        seed: of the draw and of the answers' sampling.
+
+    Raises:
+        UserError: no file, a malformed record, or no prompt in it.
+    """
+    unique: dict[tuple[tuple[str, str], ...], tuple[str, str, tuple[Message, ...]]] = {}
+    for conversation in read_conversations(path, schema):
+        turns = conversation.messages
+        last = max(i for i, message in enumerate(turns) if message.role == "user")
+        key = tuple((message.role, message.content) for message in turns[: last + 1])
+        group = conversation.group if conversation.group is not None else conversation.id
+        unique.setdefault(key, (conversation.id, group, turns[: last + 1]))
+    if not unique:
+        raise UserError(f"{path} holds no prompts to evaluate on")
+    found = list(unique.values())
+    order = np.random.default_rng((seed, len(found))).permutation(len(found))
+    chosen = [found[i] for i in sorted(order[:num_prompts])]
+    clusters: dict[str, int] = {}
+    return tuple(
+        Prompt(record_id, messages, clusters.setdefault(group, len(clusters)), seed * 1_000_003 + number)
+        for number, (record_id, group, messages) in enumerate(chosen)
+    )
+
+
+def sweep_levels(attribute: Attribute) -> tuple[Value, ...]:
+    """The values an attribute is swept over: all, or `MAX_LEVELS` evenly spaced ones with both ends."""
+    levels = attribute.levels
+    if len(levels) <= MAX_LEVELS:
+        return levels
+    return tuple(levels[round(i * (len(levels) - 1) / (MAX_LEVELS - 1))] for i in range(MAX_LEVELS))
+
+
+def make_plan(
+    prompts: Sequence[Prompt], schema: AttributeSchema, contexts: Sequence[str], combinations: Combinations, seed: int
+) -> Plan:
+    """Lay out the sweeps of every attribute.
+
+    Args:
+        prompts: what to ask.
+        schema: the dials.
+        contexts: what the other dials stand at, constant within a sweep: `defaults`; `extremes`: each at its lowest
+            or highest value, drawn per prompt; `random`: drawn per prompt from the combinations seen in training
+            with as many levels of the swept dial as possible (from all levels, evenly, where none is known).
+        combinations: those of the training labels.
+        seed: of the draws.
+    """
+    pools = {attribute.name: _pool(attribute.name, combinations) for attribute in schema}
+    asks: dict[tuple[int, tuple[tuple[str, Value], ...]], int] = {}
+    cells = []
+    series = 0
+    for p in range(len(prompts)):
+        for context in contexts:
+            for d, dial in enumerate(schema):
+                rng = np.random.default_rng((seed, p, _CONTEXTS[context], d))
+                others = _others(dial, schema, context, pools[dial.name], rng)
+                for level in sweep_levels(dial):
+                    setting = schema.validate({**others, dial.name: level})
+                    ask = asks.setdefault((p, tuple(setting.items())), len(asks))
+                    cells.append(Cell(dial.name, context, level, series, ask))
+                series += 1
+    return Plan(tuple(prompts), tuple(Ask(p, dict(setting)) for p, setting in asks), tuple(cells))
+
+
+def _others(
+    dial: Attribute,
+    schema: AttributeSchema,
+    context: str,
+    pool: Sequence[Mapping[str, Value]],
+    rng: np.random.Generator,
+) -> Mapping[str, Value]:
+    others = [attribute for attribute in schema if attribute != dial]
+    if context == "defaults":
+        return {a.name: a.default_value for a in others}
+    if context == "extremes":
+        return {a.name: a.levels[-1 if rng.integers(2) else 0] for a in others}
+    if pool:
+        return pool[int(rng.integers(len(pool)))]
+    return {a.name: a.levels[int(rng.integers(len(a.levels)))] for a in others}
+
+
+def _pool(dial: str, combinations: Combinations) -> list[Mapping[str, Value]]:
+    """Settings of the other dials under which most levels of `dial` occur in training: the best `_POOL` and ties."""
+    levels: dict[tuple[tuple[str, Value], ...], set[Value]] = {}
+    counts: Counter[tuple[tuple[str, Value], ...]] = Counter()
+    for combination, count in combinations:
+        others = tuple((name, value) for name, value in combination.items() if name != dial)
+        if dial in combination and others:
+            levels.setdefault(others, set()).add(combination[dial])
+            counts[others] += count
+    ranked = sorted(levels, key=lambda others: (-len(levels[others]), -counts[others], others))
+    best = [others for others in ranked if len(levels[others]) == len(levels[ranked[0]])]
+    return [dict(others) for others in (best if len(best) >= _POOL else ranked[:_POOL])]
+
+
+def coverage(plan: Plan, schema: AttributeSchema, combinations: Combinations) -> dict[str, Any]:
+    """Report which of the settings asked for the training labels support.
+
+    Returns:
+        JSON-able: `combinations` seen in training, `possible` ones, `records`; per context `settings` asked for, the
+        share `seen` in training exactly, and the mean `distance` to the nearest seen one (levels away, summed over
+        the attributes; another category counts 1). Only the counts where no training labels are known.
+    """
+    possible = math.prod(len(attribute.levels) for attribute in schema)
+    out: dict[str, Any] = {
+        "combinations": len(combinations),
+        "possible": possible,
+        "records": sum(count for _, count in combinations),
+        "contexts": {},
+    }
+    complete = [c for c, _ in combinations if len(c) == len(schema)]
+    if not complete:
+        return out
+    seen_CK = np.array([_coordinates(c, schema) for c in complete])
+    for context in dict.fromkeys(cell.context for cell in plan.cells):
+        asked = {cell.ask for cell in plan.cells if cell.context == context}
+        settings = [s for s in (plan.asks[i].attributes for i in sorted(asked)) if len(s) == len(schema)]
+        distances = [_distance(np.array(_coordinates(s, schema)), seen_CK, schema) for s in settings]
+        out["contexts"][context] = {
+            "settings": len(settings),
+            "seen": float(np.mean([d == 0 for d in distances])) if distances else None,
+            "distance": float(np.mean(distances)) if distances else None,
+        }
+    return out
+
+
+def _coordinates(setting: Mapping[str, Value], schema: AttributeSchema) -> list[int]:
+    return [attribute.levels.index(setting[attribute.name]) for attribute in schema]
+
+
+def _distance(point_K: Any, seen_CK: Any, schema: AttributeSchema) -> float:
+    difference_CK = np.abs(seen_CK - point_K)
+    for k, attribute in enumerate(schema):
+        if attribute.kind == "categorical":
+            difference_CK[:, k] = difference_CK[:, k] != 0
+    return float(difference_CK.sum(axis=1).min())
+
+
+def seen_combinations(statistics: Mapping[str, Any], schema: AttributeSchema) -> Combinations:
+    """Return the combinations that a checkpoint's `label_statistics` list, commonest first."""
+    rows: Iterable[Mapping[str, Any]] = statistics.get("combinations", ())
+    found = [(schema.validate(row["attributes"]), int(row["count"])) for row in rows]
+    return sorted(found, key=lambda row: (-row[1], tuple(str(v) for v in row[0].values())))
