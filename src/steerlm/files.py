@@ -59,7 +59,9 @@ def parse_json_line(line: bytes, path: Path, number: int) -> Any:
             raise UserError(f"{path}:{number}: {constant}") from None
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             pass  # only asked whether the cause is a NaN
-        raise UserError(f"{path}:{number}:{error.colno}: malformed JSON: {error.msg}") from None
+        # the end of the text is before its newline
+        column = min(error.pos, len(error.doc.rstrip())) + 1
+        raise UserError(f"{path}:{number}:{column}: malformed JSON: {error.msg}") from None
 
 
 def _refuse_constant(name: str) -> float:

@@ -108,8 +108,8 @@ class _Array:
             except RecursionError:
                 self.fail("nested too deeply")
             else:
-                # a number that ends with the window may go on
-                if end < len(self.buffer) or not self._read(chunk):
+                # a number at the end of the window may go on: the cut leaves at most two characters of `1.`, `1e+`
+                if end + 2 < len(self.buffer) or not self._read(chunk):
                     self.position = end
                     return Item(value, line, self.constant)
             # an item longer than the window is parsed again from its start each time: doubling keeps that linear
@@ -133,7 +133,9 @@ class _Array:
             raise UserError(f"{self.path}: not UTF-8 text ({error.reason}); convert it to UTF-8") from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{self.path}: damaged gzip file ({error}); fetch it again") from None
+        if not text:
+            return False
         self._count()
         self.buffer = self.buffer[self.position :] + text
         self.position = self.counted = 0
-        return bool(text)
+        return True
