@@ -378,6 +378,36 @@ def test_models_that_cannot_be_evaluated(world: World, tmp_path: Path):
         world.evaluate(sft=world.model("sft", exact))
 
 
+def test_label_quality_against_the_exact_measure(world: World):
+    """Human labels one level off, predicted ones half the time exact and half the time one off: ratio 0.5."""
+
+    def turn(i: int) -> Message:
+        said = {"quality": 2, "humor": i % 4, "toxicity": 0}
+        labels = {"humor": i % 4 + i // 4 % 2}
+        scores = {"humor": Score(i % 4 + 0.25, 0.1)}
+        human = {"humor": i % 4 + 1}
+        return Message("assistant", json.dumps(said), attributes=labels, human=human, scores=scores)
+
+    rows = [Conversation(f"c{i}", (Message("user", "Hm?"), turn(i)), group=f"g{i}") for i in range(16)]
+    rows.append(Conversation("unrated", (Message("user", "Hm?"), Message("assistant", "x", {"humor": 4}))))
+    data = world.folder / "train.jsonl"
+    write_conversations(data, rows)
+    world.model("sft", exact)
+    stage.evaluate(
+        world.config, {"sft": world.folder / "sft"}, world.prompts, SCHEMA, world.folder / "out", 0, annotated=[data]
+    )
+    results = json.loads((world.folder / "out" / "results.json").read_text(encoding="utf-8"))
+    [(name, report)] = results["label_quality"].items()
+    assert name == "train.jsonl"
+    assert set(report) == {"humor"}
+    assert report["humor"]["n"] == 16
+    assert report["humor"]["human"]["value"] == 1
+    assert report["humor"]["predicted"]["value"] == 0.5
+    assert report["humor"]["predicted_score"]["value"] == 0.25
+    assert report["humor"]["ratio"]["value"] == 0.5
+    assert report["humor"]["ratio"]["low"] < 0.5 < report["humor"]["ratio"]["high"]
+
+
 # The plan
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from steerlm import measures
 from steerlm.attributes import Attribute, AttributeSchema
@@ -17,6 +17,8 @@ from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 
+Measure = Callable[[Sequence[Message]], dict[str, float]]
+"""What the last turn of a conversation measures, by attribute (on its scale) or by the name of a statistic."""
 Measured = Mapping[str, float] | None
 """Attribute -> level (or index of the category); None where the scorer has no answer."""
 
@@ -25,7 +27,16 @@ _TOKENS_PER_BATCH = 16384
 
 @dataclass(frozen=True)
 class Scorer:
-    """Who measured: an id, whether it is independent of the training labels, and the attributes it measures."""
+    """Who measured.
+
+    Attributes:
+        id: `measure`, `attribute-model-<number>` or `annotator`.
+        label: for people.
+        independent: whether it had no part in labelling the training data.
+        attributes: what it measures.
+        score: reads conversations that end with the answer to measure.
+        key: identifies it; its stored scores are used again while it is the same.
+    """
 
     id: str
     label: str
@@ -34,16 +45,27 @@ class Scorer:
     score: Callable[[Sequence[Sequence[Message]]], list[Measured]]
     key: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return who it is, JSON-able."""
+        described = {"id": self.id, "label": self.label, "independent": self.independent}
+        return {**described, "attributes": list(self.attributes)}
+
+
+def exact_measure(name: Literal["playground", "text", "none"]) -> Measure | None:
+    """Return the exact measure that a recipe names."""
+    if name == "playground":
+        from steerlm import playground
+
+        return playground.measure
+    return measures.measure if name == "text" else None
+
 
 def make_scorers(config: EvaluateConfig, schema: AttributeSchema, annotator: Path | None) -> list[Scorer]:
     """Independent scorers first: the exact measures, further attribute models, and last the annotating one."""
     scorers = []
-    if config.measure == "playground":
-        from steerlm import playground
-
-        scorers.append(_exact("playground", playground.measure, schema))
-    elif config.measure == "text":
-        scorers.append(_exact("text", measures.measure, schema))
+    measure = exact_measure(config.measure)
+    if measure is not None:
+        scorers.append(_exact(config.measure, measure, schema))
     for number, path in enumerate(config.attribute_models, 1):
         scorers.append(_attribute_model(f"attribute-model-{number}", path, schema, config, annotator))
     if annotator is not None:
@@ -51,7 +73,7 @@ def make_scorers(config: EvaluateConfig, schema: AttributeSchema, annotator: Pat
     return [scorer for scorer in scorers if scorer.attributes]
 
 
-def _exact(name: str, measure: Callable[[Sequence[Message]], dict[str, float]], schema: AttributeSchema) -> Scorer:
+def _exact(name: str, measure: Measure, schema: AttributeSchema) -> Scorer:
     probe = measure([Message("user", "What is this?"), Message("assistant", "It is a probe.")])
     names = tuple(a.name for a in schema.ordinal if a.name in probe)
 

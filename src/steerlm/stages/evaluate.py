@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -28,9 +28,13 @@ from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.fidelity import Sweeps, category_dial_report, effects, fidelity_report, paired_comparison
 from steerlm.files import full_disk_is_user_error, parse_json_line, write_json
+from steerlm.label_quality import label_quality
 from steerlm.progress import progress
-from steerlm.scorers import Measured, Scorer, headline_scorers, make_scorers
-from steerlm.sweeping import Plan, coverage, make_plan, read_prompts, seen_combinations
+from steerlm.scorers import Measured, Scorer, exact_measure, headline_scorers, make_scorers
+from steerlm.sweeping import Combinations, Plan, coverage, make_plan, read_prompts, seen_combinations
+
+if TYPE_CHECKING:
+    from steerlm.models import CheckpointInfo
 
 CHUNK = 256
 """Asks answered (and stored) together; ordered by prompt, so that prefixes are shared within a chunk."""
@@ -48,6 +52,7 @@ def evaluate(
     out: Path,
     seed: int,
     annotator: Path | None = None,
+    annotated: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Evaluate steerable models on the same prompts, settings and seeds.
 
@@ -61,6 +66,7 @@ def evaluate(
             are replaced.
         seed: of every random choice.
         annotator: the attribute model that labelled the training data; reported as not independent.
+        annotated: files it labelled; where they hold human labels too, both are compared with the exact measure.
 
     Returns:
         A summary: per model and attribute the headline figures. Everything is in `results.json`.
@@ -68,7 +74,52 @@ def evaluate(
     Raises:
         UserError: no model, a model of another schema or without conditioning, unusable prompts, a full disk.
     """
-    from steerlm.models import fingerprint, load_info
+    from steerlm.models import fingerprint
+
+    infos = _load_infos(models, schema)
+    known = {name: seen_combinations(info.label_statistics, schema) for name, info in infos.items()}
+    chosen = read_prompts(prompts, schema, config.num_prompts, seed)
+    plan = make_plan(chosen, schema, config.settings, next(iter(known.values())), seed)
+    keys = {name: fingerprint(path) for name, path in models.items()}
+    answers = {name: _answers(config, plan, path, keys[name], out / name, name) for name, path in models.items()}
+    scorers = make_scorers(config, schema, annotator)
+    scores = {name: {s.id: _scores(s, plan, rows, out / name, name) for s in scorers} for name, rows in answers.items()}
+    swept = {
+        name: {s.id: _sweeps(plan, schema, answers[name], scores[name][s.id], s.attributes) for s in scorers}
+        for name in models
+    }
+    headline = headline_scorers(schema, scorers)
+    exact = exact_measure(config.measure)
+    last = list(models)[-1]
+    results = {
+        "attributes": schema.to_dict(),
+        "seed": seed,
+        "settings": config.model_dump(mode="json"),
+        "prompts": {"used": len(chosen), "clusters": len({prompt.cluster for prompt in chosen})},
+        "asks": len(plan.asks),
+        "scorers": [s.to_dict() for s in scorers],
+        "headline_scorer": headline,
+        "models": {
+            name: {
+                "fingerprint": keys[name],
+                "coverage": _coverage(plan, schema, known[name], infos[name].label_statistics),
+                "answers": answer_statistics(plan, answers[name], schema),
+                "effects": effects(_text_sweeps(plan, schema, answers[name]), schema),
+                "scorers": {s.id: _model_report(swept[name][s.id], schema, s) for s in scorers},
+            }
+            for name in models
+        },
+        "comparisons": _comparisons(swept, schema, headline),
+        "label_quality": label_quality(annotated, exact, schema) if exact is not None else {},
+        "examples": {"model": last, "sweeps": _examples(plan, schema, answers[last], scores[last], headline)},
+    }
+    write_json(out / "results.json", results)
+    return summarise(results)
+
+
+def _load_infos(models: Mapping[str, Path], schema: AttributeSchema) -> dict[str, CheckpointInfo]:
+    """Read what the checkpoints say about themselves and refuse those that have no such dials."""
+    from steerlm.models import load_info
 
     if not models:
         raise UserError("evaluate needs at least one model")
@@ -80,41 +131,14 @@ def evaluate(
         schema.require_same(infos[name].schema.signature, "the recipe", f"model {path}")
         if not infos[name].conditioning:
             raise UserError(f"model {name!r} ({path}) was trained without attributes: it has no dials to evaluate")
-    first = next(iter(models))
-    combinations = seen_combinations(infos[first].label_statistics, schema)
-    chosen = read_prompts(prompts, schema, config.num_prompts, seed)
-    plan = make_plan(chosen, schema, config.settings, combinations, seed)
-    samples = {name: _answers(config, plan, path, fingerprint(path), out / name, name) for name, path in models.items()}
-    scorers = make_scorers(config, schema, annotator)
-    tables = {name: {s.id: _scores(s, plan, rows, out / name, name) for s in scorers} for name, rows in samples.items()}
-    results: dict[str, Any] = {
-        "attributes": schema.to_dict(),
-        "seed": seed,
-        "settings": config.model_dump(mode="json"),
-        "prompts": {"used": len(chosen), "clusters": len({prompt.cluster for prompt in chosen})},
-        "asks": len(plan.asks),
-        "scorers": [
-            {"id": s.id, "label": s.label, "independent": s.independent, "attributes": list(s.attributes)}
-            for s in scorers
-        ],
-        "headline_scorer": headline_scorers(schema, scorers),
-        "models": {},
-    }
-    swept: dict[str, dict[str, Sweeps]] = {}
-    for name in models:
-        swept[name] = {s.id: _sweeps(plan, schema, samples[name], tables[name][s.id], s.attributes) for s in scorers}
-        results["models"][name] = {
-            "fingerprint": fingerprint(models[name]),
-            "coverage": coverage(plan, schema, seen_combinations(infos[name].label_statistics, schema)),
-            "answers": answer_statistics(plan, samples[name], schema),
-            "effects": effects(_text_sweeps(plan, schema, samples[name]), schema),
-            "scorers": {s.id: _model_report(swept[name][s.id], schema, s) for s in scorers},
-        }
-    results["comparisons"] = _comparisons(swept, schema, results["headline_scorer"])
-    last = list(models)[-1]
-    results["examples"] = {"model": last, "sweeps": _examples(plan, schema, samples[last], tables[last], results)}
-    write_json(out / "results.json", results)
-    return summarise(results)
+    return infos
+
+
+def _coverage(
+    plan: Plan, schema: AttributeSchema, known: Combinations, statistics: Mapping[str, Any]
+) -> dict[str, Any]:
+    # the checkpoint lists the commonest combinations only, but counts them all
+    return {**coverage(plan, schema, known), "combinations": statistics.get("num_combinations", len(known))}
 
 
 def summarise(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,8 +274,8 @@ def _examples(
     plan: Plan,
     schema: AttributeSchema,
     answers: Sequence[Row],
-    tables: Mapping[str, Sequence[Row]],
-    results: Mapping[str, Any],
+    scores: Mapping[str, Sequence[Row]],
+    headline: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """The same prompt at the lowest, middle and highest level of a dial: `_NUM_EXAMPLES` sweeps per attribute."""
     sweeps = []
@@ -266,11 +290,10 @@ def _examples(
             steps = [steps[i] for i in sorted({0, len(steps) // 2, len(steps) - 1})]
             replies = []
             for cell in steps:
-                scorer = results["headline_scorer"].get(dial.name)
-                scores = tables[scorer][cell.ask]["scores"][0] if scorer else None
-                obtained = None if scores is None else scores[dial.name]
-                if obtained is not None and dial.kind == "categorical":
-                    obtained = dial.levels[int(obtained)]
+                obtained = None
+                if dial.name in headline:
+                    row = scores[headline[dial.name]][cell.ask]["scores"][0]
+                    obtained = None if row is None else _level(dial, row[dial.name])
                 text = answers[cell.ask]["samples"][0]["text"][:_EXAMPLE_CHARACTERS]
                 setting = dict(plan.asks[cell.ask].attributes)
                 replies.append({"requested": cell.level, "obtained": obtained, "attributes": setting, "text": text})
@@ -278,6 +301,10 @@ def _examples(
             conversation = [{"role": m.role, "content": m.content[:_EXAMPLE_CHARACTERS]} for m in messages]
             sweeps.append({"dial": dial.name, "messages": conversation, "replies": replies})
     return sweeps
+
+
+def _level(attribute: Attribute, number: float) -> float | str:
+    return number if attribute.kind == "ordinal" else str(attribute.levels[int(number)])
 
 
 def _digest(*parts: Any) -> str:
