@@ -23,8 +23,9 @@ from steerlm.config import (
     load_recipe,
     validate,
 )
-from steerlm.conversation import read_conversations, write_json
+from steerlm.conversation import read_conversations
 from steerlm.errors import UserError
+from steerlm.files import write_json
 
 console = Console()
 

@@ -132,6 +132,7 @@ def _bootstrap(run: RunFolder, out: Path) -> Mapping[str, Any]:
         schema=run.recipe.schema_,
         out=out,
         seed=run.recipe.seed,
+        sources=_sources(run),
     )
 
 
@@ -147,6 +148,7 @@ def _evaluate(run: RunFolder, out: Path) -> Mapping[str, Any]:
         out,
         run.recipe.seed,
         annotator=run.stage("train_attribute_model") / "model",
+        annotated=[run.stage("annotate") / name for name in ("train.jsonl", "validation.jsonl")],
     )
 
 

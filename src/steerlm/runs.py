@@ -25,8 +25,8 @@ import orjson
 import yaml
 
 from steerlm.config import Recipe, dump_recipe
-from steerlm.conversation import atomic_writer, write_json
 from steerlm.errors import UserError
+from steerlm.files import atomic_writer, write_json
 
 STAGES = (
     "playground",
