@@ -6,22 +6,26 @@ makes it count. A run that was killed while saving goes on from the checkpoint b
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 
 from steerlm.batching import Examples
 from steerlm.config import TrainingSection
-from steerlm.conversation import atomic_writer, write_json
 from steerlm.errors import UserError
+from steerlm.files import atomic_writer, write_json
 
 COMPLETE = "complete.json"
 """Record in a checkpoint: its files and their sizes, written after all of them."""
+
+TRAINER_STATE = "trainer_state.json"
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +56,35 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint; delete those that were cut short, with a warning."""
+    """Return the newest complete checkpoint whose best predecessor is complete too; delete what was cut short."""
     for path in _checkpoints(folder):
         if not is_complete(path):
             log.warning("%s is incomplete (interrupted while it was written): using an earlier checkpoint", path)
             shutil.rmtree(path)
-    complete = complete_checkpoints(folder)
-    return complete[-1] if complete else None
+    for path in reversed(complete_checkpoints(folder)):
+        state = json.loads((path / TRAINER_STATE).read_text(encoding="utf-8"))
+        if is_complete(folder / f"checkpoint-{state['best_global_step']}"):
+            return path
+    return None
+
+
+@contextlib.contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Save a checkpoint: on a full disk, remove what was written of it and raise a `UserError`."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors wrap what the operating system said; only its text is left
+        reasons = ("No space left", "os error 28", "Disk quota", "os error 122", "File too large", "os error 27")
+        text = str(error)
+        torn = "PytorchStreamWriter failed" in text or "unexpected pos" in text
+        if not torn and not any(reason in text for reason in reasons):
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(
+            f"no space left on the disk while writing {folder}; the earlier checkpoints are intact: free some space "
+            "(or lower max_checkpoints) and run the same command again"
+        ) from error
 
 
 def identity(config: TrainingSection, examples: Sequence[Examples], objective: str, seed: int) -> str:

@@ -7,10 +7,8 @@ safetensors only, and code from a checkpoint is never run.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -31,10 +28,10 @@ from transformers.utils import logging as hf_logging
 from steerlm.attributes import AttributeSchema
 from steerlm.config import LoraSection
 from steerlm.errors import UserError
-from steerlm.files import full_disk_is_user_error, write_json
+from steerlm.files import write_json
 from steerlm.losses import output_names
 from steerlm.weights import INFO_FILE as INFO_FILE
-from steerlm.weights import check_weights
+from steerlm.weights import check_weights, whole_folder
 from steerlm.weights import fingerprint as fingerprint
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -342,23 +339,6 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence
     return get_peft_model(model, config)
 
 
-@contextlib.contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to write to that takes the place of `folder` at the end, whole or not at all."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with full_disk_is_user_error(folder):
-        try:
-            yield partial
-        except SafetensorError as error:
-            # safetensors wraps what the operating system said
-            raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error)) from error
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-
-
 def save_model(
     folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, info: CheckpointInfo, card: str
 ) -> None:
@@ -378,7 +358,7 @@ def save_model(
         model.generation_config.eos_token_id = tokenizer.eos_token_id
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = True
-    with _whole_folder(Path(folder)) as partial, quiet():
+    with whole_folder(Path(folder)) as partial, quiet():
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
@@ -386,7 +366,7 @@ def save_model(
 
 
 def merge_adapter(
-    adapted: Any, folder: Path, tokenizer: PreTrainedTokenizerBase, base_model: str, quantized: bool
+    adapted: Any, folder: Path, tokenizer: PreTrainedTokenizerBase, again: tuple[Path, str] | None = None
 ) -> PreTrainedModel:
     """Save the adapter of a `peft.PeftModel` and return the plain model with the adapter merged into its weights.
 
@@ -394,17 +374,17 @@ def merge_adapter(
         adapted: the trained model.
         folder: where the adapter is kept, in peft's format.
         tokenizer: with the control tokens.
-        base_model: what the adapter was trained on.
-        quantized: True merges into full-precision weights, read again: 4-bit weights would lose the adapter.
+        again: where given, a folder with the trained adapter and the base model to read it onto, instead of `adapted`.
     """
     from peft import PeftModel
 
-    with _whole_folder(folder) as partial:
-        adapted.save_pretrained(partial)
-    if quantized:
-        model = load_causal_lm(base_model, "bf16")
+    if again is not None:
+        source, base_model = again
+        model = load_causal_lm(base_model, "auto")
         resize_embeddings(model, tokenizer)
-        adapted = PeftModel.from_pretrained(model, folder)
+        adapted = PeftModel.from_pretrained(model, source)
+    with whole_folder(folder) as partial, quiet():
+        adapted.save_pretrained(partial)
     merged = adapted.merge_and_unload()
     assert isinstance(merged, PreTrainedModel)
     return merged

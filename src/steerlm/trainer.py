@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +42,7 @@ from steerlm.batching import (
     collate_sft,
     sorted_batches,
 )
-from steerlm.checkpoints import complete_checkpoints, mark_complete
+from steerlm.checkpoints import complete_checkpoints, mark_complete, saving
 from steerlm.errors import UserError
 from steerlm.losses import Loss, masked_attribute_loss, response_cross_entropy
 
@@ -92,6 +93,8 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         self.max_checkpoints = max_checkpoints
         self.step_losses: list[Tensor] = []
         self.selected: Tensor | None = None
+        self.tokens = 0
+        self.since = time.monotonic()
         self.control = TrainerControl()
         super().__init__(
             model=model,
@@ -201,6 +204,7 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Run one batch and remember its loss for the check before the optimizer step."""
+        self.tokens += int(inputs["attention_mask"].sum())
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         self.step_losses.append(loss)
         return loss
@@ -262,21 +266,34 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with the epoch of the data (the Trainer sees all epochs as one)."""
+        """Log with the epoch of the data (the Trainer sees all epochs as one) and the speed."""
+        if "loss" in logs:
+            now = time.monotonic()
+            logs["tokens_per_second"] = self.tokens * self.accelerator.num_processes / max(now - self.since, 1e-9)
+            self.tokens, self.since = 0, now
         self.state.epoch = self.state.global_step / self.steps_per_epoch
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        shutil.rmtree(folder, ignore_errors=True)
-        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)
+        with saving(folder):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder)
-            best = self.state.best_global_step
-            keep = {f"checkpoint-{best}"} if best else set()
-            for old in [p for p in complete_checkpoints(folder.parent) if p.name not in keep][: -self.max_checkpoints]:
+            best = f"checkpoint-{self.state.best_global_step}"
+            others = [path for path in complete_checkpoints(folder.parent) if path.name != best]
+            for old in others[: -self.max_checkpoints]:
                 shutil.rmtree(old)
+
+    def load_best(self) -> None:
+        """Load the weights with the lowest validation loss."""
+        assert self.state.best_global_step is not None
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        self.state.best_model_checkpoint = str(best)
+        self._load_best_model()
 
 
 class FlowCallback(TrainerCallback):  # type: ignore[misc]

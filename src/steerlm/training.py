@@ -6,22 +6,35 @@ ends with the parameters of one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerState, TrainingArguments, set_seed
+from peft import PeftModel
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from steerlm.attributes import AttributeSchema
-from steerlm.batching import Examples, rank_batches
-from steerlm.checkpoints import claim, identity, last_checkpoint, truncate_metrics
+from steerlm.batching import Examples, IntArray, rank_batches
+from steerlm.checkpoints import TRAINER_STATE, claim, identity, last_checkpoint, truncate_metrics
 from steerlm.config import TrainingSection
 from steerlm.errors import UserError
 from steerlm.models import autocast_bf16, quiet
 from steerlm.trainer import FlowCallback, Objective, SteerTrainer, should_stop_early
+
+SHORT = 160
+"""Mean length in tokens up to which plain attention was faster than the fused kernel (bf16, one CPU core)."""
 
 
 def _total_batches(config: TrainingSection, examples: Examples, world_size: int) -> tuple[int, float]:
@@ -66,7 +79,7 @@ def training_arguments(
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         bf16=autocast_bf16(config.precision),
         use_cpu=not torch.accelerator.is_available(),
@@ -75,7 +88,6 @@ def training_arguments(
         eval_steps=interval,
         save_strategy="steps",
         save_steps=interval,
-        load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         logging_steps=10,
@@ -139,18 +151,31 @@ def train(
     )
     flow.trainer = trainer
     start = last_checkpoint(checkpoints)
-    state = TrainerState.load_from_json(str(start / "trainer_state.json")) if start else TrainerState()
+    state = TrainerState.load_from_json(str(start / TRAINER_STATE)) if start else TrainerState()
     truncate_metrics(metrics, state.global_step)
-    if start and (state.global_step >= trainer.args.max_steps or should_stop_early(state, flow.patience)):
-        # killed between the last checkpoint and the end: only the best weights are to be loaded
-        trainer.state = state
-        state.best_model_checkpoint = str(checkpoints / f"checkpoint-{state.best_global_step}")
-        with quiet():
-            trainer._load_best_model()
-    else:
-        with quiet():
+    with quiet(), _attention(trainer.accelerator.unwrap_model(model), train_dataset.lengths, trainer.args):
+        if start and (state.global_step >= trainer.args.max_steps or should_stop_early(state, flow.patience)):
+            # killed between the last checkpoint and the end: nothing is left to train
+            trainer.state = state
+        else:
             trainer.train(resume_from_checkpoint=str(start) if start else None)
+        trainer.load_best()
     return _summary(trainer.state, trainer, flow.patience)
+
+
+@contextlib.contextmanager
+def _attention(model: PreTrainedModel, lengths: IntArray, args: TrainingArguments) -> Iterator[None]:
+    """Use plain attention for short sequences in bf16 on the CPU, where the fused kernel is slower than matrices."""
+    core = model.get_base_model() if isinstance(model, PeftModel) else model
+    implementation = core.config._attn_implementation
+    plain = args.use_cpu and args.bf16 and implementation == "sdpa" and float(lengths.mean()) <= SHORT
+    if plain:
+        core.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if plain:
+            core.set_attn_implementation(implementation)
 
 
 def _trainer(

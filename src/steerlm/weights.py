@@ -1,12 +1,20 @@
-"""Weight files of a checkpoint: whether they are whole, and what identifies them."""
+"""Weight files of a checkpoint: written whole or not at all, checked before they are read, and identified."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from steerlm.errors import UserError
+from steerlm.files import full_disk_is_user_error
 
 INFO_FILE = "steerlm.json"
 """What steerlm knows about a checkpoint (`models.CheckpointInfo`)."""
@@ -67,3 +75,20 @@ def fingerprint(folder: str | Path) -> str:
                 while block := stream.read(1 << 22):
                     digest.update(block)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to write to that takes the place of `folder` at the end, whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with full_disk_is_user_error(folder):
+        try:
+            yield partial
+        except SafetensorError as error:
+            # safetensors wraps what the operating system said
+            raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error)) from error
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)

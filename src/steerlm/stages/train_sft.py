@@ -194,8 +194,14 @@ def _save(
     out: Path,
 ) -> None:
     """Write the model folder; adapters are merged into it and kept beside it."""
+    sharded = config.fsdp or config.deepspeed is not None
+    best = out / "checkpoints" / f"checkpoint-{summary['best_step']}"
     if config.lora is not None:
-        model = merge_adapter(model, out / "adapter", tokenizer, config.base_model, config.lora.quantize_4bit)
+        # 4-bit weights would lose the adapter, and no rank holds sharded ones: read both again
+        again = (best, config.base_model) if sharded or config.lora.quantize_4bit else None
+        model = merge_adapter(model, out / "adapter", tokenizer, again)
+    elif sharded:
+        model = load_causal_lm(best)
     learned = summary["train"]
     data = {
         "records": learned["records"],
