@@ -97,6 +97,7 @@ class FakeAttributeModel:
     def score(self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int) -> list[dict[str, Score] | None]:
         out: list[dict[str, Score] | None] = []
         for messages in conversations:
+            assert messages[-1].content, "an attribute model reads no empty turn"
             values = read_back(messages)
             lang = json.loads(messages[-1].content)["lang"]
             row = {name: Score(value + (name == "humor"), 0.1) for name, value in values.items()}
@@ -288,7 +289,7 @@ def test_interrupted_anywhere_ends_with_the_same_bytes(world: World, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         world.evaluate("cut", annotator, **models)
     assert not (world.folder / "cut" / "results.json").exists()
-    with (world.folder / "cut" / "sft" / "samples.jsonl").open("ab") as stream:
+    with (world.folder / "cut" / "sft" / "samples.jsonl.partial").open("ab") as stream:
         stream.write(whole[0][:100])  # half a line, as a kill leaves it
     budget = 1000
     world.evaluate("cut", annotator, **models)
@@ -320,6 +321,26 @@ def test_several_samples_and_unanswerable_prompts(world: World):
     assert answers["defaults"]["answers"] == 18
     assert answers["defaults"]["unanswered"] == 1
     assert answers["defaults"]["duplicate"]["value"] == pytest.approx(2 / 3)
+
+
+def test_empty_answers_count_as_answers(world: World, monkeypatch: pytest.MonkeyPatch):
+    """The exact measure reads them as they are, an attribute model cannot, and the statistics say how many."""
+    original = FakeEngine.generate
+
+    def mute_at_four(self: FakeEngine, requests: Sequence[Request], sampling: Sampling) -> list[list[Sample]]:
+        answers = original(self, requests, sampling)
+        return [
+            [Sample("", 1, True)] if (request.attributes or {})["humor"] == 4 else samples
+            for request, samples in zip(requests, answers, strict=True)
+        ]
+
+    monkeypatch.setattr(FakeEngine, "generate", mute_at_four)
+    results = world.evaluate(sft=world.model("sft", exact), annotator=world.folder / "annotator")
+    curve = dials(results, "sft")["humor"]["curve"]
+    assert [row["value"] for row in curve] == [0, 1, 2, 3, 0]
+    curve = dials(results, "sft", "annotator")["humor"]["curve"]
+    assert [row["requested"] for row in curve] == [0, 1, 2, 3]
+    assert results["models"]["sft"]["answers"]["all"]["degenerate"]["value"] > 0
 
 
 def test_answer_statistics(world: World):

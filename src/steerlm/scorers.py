@@ -102,10 +102,15 @@ def _attribute_model(
     def score(conversations: Sequence[Sequence[Message]]) -> list[Measured]:
         nonlocal model
         model = model or load_attribute_model(path, config.precision)
-        return [
-            None if row is None else {a.name: _number(a, row[a.name], model.values(row)[a.name]) for a in shared}
-            for row in model.score(conversations, _TOKENS_PER_BATCH)
-        ]
+        # an attribute model reads no empty turn; an answer without text has no score of it
+        said = [i for i, messages in enumerate(conversations) if messages[-1].content.strip()]
+        rows = model.score([conversations[i] for i in said], _TOKENS_PER_BATCH)
+        scores: list[Measured] = [None] * len(conversations)
+        for i, row in zip(said, rows, strict=True):
+            if row is not None:
+                values = model.values(row)
+                scores[i] = {a.name: _number(a, row[a.name], values[a.name]) for a in shared}
+        return scores
 
     key = fingerprint(path)
     independent = annotator is None or key != fingerprint(annotator)

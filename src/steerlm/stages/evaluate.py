@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +22,13 @@ import orjson
 from steerlm import measures
 from steerlm.answers import answer_statistics
 from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.chunks import map_lines, read_rows
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.fidelity import Sweeps, category_dial_report, effects, fidelity_report, paired_comparison
-from steerlm.files import full_disk_is_user_error, parse_json_line, write_json
+from steerlm.files import write_json
 from steerlm.label_quality import label_quality
-from steerlm.progress import progress
 from steerlm.scorers import Measured, Scorer, exact_measure, headline_scorers, make_scorers
 from steerlm.sweeping import Combinations, Plan, coverage, make_plan, read_prompts, seen_combinations
 
@@ -167,7 +166,7 @@ def _answers(config: EvaluateConfig, plan: Plan, model: Path, model_key: str, ou
     _discard_stale(path, key)
     engine = None
 
-    def work(chunk: range) -> list[Row]:
+    def work(chunk: list[int]) -> list[Row]:
         nonlocal engine
         engine = engine or load_engine(model, config.precision, config.batch_size)
         requests = []
@@ -187,7 +186,8 @@ def _answers(config: EvaluateConfig, plan: Plan, model: Path, model_key: str, ou
             for i, ask in enumerate(chunk)
         ]
 
-    return _in_chunks(path, len(plan.asks), work, f"answers of {name}")
+    map_lines(path, range(len(plan.asks)), work, chunk=CHUNK, total=len(plan.asks), description=f"answers of {name}")
+    return list(read_rows(path))
 
 
 def _scores(scorer: Scorer, plan: Plan, answers: Sequence[Row], out: Path, name: str) -> list[Row]:
@@ -195,7 +195,7 @@ def _scores(scorer: Scorer, plan: Plan, answers: Sequence[Row], out: Path, name:
     path = out / f"scores-{scorer.id}.jsonl"
     _discard_stale(path, _digest(scorer.key, scorer.attributes, list(answers)))
 
-    def work(chunk: range) -> list[Row]:
+    def work(chunk: list[int]) -> list[Row]:
         owners, conversations = [], []
         for i in chunk:
             for sample in answers[i]["samples"]:
@@ -208,7 +208,9 @@ def _scores(scorer: Scorer, plan: Plan, answers: Sequence[Row], out: Path, name:
             scores[i].append(None if row is None else {n: round(row[n], 6) for n in scorer.attributes})
         return [{"ask": i, "scores": scores[i]} for i in chunk]
 
-    return _in_chunks(path, len(plan.asks), work, f"{scorer.label} on {name}")
+    description = f"{scorer.label} on {name}"
+    map_lines(path, range(len(plan.asks)), work, chunk=CHUNK, total=len(plan.asks), description=description)
+    return list(read_rows(path))
 
 
 def _sweeps(
@@ -315,38 +317,7 @@ def _discard_stale(path: Path, key: str) -> None:
     """Delete answers or scores that belong to something else, and record what the new ones depend on."""
     record = path.with_suffix(".key")
     if not record.is_file() or record.read_text(encoding="utf-8") != key:
-        path.unlink(missing_ok=True)
+        for stale in (path, path.with_name(f"{path.name}.partial")):
+            stale.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(key, encoding="utf-8")
-
-
-def _in_chunks(path: Path, total: int, work: Callable[[range], list[Row]], description: str) -> list[Row]:
-    """Return `total` rows, those stored in `path` and the others from `work`, which are appended chunk by chunk.
-
-    Chunks begin at fixed places, so that an interrupted run ends with the same bytes; a chunk that was cut short is
-    done again.
-    """
-    rows: list[Row] = []
-    ends = [0]
-    if path.is_file():
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.endswith(b"\n") or number > total:
-                    break
-                try:
-                    rows.append(parse_json_line(line, path, number))
-                except UserError:
-                    break  # a machine that lost power may leave a hole
-                ends.append(ends[-1] + len(line))
-    if len(rows) < total:
-        rows = rows[: len(rows) // CHUNK * CHUNK]
-    with full_disk_is_user_error(path), path.open("ab") as stream:
-        stream.truncate(ends[len(rows)])
-        starts = range(len(rows), total, CHUNK)
-        for start in progress(starts, len(starts), description):
-            fresh = work(range(start, min(start + CHUNK, total)))
-            stream.write(b"".join(orjson.dumps(row) + b"\n" for row in fresh))
-            stream.flush()
-            os.fsync(stream.fileno())
-            rows += fresh
-    return rows
