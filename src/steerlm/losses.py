@@ -83,12 +83,14 @@ def masked_attribute_loss(outputs_B_O: Tensor, targets_B_K: Tensor, mask_B_K: Te
     targets_B_K = targets_B_K.float()
     total = outputs_B_O.new_zeros(())
     for k, (attribute, where) in enumerate(zip(schema, output_slices(schema), strict=True)):
+        present_B = mask_B_K[:, k]
+        # masked before the square or the exponential: 0 * inf afterwards would poison the gradient
         if attribute.kind == "ordinal":
             unit_B = (targets_B_K[:, k] - attribute.minimum) / (attribute.maximum - attribute.minimum)
-            errors_B = (outputs_B_O[:, where.start] - unit_B) ** 2
+            total = total + (torch.where(present_B, outputs_B_O[:, where.start] - unit_B, 0) ** 2).sum()
         else:
-            index_B = torch.where(mask_B_K[:, k], targets_B_K[:, k], 0).long()
-            errors_B = functional.cross_entropy(outputs_B_O[:, where], index_B, reduction="none")
-        # where, not a product: 0 * inf would poison the sum and its gradient
-        total = total + torch.where(mask_B_K[:, k], errors_B, 0).sum()
+            index_B = torch.where(present_B, targets_B_K[:, k], 0).long()
+            logits_B_C = torch.where(present_B[:, None], outputs_B_O[:, where], 0)
+            errors_B = functional.cross_entropy(logits_B_C, index_B, reduction="none")
+            total = total + torch.where(present_B, errors_B, 0).sum()
     return Loss(total, int(mask_B_K.sum()))
