@@ -1,0 +1,123 @@
+"""NeMo-Aligner's format in and out (made-up text)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlm.attributes import OASST, PAPER, STEERLM, Attribute, AttributeSchema
+from steerlm.config import SourceConfig
+from steerlm.conversation import BadRecords, Conversation, Message
+from steerlm.errors import UserError
+from steerlm.sources import export_nemo, read_source
+from tests.sources.conftest import Import, turns
+
+SYSTEM = "A chat between a curious user and an artificial intelligence assistant."
+
+
+def row(label: Any, prompt: str = "Name a tea.", **fields: Any) -> dict[str, Any]:
+    said = [{"from": "User", "value": prompt, "label": None}, {"from": "Assistant", "value": "Sencha.", "label": label}]
+    return {"conversations": said, "system": SYSTEM, "mask": "User", "type": "VALUE_TO_TEXT", **fields}
+
+
+def test_the_published_form_is_read(read: Import) -> None:
+    (conversation,) = read("nemo", row("quality:4,toxicity:0,verbosity:2", dataset="tea")).conversations
+    assert turns(conversation) == [("system", SYSTEM), ("user", "Name a tea."), ("assistant", "Sencha.")]
+    assert conversation.messages[2].attributes == {"quality": 4, "toxicity": 0, "verbosity": 2}
+    assert conversation.meta == {"dataset": "tea"}
+    assert read("nemo", row(None, system="")).conversations[0].messages[0].role == "user"
+
+
+def test_the_mask_names_the_speaker_who_is_not_trained(read: Import) -> None:
+    said = [{"from": "Ann", "value": "Hi", "label": None}, {"from": "Bot", "value": "Hello", "label": "humor:3"}]
+    (conversation,) = read("nemo", {"conversations": said, "mask": "Ann"}).conversations
+    assert turns(conversation) == [("user", "Hi"), ("assistant", "Hello")]
+    assert conversation.messages[1].attributes == {"humor": 3}
+
+
+def test_flattened_history_with_label_lines(read: Import) -> None:
+    prompt = "Hi\n<extra_id_1>Assistant\n<extra_id_2>quality:1\nWhat?\n<extra_id_1>User\nSay hello"
+    (conversation,) = read("nemo", row("quality:4", prompt)).conversations
+    assert [m.content for m in conversation.messages[1:]] == ["Hi", "What?", "Say hello", "Sencha."]
+    assert [m.attributes for m in conversation.messages[1:]] == [None, {"quality": 1}, None, {"quality": 4}]
+
+
+def test_nvidias_nine_stand_on_0_to_4_whatever_the_schema(read: Import) -> None:
+    got = read("nemo", row("quality:3,verbosity:1,violence:9"), schema=PAPER)
+    message = got.conversations[0].messages[2]
+    assert message.attributes == {"quality": 7, "violence": 9}  # violence is none of the nine: the schema's own scale
+    assert message.ratings == {"quality": (6.75,)}
+    assert got.dropped == {"verbosity": 1}
+
+
+def test_categorical_labels(read: Import) -> None:
+    schema = AttributeSchema((Attribute("lang", "categorical", categories=("en", "de")), *OASST))
+    got = read("nemo", row("quality:2,lang:de"), schema=schema)
+    assert list((got.conversations[0].messages[2].attributes or {}).items()) == [("lang", "de"), ("quality", 2)]
+    assert read("nemo", row("quality:2,lang:de"), schema=OASST).dropped == {"lang": 1}
+
+
+@pytest.mark.parametrize(
+    ("label", "piece"),
+    [
+        ("quality:5", "quality: label 5 is outside this data set's range 0..4"),
+        ("quality:0000000009", "'0000000009'"),
+        ("quality:3.5", "quality: '3.5'"),
+        ("quality", "'quality' in label 'quality' is not of the form name:value"),
+        ("quality:1,", "'' in label"),
+        ("quality:1,quality:2", "'quality' stands twice"),
+        ("quality:1, toxicity:0", None),
+        ([1, 2], "the label must be text like"),
+    ],
+)
+def test_bad_labels(read: Import, label: Any, piece: str | None) -> None:
+    got = read("nemo", row(label))
+    if piece is None:  # ' toxicity' is an attribute that no schema has
+        assert got.dropped == {" toxicity": 1}
+    else:
+        assert got.conversations == []
+        assert piece in got.bad[0]
+
+
+def test_labels_of_user_turns_are_counted(read: Import) -> None:
+    given = row("quality:1")
+    given["conversations"][0]["label"] = "quality:3"
+    assert read("nemo", given).dropped == {"(label of a user turn)": 1}
+
+
+def test_export_is_exact(tmp_path: Path) -> None:
+    reply = Message("assistant", "Grüner Tee.\n", attributes={"toxicity": 0, "quality": 4})
+    messages = (Message("system", "Sei nett"), Message("user", "Tee?"), reply, Message("user", "Und?"))
+    count = export_nemo([Conversation("a", messages), Conversation("b", messages[1:2])], STEERLM, tmp_path / "a.jsonl")
+    assert count == 2
+    assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == (
+        '{"conversations": [{"from": "User", "value": "Tee?", "label": null}, '
+        '{"from": "Assistant", "value": "Grüner Tee.\\n", "label": "quality:4,toxicity:0"}, '
+        '{"from": "User", "value": "Und?", "label": null}], '
+        '"system": "Sei nett", "mask": "User", "type": "VALUE_TO_TEXT"}\n'
+        '{"conversations": [{"from": "User", "value": "Tee?", "label": null}], '
+        '"system": "", "mask": "User", "type": "VALUE_TO_TEXT"}\n'
+    )
+
+
+def test_another_scale_is_exported_with_its_signature(tmp_path: Path) -> None:
+    conversation = Conversation("a", (Message("user", "Hi"), Message("assistant", "x", attributes={"quality": 9})))
+    path = tmp_path / "a.jsonl"
+    export_nemo([conversation], PAPER, path)
+    assert json.loads(path.read_text())["schema"] == PAPER.signature
+    source = SourceConfig(name="s", format="nemo", path=path)
+    assert next(read_source(source, PAPER)).messages == conversation.messages
+    with pytest.raises(UserError, match="schema mismatch"):
+        next(read_source(source, STEERLM, BadRecords()))
+
+
+def test_export_refuses_labels_off_the_schema_and_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("old")
+    conversation = Conversation("a", (Message("user", "Hi"), Message("assistant", "x", attributes={"verve": 9})))
+    with pytest.raises(UserError, match="unknown attribute 'verve'"):
+        export_nemo([conversation], STEERLM, path)
+    assert path.read_text() == "old"
