@@ -33,6 +33,8 @@ from steerlm.models import (
 from steerlm.sampling import sample_key
 from steerlm.template import ConversationEncoder
 
+_PROMPTS_REMEMBERED = 8192
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -157,10 +159,11 @@ class LocalEngine:
         self._stop_ids = self._encoder.control_ids | frozenset(self._encoder.stop_ids)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._context: int | None = context
+        self._prompts: dict[tuple[object, ...], tuple[int, ...]] = {}
 
     def room(self, request: Request) -> int:
         """See `Engine.room`."""
-        return self._room(len(self._encoder.prompt(request.messages, request.attributes)))
+        return self._room(len(self._prompt(request)))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Sample]]:
         """See `Engine.generate`."""
@@ -185,7 +188,7 @@ class LocalEngine:
                 said = text
 
     def _rows(self, request: Request, sampling: Sampling, conversation: int) -> list[Row]:
-        prompt = tuple(self._encoder.prompt(request.messages, request.attributes))
+        prompt = self._prompt(request)
         room = self._room(len(prompt))
         if room < 1:
             raise UserError(
@@ -196,6 +199,16 @@ class LocalEngine:
         return [
             Row(prompt, conversation, sample_key(request.seed, number), limit) for number in range(request.num_samples)
         ]
+
+    def _prompt(self, request: Request) -> tuple[int, ...]:
+        """Return the ids of a prompt; remembers the latest ones, as callers ask for `room` first."""
+        attributes = self.schema.defaults if request.attributes is None else self.schema.validate(request.attributes)
+        key = (_said(request.messages), tuple(attributes.items()))
+        if key not in self._prompts:
+            if len(self._prompts) >= _PROMPTS_REMEMBERED:
+                self._prompts.clear()
+            self._prompts[key] = tuple(self._encoder.prompt(request.messages, attributes))
+        return self._prompts[key]
 
     def _room(self, length: int) -> int:
         return (1 << 31 if self._context is None else self._context) - length
@@ -233,7 +246,7 @@ def load_engine(path: str | Path, precision: Precision = "auto", batch_size: int
     if info.kind != "sft":
         raise UserError(f"{path} is a {info.kind} attribute model; give a model that train-sft or bootstrap wrote")
     model = load_causal_lm(path, precision)
-    model.to(default_device())  # type: ignore[arg-type]
+    model.to(default_device())
     return LocalEngine(model, load_tokenizer(path), info.schema, batch_size)
 
 
