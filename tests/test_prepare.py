@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -302,3 +303,28 @@ def test_real_sources_together(shared_data: Path, tmp_path: Path) -> None:
     first = {side: {c.messages[0].content for c in rows} for side, rows in (("t", train), ("v", validation))}
     assert not first["t"] & first["v"]
     assert len({c.id for c in [*train, *validation]}) == len(train) + len(validation) == sum(kept.values())
+
+
+@pytest.mark.parametrize("file", [0, 1, 2, 3])
+def test_killed_at_any_file_and_run_again_it_ends_with_the_same_bytes(tmp_path: Path, file: int) -> None:
+    given = source(tmp_path / "a.jsonl", *many(20))
+    run(tmp_path / "whole", given)
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from steerlm.attributes import STEERLM\n"
+        "from steerlm.config import PrepareConfig, SourceConfig\n"
+        "from steerlm.stages.prepare import prepare\n"
+        "left = [int(sys.argv[3])]\n"
+        "def sync(descriptor):\n"
+        "    left[0] -= 1\n"
+        "    if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.fsync = sync\n"
+        "given = SourceConfig(name='a', format='messages', path=Path(sys.argv[1]))\n"
+        "prepare(PrepareConfig(sources=(given,)), STEERLM, Path(sys.argv[2]), 0)\n"
+    )
+    out = tmp_path / "out"
+    arguments = [sys.executable, "-c", code, str(tmp_path / "a.jsonl"), str(out), str(file)]
+    assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
+    assert not (out / "report.json").exists()
+    run(out, given)
+    assert contents(out) == contents(tmp_path / "whole")
