@@ -1,0 +1,124 @@
+"""Exact attribute values of a reply, from its text alone: what `evaluate` holds the steering against.
+
+The world's lexicon is closed, so nothing is estimated: facts count if they are facts that the question
+asks for, remarks count if they stand there word for word, and each counts once however often it is
+repeated. Half a joke is no joke.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from steerlm.conversation import Message
+from steerlm.errors import UserError
+from steerlm.playground.lexicon import ATTRIBUTES, CUES, TOPICS, lexicon_remarks
+from steerlm.playground.topic import Kind, Topic
+
+Words = tuple[str, ...]
+
+
+class Question(NamedTuple):
+    """What the last user turn asks for; None where the world does not know it."""
+
+    topic: Topic | None
+    kind: Kind | None
+
+
+class Remark(NamedTuple):
+    """What one phrase of the lexicon is worth."""
+
+    attribute: str
+    points: int
+
+
+def measure(messages: Sequence[Message]) -> dict[str, float]:
+    """Measure the last assistant turn.
+
+    Args:
+        messages: a conversation that ends with the assistant turn to measure.
+
+    Returns:
+        Attribute name -> value in 0..4. Helpfulness is four times the share of the facts asked for that
+        the reply gives (0 where the question is not one of the world's); the others are the points of the
+        distinct remarks found, at most 4.
+
+    Raises:
+        UserError: the conversation does not end with an assistant turn.
+    """
+    if not messages or messages[-1].role != "assistant":
+        raise UserError("playground.measure needs a conversation that ends with an assistant turn")
+    sentences = [_words(sentence) for sentence in re.split(r"[.!?:\n]+", messages[-1].content)]
+    points: dict[str, float] = dict.fromkeys(ATTRIBUTES, 0.0)
+    for phrase in _found(sentences, _remarks()):
+        remark = _remarks()[phrase]
+        points[remark.attribute] += remark.points
+    question = parse_question(messages[:-1])
+    if question.topic is not None and question.kind is not None:
+        facts = dict.fromkeys(_words(fact) for fact in question.topic.facts(question.kind))
+        points["helpfulness"] = 4.0 * len(_found(sentences, facts)) / len(facts)
+    return {name: min(value, 4.0) for name, value in points.items()}
+
+
+def parse_question(messages: Sequence[Message]) -> Question:
+    """Find the topic and the kind of the last question; a follow-up takes over what it leaves unsaid."""
+    topic: Topic | None = None
+    kind: Kind | None = None
+    for message in reversed(messages):
+        if message.role != "user":
+            continue
+        words = _words(message.content)
+        topic = topic or _find_topic(words)
+        kind = kind or _find_kind(words)
+        if topic is not None and kind is not None:
+            break
+    return Question(topic, kind)
+
+
+def _find_topic(words: Words) -> Topic | None:
+    hits = _found([words], _topic_phrases())
+    return _topic_phrases()[max(hits, key=len)] if hits else None
+
+
+def _find_kind(words: Words) -> Kind | None:
+    for kind in CUES:
+        if _found([words], dict.fromkeys(_words(cue) for cue in CUES[kind])):
+            return kind
+    return None
+
+
+def _found(sentences: Iterable[Words], phrases: Mapping[Words, object]) -> list[Words]:
+    """Return the distinct phrases that stand word for word within one of the sentences, in a fixed order."""
+    lengths = sorted({len(phrase) for phrase in phrases})
+    found: dict[Words, None] = {}
+    for words in sentences:
+        for start in range(len(words)):
+            for length in lengths:
+                candidate = words[start : start + length]
+                if len(candidate) == length and candidate in phrases:
+                    found[candidate] = None
+    return list(found)
+
+
+def _words(text: str) -> Words:
+    return tuple(re.findall(r"[a-z0-9']+", text.lower()))
+
+
+@functools.cache
+def _remarks() -> dict[Words, Remark]:
+    """Every remark of the lexicon by its words."""
+    remarks: dict[Words, Remark] = {}
+    for attribute, points, text in lexicon_remarks():
+        remarks[_words(text)] = Remark(attribute, points)
+    return remarks
+
+
+@functools.cache
+def _topic_phrases() -> dict[Words, Topic]:
+    phrases = {}
+    for topic in TOPICS:
+        for text in (topic.name, topic.do, topic.doing):
+            phrases[_words(text)] = topic
+    return phrases
