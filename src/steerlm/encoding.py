@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,8 +65,8 @@ def written_markers(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> s
     }
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerBase, recorded: Collection[str]) -> dict[str, int]:
-    """Return the tokens that structure a conversation, with their ids: text must never yield them.
+def control_tokens(tokenizer: PreTrainedTokenizerBase, recorded: Collection[str]) -> dict[int, str]:
+    """Return the tokens that structure a conversation, by id: text must never yield them.
 
     These are all special tokens, all added tokens that the chat template writes and the `recorded` ones (of a
     template that was replaced). The unknown token is none of them unless it has a second office such as end of
@@ -74,34 +74,34 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, recorded: Collection[str]
     """
     assert isinstance(tokenizer.chat_template, str)
     markers = written_markers(tokenizer, tokenizer.chat_template).union(recorded)
-    found = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    found = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     for index, token in tokenizer.added_tokens_decoder.items():
         if token.special or token.content in markers:
-            found[token.content] = index
+            found[index] = token.content
     structural = {token for name, token in tokenizer.special_tokens_map.items() if name != "unk_token"} | markers
     if tokenizer.unk_token not in structural:
-        found.pop(tokenizer.unk_token, None)
+        found.pop(tokenizer.unk_token_id, None)
     return found
 
 
 class PrivateBackend:
     """Encodes pieces with a copy of a fast tokenizer's backend in which control tokens have private names."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, control: dict[str, int]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, control: Mapping[int, str]) -> None:
         from tokenizers import Tokenizer
 
-        self._control_ids = frozenset(control.values())
+        self._control_ids = frozenset(control)
         self._nonce = f"\ufdd0{secrets.token_hex(8)}"
-        private = {token: f"{self._nonce}{i};" for i, token in enumerate(control)}
-        self._names = {index: private[token] for token, index in control.items()}
+        self._names = {index: f"{self._nonce}{index};" for index in control}
+        private = {token: self._names[index] for index, token in control.items()}
         self._cut = f"{self._nonce}cut;"
         data = json.loads(tokenizer.backend_tokenizer.to_str())
         _rename(data, private, tokenizer.unk_token)
         self._backend = Tokenizer.from_str(json.dumps(data))
         self._backend.add_special_tokens([self._cut])
         self._cut_id = self._backend.token_to_id(self._cut)
-        for token, index in control.items():
-            assert self._backend.token_to_id(private[token]) == index, f"control token {token!r} moved"
+        for index, name in self._names.items():
+            assert self._backend.token_to_id(name) == index, f"control token {control[index]!r} moved"
 
     def encode(self, pieces: Sequence[Piece]) -> Encoded:
         """Encode pieces; neighbouring text pieces are tokenized jointly.
@@ -205,10 +205,10 @@ def _rename(data: dict[str, Any], private: dict[str, str], unknown: str | None) 
 class PythonBackend:
     """Encodes pieces with a tokenizer written in Python, which gives no offsets: stretch by stretch."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, control: dict[str, int]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, control: Mapping[int, str]) -> None:
         self._tokenizer = tokenizer
-        self._control_ids = frozenset(control.values())
-        words = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content not in control]
+        self._control_ids = frozenset(control)
+        words = [token.content for index, token in tokenizer.added_tokens_decoder.items() if index not in control]
         words.sort(key=len, reverse=True)
         self._words = re.compile("(" + "|".join(map(re.escape, words)) + ")") if words else None
 
@@ -276,6 +276,6 @@ def check_control(ids: Iterable[int], expected: list[int], control_ids: frozense
         )
 
 
-def backend_for(tokenizer: PreTrainedTokenizerBase, control: dict[str, int]) -> PrivateBackend | PythonBackend:
+def backend_for(tokenizer: PreTrainedTokenizerBase, control: Mapping[int, str]) -> PrivateBackend | PythonBackend:
     """Return the encoder of pieces that fits the tokenizer; made once per tokenizer, not per text."""
     return PrivateBackend(tokenizer, control) if tokenizer.is_fast else PythonBackend(tokenizer, control)

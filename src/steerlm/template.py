@@ -160,19 +160,20 @@ class ConversationEncoder:
         self.template: TemplateName = record["template"]
         shipped = TEMPLATES[self.template]
         recorded = set(shipped.tokens).union(tokenizer.init_kwargs.get("chat_control_tokens") or ())
-        self._control = control_tokens(tokenizer, recorded)
+        control = control_tokens(tokenizer, recorded)
+        self.control_ids = frozenset(control)
+        self._control: dict[str, int] = {token: tokenizer.convert_tokens_to_ids(token) for token in control.values()}
         lacking = [token for token in shipped.tokens if token not in self._control]
         if lacking:
             raise UserError(
                 f"the tokenizer {tokenizer.name_or_path!r} lacks the control tokens {', '.join(lacking)} of the "
                 f"template {self.template!r}; install it again with install_template"
             )
-        self.control_ids = frozenset(self._control.values())
         self.attributes_open = self._control[shipped.attributes_open]
         self.attributes_close = self._control[shipped.attributes_close]
         self.stop_ids: tuple[int, ...] = (self._control[shipped.stop], self.attributes_open)
         self._tokenizer = tokenizer
-        self._backend = backend_for(tokenizer, self._control)
+        self._backend = backend_for(tokenizer, control)
         self._render_template = render_jinja_template
         self._variables = tokenizer.special_tokens_map
         self._nonce = f"\ufdd1{secrets.token_hex(8)}"
