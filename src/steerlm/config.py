@@ -58,15 +58,22 @@ class SourceConfig(Section):
 class PlaygroundConfig(Section):
     """The embedded generated world; present only in recipes that use it."""
 
-    num_prompts: int = Field(6000, ge=100, description="Number of distinct prompts in the generated data.")
-    responses_per_prompt: int = Field(2, ge=1, description="Responses of different quality per prompt.")
-    labelled_fraction: float = Field(0.4, gt=0, le=1, description="Share of prompts whose responses annotators rated.")
+    num_prompts: int = Field(3600, ge=100, description="Number of distinct first questions in the generated data.")
+    responses_per_prompt: int = Field(2, ge=1, description="Dialogues per question, with replies of different quality.")
+    multi_turn_fraction: float = Field(0.2, ge=0, le=1, description="Share of questions with a follow-up question.")
+    num_held_out: int = Field(192, ge=2, description="Number of questions kept for evaluation.")
+    labelled_fraction: float = Field(0.4, gt=0, le=1, description="Share of questions whose replies people rated.")
     num_annotators: int = Field(6, ge=1, description="Simulated annotators, each with a bias of their own.")
-    annotators_per_response: int = Field(1, ge=1, description="How many of them rate each response.")
-    label_noise: float = Field(0.8, ge=0, description="Standard deviation of an annotator's noise, in levels.")
+    annotators_per_response: int = Field(2, ge=1, description="How many of them rate each reply.")
+    annotator_bias: float = Field(0.3, ge=0, description="Standard deviation of an annotator's offset, in levels.")
+    label_noise: float = Field(0.9, ge=0, description="Standard deviation of a single rating's noise, in levels.")
+    missing_fraction: float = Field(0.05, ge=0, lt=1, description="Share of single ratings that are missing.")
+    vocab_size: int = Field(2048, ge=512, description="Tokens of the base model's vocabulary, at most.")
     hidden_size: int = Field(192, ge=16, description="Width of the base model that is pretrained from scratch.")
     num_layers: int = Field(4, ge=1, description="Depth of the base model.")
+    num_heads: int = Field(3, ge=1, description="Attention heads of the base model; divides its width.")
     pretrain_epochs: float = Field(1.0, gt=0, description="Passes of the base model over the generated text.")
+    tokens_per_batch: int = Field(2048, ge=128, description="Tokens per step of the pretraining.")
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate of the pretraining.")
 
 

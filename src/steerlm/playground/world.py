@@ -1,0 +1,177 @@
+"""Build the playground: data files with simulated human labels, held-out prompts, and a base model.
+
+steerlm playground recipes/playground.yaml
+
+OUT/labelled.jsonl      dialogues whose replies simulated annotators rated (noisy, biased, some labels missing)
+   /unlabelled.jsonl    dialogues without labels
+   /prompts.jsonl       held-out questions; every one is asked for combinations that no training reply has
+   /base_model/         a small Llama, pretrained from scratch on the text of the dialogues
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from steerlm.attributes import AttributeSchema
+from steerlm.config import PlaygroundConfig
+from steerlm.conversation import Conversation, Message, write_conversations
+from steerlm.errors import UserError
+from steerlm.files import write_json
+from steerlm.playground.annotators import Annotator, draw_annotators, rate
+from steerlm.playground.generate import (
+    Dialogue,
+    draw_dialogues,
+    draw_openings,
+    max_prompts,
+    withheld_levels,
+)
+from steerlm.playground.lexicon import ATTRIBUTES, LEVELS
+
+
+def build(config: PlaygroundConfig, schema: AttributeSchema, out: Path, seed: int) -> dict[str, Any]:
+    """Generate the world and pretrain its base model.
+
+    Args:
+        config: the recipe's section.
+        schema: must hold exactly the world's attributes, 0..4 each, in any order.
+        out: see the module's docstring; also receives `summary.json`. Called again after an interruption it goes on.
+        seed: of everything random.
+
+    Returns:
+        Counts, and the course of the pretraining.
+
+    Raises:
+        UserError: another schema, or more prompts than the world can ask.
+    """
+    _check(config, schema)
+    summary_path = out / "summary.json"
+    if summary_path.is_file():
+        finished: dict[str, Any] = json.loads(summary_path.read_text(encoding="utf-8"))
+        return finished
+    dialogues, prompts = generate(config, seed)
+    labelled, unlabelled = label(dialogues, config, schema, seed)
+    withheld = withheld_levels(seed)
+    write_conversations(out / "labelled.jsonl", labelled, schema)
+    write_conversations(out / "unlabelled.jsonl", unlabelled, schema)
+    write_conversations(out / "prompts.jsonl", (_prompt(d, withheld[d.topic.name]) for d in prompts), schema)
+
+    from steerlm.playground.pretrain import pretrain
+
+    documents = [[message.content for message in dialogue.messages()] for dialogue in dialogues]
+    summary = {
+        "dialogues": len(dialogues),
+        "replies": sum(len(dialogue.turns) for dialogue in dialogues),
+        "labelled": len(labelled),
+        "unlabelled": len(unlabelled),
+        "held_out_prompts": len(prompts),
+        "pretraining": pretrain(config, documents, schema, out, seed),
+    }
+    write_json(summary_path, summary)
+    return summary
+
+
+def generate(config: PlaygroundConfig, seed: int) -> tuple[list[Dialogue], list[Dialogue]]:
+    """Generate the training dialogues, and held-out ones whose last reply is left out when they become prompts."""
+    openings, held_out = draw_openings(config.num_prompts, config.num_held_out, seed)
+    withheld = withheld_levels(seed)
+    fraction = config.multi_turn_fraction
+    dialogues = [
+        dialogue
+        for opening in openings
+        for dialogue in draw_dialogues(opening, config.responses_per_prompt, fraction, withheld, seed)
+    ]
+    prompts = [dialogue for opening in held_out for dialogue in draw_dialogues(opening, 1, fraction, withheld, seed)]
+    return dialogues, prompts
+
+
+def label(
+    dialogues: Sequence[Dialogue], config: PlaygroundConfig, schema: AttributeSchema, seed: int
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Let simulated annotators rate a share of the prompts.
+
+    Returns:
+        (labelled, unlabelled) records; both carry the truth in `meta`.
+    """
+    annotators = draw_annotators(config.num_annotators, config.annotator_bias, schema, seed)
+    numbers = sorted({dialogue.prompt for dialogue in dialogues})
+    random.Random(f"labelled {seed}").shuffle(numbers)
+    rated = set(numbers[: round(config.labelled_fraction * len(numbers))])
+    labelled: list[Conversation] = []
+    unlabelled: list[Conversation] = []
+    for index, dialogue in enumerate(dialogues):
+        rng = random.Random(f"ratings {seed} {index}")
+        messages: list[Message] = []
+        for message, truth in _replies(dialogue):
+            if truth is not None and dialogue.prompt in rated:
+                message = _rated(message, truth, annotators, config, schema, rng)
+            messages.append(message)
+        record = Conversation(
+            f"playground-{index:05d}", tuple(messages), "playground", f"prompt-{dialogue.prompt:05d}", _meta(dialogue)
+        )
+        (labelled if dialogue.prompt in rated else unlabelled).append(record)
+    return labelled, unlabelled
+
+
+def _replies(dialogue: Dialogue) -> Iterator[tuple[Message, dict[str, int] | None]]:
+    """Yield every message, replies with their true levels."""
+    for turn in dialogue.turns:
+        yield Message("user", turn.question), None
+        yield Message("assistant", turn.reply), dict(turn.levels)
+
+
+def _rated(
+    message: Message,
+    truth: dict[str, int],
+    annotators: Sequence[Annotator],
+    config: PlaygroundConfig,
+    schema: AttributeSchema,
+    rng: random.Random,
+) -> Message:
+    raters = rng.sample(annotators, config.annotators_per_response)
+    ratings = rate(truth, raters, config.label_noise, config.missing_fraction, schema, rng)
+    values = {name: schema[name].round(sum(given) / len(given)) for name, given in ratings.items()}
+    return Message("assistant", message.content, attributes=values, ratings=ratings, labelled_by="human")
+
+
+def _prompt(dialogue: Dialogue, withheld: dict[str, int]) -> Conversation:
+    """Cut the last reply off; earlier replies are labelled with the truth, as no model has seen them."""
+    messages = [
+        message if truth is None else Message("assistant", message.content, attributes=truth, labelled_by="measure")
+        for message, truth in _replies(dialogue)
+    ]
+    number = f"held-out-{dialogue.prompt:05d}"
+    return Conversation(number, tuple(messages[:-1]), "playground", number, _meta(dialogue, withheld))
+
+
+def _meta(dialogue: Dialogue, withheld: dict[str, int] | None = None) -> dict[str, Any]:
+    known: dict[str, Any] = {"topic": dialogue.topic.name, "kinds": [turn.kind for turn in dialogue.turns]}
+    if withheld is None:
+        known["truth"] = [dict(turn.levels) for turn in dialogue.turns]
+    else:
+        known["truth"] = [dict(turn.levels) for turn in dialogue.turns[:-1]]
+        known["never_in_training"] = withheld
+    return {"meta": known}
+
+
+def _check(config: PlaygroundConfig, schema: AttributeSchema) -> None:
+    names = sorted(ATTRIBUTES)
+    scales = {attribute.name: attribute.levels for attribute in schema}
+    if sorted(scales) != names or any(levels != LEVELS for levels in scales.values()):
+        raise UserError(
+            f"the playground's attributes are {', '.join(names)}, each from {LEVELS[0]} to {LEVELS[-1]}; "
+            f"the recipe has {schema.signature}: change its `attributes`"
+        )
+    if config.num_prompts + config.num_held_out > max_prompts():
+        raise UserError(
+            f"playground.num_prompts {config.num_prompts} and num_held_out {config.num_held_out} are more than the "
+            f"{max_prompts()} questions that the playground can ask"
+        )
+    if config.annotators_per_response > config.num_annotators:
+        raise UserError(
+            f"playground.annotators_per_response {config.annotators_per_response} is more than "
+            f"num_annotators {config.num_annotators}"
+        )
