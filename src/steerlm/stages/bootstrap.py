@@ -117,9 +117,7 @@ def _check(
     """Refuse what cannot work before anything is computed; returns the combinations to ask for."""
     info, scorer = load_info(sft_model), load_info(attribute_model)
     if info.kind != "sft" or not info.conditioning:
-        raise UserError(
-            f"{sft_model} is not a model trained with attributes; bootstrapping needs one to ask for quality"
-        )
+        raise UserError(f"{sft_model} was not trained with attributes; bootstrapping needs a model to ask for quality")
     if scorer.kind == "sft":
         raise UserError(f"{attribute_model} is not an attribute model; give one that train-attribute-model wrote")
     schema.require_same(info.schema.signature, "the recipe", str(sft_model))
