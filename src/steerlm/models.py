@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -302,6 +303,14 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     return int(added)
 
 
+@contextlib.contextmanager
+def _old_names() -> Iterator[None]:
+    """Hide that peft still asks transformers for `is_gradient_checkpointing`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
+
+
 def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence[int]) -> Any:
     """Wrap a model in LoRA adapters (Hu et al., 2021).
 
@@ -336,7 +345,8 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence
         task_type=TaskType.CAUSAL_LM if causal else TaskType.SEQ_CLS,
         trainable_token_indices=rows or None,
     )
-    return get_peft_model(model, config)
+    with _old_names():
+        return get_peft_model(model, config)
 
 
 def save_model(
@@ -382,7 +392,8 @@ def merge_adapter(
         source, base_model = again
         model = load_causal_lm(base_model, "auto")
         resize_embeddings(model, tokenizer)
-        adapted = PeftModel.from_pretrained(model, source)
+        with _old_names():
+            adapted = PeftModel.from_pretrained(model, source)
     with whole_folder(folder) as partial, quiet():
         adapted.save_pretrained(partial)
     merged = adapted.merge_and_unload()
