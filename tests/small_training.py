@@ -77,7 +77,9 @@ def regressor() -> PreTrainedModel:
 def run(config: TrainingSection, model: Any, examples: Any, out: Path, validation: Any = None) -> dict[str, Any]:
     """Train on the examples; returns the summary."""
     regression = isinstance(examples, RegressionExamples)
-    held_out = validation or (rated_examples(12, 9) if regression else token_examples(12, 9))
+    held_out = validation
+    if held_out is None:
+        held_out = rated_examples(12, 9) if regression else token_examples(12, 9)
     objective = "regression" if regression else "sft"
     return train(config, model, TOKENIZER, examples, held_out, objective, out, 7, SCHEMA if regression else None)
 
