@@ -7,12 +7,11 @@ safetensors only, and code from a checkpoint is never run.
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,11 +26,13 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint_info import INFO_FILE as INFO_FILE
+from steerlm.checkpoint_info import CheckpointInfo as CheckpointInfo
+from steerlm.checkpoint_info import load_info as load_info
+from steerlm.checkpoint_info import save_info as save_info
 from steerlm.config import LoraSection
 from steerlm.errors import UserError
-from steerlm.files import write_json
 from steerlm.losses import output_names
-from steerlm.weights import INFO_FILE as INFO_FILE
 from steerlm.weights import check_weights, whole_folder
 from steerlm.weights import fingerprint as fingerprint
 
@@ -52,71 +53,6 @@ def quiet() -> Iterator[None]:
         hf_logging.set_verbosity(verbosity)
         if bars:
             hf_logging.enable_progress_bar()
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What `steerlm.json` says about a checkpoint.
-
-    Attributes:
-        kind: `sft` (steerable model), or the form of an attribute model: `regression` or `generative`.
-        schema: the attributes it was trained with.
-        template: name of the chat template in its tokenizer.
-        conditioning: False for a plain SFT baseline, which knows no attributes.
-        label_statistics: of the training labels: combinations with counts, histograms and means.
-        provenance: base model, data and recipe section; nothing that differs between two equal runs.
-    """
-
-    kind: Literal["sft", "regression", "generative"]
-    schema: AttributeSchema
-    template: str
-    conditioning: bool = True
-    label_statistics: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-
-def save_info(folder: str | Path, info: CheckpointInfo) -> None:
-    """Write `steerlm.json` into a checkpoint folder, atomically."""
-    write_json(
-        Path(folder) / INFO_FILE,
-        {
-            "format": 1,
-            "kind": info.kind,
-            "schema": info.schema.to_dict(),
-            "template": info.template,
-            "conditioning": info.conditioning,
-            "label_statistics": dict(info.label_statistics),
-            "provenance": dict(info.provenance),
-        },
-    )
-
-
-def load_info(folder: str | Path) -> CheckpointInfo:
-    """Read `steerlm.json` of a checkpoint folder.
-
-    Raises:
-        UserError: no such folder, not a steerlm checkpoint, or a file cut short.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"no such checkpoint folder: {folder}")
-    path = folder / INFO_FILE
-    if not path.is_file():
-        raise UserError(
-            f"{folder} is not a steerlm checkpoint: it has no {INFO_FILE}; "
-            "give the folder `model` that train-sft, bootstrap or train-attribute-model wrote"
-        )
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        kind, template = raw["kind"], raw["template"]
-        schema = AttributeSchema.from_dict(raw["schema"])
-        conditioning = bool(raw["conditioning"])
-        statistics, provenance = dict(raw["label_statistics"]), dict(raw["provenance"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, UserError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}); restore it or train the model again") from None
-    if kind not in ("sft", "regression", "generative"):
-        raise UserError(f"{path}: kind {kind!r} is not one of sft, regression, generative")
-    return CheckpointInfo(kind, schema, template, conditioning, statistics, provenance)
 
 
 def autocast_bf16(precision: Precision) -> bool:
@@ -346,7 +282,10 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence
         trainable_token_indices=rows or None,
     )
     with _old_names():
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
+    # the trained rows are in the adapter; peft would store the whole resized embeddings in every checkpoint
+    adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
+    return adapted
 
 
 def save_model(
@@ -395,7 +334,7 @@ def merge_adapter(
         with _old_names():
             adapted = PeftModel.from_pretrained(model, source)
     with whole_folder(folder) as partial, quiet():
-        adapted.save_pretrained(partial)
+        adapted.save_pretrained(partial, save_embedding_layers=False)
     merged = adapted.merge_and_unload()
     assert isinstance(merged, PreTrainedModel)
     return merged

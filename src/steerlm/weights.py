@@ -13,11 +13,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from steerlm.checkpoint_info import INFO_FILE
 from steerlm.errors import UserError
 from steerlm.files import full_disk_is_user_error
-
-INFO_FILE = "steerlm.json"
-"""What steerlm knows about a checkpoint (`models.CheckpointInfo`)."""
 
 
 def check_weights(folder: Path) -> None:

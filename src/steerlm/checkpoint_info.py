@@ -1,0 +1,80 @@
+"""What a checkpoint says about itself: `steerlm.json`, beside the weights in an ordinary Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import UserError
+from steerlm.files import write_json
+
+INFO_FILE = "steerlm.json"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What `steerlm.json` says about a checkpoint.
+
+    Attributes:
+        kind: `sft` (steerable model), or the form of an attribute model: `regression` or `generative`.
+        schema: the attributes it was trained with.
+        template: name of the chat template in its tokenizer.
+        conditioning: False for a plain SFT baseline, which knows no attributes.
+        label_statistics: of the training labels: combinations with counts, histograms and means.
+        provenance: base model, data and recipe section; nothing that differs between two equal runs.
+    """
+
+    kind: Literal["sft", "regression", "generative"]
+    schema: AttributeSchema
+    template: str
+    conditioning: bool = True
+    label_statistics: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_info(folder: str | Path, info: CheckpointInfo) -> None:
+    """Write `steerlm.json` into a checkpoint folder, atomically."""
+    write_json(
+        Path(folder) / INFO_FILE,
+        {
+            "format": 1,
+            "kind": info.kind,
+            "schema": info.schema.to_dict(),
+            "template": info.template,
+            "conditioning": info.conditioning,
+            "label_statistics": dict(info.label_statistics),
+            "provenance": dict(info.provenance),
+        },
+    )
+
+
+def load_info(folder: str | Path) -> CheckpointInfo:
+    """Read `steerlm.json` of a checkpoint folder.
+
+    Raises:
+        UserError: no such folder, not a steerlm checkpoint, or a file cut short.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no such checkpoint folder: {folder}")
+    path = folder / INFO_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is not a steerlm checkpoint: it has no {INFO_FILE}; "
+            "give the folder `model` that train-sft, bootstrap or train-attribute-model wrote"
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        kind, template = raw["kind"], raw["template"]
+        schema = AttributeSchema.from_dict(raw["schema"])
+        conditioning = bool(raw["conditioning"])
+        statistics, provenance = dict(raw["label_statistics"]), dict(raw["provenance"])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, UserError) as error:
+        raise UserError(f"{path} is damaged or cut short ({error}); restore it or train the model again") from None
+    if kind not in ("sft", "regression", "generative"):
+        raise UserError(f"{path}: kind {kind!r} is not one of sft, regression, generative")
+    return CheckpointInfo(kind, schema, template, conditioning, statistics, provenance)
