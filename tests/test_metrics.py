@@ -133,6 +133,15 @@ def test_interval_covers_the_truth_of_simulated_clustered_data(num_clusters):
     assert covered_naively / 400 < 0.87
 
 
+def test_share_of_none_is_not_claimed_with_certainty():
+    estimate = metrics.estimate_share([False] * 60, np.repeat(np.arange(20), 3))
+    assert estimate.value == 0
+    assert estimate.low == 0
+    assert estimate.high == pytest.approx(1 - 0.025 ** (1 / 20))  # Clopper-Pearson of 0 out of 20
+    some = metrics.estimate_share([True, False] * 30, np.arange(60))
+    assert some == cluster_bootstrap(metrics.mean, [[1.0, 0.0] * 30], np.arange(60))
+
+
 def test_regression_report_against_the_libraries():
     rng = np.random.default_rng(3)
     truth = rng.integers(0, 9, size=120) / 2

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from steerlm import measures
 from steerlm.attributes import AttributeSchema
-from steerlm.estimates import cluster_bootstrap, mean
+from steerlm.estimates import cluster_bootstrap, estimate_share, mean
 from steerlm.sweeping import Plan
 
 
@@ -18,7 +16,7 @@ def answer_statistics(plan: Plan, answers: Sequence[Mapping[str, Any]], schema: 
 
     Returns:
         JSON-able, per group `defaults` and `all`: `answers` (number), `unanswered` (prompts longer than the context),
-        estimates `tokens` and the text statistics per answer; shares `refusal`, `label_leak`, `degenerate`,
+        estimates `tokens` and the text statistics per answer; estimated shares `refusal`, `label_leak`, `degenerate`,
         `unfinished` (cut off at the longest length), `duplicate` (said before to the same prompt in the group);
         `distinct_1` and `distinct_2` over the group's answers together.
     """
@@ -35,6 +33,7 @@ def _describe(
     plan: Plan, answers: Sequence[Mapping[str, Any]], asks: Sequence[int], schema: AttributeSchema
 ) -> dict[str, Any]:
     columns: dict[str, list[float]] = {}
+    shares: dict[str, list[bool]] = {}
     clusters: list[int] = []
     texts: list[str] = []
     said: set[tuple[int, str]] = set()
@@ -42,17 +41,18 @@ def _describe(
         prompt = plan.asks[i].prompt
         for sample in answers[i]["samples"]:
             text = sample["text"]
-            row = {
-                "tokens": sample["num_tokens"],
-                **measures.text_statistics(text)._asdict(),
+            found = {
                 "refusal": measures.is_refusal(text),
                 "label_leak": measures.has_label_leak(text, schema),
                 "degenerate": measures.is_degenerate(text),
                 "unfinished": not sample["finished"],
                 "duplicate": (prompt, text) in said,
             }
-            for name, value in row.items():
-                columns.setdefault(name, []).append(float(value))
+            for name, hit in found.items():
+                shares.setdefault(name, []).append(hit)
+            statistics = measures.text_statistics(text)._asdict()
+            for name, value in {"tokens": float(sample["num_tokens"]), **statistics}.items():
+                columns.setdefault(name, []).append(value)
             said.add((prompt, text))
             clusters.append(plan.prompts[prompt].cluster)
             texts.append(text)
@@ -61,10 +61,11 @@ def _describe(
         "answers": len(texts),
         "unanswered": sum(not answers[i]["samples"] for i in asks),
         **{
-            name: cluster_bootstrap(mean, [np.array(column)], clusters).to_dict()
+            name: cluster_bootstrap(mean, [column], clusters).to_dict()
             for name, column in columns.items()
             if name not in within
         },
+        **{name: estimate_share(hits, clusters).to_dict() for name, hits in shares.items()},
         "distinct_1": measures.distinct_n(texts, 1),
         "distinct_2": measures.distinct_n(texts, 2),
     }

@@ -110,6 +110,19 @@ def cluster_bootstrap(
     return Estimate(value, float(low), float(high), n, num_clusters)
 
 
+def estimate_share(hits: ArrayLike, clusters: Sequence[object] | NDArray[Any], seed: int = 0) -> Estimate:
+    """Estimate the share of hits (0 or 1), as the mean, with an interval that is honest at 0 % and 100 %.
+
+    Where nothing varies every resample is alike and a bootstrap would claim certainty: there the interval is the exact
+    binomial one of as many trials as there are clusters.
+    """
+    estimate = cluster_bootstrap(mean, [hits], clusters, seed)
+    if estimate.value in (0.0, 1.0) and estimate.clusters >= MIN_CLUSTERS:
+        interval = stats.binomtest(round(estimate.value * estimate.clusters), estimate.clusters).proportion_ci(0.95)
+        return estimate._replace(low=float(interval.low), high=float(interval.high))
+    return estimate
+
+
 @functools.lru_cache(maxsize=4)
 def _cluster_counts(num_clusters: int, seed: int, resamples: int) -> NDArray[np.int16]:
     """How often each cluster is drawn in each resample, shape (resamples, num_clusters)."""

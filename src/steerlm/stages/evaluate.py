@@ -286,8 +286,8 @@ def _examples(
         cells = [cell for cell in cells if cell.context == cells[0].context]
         all_series = list(dict.fromkeys(cell.series for cell in cells))
         for number in range(min(_NUM_EXAMPLES, len(all_series))):
-            # other prompts for other dials, so that the report shows many
-            series = all_series[(d * _NUM_EXAMPLES + number) % len(all_series)]
+            # spread over the prompts, others for every dial
+            series = all_series[(d * _NUM_EXAMPLES + number) * len(all_series) // (_NUM_EXAMPLES * len(schema))]
             steps = [cell for cell in cells if cell.series == series]
             steps = [steps[i] for i in sorted({0, len(steps) // 2, len(steps) - 1})]
             replies = []

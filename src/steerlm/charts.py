@@ -1,0 +1,138 @@
+"""Small plots for the report, as inline SVG that takes its colours from the page.
+
+Colours are drawn as placeholders and replaced by CSS variables, so that one plot serves light and dark pages and paper.
+Text stays text. Equal data gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+_INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
+_SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004")
+_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid"} | {
+    placeholder: f"--series-{i}" for i, placeholder in enumerate(_SERIES, 1)
+}
+_STYLE = {
+    "svg.hashsalt": "steerlm",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.edgecolor": _MUTED,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "text.color": _INK,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+}
+Estimates = Sequence[Mapping[str, Any]]
+
+
+def response_curve(levels: Sequence[float], curves: Mapping[str, Estimates], label: str) -> Markup:
+    """Plot what was obtained against what was asked for, one line with interval per model, and the exact line.
+
+    Args:
+        levels: lowest and highest level of the scale (both axes).
+        curves: model -> rows `requested`, `value`, `low`, `high`.
+        label: says what is seen, for people who do not see it.
+    """
+    figure, axes = _panel()
+    low, high = levels
+    axes.plot([low, high], [low, high], color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+    for (_, rows), colour in zip(curves.items(), _SERIES, strict=False):
+        rows = [row for row in rows if row["value"] is not None]
+        x = [row["requested"] for row in rows]
+        banded = [row for row in rows if row["low"] is not None]
+        axes.fill_between(
+            [r["requested"] for r in banded], [r["low"] for r in banded], [r["high"] for r in banded],
+            color=colour, alpha=0.22, linewidth=0,
+        )  # fmt: skip
+        axes.plot(x, [row["value"] for row in rows], color=colour, linewidth=1.8, marker="o", markersize=4)
+    margin = 0.06 * (high - low)
+    axes.set(xlabel="asked for", ylabel="obtained", xlim=(low - margin, high + margin))
+    if high - low <= 10:
+        axes.set_xticks(range(int(low), int(high) + 1))
+        axes.set_yticks(range(int(low), int(high) + 1))
+    return _svg(figure, label)
+
+
+def calibration(levels: Sequence[float], rows: Sequence[Mapping[str, Any]], label: str) -> Markup:
+    """Plot the mean human label per predicted level; the size of a point is its number of labels."""
+    figure, axes = _panel()
+    low, high = levels
+    axes.plot([low, high], [low, high], color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+    total = sum(row["n"] for row in rows)
+    x, y = [row["mean_predicted"] for row in rows], [row["mean_truth"] for row in rows]
+    axes.plot(x, y, color=_SERIES[0], linewidth=1.2)
+    axes.scatter(x, y, s=[16 + 160 * row["n"] / total for row in rows], color=_SERIES[0], alpha=0.75, linewidth=0)
+    axes.set(xlabel="predicted", ylabel="mean human label")
+    return _svg(figure, label)
+
+
+def losses(training: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float]], label: str) -> Markup:
+    """Plot training and validation loss by optimizer step."""
+    figure, axes = _panel()
+    axes.plot(*zip(*training, strict=True), color=_SERIES[0], linewidth=1.2)
+    if validation:
+        axes.plot(*zip(*validation, strict=True), color=_SERIES[1], linewidth=1.6, marker="o", markersize=3.5)
+    axes.set(xlabel="step", ylabel="loss")
+    return _svg(figure, label)
+
+
+def distribution(histogram: Mapping[str, int], label: str) -> Markup:
+    """Plot how often each value occurs, in percent."""
+    figure, axes = _panel(height=1.8)
+    total = sum(histogram.values()) or 1
+    axes.bar(list(histogram), [100 * n / total for n in histogram.values()], color=_SERIES[0], width=0.72)
+    axes.grid(axis="x", visible=False)
+    axes.set(ylabel="% of turns")
+    return _svg(figure, label)
+
+
+def _panel(height: float = 2.4) -> tuple[Figure, Any]:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(3.1, height), layout="constrained")
+        return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure, label: str) -> Markup:
+    """Return the figure as an `<svg>` element without metadata, addresses, or ids that could clash on the page."""
+    stream = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+    text = stream.getvalue()
+    view_box = re.search(r'viewBox="([^"]+)"', text)
+    assert view_box is not None
+    body = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
+    # the style sheet would reach out of the plot into the page, and the fonts are the page's
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|font-family: [^;\"]*;? ?", "", body, flags=re.DOTALL)
+    body = body.replace("xlink:href", "href")
+    used = set(re.findall(r'(?:url\(#|href="#)([\w.-]+)', body))
+    body = re.sub(r' id="([\w.-]+)"', lambda m: m.group(0) if m.group(1) in used else "", body)
+    prefix = "c" + hashlib.sha256((label + body).encode()).hexdigest()[:8]
+    body = re.sub(r'(url\(#| id="|href="#)', rf"\g<1>{prefix}", body)
+    for placeholder, variable in _VARIABLES.items():
+        body = body.replace(placeholder, f"var({variable})")
+    body = re.sub(r"\n\s*", "\n", body)
+    return Markup('<svg class="chart" viewBox="{}" role="img" aria-label="{}">{}</svg>').format(
+        view_box.group(1), escape(label), Markup(body)
+    )
