@@ -220,6 +220,8 @@ def _save(
 
 
 def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 

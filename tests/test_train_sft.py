@@ -1,0 +1,223 @@
+"""Step 3 as a whole: from annotated JSONL to a checkpoint that anybody can load, and steer."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.config import TrainSftConfig
+from steerlm.conversation import Conversation, Message, write_conversations
+from steerlm.errors import UserError
+from steerlm.models import fingerprint, load_info
+from steerlm.stages.train_sft import train_sft
+from tests.small_training import Killed, kill_at
+from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
+
+SCHEMA = AttributeSchema(
+    (Attribute("loud", maximum=1, best="max"), Attribute("lang", categories=("en", "de"), kind="categorical"))
+)
+WORDS = {("en", 0): "yes", ("en", 1): "YES", ("de", 0): "ja", ("de", 1): "JA"}
+
+
+def records(count: int, seed: int = 0) -> Iterator[Conversation]:
+    """Questions whose answers are determined by the attributes alone."""
+    rng = random.Random(seed)
+    for i in range(count):
+        loud, lang = rng.randint(0, 1), rng.choice(("en", "de"))
+        label = {"loud": loud, "lang": lang}
+        turns = [
+            Message("user", f"q{rng.randint(0, 99)}?"),
+            Message("assistant", WORDS[lang, loud], label, labelled_by="model:x"),
+        ]
+        yield Conversation(f"{seed}-{i}", tuple(turns * rng.randint(1, 2)), source="s")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tokenizer = byte_tokenizer(None)
+    base = tmp_path / "base"
+    random_model(tiny_llama_config(len(tokenizer)), scale=0.1).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    write_conversations(tmp_path / "train.jsonl", records(160), SCHEMA)
+    write_conversations(tmp_path / "validation.jsonl", records(20, seed=1), SCHEMA)
+    return tmp_path
+
+
+def config(folder: Path, **values: Any) -> TrainSftConfig:
+    defaults: dict[str, Any] = {
+        "base_model": str(folder / "base"),
+        "epochs": 1,
+        "learning_rate": 3e-3,
+        "tokens_per_batch": 512,
+        "max_length": 256,
+        "precision": "fp32",
+    }
+    return TrainSftConfig(**{**defaults, **values})
+
+
+def run(folder: Path, out: str = "out", schema: AttributeSchema = SCHEMA, **values: Any) -> dict[str, Any]:
+    return train_sft(
+        config(folder, **values), folder / "train.jsonl", folder / "validation.jsonl", schema, folder / out, 3
+    )
+
+
+def answer(folder: Path, attributes: dict[str, Any] | None) -> str:
+    """Ask with nothing but transformers, as a stranger would."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "q7?"}],
+        attributes=attributes,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    output = model.generate(**prompt, max_new_tokens=8, do_sample=False)
+    text: str = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=False)
+    return text
+
+
+def test_the_result_follows_the_attributes_and_stops(folder: Path) -> None:
+    summary = run(folder, epochs=6, attribute_dropout=0.05, header_dropout=0.05)
+    for (lang, loud), word in WORDS.items():
+        assert answer(folder / "out" / "model", {"lang": lang, "loud": loud}) == f"{word}<|end|>"
+    assert summary["train"]["records"] == 160
+    assert summary["validation_loss"] < 0.5
+    info = load_info(folder / "out" / "model")
+    assert info.kind == "sft"
+    assert info.schema == SCHEMA
+    assert info.conditioning
+    combinations = info.label_statistics["combinations"]
+    assert {(c["attributes"]["lang"], c["attributes"]["loud"]) for c in combinations} == set(WORDS)
+    assert sum(c["count"] for c in combinations) == summary["train"]["trained_turns"]
+    card = (folder / "out" / "model" / "README.md").read_text()
+    assert "| records | 160 |" in card
+    assert "learning_rate: 0.003" in card
+    assert "| loud | 0..1 | 1 |" in card
+
+
+def test_plain_baseline_has_no_header_and_says_so(folder: Path) -> None:
+    summary = run(folder, conditioning=False)
+    assert summary["train"]["unlabelled_turns"] == summary["train"]["trained_turns"]
+    assert not load_info(folder / "out" / "model").conditioning
+    assert "plain SFT" in (folder / "out" / "model" / "README.md").read_text()
+
+
+def test_killed_and_called_again_every_file_is_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(folder, "whole", eval_steps=3)
+    for kill in (2, 3):
+        with monkeypatch.context() as patch:
+            kill_at(kill, patch)
+            with pytest.raises(Killed):
+                run(folder, "killed", eval_steps=3)
+    assert run(folder, "killed", eval_steps=3) == whole
+    names = sorted(path.name for path in (folder / "whole" / "model").iterdir())
+    assert names == sorted(path.name for path in (folder / "killed" / "model").iterdir())
+    for name in names:
+        assert (folder / "killed" / "model" / name).read_bytes() == (folder / "whole" / "model" / name).read_bytes()
+    assert (folder / "killed" / "summary.json").read_bytes() == (folder / "whole" / "summary.json").read_bytes()
+
+
+def test_called_again_when_done_nothing_is_computed(folder: Path) -> None:
+    summary = run(folder)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")}
+    assert run(folder) == summary
+    assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")} == before
+    with pytest.raises(UserError, match="another configuration or other data"):
+        run(folder, learning_rate=1e-4)
+
+
+def test_lora_merges_into_an_ordinary_folder_and_learns_to_stop(folder: Path) -> None:
+    lora = {"rank": 8, "alpha": 16, "dropout": 0.0}
+    run(folder, epochs=12, learning_rate=1e-2, lora=lora, attribute_dropout=0.0, header_dropout=0.0)
+    model = folder / "out" / "model"
+    for (lang, loud), word in WORDS.items():
+        assert answer(model, {"lang": lang, "loud": loud}) == f"{word}<|end|>"
+    assert (folder / "out" / "adapter" / "adapter_model.safetensors").is_file()
+    base, merged = load_file(folder / "base" / "model.safetensors"), load_file(model / "model.safetensors")
+    assert base.keys() == merged.keys()
+    # the rows of ordinary tokens are those of the base model
+    assert torch.equal(merged["model.embed_tokens.weight"][:256], base["model.embed_tokens.weight"][:256])
+
+
+def test_human_labels_can_be_trained_on(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no assistant turn carries human labels.*conditioning: false"):
+        run(folder, labels="human")
+
+
+def test_data_without_labels_is_an_error_that_says_what_to_do(folder: Path) -> None:
+    bare = (Conversation(str(i), (Message("user", "a"), Message("assistant", "b"))) for i in range(4))
+    write_conversations(folder / "train.jsonl", bare)
+    with pytest.raises(UserError, match=r"train.jsonl: no assistant turn carries attributes: run `steerlm annotate`"):
+        run(folder)
+
+
+def test_nothing_fits(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing to train on: 160 records are longer than 16 tokens.*max_length"):
+        run(folder, max_length=16)
+
+
+def test_empty_validation_file(folder: Path) -> None:
+    (folder / "validation.jsonl").write_bytes(b"")
+    with pytest.raises(UserError, match=r"validation.jsonl: nothing to train on"):
+        run(folder)
+
+
+def test_missing_and_malformed_files(folder: Path) -> None:
+    (folder / "train.jsonl").write_text('{"id": "1", "messages": [\n')
+    with pytest.raises(UserError, match=r"train.jsonl:1:\d+: malformed JSON"):
+        run(folder)
+    (folder / "train.jsonl").unlink()
+    with pytest.raises(UserError, match=r"no such file: .*train.jsonl"):
+        run(folder)
+
+
+def test_another_schema_names_both(folder: Path) -> None:
+    other = AttributeSchema((Attribute("loud", maximum=3),))
+    with pytest.raises(UserError, match=r"schema mismatch.*'loud:0-3'.*'loud:0-1,lang:en\|de'"):
+        run(folder, schema=other)
+
+
+def test_a_checkpoint_of_ours_with_another_schema_is_no_base_model(folder: Path) -> None:
+    run(folder)
+    other = AttributeSchema((Attribute("loud", maximum=3),))
+    with pytest.raises(UserError, match=r"schema mismatch: the checkpoint .*out/model has .* but the recipe has"):
+        run(folder, "second", schema=other, base_model=str(folder / "out" / "model"))
+
+
+def test_a_second_round_starts_from_the_first(folder: Path) -> None:
+    first = run(folder)
+    second = run(folder, "second", base_model=str(folder / "out" / "model"), learning_rate=1e-3)
+    assert second["validation_loss"] < first["validation_loss"]
+    assert fingerprint(folder / "second" / "model") != fingerprint(folder / "out" / "model")
+
+
+def test_a_prompt_longer_than_the_context_is_shortened_and_reported(folder: Path) -> None:
+    pair = (Message("user", "q" * 60), Message("assistant", "yes", {"loud": 0}))
+    long = (Conversation(str(i), tuple(itertools.chain(*[pair] * 9))) for i in range(6))
+    write_conversations(folder / "train.jsonl", long, SCHEMA)
+    summary = run(folder)
+    assert summary["train"]["shortened"] == 6
+    assert summary["train"]["shortened_turns"] > 6
+
+
+def test_max_length_is_bounded_by_the_models_context(folder: Path) -> None:
+    assert run(folder, max_length=100_000)["max_length"] == 512
+
+
+def test_a_real_checkpoint(folder: Path, shared_models: Path) -> None:
+    summary = run(folder, base_model=str(shared_models / "stories260K"), max_steps=4)
+    assert summary["steps"] == 4
+    model = folder / "out" / "model"
+    assert json.loads((model / "config.json").read_text())["model_type"] == "llama"
+    assert answer(model, None)
