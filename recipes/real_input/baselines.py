@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import load_recipe
-from steerlm.conversation import Message, atomic_writer, read_conversations, write_json
+from steerlm.conversation import Message, read_conversations
+from steerlm.files import atomic_writer, write_json
 from steerlm.progress import progress
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
@@ -110,18 +111,28 @@ def embed(texts: Sequence[str], encoder: Path, description: str) -> NDArray[np.f
     return out
 
 
+def cached_embeddings(texts: Sequence[str], encoder: Path, cache: Path) -> NDArray[np.float32]:
+    """Return `embed(texts)`, shape (texts, 384), computing only what `cache` does not hold yet."""
+    keys = [hashlib.sha256(text.encode()).hexdigest()[:24] for text in texts]
+    known: dict[str, NDArray[np.float32]] = {}
+    if cache.exists():
+        with np.load(cache, allow_pickle=False) as stored:
+            known = dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+    if missing:
+        known |= zip(missing, embed(list(missing.values()), encoder, "embeddings"), strict=True)
+        with atomic_writer(cache) as stream:
+            np.savez(stream, keys=np.array(list(known)), vectors=np.stack(list(known.values())))
+    return np.stack([known[key] for key in keys])
+
+
 def features(rows: Sequence[Row], encoder: Path, cache: Path) -> Floats:
-    """Return the ridge features, shape (rows, 2 * 384 + lengths); embeddings are kept in `cache` for a second run."""
+    """Return the ridge features, shape (rows, 2 * 384 + lengths)."""
     responses = [row.messages[-1].content for row in rows]
     dialogues = ["\n".join(message.content for message in row.messages) for row in rows]
-    fingerprint = hashlib.sha256("\0".join([*responses, *dialogues]).encode()).hexdigest()[:16]
-    path = cache.with_name(f"{cache.name}-{fingerprint}.npy")
-    if not path.exists():
-        both = np.hstack([embed(responses, encoder, "responses"), embed(dialogues, encoder, "dialogues")])
-        with atomic_writer(path) as stream:
-            np.save(stream, both, allow_pickle=False)
-    embeddings = np.load(path, allow_pickle=False)
-    return np.hstack([embeddings, np.array([length_features(row) for row in rows])]).astype(np.float64)
+    embeddings = cached_embeddings([*responses, *dialogues], encoder, cache)
+    lengths = np.array([length_features(row) for row in rows])
+    return np.hstack([embeddings[: len(rows)], embeddings[len(rows) :], lengths]).astype(np.float64)
 
 
 def ridge(train: Floats, labels: Floats, groups: Sequence[str], test: Floats) -> tuple[Floats, float]:
@@ -171,8 +182,8 @@ def main() -> None:
     train = labelled_rows(arguments.data / "train", schema)
     test = labelled_rows(arguments.data / "test", schema)
     encoder = arguments.data / "minilm"
-    train_x = features(train, encoder, arguments.out.parent / "features-train")
-    test_x = features(test, encoder, arguments.out.parent / "features-test")
+    cache = arguments.out.with_name("embeddings.npz")
+    train_x, test_x = features(train, encoder, cache), features(test, encoder, cache)
     write_json(arguments.out, baselines(train, test, train_x, test_x, schema))
     print(f"{len(train)} training rows, {len(test)} test rows -> {arguments.out}")
 
