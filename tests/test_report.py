@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import re
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from steerlm import charts
 from steerlm.attributes import Attribute
@@ -279,19 +282,31 @@ def test_nothing_to_report_on_and_damaged_files(tmp_path: Path):
         write_report(tmp_path)
 
 
-def test_steering_table(run_dir: Path):
+def test_steering_table_is_of_the_last_model_and_fits_a_terminal(run_dir: Path):
     rows = steering_table(results_of(run_dir))
-    assert [(row["model"], row["attribute"]) for row in rows[:4]] == [
-        ("train_sft", "quality"), ("train_sft", "humor"), ("train_sft", "toxicity"), ("bootstrap", "quality"),
-    ]  # fmt: skip
-    row = rows[3]
-    assert row["asked for"].split() == ["0", "1", "2", "3", "4"]
-    assert row["obtained"].split() == ["0.0", "1.0", "2.0", "3.0", "4.0"]
-    assert len(row["asked for"]) == len(row["obtained"])
-    assert row["Spearman"] == "1.00"
-    assert row["error (levels)"] == "0.00"
-    assert row["largest side effect"].startswith("0.00 on ")
-    assert all(isinstance(text, str) for text in row.values())
+    assert rows[0] == {
+        "attribute": "quality",
+        "obtained for\n  0   1   2   3   4": "0.0 1.0 2.0 3.0 4.0",
+        "Spearman": "1.00",
+        "error\n(levels)": "0.00",
+        "largest\nside effect": "0.00 humor",
+    }
+    assert [row["attribute"] for row in rows] == ["quality", "humor", "toxicity"]
+    console = Console(width=80, file=io.StringIO())
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+    assert len(console.file.getvalue().splitlines()) == len(rows) + 5  # type: ignore[attr-defined]  # nothing is folded
+
+
+def test_steering_table_of_mixed_scales(run_dir: Path):
+    results = results_of(run_dir)
+    curve = results["models"]["bootstrap"]["scorers"]["measure"]["dials"]["humor"]["curve"]
+    del curve[-1]
+    rows = steering_table(results)
+    assert rows[0]["asked for, obtained"] == "  0   1   2   3   4\n0.0 1.0 2.0 3.0 4.0"
+    assert rows[1]["asked for, obtained"] == "  0   1   2   3\n0.0 1.0 2.0 3.0"
 
 
 def test_formats():

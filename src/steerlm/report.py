@@ -54,23 +54,36 @@ def write_report(run_dir: Path) -> Path:
 
 
 def steering_table(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the requested-against-obtained table, a row per model and attribute, as text by column."""
+    """Return the requested-against-obtained table of the last model, a row per attribute, as text by column.
+
+    Narrow enough for a terminal of 80 columns; who measured is a column only where it is not the exact measure.
+    """
+    final = list(results["models"])[-1]
+    found = [(name, dial, scorer) for model, name, dial, scorer in headline_dials(results) if model == final]
+    levels = {tuple(row["requested"] for row in dial["curve"]) for _, dial, _ in found}
+    # dials of one scale share a header; else every row says what it was asked for
+    header = "obtained for\n" + _aligned([f"{x:.0f}" for x in next(iter(levels), ())]) if len(levels) == 1 else ""
     rows = []
-    for model, attribute, dial, scorer in headline_dials(results):
+    for name, dial, scorer in found:
+        obtained = _aligned([number(row["value"], 1) for row in dial["curve"]])
+        if not header:
+            obtained = _aligned([f"{row['requested']:.0f}" for row in dial["curve"]]) + "\n" + obtained
         leak = dial["largest_leak"]
-        rows.append(
-            {
-                "model": model,
-                "attribute": attribute,
-                "asked for": " ".join(f"{row['requested']:>4.0f}" for row in dial["curve"]),
-                "obtained": " ".join(f"{number(row['value'], 1):>4}" for row in dial["curve"]),
-                "Spearman": number(dial["spearman"]["value"]),
-                "error (levels)": number(dial["mae"]["value"]),
-                "largest side effect": f"{number(leak['value'])} on {leak['attribute']}" if leak else _DASH,
-                "measured by": scorer["label"] + ("" if scorer["independent"] else " (not independent)"),
-            }
-        )
+        row = {
+            "attribute": name,
+            header or "asked for, obtained": obtained,
+            "Spearman": number(dial["spearman"]["value"]),
+            "error\n(levels)": number(dial["mae"]["value"]),
+            "largest\nside effect": f"{number(leak['value'])} {leak['attribute']}" if leak else _DASH,
+        }
+        if any(other["id"] != "measure" for _, _, other in found):
+            row["measured by"] = scorer["label"] + ("" if scorer["independent"] else " (not independent)")
+        rows.append(row)
     return rows
+
+
+def _aligned(texts: Sequence[str]) -> str:
+    return " ".join(f"{text:>3}" for text in texts)
 
 
 def headline_dials(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
