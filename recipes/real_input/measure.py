@@ -319,14 +319,37 @@ def data_results(data: Path, run: Path) -> dict[str, Any]:
 
 
 def pipeline_results(run: Path) -> dict[str, Any]:
-    """Time and memory of every stage, the environment, and the summaries of the last three stages."""
+    """Time and memory of every stage, the environment, and what the last three stages found."""
     done = {stage: load_json(run / stage / "done.json") for stage in STAGES if (run / stage / "done.json").exists()}
     cost = ("seconds", "cpu_seconds", "peak_memory_mib", "resumed")
-    return {
+    out: dict[str, Any] = {
         "environment": load_json(run / "environment.json"),
         "stages": {stage: {key: record[key] for key in cost} for stage, record in done.items()},
-        **{stage: done[stage]["summary"] for stage in ("train_sft", "bootstrap", "evaluate") if stage in done},
     }
+    if "evaluate" in done:
+        out["train_sft"] = done["train_sft"]["summary"]
+        out["bootstrap"] = bootstrap_results(load_json(run / "bootstrap/report.json"))
+        out["steering"] = steering_results(load_json(run / "evaluate/results.json"))
+    return out
+
+
+def bootstrap_results(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts of the only round, and quality and error before and after it."""
+    [last] = report["rounds"]
+    counts = {key: value for key, value in last.items() if isinstance(value, int) and key != "round"}
+    held_out = last["held_out"]
+    return {"counts": counts, "held_out": {"quality": held_out["quality"], "error": held_out["error"]["mean"]}}
+
+
+def steering_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Per model and dial how the obtained level follows the requested one; none of the examples' text."""
+    models: dict[str, Any] = {}
+    for name, model in results["models"].items():
+        models[name] = {}
+        for attribute, scorer in results["headline_scorer"].items():
+            dial = model["scorers"][scorer]["dials"][attribute]
+            models[name][attribute] = {key: dial[key] for key in ("spearman", "mae", "slope")}
+    return {"prompts": results["prompts"], "asks": results["asks"], "models": models}
 
 
 def main() -> None:
