@@ -122,7 +122,8 @@ def test_duplicates_are_dropped_and_those_with_labels_told(tmp_path: Path) -> No
 
 
 def test_the_same_words_from_another_speaker_are_no_duplicate(tmp_path: Path) -> None:
-    rows = [chat("a", "b c"), chat("a b", "c"), chat("a", "b", "c")]
+    instructed = {"messages": [{"role": "system", "content": "a"}, *chat("b", "c")["messages"]]}
+    rows = [chat("a", "b c"), chat("a b", "c"), chat("a", "b", "c"), instructed]
     report = run(tmp_path / "out", source(tmp_path / "a.jsonl", *rows))
     assert report["sources"]["a"]["duplicates"] == 0
 

@@ -44,7 +44,7 @@ def unflatten(value: str) -> list[Turn]:
     first, *pieces = _MARKER.split(value)
     if not pieces:
         return [Turn("user", first, None)]
-    turns = [Turn("user", first.removesuffix("\n"), None)] if first else []
+    turns = [Turn("user", first, None)] if first else []
     for role, label, text in zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True):
         turns.append(Turn(_ROLES[role], text, label))
     # the newline before a marker belongs to the marker
