@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from transformers import (
     PreTrainedModel,
@@ -97,6 +98,7 @@ def training_arguments(
         disable_tqdm=not sys.stderr.isatty(),
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
         deepspeed=str(config.deepspeed) if config.deepspeed else None,
         **sharding,
     )
@@ -144,15 +146,18 @@ def train(
     set_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     checkpoints, metrics = out.resolve() / "checkpoints", out / "metrics.jsonl"
-    claim(checkpoints, identity(config, (train_dataset, validation_dataset), objective, seed))
     flow = FlowCallback(metrics, config.early_stopping_patience)
+    ranks = PartialState(cpu=not torch.accelerator.is_available())
+    with ranks.main_process_first():
+        claim(checkpoints, identity(config, (train_dataset, validation_dataset), objective, seed))
+        start = last_checkpoint(checkpoints)
+    state = TrainerState.load_from_json(str(start / TRAINER_STATE)) if start else TrainerState()
+    if ranks.is_main_process:
+        truncate_metrics(metrics, state.global_step)
     trainer = _trainer(
         config, model, tokenizer, train_dataset, validation_dataset, objective, seed, schema, checkpoints, flow
     )
     flow.trainer = trainer
-    start = last_checkpoint(checkpoints)
-    state = TrainerState.load_from_json(str(start / TRAINER_STATE)) if start else TrainerState()
-    truncate_metrics(metrics, state.global_step)
     with quiet(), _attention(trainer.accelerator.unwrap_model(model), train_dataset.lengths, trainer.args):
         if start and (state.global_step >= trainer.args.max_steps or should_stop_early(state, flow.patience)):
             # killed between the last checkpoint and the end: nothing is left to train
@@ -190,10 +195,7 @@ def _trainer(
     checkpoints: Path,
     flow: FlowCallback,
 ) -> SteerTrainer:
-    from accelerate import PartialState
-
-    world_size = PartialState(cpu=not torch.accelerator.is_available()).num_processes
-    max_steps, steps_per_epoch = _total_batches(config, train_dataset, world_size)
+    max_steps, steps_per_epoch = _total_batches(config, train_dataset, PartialState().num_processes)
     trainer = SteerTrainer(
         model=model,
         args=training_arguments(config, checkpoints, seed, max_steps, steps_per_epoch),
