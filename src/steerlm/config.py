@@ -70,10 +70,10 @@ class PlaygroundConfig(Section):
     missing_fraction: float = Field(0.05, ge=0, lt=1, description="Share of single ratings that are missing.")
     vocab_size: int = Field(2048, ge=512, description="Tokens of the base model's vocabulary, at most.")
     hidden_size: int = Field(192, ge=16, description="Width of the base model that is pretrained from scratch.")
-    num_layers: int = Field(4, ge=1, description="Depth of the base model.")
+    num_layers: int = Field(3, ge=1, description="Depth of the base model.")
     num_heads: int = Field(3, ge=1, description="Attention heads of the base model; divides its width.")
     pretrain_epochs: float = Field(1.0, gt=0, description="Passes of the base model over the generated text.")
-    tokens_per_batch: int = Field(2048, ge=128, description="Tokens per step of the pretraining.")
+    tokens_per_batch: int = Field(1024, ge=128, description="Tokens per step of the pretraining.")
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate of the pretraining.")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from steerlm.attributes import AttributeSchema
@@ -27,6 +27,9 @@ CONTEXT = 512
 
 BLOCK = 128
 """Tokens per training example: documents stand end to end and are cut into blocks."""
+
+_WORDS = r"[a-z_]+:[0-9]+| ?[A-Za-z']+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+"
+"""What a token may not cross. `humor:3` is one word, which makes a header short and its values easy to look up."""
 
 _HEADER_LINES = 400
 _VALIDATION_BLOCKS = 16
@@ -61,6 +64,8 @@ def pretrain(
             num_key_value_heads=config.num_heads,
             max_position_embeddings=CONTEXT,
             tie_word_embeddings=True,
+            # the usual 0.02 is made for wide models: at this width attention would stay flat for too long
+            initializer_range=0.06,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -103,7 +108,12 @@ def train_tokenizer(
         for _ in range(_HEADER_LINES)
     ]
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
