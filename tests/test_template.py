@@ -223,12 +223,15 @@ def test_markers_of_a_replaced_template_stay_control_tokens(tmp_path: Path) -> N
     assert loaded.unk_token_id not in encode.control_ids
 
 
-def test_added_words_stay_words() -> None:
-    tokenizer, encode = encoder("llama3-style", "steerlm")
-    word = tokenizer.convert_tokens_to_ids("photosynthesis")
-    marker = tokenizer.convert_tokens_to_ids("<tool_call>")
-    messages = [Message("user", "photosynthesis <tool_call>"), Message("assistant", "ok")]
-    ids = encode.conversation(messages).input_ids
+@pytest.mark.parametrize("family", FAMILIES)
+def test_added_words_stay_words(family: str) -> None:
+    tokenizer = FAMILIES[family]()
+    tokenizer.add_tokens([AddedToken("photosynthesis"), AddedToken("<tool_call>", normalized=False)])
+    tokenizer.chat_template = "{{ '<tool_call>' + messages[0].content }}"
+    install_template(tokenizer, "steerlm", STEERLM)
+    encode = ConversationEncoder(tokenizer, STEERLM)
+    word, marker = tokenizer.convert_tokens_to_ids(["photosynthesis", "<tool_call>"])
+    ids = encode.prompt([Message("user", "On photosynthesis <tool_call>.")], None)
     assert word in ids
     assert marker in encode.control_ids
     assert marker not in ids

@@ -100,13 +100,16 @@ def llama3_style() -> PreTrainedTokenizerBase:
 
 
 def sentencepiece_bpe() -> PreTrainedTokenizerBase:
-    """Llama 2's BPE: byte fallback, a space in front of the first piece, markers of an older template not special."""
+    """Llama 2's BPE: byte fallback, a space in front of the first piece, markers of an older template not special, and
+    two markers that it has learned to merge from plain text."""
     backend = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=pieces, show_progress=False)
-    backend.train_from_iterator(SENTENCES, trainer)
+    markers = [f"{a}<|end|>{b} {b}<|im_end|>{a}" for a in "abcdefgh" for b in "pqrstuvw"]
+    backend.train_from_iterator([*SENTENCES, *markers], trainer)
     vocabulary, merges = _bpe_parts(backend)
+    assert {"<|end|>", "<|im_end|>"} <= vocabulary.keys()
     tokenizer = LlamaTokenizer(vocab=vocabulary, merges=merges)
     tokenizer.add_tokens([AddedToken("[INST]", normalized=False), AddedToken("[/INST]", normalized=False)])
     tokenizer.chat_template = LLAMA2_TEMPLATE
