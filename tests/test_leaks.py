@@ -32,6 +32,13 @@ def test_a_leak_is_an_equal_user_turn(tmp_path: Path) -> None:
     assert EvaluationPrompts(frozenset(), frozenset()).find(asked("Name a tea!")) is None
 
 
+def test_a_prompt_of_several_turns_is_met_by_all_of_them(tmp_path: Path) -> None:
+    found = prompts(tmp_path / "a.jsonl", {"messages": [m.to_dict() for m in asked("Name a tea", "And why?")[:-1]]})
+    assert found.find(asked("Hello", "Name a tea!", "And why?")) == "leak"
+    assert found.find(asked("Name a coffee", "And why?")) is None
+    assert found.find(asked("And why?", "Name a tea")) is None
+
+
 def test_a_near_leak_shares_thirteen_words(tmp_path: Path) -> None:
     found = prompts(tmp_path / "a.jsonl", LONG)
     words = LONG.split()
@@ -43,23 +50,23 @@ def test_a_near_leak_shares_thirteen_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ("Hi", {"hi"}),
-        ({"text": "Hi", "question_id": 1}, {"hi"}),
-        ({"prompt": "Hi"}, {"hi"}),
-        ({"instruction": "Hi"}, {"hi"}),
-        ({"question": "Hi"}, {"hi"}),
-        ({"turns": ["Hi", "And?"]}, {"hi", "and"}),
+        ("Hi", {("hi",)}),
+        ({"text": "Hi", "question_id": 1}, {("hi",)}),
+        ({"prompt": "Hi"}, {("hi",)}),
+        ({"instruction": "Hi"}, {("hi",)}),
+        ({"question": "Hi"}, {("hi",)}),
+        ({"turns": ["Hi", "And?"]}, {("hi",), ("hi", "and")}),
         (
             {"messages": [
                 {"role": "user", "content": "Hi"},
                 {"role": "assistant", "content": "x"},
                 {"role": "user", "content": "Go on"},
             ]},
-            {"go on"},
+            {("hi", "go on")},
         ),
     ],
 )  # fmt: skip
-def test_prompt_files_of_several_layouts(tmp_path: Path, row: Any, expected: set[str]) -> None:
+def test_prompt_files_of_several_layouts(tmp_path: Path, row: Any, expected: set[tuple[str, ...]]) -> None:
     assert prompts(tmp_path / "a.jsonl", row).exact == expected
 
 
@@ -72,7 +79,7 @@ def test_a_row_without_a_prompt_is_an_error_with_its_place(tmp_path: Path, row: 
 def test_real_prompt_files(shared_data: Path) -> None:
     files = {
         "vicuna/prompts/vicuna_questions.jsonl": 80,
-        "fastchat_judge/mt_bench/question.jsonl": 160,  # 80 questions of two turns, two turns double
+        "fastchat_judge/mt_bench/question.jsonl": 160,  # 80 questions of two turns
         "open_assistant/prompt_lottery_en_250_text.jsonl": 250,
     }
     for name, count in files.items():

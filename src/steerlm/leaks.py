@@ -2,7 +2,8 @@
 
 Two rules, both on text with case, punctuation and extra whitespace taken away, both on user turns only:
 
-* a leak: the turn equals an evaluation prompt;
+* a leak: the turn equals an evaluation prompt. A prompt of several turns is met by the same turns one after another:
+  its last turn alone ("And why?") says nothing;
 * a near leak: the turn shares 13 consecutive words with one (the n-gram length of GPT-3's decontamination,
   arXiv 2005.14165, appendix C).
 """
@@ -28,11 +29,11 @@ class EvaluationPrompts:
     """Prompts that must not be trained on.
 
     Attributes:
-        exact: the normalised prompts.
-        runs: every run of 13 words in them.
+        exact: the normalised prompts, each as its user turns.
+        runs: every run of 13 words in their last turns.
     """
 
-    exact: frozenset[str]
+    exact: frozenset[tuple[str, ...]]
     runs: frozenset[str]
 
     def find(self, messages: Sequence[Message]) -> Literal["leak", "near_leak"] | None:
@@ -40,8 +41,9 @@ class EvaluationPrompts:
         if not self.exact:
             return None
         turns = [normalise(message.content) for message in messages if message.role == "user"]
-        if any(turn in self.exact for turn in turns):
-            return "leak"
+        for size in {len(prompt) for prompt in self.exact}:
+            if any(tuple(turns[i : i + size]) in self.exact for i in range(len(turns) - size + 1)):
+                return "leak"
         if self.runs and any(run in self.runs for turn in turns for run in _runs(turn)):
             return "near_leak"
         return None
@@ -55,35 +57,37 @@ def _runs(text: str) -> Iterable[str]:
 def load_evaluation_prompts(files: Iterable[Path]) -> EvaluationPrompts:
     """Read prompt files (`.jsonl`, `.json`, each also `.gz`, or `.parquet`).
 
-    A row is a text, a record whose last user turn is the prompt, an object with all its `turns` (MT-bench), or one
+    A row is a text, a record up to its last user turn, an object with all its `turns` (MT-bench), or one
     with the text under `prompt`, `text`, `question` or `instruction`.
 
     Raises:
         UserError: a row without a prompt, with file and line.
     """
-    prompts: set[str] = set()
+    prompts: set[tuple[str, ...]] = set()
     for file in files:
         for row in read_file_rows(file):
             try:
-                prompts.update(normalise(text) for text in _prompts(row.value))
+                prompts.update(tuple(map(normalise, turns)) for turns in _prompts(row.value))
             except UserError as error:
                 raise UserError(f"{row.place}: {error}") from None
-    prompts.discard("")
-    return EvaluationPrompts(frozenset(prompts), frozenset(run for prompt in prompts for run in _runs(prompt)))
+    prompts = {prompt for prompt in prompts if all(prompt)}
+    return EvaluationPrompts(frozenset(prompts), frozenset(run for prompt in prompts for run in _runs(prompt[-1])))
 
 
-def _prompts(row: Any) -> list[str]:
+def _prompts(row: Any) -> list[list[str]]:
+    """Return the prompts of a row, each as its user turns."""
     if isinstance(row, str):
-        return [row]
+        return [[row]]
     if isinstance(row, dict):
         if isinstance(row.get("messages"), list):
-            turns = [turn for turn in row["messages"] if isinstance(turn, dict) and turn.get("role") == "user"]
-            if turns and isinstance(turns[-1].get("content"), str):
-                return [turns[-1]["content"]]
+            users = [turn for turn in row["messages"] if isinstance(turn, dict) and turn.get("role") == "user"]
+            texts = [turn["content"] for turn in users if isinstance(turn.get("content"), str)]
+            if texts and len(texts) == len(users):
+                return [texts]
         turns = row.get("turns")
         if isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns):
-            return turns
+            return [turns[: i + 1] for i in range(len(turns))]
         for key in _TEXT_KEYS:
             if isinstance(row.get(key), str):
-                return [row[key]]
+                return [[row[key]]]
     raise UserError(f"found no evaluation prompt; wanted a text, or an object with messages, turns or {_TEXT_KEYS[0]}")
