@@ -1,0 +1,316 @@
+"""The chat: dials from flags and commands, history, comparison, scores, what is printed, and Ctrl-C."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from steerlm.attributes import Attribute, AttributeSchema, Value
+from steerlm.chat import Dials, Session, main_loop
+from steerlm.cli import main
+from steerlm.conversation import Message, Score
+from steerlm.errors import UserError
+from steerlm.generation import LocalEngine, Request, Sample, Sampling
+from steerlm.models import CheckpointInfo, load_sequence_classifier, save_model
+from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
+
+SCHEMA = AttributeSchema(
+    (
+        Attribute("quality", best="max"),
+        Attribute("humor", description="How funny it is."),
+        Attribute("lang", "categorical", categories=("en", "de")),
+        Attribute("not_appropriate", best="min"),
+        Attribute("violence", best="min"),
+    )
+)
+
+
+def statistics(**counts: dict[str, int]) -> dict[str, Any]:
+    rows = {name: {"n": sum(counts.get(name, {}).values()), "histogram": counts.get(name, {})} for name in SCHEMA.names}
+    return {"attributes": rows}
+
+
+INFO = CheckpointInfo(
+    "sft",
+    SCHEMA,
+    "steerlm",
+    label_statistics=statistics(
+        quality={"0": 2, "4": 3}, humor={"0": 3, "3": 1}, lang={"en": 1, "de": 2}, not_appropriate={"0": 3, "1": 1}
+    ),
+)
+DEFAULTS: dict[str, Value] = {"quality": 4, "humor": 0, "lang": "en", "not_appropriate": 0}
+
+
+class FakeEngine:
+    """Answers with what it was asked; remembers every request; has room for so many characters of conversation."""
+
+    schema = SCHEMA
+
+    def __init__(self, context: int = 10_000) -> None:
+        self.requests: list[Request] = []
+        self.context = context
+        self.script: list[Sequence[str | type[BaseException]]] = []
+
+    def room(self, request: Request) -> int:
+        return self.context - sum(len(message.content) for message in request.messages)
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Sample]]:
+        self.requests += requests
+        return [[Sample(f"humor {(r.attributes or {})['humor']}: [bold]ha[/bold]\x1b[2J", 5, True)] for r in requests]
+
+    def stream(self, request: Request, sampling: Sampling) -> Iterator[str]:
+        self.requests.append(request)
+        if self.room(request) < 1:
+            raise UserError("the prompt has too many tokens")
+        pieces = self.script.pop(0) if self.script else ["You said ", request.messages[-1].content, "."]
+        for piece in pieces:
+            if not isinstance(piece, str):
+                raise piece
+            yield piece
+
+
+class Chat:
+    """A session on a fake engine; `say` returns what it prints."""
+
+    def __init__(self, context: int = 10_000, terminal: bool = False, **options: Any) -> None:
+        self.engine = FakeEngine(context)
+        self.out = io.StringIO()
+        console = Console(file=self.out, force_terminal=terminal, highlight=False, soft_wrap=True, width=80)
+        notes = Console(file=self.out, force_terminal=terminal, highlight=False, soft_wrap=True, width=80)
+        settings = dict(DEFAULTS)
+        self.session = Session(
+            console, self.engine, Dials.of(INFO), settings, Sampling(100), seed=7, _notes=notes, **options
+        )
+
+    def say(self, *lines: str) -> str:
+        start = len(self.out.getvalue())
+        for line in lines:
+            assert self.session.handle(line)
+        return self.out.getvalue()[start:]
+
+
+def test_flags_are_the_trained_attributes() -> None:
+    dials = Dials.of(INFO)
+    assert dials.defaults == DEFAULTS
+    assert dials.parse_flags(["--humor", "3", "--lang=de", "--not-appropriate", "1"]) == {
+        "humor": 3,
+        "lang": "de",
+        "not_appropriate": 1,
+    }
+    for arguments, message in (
+        (["--humour", "3"], "no attribute 'humour': did you mean 'humor'"),
+        (
+            ["--violence", "1"],
+            "'violence' was not trained in this model; trained: quality, humor, lang, not_appropriate",
+        ),
+        (["--humor", "7"], "humor: 7 is not an integer from 0 to 4"),
+        (["--humor", "funny"], "humor: 'funny' is not an integer from 0 to 4"),
+        (["--lang", "fr"], "lang: 'fr' is not one of en, de"),
+        (["humor", "3"], "unexpected argument 'humor'"),
+        (["--quality", "4", "--humor"], "humor: '' is not an integer from 0 to 4"),
+    ):
+        with pytest.raises(UserError, match=message):
+            dials.parse_flags(arguments)
+
+
+def test_a_baseline_has_no_dials() -> None:
+    plain = CheckpointInfo("sft", SCHEMA, "steerlm", conditioning=False, label_statistics=INFO.label_statistics)
+    assert Dials.of(plain).defaults == {}
+    with pytest.raises(UserError, match="trained without attributes"):
+        Dials.of(plain).parse_flags(["--humor", "3"])
+
+
+def test_history_keeps_the_settings_of_each_turn() -> None:
+    chat = Chat(system="Be kind.")
+    assert chat.say("Hello", "/set humor 3", "And now?") == (
+        "You said Hello.\nquality:4,humor:3,lang:en,not_appropriate:0\nYou said And now?.\n"
+    )
+    first, second = chat.engine.requests
+    assert first.messages == (Message("system", "Be kind."), Message("user", "Hello"))
+    assert first.attributes == DEFAULTS
+    assert second.messages == (
+        Message("system", "Be kind."),
+        Message("user", "Hello"),
+        Message("assistant", "You said Hello.", attributes=DEFAULTS),
+        Message("user", "And now?"),
+    )
+    assert second.attributes == {**DEFAULTS, "humor": 3}
+    assert (first.seed, second.seed) == (7, 8)
+    chat.say("/reset", "/system", "Again")
+    assert chat.engine.requests[-1].messages == (Message("user", "Again"),)
+    chat.say("/system Be brief.", "More")
+    assert chat.engine.requests[-1].messages[0] == Message("system", "Be brief.")
+
+
+def test_set() -> None:
+    chat = Chat()
+    shown = chat.say("/set")
+    assert "How funny it is." in shown
+    assert "0..4" in shown
+    assert "en de" in shown
+    assert [line.split()[:4] for line in shown.splitlines() if line.startswith("violence")] == [
+        ["violence", "not", "trained", "0..4"]
+    ]
+    assert "occurs in no training label" in chat.say("/set humor 2")
+    assert "occurs" not in chat.say("/set humor=3")
+    for line, message in (
+        ("/set humor 5", "humor: 5 is not an integer from 0 to 4"),
+        ("/set violence 1", "trained: quality, humor, lang, not_appropriate"),
+        ("/set humor", "humor: '' is not an integer"),
+        ("/set humor 1 2", "a dial takes one value"),
+        ("/sett humor 1", "unknown command '/sett': did you mean '/set'"),
+    ):
+        shown = chat.say(line)
+        assert shown.startswith("error: ")
+        assert message in shown
+    assert chat.session.settings["humor"] == 3
+    assert "/compare" in chat.say("/help")
+
+
+def test_compare() -> None:
+    chat = Chat()
+    assert "there is no question yet" in chat.say("/compare humor 0 4")
+    shown = chat.say("/compare humor 0 4 3 Why  so serious?")
+    assert shown == "".join(f"[humor {level}]\nhumor {level}: [bold]ha[/bold][2J\n" for level in (0, 4, 3))
+    requests = chat.engine.requests[-3:]
+    assert {request.messages for request in requests} == {(Message("user", "Why  so serious?"),)}
+    assert [request.attributes for request in requests] == [{**DEFAULTS, "humor": level} for level in (0, 4, 3)]
+    assert len({request.seed for request in requests}) == 1
+    assert chat.session.history == []
+    chat.say("One", "Two", "/compare humor 0 4")
+    assert [m.content for m in chat.engine.requests[-1].messages] == ["One", "You said One.", "Two"]
+    assert len(chat.session.history) == 4
+    assert chat.session.settings == DEFAULTS
+    for line, message in (
+        ("/compare", "no attribute ''"),
+        ("/compare humor", "humor: ''"),
+        ("/compare humor 0", "two values or more"),
+        ("/compare humor 0 9", "humor: 9"),
+        ("/compare humour 0 4", "did you mean 'humor'"),
+    ):
+        assert message in chat.say(line)
+
+
+def test_compare_on_a_terminal_stands_side_by_side() -> None:
+    shown = Chat(terminal=True).say("/compare humor 0 4 Why?")
+    assert any("humor 0: [bold]ha[/bold]" in line and "humor 4: [bold]ha[/bold]" in line for line in shown.splitlines())
+    assert "\x1b[2J" not in shown, "the model's control characters reach the terminal"
+
+
+def test_what_a_model_says_is_printed_as_it_is() -> None:
+    chat = Chat(terminal=True)
+    chat.engine.script = [["[red]no", " markup[/red] :smile:", " \x1b[31m\x9b2J\r\x07", "tab\t\nline"]]
+    assert chat.say("Hi") == "[red]no markup[/red] :smile: [31m2Jtab\t\nline\n"
+    assert chat.session.history[-1].content.endswith("\x1b[31m\x9b2J\r\x07tab\t\nline")
+
+
+def test_interrupt_ends_the_answer_and_not_the_chat() -> None:
+    chat = Chat()
+    chat.engine.script = [["Half an ", KeyboardInterrupt], [KeyboardInterrupt]]
+    assert chat.say("Hi") == "Half an \n(stopped)\n"
+    assert [m.content for m in chat.session.history] == ["Hi", "Half an "]
+    assert "(stopped)" in chat.say("Hi again")
+    assert len(chat.session.history) == 2, "an answer without words is not remembered"
+    assert chat.say("Still there?") == "You said Still there?.\n"
+
+
+def test_oldest_exchanges_give_way() -> None:
+    chat = Chat(context=160)
+    assert "forgotten" not in chat.say("a" * 20, "b" * 20)
+    assert "(the context is full: the oldest 2 messages are forgotten)" in chat.say("c" * 20)
+    assert [m.content[:1] for m in chat.engine.requests[-1].messages] == ["b", "Y", "c"]
+    assert len(chat.session.history) == 4
+    assert "error: the prompt has too many tokens" in chat.say("d" * 200)
+    assert chat.say("e").endswith("You said e.\n")
+
+
+def test_quit() -> None:
+    assert not Chat().session.handle("/quit")
+    assert Chat().say("", "   ".strip()) == ""
+
+
+def test_scores_need_a_model_and_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--attribute-model PATH" in Chat().say("Hi", "/scores")
+    chat = Chat(attribute_model=Path("scorer"))
+    assert "there is no answer yet" in chat.say("/scores")
+
+    class Scorer:
+        schema = SCHEMA
+
+        def score(self, conversations: Any, tokens_per_batch: int) -> Any:
+            assert [m.content for m in conversations[0]] == ["Hi", "You said Hi."]
+            scores = {name: Score(1.234, 0.5) for name in SCHEMA.names}
+            return [scores | {"lang": Score(0, 0, {"en": 0.1, "de": 0.9})}]
+
+        def values(self, scores: Any) -> dict[str, Value]:
+            return {**dict.fromkeys(SCHEMA.names, 1), "lang": "de"}
+
+    monkeypatch.setattr("steerlm.chat.load_attribute_model", lambda path: Scorer())
+    lines = chat.say("Hi", "/set humor 3", "/scores").splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines[2:]}
+    assert rows["humor"] == ["0", "1.23", "0.50"], "the setting the answer was written with"
+    assert rows["lang"] == ["en", "de"]
+    assert rows["violence"] == ["1.23", "0.50"]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny steerable model and a tiny attribute model."""
+    folder = tmp_path_factory.mktemp("chat")
+    tokenizer = byte_tokenizer(SCHEMA)
+    model = random_model(tiny_llama_config(len(tokenizer)))
+    save_model(folder / "model", model, tokenizer, INFO, "card")
+    scorer = load_sequence_classifier(folder / "model", SCHEMA)
+    scorer.config.pad_token_id = tokenizer.pad_token_id
+    info = CheckpointInfo("regression", SCHEMA, "steerlm", provenance={"max_length": 512})
+    save_model(folder / "scorer", scorer, tokenizer, info, "card")
+    return folder
+
+
+def test_piped_through_the_command_line(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["chat", str(checkpoints / "model"), "--humor", "3", "--max-new-tokens", "30", "--system", "Be kind."]
+    command += ["--attribute-model", str(checkpoints / "scorer")]
+
+    def run() -> tuple[str, str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n/scores\n/sett\n/compare humor 0 4\n/quit\nnever asked\n"))
+        assert main(command) == 0
+        return capfd.readouterr()
+
+    out, errors = run()
+    assert (out, errors) == run(), "seeded"
+    assert "error: unknown command '/sett'" in errors
+    assert "asked for" in out
+    assert "[humor 0]" in out
+    assert "[humor 4]" in out
+    assert not any(ord(c) < 32 and c not in "\n\t" for c in out + errors)
+    assert out.startswith(_first_answer(checkpoints, {**DEFAULTS, "humor": 3}))
+
+
+def _first_answer(checkpoints: Path, settings: dict[str, Value]) -> str:
+    tokenizer = byte_tokenizer(SCHEMA)
+    engine = LocalEngine(random_model(tiny_llama_config(len(tokenizer))), tokenizer, SCHEMA)
+    request = Request((Message("system", "Be kind."), Message("user", "Hi")), settings)
+    [[sample]] = engine.generate([request], Sampling(30, 0.7, 50))
+    text = "".join(c for c in sample.text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160))
+    assert len(text) > 5
+    return text
+
+
+def test_mistakes_before_the_chat(checkpoints: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        ([str(checkpoints / "model"), "--humour", "3"], "no attribute 'humour'"),
+        ([str(checkpoints / "absent")], "no such checkpoint folder"),
+        ([str(checkpoints / "model"), "--temperature", "-1"], "temperature"),
+        ([str(checkpoints / "model"), "--attribute-model", str(checkpoints / "model")], "not an attribute model"),
+    ):
+        assert main(["chat", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(UserError, match="is a regression attribute model"):
+        main_loop(checkpoints / "scorer", [])
