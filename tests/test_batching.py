@@ -105,7 +105,11 @@ def test_collate_sft_pads_on_the_right() -> None:
     batch = collate_sft([examples.example(0, 0), examples.example(1, 0)], pad_id=99)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 99, 99]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert batch["labels"].tolist() == [[IGNORED, 6, 7], [8, IGNORED, IGNORED]]
+    # 6 and 7 are predicted by the hidden states of 5 and 6; nothing predicts 8, which is first in its row
+    assert batch["targets"].tolist() == [6, 7]
+    assert batch["positions"].tolist() == [0, 1]
+    batch = collate_sft([examples.example(1, 0), examples.example(0, 0)], pad_id=99)
+    assert batch["positions"].tolist() == [3, 4]
     assert batch["input_ids"].dtype == torch.int64
 
 

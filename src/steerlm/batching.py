@@ -11,7 +11,7 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -247,12 +247,26 @@ def pad_tokens(rows: Sequence[Ids], pad_id: int) -> tuple[Tensor, Tensor]:
 
 
 def collate_sft(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
-    """Return input_ids, attention_mask and labels (B, T), labels -100 at padding and where nothing is trained."""
+    """Return input_ids and attention_mask (B, T), and for the N trained tokens `targets` and `positions`.
+
+    Position b * T + t holds the hidden state that predicts a target. Found here, on the CPU, so that a GPU never
+    waits to learn how many there are.
+    """
     ids, attention = pad_tokens([example.input_ids for example in examples], pad_id)
-    labels = np.full(tuple(ids.shape), IGNORED, dtype=np.int64)
-    for i, example in enumerate(examples):
-        labels[i, : len(example.labels)] = example.labels
-    return {"input_ids": ids, "attention_mask": attention, "labels": torch.from_numpy(labels)}
+    width = ids.shape[1]
+    targets: list[npt.NDArray[Any]] = []
+    positions: list[IntArray] = []
+    for row, example in enumerate(examples):
+        # the token before a trained one predicts it; the first token of a row is predicted by nothing
+        where = np.flatnonzero(example.labels[1:] != IGNORED)
+        targets.append(example.labels[1:][where])
+        positions.append(where + row * width)
+    return {
+        "input_ids": ids,
+        "attention_mask": attention,
+        "targets": torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+        "positions": torch.from_numpy(np.concatenate(positions)),
+    }
 
 
 def collate_regression(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:

@@ -34,7 +34,6 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from steerlm.attributes import AttributeSchema
 from steerlm.batching import (
-    IGNORED,
     BatchStream,
     EpochView,
     Examples,
@@ -92,7 +91,7 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         self.steps_per_epoch = steps_per_epoch
         self.max_checkpoints = max_checkpoints
         self.step_losses: list[Tensor] = []
-        self.selected: Tensor | None = None
+        self.positions: Tensor | None = None
         self.tokens = 0
         self.since = time.monotonic()
         self.control = TrainerControl()
@@ -114,9 +113,9 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
 
     def _select_hidden(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Keep the hidden states (B, T, H) of response positions only: (N, H) go through the output embedding."""
-        if self.selected is None:
+        if self.positions is None:
             return None
-        return (inputs[0][self.selected], *inputs[1:])
+        return (inputs[0].flatten(0, 1)[self.positions], *inputs[1:])
 
     def _loader(self, examples: EpochView, stream: BatchStream) -> DataLoader[Any]:
         collate = collate_sft if self.objective == "sft" else collate_regression
@@ -154,17 +153,13 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         )
         return self._loader(self.eval_dataset, stream)
 
-    def _num_items(self, inputs: dict[str, Tensor]) -> Tensor:
-        if self.objective == "sft":
-            return (inputs["labels"][:, 1:] != IGNORED).sum()
-        return inputs["label_mask"].sum()
-
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
         """Return the batches of one optimizer step and its number of trained tokens or labels over all ranks."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        count = sum((self._num_items(batch) for batch in batches), torch.zeros((), dtype=torch.int64)).to(device)
+        counts = [len(b["targets"]) if self.objective == "sft" else int(b["label_mask"].sum()) for b in batches]
+        count = torch.tensor(sum(counts), device=device)
         if self.accelerator.num_processes > 1:
             count = self.accelerator.reduce(count, "sum")
         return batches, count
@@ -175,16 +170,13 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
             assert self.schema is not None
             outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
             return masked_attribute_loss(outputs, inputs["labels"], inputs["label_mask"], self.schema)
-        labels = inputs["labels"]
-        # the position before a trained token predicts it; the last column predicts nothing
-        predicts = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-        self.selected = predicts != IGNORED
+        self.positions = inputs["positions"]
         try:
             # padding is on the right, where causal attention cannot see it: without a mask the kernels are faster
-            logits = model(input_ids=inputs["input_ids"], use_cache=False).logits
+            logits_N_V = model(input_ids=inputs["input_ids"], use_cache=False).logits
         finally:
-            selected, self.selected = self.selected, None
-        return response_cross_entropy(logits, predicts[selected])
+            self.positions = None
+        return response_cross_entropy(logits_N_V, inputs["targets"])
 
     def compute_loss(
         self,

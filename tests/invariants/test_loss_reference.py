@@ -9,15 +9,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from steerlm.batching import EncodedExamples, collate_sft
+from steerlm.batching import EncodedExamples, pad_tokens
 from steerlm.training import train
 from tests.small_training import TOKENIZER, language_model, logged, run, section, token_examples
 
 
 def reference(model: Any, examples: EncodedExamples, pad_id: int) -> torch.Tensor:
     """Return the mean loss over all trained tokens, computed by the model itself with an attention mask."""
-    batch = collate_sft([examples.example(i, 0) for i in range(len(examples))], pad_id)
-    loss: torch.Tensor = model(**batch).loss
+    rows = [examples.example(i, 0) for i in range(len(examples))]
+    ids, attention = pad_tokens([row.input_ids for row in rows], pad_id)
+    labels = torch.full_like(ids, -100)
+    for i, row in enumerate(rows):
+        labels[i, : len(row.labels)] = torch.from_numpy(row.labels)
+    loss: torch.Tensor = model(input_ids=ids, attention_mask=attention, labels=labels).loss
     return loss
 
 
