@@ -31,11 +31,11 @@ def tiny_recipe(path: Path, run_dir: Path) -> Path:
     text = (ROOT / "recipes" / "playground.yaml").read_text(encoding="utf-8")
     recipe: dict[str, Any] = yaml.safe_load(text)
     recipe["run_dir"] = str(run_dir)
-    recipe["playground"] |= {"num_prompts": 240, "hidden_size": 32, "num_layers": 2}
+    recipe["playground"] |= {"num_prompts": 500, "hidden_size": 48, "num_layers": 2}
     for stage in ("train_attribute_model", "train_sft"):
-        recipe[stage] |= {"epochs": 1, "tokens_per_batch": 2048, "eval_steps": 4}
+        recipe[stage] |= {"epochs": 1, "tokens_per_batch": 1024, "eval_steps": 20}
     recipe["annotate"] |= {"window": 64, "tokens_per_batch": 2048}
-    recipe["bootstrap"] |= {"num_prompts": 24, "samples_per_prompt": 2, "max_new_tokens": 24, "batch_size": 16}
+    recipe["bootstrap"] |= {"num_prompts": 24, "samples_per_prompt": 2, "max_new_tokens": 160, "batch_size": 48}
     recipe["evaluate"] |= {"num_prompts": 6, "samples_per_prompt": 1, "max_new_tokens": 16}
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return path
