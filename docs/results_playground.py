@@ -102,7 +102,7 @@ def steering() -> str:
 def labels() -> str:
     """Error of human and predicted labels against the truth."""
     quality = _read("evaluate.json")["label_quality"]
-    file = list(quality)[0]
+    file = next(iter(quality))
     rows = [
         [name, str(row["n"]), estimate(row["human"]), estimate(row["predicted"]), estimate(row["ratio"])]
         for name, row in quality[file].items()
