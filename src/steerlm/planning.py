@@ -195,9 +195,9 @@ def count_parameters(config: PretrainedConfig) -> int:
 
     with torch.device("meta"):
         model = AutoModel.from_config(config)
-    body = sum(parameter.numel() for parameter in model.parameters())
+    body = int(sum(parameter.numel() for parameter in model.parameters()))
     tied = getattr(config, "tie_word_embeddings", True)
-    return body if tied else body + int(config.vocab_size) * int(config.hidden_size)
+    return body if tied else body + int(config.vocab_size * config.hidden_size)
 
 
 def _playground_parameters(world: PlaygroundConfig) -> int:
