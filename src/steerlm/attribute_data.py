@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -86,12 +86,14 @@ class AttributeData:
     """Labelled turns ready for training.
 
     Attributes:
+        schema: the K attributes.
         examples: the encoded turns.
         turns: the turns themselves, in the same order; empty where they were not to be kept.
         labels_N_K: labels on the schema's scale, the index of a category, NaN where there is none.
         num_too_long: labelled turns left out because even their last exchange exceeds the context.
     """
 
+    schema: AttributeSchema
     examples: RegressionExamples | EncodedExamples
     turns: Sequence[LabelledTurn]
     labels_N_K: FloatArray
@@ -142,7 +144,7 @@ def read_attribute_data(
             f"{path} has no labelled assistant turn{too_long}: an attribute model learns from `attributes`, `human` "
             "or `ratings` that people set"
         )
-    return AttributeData(examples, turns, np.array(labels, dtype=np.float32), num_too_long)
+    return AttributeData(schema, examples, turns, np.array(labels, dtype=np.float32), num_too_long)
 
 
 def label_row(labels: Mapping[str, float | str], schema: AttributeSchema) -> list[float]:
@@ -180,17 +182,12 @@ def require_all_labelled(labels_N_K: FloatArray, schema: AttributeSchema, path: 
         )
 
 
-def label_statistics(labels_N_K: FloatArray, schema: AttributeSchema) -> dict[str, Any]:
-    """Return per attribute the number of labels, their histogram and (ordinal) mean and standard deviation."""
-    statistics = {}
-    for attribute, column_N in zip(schema, labels_N_K.T, strict=True):
-        present = column_N[~np.isnan(column_N)].astype(np.float64)
-        row: dict[str, Any] = {"n": len(present)}
-        if attribute.kind == "ordinal":
-            values: list[Value] = [attribute.round(float(x)) for x in present]
-            row |= {"mean": float(present.mean()), "std": float(present.std())} if len(present) else {}
-        else:
-            values = [attribute.categories[int(x)] for x in present]
-        row["histogram"] = {str(level): values.count(level) for level in attribute.levels}
-        statistics[attribute.name] = row
-    return statistics
+def label_codes(labels_N_K: FloatArray, schema: AttributeSchema) -> npt.NDArray[np.int16]:
+    """Return the index of the level of every label (ordinal: of the nearest one), -1 where there is none."""
+    codes_N_K = np.full(labels_N_K.shape, -1, dtype=np.int16)
+    for k, attribute in enumerate(schema):
+        for n in np.flatnonzero(~np.isnan(labels_N_K[:, k])):
+            label = float(labels_N_K[n, k])
+            ordinal = attribute.kind == "ordinal"
+            codes_N_K[n, k] = attribute.round(label) - attribute.minimum if ordinal else int(label)
+    return codes_N_K
