@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,12 +37,17 @@ class EvaluationPrompts:
     exact: frozenset[tuple[str, ...]]
     runs: frozenset[str]
 
+    @cached_property
+    def _sizes(self) -> tuple[int, ...]:
+        """The numbers of turns that prompts have."""
+        return tuple(sorted({len(prompt) for prompt in self.exact}))
+
     def find(self, messages: Sequence[Message]) -> Literal["leak", "near_leak"] | None:
         """Return how a conversation overlaps with the prompts, None where it does not."""
         if not self.exact:
             return None
         turns = [normalise(message.content) for message in messages if message.role == "user"]
-        for size in {len(prompt) for prompt in self.exact}:
+        for size in self._sizes:
             if any(tuple(turns[i : i + size]) in self.exact for i in range(len(turns) - size + 1)):
                 return "leak"
         if self.runs and any(run in self.runs for turn in turns for run in _runs(turn)):

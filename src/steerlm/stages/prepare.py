@@ -39,7 +39,7 @@ class SourceCounts:
         read: conversations that could be read.
         bad: records that could not (only with `skip_bad_records`).
         no_response: dropped, since they hold no assistant turn.
-        leaks: dropped, since a user turn equals an evaluation prompt.
+        leaks: dropped, since user turns equal an evaluation prompt.
         near_leaks: dropped, since a user turn shares 13 consecutive words with one.
         duplicates: dropped, since the same messages occurred before.
         labelled_duplicates: those of them that carried labels, which are lost (list labelled sources first).
@@ -243,7 +243,7 @@ def _report(
         "evaluation_prompts": {
             "files": [str(file) for file in config.evaluation_prompts],
             "prompts": len(prompts.exact),
-            "leak": "a user turn equals an evaluation prompt (case, punctuation and whitespace aside)",
+            "leak": "user turns equal an evaluation prompt, turn by turn (case, punctuation and whitespace aside)",
             "near_leak": f"a user turn shares {NUM_WORDS} consecutive words with one",
         },
         "sources": {name: count.to_dict(schema) for name, count in counts.items()},
