@@ -161,6 +161,7 @@ def _sentencepiece_model() -> bytes:
         model_type="bpe",
         vocab_size=700,
         byte_fallback=True,
+        normalization_rule_name="identity",
         hard_vocab_limit=False,
         user_defined_symbols=["<|end|>", "<|im_end|>"],
         minloglevel=2,

@@ -372,7 +372,8 @@ class ConversationEncoder:
         for match in self._parts.finditer(rendered):
             content = match["content"]
             control = self._control.get(match[0])
-            if content is None and control is None:
+            # white space may be a content's (see `_pieces`), so it is never taken for a control token
+            if content is None and (control is None or match[0].isspace()):
                 continue
             text(position, match.start())
             value = contents[int(content)] if content is not None else control

@@ -333,6 +333,18 @@ def test_the_rest_of_a_record_is_never_rendered() -> None:
             message_from_dict({"role": f"user{marker}", "content": "Hi"})
 
 
+@pytest.mark.parametrize("family", ["byte-level", "sentencepiece-bpe", "python-bytes"])
+def test_white_space_that_is_a_special_token(family: str) -> None:
+    tokenizer = FAMILIES[family]()
+    tokenizer.add_tokens([AddedToken("\n\n", normalized=False, special=True)], special_tokens=True)
+    install_template(tokenizer, "steerlm", STEERLM)
+    encode = ConversationEncoder(tokenizer, STEERLM)
+    special = tokenizer.convert_tokens_to_ids("\n\n")
+    assert special in encode.control_ids
+    messages = [Message("system", "\n\n"), Message("user", "\n\nHi\n\nthere\n\n"), Message("assistant", "\n\nHi\n\n")]
+    assert special not in encode.conversation(messages).input_ids
+
+
 # --- ordinary text ------------------------------------------------------------------------------------------------
 
 LANGUAGES = st.sampled_from(
