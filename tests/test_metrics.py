@@ -14,7 +14,7 @@ from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 
 from steerlm import metrics
 from steerlm.attributes import Attribute, AttributeSchema
-from steerlm.metrics import Estimate, cluster_bootstrap
+from steerlm.metrics import Estimate, Weights, cluster_bootstrap
 
 QUALITY = Attribute("quality", best="max")
 
@@ -33,7 +33,8 @@ def expand(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def test_weighted_statistics_equal_the_libraries_on_the_expanded_sample(sample):
-    weights, x, y = sample
+    counts, x, y = sample
+    weights = Weights(counts, np.arange(60))
     levels = np.clip(np.round(y), 0, 4)
     results = {
         "mean": metrics.mean(weights, y),
@@ -43,7 +44,7 @@ def test_weighted_statistics_equal_the_libraries_on_the_expanded_sample(sample):
         "slope": metrics.slope(weights, x, y),
         "kappa": metrics.quadratic_weighted_kappa(weights, x, levels),
     }
-    for r, w in enumerate(weights):
+    for r, w in enumerate(counts):
         ex, ey, el = expand(w, x), expand(w, y), expand(w, levels)
         wanted = {
             "mean": np.mean(ey),
@@ -57,11 +58,25 @@ def test_weighted_statistics_equal_the_libraries_on_the_expanded_sample(sample):
             assert results[name][r] == pytest.approx(value, abs=1e-12), name
 
 
+def test_weights_of_clusters_equal_those_of_their_observations(sample):
+    """Five clusters drawn 0 to 3 times: the same as repeating every observation of theirs."""
+    counts, x, y = sample
+    clusters = np.arange(60) % 5
+    by_cluster = Weights(counts[:, :5], clusters)
+    by_row = Weights(counts[:, :5][:, clusters], np.arange(60))
+    for statistic in (metrics.pearson, metrics.spearman, metrics.slope, metrics.mean_absolute_error):
+        assert statistic(by_cluster, x, y) == pytest.approx(statistic(by_row, x, y), abs=1e-12)
+    some = x > 2
+    assert metrics.mean(by_cluster.take(some), y[some]) == pytest.approx(metrics.mean(by_row.take(some), y[some]))
+
+
 def test_kappa_counts_levels_that_do_not_occur():
     """scikit-learn without `labels` would treat 0 and 4 as neighbours."""
     truth, predicted = np.array([0.0, 0, 4, 4, 1]), np.array([0.0, 4, 4, 4, 0])
     wanted = cohen_kappa_score(truth.astype(int), predicted.astype(int), weights="quadratic", labels=range(5))
-    assert metrics.quadratic_weighted_kappa(np.ones((1, 5)), truth, predicted)[0] == pytest.approx(wanted, abs=1e-12)
+    assert metrics.quadratic_weighted_kappa(Weights(np.ones((1, 5)), np.arange(5)), truth, predicted)[
+        0
+    ] == pytest.approx(wanted, abs=1e-12)
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e9])

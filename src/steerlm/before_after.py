@@ -17,7 +17,7 @@ import numpy as np
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.chunks import map_lines, read_rows
 from steerlm.conversation import Message, Score
-from steerlm.estimates import FloatArray, cluster_bootstrap, mean
+from steerlm.estimates import FloatArray, Weights, cluster_bootstrap, mean
 from steerlm.generation import LocalEngine, Request, Sampling, load_engine
 from steerlm.hash_set import hash64
 from steerlm.scoring import AttributeModel, load_attribute_model
@@ -160,8 +160,8 @@ def _estimates(pairs: Sequence[Sequence[float]], clusters: Sequence[int]) -> dic
     """Estimate the mean before, after, and of the difference after minus before."""
     columns = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
 
-    def difference(weights_RN: FloatArray, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
-        return mean(weights_RN, y_N - x_N)
+    def difference(weights: Weights, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
+        return mean(weights, y_N - x_N)
 
     return {
         "before": cluster_bootstrap(mean, [columns[0]], clusters).to_dict(),

@@ -1,8 +1,8 @@
 """Estimates with 95 % intervals: what every reported number goes through.
 
 Intervals come from a cluster bootstrap: whole clusters (prompts, conversation trees) are drawn with replacement,
-because responses to one prompt are not independent. A draw is a row of integer weights, so that a statistic of a
-thousand resamples is a few matrix products. The statistics below therefore take frequency weights, which scipy and
+because responses to one prompt are not independent. A draw says how often each cluster counts, so that moments over a
+thousand draws are one small matrix product. The statistics below therefore take frequency weights, which scipy and
 scikit-learn do not offer for ranks; on expanded samples they equal the libraries' (tests/test_metrics.py).
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +19,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 FloatArray = NDArray[np.float64]
-Statistic = Callable[..., FloatArray]
-"""`statistic(weights_RN, *arrays_N) -> values_R`: one value per row of frequency weights, NaN where undefined."""
-
 MIN_CLUSTERS = 5
 """Fewer clusters than this give no interval."""
 
@@ -56,6 +54,42 @@ class Estimate(NamedTuple):
         return {**out, "note": self.note} if self.note else out
 
 
+@dataclass(frozen=True)
+class Weights:
+    """How often each of N observations counts in each of R resamples: as often as its cluster was drawn.
+
+    Attributes:
+        counts: shape (R, C), draws of each cluster.
+        index: shape (N,), the cluster of each observation.
+    """
+
+    counts: FloatArray
+    index: NDArray[np.int64]
+
+    def totals(self, *columns_N: FloatArray) -> FloatArray:
+        """Return the weighted sums of several columns, shape (R, number of columns)."""
+        num_clusters = self.counts.shape[1]
+        sums_CK = np.column_stack([np.bincount(self.index, column, num_clusters) for column in columns_N])
+        return self.counts @ sums_CK
+
+    def means(self, *columns_N: FloatArray) -> list[FloatArray]:
+        """Return the weighted mean of each column, shape (R,) each; NaN where a resample has no observation."""
+        totals_RK = self.totals(np.ones(len(self.index)), *columns_N)
+        return [divide(totals_RK[:, k], totals_RK[:, 0]) for k in range(1, totals_RK.shape[1])]
+
+    def rows(self) -> FloatArray:
+        """Return the weight of every observation in every resample, shape (R, N)."""
+        return self.counts[:, self.index]
+
+    def take(self, rows: slice | NDArray[np.bool_]) -> Weights:
+        """Return the weights of some of the observations."""
+        return Weights(self.counts, self.index[rows])
+
+
+Statistic = Callable[..., FloatArray]
+"""`statistic(weights, *arrays_N) -> values_R`: one value per resample of a `Weights`, NaN where undefined."""
+
+
 def finite_or_none(value: float) -> float | None:
     """Return a JSON-able number: None in place of NaN and infinity."""
     return float(value) if math.isfinite(value) else None
@@ -71,7 +105,7 @@ def cluster_bootstrap(
     """Estimate a statistic with a 95 % expanded-percentile interval from resampled clusters.
 
     Args:
-        statistic: called as `statistic(weights_RN, *arrays)`, for example `spearman`.
+        statistic: called as `statistic(weights, *arrays)`, for example `spearman`.
         arrays: the observations, each of length N (first axis).
         clusters: N cluster ids; observations with the same id are drawn together.
         seed: the resamples are a function of the seed and the number of clusters alone, so two statistics over
@@ -87,19 +121,18 @@ def cluster_bootstrap(
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0, 0, "no data")
     codes: dict[object, int] = {}
-    index = np.array([codes.setdefault(cluster, len(codes)) for cluster in clusters])
+    index = np.array([codes.setdefault(cluster, len(codes)) for cluster in clusters], dtype=np.int64)
     num_clusters = len(codes)
-    value = float(statistic(np.ones((1, n)), *data)[0])
+    value = float(statistic(Weights(np.ones((1, num_clusters)), index), *data)[0])
     if math.isnan(value):
         return Estimate(math.nan, math.nan, math.nan, n, num_clusters, "undefined: a constant input")
     if num_clusters < MIN_CLUSTERS:
         note = f"no interval: {num_clusters} clusters, at least {MIN_CLUSTERS} are needed"
         return Estimate(value, math.nan, math.nan, n, num_clusters, note)
     counts = _cluster_counts(num_clusters, seed, resamples)
-    step = max(1, 2_000_000 // n)  # bounds the memory of the weights
-    draws = np.concatenate(
-        [statistic(counts[i : i + step, index].astype(np.float64), *data) for i in range(0, resamples, step)]
-    )
+    step = max(1, 2_000_000 // n)  # bounds the memory of (resamples, observations)
+    chunks = (counts[i : i + step].astype(np.float64) for i in range(0, resamples, step))
+    draws = np.concatenate([statistic(Weights(chunk, index), *data) for chunk in chunks])
     draws = draws[np.isfinite(draws)]
     if len(draws) < resamples // 2:
         note = "no interval: most resamples are constant"
@@ -134,34 +167,35 @@ def _cluster_counts(num_clusters: int, seed: int, resamples: int) -> NDArray[np.
     return counts
 
 
-# Statistics with frequency weights: weights_RN, arrays_N -> values_R
+# Statistics with frequency weights: weights, arrays_N -> values_R
 
 
-def mean(weights_RN: FloatArray, x_N: FloatArray) -> FloatArray:
+def mean(weights: Weights, x_N: FloatArray) -> FloatArray:
     """Weighted mean."""
-    total_R = weights_RN.sum(axis=1)
-    return divide(weights_RN @ x_N, total_R)
+    [mean_R] = weights.means(x_N)
+    return mean_R
 
 
-def mean_absolute_error(weights_RN: FloatArray, truth_N: FloatArray, predicted_N: FloatArray) -> FloatArray:
+def mean_absolute_error(weights: Weights, truth_N: FloatArray, predicted_N: FloatArray) -> FloatArray:
     """Mean of |predicted - truth|."""
-    return mean(weights_RN, np.abs(predicted_N - truth_N))
+    return mean(weights, np.abs(predicted_N - truth_N))
 
 
-def pearson(weights_RN: FloatArray, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
+def pearson(weights: Weights, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
     """Pearson correlation; NaN where an input is constant."""
-    moments = _moments(weights_RN, x_N, y_N)
+    moments = _moments(weights, x_N, y_N)
     return _clip_correlation(divide(moments.cov_xy, np.sqrt(moments.var_x * moments.var_y)))
 
 
-def slope(weights_RN: FloatArray, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
+def slope(weights: Weights, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
     """Slope of the regression of y on x; NaN where x is constant."""
-    moments = _moments(weights_RN, x_N, y_N)
+    moments = _moments(weights, x_N, y_N)
     return divide(moments.cov_xy, moments.var_x)
 
 
-def spearman(weights_RN: FloatArray, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
+def spearman(weights: Weights, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
     """Spearman correlation with mid-ranks, ranked within every resample; NaN where an input is constant."""
+    weights_RN = weights.rows()
     rank_x_RN, rank_y_RN = _ranks(weights_RN, x_N), _ranks(weights_RN, y_N)
     total_R = weights_RN.sum(axis=1, keepdims=True)
     # the mean rank of a sample of size m is (m + 1) / 2, ties or not
@@ -172,17 +206,17 @@ def spearman(weights_RN: FloatArray, x_N: FloatArray, y_N: FloatArray) -> FloatA
     return _clip_correlation(divide(cov_R, np.sqrt(var_x_R * var_y_R)))
 
 
-def quadratic_weighted_kappa(weights_RN: FloatArray, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
+def quadratic_weighted_kappa(weights: Weights, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
     """Cohen's kappa with quadratic weights of two integer ratings; NaN where both are the same constant.
 
     With quadratic weights the expected disagreement under independence is var x + var y + (mean x - mean y)^2.
     """
     centre = float(x_N.mean()) if len(x_N) else 0.0
-    mean_x, mean_y = mean(weights_RN, x_N - centre), mean(weights_RN, y_N - centre)
-    square_x, square_y = mean(weights_RN, (x_N - centre) ** 2), mean(weights_RN, (y_N - centre) ** 2)
+    x, y = x_N - centre, y_N - centre
+    mean_x, mean_y, square_x, square_y, error = weights.means(x, y, x * x, y * y, (x - y) ** 2)
     expected_R = square_x + square_y - 2 * mean_x * mean_y
     expected_R = np.where(expected_R < 1e-12, 0.0, expected_R)
-    return 1 - divide(mean(weights_RN, (x_N - y_N) ** 2), expected_R)
+    return 1 - divide(error, expected_R)
 
 
 class _Moments(NamedTuple):
@@ -191,12 +225,11 @@ class _Moments(NamedTuple):
     cov_xy: FloatArray
 
 
-def _moments(weights_RN: FloatArray, x_N: FloatArray, y_N: FloatArray) -> _Moments:
+def _moments(weights: Weights, x_N: FloatArray, y_N: FloatArray) -> _Moments:
     x, y = _centre(x_N), _centre(y_N)
-    mean_x, mean_y = mean(weights_RN, x), mean(weights_RN, y)
-    var_x = _positive(mean(weights_RN, x * x) - mean_x**2, x)
-    var_y = _positive(mean(weights_RN, y * y) - mean_y**2, y)
-    return _Moments(var_x, var_y, mean(weights_RN, x * y) - mean_x * mean_y)
+    mean_x, mean_y, square_x, square_y, product = weights.means(x, y, x * x, y * y, x * y)
+    var_x, var_y = _positive(square_x - mean_x**2, x), _positive(square_y - mean_y**2, y)
+    return _Moments(var_x, var_y, product - mean_x * mean_y)
 
 
 def _centre(x_N: FloatArray) -> FloatArray:

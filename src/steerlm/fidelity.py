@@ -19,6 +19,7 @@ from scipy import stats
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.estimates import (
     FloatArray,
+    Weights,
     cluster_bootstrap,
     mean,
     mean_absolute_error,
@@ -103,7 +104,7 @@ def dial_report(sweeps: Sweeps, attribute: Attribute) -> dict[str, Any]:
     name = attribute.name
     obtained, requested = sweeps.obtained[name], sweeps.requested
     rows = sweeps.of(name, name)
-    order = [_series_order(sweeps, rows & (sweeps.series == s), name) for s in np.unique(sweeps.series[rows])]
+    order = [_series_order(sweeps, members, name) for members in _by_series(sweeps, rows)]
     per_series = np.array([(x, y) for x, y, _ in order if math.isfinite(x)]).reshape(-1, 2)
     clusters = [cluster for x, _, cluster in order if math.isfinite(x)]
     rounded = np.array([attribute.round(x) if math.isfinite(x) else math.nan for x in obtained])
@@ -175,53 +176,73 @@ def paired_comparison(before: Sweeps, after: Sweeps, attributes: Sequence[Attrib
     """
     assert np.array_equal(before.series, after.series)
     assert np.array_equal(before.requested, after.requested)
-    masks = {a.name: before.of(a.name, a.name) & after.of(a.name, a.name) for a in attributes}
+    pair = _Pair(before, after, {a.name: before.of(a.name, a.name) & after.of(a.name, a.name) for a in attributes})
     statistics: dict[str, Callable[..., FloatArray]] = {
         "mae": mean_absolute_error,
         "spearman": spearman,
         "slope": slope,
     }
 
-    def difference(names: Sequence[str], statistic: Callable[..., FloatArray], top: bool = False) -> dict[str, Any]:
-        """Mean over `names` of the statistic's difference, all resampled together."""
-        blocks = []
-        for name in names:
-            rows = masks[name]
-            if top:
-                rows = rows & (before.requested == before.requested[before.dial == name].max())
-            blocks.append(np.flatnonzero(rows))
-        index = np.concatenate(blocks)
-        edges = np.cumsum([0, *(len(block) for block in blocks)])
-        columns = [
-            before.requested[index],
-            np.concatenate([before.obtained[n][b] for n, b in zip(names, blocks, strict=True)]),
-            np.concatenate([after.obtained[n][b] for n, b in zip(names, blocks, strict=True)]),
-        ]
+    def obtained_mean(weights: Weights, _: FloatArray, y: FloatArray) -> FloatArray:
+        return mean(weights, y)
 
-        def paired(weights_RN: FloatArray, x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
-            parts = [
-                statistic(weights_RN[:, i:j], x[i:j], z[i:j]) - statistic(weights_RN[:, i:j], x[i:j], y[i:j])
-                for i, j in itertools.pairwise(edges)
-            ]
-            return np.asarray(np.mean(parts, axis=0), dtype=np.float64)
-
-        return cluster_bootstrap(paired, columns, before.cluster[index]).to_dict()
-
-    def obtained_mean(weights_RN: FloatArray, _: FloatArray, y: FloatArray) -> FloatArray:
-        return mean(weights_RN, y)
-
-    names = [a.name for a in attributes if masks[a.name].any()]
+    names = [a.name for a in attributes if pair.rows[a.name].any()]
     best = [a.name for a in attributes if a.best == "max" and a.name in names]
-    rows = {name: {key: difference([name], s) for key, s in statistics.items()} for name in names}
-    average = {key: difference(names, s) for key, s in statistics.items()} if names else {}
+    rows = {name: {key: pair.difference([name], s) for key, s in statistics.items()} for name in names}
+    average = {key: pair.difference(names, s) for key, s in statistics.items()} if names else {}
     for name in best:
-        rows[name]["at_best"] = difference([name], obtained_mean, top=True)
+        rows[name]["at_best"] = pair.difference([name], obtained_mean, top=True)
     if best:
-        average["at_best"] = difference(best, obtained_mean, top=True)
+        average["at_best"] = pair.difference(best, obtained_mean, top=True)
     return {"mean": average, "attributes": rows}
 
 
-def _series_order(sweeps: Sweeps, rows: Mask, name: str) -> tuple[float, float, int]:
+@dataclass(frozen=True)
+class _Pair:
+    """Two models' sweeps, and per attribute the rows of its own dial that both have measured."""
+
+    before: Sweeps
+    after: Sweeps
+    rows: Mapping[str, Mask]
+
+    def difference(self, names: Sequence[str], statistic: Callable[..., FloatArray], top: bool = False) -> Any:
+        """Estimate the mean over `names` of the statistic's difference, all resampled together.
+
+        Args:
+            names: attributes.
+            statistic: of (weights, requested, obtained).
+            top: use the rows with the highest level asked for only.
+        """
+        requested = self.before.requested
+        blocks = []
+        for name in names:
+            rows = self.rows[name]
+            blocks.append(np.flatnonzero(rows & (requested == requested[rows].max()) if top else rows))
+        index = np.concatenate(blocks)
+        edges = np.cumsum([0, *(len(block) for block in blocks)])
+        obtained = [
+            np.concatenate([sweeps.obtained[name][block] for name, block in zip(names, blocks, strict=True)])
+            for sweeps in (self.before, self.after)
+        ]
+
+        def paired(weights: Weights, x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
+            parts = []
+            for i, j in itertools.pairwise(edges):
+                part = weights.take(slice(i, j))
+                parts.append(statistic(part, x[i:j], z[i:j]) - statistic(part, x[i:j], y[i:j]))
+            return np.asarray(np.mean(parts, axis=0), dtype=np.float64)
+
+        return cluster_bootstrap(paired, [requested[index], *obtained], self.before.cluster[index]).to_dict()
+
+
+def _by_series(sweeps: Sweeps, rows: Mask) -> list[NDArray[np.int64]]:
+    """Return the positions of each sweep's observations."""
+    positions = np.flatnonzero(rows)
+    positions = positions[np.argsort(sweeps.series[positions], kind="stable")]
+    return np.split(positions, np.flatnonzero(np.diff(sweeps.series[positions])) + 1) if len(positions) else []
+
+
+def _series_order(sweeps: Sweeps, rows: NDArray[np.int64], name: str) -> tuple[float, float, int]:
     """Spearman (0 without any change) and monotonicity of one sweep, and its cluster; NaN for a single level."""
     x, y = sweeps.requested[rows], sweeps.obtained[name][rows]
     cluster = int(sweeps.cluster[rows][0])
@@ -258,8 +279,8 @@ def _quality_cost(sweeps: Sweeps, dial: Attribute, measured: Sequence[Attribute]
         ends = sweeps.requested[rows].min(), sweeps.requested[rows].max()
         rows &= np.isin(sweeps.requested, ends)
 
-        def change(weights_RN: FloatArray, x: FloatArray, y: FloatArray, low: float = ends[0]) -> FloatArray:
-            return mean(weights_RN * (x != low), y) - mean(weights_RN * (x == low), y)
+        def change(weights: Weights, x: FloatArray, y: FloatArray, low: float = ends[0]) -> FloatArray:
+            return mean(weights.take(x != low), y[x != low]) - mean(weights.take(x == low), y[x == low])
 
         out[quality.name] = sweeps.estimate(change, rows, sweeps.requested, sweeps.obtained[quality.name])
     return out

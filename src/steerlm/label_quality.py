@@ -14,7 +14,7 @@ import numpy as np
 
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Conversation, Message, read_conversations
-from steerlm.estimates import FloatArray, cluster_bootstrap, divide, mean_absolute_error
+from steerlm.estimates import FloatArray, Weights, cluster_bootstrap, divide, mean_absolute_error
 
 MAX_TURNS = 5000
 """Turns per file that are looked at: enough for an interval of a few hundredths of a level."""
@@ -76,9 +76,9 @@ def _compare(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     )
     groups = [row["group"] for row in rows]
 
-    def ratio(weights_RN: FloatArray, truth_N: FloatArray, human_N: FloatArray, predicted_N: FloatArray) -> FloatArray:
-        errors = mean_absolute_error(weights_RN, truth_N, predicted_N)
-        return divide(errors, mean_absolute_error(weights_RN, truth_N, human_N))
+    def ratio(weights: Weights, truth_N: FloatArray, human_N: FloatArray, predicted_N: FloatArray) -> FloatArray:
+        errors = mean_absolute_error(weights, truth_N, predicted_N)
+        return divide(errors, mean_absolute_error(weights, truth_N, human_N))
 
     out = {
         "n": len(rows),

@@ -19,6 +19,7 @@ from steerlm.estimates import (
     Estimate,
     FloatArray,
     Statistic,
+    Weights,
     cluster_bootstrap,
     divide,
     estimate_share,
@@ -36,6 +37,7 @@ __all__ = [
     "Estimate",
     "FloatArray",
     "Statistic",
+    "Weights",
     "calibration",
     "category_report",
     "cluster_bootstrap",
@@ -88,8 +90,8 @@ def regression_report(
     def estimate(statistic: Statistic, *arrays: FloatArray) -> dict[str, Any]:
         return cluster_bootstrap(statistic, arrays, clusters, seed).to_dict()
 
-    def error_ratio(weights_RN: FloatArray, t: FloatArray, p: FloatArray, constant: FloatArray) -> FloatArray:
-        return divide(mean_absolute_error(weights_RN, t, p), mean_absolute_error(weights_RN, t, constant))
+    def error_ratio(weights: Weights, t: FloatArray, p: FloatArray, constant: FloatArray) -> FloatArray:
+        return divide(mean_absolute_error(weights, t, p), mean_absolute_error(weights, t, constant))
 
     return {
         "attribute": attribute.name,
@@ -168,11 +170,12 @@ def fleiss_kappa(ratings: Sequence[Sequence[object]], clusters: Sequence[object]
         note = "undefined: all annotators gave the same value everywhere"
         return Estimate(math.nan, math.nan, math.nan, len(used), len(set(groups)), note)
 
-    def statistic(weights_RN: FloatArray, table_NK: FloatArray) -> FloatArray:
+    def statistic(weights: Weights, table_NK: FloatArray) -> FloatArray:
         agreement_N = ((table_NK**2).sum(axis=1) - size) / (size * (size - 1))
-        share_RK = weights_RN @ table_NK / (size * weights_RN.sum(axis=1, keepdims=True))
+        totals_RK = weights.totals(*table_NK.T)
+        share_RK = totals_RK / totals_RK.sum(axis=1, keepdims=True)
         chance_R = (share_RK**2).sum(axis=1)
-        return divide(mean(weights_RN, agreement_N) - chance_R, np.where(1 - chance_R < 1e-12, 0.0, 1 - chance_R))
+        return divide(mean(weights, agreement_N) - chance_R, np.where(1 - chance_R < 1e-12, 0.0, 1 - chance_R))
 
     estimate = cluster_bootstrap(statistic, [table_NK], groups)
     return estimate._replace(value=float(inter_rater.fleiss_kappa(table_NK, method="fleiss")))
@@ -226,9 +229,10 @@ def indistinguishable_pairs(values: Mapping[str, ArrayLike], threshold: float = 
         for b in names[i + 1 :]:
             both = np.isfinite(arrays[a]) & np.isfinite(arrays[b])
             n = int(both.sum())
+            whole = Weights(np.ones((1, 1)), np.zeros(n, dtype=np.int64))
             if n < 3:  # two points always lie on a line
                 continue
-            r = float(pearson(np.ones((1, n)), arrays[a][both], arrays[b][both])[0])
+            r = float(pearson(whole, arrays[a][both], arrays[b][both])[0])
             if abs(r) > threshold:
                 pairs.append({"attributes": [a, b], "r": r, "n": n})
     return sorted(pairs, key=lambda pair: -abs(pair["r"]))
