@@ -21,10 +21,10 @@ quickstart: $(READY)  ## run all four steps on the playground (CPU, minutes)
 	$(BIN)/steerlm run recipes/playground.yaml
 
 test: check  ## lint, types and the fast tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: check  ## everything, the slow tests too
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
 check: $(READY)  ## lint and types
 	$(BIN)/ruff check .

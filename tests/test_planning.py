@@ -84,6 +84,15 @@ def test_problems_name_what_to_mend(raw: dict[str, Any], tmp_path: Path) -> None
     assert "a.jsonl:51:" in problems
 
 
+def test_bad_records_are_a_note_where_the_recipe_skips_them(raw: dict[str, Any], tmp_path: Path) -> None:
+    data = tmp_path / "a.jsonl"
+    data.write_bytes(data.read_bytes() + b"\n{oops")
+    raw["prepare"]["skip_bad_records"] = True
+    result = planned(raw)
+    assert any("1 bad record(s) would be skipped" in note for note in result.notes)
+    assert not any("a.jsonl" in problem for problem in result.problems)
+
+
 def test_data_without_assistant_turns_is_a_problem(raw: dict[str, Any], tmp_path: Path) -> None:
     row = {"id": "1", "messages": [{"role": "user", "content": "only a question"}]}
     (tmp_path / "a.jsonl").write_bytes(orjson.dumps(row))

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import PlaygroundConfig, Recipe, TrainingSection
-from steerlm.conversation import Conversation
+from steerlm.conversation import BadRecords, Conversation
 from steerlm.errors import UserError
 from steerlm.sources import read_source
 from steerlm.stages.prepare import inspect_source
@@ -116,12 +116,16 @@ def _inspect_data(recipe: Recipe, schema: AttributeSchema, result: Plan) -> Data
             result.notes.append(f"{source.name}: {source.hub} is on the hub and is not read in a dry run")
             known = False
             continue
-        try:
-            seen = inspect_source(source, schema, None)
-            sample = list(itertools.islice(read_source(source, schema, None), _SAMPLE))
-        except UserError as error:
-            result.problems.append(str(error))
+        bad = BadRecords() if recipe.prepare.skip_bad_records else None
+        seen = inspect_source(source, schema, None)
+        if seen["first_error"] and (bad is None or not seen["complete"]):
+            result.problems.append(str(seen["first_error"]))
             continue
+        if seen["bad"]:
+            result.notes.append(
+                f"{source.name}: {seen['bad']} bad record(s) would be skipped, first: {seen['first_error']}"
+            )
+        sample = list(itertools.islice(read_source(source, schema, bad), _SAMPLE)) if seen["records"] else []
         records += seen["records"]
         tokens += seen["characters"] / _CHARACTERS_PER_TOKEN
         _check_template(source.name, sample, result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -102,6 +103,55 @@ def test_the_same_command_again_computes_nothing(whole_run: tuple[Path, str, flo
     output = finish(folder / "recipe.yaml")
     assert output.count("already done") == 7
     assert before == {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*.safetensors")}
+
+
+def test_the_readme_example_runs_on_the_finished_run(
+    whole_run: tuple[Path, str, float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, _, _ = whole_run
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "playground").symlink_to(folder / "run")
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    namespace: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert namespace["answer"].text in printed
+    assert set(namespace["scores"]) == {"toxicity", "humor", "creativity", "helpfulness", "verbosity"}
+
+
+def test_chat_answers_from_a_pipe(whole_run: tuple[Path, str, float]) -> None:
+    folder, _, _ = whole_run
+    done = subprocess.run(
+        [sys.executable, "-m", "steerlm.cli", "chat", str(folder / "run" / "bootstrap" / "model"), "--humor", "4"],
+        input="How do I bake bread?\n/set\n/quit\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "humor" in done.stdout
+
+
+def test_a_steerable_model_is_an_ordinary_folder_with_a_template_that_knows_the_dials(
+    whole_run: tuple[Path, str, float],
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, _, _ = whole_run
+    model = folder / "run" / "bootstrap" / "model"
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], attributes={"humor": 4}, tokenize=False, add_generation_prompt=True
+    )
+    assert "humor:4" in text
+    assert AutoModelForCausalLM.from_pretrained(model).get_input_embeddings().num_embeddings >= len(tokenizer)
+    assert (model / "README.md").is_file()
 
 
 def kill_at_random(folder: Path, kills: int, reference: dict[str, Any], seconds: float, seed: int) -> int:
