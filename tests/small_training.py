@@ -20,6 +20,8 @@ from steerlm.trainer import SteerTrainer
 from steerlm.training import train
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
+torch.set_num_threads(1)
+
 SCHEMA = AttributeSchema.preset("helpsteer")
 TOKENIZER = byte_tokenizer(SCHEMA)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import DistributedType, PartialState
+from accelerate.utils import is_deepspeed_available
 from peft import PeftModel
 from transformers import (
     PreTrainedModel,
@@ -25,6 +26,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.integrations import get_available_reporting_integrations
 
 from steerlm.attributes import AttributeSchema
 from steerlm.batching import Examples, IntArray, rank_batches
@@ -104,6 +106,31 @@ def training_arguments(
     )
 
 
+def _check_environment(config: TrainingSection, ranks: PartialState) -> None:
+    """Raise when the recipe asks for what is not installed or not running.
+
+    Raises:
+        UserError: naming the key and what to do.
+    """
+    available = get_available_reporting_integrations()
+    for logger in config.report_to:
+        if logger not in available:
+            raise UserError(
+                f"report_to: {logger!r} is not installed; pip install it, or choose from: "
+                f"{', '.join(sorted(available)) or 'none is installed'}"
+            )
+    if config.fsdp and ranks.distributed_type == DistributedType.NO:
+        raise UserError(
+            "fsdp: true needs a process per GPU; start with `accelerate launch --use_fsdp --fsdp_version 2 "
+            "--fsdp_cpu_ram_efficient_loading true -m steerlm.cli …`, or set fsdp: false"
+        )
+    if config.deepspeed is not None:
+        if not config.deepspeed.is_file():
+            raise UserError(f"deepspeed: no such file: {config.deepspeed}")
+        if not is_deepspeed_available():
+            raise UserError("deepspeed: the package is not installed; pip install deepspeed, or use fsdp: true")
+
+
 def train(
     config: TrainingSection,
     model: Any,
@@ -148,6 +175,7 @@ def train(
     checkpoints, metrics = out.resolve() / "checkpoints", out / "metrics.jsonl"
     flow = FlowCallback(metrics, config.early_stopping_patience)
     ranks = PartialState(cpu=not torch.accelerator.is_available())
+    _check_environment(config, ranks)
     with ranks.main_process_first():
         claim(checkpoints, identity(config, (train_dataset, validation_dataset), objective, seed))
         start = last_checkpoint(checkpoints)
@@ -163,9 +191,19 @@ def train(
             # killed between the last checkpoint and the end: nothing is left to train
             trainer.state = state
         else:
-            trainer.train(resume_from_checkpoint=str(start) if start else None)
+            _run(trainer, start, config)
         trainer.load_best()
     return _summary(trainer.state, trainer, flow.patience)
+
+
+def _run(trainer: SteerTrainer, start: Path | None, config: TrainingSection) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory with tokens_per_batch: {config.tokens_per_batch}: halve it and double "
+            "gradient_accumulation_steps (the result stays the same), or set gradient_checkpointing: true or lora"
+        ) from error
 
 
 @contextlib.contextmanager
