@@ -51,14 +51,11 @@ def count_sentences(text: str) -> int:
     return sum(1 for piece in _SENTENCE_END.split(text) if piece and _WORD.search(piece))
 
 
+@functools.lru_cache(maxsize=100_000)
 def count_syllables(word: str) -> int:
     """Estimate the syllables of an English word from its hyphenation points (within some 5 % over a text)."""
-    return sum(len(_hyphenator(part)) + 1 for part in re.findall(r"[^\W\d_]+", word)) or 1
-
-
-@functools.lru_cache(maxsize=100_000)
-def _hyphenator(word: str) -> tuple[int, ...]:
-    return tuple(_dictionary().positions(word.lower()))
+    parts = re.findall(r"[^\W\d_]+", word.lower())
+    return sum(len(_dictionary().positions(part)) + 1 for part in parts) or 1
 
 
 @functools.cache
