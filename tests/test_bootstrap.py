@@ -269,6 +269,12 @@ def test_mistakes_are_named(world: Any, tmp_path: Path, finished: tuple[Path, An
     fails("none of 24 samples is left", CONFIG.model_copy(update={"filter": "minimum", "minimum_quality": 9.0}))
 
 
+def test_several_processes_are_refused(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="without accelerate launch"):
+        bootstrap(CONFIG, out=tmp_path, **world)
+
+
 def test_a_baseline_without_attributes_is_refused(world: Any, tmp_path: Path) -> None:
     shutil.copytree(world["sft_model"], tmp_path / "plain")
     save_info(tmp_path / "plain", CheckpointInfo("sft", SCHEMA, "steerlm", conditioning=False))

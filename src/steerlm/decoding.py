@@ -202,17 +202,17 @@ def _prefill_shared(
     logits_BKV = _forward(model, ids, positions, mask, Cache(layers=list(state.layers)), keep)
     last = torch.tensor([length - 1 - (width - keep) for length in lengths], device=device)
     logits = logits_BKV[torch.arange(len(rest), device=device), last]
+    whole = [len(prompt) for prompt in prompts]
+    if min(lengths) == width:
+        return _Prefilled(_State(state.layers, whole), logits)
     # right-align: padding first, tokens after it, in order
     order = mask.to(torch.int8).sort(dim=1, stable=True).indices[:, None, :, None]
-    layers = [
-        _BufferLayer(
-            layer.keys.gather(2, order.to(layer.keys.device).expand_as(layer.keys)),
-            layer.values.gather(2, order.to(layer.keys.device).expand_as(layer.values)),
-            before + width,
-        )
-        for layer in state.layers
-    ]
-    return _Prefilled(_State(layers, [len(prompt) for prompt in prompts]), logits)
+
+    def aligned(buffer: torch.Tensor) -> torch.Tensor:
+        return buffer.gather(2, order.to(buffer.device).expand_as(buffer))
+
+    layers = [_BufferLayer(aligned(layer.keys), aligned(layer.values), before + width) for layer in state.layers]
+    return _Prefilled(_State(layers, whole), logits)
 
 
 @dataclass

@@ -115,6 +115,11 @@ def _check(
     config: BootstrapConfig, sft: TrainSftConfig, sft_model: Path, attribute_model: Path, schema: AttributeSchema
 ) -> Combinations:
     """Refuse what cannot work before anything is computed; returns the combinations to ask for."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "bootstrap samples and scores in one process; run it without accelerate launch or torchrun, or give its "
+            "round-1/training.jsonl to `steerlm train-sft` under them"
+        )
     info, scorer = load_info(sft_model), load_info(attribute_model)
     if info.kind != "sft" or not info.conditioning:
         raise UserError(f"{sft_model} was not trained with attributes; bootstrapping needs a model to ask for quality")
