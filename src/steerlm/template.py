@@ -12,6 +12,7 @@ import json
 import re
 import secrets
 import threading
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import pairwise
@@ -357,13 +358,13 @@ class ConversationEncoder:
     def _take_apart(self, rendered: str, spans: list[tuple[int, int]], contents: list[str]) -> list[Piece]:
         """Split rendered text into control tokens, the template's own text and contents."""
         pieces: list[Piece] = []
-        edges = sorted({edge for span in spans for edge in span})
+        edges = [edge for span in spans for edge in span]
 
         def generated(position: int) -> bool:
-            return any(start <= position < end for start, end in spans)
+            return bisect_right(edges, position) % 2 == 1
 
         def text(start: int, end: int) -> None:
-            cuts = [start, *(edge for edge in edges if start < edge < end), end]
+            cuts = [start, *edges[bisect_right(edges, start) : bisect_left(edges, end)], end]
             for a, b in pairwise(cuts):
                 if a < b:
                     pieces.append(Piece(rendered[a:b], generated(a)))
