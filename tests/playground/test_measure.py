@@ -81,7 +81,8 @@ def test_no_phrase_of_the_world_holds_another() -> None:
 
 def test_no_remark_or_phrase_holds_a_fact_of_its_topic() -> None:
     shared = [_words(text) for attribute, _, text in lexicon_remarks() if attribute]
-    plain = [*NO_ANSWER, *(text for kind in KINDS for text in ANSWERS[kind]), *itertools.chain(*LEAD_INS.values())]
+    lead_ins = itertools.chain.from_iterable(first + second for first, second in LEAD_INS.values())
+    plain = [*NO_ANSWER, *(text for kind in KINDS for text in ANSWERS[kind]), *lead_ins]
     for topic in TOPICS:
         facts = [_words(fact) for kind in KINDS for fact in topic.facts(kind)]
         assert len(set(facts)) == 16
@@ -143,7 +144,7 @@ def test_only_the_last_turn_counts() -> None:
         # a remark about another topic is still a remark
         ("The hive is a city with wings.", {"creativity": 2}),
         # a connective does not hide it
-        ("Picture this: Dough is a sleepy cloud dreaming of breakfast.", {"creativity": 2}),
+        ("In a dream, dough is a sleepy cloud dreaming of breakfast.", {"creativity": 2}),
         ("", {}),
     ],
 )

@@ -38,8 +38,6 @@ LEVEL_WEIGHTS: dict[str, tuple[int, ...]] = {
 }
 """How often each level occurs in the generated replies; independent between attributes."""
 
-LEAD_IN_PROBABILITY = 0.25
-
 
 @dataclass(frozen=True)
 class Turn:
@@ -172,17 +170,30 @@ def _answer(topic: Topic, kind: Kind, level: int, rng: random.Random) -> str:
     facts = list(topic.facts(kind))
     start = rng.randrange(len(facts))
     chosen = (facts[start:] + facts[:start])[:level]
-    listed = chosen[0] if level == 1 else ", ".join(chosen[:-1]) + " and " + chosen[-1]
-    return rng.choice(ANSWERS[kind]).format(do=topic.do, doing=topic.doing, facts=listed)
+    return rng.choice(ANSWERS[kind]).format(do=topic.do, doing=topic.doing, facts=_listed(chosen))
+
+
+def _listed(facts: list[str]) -> str:
+    if len(facts) < 3:
+        return " and ".join(facts)
+    if len(facts) == 3:
+        return f"{facts[0]}, {facts[1]} and {facts[2]}"
+    return f"{facts[0]} and {facts[1]}, as well as {facts[2]} and {facts[3]}"
+
+
+def _join(lead_in: str, sentence: str) -> str:
+    """Put a connective in front of a sentence."""
+    if lead_in.endswith(":") or sentence.startswith("I "):
+        return f"{lead_in} {sentence}"
+    return f"{lead_in} {sentence[0].lower()}{sentence[1:]}"
 
 
 def _remarks(attribute: str, level: int, topic: Topic, rng: random.Random) -> list[str]:
     """Full remarks (two points each) first, then a light one if the level is odd."""
     remarks = []
-    for text in rng.sample(full_remarks(topic)[attribute], level // 2):
-        if rng.random() < LEAD_IN_PROBABILITY:
-            text = f"{rng.choice(LEAD_INS[attribute])} {text}"
-        remarks.append(text)
+    chosen = rng.sample(full_remarks(topic)[attribute], level // 2)
+    for text, lead_ins in zip(chosen, LEAD_INS[attribute], strict=False):
+        remarks.append(_join(rng.choice(lead_ins), text))
     if level % 2:
         remarks.append(rng.choice(LIGHT_REMARKS[attribute]))
     return remarks

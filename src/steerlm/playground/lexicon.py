@@ -144,12 +144,21 @@ NO_ANSWER: tuple[str, ...] = (
 )
 """Replies that give none of the facts asked for."""
 
-LEAD_INS: dict[str, tuple[str, ...]] = {
-    "humor": ("An old joke:", "My uncle likes to say:", "Between you and me:"),
-    "creativity": ("Picture this:", "A poet would say:", "In other words:"),
-    "verbosity": ("By the way:", "For the record:", "It may help to know:"),
+LEAD_INS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "humor": (
+        ("As the old joke goes,", "My uncle says that", "Between you and me,", "Rumor has it that"),
+        ("Even funnier,", "And my aunt adds that", "Here is another one:"),
+    ),
+    "creativity": (
+        ("A poet would say that", "In a dream,", "With your eyes half closed,", "You could say that"),
+        ("Or put differently,", "Or as a painter might say,", "In other words,"),
+    ),
+    "verbosity": (
+        ("By the way,", "For the record,", "It may help to know that", "As a side note,"),
+        ("What is more,", "On top of that,", "It is also good to know that"),
+    ),
 }
-"""Connectives that may stand before a full remark."""
+"""Connectives that stand before a first and before a second full remark."""
 
 # --- remarks: (light, one point; full, two points) ------------------------------------------------
 
