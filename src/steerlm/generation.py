@@ -139,7 +139,7 @@ class LocalEngine:
 
         Args:
             model: a causal language model; used as it is, on its device and in its precision.
-            tokenizer: with a steerlm chat template installed.
+            tokenizer: with a steerlm chat template installed; its clean-up of spaces is switched off.
             schema: the attributes.
             batch_size: most responses decoded together.
 
@@ -151,6 +151,8 @@ class LocalEngine:
                 f"{model.name_or_path!r} keeps a recurrent state, which the in-process engine cannot batch; "
                 "use a model with attention only"
             )
+        # some tokenizers turn "do n't" into "don't": a later token would change text that was streamed already
+        tokenizer.clean_up_tokenization_spaces = False
         self.schema = schema
         self._model = model.eval()
         self._encoder = ConversationEncoder(tokenizer, schema)
