@@ -12,6 +12,7 @@ import functools
 import itertools
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -286,6 +287,18 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
         self.state.best_model_checkpoint = str(best)
         self._load_best_model()
+
+    def save_whole(self, folder: Path) -> None:
+        """Gather sharded weights and write them as an ordinary folder, whole or not at all."""
+        partial = folder.with_name(f".{folder.name}.partial")
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        self.save_model(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+        self.accelerator.wait_for_everyone()
 
 
 class FlowCallback(TrainerCallback):  # type: ignore[misc]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +37,9 @@ from steerlm.config import TrainingSection
 from steerlm.errors import UserError
 from steerlm.models import autocast_bf16, quiet
 from steerlm.trainer import FlowCallback, Objective, SteerTrainer, should_stop_early
+
+BEST = "best"
+"""Folder of the best weights of a sharded training."""
 
 SHORT = 160
 """Mean length in tokens up to which plain attention was faster than the fused kernel (bf16, one CPU core)."""
@@ -68,9 +73,12 @@ def training_arguments(
     recompute = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     sharding: dict[str, Any] = {}
     if config.fsdp:
-        sharding = {"fsdp": True, "fsdp_config": {"version": 2}}
+        # what `accelerate launch` said about loading has taken effect already, and must be repeated
+        spread = os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() == "true"
+        settings = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT", "cpu_ram_efficient_loading": spread}
         if config.gradient_checkpointing:
-            sharding["fsdp_config"]["activation_checkpointing"] = True
+            settings["activation_checkpointing"] = True
+        sharding = {"fsdp": True, "fsdp_config": settings}
     elif config.gradient_checkpointing:
         sharding = {recompute: True, f"{recompute}_kwargs": {"use_reentrant": False}}
     return TrainingArguments(
@@ -144,6 +152,7 @@ def train(
 ) -> dict[str, Any]:
     """Train `model` in place; afterwards it holds the weights with the lowest validation loss.
 
+    Sharded over ranks (`fsdp`, `deepspeed`), no rank holds them: they are in `out/best`, an ordinary folder.
     Resumable: called again with the same arguments it goes on from the newest complete checkpoint in
     `out/checkpoints`, and ends with the same parameters as an uninterrupted run.
 
@@ -176,24 +185,67 @@ def train(
     flow = FlowCallback(metrics, config.early_stopping_patience)
     ranks = PartialState(cpu=not torch.accelerator.is_available())
     _check_environment(config, ranks)
+    max_steps, steps_per_epoch = _total_batches(config, train_dataset, ranks.num_processes)
+    whole = out / BEST if _sharded(config) else None
     with ranks.main_process_first():
         claim(checkpoints, identity(config, (train_dataset, validation_dataset), objective, seed))
-        start = last_checkpoint(checkpoints)
-    state = TrainerState.load_from_json(str(start / TRAINER_STATE)) if start else TrainerState()
+        start, state = _start(checkpoints, max_steps, flow.patience, whole)
+    finished = _finished(state, max_steps, flow.patience)
     if ranks.is_main_process:
         truncate_metrics(metrics, state.global_step)
-    trainer = _trainer(
-        config, model, tokenizer, train_dataset, validation_dataset, objective, seed, schema, checkpoints, flow
+    trainer = SteerTrainer(
+        model=model,
+        args=training_arguments(config, checkpoints, seed, max_steps, steps_per_epoch),
+        train_examples=train_dataset,
+        validation_examples=validation_dataset,
+        objective=objective,
+        schema=schema,
+        pad_id=int(tokenizer.pad_token_id),
+        tokens_per_batch=config.tokens_per_batch,
+        steps_per_epoch=steps_per_epoch,
+        processing_class=tokenizer,
+        callbacks=[flow],
+        max_checkpoints=config.max_checkpoints,
     )
+    trainer.remove_callback(PrinterCallback)
     flow.trainer = trainer
     with quiet(), _attention(trainer.accelerator.unwrap_model(model), train_dataset.lengths, trainer.args):
-        if start and (state.global_step >= trainer.args.max_steps or should_stop_early(state, flow.patience)):
-            # killed between the last checkpoint and the end: nothing is left to train
+        if finished:
             trainer.state = state
         else:
             _run(trainer, start, config)
-        trainer.load_best()
+        if whole is None:
+            trainer.load_best()
+        elif not finished:
+            trainer.load_best()
+            trainer.save_whole(whole)
     return _summary(trainer.state, trainer, flow.patience)
+
+
+def _sharded(config: TrainingSection) -> bool:
+    return config.fsdp or config.deepspeed is not None
+
+
+def _finished(state: TrainerState, max_steps: int, patience: int | None) -> bool:
+    return state.global_step >= max_steps or should_stop_early(state, patience)
+
+
+def _start(
+    checkpoints: Path, max_steps: int, patience: int | None, whole: Path | None
+) -> tuple[Path | None, TrainerState]:
+    """Return the checkpoint to go on from and its state.
+
+    A run that was killed between its last checkpoint and its end has nothing left to train. Where the best weights
+    are sharded and not saved yet, the last stretch is trained again: only a running training can gather them.
+    """
+    while True:
+        start = last_checkpoint(checkpoints)
+        if start is None:
+            return None, TrainerState()
+        state = TrainerState.load_from_json(str(start / TRAINER_STATE))
+        if whole is None or whole.is_dir() or not _finished(state, max_steps, patience):
+            return start, state
+        shutil.rmtree(start)
 
 
 def _run(trainer: SteerTrainer, start: Path | None, config: TrainingSection) -> None:
@@ -219,37 +271,6 @@ def _attention(model: PreTrainedModel, lengths: IntArray, args: TrainingArgument
     finally:
         if plain:
             core.set_attn_implementation(implementation)
-
-
-def _trainer(
-    config: TrainingSection,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    train_dataset: Examples,
-    validation_dataset: Examples,
-    objective: Objective,
-    seed: int,
-    schema: AttributeSchema | None,
-    checkpoints: Path,
-    flow: FlowCallback,
-) -> SteerTrainer:
-    max_steps, steps_per_epoch = _total_batches(config, train_dataset, PartialState().num_processes)
-    trainer = SteerTrainer(
-        model=model,
-        args=training_arguments(config, checkpoints, seed, max_steps, steps_per_epoch),
-        train_examples=train_dataset,
-        validation_examples=validation_dataset,
-        objective=objective,
-        schema=schema,
-        pad_id=int(tokenizer.pad_token_id),
-        tokens_per_batch=config.tokens_per_batch,
-        steps_per_epoch=steps_per_epoch,
-        processing_class=tokenizer,
-        callbacks=[flow],
-        max_checkpoints=config.max_checkpoints,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
 
 
 def _summary(state: TrainerState, trainer: SteerTrainer, patience: int | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """One rank of a distributed training; run by torchrun in `test_distributed.py`.
 
-torchrun --nproc-per-node 2 -m tests.invariants.ranks OUT ACCUMULATION EPOCHS
+torchrun --nproc-per-node 2 -m tests.invariants.ranks OUT ACCUMULATION EPOCHS KIND
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from steerlm.config import TrainingSection
 from tests.small_training import language_model, run, section, token_examples
 
 
-def settings(accumulation: int, epochs: int) -> TrainingSection:
-    return section(epochs=epochs, tokens_per_batch=128, gradient_accumulation_steps=accumulation, learning_rate=2e-4)
+def settings(accumulation: int, epochs: int, fsdp: bool = False) -> TrainingSection:
+    return section(
+        epochs=epochs, tokens_per_batch=128, gradient_accumulation_steps=accumulation, learning_rate=2e-4, fsdp=fsdp
+    )
 
 
 def examples() -> EncodedExamples:
@@ -22,5 +24,22 @@ def examples() -> EncodedExamples:
     return token_examples(10)
 
 
+def pretend_to_have_gpus() -> None:
+    """Let accelerate shard on the CPU, which it refuses although FSDP2 itself works there."""
+    from accelerate import DistributedType, PartialState
+
+    original = PartialState.__init__
+
+    def pretend(self: PartialState, *arguments: object, **options: object) -> None:
+        original(self, *arguments, **options)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = pretend
+
+
 if __name__ == "__main__":
-    run(settings(int(sys.argv[2]), int(sys.argv[3])), language_model(), examples(), Path(sys.argv[1]))
+    out, accumulation, epochs, kind = sys.argv[1:]
+    if kind == "fsdp":
+        pretend_to_have_gpus()
+    run(settings(int(accumulation), int(epochs), kind == "fsdp"), language_model(), examples(), Path(out))

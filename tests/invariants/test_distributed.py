@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,12 +20,12 @@ from tests.small_training import language_model, logged, run
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def two_ranks(out: Path, accumulation: int, epochs: int) -> None:
+def two_ranks(out: Path, kind: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    arguments = ["-m", "tests.invariants.ranks", str(out), str(accumulation), str(epochs)]
+    arguments = ["-m", "tests.invariants.ranks", str(out), "2", "4", kind]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
@@ -32,16 +33,29 @@ def two_ranks(out: Path, accumulation: int, epochs: int) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
 @pytest.mark.slow
-def test_two_ranks_train_like_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_ranks_train_like_one(kind: str, tmp_path: Path) -> None:
     assert count_batches(examples().lengths, 128) == 3
     # two ranks with two batches each per step, one of the four empty; one process with all three
-    two_ranks(tmp_path / "two", accumulation=2, epochs=4)
-    run(settings(accumulation=3, epochs=4), language_model(), examples(), tmp_path / "one")
+    two_ranks(tmp_path / "two", kind)
+    summary = run(settings(accumulation=3, epochs=4), language_model(), examples(), tmp_path / "one")
+    assert summary["best_step"] == 4
     for key in ("loss", "eval_loss", "grad_norm"):
         one, two = dict(logged(tmp_path / "one", key)), dict(logged(tmp_path / "two", key))
         assert one.keys() == two.keys()
         assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-5)
-    weights = [load_file(tmp_path / n / "checkpoints" / "checkpoint-4" / "model.safetensors") for n in ("one", "two")]
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-6, msg=name)
+    newest = tmp_path / "two" / "checkpoints" / "checkpoint-4"
+    best = weights(tmp_path / "two" / "best" if kind == "fsdp" else newest)
+    for name, value in weights(tmp_path / "one" / "checkpoints" / "checkpoint-4").items():
+        torch.testing.assert_close(best[name], value, rtol=0, atol=1e-6, msg=name)
+    # interrupted at the end, the ranks go on from the checkpoint before
+    shutil.rmtree(newest)
+    shutil.rmtree(tmp_path / "two" / "best", ignore_errors=True)
+    two_ranks(tmp_path / "two", kind)
+    again = weights(tmp_path / "two" / "best" if kind == "fsdp" else newest)
+    assert all(torch.equal(again[name], value) for name, value in best.items())

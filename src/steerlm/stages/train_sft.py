@@ -41,7 +41,7 @@ from steerlm.models import (
 from steerlm.progress import progress
 from steerlm.scoring import context_length
 from steerlm.template import ConversationEncoder, install_template
-from steerlm.training import train
+from steerlm.training import BEST, train
 
 
 def train_sft(
@@ -195,7 +195,7 @@ def _save(
 ) -> None:
     """Write the model folder; adapters are merged into it and kept beside it."""
     sharded = config.fsdp or config.deepspeed is not None
-    best = out / "checkpoints" / f"checkpoint-{summary['best_step']}"
+    best = out / BEST if sharded else out / "checkpoints" / f"checkpoint-{summary['best_step']}"
     if config.lora is not None:
         # 4-bit weights would lose the adapter, and no rank holds sharded ones: read both again
         again = (best, config.base_model) if sharded or config.lora.quantize_4bit else None
