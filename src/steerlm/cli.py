@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     chat = commands.add_parser(
         "chat",
+        allow_abbrev=False,  # an attribute may be called `max` or `sys`
         help="talk to a steerable model; every attribute is a flag",
         description="Talk to a steerable model. Every attribute of the model is a flag, for example --humor 3.",
     )
