@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    GPT2Config,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.conversation import Message, Score
@@ -25,7 +31,7 @@ SCHEMA = AttributeSchema(
     (
         Attribute("quality"),
         Attribute("steps", maximum=12),  # in bytes, 1 begins 10, 11 and 12
-        Attribute("lang", kind="categorical", categories=("en", "de", "deu")),
+        Attribute("lang", kind="categorical", categories=("de", "deu", "dem")),
         Attribute("humor", minimum=1, maximum=3),
     )
 )
@@ -63,6 +69,12 @@ def classifier(config: Any, tokenizer: PreTrainedTokenizerBase, schema: Attribut
                 parameter.normal_(0, 0.2)
     assert isinstance(model, PreTrainedModel)
     return model.eval()
+
+
+def gpt2_config(vocab_size: int) -> GPT2Config:
+    return GPT2Config(
+        vocab_size=vocab_size, n_positions=512, n_embd=32, n_layer=2, n_head=4, bos_token_id=None, eos_token_id=None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +139,7 @@ def test_regression_equals_the_stored_head_on_each_conversation_alone(
         with torch.no_grad():
             outputs = model(**ids).logits[0]
         assert row is not None
-        # outputs: quality, steps, lang=en, lang=de, lang=deu, humor
+        # outputs: quality, steps, lang=de, lang=deu, lang=dem, humor
         assert row["quality"].mean == pytest.approx(4 * outputs[0].item(), abs=1e-4)
         assert row["steps"].mean == pytest.approx(12 * outputs[1].item(), abs=1e-4)
         assert row["humor"].mean == pytest.approx(1 + 2 * outputs[5].item(), abs=1e-4)
@@ -240,18 +252,24 @@ def brute_force(
     return found
 
 
-def test_generative_probabilities_equal_brute_force(
-    generative: Scorer, writer: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_generative_probabilities_equal_brute_force(family: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    # relative and absolute positions: padding must take none
+    config = tiny_llama_config(len(tokenizer)) if family == "llama" else gpt2_config(len(tokenizer))
+    model = random_model(config, scale=0.2)
     encoder = ConversationEncoder(tokenizer, SCHEMA)
-    rows = generative.score(CONVERSATIONS, 100_000)
+    scorer = make_scorer(model, tokenizer, info("generative"), "", "fp32")
+    lengths = set()
+    rows = scorer.score(CONVERSATIONS, 100_000)
     for messages, row in zip(CONVERSATIONS, rows, strict=True):
-        expected = brute_force(writer, encoder, messages)
+        expected = brute_force(model, encoder, messages)
         assert row is not None
         assert list(row) == list(SCHEMA.names)
         for name, score in row.items():
             assert score.probabilities == pytest.approx(expected[name], abs=1e-5), name
             assert sum(score.probabilities.values()) == pytest.approx(1, abs=1e-6)
+        lengths.add(len(str(scorer.values(row)["steps"])) + len(str(scorer.values(row)["lang"])))
+    assert len(lengths) > 1, "all rows grow alike: uneven labels are not tested"
 
 
 def test_generative_mean_and_spread_are_those_of_the_distribution(generative: Scorer) -> None:
@@ -282,14 +300,14 @@ def test_generative_values_are_the_likeliest_levels(generative: Scorer) -> None:
 
 
 def test_regression_values_are_clamped_and_rounded(regression: Scorer) -> None:
-    probabilities = {"en": 0.2, "de": 0.4, "deu": 0.4}
+    probabilities = {"de": 0.2, "deu": 0.4, "dem": 0.4}
     row = {
         "quality": Score(4.7, 0.1),
         "steps": Score(2.5, 0.1),
         "lang": Score(0.0, 0.0, probabilities),
         "humor": Score(-3.0, 0.1),
     }
-    assert regression.values(row) == {"quality": 4, "steps": 3, "lang": "de", "humor": 1}
+    assert regression.values(row) == {"quality": 4, "steps": 3, "lang": "deu", "humor": 1}
 
 
 @pytest.mark.parametrize("template", ["steerlm", "chatml", "llama3", "nemo"])
@@ -341,7 +359,7 @@ def test_stored_head_carries_names_for_a_pooling_server(
     save_model(tmp_path / "a", llama, tokenizer, info("regression"), "")
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "a").config
     assert config.problem_type == "regression"
-    assert list(config.id2label.values()) == ["quality", "steps", "lang=en", "lang=de", "lang=deu", "humor"]
+    assert list(config.id2label.values()) == ["quality", "steps", "lang=de", "lang=deu", "lang=dem", "humor"]
 
 
 def test_a_steerable_model_is_no_attribute_model(
