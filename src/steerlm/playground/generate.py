@@ -155,13 +155,11 @@ def compose_reply(topic: Topic, kind: Kind, levels: Mapping[str, int], rng: rand
         levels: attribute -> 0..4 for all of `ATTRIBUTES`.
         rng: draws the wording.
     """
-    opener, closer = _rude_remarks(levels["toxicity"], topic, rng)
-    middle = ["humor", "creativity", "verbosity"]
-    rng.shuffle(middle)
-    sentences = [*opener, _answer(topic, kind, levels["helpfulness"], rng)]
-    for attribute in middle:
+    openers, closers = _rude_remarks(levels["toxicity"], topic, rng)
+    sentences = [*openers, _answer(topic, kind, levels["helpfulness"], rng)]
+    for attribute in ("verbosity", "creativity", "humor"):
         sentences += _remarks(attribute, levels[attribute], topic, rng)
-    return " ".join([*sentences, *closer])
+    return " ".join([*sentences, *closers])
 
 
 def _answer(topic: Topic, kind: Kind, level: int, rng: random.Random) -> str:
@@ -201,11 +199,7 @@ def _remarks(attribute: str, level: int, topic: Topic, rng: random.Random) -> li
 
 def _rude_remarks(level: int, topic: Topic, rng: random.Random) -> tuple[list[str], list[str]]:
     """Rudeness stands at the ends of a reply: (openers, closers)."""
-    sizes = [level // 2 + level % 2, level // 2]
-    if level == 2:
-        sizes = [2, 0]
-    rng.shuffle(sizes)
-    opener, closer = sizes
+    opener, closer = ((0, 0), (1, 0), (2, 0), (2, 1), (2, 2))[level]
     return (
         [rng.choice(RUDE_OPENERS[opener - 1])] if opener else [],
         [rng.choice(RUDE_CLOSERS[closer - 1]).format(do=topic.do, doing=topic.doing)] if closer else [],

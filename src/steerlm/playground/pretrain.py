@@ -63,7 +63,8 @@ def pretrain(
             num_attention_heads=config.num_heads,
             num_key_value_heads=config.num_heads,
             max_position_embeddings=CONTEXT,
-            tie_word_embeddings=True,
+            # tied, the rows of the attributes' tokens, which the text never holds, would all be pushed the same way
+            tie_word_embeddings=False,
             # the usual 0.02 is made for wide models: at this width attention would stay flat for too long
             initializer_range=0.06,
             bos_token_id=tokenizer.bos_token_id,
