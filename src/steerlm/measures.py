@@ -60,7 +60,7 @@ def count_syllables(word: str) -> int:
 
 @functools.cache
 def _dictionary() -> Any:
-    import pyphen  # type: ignore[import-untyped]
+    import pyphen
 
     return pyphen.Pyphen(lang="en_US", left=1, right=1)
 
