@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from baselines import Floats, Row, labelled_rows
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.config import load_recipe
 from steerlm.conversation import Conversation, Message, read_conversations
-from steerlm.estimates import cluster_bootstrap, divide, mean, mean_absolute_error, spearman
+from steerlm.estimates import Weights, cluster_bootstrap, divide, mean, mean_absolute_error, spearman
 from steerlm.files import write_json
 from steerlm.metrics import fleiss_kappa, human_ceiling, regression_report
 from steerlm.scoring import load_attribute_model
@@ -61,13 +60,14 @@ def predict(rows: Sequence[Row], model: Path, tokens_per_batch: int) -> tuple[di
     return predictions, sum(scores is None for scores in scored)
 
 
-def squared_error(weights_RN: Floats, truth_N: Floats, predicted_N: Floats) -> Floats:
+def root_mean_squared_error(weights: Weights, truth_N: Floats, predicted_N: Floats) -> Floats:
     """Root of the mean squared error."""
-    return np.sqrt(mean(weights_RN, (truth_N - predicted_N) ** 2))
+    return np.sqrt(mean(weights, (truth_N - predicted_N) ** 2))
 
 
-def roc_auc(weights_RN: Floats, truth_N: Floats, predicted_N: Floats) -> Floats:
+def roc_auc(weights: Weights, truth_N: Floats, predicted_N: Floats) -> Floats:
     """Area under the ROC curve of weighted samples; truth is 0 or 1."""
+    weights_RN = weights.rows()
     order = np.argsort(predicted_N, kind="stable")
     _, starts = np.unique(predicted_N[order], return_index=True)
     positive = np.add.reduceat((weights_RN * truth_N)[:, order], starts, axis=1)
@@ -98,11 +98,11 @@ def cell(
     out: dict[str, Any] = {"n": len(rows), "groups": len(set(groups))}
     for who, predicted in guess.items():
         out[who] = regression_report(truth, predicted, attribute, groups, baseline=train_mean)
-        out[who]["rmse"] = cluster_bootstrap(squared_error, [truth, predicted], groups).to_dict()
+        out[who]["rmse"] = cluster_bootstrap(root_mean_squared_error, [truth, predicted], groups).to_dict()
         if attribute.maximum - attribute.minimum == 1 and set(truth.round()) == {0.0, 1.0}:
             area = cluster_bootstrap(roc_auc, [truth.round(), predicted], groups)
             out[who]["roc_auc"] = area.to_dict()
-    statistics = {"mae": mean_absolute_error, "rmse": squared_error, "spearman": spearman}
+    statistics = {"mae": mean_absolute_error, "rmse": root_mean_squared_error, "spearman": spearman}
     for other in ("ridge", "mean"):
         out[f"model_minus_{other}"] = {
             key: cluster_bootstrap(
@@ -282,7 +282,7 @@ def ranks(conversations: Sequence[Conversation], trees: Path) -> dict[str, Any]:
             groups.append(f"tree {number}")
             pair_groups += [f"tree {number}"] * len(first)
             for what, x in values.items():
-                rho = float(spearman(np.ones((1, len(x))), goodness, x)[0])
+                rho = float(spearman(Weights(np.ones((1, len(x))), np.arange(len(x))), goodness, x)[0])
                 within[what].append(0.0 if math.isnan(rho) else rho)
                 agree = np.sign(goodness[first] - goodness[second]) * np.sign(x[first] - x[second])
                 ordered[what] += ((agree + 1) / 2).tolist()
