@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from steerlm.attributes import AttributeSchema
 from steerlm.config import load_recipe
 from steerlm.conversation import Conversation, Message, Score, read_conversations
+from steerlm.estimates import Weights
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "real_input"
 SCHEMA = load_recipe(FOLDER / "recipe.yaml").schema_
@@ -221,7 +222,8 @@ def test_roc_auc_equals_sklearn() -> None:
     predicted = np.round(truth * 0.3 + rng.random(60), 1)
     weights = rng.integers(0, 3, (5, 60)).astype(float)
     expected = [roc_auc_score(truth, predicted, sample_weight=w) for w in weights]
-    assert measure.roc_auc(weights, truth, predicted) == pytest.approx(expected)
+    drawn = Weights(weights, np.arange(60))
+    assert measure.roc_auc(drawn, truth, predicted) == pytest.approx(expected)
 
 
 def test_cell_compares_on_the_same_rows() -> None:
