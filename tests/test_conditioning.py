@@ -242,3 +242,16 @@ def test_label_statistics_count_combinations() -> None:
         "mean": 5.0,
     }
     assert statistics["attributes"]["lang"] == {"n": 2, "histogram": {"en": 0, "de": 2}}
+
+
+def test_digest_tells_other_labels_of_equal_length_apart() -> None:
+    code = encoder()
+    record = conversation()
+    other = record.with_message(2, replace(record.messages[2], attributes={**GOOD, "quality": 3}))
+    settings = Conditioning(attribute_dropout=0.1)
+    first = ConditionedExamples([record], code, settings, 4096)
+    assert first.digest() == ConditionedExamples([record], code, settings, 4096).digest()
+    second = ConditionedExamples([other], code, settings, 4096)
+    assert second.lengths.tolist() == first.lengths.tolist()
+    assert second.digest() != first.digest()
+    assert ConditionedExamples([record], code, replace(settings, seed=1), 4096).digest() != first.digest()

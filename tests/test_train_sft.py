@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,10 @@ def test_called_again_when_done_nothing_is_computed(folder: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")} == before
     with pytest.raises(UserError, match="another configuration or other data"):
         run(folder, learning_rate=1e-4)
+    relabelled = (c.with_message(1, replace(c.messages[1], attributes={"loud": 0, "lang": "en"})) for c in records(160))
+    write_conversations(folder / "train.jsonl", relabelled, SCHEMA)
+    with pytest.raises(UserError, match="another configuration or other data"):
+        run(folder)
 
 
 def test_lora_merges_into_an_ordinary_folder_and_learns_to_stop(folder: Path) -> None:

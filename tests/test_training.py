@@ -205,6 +205,14 @@ def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
         run(section(max_steps=1, learning_rate=1e-5), language_model(), token_examples(8), tmp_path)
     with pytest.raises(UserError, match="holds checkpoints of another configuration or other data"):
         run(section(max_steps=1), language_model(), token_examples(9), tmp_path)
+    other = token_examples(8)
+    relabelled = EncodedExamples(
+        (example.input_ids + (example.input_ids == example.input_ids[0]), example.labels != -100)
+        for example in (other.example(i, 0) for i in range(8))
+    )
+    assert relabelled.lengths.tolist() == other.lengths.tolist()
+    with pytest.raises(UserError, match="holds checkpoints of another configuration or other data"):
+        run(section(max_steps=1), language_model(), relabelled, tmp_path)
 
 
 def test_no_data_is_an_error(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ continue exactly. Data sets are flat arrays (four bytes per token), in memory or
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -61,6 +62,10 @@ class Examples(Protocol):
 
     def example(self, index: int, epoch: int) -> Example:
         """Return one example as it looks in `epoch`: a pure function of its arguments."""
+        ...
+
+    def digest(self) -> bytes:
+        """Return what identifies the examples of all epochs: checkpoints belong to them."""
         ...
 
 
@@ -163,6 +168,12 @@ class FlatArray:
     def __getitem__(self, index: int) -> Ids:
         return self._flat[self._offsets[index] : self._offsets[index + 1]]
 
+    def digest(self) -> bytes:
+        """Return what identifies the content."""
+        digest = hashlib.blake2b(self._flat.tobytes() if len(self._flat) == 0 else self._flat.data, digest_size=16)
+        digest.update(self._offsets)
+        return digest.digest()
+
     @property
     def lengths(self) -> IntArray:
         """Length of every row."""
@@ -198,6 +209,10 @@ class EncodedExamples:
         signed = self._signed[index]
         return Example(np.where(signed >= 0, signed, ~signed), np.where(signed >= 0, signed, np.int32(IGNORED)))
 
+    def digest(self) -> bytes:
+        """Return what identifies the data."""
+        return self._signed.digest()
+
 
 class RegressionExamples:
     """Token ids with K real-valued labels each, NaN where a label is missing.
@@ -229,6 +244,10 @@ class RegressionExamples:
     def example(self, index: int, epoch: int) -> Example:
         """Return example `index`."""
         return Example(self._tokens[index], self.labels[index])
+
+    def digest(self) -> bytes:
+        """Return what identifies the data."""
+        return self._tokens.digest() + hashlib.blake2b(self.labels.tobytes(), digest_size=16).digest()
 
 
 def pad_tokens(rows: Sequence[Ids], pad_id: int) -> tuple[Tensor, Tensor]:

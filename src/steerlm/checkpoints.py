@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 from safetensors import SafetensorError
 
 from steerlm.batching import Examples
@@ -88,11 +87,11 @@ def saving(folder: Path) -> Iterator[None]:
 
 
 def identity(config: TrainingSection, examples: Sequence[Examples], objective: str, seed: int) -> str:
-    """Return a digest of everything the order and the size of the steps depend on."""
+    """Return a digest of the settings and the data of a training."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([config.model_dump(mode="json"), objective, seed], sort_keys=True).encode())
     for data in examples:
-        digest.update(np.asarray(data.lengths, dtype=np.int64).tobytes())
+        digest.update(data.digest())
     return digest.hexdigest()
 
 

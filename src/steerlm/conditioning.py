@@ -358,6 +358,15 @@ class ConditionedExamples:
         trained = signed >= 0
         return Example(np.where(trained, signed, ~signed), np.where(trained, signed, np.int32(IGNORED)))
 
+    def digest(self) -> bytes:
+        """Return what identifies the examples of all epochs."""
+        digest = hashlib.blake2b(self._pieces.digest(), digest_size=16)
+        for part in (self._keys, self._shown, self._bare, self._split, self._codes, self._first):
+            digest.update(part)
+        digest.update(repr(self._conditioning).encode())
+        digest.update(self.draw(0).tobytes())
+        return digest.digest()
+
     def _kept(self, codes: tuple[int, ...], place: bytes) -> tuple[int, ...]:
         """Return the codes that dropout leaves in a header."""
         whole, single = self._conditioning.header_dropout, self._conditioning.attribute_dropout
