@@ -55,7 +55,9 @@ class AttributeModel(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def score(self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int) -> list[dict[str, Score] | None]:
+    def score(
+        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int = 16384
+    ) -> list[dict[str, Score] | None]:
         """Score conversations that each end with the assistant turn to judge.
 
         Args:
@@ -104,7 +106,9 @@ class Scorer:
     autocast: bool
     forward: Callable[[list[list[int]]], list[dict[str, Score]]]
 
-    def score(self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int) -> list[dict[str, Score] | None]:
+    def score(
+        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int = 16384
+    ) -> list[dict[str, Score] | None]:
         """See `AttributeModel.score`."""
         rows = [encode_for_scoring(self.encoder, messages, self.max_length) for messages in conversations]
         fitting = [(i, ids) for i, ids in enumerate(rows) if ids is not None]
