@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from steerlm.report import number
+from steerlm.reporting.report import number
 from steerlm.runs import STAGES
 
 FOLDER = Path(__file__).resolve().parent / "results" / "playground"

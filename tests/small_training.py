@@ -13,11 +13,11 @@ import torch
 from transformers import LlamaForSequenceClassification, PreTrainedModel
 
 from steerlm.attributes import AttributeSchema
-from steerlm.batching import EncodedExamples, RegressionExamples
 from steerlm.config import TrainingSection
-from steerlm.losses import output_names
-from steerlm.trainer import SteerTrainer
-from steerlm.training import train
+from steerlm.training.batching import EncodedExamples, RegressionExamples
+from steerlm.training.loop import train
+from steerlm.training.losses import output_names
+from steerlm.training.trainer import SteerTrainer
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 torch.set_num_threads(1)

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steerlm.attribute_models.scoring import load_attribute_model
 from steerlm.attributes import Attribute, AttributeSchema, Value
+from steerlm.checkpoint.models import save_model
 from steerlm.config import AnnotateConfig
 from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
 from steerlm.errors import UserError
-from steerlm.models import save_model
-from steerlm.scoring import load_attribute_model
 from steerlm.stages import annotate as stage
 from steerlm.stages.annotate import annotate, annotate_records
-from tests.test_scoring import classifier, info
+from tests.attribute_models.test_scoring import classifier, info
 from tests.tiny import byte_tokenizer, tiny_llama_config
 
 SCHEMA = AttributeSchema(

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from steerlm.attributes import Attribute, AttributeSchema
-from steerlm.before_after import compare
+from steerlm.bootstrapping.before_after import compare
+from steerlm.bootstrapping.selection import DROPPED
+from steerlm.checkpoint.models import CheckpointInfo, load_info, load_sequence_classifier, save_info, save_model
 from steerlm.chunks import read_rows
 from steerlm.config import BootstrapConfig, TrainSftConfig
 from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
 from steerlm.errors import UserError
-from steerlm.generation import Request, Sampling, load_engine
-from steerlm.models import CheckpointInfo, load_info, load_sequence_classifier, save_info, save_model
-from steerlm.selection import DROPPED
+from steerlm.generation.engine import Request, Sampling, load_engine
 from steerlm.stages.bootstrap import bootstrap
 from steerlm.stages.train_sft import train_sft
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
@@ -178,7 +178,7 @@ def test_report_says_what_changed(finished: tuple[Path, Any]) -> None:
 
 def test_a_finished_run_is_left_alone(finished: tuple[Path, Any], world: Any, monkeypatch: Any) -> None:
     before = results(finished[0])
-    for name in ("steerlm.bootstrap_data.load_engine", "steerlm.before_after.load_engine"):
+    for name in ("steerlm.bootstrapping.data.load_engine", "steerlm.bootstrapping.before_after.load_engine"):
         monkeypatch.setattr(name, None)
     assert bootstrap(CONFIG.model_copy(update={"rounds": 2}), out=finished[0], **world) == finished[1]
     assert results(finished[0]) == before
@@ -202,10 +202,10 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, target: str, call: int) -> None:
 @pytest.mark.parametrize(
     ("target", "call"),
     [
-        ("steerlm.bootstrap_data.write_conversations", 1),
+        ("steerlm.bootstrapping.data.write_conversations", 1),
         *(("os.fsync", call) for call in (4, 7, 10)),
         *(("os.replace", call) for call in (3, 8)),
-        ("steerlm.bootstrap_data.bootstrapped_record", 4),
+        ("steerlm.bootstrapping.data.bootstrapped_record", 4),
         ("steerlm.stages.bootstrap.train_sft", 1),
         ("steerlm.stages.bootstrap.compare", 1),
         ("steerlm.stages.bootstrap.shutil.copytree", 1),

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.chat import Dials, Session, main_loop
+from steerlm.checkpoint.models import CheckpointInfo, load_sequence_classifier, save_model
 from steerlm.cli import main
 from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
-from steerlm.generation import LocalEngine, Request, Sample, Sampling
-from steerlm.models import CheckpointInfo, load_sequence_classifier, save_model
+from steerlm.generation.engine import LocalEngine, Request, Sample, Sampling
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 SCHEMA = AttributeSchema(

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import steerlm.generation
-import steerlm.models
+import steerlm.attribute_models.scoring
+import steerlm.checkpoint.models
+import steerlm.generation.engine
 import steerlm.playground
-import steerlm.scoring
-from steerlm import metrics
 from steerlm.attributes import Attribute, AttributeSchema, Value
+from steerlm.checkpoint.models import CheckpointInfo
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Conversation, Message, Score, write_conversations
 from steerlm.errors import UserError
-from steerlm.generation import Request, Sample, Sampling
-from steerlm.models import CheckpointInfo
+from steerlm.evaluation import metrics
+from steerlm.evaluation.sweeping import coverage, make_plan, read_prompts, sweep_levels
+from steerlm.generation.engine import Request, Sample, Sampling
 from steerlm.stages import evaluate as stage
-from steerlm.sweeping import coverage, make_plan, read_prompts, sweep_levels
 
 SCHEMA = AttributeSchema(
     (
@@ -120,10 +120,14 @@ class World:
         self.infos: dict[str, CheckpointInfo] = {}
         self.prompts = folder / "prompts.jsonl"
         self.write_prompts(8)
-        monkeypatch.setattr(steerlm.models, "load_info", lambda path: self.infos[Path(path).name])
-        monkeypatch.setattr(steerlm.models, "fingerprint", lambda path: f"weights of {Path(path).name}")
-        monkeypatch.setattr(steerlm.generation, "load_engine", lambda path, precision, size: self.engines[path.name])
-        monkeypatch.setattr(steerlm.scoring, "load_attribute_model", lambda path, precision: FakeAttributeModel())
+        monkeypatch.setattr(steerlm.checkpoint.models, "load_info", lambda path: self.infos[Path(path).name])
+        monkeypatch.setattr(steerlm.checkpoint.models, "fingerprint", lambda path: f"weights of {Path(path).name}")
+        monkeypatch.setattr(
+            steerlm.generation.engine, "load_engine", lambda path, precision, size: self.engines[path.name]
+        )
+        monkeypatch.setattr(
+            steerlm.attribute_models.scoring, "load_attribute_model", lambda path, precision: FakeAttributeModel()
+        )
         monkeypatch.setattr(steerlm.playground, "measure", read_back)
         self.infos["annotator"] = CheckpointInfo("regression", SCHEMA, "steerlm")
 

@@ -22,7 +22,7 @@ from steerlm.config import TemplateName
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.template import TEMPLATES, ConversationEncoder, install_template
-from tests.tokenizers import FAMILIES, minilm_folder
+from tests.tokenizer_families import FAMILIES, minilm_folder
 
 TEMPLATE_NAMES: tuple[TemplateName, ...] = get_args(TemplateName)
 EVERY = [(family, template) for family in FAMILIES for template in TEMPLATE_NAMES]

@@ -18,18 +18,18 @@ from scipy import stats
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from steerlm.attribute_data import label_codes, labelled_turns, read_attribute_data
-from steerlm.attribute_report import label_warnings
+from steerlm.attribute_models.examples import label_codes, labelled_turns, read_attribute_data
+from steerlm.attribute_models.report import label_warnings
+from steerlm.attribute_models.scoring import load_attribute_model
 from steerlm.attributes import Attribute, AttributeSchema
-from steerlm.batching import Example, collate_regression
+from steerlm.checkpoint.models import load_info, load_sequence_classifier, load_tokenizer, resize_embeddings
 from steerlm.config import TrainAttributeModelConfig
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
-from steerlm.losses import masked_attribute_loss
-from steerlm.models import load_info, load_sequence_classifier, load_tokenizer, resize_embeddings
-from steerlm.scoring import load_attribute_model
 from steerlm.stages.train_attribute_model import centre_head, mean_outputs, train_attribute_model
 from steerlm.template import ConversationEncoder, install_template
+from steerlm.training.batching import Example, collate_regression
+from steerlm.training.losses import masked_attribute_loss
 from tests.tiny import random_model, tiny_llama_config
 
 SCHEMA = AttributeSchema(

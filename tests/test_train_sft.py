@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import TrainSftConfig
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
-from steerlm.models import fingerprint, load_info
 from steerlm.stages.train_sft import train_sft
 from tests.small_training import Killed, kill_at
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config

@@ -13,23 +13,23 @@ from steerlm.conversation import Conversation, Message, Score, read_conversation
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
+    from steerlm.attribute_models.scoring import load_attribute_model
     from steerlm.config import Recipe, build_recipe, load_recipe
-    from steerlm.generation import Request, Sample, Sampling, load_engine
+    from steerlm.generation.engine import Request, Sample, Sampling, load_engine
     from steerlm.pipeline import run_recipe, run_stage
-    from steerlm.scoring import load_attribute_model
     from steerlm.template import ConversationEncoder, install_template
 
 _LAZY = {
     "Recipe": "config",
     "build_recipe": "config",
     "load_recipe": "config",
-    "Request": "generation",
-    "Sample": "generation",
-    "Sampling": "generation",
-    "load_engine": "generation",
+    "Request": "generation.engine",
+    "Sample": "generation.engine",
+    "Sampling": "generation.engine",
+    "load_engine": "generation.engine",
     "run_recipe": "pipeline",
     "run_stage": "pipeline",
-    "load_attribute_model": "scoring",
+    "load_attribute_model": "attribute_models.scoring",
     "ConversationEncoder": "template",
     "install_template": "template",
 }

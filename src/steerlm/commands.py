@@ -68,7 +68,7 @@ def stage_of_recipe(arguments: argparse.Namespace, stage: str) -> int:
 
     run_stage(recipe, stage, _notify)
     if stage == "evaluate":
-        from steerlm.report import write_report
+        from steerlm.reporting.report import write_report
 
         _print_steering(recipe.run_dir)
         console.print(f"report   {write_report(recipe.run_dir)}")
@@ -130,7 +130,7 @@ def _train_sft(arguments: argparse.Namespace, options: dict[str, Any], out: Path
 
 
 def _bootstrap(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> dict[str, Any]:
-    from steerlm.models import load_info
+    from steerlm.checkpoint.models import load_info
     from steerlm.stages.bootstrap import bootstrap
 
     sft_model = _needed(arguments, "sft_model")
@@ -152,8 +152,8 @@ def _bootstrap(arguments: argparse.Namespace, options: dict[str, Any], out: Path
 
 
 def _evaluate(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> dict[str, Any]:
-    from steerlm.models import load_info
-    from steerlm.report import write_report
+    from steerlm.checkpoint.models import load_info
+    from steerlm.reporting.report import write_report
     from steerlm.stages.evaluate import evaluate
 
     models = {}
@@ -181,7 +181,7 @@ _STANDALONE = {
 
 def report(arguments: argparse.Namespace) -> int:
     """`steerlm report RUN`."""
-    from steerlm.report import write_report
+    from steerlm.reporting.report import write_report
 
     if not arguments.run_dir.is_dir():
         raise UserError(f"no such run folder: {arguments.run_dir}")
@@ -262,7 +262,7 @@ def _notify(stage: str, record: dict[str, Any] | None) -> None:
 def _print_steering(run_dir: Path) -> None:
     import orjson
 
-    from steerlm.report import steering_table
+    from steerlm.reporting.report import steering_table
 
     results = run_dir / "evaluate" / "results.json"
     if not results.is_file():

@@ -33,7 +33,7 @@ def run_recipe(recipe: Recipe, *, redo_from: str | None = None, notify: Notify |
     Raises:
         UserError: see `RunFolder.open` and the stages.
     """
-    from steerlm.report import write_report
+    from steerlm.reporting.report import write_report
 
     folder = RunFolder(recipe)
     with folder.lock():

@@ -179,8 +179,8 @@ def _check_model(stage: str, section: TrainingSection, recipe: Recipe, result: P
 
 
 def _check_tokenizer(stage: str, section: TrainingSection, recipe: Recipe, result: Plan) -> None:
+    from steerlm.checkpoint.models import load_tokenizer
     from steerlm.conversation import Message
-    from steerlm.models import load_tokenizer
     from steerlm.template import ConversationEncoder, install_template
 
     try:

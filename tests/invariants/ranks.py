@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from steerlm.batching import EncodedExamples
 from steerlm.config import TrainingSection
+from steerlm.training.batching import EncodedExamples
 from tests.small_training import language_model, run, section, token_examples
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from steerlm.batching import count_batches
+from steerlm.training.batching import count_batches
 from tests.invariants.ranks import examples, settings
 from tests.small_training import language_model, logged, run
 

@@ -9,7 +9,7 @@ import pytest
 from steerlm.attributes import STEERLM
 from steerlm.conversation import Message
 from steerlm.template import TEMPLATES, ConversationEncoder, install_template
-from tests.tokenizers import FAMILIES
+from tests.tokenizer_families import FAMILIES
 
 # NeMo-Aligner's own default, which is part of the format
 NEMO_SYSTEM = (

@@ -23,7 +23,7 @@ from steerlm.config import TemplateName
 from steerlm.conversation import Message, conversation_from_dict, message_from_dict
 from steerlm.errors import UserError
 from steerlm.template import TEMPLATES, ConversationEncoder, install_template
-from tests.tokenizers import FAMILIES, SENTENCES
+from tests.tokenizer_families import FAMILIES, SENTENCES
 
 TEMPLATE_NAMES: tuple[TemplateName, ...] = get_args(TemplateName)
 OURS = sorted({token for template in TEMPLATES.values() for token in template.tokens} | {"<|pad|>"})

@@ -16,11 +16,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from steerlm.attributes import AttributeSchema
-from steerlm.batching import EncodedExamples
+from steerlm.checkpoint.models import quiet
+from steerlm.checkpoint.weights import whole_folder
 from steerlm.config import PlaygroundConfig, TrainingSection
-from steerlm.models import quiet
-from steerlm.training import train
-from steerlm.weights import whole_folder
+from steerlm.training.batching import EncodedExamples
+from steerlm.training.loop import train
 
 CONTEXT = 512
 """Longest sequence that the base model can read."""

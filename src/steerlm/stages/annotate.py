@@ -20,13 +20,13 @@ from typing import Any, TypeVar
 
 import orjson
 
-from steerlm.annotation_summary import summarise
+from steerlm.attribute_models.annotation_summary import summarise
+from steerlm.attribute_models.scoring import AttributeModel, load_attribute_model
 from steerlm.config import AnnotateConfig
 from steerlm.conversation import Conversation, Message, Score, read_conversations, to_json_line
 from steerlm.errors import UserError
 from steerlm.files import full_disk_is_user_error, write_json
 from steerlm.progress import progress
-from steerlm.scoring import AttributeModel, load_attribute_model
 
 T = TypeVar("T")
 

@@ -29,13 +29,13 @@ from typing import Any
 import orjson
 
 from steerlm.attributes import AttributeSchema
-from steerlm.before_after import compare, held_out_answers
-from steerlm.bootstrap_data import Bootstrap, mix, sample, score, select, write_prompts
+from steerlm.bootstrapping.before_after import compare, held_out_answers
+from steerlm.bootstrapping.data import Bootstrap, mix, sample, score, select, write_prompts
+from steerlm.bootstrapping.selection import Combinations, seen_combinations
+from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
 from steerlm.errors import UserError
 from steerlm.files import write_json
-from steerlm.models import fingerprint, load_info
-from steerlm.selection import Combinations, seen_combinations
 from steerlm.stages.train_sft import train_sft
 
 

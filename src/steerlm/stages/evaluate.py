@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from steerlm import measures
-from steerlm.answers import answer_statistics
+from steerlm.attribute_models.label_quality import label_quality
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.chunks import map_lines, read_rows
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.fidelity import Sweeps, category_dial_report, effects, fidelity_report, paired_comparison
+from steerlm.evaluation import measures
+from steerlm.evaluation.answers import answer_statistics
+from steerlm.evaluation.fidelity import Sweeps, category_dial_report, effects, fidelity_report, paired_comparison
+from steerlm.evaluation.scorers import Measured, Scorer, exact_measure, headline_scorers, make_scorers
+from steerlm.evaluation.sweeping import Combinations, Plan, coverage, make_plan, read_prompts, seen_combinations
 from steerlm.files import write_json
-from steerlm.label_quality import label_quality
-from steerlm.scorers import Measured, Scorer, exact_measure, headline_scorers, make_scorers
-from steerlm.sweeping import Combinations, Plan, coverage, make_plan, read_prompts, seen_combinations
 
 if TYPE_CHECKING:
-    from steerlm.models import CheckpointInfo
+    from steerlm.checkpoint.models import CheckpointInfo
 
 CHUNK = 256
 """Asks answered (and stored) together; ordered by prompt, so that prefixes are shared within a chunk."""
@@ -73,7 +73,7 @@ def evaluate(
     Raises:
         UserError: no model, a model of another schema or without conditioning, unusable prompts, a full disk.
     """
-    from steerlm.models import fingerprint
+    from steerlm.checkpoint.models import fingerprint
 
     infos = _load_infos(models, schema)
     known = {name: seen_combinations(info.label_statistics, schema) for name, info in infos.items()}
@@ -118,7 +118,7 @@ def evaluate(
 
 def _load_infos(models: Mapping[str, Path], schema: AttributeSchema) -> dict[str, CheckpointInfo]:
     """Read what the checkpoints say about themselves and refuse those that have no such dials."""
-    from steerlm.models import load_info
+    from steerlm.checkpoint.models import load_info
 
     if not models:
         raise UserError("evaluate needs at least one model")
@@ -156,7 +156,7 @@ def summarise(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def _answers(config: EvaluateConfig, plan: Plan, model: Path, model_key: str, out: Path, name: str) -> list[Row]:
     """Let a model answer the plan; one row per ask: `ask`, `prompt`, `attributes`, `samples`."""
-    from steerlm.generation import Request, Sampling, load_engine
+    from steerlm.generation.engine import Request, Sampling, load_engine
 
     sampling = Sampling(config.max_new_tokens, config.temperature, config.top_k)
     asked = [(a.prompt, dict(a.attributes)) for a in plan.asks]

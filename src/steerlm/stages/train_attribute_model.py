@@ -20,17 +20,13 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from steerlm.attribute_data import AttributeData, label_codes, read_attribute_data, require_all_labelled
-from steerlm.attribute_report import attribute_reports, label_warnings, residual_std
+from steerlm.attribute_models.examples import AttributeData, label_codes, read_attribute_data, require_all_labelled
+from steerlm.attribute_models.report import attribute_reports, label_warnings, residual_std
+from steerlm.attribute_models.scoring import context_length, make_scorer
 from steerlm.attributes import AttributeSchema
-from steerlm.batching import RegressionExamples
-from steerlm.checkpoints import claim
-from steerlm.config import TrainAttributeModelConfig
-from steerlm.errors import UserError
-from steerlm.files import write_json
-from steerlm.label_statistics import label_statistics
-from steerlm.model_card import model_card
-from steerlm.models import (
+from steerlm.checkpoint.label_statistics import label_statistics
+from steerlm.checkpoint.model_card import model_card
+from steerlm.checkpoint.models import (
     CheckpointInfo,
     Precision,
     add_lora,
@@ -43,10 +39,14 @@ from steerlm.models import (
     resize_embeddings,
     save_model,
 )
-from steerlm.scoring import context_length, make_scorer
+from steerlm.config import TrainAttributeModelConfig
+from steerlm.errors import UserError
+from steerlm.files import write_json
 from steerlm.template import ConversationEncoder, install_template
-from steerlm.trainer import Objective
-from steerlm.training import train
+from steerlm.training.batching import RegressionExamples
+from steerlm.training.checkpoints import claim
+from steerlm.training.loop import train
+from steerlm.training.trainer import Objective
 
 _HEAD_EXAMPLES, _HEAD_TOKENS = 8, 64
 """Examples, and tokens at their end, that show where the inputs of a head without bias lie."""

@@ -19,14 +19,10 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, set_seed
 
+from steerlm.attribute_models.scoring import context_length
 from steerlm.attributes import AttributeSchema
-from steerlm.conditioning import ConditionedExamples, Conditioning, EncodingReport
-from steerlm.config import SourceConfig, TrainSftConfig
-from steerlm.conversation import Conversation, read_conversations
-from steerlm.errors import UserError
-from steerlm.files import write_json
-from steerlm.model_card import model_card
-from steerlm.models import (
+from steerlm.checkpoint.model_card import model_card
+from steerlm.checkpoint.models import (
     INFO_FILE,
     CheckpointInfo,
     Precision,
@@ -38,10 +34,14 @@ from steerlm.models import (
     resize_embeddings,
     save_model,
 )
+from steerlm.config import SourceConfig, TrainSftConfig
+from steerlm.conversation import Conversation, read_conversations
+from steerlm.errors import UserError
+from steerlm.files import write_json
 from steerlm.progress import progress
-from steerlm.scoring import context_length
 from steerlm.template import ConversationEncoder, install_template
-from steerlm.training import BEST, train
+from steerlm.training.conditioning import ConditionedExamples, Conditioning, EncodingReport
+from steerlm.training.loop import BEST, train
 
 
 def train_sft(

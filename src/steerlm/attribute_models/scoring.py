@@ -1,0 +1,288 @@
+"""Attribute models behind one interface: step 1 of SteerLM put to work (section 3.1).
+
+Two forms. `regression`: an encoder or decoder with one linear head, an output per ordinal attribute on the unit scale
+(and one logit per category), pooled as Hugging Face's `*ForSequenceClassification` does. `generative`: the paper's,
+a language model that writes the label after the response, decoded under constraint (`scoring_generative`).
+
+    scorer = load_attribute_model("runs/playground/train_attribute_model/model")
+    scores = scorer.score([messages], tokens_per_batch=16384)[0]    # {"quality": Score(mean=3.1, std=0.4), …}
+    scorer.values(scores)                                           # {"quality": 3, …}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from steerlm.attribute_models.scoring_generative import decode_labels, label_steps, longest_label
+from steerlm.attributes import Attribute, AttributeSchema, Value
+from steerlm.checkpoint.models import (
+    CheckpointInfo,
+    Precision,
+    autocast_bf16,
+    default_device,
+    fingerprint,
+    load_causal_lm,
+    load_info,
+    load_sequence_classifier,
+    load_tokenizer,
+)
+from steerlm.conversation import Message, Score
+from steerlm.errors import UserError
+from steerlm.template import ConversationEncoder
+from steerlm.training.batching import pad_tokens, sorted_batches
+from steerlm.training.losses import output_slices
+
+
+class AttributeModel(Protocol):
+    """Scores the last assistant turn of a conversation.
+
+    Attributes:
+        schema: the attributes it was trained on.
+        fingerprint: identifies its weights and schema.
+    """
+
+    @property
+    def schema(self) -> AttributeSchema: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def score(
+        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int = 16384
+    ) -> list[dict[str, Score] | None]:
+        """Score conversations that each end with the assistant turn to judge.
+
+        Args:
+            conversations: what was said up to and including that turn; labels in it are not looked at.
+            tokens_per_batch: upper bound of rows times longest row of a batch.
+
+        Returns:
+            Per conversation one `Score` per attribute, in schema order; None where even the last exchange
+            is longer than the context (older exchanges are dropped to make room).
+
+        Raises:
+            UserError: wrong roles, or a conversation that does not end with an assistant turn.
+        """
+        ...
+
+    def values(self, scores: Mapping[str, Score]) -> dict[str, Value]:
+        """Return the value on the schema's scale that each score stands for.
+
+        The likeliest level where the model gives a distribution (as the paper's greedy decoding does), else the
+        mean, clamped to the range and rounded.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """An attribute model in this process; see `AttributeModel`.
+
+    Attributes:
+        schema: the attributes.
+        fingerprint: of the checkpoint.
+        encoder: builds the ids.
+        max_length: most tokens of a conversation, what the model needs for its label not counted.
+        label_length: tokens that are decoded after the conversation (0 for regression).
+        device: where the model is.
+        autocast: whether to compute in bf16 autocast.
+        forward: scores one batch of token sequences.
+    """
+
+    schema: AttributeSchema
+    fingerprint: str
+    encoder: ConversationEncoder
+    max_length: int
+    label_length: int
+    device: torch.device
+    autocast: bool
+    forward: Callable[[list[list[int]]], list[dict[str, Score]]]
+
+    def score(
+        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int = 16384
+    ) -> list[dict[str, Score] | None]:
+        """See `AttributeModel.score`."""
+        rows = [encode_for_scoring(self.encoder, messages, self.max_length) for messages in conversations]
+        fitting = [(i, ids) for i, ids in enumerate(rows) if ids is not None]
+        results: list[dict[str, Score] | None] = [None] * len(rows)
+        lengths = [len(ids) + self.label_length for _, ids in fitting]
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            for batch in sorted_batches(lengths, tokens_per_batch):
+                scores = self.forward([fitting[b][1] for b in batch])
+                for b, score in zip(batch, scores, strict=True):
+                    results[fitting[b][0]] = score
+        return results
+
+    def values(self, scores: Mapping[str, Score]) -> dict[str, Value]:
+        """See `AttributeModel.values`."""
+        return {attribute.name: _value(attribute, scores[attribute.name]) for attribute in self.schema}
+
+
+def _value(attribute: Attribute, score: Score) -> Value:
+    if score.probabilities is None:
+        return attribute.round(score.mean)
+    # max keeps the first of equals: the lowest level
+    return max(attribute.levels, key=lambda level: score.probabilities[str(level)])  # type: ignore[index]
+
+
+def encode_for_scoring(encoder: ConversationEncoder, messages: Sequence[Message], max_length: int) -> list[int] | None:
+    """Return the input of an attribute model: the conversation up to the end of its last turn, without any label.
+
+    Args:
+        encoder: of the attribute model's tokenizer.
+        messages: ends with the assistant turn to judge; the system message is the record's own.
+        max_length: most tokens; the oldest exchanges are dropped to meet it.
+
+    Returns:
+        Token ids, or None where even the last exchange is too long.
+
+    Raises:
+        UserError: wrong roles, or the last turn is not the assistant's.
+    """
+    if not messages or messages[-1].role != "assistant":
+        raise UserError("a conversation to score must end with an assistant turn")
+    ids = encoder.conversation(messages, headers=False).input_ids
+    if len(ids) <= max_length:
+        return ids
+    fitting = encoder.fit(messages, max_length, headers=False)
+    return None if fitting is None else encoder.conversation(fitting, headers=False).input_ids
+
+
+def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the most tokens the model can read: its positions, or fewer where the tokenizer says so.
+
+    RoBERTa's positions start behind its padding id, so that only the tokenizer knows the right number.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # some models have no limit
+    limit = int(tokenizer.model_max_length)
+    return limit if positions is None else min(limit, int(positions))
+
+
+def load_attribute_model(path: str | Path, precision: Precision = "auto") -> AttributeModel:
+    """Load a regression or generative attribute model, whichever the folder holds, onto the default device.
+
+    Args:
+        path: folder that `train-attribute-model` wrote.
+        precision: bf16 = autocast, and bf16 weights; auto = that on a GPU with bf16, autocast on a CPU with bf16.
+
+    Raises:
+        UserError: no such folder, no attribute model, or a damaged one.
+    """
+    path = Path(path)
+    info = load_info(path)
+    if info.kind == "sft":
+        raise UserError(
+            f"{path} is a steerable model, not an attribute model; give the folder that train-attribute-model wrote"
+        )
+    tokenizer = load_tokenizer(path)
+    if info.kind == "regression":
+        model = load_sequence_classifier(path, precision=precision)
+    else:
+        model = load_causal_lm(path, precision=precision)
+    return make_scorer(model.to(default_device()), tokenizer, info, fingerprint(path), precision)
+
+
+def make_scorer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    info: CheckpointInfo,
+    model_fingerprint: str,
+    precision: Precision,
+) -> Scorer:
+    """Put a model that is in memory behind the interface.
+
+    Args:
+        model: a sequence classifier (`info.kind` regression) or causal language model (generative), on its device.
+        tokenizer: with its template installed.
+        info: kind, schema, `label_statistics["residual_std"]` (regression: spread in levels by attribute) and
+            `provenance["max_length"]` (the length it was trained with).
+        model_fingerprint: identifies the model in what it labels.
+        precision: of the computation.
+
+    Raises:
+        UserError: a generative model that keeps a recurrent state, which cannot take a left-padded batch.
+    """
+    if info.kind == "generative" and model._is_stateful:
+        raise UserError(
+            f"{model.name_or_path!r} keeps a recurrent state and cannot be a generative attribute model; "
+            "use kind: regression"
+        )
+    model.eval()
+    encoder = ConversationEncoder(tokenizer, info.schema)
+    max_length = min(context_length(model, tokenizer), int(info.provenance["max_length"]))
+    pad_id = int(tokenizer.pad_token_id)
+    label_length = 0
+    if info.kind == "regression":
+        residual_std = info.label_statistics.get("residual_std", {})
+
+        def forward(rows: list[list[int]]) -> list[dict[str, Score]]:
+            return _regress(model, info.schema, residual_std, rows, pad_id)
+
+    else:
+        steps = label_steps(encoder)
+        label_length = longest_label(steps)
+
+        def forward(rows: list[list[int]]) -> list[dict[str, Score]]:
+            distributions = decode_labels(model, steps, rows, pad_id)
+            return _by_row(info.schema, [d.double().cpu() for d in distributions])
+
+    return Scorer(
+        schema=info.schema,
+        fingerprint=model_fingerprint,
+        encoder=encoder,
+        max_length=max_length - label_length,
+        label_length=label_length,
+        device=model.device,
+        autocast=autocast_bf16(precision),
+        forward=forward,
+    )
+
+
+def _regress(
+    model: Any, schema: AttributeSchema, residual_std: Mapping[str, float], rows: list[list[int]], pad_id: int
+) -> list[dict[str, Score]]:
+    """Score one batch with a regression head; an output may lie somewhat outside its range."""
+    ids_B_T, mask_B_T = pad_tokens([np.asarray(row, dtype=np.int32) for row in rows], pad_id)
+    outputs = model(input_ids=ids_B_T.to(model.device), attention_mask=mask_B_T.to(model.device))
+    outputs_B_O: Tensor = outputs.logits.double().cpu()
+    scores: list[dict[str, Score]] = []
+    for outputs_O in outputs_B_O:
+        row: dict[str, Score] = {}
+        for attribute, where in zip(schema, output_slices(schema), strict=True):
+            if attribute.kind == "ordinal":
+                mean = attribute.from_unit(float(outputs_O[where.start]))
+                row[attribute.name] = Score(mean, float(residual_std.get(attribute.name, 0.0)))
+            else:
+                row[attribute.name] = _from_distribution(attribute, torch.softmax(outputs_O[where], dim=-1))
+        scores.append(row)
+    return scores
+
+
+def _by_row(schema: AttributeSchema, distributions: Sequence[Tensor]) -> list[dict[str, Score]]:
+    """Turn distributions per attribute, (B, L) each, into scores per conversation."""
+    return [
+        {
+            a.name: _from_distribution(a, distribution_B_L[i])
+            for a, distribution_B_L in zip(schema, distributions, strict=True)
+        }
+        for i in range(len(distributions[0]))
+    ]
+
+
+def _from_distribution(attribute: Attribute, probabilities_L: Tensor) -> Score:
+    """Expected level and spread of a distribution over levels; 0 and 0 over categories."""
+    named = {str(level): float(p) for level, p in zip(attribute.levels, probabilities_L, strict=True)}
+    if attribute.kind == "categorical":
+        return Score(0.0, 0.0, named)
+    levels_L = torch.arange(attribute.minimum, attribute.maximum + 1, dtype=probabilities_L.dtype)
+    mean = float((probabilities_L * levels_L).sum())
+    variance = float((probabilities_L * (levels_L - mean) ** 2).sum())
+    return Score(mean, variance**0.5, named)

@@ -1,0 +1,1 @@
+"""Checkpoints: ordinary Hugging Face folders that also carry the attribute schema, checked before they are read."""

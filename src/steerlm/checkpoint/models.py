@@ -1,0 +1,340 @@
+"""Load and save models, tokenizers and adapters; every checkpoint carries its attribute schema.
+
+A checkpoint is an ordinary Hugging Face folder plus `steerlm.json` (`CheckpointInfo`). Weights are read from
+safetensors only, and code from a checkpoint is never run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as hf_logging
+
+from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.info import INFO_FILE as INFO_FILE
+from steerlm.checkpoint.info import CheckpointInfo as CheckpointInfo
+from steerlm.checkpoint.info import load_info as load_info
+from steerlm.checkpoint.info import save_info as save_info
+from steerlm.checkpoint.weights import check_weights, whole_folder
+from steerlm.checkpoint.weights import fingerprint as fingerprint
+from steerlm.config import LoraSection
+from steerlm.errors import UserError
+from steerlm.training.losses import output_names
+
+Precision = Literal["auto", "bf16", "fp32"]
+_SAFE = {"use_safetensors": True, "trust_remote_code": False}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Hugging Face's log to errors, and its progress bars to terminals."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def autocast_bf16(precision: Precision) -> bool:
+    """Return whether training computes in bf16 (autocast over fp32 weights); auto = where the device has it.
+
+    Raises:
+        UserError: bf16 is demanded of a GPU without it.
+    """
+    if precision == "fp32":
+        return False
+    if torch.cuda.is_available():
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        if precision == "bf16" and not supported:
+            raise UserError(f"precision: bf16 is not supported by {torch.cuda.get_device_name()}; use precision: fp32")
+        return bool(supported)
+    return precision == "bf16" or bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def inference_dtype(precision: Precision) -> torch.dtype:
+    """Return the dtype of weights for generation and scoring; auto = bf16 on a GPU that has it, fp32 on the CPU."""
+    if precision == "auto" and not torch.cuda.is_available():
+        return torch.float32
+    return torch.bfloat16 if autocast_bf16(precision) else torch.float32
+
+
+def default_device() -> torch.device:
+    """Return the device to compute on: the current accelerator, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator if accelerator is not None else torch.device("cpu")
+
+
+def _resolve(name_or_path: str | Path, weights: bool = True) -> str:
+    """Return the name to load, after checks on a local folder."""
+    name = os.fspath(name_or_path)
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} is not a Hugging Face checkpoint: it has no config.json")
+        if weights:
+            check_weights(folder)
+    elif name.startswith((".", "~", "/")) or name.count("/") > 1:
+        raise UserError(f"no such model folder: {name}")
+    return name
+
+
+def _explain(name: str, error: Exception) -> UserError:
+    text = str(error).strip().splitlines()
+    return UserError(f"cannot load {name!r}: {text[0] if text else type(error).__name__}")
+
+
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a hub id or a local folder.
+
+    Raises:
+        UserError: there is none, or it needs code of its own.
+    """
+    name = _resolve(name_or_path, weights=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _explain(name, error) from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def load_causal_lm(
+    name_or_path: str | Path, precision: Precision = "fp32", quantize_4bit: bool = False
+) -> PreTrainedModel:
+    """Load a causal language model, on the CPU (4 bit: on the GPU).
+
+    Args:
+        name_or_path: hub id or local folder.
+        precision: of the weights; fp32 is what full fine-tuning wants, auto what generation wants.
+        quantize_4bit: NF4 weights of bitsandbytes, for QLoRA.
+
+    Raises:
+        UserError: missing, cut short, not safetensors, not a causal language model, or weights missing in it.
+    """
+    name = _resolve(name_or_path)
+    arguments: dict[str, Any] = {
+        "dtype": inference_dtype(precision),
+        "use_safetensors": True,
+        "trust_remote_code": False,
+    }
+    if quantize_4bit:
+        arguments |= {"quantization_config": _four_bit(), "device_map": {"": torch.cuda.current_device()}}
+    try:
+        with quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **arguments)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _explain(name, error) from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise UserError(
+            f"{name!r} lacks {len(missing)} weights of a causal language model (for example {missing[0]}): "
+            "it is another kind of model"
+        )
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def load_sequence_classifier(
+    name_or_path: str | Path, schema: AttributeSchema | None = None, precision: Precision = "fp32"
+) -> PreTrainedModel:
+    """Load an encoder or decoder with a regression head (one linear layer), on the CPU.
+
+    Args:
+        name_or_path: hub id or local folder.
+        schema: where given, a fresh head with one output per ordinal attribute and per category
+            (`losses.output_names`) is put on the backbone; None loads the head that is stored.
+        precision: of the weights; fp32 for training, auto for scoring.
+
+    Raises:
+        UserError: missing, cut short, not safetensors, or (without a schema) a checkpoint without a head.
+    """
+    name = _resolve(name_or_path)
+    arguments: dict[str, Any] = {
+        "dtype": inference_dtype(precision),
+        "use_safetensors": True,
+        "trust_remote_code": False,
+    }
+    if schema is not None:
+        names = output_names(schema)
+        arguments |= {
+            "num_labels": len(names),
+            "id2label": dict(enumerate(names)),
+            "label2id": {label: i for i, label in enumerate(names)},
+            "problem_type": "regression",
+            "ignore_mismatched_sizes": True,
+        }
+    try:
+        with quiet():
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                name, output_loading_info=True, **arguments
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _explain(name, error) from error
+    if schema is None and report["missing_keys"]:
+        raise UserError(f"{name!r} has no trained head (missing: {sorted(report['missing_keys'])[0]})")
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _four_bit() -> Any:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise UserError("lora.quantize_4bit needs bitsandbytes: pip install 'steerlm[qlora]'") from None
+    if not torch.cuda.is_available():
+        raise UserError("lora.quantize_4bit needs a CUDA GPU, and none is visible; set quantize_4bit: false")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give the model a row for every token, new ones at the mean of the old, and set its pad id.
+
+    A model with more rows than the tokenizer has tokens stays as it is.
+
+    Returns:
+        The number of rows added.
+    """
+    embeddings = model.get_input_embeddings()
+    old = embeddings.weight.shape[0]
+    added = max(0, len(tokenizer) - old)
+    if added:
+        # Hugging Face draws the rows around the mean; the mean itself needs no random numbers
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.no_grad():
+            for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+                if module is not None:
+                    weight = module.weight
+                    weight[old:] = weight[:old].float().mean(dim=0).to(weight.dtype)
+                    bias = getattr(module, "bias", None)
+                    if bias is not None:
+                        bias[old:] = bias[:old].float().mean().to(bias.dtype)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return int(added)
+
+
+@contextlib.contextmanager
+def _old_names() -> Iterator[None]:
+    """Hide that peft still asks transformers for `is_gradient_checkpointing`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
+
+
+def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence[int]) -> Any:
+    """Wrap a model in LoRA adapters (Hu et al., 2021).
+
+    Args:
+        model: the base model.
+        lora: rank, scale, dropout and target modules.
+        trained_tokens: ids whose embedding rows (and output rows) are trained in full: control tokens are new to
+            the base model, and a frozen end token could never be learnt.
+
+    Returns:
+        A `peft.PeftModel`.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
+
+    if lora.quantize_4bit:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    names = {id(module): name for name, module in model.named_modules()}
+    rows: dict[str, list[int]] = {}
+    head = model.get_output_embeddings()
+    causal = head is not None
+    if trained_tokens:
+        embeddings = model.get_input_embeddings()
+        rows[names[id(embeddings)]] = sorted(trained_tokens)
+        if head is not None and head.weight is not embeddings.weight:
+            rows[names[id(head)]] = sorted(trained_tokens)
+    target = lora.target_modules
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=target if isinstance(target, str) else list(target),
+        task_type=TaskType.CAUSAL_LM if causal else TaskType.SEQ_CLS,
+        trainable_token_indices=rows or None,
+    )
+    with _old_names():
+        adapted = get_peft_model(model, config)
+    # the trained rows are in the adapter; peft would store the whole resized embeddings in every checkpoint
+    adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
+    return adapted
+
+
+def save_model(
+    folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, info: CheckpointInfo, card: str
+) -> None:
+    """Write a checkpoint folder that appears whole or not at all.
+
+    Args:
+        folder: where; an existing folder is replaced.
+        model: the (merged) model.
+        tokenizer: with its template; its end-of-sequence token ends generation.
+        info: written as `steerlm.json`.
+        card: text of the model card, written as `README.md`.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config.use_cache = True
+    with whole_folder(Path(folder)) as partial, quiet():
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        save_info(partial, info)
+
+
+def merge_adapter(
+    adapted: Any, folder: Path, tokenizer: PreTrainedTokenizerBase, again: tuple[Path, str] | None = None
+) -> PreTrainedModel:
+    """Save the adapter of a `peft.PeftModel` and return the plain model with the adapter merged into its weights.
+
+    Args:
+        adapted: the trained model.
+        folder: where the adapter is kept, in peft's format.
+        tokenizer: with the control tokens.
+        again: where given, a folder with the trained adapter and the base model to read it onto, instead of `adapted`.
+    """
+    from peft import PeftModel
+
+    if again is not None:
+        source, base_model = again
+        model = load_causal_lm(base_model, "auto")
+        resize_embeddings(model, tokenizer)
+        with _old_names():
+            adapted = PeftModel.from_pretrained(model, source)
+    with whole_folder(folder) as partial, quiet():
+        adapted.save_pretrained(partial, save_embedding_layers=False)
+    merged = adapted.merge_and_unload()
+    assert isinstance(merged, PreTrainedModel)
+    return merged

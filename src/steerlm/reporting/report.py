@@ -1,0 +1,314 @@
+"""The report of a run: one self-contained HTML page and the same in Markdown.
+
+    steerlm report runs/playground
+
+Every number comes from the JSON files of the run folder; nothing is computed here, and parts that a run does not have
+are left out. The page needs no network, no script and no font, and everything that comes from data is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from steerlm.attributes import AttributeSchema
+from steerlm.conversation import atomic_writer
+from steerlm.errors import UserError
+from steerlm.runs import STAGES
+
+_MINUS = "\N{MINUS SIGN}"
+_DASH = "\N{EN DASH}"
+
+
+class Loss(NamedTuple):
+    """The course of one training: (step, loss) pairs."""
+
+    stage: str
+    training: list[tuple[int, float]]
+    validation: list[tuple[int, float]]
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` and `report.md` into a run folder (or into a folder that holds a `results.json`).
+
+    Returns:
+        The path of `report.html`.
+
+    Raises:
+        UserError: the folder holds nothing to report on, or a damaged file.
+    """
+    context = collect(run_dir)
+    environment = _environment()
+    for template, name in (("report.html", "report.html"), ("markdown.html", "report.md")):
+        with atomic_writer(run_dir / name) as stream:
+            stream.write(environment.get_template(template).render(context).encode())
+    return run_dir / "report.html"
+
+
+def steering_table(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the requested-against-obtained table of the last model, a row per attribute, as text by column.
+
+    Narrow enough for a terminal of 80 columns; who measured is a column only where it is not the exact measure.
+    """
+    final = list(results["models"])[-1]
+    found = [(name, dial, scorer) for model, name, dial, scorer in headline_dials(results) if model == final]
+    levels = {tuple(row["requested"] for row in dial["curve"]) for _, dial, _ in found}
+    # dials of one scale share a header; else every row says what it was asked for
+    header = "obtained for\n" + _aligned([f"{x:.0f}" for x in next(iter(levels), ())]) if len(levels) == 1 else ""
+    rows = []
+    for name, dial, scorer in found:
+        obtained = _aligned([number(row["value"], 1) for row in dial["curve"]])
+        if not header:
+            obtained = _aligned([f"{row['requested']:.0f}" for row in dial["curve"]]) + "\n" + obtained
+        leak = dial["largest_leak"]
+        row = {
+            "attribute": name,
+            header or "asked for, obtained": obtained,
+            "Spearman": number(dial["spearman"]["value"]),
+            "error\n(levels)": number(dial["mae"]["value"]),
+            "largest\nside effect": f"{number(leak['value'])} {leak['attribute']}" if leak else _DASH,
+        }
+        if any(other["id"] != "measure" for _, _, other in found):
+            row["measured by"] = scorer["label"] + ("" if scorer["independent"] else " (not independent)")
+        rows.append(row)
+    return rows
+
+
+def _aligned(texts: Sequence[str]) -> str:
+    return " ".join(f"{text:>3}" for text in texts)
+
+
+def headline_dials(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
+    """Yield (model, attribute, dial report, scorer) of the scorer that the headline quotes for each attribute."""
+    scorers = {scorer["id"]: scorer for scorer in results["scorers"]}
+    for model, report in results["models"].items():
+        for attribute, scorer in results["headline_scorer"].items():
+            dial = report["scorers"][scorer]["dials"].get(attribute)
+            if dial is not None:
+                yield model, attribute, dial, scorers[scorer]
+
+
+def collect(run_dir: Path) -> dict[str, Any]:
+    """Read what the templates show; a part that the run lacks is None or empty.
+
+    Raises:
+        UserError: nothing to report on, or a damaged file.
+    """
+    results = _read(run_dir / "evaluate" / "results.json") or _read(run_dir / "results.json")
+    stages = [row for row in (_read(run_dir / stage / "done.json") for stage in STAGES) if row and "seconds" in row]
+    attribute_model = _read(run_dir / "train_attribute_model" / "report.json")
+    annotation = _read(run_dir / "annotate" / "summary.json")
+    if not (results or stages or attribute_model or annotation):
+        raise UserError(f"{run_dir} holds nothing to report on: no done.json of a stage and no results.json")
+    recipe_path = run_dir / "recipe.yaml"
+    recipe_text = recipe_path.read_text(encoding="utf-8") if recipe_path.is_file() else None
+    recipe = yaml.safe_load(recipe_text) if recipe_text else {}
+    return {
+        "name": recipe.get("name") or run_dir.resolve().name,
+        "description": recipe.get("description", ""),
+        "recipe": recipe_text,
+        "seed": results["seed"] if results else recipe.get("seed"),
+        "environment": _read(run_dir / "environment.json"),
+        "stages": stages,
+        "results": results,
+        "headline": _final_first(results) if results else [],
+        "scorer_labels": {row["id"]: row["label"] for row in results["scorers"]} if results else {},
+        "final": list(results["models"])[-1] if results else None,
+        "tiles": _tiles(results) if results else [],
+        "curves": _curves(results) if results else {},
+        "leakages": _leakages(results) if results else [],
+        "attribute_model": attribute_model,
+        "calibrations": _calibrations(attribute_model, results) if attribute_model else {},
+        "annotation": annotation,
+        "distributions": _distributions(annotation) if annotation else {},
+        "bootstrap": _read(run_dir / "bootstrap" / "report.json"),
+        "losses": _losses(run_dir),
+    }
+
+
+def _read(path: Path) -> Any:
+    """Return the content of a JSON file, None where there is none.
+
+    Raises:
+        UserError: not JSON.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"{path}: malformed JSON ({error}); run the stage that writes it again") from None
+
+
+def _final_first(results: Mapping[str, Any]) -> list[tuple[str, str, Any, Any]]:
+    """The headline's rows, those of the last model on top."""
+    order = list(results["models"])
+    return sorted(headline_dials(results), key=lambda row: -order.index(row[0]))
+
+
+def _tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The figures at the top: of the last model, the worst attribute each."""
+    final = list(results["models"])[-1]
+    dials = {attribute: dial for model, attribute, dial, _ in headline_dials(results) if model == final}
+    tiles = []
+
+    def add(title: str, value: str, detail: str) -> None:
+        tiles.append({"title": title, "value": value, "detail": detail})
+
+    ranked = [(name, dial) for name, dial in dials.items() if dial["spearman"]["value"] is not None]
+    if ranked:
+        name, dial = min(ranked, key=lambda row: row[1]["spearman"]["value"])
+        add("asked and obtained agree", number(dial["spearman"]["value"]), f"Spearman, lowest: {name}")
+    if dials:
+        name, dial = max(dials.items(), key=lambda row: row[1]["mae"]["value"])
+        add("error in levels", number(dial["mae"]["value"]), f"mean, highest: {name}")
+    leaks = [(name, dial["largest_leak"]) for name, dial in dials.items() if dial["largest_leak"]]
+    if leaks:
+        name, leak = max(leaks, key=lambda row: row[1]["value"])
+        add("largest side effect", number(leak["value"]), f"levels of {leak['attribute']} per level of {name}")
+    ratios = [
+        (name, row["ratio"]["value"])
+        for rows in list(results["label_quality"].values())[:1]
+        for name, row in rows.items()
+        if row["ratio"]["value"] is not None
+    ]
+    if ratios:
+        name, ratio = max(ratios, key=lambda row: row[1])
+        add("label error, predicted / human", number(ratio), f"below 1 is better, highest: {name}")
+    return tiles
+
+
+def _curves(results: Mapping[str, Any]) -> dict[str, Any]:
+    from steerlm.reporting import charts
+
+    schema = AttributeSchema.from_dict(results["attributes"])
+    out = {}
+    for attribute in schema.ordinal:
+        curves = {model: dial["curve"] for model, name, dial, _ in headline_dials(results) if name == attribute.name}
+        if curves:
+            levels = (attribute.minimum, attribute.maximum)
+            said = "; ".join(
+                f"{model}: " + ", ".join(f"{r['requested']:.0f} gives {number(r['value'], 1)}" for r in rows)
+                for model, rows in curves.items()
+            )
+            label = f"{attribute.name} obtained against asked for. {said}"
+            out[attribute.name] = charts.response_curve(levels, curves, label)
+    return out
+
+
+def _leakages(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The leakage matrices of the last model, one per scorer that the headline quotes."""
+    final = list(results["models"].values())[-1]
+    scorers = {scorer["id"]: scorer for scorer in results["scorers"]}
+    quoted = dict.fromkeys(results["headline_scorer"].values())
+    matrices = [(scorers[scorer], final["scorers"][scorer]["leakage"]) for scorer in quoted]
+    return [
+        {"scorer": scorer, "rows": matrix, "columns": list(next(iter(matrix.values()), {}))}
+        for scorer, matrix in matrices
+        if any(matrix.values())
+    ]
+
+
+def _calibrations(report: Mapping[str, Any], results: Mapping[str, Any] | None) -> dict[str, Any]:
+    from steerlm.reporting import charts
+
+    ranges = {}
+    if results:
+        ranges = {a.name: (a.minimum, a.maximum) for a in AttributeSchema.from_dict(results["attributes"]).ordinal}
+    out = {}
+    for name, row in report["attributes"].items():
+        rows = row.get("calibration")
+        if rows:
+            said = ", ".join(
+                f"{number(r['mean_predicted'], 1)}: {number(r['mean_truth'], 1)} (n {r['n']})" for r in rows
+            )
+            low_high = ranges.get(name, (rows[0]["bin"], rows[-1]["bin"]))
+            out[name] = charts.calibration(low_high, rows, f"{name}, mean human label by prediction. {said}")
+    return out
+
+
+def _distributions(annotation: Mapping[str, Any]) -> dict[str, Any]:
+    from steerlm.reporting import charts
+
+    out = {}
+    for name, histogram in annotation["histograms"].items():
+        total = sum(histogram.values()) or 1
+        said = ", ".join(f"{value}: {100 * n / total:.0f} %" for value, n in histogram.items())
+        out[name] = charts.distribution(histogram, f"{name} in the annotated data. {said}")
+    return out
+
+
+def _losses(run_dir: Path) -> dict[str, Any]:
+    """Plots of every `metrics.jsonl` below the run folder, in the order of the stages."""
+    from steerlm.reporting import charts
+
+    out = {}
+    for stage in STAGES:
+        for path in sorted((run_dir / stage).rglob("metrics.jsonl")):
+            rows = [orjson.loads(line) for line in path.read_bytes().splitlines() if line.endswith(b"}")]
+            training = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+            validation = [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row]
+            if not training:
+                continue
+            name = path.parent.relative_to(run_dir).as_posix()
+            label = f"{name}: training loss {number(training[0][1])} to {number(training[-1][1])}"
+            if validation:
+                label += f", lowest validation loss {number(min(loss for _, loss in validation))}"
+            out[name] = charts.losses(training, validation, label)
+    return out
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("steerlm.reporting", "assets"),
+        autoescape=lambda name: name == "report.html",
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"num": number, "percent": percent, "md": markdown_text, "quote": markdown_quote}
+    environment.globals |= {"shade": shade}
+    return environment
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Format a number with a proper minus sign; a dash where there is none."""
+    if value is None:
+        return _DASH
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.removeprefix("-")  # no "-0.00"
+    return text.replace("-", _MINUS)
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """Format a share in percent."""
+    return _DASH if value is None else f"{number(100 * value, digits)} %"
+
+
+def shade(value: float | None, full: float = 1.0) -> str:
+    """Return the background of a heat-map cell: blue up, orange down, on light and dark pages alike."""
+    if value is None or not math.isfinite(value):
+        return "transparent"
+    strength = min(abs(value) / full, 1.0)
+    return f"rgb({'66 120 220' if value > 0 else '226 120 40'} / {0.75 * strength:.2f})"
+
+
+def markdown_text(text: object) -> str:
+    """Escape text for a line or a table cell of Markdown."""
+    escaped = re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
+    return re.sub(r"^([#+>-]|\d+[.)])", r"\\\1", escaped)
+
+
+def markdown_quote(text: str) -> str:
+    """Return text as a block quote of Markdown."""
+    lines: Sequence[str] = text.strip().splitlines() or [""]
+    return "\n".join(f"> {markdown_text(line)}" for line in lines)

@@ -1,0 +1,379 @@
+"""Attribute-conditioned training examples (SteerLM, section 3.3), with attribute dropout.
+
+Every trained response stands behind the header that describes it, and so does every earlier response of the
+conversation. Dropout leaves out single attributes, and now and then a whole header: then users can set any
+subset, and guidance has its unconditional branch. What is left out is a pure function of (seed, epoch, record,
+turn). Conversations are encoded once; an epoch only puts other headers between the same pieces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from steerlm.attributes import Value
+from steerlm.checkpoint.label_statistics import label_statistics
+from steerlm.config import SourceConfig
+from steerlm.conversation import Conversation, Message
+from steerlm.encoding import Encoded
+from steerlm.template import ConversationEncoder
+from steerlm.training.batching import IGNORED, Example, FlatArray, Ids, IntArray
+
+_HEADERS_CACHED = 1 << 16
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How conversations become examples.
+
+    Attributes:
+        headers: False renders no header at all (the plain SFT baseline).
+        labels: condition on the attribute model's values, or on the human labels.
+        turns: train all assistant turns or the last one.
+        attribute_dropout: probability of leaving out a single attribute.
+        header_dropout: probability of leaving out a turn's whole header.
+        seed: of the dropout and of the draw from sources.
+    """
+
+    headers: bool = True
+    labels: Literal["predicted", "human"] = "predicted"
+    turns: Literal["all", "last"] = "all"
+    attribute_dropout: float = 0.0
+    header_dropout: float = 0.0
+    seed: int = 0
+
+    def labels_of(self, message: Message) -> Mapping[str, Value]:
+        """Return the values a message's header shows before dropout."""
+        if not self.headers:
+            return {}
+        return (message.human_labels if self.labels == "human" else message.attributes) or {}
+
+
+@dataclass
+class EncodingReport:
+    """What became of the records.
+
+    Attributes:
+        records: records that are trained on.
+        tokens: their tokens, with full headers.
+        trained_tokens: the tokens of trained responses and their end tokens.
+        trained_turns: responses that are trained.
+        unlabelled_turns: trained responses without a header, because no label was there.
+        shortened: records that lost their oldest turns to `max_length`.
+        shortened_turns: exchanges they lost.
+        too_long: records left out because their last exchange alone is longer than `max_length`.
+        no_response: records left out because they have no assistant turn.
+        too_long_ids: ids of the first ten left out for length.
+    """
+
+    records: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    trained_turns: int = 0
+    unlabelled_turns: int = 0
+    shortened: int = 0
+    shortened_turns: int = 0
+    too_long: int = 0
+    no_response: int = 0
+    too_long_ids: list[str] = field(default_factory=list)
+
+
+class Turn(NamedTuple):
+    """One assistant turn and what stands before it, without its header.
+
+    Attributes:
+        shown: signed ids (`_signed`) when a header is there: context, then from `split` on the response.
+        split: where in `shown` the header goes.
+        bare: the same without a header; None where it is equal to `shown`.
+        codes: per attribute of the schema the index of its level, -1 where there is none.
+    """
+
+    shown: Ids
+    split: int
+    bare: Ids | None
+    codes: tuple[int, ...]
+
+
+class HeaderEncoder:
+    """Ids of attribute headers, by the levels they show.
+
+    Args:
+        encoder: of the template.
+    """
+
+    def __init__(self, encoder: ConversationEncoder):
+        self._encoder = encoder
+        self._attributes = tuple(encoder.schema)
+        self.ids = lru_cache(maxsize=_HEADERS_CACHED)(self._ids)
+
+    def codes(self, values: Mapping[str, Value]) -> tuple[int, ...]:
+        """Return the index of every attribute's level, -1 where it is absent."""
+        return tuple(a.levels.index(values[a.name]) if a.name in values else -1 for a in self._attributes)
+
+    def _ids(self, codes: tuple[int, ...]) -> Ids:
+        """Return the ids of a header; nothing for a header without attributes."""
+        values = {a.name: a.levels[code] for a, code in zip(self._attributes, codes, strict=True) if code >= 0}
+        if not values:
+            return np.empty(0, dtype=np.int32)
+        # the template knows best how a header looks: render one and cut it out
+        probe = self._encoder.conversation([Message("user", "a"), Message("assistant", "a", values)])
+        end = probe.loss_mask.index(True)
+        start = probe.input_ids.index(self._encoder.attributes_open)
+        return np.asarray(probe.input_ids[start:end], dtype=np.int32)
+
+
+def _signed(encoded: Encoded) -> Ids:
+    """Return ids in which an untrained token is stored as its complement."""
+    ids = np.asarray(encoded.input_ids, dtype=np.int32)
+    return np.where(np.asarray(encoded.loss_mask, dtype=bool), ids, ~ids)
+
+
+def _trained_runs(encoded: Encoded) -> list[tuple[int, int]]:
+    """Return (start, end) of every stretch of trained tokens."""
+    edges = np.flatnonzero(np.diff(np.asarray([False, *encoded.loss_mask, False], dtype=np.int8)))
+    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
+
+
+class _Splitter:
+    """Takes an encoded conversation apart into turns."""
+
+    def __init__(self, encoder: ConversationEncoder, headers: HeaderEncoder, turns: Literal["all", "last"]):
+        self._encoder = encoder
+        self._headers = headers
+        self._turns = turns
+
+    def split(self, messages: Sequence[Message], encoded: Encoded) -> list[Turn]:
+        """Return the turns of a conversation that was encoded with its headers."""
+        codes = [self._headers.codes(m.attributes or {}) for m in messages if m.role == "assistant"]
+        shown = self._pieces(encoded)
+        bare: list[Ids | None] = [None] * len(shown)
+        if any(max(code) >= 0 for code in codes) and not self._isolated(encoded):
+            without = self._pieces(self._encoder.conversation(messages, headers=False))
+            bare = [None if np.array_equal(a, b) else b for (a, _), (b, _) in zip(shown, without, strict=True)]
+        turns = [Turn(*piece, b, code) for piece, b, code in zip(shown, bare, codes, strict=True)]
+        return turns if self._turns == "all" else [*map(_untrained, turns[:-1]), turns[-1]]
+
+    def _isolated(self, encoded: Encoded) -> bool:
+        """Whether every header stands between control tokens, so that its neighbours cannot depend on it."""
+        control, ids = self._encoder.control_ids, encoded.input_ids
+        opens = (ids[i - 1] in control for i, token in enumerate(ids) if token == self._encoder.attributes_open)
+        return all(opens) and all(ids[start - 1] in control for start, _ in _trained_runs(encoded))
+
+    def _pieces(self, encoded: Encoded) -> list[tuple[Ids, int]]:
+        """Return per turn its signed ids without the header, and where the header is or would be."""
+        signed = _signed(encoded)
+        runs = _trained_runs(encoded)
+        pieces = []
+        previous = 0
+        for i, (start, end) in enumerate(runs):
+            opens = np.flatnonzero(signed[previous:start] == ~self._encoder.attributes_open)
+            split = int(opens[-1]) if len(opens) else start - previous
+            # whatever the template writes after the last response belongs to the last piece
+            stop = end if i + 1 < len(runs) else len(signed)
+            pieces.append((np.concatenate([signed[previous : previous + split], signed[start:stop]]), split))
+            previous = stop
+        return pieces
+
+
+def _untrained(turn: Turn) -> Turn:
+    shown, bare = turn.shown, turn.bare
+    return turn._replace(
+        shown=np.where(shown >= 0, ~shown, shown), bare=None if bare is None else np.where(bare >= 0, ~bare, bare)
+    )
+
+
+class _Draws:
+    """Which records occur in an epoch.
+
+    Args:
+        source: per record the number of its source.
+        names: number by name.
+        sources: weight and epochs by name.
+        seed: of the order in which the records of a source take their turn.
+    """
+
+    def __init__(self, source: IntArray, names: Mapping[str, int], sources: Sequence[SourceConfig], seed: int):
+        self._num_records = len(source)
+        self._members: list[tuple[IntArray, float, int]] = []
+        given = {config.name: (config.weight, config.epochs) for config in sources}
+        for name, number in names.items():
+            weight, epochs = given.get(name, (1.0, 1))
+            members = np.flatnonzero(source == number)
+            if weight != 1.0:
+                digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+                members = np.random.default_rng((seed, int.from_bytes(digest, "little"))).permutation(members)
+            self._members.append((members, weight, epochs))
+        self.repeats = max((math.ceil(weight) * epochs for _, weight, epochs in self._members), default=1)
+
+    def draw(self, epoch: int) -> IntArray:
+        """Return record + repeat * num_records for every occurrence; epochs take turns through a source, so that
+        a weight of 0.1 has seen every record after ten of them."""
+        drawn = []
+        for members, weight, epochs in self._members:
+            count = max(1, round(weight * len(members)))
+            positions = np.arange(epoch * count, (epoch + 1) * count) % len(members)
+            copies = np.arange(count) // len(members)
+            for again in range(epochs):
+                drawn.append(members[positions] + (copies * epochs + again) * self._num_records)
+        return np.concatenate(drawn) if drawn else np.empty(0, dtype=np.int64)
+
+
+class ConditionedExamples:
+    """Conversations as language-model examples whose headers differ from epoch to epoch (see `batching.Examples`).
+
+    Args:
+        conversations: the records, in the order of the file.
+        encoder: of the template.
+        conditioning: labels, turns, dropout and seed.
+        max_length: most tokens of an example; the oldest exchanges are dropped until it fits, and a record whose
+            last exchange does not fit is left out and counted.
+        sources: weight and epochs by source name; a source not listed counts once.
+        folder: where given, the tokens are memory-mapped from an unnamed file there instead of kept in memory.
+
+    Attributes:
+        report: what became of the records.
+        lengths: tokens of every example with its full headers, repeated for every time it can occur in an epoch.
+    """
+
+    def __init__(
+        self,
+        conversations: Iterable[Conversation],
+        encoder: ConversationEncoder,
+        conditioning: Conditioning,
+        max_length: int,
+        sources: Sequence[SourceConfig] = (),
+        folder: Path | None = None,
+    ):
+        self.report = EncodingReport()
+        self._encoder = encoder
+        self._headers = HeaderEncoder(encoder)
+        self._conditioning = conditioning
+        self._max_length = max_length
+        # per record: its key, its source, its length and its first turn; per turn: pieces, split and codes
+        self._keys = bytearray()
+        self._source, self._full, self._first = array("i"), array("q"), array("q", [0])
+        self._shown, self._bare, self._split, self._codes = array("q"), array("q"), array("q"), array("h")
+        names: dict[str, int] = {}
+        self._pieces = FlatArray(self._encode(conversations, names), folder)
+        self._draws = _Draws(np.asarray(self._source, dtype=np.int64), names, sources, conditioning.seed)
+        self.lengths: IntArray = np.tile(np.asarray(self._full, dtype=np.int64), self._draws.repeats)
+
+    def _encode(self, conversations: Iterable[Conversation], names: dict[str, int]) -> Iterator[Ids]:
+        """Yield the pieces of every record that is used, and note what is known about them."""
+        splitter = _Splitter(self._encoder, self._headers, self._conditioning.turns)
+        num_pieces = 0
+        for conversation in conversations:
+            fitted = self._fit(conversation)
+            if fitted is None:
+                continue
+            messages, encoded = fitted
+            for turn in splitter.split(messages, encoded):
+                self._count(turn)
+                yield turn.shown
+                if turn.bare is not None:
+                    yield turn.bare
+                self._shown.append(num_pieces)
+                self._bare.append(num_pieces + (turn.bare is not None))
+                num_pieces = self._bare[-1] + 1
+                self._split.append(turn.split)
+                self._codes.extend(turn.codes)
+            self._first.append(len(self._split))
+            self._keys += hashlib.blake2b(conversation.id.encode(), digest_size=8).digest()
+            self._source.append(names.setdefault(conversation.source, len(names)))
+            self._full.append(len(encoded.input_ids))
+            self.report.records += 1
+            self.report.tokens += len(encoded.input_ids)
+
+    def _fit(self, conversation: Conversation) -> tuple[Sequence[Message], Encoded] | None:
+        """Return the messages that are trained on, with the labels to condition on, and their encoding."""
+        replies = conversation.assistant_turns
+        if not replies:
+            self.report.no_response += 1
+            return None
+        messages: Sequence[Message] = [
+            replace(message, attributes=self._conditioning.labels_of(message))
+            if message.role == "assistant"
+            else message
+            for message in conversation.messages[: replies[-1] + 1]
+        ]
+        headers = self._conditioning.headers
+        encoded = self._encoder.conversation(messages, headers=headers)
+        if len(encoded.input_ids) <= self._max_length:
+            return messages, encoded
+        fitting = self._encoder.fit(messages, self._max_length, headers=headers)
+        if fitting is None:
+            self.report.too_long += 1
+            if len(self.report.too_long_ids) < 10:
+                self.report.too_long_ids.append(conversation.id)
+            return None
+        self.report.shortened += 1
+        self.report.shortened_turns += (len(messages) - len(fitting)) // 2
+        return fitting, self._encoder.conversation(fitting, headers=headers)
+
+    def _count(self, turn: Turn) -> None:
+        trained = int((turn.shown >= 0).sum())
+        self.report.trained_tokens += trained
+        self.report.trained_turns += trained > 0
+        self.report.unlabelled_turns += trained > 0 and max(turn.codes) < 0
+
+    def label_statistics(self) -> dict[str, Any]:
+        """Return statistics of the labels that trained turns are conditioned on (`label_statistics`)."""
+        codes_T_K = np.asarray(self._codes, dtype=np.int16).reshape(-1, len(self._encoder.schema))
+        if self._conditioning.turns == "last":
+            codes_T_K = codes_T_K[np.asarray(self._first[1:], dtype=np.int64) - 1]
+        return label_statistics(codes_T_K, self._encoder.schema)
+
+    def __len__(self) -> int:
+        return len(self._full)
+
+    def draw(self, epoch: int) -> IntArray:
+        """Return the examples of an epoch: every source by its weight, each drawn record as often as it says."""
+        return self._draws.draw(epoch)
+
+    def example(self, index: int, epoch: int) -> Example:
+        """Return an example with the headers it has in `epoch`."""
+        repeat, record = divmod(index, len(self))
+        width = len(self._encoder.schema)
+        key = self._keys[8 * record : 8 * record + 8]
+        first, last = self._first[record], self._first[record + 1]
+        parts: list[Ids] = []
+        for turn in range(first, last):
+            codes = tuple(self._codes[turn * width : (turn + 1) * width])
+            place = b"%d/%d/%d/%d/" % (self._conditioning.seed, epoch, repeat, turn - first)
+            header = self._headers.ids(self._kept(codes, place + key))
+            if len(header):
+                piece, split = self._pieces[self._shown[turn]], self._split[turn]
+                parts += [piece[:split], ~header, piece[split:]]
+            else:
+                parts.append(self._pieces[self._bare[turn]])
+        signed = np.concatenate(parts)
+        trained = signed >= 0
+        return Example(np.where(trained, signed, ~signed), np.where(trained, signed, np.int32(IGNORED)))
+
+    def digest(self) -> bytes:
+        """Return what identifies the examples of all epochs."""
+        digest = hashlib.blake2b(self._pieces.digest(), digest_size=16)
+        for part in (self._keys, self._shown, self._bare, self._split, self._codes, self._first):
+            digest.update(part)
+        digest.update(repr(self._conditioning).encode())
+        digest.update(self.draw(0).tobytes())
+        return digest.digest()
+
+    def _kept(self, codes: tuple[int, ...], place: bytes) -> tuple[int, ...]:
+        """Return the codes that dropout leaves in a header."""
+        whole, single = self._conditioning.header_dropout, self._conditioning.attribute_dropout
+        if not (whole or single) or max(codes) < 0:
+            return codes
+        draws = np.frombuffer(hashlib.shake_128(place).digest(4 * (len(codes) + 1)), dtype="<u4")
+        uniform: list[float] = (draws / 2.0**32).tolist()
+        if uniform[0] < whole:
+            return (-1,) * len(codes)
+        return tuple(-1 if u < single else code for u, code in zip(uniform[1:], codes, strict=True))

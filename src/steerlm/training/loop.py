@@ -1,0 +1,287 @@
+"""One training loop for both objectives: attribute regression and (attribute-conditioned) SFT.
+
+Everything random is a function of (seed, epoch) or restored from the checkpoint, so a run that was interrupted
+ends with the parameters of one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import DistributedType, PartialState
+from accelerate.utils import is_deepspeed_available
+from peft import PeftModel
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.integrations import get_available_reporting_integrations
+
+from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.models import autocast_bf16, quiet
+from steerlm.config import TrainingSection
+from steerlm.errors import UserError
+from steerlm.training.batching import Examples, IntArray, rank_batches
+from steerlm.training.checkpoints import TRAINER_STATE, claim, identity, last_checkpoint, truncate_metrics
+from steerlm.training.trainer import FlowCallback, Objective, SteerTrainer, should_stop_early
+
+BEST = "best"
+"""Folder of the best weights of a sharded training."""
+
+SHORT = 160
+"""Mean length in tokens up to which plain attention was faster than the fused kernel (bf16, one CPU core)."""
+
+
+def _total_batches(config: TrainingSection, examples: Examples, world_size: int) -> tuple[int, float]:
+    """Return the optimizer steps of the whole run and the steps of one epoch."""
+    accumulation = config.gradient_accumulation_steps
+    first = rank_batches(examples, config.tokens_per_batch, 0, world_size)
+    if config.max_steps > 0:
+        return config.max_steps, first / accumulation
+    whole = math.floor(config.epochs)
+    total = first
+    for epoch in range(1, whole):
+        total += rank_batches(examples, config.tokens_per_batch, epoch, world_size)
+    if whole == 0:
+        total = math.ceil(first * config.epochs)
+    elif config.epochs > whole:
+        rest = rank_batches(examples, config.tokens_per_batch, whole, world_size)
+        total += math.ceil(rest * (config.epochs - whole))
+    return max(1, math.ceil(total / accumulation)), first / accumulation
+
+
+def training_arguments(
+    config: TrainingSection, checkpoints: Path, seed: int, max_steps: int, steps_per_epoch: float
+) -> TrainingArguments:
+    """Translate a recipe section into Hugging Face's training arguments."""
+    interval = min(config.eval_steps or max(1, round(steps_per_epoch)), max_steps)
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    # transformers renamed gradient_checkpointing, and warns about the old name
+    recompute = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    sharding: dict[str, Any] = {}
+    if config.fsdp:
+        # what `accelerate launch` said about loading has taken effect already, and must be repeated
+        spread = os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() == "true"
+        settings = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT", "cpu_ram_efficient_loading": spread}
+        if config.gradient_checkpointing:
+            settings["activation_checkpointing"] = True
+        sharding = {"fsdp": True, "fsdp_config": settings}
+    elif config.gradient_checkpointing:
+        sharding = {recompute: True, f"{recompute}_kwargs": {"use_reentrant": False}}
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=max_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_schedule,
+        warmup_steps=min(config.warmup_steps, max_steps),
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch_fused",
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        bf16=autocast_bf16(config.precision),
+        use_cpu=not torch.accelerator.is_available(),
+        seed=seed,
+        eval_strategy="steps",
+        eval_steps=interval,
+        save_strategy="steps",
+        save_steps=interval,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=10,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        report_to=list(config.report_to),
+        disable_tqdm=not sys.stderr.isatty(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        deepspeed=str(config.deepspeed) if config.deepspeed else None,
+        **sharding,
+    )
+
+
+def _check_environment(config: TrainingSection, ranks: PartialState) -> None:
+    """Raise when the recipe asks for what is not installed or not running.
+
+    Raises:
+        UserError: naming the key and what to do.
+    """
+    available = get_available_reporting_integrations()
+    for logger in config.report_to:
+        if logger not in available:
+            raise UserError(
+                f"report_to: {logger!r} is not installed; pip install it, or choose from: "
+                f"{', '.join(sorted(available)) or 'none is installed'}"
+            )
+    if config.fsdp and ranks.distributed_type == DistributedType.NO:
+        raise UserError(
+            "fsdp: true needs a process per GPU; start with `accelerate launch --use_fsdp --fsdp_version 2 "
+            "--fsdp_cpu_ram_efficient_loading true -m steerlm.cli …`, or set fsdp: false"
+        )
+    if config.deepspeed is not None:
+        if not config.deepspeed.is_file():
+            raise UserError(f"deepspeed: no such file: {config.deepspeed}")
+        if not is_deepspeed_available():
+            raise UserError("deepspeed: the package is not installed; pip install deepspeed, or use fsdp: true")
+
+
+def train(
+    config: TrainingSection,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    train_dataset: Examples,
+    validation_dataset: Examples,
+    objective: Objective,
+    out: Path,
+    seed: int,
+    schema: AttributeSchema | None = None,
+) -> dict[str, Any]:
+    """Train `model` in place; afterwards it holds the weights with the lowest validation loss.
+
+    Sharded over ranks (`fsdp`, `deepspeed`), no rank holds them: they are in `out/best`, an ordinary folder.
+    Resumable: called again with the same arguments it goes on from the newest complete checkpoint in
+    `out/checkpoints`, and ends with the same parameters as an uninterrupted run.
+
+    Args:
+        config: recipe section.
+        model: on the CPU (or as accelerate placed it).
+        tokenizer: saved with the checkpoints; its pad token pads.
+        train_dataset: examples to train on.
+        validation_dataset: examples whose loss picks the best checkpoint.
+        objective: `sft` or `regression`.
+        out: folder of the stage; gets `checkpoints/` and `metrics.jsonl`.
+        seed: of data order and dropout.
+        schema: the attributes; for `regression` only.
+
+    Returns:
+        steps, epochs, best_step, validation_loss (the lowest), last_validation_loss, train_loss (last logged), and
+        early_stopped.
+
+    Raises:
+        UserError: no data, a loss that is not finite, or checkpoints of another training in `out`.
+    """
+    if len(train_dataset.lengths) == 0 or len(train_dataset.draw(0)) == 0:
+        raise UserError("nothing to train on: the training data has no usable example")
+    if len(validation_dataset.lengths) == 0:
+        raise UserError("the validation data has no usable example; raise prepare.validation_fraction")
+    assert tokenizer.pad_token_id is not None
+    set_seed(seed)
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoints, metrics = out.resolve() / "checkpoints", out / "metrics.jsonl"
+    flow = FlowCallback(metrics, config.early_stopping_patience)
+    ranks = PartialState(cpu=not torch.accelerator.is_available())
+    _check_environment(config, ranks)
+    max_steps, steps_per_epoch = _total_batches(config, train_dataset, ranks.num_processes)
+    whole = out / BEST if _sharded(config) else None
+    with ranks.main_process_first():
+        claim(checkpoints, identity(config, (train_dataset, validation_dataset), objective, seed))
+        start, state = _start(checkpoints, max_steps, flow.patience, whole)
+    finished = _finished(state, max_steps, flow.patience)
+    if ranks.is_main_process:
+        truncate_metrics(metrics, state.global_step)
+    trainer = SteerTrainer(
+        model=model,
+        args=training_arguments(config, checkpoints, seed, max_steps, steps_per_epoch),
+        train_examples=train_dataset,
+        validation_examples=validation_dataset,
+        objective=objective,
+        schema=schema,
+        pad_id=int(tokenizer.pad_token_id),
+        tokens_per_batch=config.tokens_per_batch,
+        steps_per_epoch=steps_per_epoch,
+        processing_class=tokenizer,
+        callbacks=[flow],
+        max_checkpoints=config.max_checkpoints,
+    )
+    trainer.remove_callback(PrinterCallback)
+    flow.trainer = trainer
+    with quiet(), _attention(trainer.accelerator.unwrap_model(model), train_dataset.lengths, trainer.args):
+        if finished:
+            trainer.state = state
+        else:
+            _run(trainer, start, config)
+        if whole is None:
+            trainer.load_best()
+        elif not finished:
+            trainer.load_best()
+            trainer.save_whole(whole)
+    return _summary(trainer.state, trainer, flow.patience)
+
+
+def _sharded(config: TrainingSection) -> bool:
+    return config.fsdp or config.deepspeed is not None
+
+
+def _finished(state: TrainerState, max_steps: int, patience: int | None) -> bool:
+    return state.global_step >= max_steps or should_stop_early(state, patience)
+
+
+def _start(
+    checkpoints: Path, max_steps: int, patience: int | None, whole: Path | None
+) -> tuple[Path | None, TrainerState]:
+    """Return the checkpoint to go on from and its state.
+
+    A run that was killed between its last checkpoint and its end has nothing left to train. Where the best weights
+    are sharded and not saved yet, the last stretch is trained again: only a running training can gather them.
+    """
+    while True:
+        start = last_checkpoint(checkpoints)
+        if start is None:
+            return None, TrainerState()
+        state = TrainerState.load_from_json(str(start / TRAINER_STATE))
+        if whole is None or whole.is_dir() or not _finished(state, max_steps, patience):
+            return start, state
+        shutil.rmtree(start)
+
+
+def _run(trainer: SteerTrainer, start: Path | None, config: TrainingSection) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory with tokens_per_batch: {config.tokens_per_batch}: halve it and double "
+            "gradient_accumulation_steps (the result stays the same), or set gradient_checkpointing: true or lora"
+        ) from error
+
+
+@contextlib.contextmanager
+def _attention(model: PreTrainedModel, lengths: IntArray, args: TrainingArguments) -> Iterator[None]:
+    """Use plain attention for short sequences in bf16 on the CPU, where the fused kernel is slower than matrices."""
+    core = model.get_base_model() if isinstance(model, PeftModel) else model
+    implementation = core.config._attn_implementation
+    plain = args.use_cpu and args.bf16 and implementation == "sdpa" and float(lengths.mean()) <= SHORT
+    if plain:
+        core.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if plain:
+            core.set_attn_implementation(implementation)
+
+
+def _summary(state: TrainerState, trainer: SteerTrainer, patience: int | None) -> dict[str, Any]:
+    losses = [row["loss"] for row in state.log_history if "loss" in row]
+    validation = [row["eval_loss"] for row in state.log_history if "eval_loss" in row]
+    return {
+        "steps": state.global_step,
+        "epochs": state.global_step / trainer.steps_per_epoch,
+        "train_loss": losses[-1] if losses else None,
+        "last_validation_loss": validation[-1],
+        "validation_loss": min(validation),
+        "best_step": state.best_global_step,
+        "early_stopped": state.global_step < trainer.args.max_steps and should_stop_early(state, patience),
+    }

@@ -1,0 +1,345 @@
+"""Hugging Face's Trainer with our batches and losses.
+
+What differs from the stock Trainer: batches come from a token budget; a loss is a sum divided once by the
+number of trained tokens (or labels) of the whole optimizer step over all ranks; logits are computed at response
+positions only; a loss that is not finite stops before the optimizer step; a checkpoint counts only when it is
+complete.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import EvalLoopOutput
+
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import UserError
+from steerlm.training.batching import (
+    BatchStream,
+    EpochView,
+    Examples,
+    collate_regression,
+    collate_sft,
+    sorted_batches,
+)
+from steerlm.training.checkpoints import complete_checkpoints, mark_complete, saving
+from steerlm.training.losses import Loss, masked_attribute_loss, response_cross_entropy
+
+Objective = Literal["sft", "regression"]
+
+
+class SteerTrainer(Trainer):  # type: ignore[misc]
+    """Hugging Face's Trainer with token-budget batches and globally normalised (sum, count) losses.
+
+    Args:
+        model: the model (or its adapters).
+        args: training arguments; `max_steps` must be set.
+        train_examples: data to train on.
+        validation_examples: data to validate on.
+        objective: `sft` (language model; labels are tokens) or `regression` (labels are attribute values).
+        schema: the attributes (regression).
+        pad_id: padding token.
+        tokens_per_batch: budget of one batch.
+        steps_per_epoch: optimizer steps that the log counts as one epoch.
+        processing_class: the tokenizer, saved with every checkpoint.
+        callbacks: further callbacks.
+        max_checkpoints: kept beside the best one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        train_examples: Examples,
+        validation_examples: Examples,
+        objective: Objective,
+        schema: AttributeSchema | None,
+        pad_id: int,
+        tokens_per_batch: int,
+        steps_per_epoch: float,
+        processing_class: PreTrainedTokenizerBase,
+        callbacks: list[TrainerCallback],
+        max_checkpoints: int,
+    ):
+        assert (schema is not None) == (objective == "regression")
+        self.train_examples = train_examples
+        self.validation_examples = validation_examples
+        self.objective = objective
+        self.schema = schema
+        self.pad_id = pad_id
+        self.tokens_per_batch = tokens_per_batch
+        self.steps_per_epoch = steps_per_epoch
+        self.max_checkpoints = max_checkpoints
+        self.step_losses: list[Tensor] = []
+        self.positions: Tensor | None = None
+        self.tokens = 0
+        self.since = time.monotonic()
+        self.control = TrainerControl()
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=EpochView(train_examples),
+            eval_dataset=EpochView(validation_examples),
+            processing_class=processing_class,
+            callbacks=callbacks,
+        )
+        # our loss is already divided by the global count; Trainer must not divide it by the accumulation steps
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+        if objective == "sft":
+            head = self.accelerator.unwrap_model(model).get_output_embeddings()
+            assert head is not None
+            head.register_forward_pre_hook(self._select_hidden)
+
+    def _select_hidden(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Keep the hidden states (B, T, H) of response positions only: (N, H) go through the output embedding."""
+        if self.positions is None:
+            return None
+        return (inputs[0].flatten(0, 1)[self.positions], *inputs[1:])
+
+    def _loader(self, examples: EpochView, stream: BatchStream) -> DataLoader[Any]:
+        collate = collate_sft if self.objective == "sft" else collate_regression
+        return DataLoader(
+            examples,
+            batch_sampler=stream,
+            collate_fn=functools.partial(collate, pad_id=self.pad_id),
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return this rank's batches of all epochs in a row."""
+        batches = self.args.max_steps * self.args.gradient_accumulation_steps
+        stream = BatchStream(
+            self.train_examples,
+            self.tokens_per_batch,
+            self.args.seed,
+            batches,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        return self._loader(self.train_dataset, stream)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Return this rank's batches of the validation data."""
+        count = len(sorted_batches(self.validation_examples.lengths, self.tokens_per_batch))
+        stream = BatchStream(
+            self.validation_examples,
+            self.tokens_per_batch,
+            self.args.seed,
+            -(-count // self.accelerator.num_processes),
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            shuffle=False,
+        )
+        return self._loader(self.eval_dataset, stream)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
+        """Return the batches of one optimizer step and its number of trained tokens or labels over all ranks."""
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        counts = [len(b["targets"]) if self.objective == "sft" else int(b["label_mask"].sum()) for b in batches]
+        count = torch.tensor(sum(counts), device=device)
+        if self.accelerator.num_processes > 1:
+            count = self.accelerator.reduce(count, "sum")
+        return batches, count
+
+    def loss_sum(self, model: nn.Module, inputs: dict[str, Tensor]) -> Loss:
+        """Return the loss of one batch, summed, with its count."""
+        if self.objective == "regression":
+            assert self.schema is not None
+            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+            return masked_attribute_loss(outputs, inputs["labels"], inputs["label_mask"], self.schema)
+        self.positions = inputs["positions"]
+        try:
+            # padding is on the right, where causal attention cannot see it: without a mask the kernels are faster
+            logits_N_V = model(input_ids=inputs["input_ids"], use_cache=False).logits
+        finally:
+            self.positions = None
+        return response_cross_entropy(logits_N_V, inputs["targets"])
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Return the batch's share of the step's mean loss, times the ranks over which gradients are averaged."""
+        assert num_items_in_batch is not None
+        assert not return_outputs
+        total = self.loss_sum(model, inputs).sum
+        loss: Tensor = total * (self.accelerator.num_processes / torch.as_tensor(num_items_in_batch).clamp(min=1))
+        return loss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Run one batch and remember its loss for the check before the optimizer step."""
+        self.tokens += int(inputs["attention_mask"].sum())
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self.step_losses.append(loss)
+        return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # gradients are summed over ranks by now, so every rank sees what happened on any
+        if norm is not None:
+            self.step_losses.append(torch.as_tensor(norm, device=self.args.device))
+        return norm
+
+    def stop_if_not_finite(self) -> None:
+        """Raise before the optimizer step when the loss or the gradient of this step is NaN or infinite.
+
+        Raises:
+            UserError: with the step, the learning rate and what to do; nothing is updated or saved.
+        """
+        values = torch.stack([value.detach().float().reshape(()) for value in self.step_losses])
+        self.step_losses.clear()
+        if not torch.isfinite(values).all():
+            rate = self._get_learning_rate()
+            raise UserError(
+                f"the loss or its gradient is not finite ({values.tolist()}) at step {self.state.global_step + 1}, "
+                f"learning rate {rate:.3g}: stopped before the optimizer step; the checkpoints up to here are intact. "
+                "Lower learning_rate or max_grad_norm, raise warmup_steps, or set precision: fp32"
+            )
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Return the mean loss over all trained tokens (or labels) of the validation data."""
+        model = self._wrap_model(self.model_wrapped, training=False)
+        model.eval()
+        totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for inputs in dataloader:
+            prepared = self._prepare_inputs(inputs)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss = self.loss_sum(model, prepared)
+            totals += torch.stack([loss.sum.double(), torch.tensor(loss.num, device=totals.device).double()])
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        if self.accelerator.num_processes > 1:
+            totals = self.accelerator.reduce(totals, "sum")
+        mean = (totals[0] / totals[1]).item()
+        if not math.isfinite(mean):
+            raise UserError(
+                f"the validation loss is {mean} at step {self.state.global_step}: the weights have diverged; "
+                "lower learning_rate; the checkpoints up to here are intact"
+            )
+        count = len(self.validation_examples.lengths)
+        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": mean}, count)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0: counting parameters at every step costs more than a small model's forward pass."""
+        return 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with the epoch of the data (the Trainer sees all epochs as one) and the speed."""
+        if "loss" in logs:
+            now = time.monotonic()
+            logs["tokens_per_second"] = self.tokens * self.accelerator.num_processes / max(now - self.since, 1e-9)
+            self.tokens, self.since = 0, now
+        self.state.epoch = self.state.global_step / self.steps_per_epoch
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)
+        with saving(folder):
+            super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_complete(folder)
+            best = f"checkpoint-{self.state.best_global_step}"
+            others = [path for path in complete_checkpoints(folder.parent) if path.name != best]
+            for old in others[: -self.max_checkpoints]:
+                shutil.rmtree(old)
+
+    def load_best(self) -> None:
+        """Load the weights with the lowest validation loss."""
+        assert self.state.best_global_step is not None
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        self.state.best_model_checkpoint = str(best)
+        self._load_best_model()
+
+    def save_whole(self, folder: Path) -> None:
+        """Gather sharded weights and write them as an ordinary folder, whole or not at all."""
+        partial = folder.with_name(f".{folder.name}.partial")
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        self.save_model(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+        self.accelerator.wait_for_everyone()
+
+
+class FlowCallback(TrainerCallback):  # type: ignore[misc]
+    """Stops on a loss that is not finite, logs before every checkpoint, stops early, writes metrics.jsonl."""
+
+    def __init__(self, metrics: Path, patience: int | None):
+        self.metrics = metrics
+        self.patience = patience
+        self.trainer: SteerTrainer | None = None
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        assert self.trainer is not None
+        self.trainer.stop_if_not_finite()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # a logged mean must not straddle a checkpoint, or a resumed run would log another number
+        if control.should_save:
+            control.should_log = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero:
+            with self.metrics.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if should_stop_early(state, self.patience):
+            control.should_training_stop = True
+
+
+def should_stop_early(state: TrainerState, patience: int | None) -> bool:
+    """Return whether the last `patience` validations brought no improvement; a function of the log alone."""
+    losses = [row["eval_loss"] for row in state.log_history if "eval_loss" in row]
+    if patience is None or not losses:
+        return False
+    return len(losses) - 1 - int(np.argmin(losses)) >= patience

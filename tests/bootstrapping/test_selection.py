@@ -1,0 +1,120 @@
+"""Which combinations are asked for, and which samples are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.bootstrapping.selection import bootstrapped_record, defects, keep, predicted_quality, seen_combinations
+from steerlm.checkpoint.models import CheckpointInfo
+from steerlm.config import BootstrapConfig
+from steerlm.conversation import Conversation, Message, Score
+from steerlm.errors import UserError
+
+SCHEMA = AttributeSchema(
+    (
+        Attribute("quality", best="max"),
+        Attribute("toxicity", best="min"),
+        Attribute("humor"),
+        Attribute("lang", "categorical", categories=("en", "de")),
+    )
+)
+
+
+def info(*rows: dict[str, Any]) -> CheckpointInfo:
+    combinations = [{"attributes": row, "count": 1} for row in rows]
+    return CheckpointInfo("sft", SCHEMA, "steerlm", True, {"combinations": combinations})
+
+
+def test_the_best_of_the_combinations_seen() -> None:
+    rows = [
+        {"quality": 4, "toxicity": 0, "humor": 1},
+        {"quality": 3, "toxicity": 0, "humor": 2},
+        {"quality": 4, "toxicity": 1, "humor": 3, "lang": "de"},
+        {"humor": 4},
+        {"toxicity": 0, "humor": 4},
+    ]
+    found = seen_combinations(info(*rows), ("quality",), "model")
+    assert found.all == tuple(rows[:3])
+    assert found.best == (rows[0], rows[2])
+    assert found.is_maximum
+    assert "note" not in found.summary()
+    both = seen_combinations(info(*rows), ("quality", "toxicity"), "model")
+    assert both.best == (rows[0],), "the best end of toxicity is its lowest"
+
+
+def test_predictions_that_never_reach_the_maximum() -> None:
+    found = seen_combinations(info({"quality": 2}, {"quality": 3, "humor": 0}, {"quality": 3}), ("quality",), "model")
+    assert found.best == ({"quality": 3, "humor": 0}, {"quality": 3})
+    assert not found.is_maximum
+    assert "best that does occur" in found.summary()["note"]
+
+
+def test_quality_that_was_never_labelled() -> None:
+    with pytest.raises(UserError, match=r"no training label of runs/x sets quality, toxicity"):
+        seen_combinations(info({"quality": 4}, {"toxicity": 0}), ("quality", "toxicity"), "runs/x")
+    with pytest.raises(UserError, match="'humor' has no best end"):
+        seen_combinations(info({"humor": 4}), ("humor",), "model")
+    with pytest.raises(UserError, match="unknown attribute 'qualty'"):
+        seen_combinations(info({"quality": 4}), ("qualty",), "model")
+
+
+def test_defects() -> None:
+    texts = [
+        ("A fine answer.", True, None),
+        ("", True, "empty"),
+        (" \n?! ", True, "empty"),
+        ("A fine answer that goes on and", False, "truncated"),
+        ("A fine answer.\n", True, "duplicate"),
+        ("no no no no no no no", True, "repeating"),
+        ("Sure.\nquality:4,humor:0\nMore.", True, "leaking"),
+        ("Another fine answer.", True, None),
+    ]
+    samples = [{"text": text, "finished": finished} for text, finished, _ in texts]
+    assert defects(samples, SCHEMA) == [reason for _, _, reason in texts]
+
+
+def scored(quality: float, toxicity: float = 0.0) -> dict[str, Score]:
+    return {"quality": Score(quality, 0.1), "toxicity": Score(toxicity, 0.1), "humor": Score(0, 0.1)}
+
+
+def test_filters() -> None:
+    scores = [scored(2.5), None, scored(3.5), scored(3.0), scored(3.5)]
+
+    def kept(**options: Any) -> list[int]:
+        return keep(BootstrapConfig(**options), SCHEMA, scores)
+
+    assert kept() == [0, 2, 3, 4]
+    assert kept(filter="top") == [2], "the first of equals"
+    assert kept(filter="top", keep_per_prompt=3) == [2, 3, 4]
+    assert kept(filter="top", keep_per_prompt=9) == [0, 2, 3, 4]
+    assert kept(filter="minimum", minimum_quality=3.0) == [2, 3, 4]
+    assert keep(BootstrapConfig(filter="top"), SCHEMA, [None, None]) == []
+
+
+def test_quality_counts_towards_the_best_end() -> None:
+    assert predicted_quality(SCHEMA, ("quality", "toxicity"), scored(3.0, 1.0)) == pytest.approx(3.0)
+    assert predicted_quality(SCHEMA, ("quality", "toxicity"), scored(3.0, 3.0)) == pytest.approx(2.0)
+
+
+def test_a_record_is_conditioned_on_what_is_predicted() -> None:
+    history = (
+        Message("user", "Hi"),
+        Message("assistant", "Hello", {"quality": 1}),
+        Message("user", "Why?"),
+    )
+    prompt = Conversation("r1", history, "oasst", "tree 1")
+    sample = {"text": "Because.", "requested": {"quality": 4, "humor": 0}, "finished": True}
+    record = bootstrapped_record(prompt, 2, 1, sample, {"quality": 3, "humor": 1}, scored(3.2), "model:abc")
+    assert record.messages[:3] == history
+    assert record.messages[3].attributes == {"quality": 3, "humor": 1}
+    assert record.messages[3].labelled_by == "model:abc"
+    assert record.messages[3].human_labels == {}
+    assert (record.group, record.source) == ("tree 1", "bootstrap")
+    assert record.to_dict(SCHEMA)["bootstrap"] == {
+        "round": 1,
+        "prompt": "r1",
+        "requested": {"quality": 4, "humor": 0},
+    }
