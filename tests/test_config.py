@@ -70,6 +70,15 @@ def test_two_sources_of_one_name_are_refused() -> None:
         build_recipe(with_value("prepare.sources", [source, source]))
 
 
+@pytest.mark.parametrize(("width", "heads"), [(100, 3), (36, 4)])
+def test_heads_of_the_playground_divide_its_width(width: int, heads: int) -> None:
+    with pytest.raises(
+        UserError, match=rf"playground: hidden_size {width} is not an even multiple of num_heads {heads}"
+    ):
+        build_recipe(with_value("playground", {"hidden_size": width, "num_heads": heads}))
+    assert build_recipe(with_value("playground", {"hidden_size": 48, "num_heads": 4})).playground is not None
+
+
 def test_missing_file_and_malformed_yaml(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such recipe: .*nowhere.yaml"):
         load_recipe(tmp_path / "nowhere.yaml")

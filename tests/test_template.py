@@ -357,6 +357,14 @@ def test_decode_stops_at_the_first_control_token(template: TemplateName) -> None
     assert encode.decode(ids) == "Sure.\n"
 
 
+def test_decode_leaves_spaces_as_the_model_wrote_them() -> None:
+    tokenizer, encode = encoder("unigram", "steerlm")
+    tokenizer.clean_up_tokenization_spaces = True
+    ids = tokenizer.encode("sure , he said .", add_special_tokens=False)
+    assert " ," not in tokenizer.decode(ids), "the tokenizer of this test cleans up"
+    assert " ," in encode.decode(ids)
+
+
 def test_threads_share_a_template() -> None:
     _, encode = encoder("byte-level", "chatml")
     expected = encode.conversation(CONVERSATION)

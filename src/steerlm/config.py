@@ -76,6 +76,15 @@ class PlaygroundConfig(Section):
     tokens_per_batch: int = Field(512, ge=128, description="Tokens per step of the pretraining.")
     learning_rate: float = Field(4e-3, gt=0, description="Peak learning rate of the pretraining.")
 
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> PlaygroundConfig:
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not an even multiple of num_heads {self.num_heads}: every head is "
+                "equally wide, and rotary positions need pairs"
+            )
+        return self
+
 
 class PrepareConfig(Section):
     """Import, deduplicate, split, check for leaks."""

@@ -298,7 +298,10 @@ class ConversationEncoder:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a generated response: up to the first control token, without it."""
         end = next((i for i, index in enumerate(ids) if index in self.control_ids), None)
-        text: str = self._tokenizer.decode(list(ids[:end]), skip_special_tokens=False)
+        # some tokenizers turn "do n't" into "don't" while decoding: the answer is what the model wrote
+        text: str = self._tokenizer.decode(
+            list(ids[:end]), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
         if self.template == "nemo" and end is not None:
             text = text.removesuffix("\n")
         return text
