@@ -129,7 +129,7 @@ def cluster_bootstrap(
     if num_clusters < MIN_CLUSTERS:
         note = f"no interval: {num_clusters} clusters, at least {MIN_CLUSTERS} are needed"
         return Estimate(value, math.nan, math.nan, n, num_clusters, note)
-    counts = _cluster_counts(num_clusters, seed, resamples)
+    counts = cluster_counts(num_clusters, seed, resamples)
     step = max(1, 2_000_000 // n)  # bounds the memory of (resamples, observations)
     chunks = (counts[i : i + step].astype(np.float64) for i in range(0, resamples, step))
     draws = np.concatenate([statistic(Weights(chunk, index), *data) for chunk in chunks])
@@ -137,10 +137,16 @@ def cluster_bootstrap(
     if len(draws) < resamples // 2:
         note = "no interval: most resamples are constant"
         return Estimate(value, math.nan, math.nan, n, num_clusters, note)
-    # expanded percentiles: plain ones are too narrow for few clusters (Hesterberg 2015, section 5.3)
+    low, high = expanded_interval(draws, num_clusters)
+    return Estimate(value, low, high, n, num_clusters)
+
+
+def expanded_interval(draws_R: FloatArray, num_clusters: int) -> tuple[float, float]:
+    """Return the ends of the 95 % expanded-percentile interval of a statistic's values over resamples."""
+    # plain percentiles are too narrow for few clusters (Hesterberg 2015, section 5.3)
     tail = stats.norm.cdf(-math.sqrt(num_clusters / (num_clusters - 1)) * stats.t.ppf(0.975, num_clusters - 1))
-    low, high = np.quantile(draws, (tail, 1 - tail))
-    return Estimate(value, float(low), float(high), n, num_clusters)
+    low, high = np.quantile(draws_R, (tail, 1 - tail))
+    return float(low), float(high)
 
 
 def estimate_share(hits: ArrayLike, clusters: Sequence[object] | NDArray[Any], seed: int = 0) -> Estimate:
@@ -157,8 +163,8 @@ def estimate_share(hits: ArrayLike, clusters: Sequence[object] | NDArray[Any], s
 
 
 @functools.lru_cache(maxsize=4)
-def _cluster_counts(num_clusters: int, seed: int, resamples: int) -> NDArray[np.int16]:
-    """How often each cluster is drawn in each resample, shape (resamples, num_clusters)."""
+def cluster_counts(num_clusters: int, seed: int, resamples: int) -> NDArray[np.int16]:
+    """Return how often each cluster is drawn in each resample, shape (resamples, num_clusters)."""
     rng = np.random.default_rng((seed, num_clusters))
     counts = np.empty((resamples, num_clusters), dtype=np.int16)
     for row in counts:
