@@ -161,6 +161,9 @@ def test_a_plain_messages_record_needs_an_id_only() -> None:
         (labelled(scores={"quality": {"mean": 1, "std": 1, "probabilities": [1]}}), "probabilities of 'quality'"),
         (labelled(scores={"verve": {"mean": 1, "std": 1}}), "unknown attribute 'verve'"),
         (labelled(labelled_by=3), "labelled_by must be text"),
+        (labelled(weight=2), "weight must be 0 or 1"),
+        (labelled(weight=True), "weight must be 0 or 1"),
+        (record(messages=[{"role": "user", "content": "x", "weight": 0}]), "belongs to an assistant message"),
     ],
 )
 def test_a_wrong_record_is_refused_with_the_reason(raw: Any, piece: str) -> None:

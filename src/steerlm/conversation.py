@@ -31,7 +31,8 @@ from steerlm.files import write_json as write_json
 
 Role = Literal["system", "user", "assistant"]
 _ROLES = ("system", "user", "assistant")
-MESSAGE_KEYS = ("role", "content", "attributes", "human", "ratings", "scores", "labelled_by")
+_SCORE_DECIMALS = 4
+MESSAGE_KEYS = ("role", "content", "attributes", "human", "ratings", "scores", "labelled_by", "weight")
 _RECORD_KEYS = ("id", "source", "group", "schema", "messages", "meta")
 
 
@@ -54,6 +55,15 @@ class Score(NamedTuple):
             out["probabilities"] = self.probabilities
         return out
 
+    def rounded(self) -> Score:
+        """Return the score as files keep it: short, and without a negative zero."""
+
+        def cut(x: float) -> float:
+            return round(x, _SCORE_DECIMALS) + 0.0
+
+        levels = self.probabilities
+        return Score(cut(self.mean), cut(self.std), levels and {level: cut(p) for level, p in levels.items()})
+
 
 @dataclass(frozen=True)
 class Message:
@@ -67,6 +77,7 @@ class Message:
         ratings: per attribute the individual annotators' ratings, real-valued, on the schema's scale.
         scores: per attribute the attribute model's real-valued output with its spread.
         labelled_by: who set `attributes`: `human`, `model:<fingerprint>` or `measure`.
+        weight: 0 for a response that is context only and not trained (the key of OpenAI's fine-tuning format).
     """
 
     role: Role
@@ -76,6 +87,7 @@ class Message:
     ratings: Mapping[str, tuple[float, ...]] | None = None
     scores: Mapping[str, Score] | None = None
     labelled_by: str | None = None
+    weight: Literal[0, 1] = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; absent fields are left out."""
@@ -90,6 +102,8 @@ class Message:
             out["scores"] = {name: score.to_dict() for name, score in self.scores.items()}
         if self.labelled_by is not None:
             out["labelled_by"] = self.labelled_by
+        if self.weight != 1:
+            out["weight"] = self.weight
         return out
 
     @property
@@ -258,9 +272,12 @@ def message_from_dict(raw: object, schema: AttributeSchema | None = None) -> Mes
     labelled_by = raw.get("labelled_by")
     if labelled_by is not None and not isinstance(labelled_by, str):
         raise UserError(f"labelled_by must be text, got {labelled_by!r}")
+    weight = raw.get("weight")
+    if weight is not None and (role != "assistant" or isinstance(weight, bool) or weight not in (0, 1)):
+        raise UserError(f"weight must be 0 or 1 and belongs to an assistant message, got {weight!r} ({role})")
     if role != "assistant" and (attributes or human or ratings or scores):
         raise UserError(f"a {role} message carries labels; only assistant messages are labelled")
-    return Message(role, content, attributes, human, ratings, scores, labelled_by)
+    return Message(role, content, attributes, human, ratings, scores, labelled_by, 0 if weight == 0 else 1)
 
 
 def conversation_from_dict(raw: object, schema: AttributeSchema | None = None, place: str = "record") -> Conversation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,7 +109,8 @@ def test_a_record_is_conditioned_on_what_is_predicted() -> None:
     prompt = Conversation("r1", history, "oasst", "tree 1")
     sample = {"text": "Because.", "requested": {"quality": 4, "humor": 0}, "finished": True}
     record = bootstrapped_record(prompt, 2, 1, sample, {"quality": 3, "humor": 1}, scored(3.2), "model:abc")
-    assert record.messages[:3] == history
+    assert record.messages[:3] == (history[0], replace(history[1], weight=0), history[2])
+    assert record.messages[3].weight == 1
     assert record.messages[3].attributes == {"quality": 3, "humor": 1}
     assert record.messages[3].labelled_by == "model:abc"
     assert record.messages[3].human_labels == {}

@@ -120,10 +120,11 @@ def test_labels_of_messages_are_strict(read: Import) -> None:
 def test_message_keys_of_other_tools_are_left_out_and_counted(read: Import) -> None:
     row = chat("Hi", "Hello")
     row["messages"][0] |= {"name": "Ann", "tool_calls": None}
-    row["messages"][1] |= {"weight": 0}
+    row["messages"][1] |= {"refusal": "no", "weight": 0}
     got = read("messages", row)
     assert turns(got.conversations[0]) == [("user", "Hi"), ("assistant", "Hello")]
-    assert got.dropped == {"(message key name)": 1, "(message key weight)": 1}
+    assert got.dropped == {"(message key name)": 1, "(message key refusal)": 1}
+    assert [message.weight for message in got.conversations[0].messages] == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,24 @@ def test_last_turn_only() -> None:
     assert last.label_statistics()["turns"] == 1
 
 
+def test_a_response_of_weight_0_is_context() -> None:
+    code = encoder()
+    record = conversation()
+    record = record.with_message(2, replace(record.messages[2], weight=0))
+    data = ConditionedExamples([record], code, Conditioning(), 4096)
+    whole, first = rendered(code, record.messages), rendered(code, record.messages[:3])
+    expected = whole.labels.copy()
+    expected[: len(first.labels)] = IGNORED
+    assert (data.example(0, 0).input_ids == whole.input_ids).all()
+    assert (data.example(0, 0).labels == expected).all()
+    assert data.report.trained_turns == data.label_statistics()["turns"] == 2
+    last = record.with_message(6, replace(record.messages[6], weight=0))
+    nothing = ConditionedExamples([last], code, Conditioning(turns="last"), 4096)
+    assert (len(nothing), nothing.report.no_response) == (0, 1)
+    room = len(code.conversation([last.messages[0], *last.messages[5:]]).input_ids)
+    assert ConditionedExamples([last], code, Conditioning(), room).report.too_long == 1
+
+
 def test_human_labels_are_those_no_model_set() -> None:
     code = encoder()
     record = conversation()

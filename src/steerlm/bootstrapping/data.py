@@ -27,7 +27,6 @@ _ROWS_PER_SLOT = 8
 """Samples of a chunk for every place in the batch: enough that the batch is full most of the time."""
 _PROMPTS_PER_SCORING = 512
 _TOKENS_PER_BATCH = 16384
-_DECIMALS = 4
 """Scores are rounded to so many decimals, as annotation does."""
 
 
@@ -136,7 +135,7 @@ def score(run: Bootstrap, folder: Path, prompts: int) -> None:
                 result["dropped"] = "unscorable"
             else:
                 result["values"] = scorer.values(score)
-                result["scores"] = {name: _rounded(value).to_dict() for name, value in score.items()}
+                result["scores"] = {name: value.rounded().to_dict() for name, value in score.items()}
         return rows
 
     pairs = zip(
@@ -145,13 +144,6 @@ def score(run: Bootstrap, folder: Path, prompts: int) -> None:
     map_lines(
         folder / "scored.jsonl", pairs, work, chunk=_PROMPTS_PER_SCORING, total=prompts, description="scoring samples"
     )
-
-
-def _rounded(score: Score) -> Score:
-    probabilities = score.probabilities
-    if probabilities is not None:
-        probabilities = {level: round(p, _DECIMALS) + 0.0 for level, p in probabilities.items()}
-    return Score(round(score.mean, _DECIMALS) + 0.0, round(score.std, _DECIMALS) + 0.0, probabilities)
 
 
 def select(run: Bootstrap, number: int, folder: Path) -> dict[str, Any]:

@@ -158,12 +158,14 @@ def bootstrapped_record(
 ) -> Conversation:
     """Return a sample as a record that is conditioned on what the attribute model sees in it.
 
-    What was asked for stands in the record's `bootstrap`, for the curious; training does not look at it.
+    Earlier responses of the prompt are context: the original data train them already. What was asked for stands in
+    the record's `bootstrap`, for the curious; training does not look at it.
     """
+    context = (dataclasses.replace(m, weight=0) if m.role == "assistant" else m for m in prompt.messages)
     response = Message("assistant", sample["text"], attributes=values, scores=scores, labelled_by=labelled_by)
     return Conversation(
         f"{prompt.id}/bootstrap-{round_number}-{number}",
-        (*prompt.messages, response),
+        (*context, response),
         "bootstrap",
         prompt.group,
         {"bootstrap": {"round": round_number, "prompt": prompt.id, "requested": sample["requested"]}},

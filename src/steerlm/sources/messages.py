@@ -1,7 +1,7 @@
 """Our own record, and plain `messages` files of other trainers: `{"messages": [{"role": "…", "content": "…"}]}`.
 
 Labels are on the schema's scale and strict: an attribute that the schema lacks is an error. Keys of a message that
-are not ours (`name`, `weight`, …) are left out and counted.
+are not ours (`name`, `refusal`, …) are left out and counted.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ class EncodingReport:
         unlabelled_turns: trained responses without a header, because no label was there.
         shortened: records that lost their oldest turns to `max_length`.
         shortened_turns: exchanges they lost.
-        too_long: records left out because their last exchange alone is longer than `max_length`.
-        no_response: records left out because they have no assistant turn.
+        too_long: records left out because no exchange to train is within the last `max_length` tokens.
+        no_response: records left out because they have no assistant turn to train.
         too_long_ids: ids of the first ten left out for length.
     """
 
@@ -159,7 +159,8 @@ class _Splitter:
             without = self._pieces(self._encoder.conversation(messages, headers=False))
             bare = [None if np.array_equal(a, b) else b for (a, _), (b, _) in zip(shown, without, strict=True)]
         turns = [Turn(*piece, b, code) for piece, b, code in zip(shown, bare, codes, strict=True)]
-        return turns if self._turns == "all" else [*map(_untrained, turns[:-1]), turns[-1]]
+        trained = trained_turns(messages, self._turns)
+        return [turn if kept else _untrained(turn) for turn, kept in zip(turns, trained, strict=True)]
 
     def _isolated(self, encoded: Encoded) -> bool:
         """Whether every header stands between control tokens, so that its neighbours cannot depend on it."""
@@ -181,6 +182,12 @@ class _Splitter:
             pieces.append((np.concatenate([signed[previous : previous + split], signed[start:stop]]), split))
             previous = stop
         return pieces
+
+
+def trained_turns(messages: Sequence[Message], turns: Literal["all", "last"]) -> list[bool]:
+    """Return for every assistant turn whether it is trained: not where its weight is 0."""
+    weights = [message.weight for message in messages if message.role == "assistant"]
+    return [bool(weight) and (turns == "all" or i == len(weights) - 1) for i, weight in enumerate(weights)]
 
 
 def _untrained(turn: Turn) -> Turn:
@@ -257,10 +264,11 @@ class ConditionedExamples:
         self._headers = HeaderEncoder(encoder)
         self._conditioning = conditioning
         self._max_length = max_length
-        # per record: its key, its source, its length and its first turn; per turn: pieces, split and codes
+        # per record: its key, its source, its length and its first turn; per turn: pieces, split, codes, is it trained
         self._keys = bytearray()
         self._source, self._full, self._first = array("i"), array("q"), array("q", [0])
         self._shown, self._bare, self._split, self._codes = array("q"), array("q"), array("q"), array("h")
+        self._trained = array("b")
         names: dict[str, int] = {}
         self._pieces = FlatArray(self._encode(conversations, names), folder)
         self._draws = _Draws(np.asarray(self._source, dtype=np.int64), names, sources, conditioning.seed)
@@ -295,7 +303,7 @@ class ConditionedExamples:
     def _fit(self, conversation: Conversation) -> tuple[Sequence[Message], Encoded] | None:
         """Return the messages that are trained on, with the labels to condition on, and their encoding."""
         replies = conversation.assistant_turns
-        if not replies:
+        if not any(trained_turns(conversation.messages, self._conditioning.turns)):
             self.report.no_response += 1
             return None
         messages: Sequence[Message] = [
@@ -309,7 +317,7 @@ class ConditionedExamples:
         if len(encoded.input_ids) <= self._max_length:
             return messages, encoded
         fitting = self._encoder.fit(messages, self._max_length, headers=headers)
-        if fitting is None:
+        if fitting is None or not any(trained_turns(fitting, self._conditioning.turns)):
             self.report.too_long += 1
             if len(self.report.too_long_ids) < 10:
                 self.report.too_long_ids.append(conversation.id)
@@ -320,6 +328,7 @@ class ConditionedExamples:
 
     def _count(self, turn: Turn) -> None:
         trained = int((turn.shown >= 0).sum())
+        self._trained.append(trained > 0)
         self.report.trained_tokens += trained
         self.report.trained_turns += trained > 0
         self.report.unlabelled_turns += trained > 0 and max(turn.codes) < 0
@@ -327,9 +336,7 @@ class ConditionedExamples:
     def label_statistics(self) -> dict[str, Any]:
         """Return statistics of the labels that trained turns are conditioned on (`label_statistics`)."""
         codes_T_K = np.asarray(self._codes, dtype=np.int16).reshape(-1, len(self._encoder.schema))
-        if self._conditioning.turns == "last":
-            codes_T_K = codes_T_K[np.asarray(self._first[1:], dtype=np.int64) - 1]
-        return label_statistics(codes_T_K, self._encoder.schema)
+        return label_statistics(codes_T_K[np.asarray(self._trained, dtype=bool)], self._encoder.schema)
 
     def __len__(self) -> int:
         return len(self._full)
