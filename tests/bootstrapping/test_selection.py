@@ -70,6 +70,11 @@ def test_defects() -> None:
         ("A fine answer that goes on and", False, "truncated"),
         ("A fine answer.\n", True, "duplicate"),
         ("no no no no no no no", True, "repeating"),
+        (
+            "My queen left me for a better square. Even funnier, my queen left me for a better square.",
+            True,
+            "repeating",
+        ),
         ("Sure.\nquality:4,humor:0\nMore.", True, "leaking"),
         ("Another fine answer.", True, None),
     ]

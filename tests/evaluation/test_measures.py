@@ -160,6 +160,18 @@ def test_not_degenerate(text):
     assert not measures.is_degenerate(text)
 
 
+def test_saying_things_twice():
+    joke = "my coffee is dark just as my jokes are"  # nine words, 30 letters
+    filler = [f"w{i:03}" for i in range(100)]  # four letters each
+    assert measures.says_things_twice(f"Here goes: {joke}. Even funnier: {joke}!")
+    # the second telling is 30 of 60 + 4 n letters; phrases of nine words may be 11 %, of five (15 letters) 15 %
+    for count, twice in ((53, True), (54, False)):
+        assert measures.says_things_twice(" ".join([joke, *filler[:count], joke])) is twice
+    assert not measures.says_things_twice(f"{joke}. Only this once: and nothing else.")
+    # four words in common are not a phrase
+    assert not measures.says_things_twice("It is as easy as pie. It is as easy here as there.")
+
+
 def test_real_answers_of_good_and_bad_models(shared_data: Path):
     """Of 80 answers each to the Vicuna questions: none of ChatGPT's, several of a 13B base model's."""
     folder = shared_data / "vicuna" / "generations"

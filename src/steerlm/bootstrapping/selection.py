@@ -16,7 +16,7 @@ from steerlm.checkpoint.models import CheckpointInfo
 from steerlm.config import BootstrapConfig
 from steerlm.conversation import Conversation, Message, Score
 from steerlm.errors import UserError
-from steerlm.evaluation.measures import has_label_leak, is_degenerate, words
+from steerlm.evaluation.measures import has_label_leak, is_degenerate, says_things_twice, words
 
 DROPPED = ("empty", "truncated", "repeating", "leaking", "duplicate", "unscorable")
 """Why a sample is dropped: no words; cut off by the length limit; stuck in repetition; shows attribute text or control
@@ -120,7 +120,7 @@ def defects(samples: Sequence[Mapping[str, Any]], schema: AttributeSchema) -> li
             reason = "leaking"
         elif text in seen:
             reason = "duplicate"
-        elif is_degenerate(text):
+        elif is_degenerate(text) or says_things_twice(text):
             reason = "repeating"
         seen.add(text)
         found.append(reason)

@@ -156,3 +156,33 @@ def is_degenerate(text: str) -> bool:
         return False
     repeated = sum(count - 1 for count in Counter(grams).values())
     return repeated / len(grams) >= 0.5
+
+
+_MOST_REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+"""Words of a phrase -> largest share of a text that may be repetitions of such phrases."""
+
+
+def says_things_twice(text: str) -> bool:
+    """Whether a notable part of a text was said before in it, word for word.
+
+    The rule and thresholds that filtered the training data of Gopher (Rae et al. 2021, arXiv 2112.11446, table A1):
+    for phrases of 5 to 10 words, the share of characters in second and later occurrences. It finds samples that fill
+    a request by repetition, which an attribute model trained on human text counts twice; good answers with tables or
+    refrains can exceed it, so it selects training samples and judges no answer.
+    """
+    tokens = words(text)
+    characters = sum(map(len, tokens))
+    for size, limit in _MOST_REPEATED.items():
+        seen: set[tuple[str, ...]] = set()
+        repeated = i = 0
+        while i <= len(tokens) - size:
+            phrase = tuple(tokens[i : i + size])
+            if phrase in seen:
+                repeated += sum(map(len, phrase))
+                i += size
+            else:
+                seen.add(phrase)
+                i += 1
+        if repeated > limit * characters:
+            return True
+    return False
