@@ -42,7 +42,7 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_stage_has_its_page() -> None:
-    assert {path.stem for path in (ROOT / "docs" / "stages").glob("*.md")} == set(STAGES)
+    assert {path.stem for path in (ROOT / "docs" / "stages").glob("*.md")} >= set(STAGES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

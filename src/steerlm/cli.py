@@ -64,6 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write the HTML and Markdown report of a run folder again")
     report.add_argument("run_dir", type=Path, help="run folder")
 
+    _add_ablate(commands.add_parser("ablate", help="rerun the paper's ablation ladder on a recipe, with several seeds"))
+
     chat = commands.add_parser(
         "chat",
         allow_abbrev=False,  # an attribute may be called `max` or `sys`
@@ -83,6 +85,18 @@ def build_parser() -> argparse.ArgumentParser:
     nemo.add_argument("out", type=Path, help="file to write")
     nemo.add_argument("--attributes", default="steerlm", help="schema preset or YAML file (default: %(default)s)")
     return parser
+
+
+def _add_ablate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, help="YAML recipe")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds, from the recipe's on (default: %(default)s)")
+    parser.add_argument(
+        "--rungs", nargs="+", default=[], metavar="RUNG",
+        help="some of plain, human, best, predicted, more, bootstrap (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder to write to (default: the recipe's run folder and -ablation)")
+    parser.add_argument("--dry-run", action="store_true", help="list the rungs and estimate cost, compute nothing")
+    _add_overrides(parser)
 
 
 def _add_overrides(parser: argparse.ArgumentParser, note: str = "") -> None:
@@ -181,6 +195,8 @@ def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
         return commands.run(arguments)
     if command == "report":
         return commands.report(arguments)
+    if command == "ablate":
+        return commands.ablate(arguments)
     if command == "chat":
         return commands.chat(arguments, rest)
     if command == "export-nemo":

@@ -189,6 +189,26 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def ablate(arguments: argparse.Namespace) -> int:
+    """`steerlm ablate RECIPE`."""
+    from steerlm.ablation.rungs import in_folder
+
+    recipe, out = in_folder(arguments.recipe, parse_overrides(arguments.overrides), arguments.out)
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, got {arguments.seeds}")
+    if arguments.dry_run:
+        from steerlm.ablation.cost import print_ablation_plan
+
+        return 1 if print_ablation_plan(recipe, arguments.seeds, arguments.rungs, console) else 0
+    _quiet()
+    from steerlm.stages.ablate import ablate as climb
+
+    climb(recipe, arguments.seeds, arguments.rungs, out, _notify)
+    console.print((out / "ablation.md").read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"results  {out / 'ablation.json'}")
+    return 0
+
+
 def chat(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`steerlm chat MODEL --humor 3`."""
     _quiet()

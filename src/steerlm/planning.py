@@ -287,7 +287,7 @@ def print_plan(result: Plan, console: Console) -> None:
             "?" if cost.tokens is None else f"{cost.tokens:,}",
             "?" if cost.parameters is None else f"{cost.parameters / 1e6:,.1f} M",
             "?" if cost.memory_gib is None else f"{cost.memory_gib:,.1f} GiB",
-            "?" if cost.seconds is None else _duration(cost.seconds),
+            "?" if cost.seconds is None else duration(cost.seconds),
         )
     console.print(table)
     for note in result.notes:
@@ -299,7 +299,8 @@ def print_plan(result: Plan, console: Console) -> None:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time for people: seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
