@@ -287,7 +287,7 @@ def _play(
     length = max(len(played) for played in games)
     length = length if games_per_run is None else min(length, games_per_run)
     num_runs = len(games) * orderings
-    ratings_NS = np.full((num_runs, board.num_systems), start)
+    ratings_NS = np.full((num_runs, board.num_systems), float(start))
     block = max(1, _CHUNK // max(1, length))
     for begin in range(0, num_runs, block):
         ratings_BS = ratings_NS[begin : begin + block]
