@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from steerlm.generation.sampling import gumbel_noise, next_tokens, sample_key
+from steerlm.generation.sampling import Drawing, gumbel_noise, next_tokens, sample_key
 
 _U64 = (1 << 64) - 1
 
@@ -58,7 +58,7 @@ def test_noise_is_gumbel_along_every_counter(vary: str) -> None:
 def test_draws_follow_the_softmax() -> None:
     n, temperature = 20_000, 0.7
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5, 0.5, -3.0])
-    drawn = next_tokens(logits.expand(n, -1), keys(n, 11), zeros(n), temperature=temperature, top_k=0, top_p=1)
+    drawn = next_tokens(logits.expand(n, -1), keys(n, 11), zeros(n), Drawing(temperature, 0, 1))
     expected = torch.softmax(logits.double() / temperature, 0).numpy() * n
     assert stats.chisquare(np.bincount(drawn.numpy(), minlength=7), expected).pvalue > 0.01
 
@@ -66,8 +66,8 @@ def test_draws_follow_the_softmax() -> None:
 def test_successive_draws_are_independent() -> None:
     n = 20_000
     logits = torch.tensor([1.0, 0.0, 0.5]).expand(n, -1)
-    first = next_tokens(logits, keys(n), zeros(n), temperature=1, top_k=0, top_p=1)
-    second = next_tokens(logits, keys(n), zeros(n) + 1, temperature=1, top_k=0, top_p=1)
+    first = next_tokens(logits, keys(n), zeros(n), Drawing(1, 0, 1))
+    second = next_tokens(logits, keys(n), zeros(n) + 1, Drawing(1, 0, 1))
     table = np.zeros((3, 3))
     np.add.at(table, (first.numpy(), second.numpy()), 1)
     assert stats.chi2_contingency(table).pvalue > 0.01
@@ -86,9 +86,7 @@ def test_support_is_that_of_the_hugging_face_processors(temperature: float, top_
         scores = TopPLogitsWarper(top_p)(None, scores)
     allowed = set(torch.isfinite(scores[0]).nonzero()[:, 0].tolist())
     n = 4000
-    drawn = next_tokens(
-        logits.expand(n, -1), keys(n), zeros(n), temperature=temperature, top_k=top_k, top_p=top_p
-    ).numpy()
+    drawn = next_tokens(logits.expand(n, -1), keys(n), zeros(n), Drawing(temperature, top_k, top_p)).numpy()
     assert set(drawn.tolist()) <= allowed
     probabilities = torch.softmax(scores[0], 0).double().numpy()
     likely = probabilities > 0.003
@@ -105,5 +103,5 @@ def test_support_is_that_of_the_hugging_face_processors(temperature: float, top_
 
 def test_temperature_zero_is_the_argmax() -> None:
     logits = torch.randn(5, 9)
-    drawn = next_tokens(logits, keys(5), zeros(5), temperature=0, top_k=3, top_p=0.5)
+    drawn = next_tokens(logits, keys(5), zeros(5), Drawing(0, 3, 0.5))
     assert drawn.tolist() == logits.argmax(-1).tolist()

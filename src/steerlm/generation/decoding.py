@@ -1,376 +1,350 @@
 """The decode loop: continuous batching over one key-value cache, every shared prompt computed once.
 
-All rows of a batch are right-aligned in the columns of the cache. Every step appends one column to every row, so the
-alignment holds, and rows can leave or enter between any two steps: `_join` copies the rows that stay and the ones that
-enter into a new cache, which also expands a prompt to its samples and makes room for further columns.
+A sample has one lane per prompt that it mixes (guidance), usually one; lanes are the rows of the batch. Samples can
+leave and enter between any two steps, also while others are being decoded: `Decoder` serves requests as they come,
+`decode` a list of them.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache
 
-from steerlm.generation.sampling import next_tokens
+from steerlm.generation.prefill import Memory, Prefilled, State, forward, join, padding_mask, prefill_shared
+from steerlm.generation.sampling import Drawing, next_tokens
 
 _PREFILL_TOKENS = 16384
 """Most prompt tokens, padding included, that one forward pass computes."""
 _HEADROOM = 64
 """Free columns of a new cache, at least (unless no row can use them)."""
+_FLOOR = -1e30
+"""Stands for a logit of minus infinity where logits are mixed."""
 
 
-@dataclass
+class Lane(NamedTuple):
+    """A prompt of a sample, as token ids, and the weight of its logits; the weights of a sample sum to 1."""
+
+    prompt: tuple[int, ...]
+    weight: float = 1.0
+
+
+class LogProb(NamedTuple):
+    """Natural logarithms of probabilities at one position: of the token drawn, and of the likeliest tokens."""
+
+    drawn: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(eq=False)
 class Row:
     """One sample that is to be decoded.
 
     Attributes:
-        prompt: token ids of the prompt.
-        conversation: rows with equal numbers have the same messages and differ at most in the attributes.
+        lanes: its prompts.
+        conversation: rows with equal ones have the same messages and differ at most in the attributes.
         key: its randomness, from `sampling.sample_key`.
         limit: most tokens it may get, at least 1.
+        drawing: how its tokens are drawn.
+        num_logprobs: how many of the likeliest tokens to report with each drawn one; None for no report.
         tokens: what has been decoded so far, with the stop token at the end if there was one.
+        logprobs: of every token, if asked for: of the model's distribution, before temperature, top-k and top-p.
         stopped: whether it has ended with a stop token.
+        cancelled: set from outside: nobody wants it any more.
     """
 
-    prompt: tuple[int, ...]
-    conversation: int
+    lanes: tuple[Lane, ...]
+    conversation: Hashable
     key: int
     limit: int
+    drawing: Drawing
+    num_logprobs: int | None = None
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[LogProb] = field(default_factory=list)
     stopped: bool = False
+    cancelled: bool = False
 
     @property
     def done(self) -> bool:
-        return self.stopped or len(self.tokens) >= self.limit
-
-
-class _BufferLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer of the cache that writes into a buffer with free columns; `DynamicLayer` copies itself every step."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, end: int) -> None:
-        super().__init__()
-        self.keys, self.values, self.end = keys, values, end
-        self.dtype, self.device = keys.dtype, keys.device
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        start, self.end = self.end, self.end + key_states.shape[-2]
-        self.keys[:, :, start : self.end] = key_states
-        self.values[:, :, start : self.end] = value_states
-        return self.keys[:, :, : self.end], self.values[:, :, : self.end]
-
-    def get_seq_length(self) -> int:
-        return self.end
-
-
-@dataclass
-class _State:
-    """The cache of some rows: row i has its `lengths[i]` tokens in the last used columns."""
-
-    layers: list[_BufferLayer]
-    lengths: list[int]
-
-    @property
-    def end(self) -> int:
-        return self.layers[0].end
-
-    @property
-    def free(self) -> int:
-        return self.layers[0].keys.shape[2] - self.end
-
-
-def _join(parts: Sequence[tuple[_State, Sequence[int]]], headroom: int) -> _State:
-    """Copy the given rows of the given states into a new one with `headroom` free columns; rows may repeat."""
-    lengths = [state.lengths[i] for state, rows in parts for i in rows]
-    width = max(lengths)
-    layers = []
-    for number in range(len(parts[0][0].layers)):
-        buffers = []
-        for which in ("keys", "values"):
-            sample: torch.Tensor = getattr(parts[0][0].layers[number], which)
-            # zeros, because a masked column still takes part as 0 times its value, which must not be NaN
-            buffer = sample.new_zeros((len(lengths), sample.shape[1], width + headroom, sample.shape[3]))
-            first = 0
-            for state, rows in parts:
-                used = max(state.lengths[i] for i in rows)
-                source = getattr(state.layers[number], which)[:, :, state.end - used : state.end]
-                whole = list(rows) == list(range(len(state.lengths)))
-                buffer[first : first + len(rows), :, width - used : width] = source if whole else source[list(rows)]
-                first += len(rows)
-            buffers.append(buffer)
-        layers.append(_BufferLayer(buffers[0], buffers[1], width))
-    return _State(layers, lengths)
-
-
-def _mask(lengths: Sequence[int], width: int, capacity: int, device: torch.device) -> torch.Tensor | None:
-    """Return a bool mask (rows, capacity), False on the padding left of each row; None where there is none."""
-    if min(lengths) == width:
-        return None
-    starts = torch.tensor([width - length for length in lengths], device=device)
-    return torch.arange(capacity, device=device) >= starts[:, None]
-
-
-def _left_pad(sequences: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
-    width = max(map(len, sequences))
-    return torch.tensor([[0] * (width - len(sequence)) + list(sequence) for sequence in sequences], device=device)
-
-
-class _Prefilled(NamedTuple):
-    """The cache of some prompts and the logits (prompts, vocabulary) of the token that follows each."""
-
-    state: _State
-    logits: torch.Tensor
-
-
-def _forward(
-    model: PreTrainedModel,
-    ids_BL: torch.Tensor,
-    positions_BL: torch.Tensor,
-    mask: torch.Tensor | None,
-    cache: Cache,
-    keep: int = 1,
-) -> torch.Tensor:
-    """Run the model, extending `cache`; returns the float32 logits of the last `keep` positions, (B, keep, V)."""
-    output = model(
-        input_ids=ids_BL,
-        position_ids=positions_BL,
-        attention_mask=mask,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=keep,
-    )
-    logits: torch.Tensor = output.logits.float()
-    return logits
-
-
-def _prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> _Prefilled:
-    """Compute prompts of mixed lengths in one pass."""
-    lengths = [len(prompt) for prompt in prompts]
-    ids = _left_pad(prompts, model.device)
-    width = ids.shape[1]
-    mask = _mask(lengths, width, width, model.device)
-    starts = torch.tensor([width - length for length in lengths], device=model.device)
-    positions = (torch.arange(width, device=model.device) - starts[:, None]).clamp(min=0)
-    cache = DynamicCache()
-    logits = _forward(model, ids, positions, mask, cache)[:, -1]
-    layers = [_BufferLayer(layer.keys, layer.values, width) for layer in cache.layers]
-    return _Prefilled(_State(layers, lengths), logits)
-
-
-def _num_shared(prompts: Sequence[Sequence[int]]) -> int:
-    """Return how many leading tokens the prompts share, all of each but its last: that one's logits are wanted."""
-    limit = min(map(len, prompts)) - 1
-    columns = zip(*prompts, strict=False)
-    return next((i for i, column in enumerate(columns) if i == limit or len(set(column)) > 1), limit)
-
-
-def _prefill_shared(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], conversations: Sequence[int]
-) -> _Prefilled:
-    """`_prefill`, but what the prompts of one conversation have in common is computed once.
-
-    They differ in the attribute header only, which stands at the end (SteerLM, section 3.3).
-    """
-    members: dict[int, list[Sequence[int]]] = {}
-    for prompt, conversation in zip(prompts, conversations, strict=True):
-        members.setdefault(conversation, []).append(prompt)
-    groups = {conversation: index for index, conversation in enumerate(members)}
-    shared = {conversation: _num_shared(group) for conversation, group in members.items()}
-    if len(groups) == len(prompts) or 0 in shared.values():
-        return _prefill(model, prompts)
-    stem, _ = _prefill(model, [group[0][: shared[c]] for c, group in members.items()])
-    rest = [prompt[shared[c] :] for prompt, c in zip(prompts, conversations, strict=True)]
-    lengths = [len(tokens) for tokens in rest]
-    width = max(lengths)
-    state = _join([(stem, [groups[c] for c in conversations])], width)
-    before, device = state.end, model.device
-    # padded on the right: no gap between the shared part and the rest, which a sliding window would count
-    ids = torch.tensor([[*tokens, *[0] * (width - len(tokens))] for tokens in rest], device=device)
-    start = torch.tensor([before - length for length in state.lengths], device=device)[:, None]
-    end = torch.tensor([before + length for length in lengths], device=device)[:, None]
-    columns = torch.arange(before + width, device=device)
-    mask = (columns >= start) & (columns < end)
-    positions = torch.minimum(columns[before:], end - 1) - start
-    keep = width - min(lengths) + 1
-    logits_BKV = _forward(model, ids, positions, mask, Cache(layers=list(state.layers)), keep)
-    last = torch.tensor([length - 1 - (width - keep) for length in lengths], device=device)
-    logits = logits_BKV[torch.arange(len(rest), device=device), last]
-    whole = [len(prompt) for prompt in prompts]
-    if min(lengths) == width:
-        return _Prefilled(_State(state.layers, whole), logits)
-    # right-align: padding first, tokens after it, in order
-    order = mask.to(torch.int8).sort(dim=1, stable=True).indices[:, None, :, None]
-
-    def aligned(buffer: torch.Tensor) -> torch.Tensor:
-        return buffer.gather(2, order.to(buffer.device).expand_as(buffer))
-
-    layers = [_BufferLayer(aligned(layer.keys), aligned(layer.values), before + width) for layer in state.layers]
-    return _Prefilled(_State(layers, whole), logits)
-
-
-@dataclass
-class _Entry:
-    """A computed prompt, and its rows that have not entered the batch yet."""
-
-    prefilled: _Prefilled
-    index: int
-    rows: list[Row]
+        return self.stopped or self.cancelled or len(self.tokens) >= self.limit
 
 
 class _Queue:
-    """The rows that wait, longest prompt first, those of one prompt and of one conversation side by side."""
+    """The rows that wait, in order, and the prompts computed for them."""
 
-    def __init__(self, model: PreTrainedModel, rows: Sequence[Row]) -> None:
-        self.model = model
-        prompts: dict[tuple[int, ...], list[Row]] = {}
-        longest: dict[int, int] = {}
-        for row in rows:
-            prompts.setdefault(row.prompt, []).append(row)
-            longest[row.conversation] = max(longest.get(row.conversation, 0), len(row.prompt))
-        order = sorted(prompts.values(), key=lambda job: (-longest[job[0].conversation], job[0].conversation))
-        self._jobs = deque(order)
-        self._entries: deque[_Entry] = deque()
+    def __init__(self, model: PreTrainedModel, memory: Memory | None) -> None:
+        self._model = model
+        self._memory = memory
+        self._waiting: deque[Row] = deque()
+        self._users: Counter[tuple[int, ...]] = Counter()
+        self._computed: dict[tuple[int, ...], tuple[Prefilled, int]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._jobs or self._entries)
+    def __len__(self) -> int:
+        return len(self._waiting)
 
-    def take(self, count: int) -> tuple[list[Row], list[tuple[_State, list[int]]], list[torch.Tensor]]:
-        """Return up to `count` rows, where their caches lie (as `_join` takes them) and their logits."""
+    def add(self, rows: Sequence[Row]) -> None:
+        self._waiting.extend(rows)
+        self._users.update(lane.prompt for row in rows for lane in row.lanes)
+
+    def fits(self, count: int) -> bool:
+        """Whether a row waits that needs no more than `count` lanes; those that were cancelled are dropped."""
+        while self._waiting and self._waiting[0].done:
+            self._release(self._waiting.popleft())
+        return bool(self._waiting) and len(self._waiting[0].lanes) <= count
+
+    def take(self, count: int) -> tuple[list[Row], list[tuple[State, list[int]]], list[torch.Tensor]]:
+        """Return rows with up to `count` lanes, where their caches lie (as `join` takes them) and their logits."""
         rows: list[Row] = []
-        parts: list[tuple[_State, list[int]]] = []
-        logits: list[torch.Tensor] = []
-        while len(rows) < count and self:
-            if not self._entries:
-                self._compute(count - len(rows))
-            entry = self._entries[0]
-            taken = entry.rows[: count - len(rows)]
-            del entry.rows[: len(taken)]
-            if not entry.rows:
-                self._entries.popleft()
-            rows += taken
-            indices = [entry.index] * len(taken)
-            if parts and parts[-1][0] is entry.prefilled.state:
-                parts[-1][1].extend(indices)
+        free = count
+        while self.fits(free):
+            rows.append(self._waiting.popleft())
+            free -= len(rows[-1].lanes)
+        self._compute(rows)
+        found: list[tuple[Prefilled, list[int]]] = []
+        for lane in (lane for row in rows for lane in row.lanes):
+            prefilled, index = self._computed[lane.prompt]
+            if found and found[-1][0] is prefilled:
+                found[-1][1].append(index)
             else:
-                parts.append((entry.prefilled.state, indices))
-            logits.append(entry.prefilled.logits[indices])
+                found.append((prefilled, [index]))
+        parts = [(prefilled.state, indices) for prefilled, indices in found]
+        logits = [prefilled.logits[indices] for prefilled, indices in found]
+        for row in rows:
+            self._release(row)
         return rows, parts, logits
 
-    def _compute(self, count: int) -> None:
-        """Prefill the next prompts: enough for `count` rows, within the token limit of one pass."""
-        jobs: list[list[Row]] = []
-        while self._jobs and sum(map(len, jobs)) < count:
-            width = max(len(job[0].prompt) for job in [*jobs, self._jobs[0]])
-            if jobs and width * (len(jobs) + 1) > _PREFILL_TOKENS:
-                break
-            jobs.append(self._jobs.popleft())
-        prompts = [job[0].prompt for job in jobs]
-        prefilled = _prefill_shared(self.model, prompts, [job[0].conversation for job in jobs])
-        self._entries.extend(_Entry(prefilled, index, job) for index, job in enumerate(jobs))
+    def _release(self, row: Row) -> None:
+        for lane in row.lanes:
+            self._users[lane.prompt] -= 1
+            if self._users[lane.prompt] == 0:
+                del self._users[lane.prompt]
+                self._computed.pop(lane.prompt, None)
+
+    def _compute(self, rows: Sequence[Row]) -> None:
+        """Prefill the prompts of the rows that are not computed yet, within the token limit of one pass."""
+        missing: dict[tuple[int, ...], Hashable] = {}
+        for row in rows:
+            missing.update((lane.prompt, row.conversation) for lane in row.lanes if lane.prompt not in self._computed)
+        prompts = deque(missing)
+        while prompts:
+            chunk: list[tuple[int, ...]] = []
+            width = 0
+            while prompts:
+                width = max(width, len(prompts[0]))
+                if chunk and width * (len(chunk) + 1) > _PREFILL_TOKENS:
+                    break
+                chunk.append(prompts.popleft())
+            places = prefill_shared(self._model, chunk, [missing[prompt] for prompt in chunk], self._memory)
+            self._computed.update(zip(chunk, places, strict=True))
 
 
 @dataclass
 class _Batch:
-    """The rows that are being decoded, and what the next step needs of each."""
+    """The rows that are being decoded, and what the next step needs of each; tensors go by row (R) or by lane (B)."""
 
     rows: list[Row]
-    state: _State
+    lane_rows: list[int]
+    state: State
     mask: torch.Tensor | None
     logits_BV: torch.Tensor
-    keys_B: torch.Tensor
-    steps_B: torch.Tensor
+    keys_R: torch.Tensor
+    steps_R: torch.Tensor
     positions_B: torch.Tensor
     last_positions_B: torch.Tensor
+    row_of_B: torch.Tensor | None
+    weights_B: torch.Tensor
+    tokens_R: torch.Tensor | None = None
 
     @classmethod
-    def build(
-        cls, rows: list[Row], parts: Sequence[tuple[_State, list[int]]], logits: Sequence[torch.Tensor]
-    ) -> _Batch:
-        lengths = [len(row.prompt) + len(row.tokens) for row in rows]
+    def build(cls, rows: list[Row], parts: Sequence[tuple[State, list[int]]], logits: Sequence[torch.Tensor]) -> _Batch:
+        lane_rows = [i for i, row in enumerate(rows) for _ in row.lanes]
+        lengths = _lengths(rows)
         left = max(row.limit - len(row.tokens) for row in rows)
-        state = _join(parts, min(left, max(_HEADROOM, max(lengths))))
+        state = join(parts, min(left, max(_HEADROOM, max(lengths))))
         device = logits[0].device
-        keys, steps, last = [row.key for row in rows], [len(row.tokens) for row in rows], [_last(row) for row in rows]
+        last = [len(lane.prompt) + row.limit - 1 for row in rows for lane in row.lanes]
+        mixed = len(lane_rows) > len(rows)
         return cls(
             rows,
+            lane_rows,
             state,
-            _mask(lengths, state.end, state.end + state.free, device),
+            padding_mask(lengths, state.end, state.end + state.free, device),
             torch.cat(list(logits)),
-            torch.tensor(keys, device=device),
-            torch.tensor(steps, device=device),
+            torch.tensor([row.key for row in rows], device=device),
+            torch.tensor([len(row.tokens) for row in rows], device=device),
             torch.tensor(lengths, device=device),
             torch.tensor(last, device=device),
+            torch.tensor(lane_rows, device=device) if mixed else None,
+            torch.tensor([lane.weight for row in rows for lane in row.lanes], device=device),
         )
 
     def alive(self) -> list[int]:
+        """Return the rows that are not done."""
         return [i for i, row in enumerate(self.rows) if not row.done]
 
-    def part(self, rows: list[int]) -> tuple[_State, list[int]]:
-        self.state.lengths = [len(row.prompt) + len(row.tokens) for row in self.rows]
-        return self.state, rows
+    def lanes_of(self, rows: list[int]) -> list[int]:
+        if self.row_of_B is None:
+            return rows
+        wanted = set(rows)
+        return [b for b, row in enumerate(self.lane_rows) if row in wanted]
 
-    def forward(self, model: PreTrainedModel, tokens_B: torch.Tensor) -> None:
-        """Feed every row its token; rows that are done are carried along until the next `build`."""
+    def part(self, lanes: list[int]) -> tuple[State, list[int]]:
+        self.state.lengths = _lengths(self.rows)
+        return self.state, lanes
+
+    def draw(self) -> torch.Tensor:
+        """Return the next token of every row, (R,)."""
+        if self.row_of_B is None:
+            logits_RV = self.logits_BV
+        else:
+            weighted_BV = self.logits_BV.clamp(min=_FLOOR) * self.weights_B[:, None]
+            logits_RV = weighted_BV.new_zeros((len(self.rows), weighted_BV.shape[1]))
+            logits_RV.index_add_(0, self.row_of_B, weighted_BV)
+        groups: dict[Drawing, list[int]] = {}
+        for i, row in enumerate(self.rows):
+            groups.setdefault(row.drawing, []).append(i)
+        if len(groups) == 1:
+            tokens_R = next_tokens(logits_RV, self.keys_R, self.steps_R, self.rows[0].drawing)
+        else:
+            tokens_R = torch.empty_like(self.keys_R)
+            for drawing, members in groups.items():
+                index = torch.tensor(members, device=tokens_R.device)
+                tokens_R[index] = next_tokens(logits_RV[index], self.keys_R[index], self.steps_R[index], drawing)
+        self._report(logits_RV, tokens_R)
+        self.tokens_R = tokens_R
+        return tokens_R
+
+    def _report(self, logits_RV: torch.Tensor, tokens_R: torch.Tensor) -> None:
+        for i, row in enumerate(self.rows):
+            if row.num_logprobs is None or row.done:
+                continue
+            logprobs_V = logits_RV[i].log_softmax(dim=-1)
+            top = logprobs_V.topk(row.num_logprobs)
+            pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            row.logprobs.append(LogProb(float(logprobs_V[tokens_R[i]]), list(pairs)))
+
+    def forward(self, model: PreTrainedModel) -> None:
+        """Feed every row the token drawn for it; rows that are done are carried along until the next `build`."""
+        assert self.tokens_R is not None
+        tokens_B = self.tokens_R if self.row_of_B is None else self.tokens_R[self.row_of_B]
         mask = None if self.mask is None else self.mask[:, : self.state.end + 1]
         cache = Cache(layers=list(self.state.layers))
-        self.logits_BV = _forward(model, tokens_B[:, None], self.positions_B[:, None], mask, cache)[:, -1]
-        self.steps_B += 1
+        self.logits_BV = forward(model, tokens_B[:, None], self.positions_B[:, None], mask, cache)[:, -1]
+        self.steps_R += 1
         # a row that is done must not run past the model's position table
         self.positions_B = torch.minimum(self.positions_B + 1, self.last_positions_B)
+        self.tokens_R = None
 
 
-def _last(row: Row) -> int:
-    return len(row.prompt) + row.limit - 1
+def _lengths(rows: Sequence[Row]) -> list[int]:
+    return [len(lane.prompt) + len(row.tokens) for row in rows for lane in row.lanes]
 
 
-@torch.inference_mode()
-def decode(
-    model: PreTrainedModel,
-    rows: Sequence[Row],
-    *,
-    batch_size: int,
-    stop_ids: frozenset[int],
-    temperature: float,
-    top_k: int,
-    top_p: float,
-) -> Iterator[list[Row]]:
-    """Decode all rows, at most `batch_size` at a time, filling `row.tokens`.
+class Decoder:
+    """Decodes rows that may be added at any time, at most `batch_size` lanes of them at once."""
 
-    Rows that are done leave the batch and waiting ones enter as soon as a quarter of the batch can change.
+    def __init__(
+        self, model: PreTrainedModel, *, batch_size: int, stop_ids: frozenset[int], online: bool = False
+    ) -> None:
+        """Prepare an empty batch.
 
-    Yields:
-        After every step the rows that it finished.
-    """
-    queue, batch = _Queue(model, rows), None
-    while True:
-        alive: list[int] = batch.alive() if batch is not None else []
-        if batch is None or batch.state.free == 0 or 4 * (len(batch.rows) - len(alive)) >= len(batch.rows):
-            entering, parts, logits = queue.take(batch_size - len(alive))
-            if batch is not None and alive:
-                entering = [batch.rows[i] for i in alive] + entering
-                parts = [batch.part(alive), *parts]
-                logits = [batch.logits_BV[alive], *logits]
-            if not entering:
-                return
-            batch = _Batch.build(entering, parts, logits)
-        tokens_B = next_tokens(
-            batch.logits_BV, batch.keys_B, batch.steps_B, temperature=temperature, top_k=top_k, top_p=top_p
-        )
-        finished: list[Row] = []
-        for row, token in zip(batch.rows, tokens_B.tolist(), strict=True):
+        Args:
+            model: the model.
+            batch_size: most lanes decoded together.
+            stop_ids: tokens that end a response.
+            online: let rows enter as soon as there is a place for them, and remember prompts between them. Otherwise
+                places are filled when a quarter of the batch can change, which gives the higher throughput.
+        """
+        self._model = model
+        self._batch_size = batch_size
+        self._stop_ids = stop_ids
+        self._online = online
+        self._queue = _Queue(model, Memory() if online else None)
+        self._batch: _Batch | None = None
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Let rows wait for a place, in order."""
+        assert all(len(row.lanes) <= self._batch_size for row in rows)
+        self._queue.add(rows)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def num_running(self) -> int:
+        return 0 if self._batch is None else len(self._batch.alive())
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._queue) or self.num_running > 0
+
+    @torch.inference_mode()
+    def step(self) -> list[Row]:
+        """Give every running row one more token, after letting waiting rows take the places of those that are done.
+
+        Returns:
+            The rows that got a token.
+        """
+        batch = self._batch
+        if batch is not None and batch.tokens_R is not None and batch.alive():
+            batch.forward(self._model)
+        batch = self._refill(batch)
+        if batch is None:
+            return []
+        running = []
+        for row, token in zip(batch.rows, batch.draw().tolist(), strict=True):
             if row.done:
                 continue
             row.tokens.append(token)
-            row.stopped = token in stop_ids
-            if row.done:
-                finished.append(row)
-        yield finished
-        if any(not row.done for row in batch.rows):
-            batch.forward(model, tokens_B)
+            row.stopped = token in self._stop_ids
+            running.append(row)
+        return running
+
+    def _refill(self, batch: _Batch | None) -> _Batch | None:
+        alive = batch.alive() if batch is not None else []
+        lanes = batch.lanes_of(alive) if batch is not None else []
+        places = self._batch_size - len(lanes)
+        if batch is not None and alive and batch.state.free > 0:
+            changed = 4 * (len(batch.lane_rows) - len(lanes)) >= len(batch.lane_rows)
+            if not changed and not (self._online and self._queue.fits(places)):
+                return batch
+        rows, parts, logits = self._queue.take(places)
+        if batch is not None and alive:
+            rows = [batch.rows[i] for i in alive] + rows
+            parts = [batch.part(lanes), *parts]
+            logits = [batch.logits_BV[lanes], *logits]
+        self._batch = _Batch.build(rows, parts, logits) if rows else None
+        return self._batch
+
+
+def decode(
+    model: PreTrainedModel, rows: Sequence[Row], *, batch_size: int, stop_ids: frozenset[int]
+) -> Iterator[list[Row]]:
+    """Decode all rows, at most `batch_size` lanes at a time, filling `row.tokens`.
+
+    Yields:
+        After every step the rows that got a token.
+    """
+    decoder = Decoder(model, batch_size=batch_size, stop_ids=stop_ids)
+    decoder.add(_longest_first(rows))
+    while decoder.busy:
+        yield decoder.step()
+
+
+def _longest_first(rows: Sequence[Row]) -> list[Row]:
+    """Sort rows: longest prompt first, those of one conversation and those with the same prompts side by side."""
+    longest: dict[Hashable, int] = {}
+    numbers: dict[Hashable, int] = {}
+    first: dict[tuple[Lane, ...], int] = {}
+    for i, row in enumerate(rows):
+        length = max(len(lane.prompt) for lane in row.lanes)
+        longest[row.conversation] = max(longest.get(row.conversation, 0), length)
+        numbers.setdefault(row.conversation, i)
+        first.setdefault(row.lanes, i)
+    return sorted(rows, key=lambda row: (-longest[row.conversation], numbers[row.conversation], first[row.lanes]))

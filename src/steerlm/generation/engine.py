@@ -7,12 +7,13 @@
 
 The in-process engine works on any Hugging Face causal language model with a key-value cache. A prompt is computed once
 for all its samples, and what prompts share that differ in their attributes only, once as well. With fp32 weights a
-sample depends on its request's seed and its number alone, not on what is sampled beside it.
+sample depends on its request's seed and its number alone, not on what is sampled beside it. `steerlm.generation.online`
+serves requests that come at any time with the same loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,8 +30,9 @@ from steerlm.checkpoint.models import (
 )
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.generation.decoding import Row, decode
-from steerlm.generation.sampling import sample_key
+from steerlm.generation.decoding import Decoder, Lane, Row, decode
+from steerlm.generation.guidance import Wish, branches
+from steerlm.generation.sampling import Drawing, sample_key
 from steerlm.template import ConversationEncoder
 
 _PROMPTS_REMEMBERED = 8192
@@ -62,6 +64,11 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
+    @property
+    def drawing(self) -> Drawing:
+        """How one token is drawn."""
+        return Drawing(self.temperature, self.top_k, self.top_p)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -69,15 +76,18 @@ class Request:
 
     Attributes:
         messages: ends with a user turn; assistant turns before it carry the attributes they were written with.
-        attributes: what to ask for, full or partial; None = the schema's defaults, {} = nothing (unconditional).
+        attributes: what to ask for, full or partial; None = the schema's defaults, {} = nothing (unconditional). A
+            value of an ordinal attribute may lie between two levels.
         num_samples: how many responses.
         seed: sample i of equal requests with equal seeds is the same text.
+        guidance: how strongly attributes count (see `steerlm.generation.guidance`); 1 where none is named.
     """
 
     messages: tuple[Message, ...]
-    attributes: Mapping[str, Value] | None
+    attributes: Mapping[str, Wish] | None
     num_samples: int = 1
     seed: int = 0
+    guidance: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -163,68 +173,102 @@ class LocalEngine:
         self._context: int | None = context
         self._prompts: dict[tuple[object, ...], tuple[int, ...]] = {}
 
+    @property
+    def encoder(self) -> ConversationEncoder:
+        """Builds the prompts and reads the responses."""
+        return self._encoder
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its response; None where the model has no limit."""
+        return self._context
+
+    @property
+    def batch_size(self) -> int:
+        """Most responses decoded together."""
+        return self._batch_size
+
+    def decoder(self) -> Decoder:
+        """Return a decoder for requests that come at any time."""
+        return Decoder(self._model, batch_size=self._batch_size, stop_ids=self._stop_ids, online=True)
+
     def room(self, request: Request) -> int:
         """See `Engine.room`."""
-        return self._room(len(self._prompt(request)))
+        return self._room(max(len(lane.prompt) for lane in self._lanes(request)))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Sample]]:
         """See `Engine.generate`."""
         conversations: dict[tuple[object, ...], int] = {}
-        rows = []
+        groups = []
         for request in requests:
-            number = conversations.setdefault(_said(request.messages), len(conversations))
-            rows.append(self._rows(request, sampling, number))
-        for _ in self._decode([row for group in rows for row in group], sampling):
+            number = conversations.setdefault(said(request.messages), len(conversations))
+            groups.append(self.rows(request, sampling, number))
+        for _ in self._decode([row for group in groups for row in group]):
             pass
-        return [[self._sample(row) for row in group] for group in rows]
+        return [[self._sample(row) for row in group] for group in groups]
 
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str]:
         """See `Engine.stream`."""
-        [row, *_] = self._rows(request, sampling, 0)
-        said = ""
-        for _ in self._decode([row], sampling):
-            text = self._text(row) if row.done else _settled(self._encoder.decode(row.tokens), self.schema)
-            if len(text) > len(said):
-                assert text.startswith(said), "the decoder changed text that was already streamed"
-                yield text[len(said) :]
-                said = text
+        [row, *_] = self.rows(request, sampling, 0)
+        yielded = ""
+        for _ in self._decode([row]):
+            text = self._text(row) if row.done else settled(self._encoder.decode(row.tokens), self.schema)
+            if len(text) > len(yielded):
+                assert text.startswith(yielded), "the decoder changed text that was already streamed"
+                yield text[len(yielded) :]
+                yielded = text
 
-    def _rows(self, request: Request, sampling: Sampling, conversation: int) -> list[Row]:
-        prompt = self._prompt(request)
-        room = self._room(len(prompt))
+    def rows(
+        self, request: Request, sampling: Sampling, conversation: Hashable, num_logprobs: int | None = None
+    ) -> list[Row]:
+        """Return the samples of a request, not decoded yet.
+
+        Args:
+            request: the request.
+            sampling: how to draw.
+            conversation: equal for requests with the same messages.
+            num_logprobs: as in `Row`.
+
+        Raises:
+            UserError: as `generate`; or a request that mixes more prompts than fit into a batch.
+        """
+        lanes = self._lanes(request)
+        if len(lanes) > self._batch_size:
+            raise UserError(f"the request mixes {len(lanes)} prompts, but only {self._batch_size} fit into a batch")
+        length = max(len(lane.prompt) for lane in lanes)
+        room = self._room(length)
         if room < 1:
             raise UserError(
-                f"the prompt has {len(prompt)} tokens and the model's context only {self._context}; "
+                f"the prompt has {length} tokens and the model's context only {self._context}; "
                 "shorten it or drop its oldest turns"
             )
         limit = min(sampling.max_new_tokens, room)
         return [
-            Row(prompt, conversation, sample_key(request.seed, number), limit) for number in range(request.num_samples)
+            Row(lanes, conversation, sample_key(request.seed, number), limit, sampling.drawing, num_logprobs)
+            for number in range(request.num_samples)
         ]
 
-    def _prompt(self, request: Request) -> tuple[int, ...]:
+    def _lanes(self, request: Request) -> tuple[Lane, ...]:
+        wishes: Mapping[str, object] = self.schema.defaults if request.attributes is None else request.attributes
+        mixture = branches(self.schema, wishes, request.guidance or {})
+        return tuple(Lane(self._prompt(request.messages, branch.attributes), branch.weight) for branch in mixture)
+
+    def _prompt(self, messages: Sequence[Message], attributes: Mapping[str, Value]) -> tuple[int, ...]:
         """Return the ids of a prompt; remembers the latest ones, as callers ask for `room` first."""
-        attributes = self.schema.defaults if request.attributes is None else self.schema.validate(request.attributes)
-        key = (_said(request.messages), tuple(attributes.items()))
-        if key not in self._prompts:
+        key = (said(messages), tuple(attributes.items()))
+        prompt = self._prompts.get(key)
+        if prompt is None:
+            prompt = tuple(self._encoder.prompt(messages, attributes))
             if len(self._prompts) >= _PROMPTS_REMEMBERED:
                 self._prompts.clear()
-            self._prompts[key] = tuple(self._encoder.prompt(request.messages, attributes))
-        return self._prompts[key]
+            self._prompts[key] = prompt
+        return prompt
 
     def _room(self, length: int) -> int:
         return (1 << 31 if self._context is None else self._context) - length
 
-    def _decode(self, rows: list[Row], sampling: Sampling) -> Iterator[list[Row]]:
-        return decode(
-            self._model,
-            rows,
-            batch_size=self._batch_size,
-            stop_ids=self._stop_ids,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-        )
+    def _decode(self, rows: list[Row]) -> Iterator[list[Row]]:
+        return decode(self._model, rows, batch_size=self._batch_size, stop_ids=self._stop_ids)
 
     def _sample(self, row: Row) -> Sample:
         return Sample(self._text(row), len(row.tokens), row.stopped)
@@ -261,12 +305,12 @@ def strip_label_echo(text: str, schema: AttributeSchema) -> str:
         text = body.rstrip()
 
 
-def _said(messages: Sequence[Message]) -> tuple[object, ...]:
+def said(messages: Sequence[Message]) -> tuple[object, ...]:
     """Return what of a conversation can be seen in a prompt, hashable."""
     return tuple((m.role, m.content, tuple(sorted((m.attributes or {}).items()))) for m in messages)
 
 
-def _settled(text: str, schema: AttributeSchema) -> str:
+def settled(text: str, schema: AttributeSchema) -> str:
     """Return the part of unfinished text that later tokens cannot change or take back.
 
     Held back are characters whose bytes are not complete yet, and a last line that may turn out to be an echoed label,

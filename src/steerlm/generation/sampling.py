@@ -7,6 +7,8 @@ that top-k leaves need any noise at all.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 _MASK = (1 << 64) - 1
@@ -14,6 +16,20 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 _NOISE_BITS = 23  # (n + 0.5) / 2**23 is exact in float32 and never 0 or 1
+
+
+class Drawing(NamedTuple):
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: 0 takes the likeliest token.
+        top_k: draw from the k likeliest tokens; 0 for all.
+        top_p: of those, draw from the smallest set whose probability reaches `top_p`.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
 
 
 def _signed(value: int) -> int:
@@ -55,28 +71,19 @@ def gumbel_noise(keys_B: torch.Tensor, steps_B: torch.Tensor, tokens_BK: torch.T
     return -torch.log(-torch.log1p(-uniform_BK))
 
 
-def next_tokens(
-    logits_BV: torch.Tensor,
-    keys_B: torch.Tensor,
-    steps_B: torch.Tensor,
-    *,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-) -> torch.Tensor:
+def next_tokens(logits_BV: torch.Tensor, keys_B: torch.Tensor, steps_B: torch.Tensor, drawing: Drawing) -> torch.Tensor:
     """Draw one token per row.
 
     Args:
         logits_BV: float32 scores of the next token.
         keys_B: int64, from `sample_key`.
         steps_B: int64, number of tokens each sample already has.
-        temperature: 0 takes the likeliest token.
-        top_k: draw from the k likeliest tokens; 0 for all.
-        top_p: of those, draw from the smallest set whose probability reaches `top_p`.
+        drawing: how.
 
     Returns:
         int64 token ids, shape (B,).
     """
+    temperature, top_k, top_p = drawing
     if temperature == 0:
         return logits_BV.argmax(dim=-1)
     scores_BK = logits_BV / temperature

@@ -1,0 +1,264 @@
+"""The key-value cache of a batch, and the computation of prompts.
+
+All rows of a batch are right-aligned in the columns of the cache. Every step appends one column to every row, so the
+alignment holds, and rows can leave or enter between any two steps: `join` copies the rows that stay and the ones that
+enter into a new cache, which also expands a prompt to its samples and makes room for further columns.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+_REMEMBERED_TOKENS = 16384
+"""Most prompt tokens that `Memory` keeps."""
+
+
+class _BufferLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer of the cache that writes into a buffer with free columns; `DynamicLayer` copies itself every step."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, end: int) -> None:
+        super().__init__()
+        self.keys, self.values, self.end = keys, values, end
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        start, self.end = self.end, self.end + key_states.shape[-2]
+        self.keys[:, :, start : self.end] = key_states
+        self.values[:, :, start : self.end] = value_states
+        return self.keys[:, :, : self.end], self.values[:, :, : self.end]
+
+    def get_seq_length(self) -> int:
+        return self.end
+
+
+@dataclass
+class State:
+    """The cache of some rows: row i has its `lengths[i]` tokens in the last used columns."""
+
+    layers: list[_BufferLayer]
+    lengths: list[int]
+
+    @property
+    def end(self) -> int:
+        return self.layers[0].end
+
+    @property
+    def free(self) -> int:
+        return self.layers[0].keys.shape[2] - self.end
+
+
+def join(parts: Sequence[tuple[State, Sequence[int]]], headroom: int) -> State:
+    """Copy the given rows of the given states into a new one with `headroom` free columns; rows may repeat."""
+    lengths = [state.lengths[i] for state, rows in parts for i in rows]
+    width = max(lengths)
+    layers = []
+    for number in range(len(parts[0][0].layers)):
+        buffers = []
+        for which in ("keys", "values"):
+            sample: torch.Tensor = getattr(parts[0][0].layers[number], which)
+            # zeros, because a masked column still takes part as 0 times its value, which must not be NaN
+            buffer = sample.new_zeros((len(lengths), sample.shape[1], width + headroom, sample.shape[3]))
+            first = 0
+            for state, rows in parts:
+                used = max(state.lengths[i] for i in rows)
+                source = getattr(state.layers[number], which)[:, :, state.end - used : state.end]
+                whole = list(rows) == list(range(len(state.lengths)))
+                buffer[first : first + len(rows), :, width - used : width] = source if whole else source[list(rows)]
+                first += len(rows)
+            buffers.append(buffer)
+        layers.append(_BufferLayer(buffers[0], buffers[1], width))
+    return State(layers, lengths)
+
+
+def padding_mask(lengths: Sequence[int], width: int, capacity: int, device: torch.device) -> torch.Tensor | None:
+    """Return a bool mask (rows, capacity), False on the padding left of each row; None where there is none."""
+    if min(lengths) == width:
+        return None
+    starts = torch.tensor([width - length for length in lengths], device=device)
+    return torch.arange(capacity, device=device) >= starts[:, None]
+
+
+def _left_pad(sequences: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    width = max(map(len, sequences))
+    return torch.tensor([[0] * (width - len(sequence)) + list(sequence) for sequence in sequences], device=device)
+
+
+class Prefilled(NamedTuple):
+    """The cache of some prompts and the logits (prompts, vocabulary) of the token that follows each."""
+
+    state: State
+    logits: torch.Tensor
+
+
+def forward(
+    model: PreTrainedModel,
+    ids_BL: torch.Tensor,
+    positions_BL: torch.Tensor,
+    mask: torch.Tensor | None,
+    cache: Cache,
+    keep: int = 1,
+) -> torch.Tensor:
+    """Run the model, extending `cache`; returns the float32 logits of the last `keep` positions, (B, keep, V)."""
+    output = model(
+        input_ids=ids_BL,
+        position_ids=positions_BL,
+        attention_mask=mask,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=keep,
+    )
+    logits: torch.Tensor = output.logits.float()
+    return logits
+
+
+def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Prefilled:
+    """Compute prompts of mixed lengths in one pass."""
+    lengths = [len(prompt) for prompt in prompts]
+    ids = _left_pad(prompts, model.device)
+    width = ids.shape[1]
+    mask = padding_mask(lengths, width, width, model.device)
+    starts = torch.tensor([width - length for length in lengths], device=model.device)
+    positions = (torch.arange(width, device=model.device) - starts[:, None]).clamp(min=0)
+    cache = DynamicCache()
+    logits = forward(model, ids, positions, mask, cache)[:, -1]
+    layers = [_BufferLayer(layer.keys, layer.values, width) for layer in cache.layers]
+    return Prefilled(State(layers, lengths), logits)
+
+
+def _num_shared(prompts: Sequence[Sequence[int]]) -> int:
+    """Return how many leading tokens the prompts share, all of each but its last: that one's logits are wanted."""
+    limit = min(map(len, prompts)) - 1
+    columns = zip(*prompts, strict=False)
+    return next((i for i, column in enumerate(columns) if i == limit or len(set(column)) > 1), limit)
+
+
+class Memory:
+    """The caches of the latest conversations' prompts, so that a further setting of one computes its header only."""
+
+    def __init__(self) -> None:
+        self._prompts: OrderedDict[Hashable, tuple[Sequence[int], State]] = OrderedDict()
+        self._num_tokens = 0
+
+    def stem(self, conversation: Hashable, prompts: Sequence[Sequence[int]]) -> State | None:
+        """Return the cache of what the prompts share with the remembered one of the conversation, if there is one."""
+        if conversation not in self._prompts:
+            return None
+        self._prompts.move_to_end(conversation)
+        tokens, state = self._prompts[conversation]
+        shared = _num_shared([[*tokens, -1], *prompts])
+        if shared == 0:
+            return None
+        end = state.end - state.lengths[0] + shared
+        layers = [_BufferLayer(layer.keys[:, :, :end], layer.values[:, :, :end], end) for layer in state.layers]
+        return State(layers, [shared])
+
+    def remember(self, conversation: Hashable, prompt: Sequence[int], state: State, index: int) -> None:
+        """Keep a copy of one row of a cache, and forget the oldest where there are too many tokens."""
+        if conversation in self._prompts or len(prompt) > _REMEMBERED_TOKENS:
+            return
+        self._prompts[conversation] = (prompt, join([(state, [index])], 0))
+        self._num_tokens += len(prompt)
+        while self._num_tokens > _REMEMBERED_TOKENS:
+            _, (tokens, _) = self._prompts.popitem(last=False)
+            self._num_tokens -= len(tokens)
+
+
+def prefill_shared(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    conversations: Sequence[Hashable],
+    memory: Memory | None = None,
+) -> list[tuple[Prefilled, int]]:
+    """Compute prompts so that what those of one conversation have in common is computed once.
+
+    They differ in the attribute header only, which stands at the end (SteerLM, section 3.3).
+
+    Args:
+        model: the model.
+        prompts: mixed lengths.
+        conversations: equal where the messages are.
+        memory: of earlier calls, used and extended.
+
+    Returns:
+        Where to find each prompt: what was computed, and its row there.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for i, conversation in enumerate(conversations):
+        members.setdefault(conversation, []).append(i)
+    stems: list[tuple[State, list[int]]] = []
+    continued: list[int] = []
+    if memory is not None:
+        for conversation, rows in members.items():
+            stem = memory.stem(conversation, [prompts[i] for i in rows])
+            if stem is not None:
+                stems.append((stem, [0] * len(rows)))
+                continued += rows
+    found: dict[int, tuple[Prefilled, int]] = {}
+    if continued:
+        computed = _prefill_rest(model, stems, [prompts[i] for i in continued])
+        found |= {i: (computed, row) for row, i in enumerate(continued)}
+    fresh = {c: rows for c, rows in members.items() if rows[0] not in found}
+    if fresh:
+        order = [i for rows in fresh.values() for i in rows]
+        computed = _prefill_fresh(model, [[prompts[i] for i in rows] for rows in fresh.values()])
+        found |= {i: (computed, row) for row, i in enumerate(order)}
+    if memory is not None:
+        for conversation, rows in fresh.items():
+            where, row = found[rows[0]]
+            memory.remember(conversation, prompts[rows[0]], where.state, row)
+    return [found[i] for i in range(len(prompts))]
+
+
+def _prefill_fresh(model: PreTrainedModel, groups: Sequence[Sequence[Sequence[int]]]) -> Prefilled:
+    """Compute the prompts of some conversations, group after group."""
+    prompts = [prompt for group in groups for prompt in group]
+    shared = [_num_shared(group) for group in groups]
+    if len(groups) == len(prompts) or 0 in shared:
+        return prefill(model, prompts)
+    stem, _ = prefill(model, [group[0][:count] for group, count in zip(groups, shared, strict=True)])
+    return _prefill_rest(model, [(stem, [g for g, group in enumerate(groups) for _ in group])], prompts)
+
+
+def _prefill_rest(
+    model: PreTrainedModel, stems: Sequence[tuple[State, list[int]]], prompts: Sequence[Sequence[int]]
+) -> Prefilled:
+    """Compute prompts whose beginnings lie in `stems` (as `join` takes them)."""
+    before = max(state.lengths[i] for state, rows in stems for i in rows)
+    shared = [state.lengths[i] for state, rows in stems for i in rows]
+    rest = [prompt[count:] for prompt, count in zip(prompts, shared, strict=True)]
+    lengths = [len(tokens) for tokens in rest]
+    width = max(lengths)
+    state = join(stems, width)
+    device = model.device
+    # padded on the right: no gap between the shared part and the rest, which a sliding window would count
+    ids = torch.tensor([[*tokens, *[0] * (width - len(tokens))] for tokens in rest], device=device)
+    start = torch.tensor([before - length for length in state.lengths], device=device)[:, None]
+    end = torch.tensor([before + length for length in lengths], device=device)[:, None]
+    columns = torch.arange(before + width, device=device)
+    mask = (columns >= start) & (columns < end)
+    positions = torch.minimum(columns[before:], end - 1) - start
+    keep = width - min(lengths) + 1
+    logits_BKV = forward(model, ids, positions, mask, Cache(layers=list(state.layers)), keep)
+    last = torch.tensor([length - 1 - (width - keep) for length in lengths], device=device)
+    logits = logits_BKV[torch.arange(len(rest), device=device), last]
+    whole = [len(prompt) for prompt in prompts]
+    if min(lengths) == width:
+        return Prefilled(State(state.layers, whole), logits)
+    # right-align: padding first, tokens after it, in order
+    order = mask.to(torch.int8).sort(dim=1, stable=True).indices[:, None, :, None]
+
+    def aligned(buffer: torch.Tensor) -> torch.Tensor:
+        return buffer.gather(2, order.to(buffer.device).expand_as(buffer))
+
+    layers = [_BufferLayer(aligned(layer.keys), aligned(layer.values), before + width) for layer in state.layers]
+    return Prefilled(State(layers, whole), logits)

@@ -1,0 +1,238 @@
+"""Requests that come while others are decoded: the same tokens as alone, places that are freed, shared prompts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from steerlm.attributes import OASST
+from steerlm.conversation import Message
+from steerlm.generation.decoding import Decoder, Row
+from steerlm.generation.detokenizing import ResponseText
+from steerlm.generation.engine import LocalEngine, Request, Sampling, said
+from steerlm.generation.online import Job, QueueFull, Scheduler, SchedulerStopped
+from steerlm.template import ConversationEncoder
+from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
+
+TOKENIZER = byte_tokenizer(OASST)
+ENCODER = ConversationEncoder(TOKENIZER, OASST)
+TEXTS = ["Hi", "Why is the sky blue, and why is it red at dusk?", "Tell me a joke.", "Name three rivers in Europe."]
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return random_model(tiny_llama_config(len(TOKENIZER)), 5, 0.25)
+
+
+@pytest.fixture
+def engine(model: PreTrainedModel) -> LocalEngine:
+    return LocalEngine(model, TOKENIZER, OASST, batch_size=6)
+
+
+@pytest.fixture
+def scheduler(engine: LocalEngine) -> Iterator[Scheduler]:
+    scheduler = Scheduler(engine.decoder(), max_waiting=200)
+    yield scheduler
+    scheduler.close()
+
+
+def submit(
+    scheduler: Scheduler, engine: LocalEngine, request: Request, sampling: Sampling
+) -> tuple[Job, threading.Event]:
+    done = threading.Event()
+    jobs: list[Job] = []
+
+    def notify() -> None:
+        if jobs and (jobs[0].done or not scheduler.running):
+            done.set()
+
+    job = scheduler.submit(engine.rows(request, sampling, said(request.messages)), notify)
+    jobs.append(job)
+    if job.done:
+        done.set()
+    return job, done
+
+
+def requests() -> list[tuple[Request, Sampling]]:
+    mixed = []
+    for i in range(24):
+        wanted = {"quality": 4, "humor": i % 5} if i % 3 else {}
+        guidance = {"humor": 2.0} if i % 4 == 1 else None
+        request = Request((Message("user", TEXTS[i % 4]),), wanted, 1 + i % 2, seed=i, guidance=guidance)
+        greedy = Sampling(5 + 7 * (i % 6), temperature=0)
+        mixed.append((request, greedy if i % 2 else Sampling(30, temperature=0.5 + i / 20, top_k=i, top_p=0.9)))
+    return mixed
+
+
+def test_requests_at_any_time_get_what_they_get_alone(engine: LocalEngine, scheduler: Scheduler) -> None:
+    submitted = []
+    for i, (request, sampling) in enumerate(requests()):
+        submitted.append((request, sampling, *submit(scheduler, engine, request, sampling)))
+        if i % 5 == 4:
+            time.sleep(0.02)
+    texts = set()
+    for request, sampling, job, done in submitted:
+        assert done.wait(60)
+        alone = list(engine.rows(request, sampling, 0))
+        lonely = Decoder(engine._model, batch_size=4, stop_ids=engine._stop_ids)
+        lonely.add(alone)
+        while lonely.busy:
+            lonely.step()
+        assert [row.tokens for row in job.rows] == [row.tokens for row in alone]
+        texts.update(tuple(row.tokens) for row in job.rows)
+    assert len(texts) > 20
+    deadline = time.monotonic() + 5
+    while scheduler.num_running and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert (scheduler.num_running, scheduler.num_waiting) == (0, 0)
+
+
+def endless(model: PreTrainedModel) -> LocalEngine:
+    """An engine that never draws a stop token."""
+    ids = sorted(ENCODER.control_ids)
+
+    def never(module: object, args: object, output: torch.Tensor) -> torch.Tensor:
+        return output.index_fill(-1, torch.tensor(ids), -1e9)
+
+    fresh = random_model(tiny_llama_config(len(TOKENIZER), 100_000), 5, 0.25)
+    fresh.lm_head.register_forward_hook(never)
+    return LocalEngine(fresh, TOKENIZER, OASST, batch_size=2)
+
+
+def test_a_cancelled_request_frees_its_place(model: PreTrainedModel) -> None:
+    engine = endless(model)
+    scheduler = Scheduler(engine.decoder(), max_waiting=10)
+    long, short = Sampling(50_000, temperature=0), Sampling(5, temperature=0)
+    request = Request((Message("user", "Hi"),), None)
+    first, gone = submit(scheduler, engine, request, long)
+    submit(scheduler, engine, request, long)
+    waiting, done = submit(scheduler, engine, request, short)
+    never, never_done = submit(scheduler, engine, request, long)
+    scheduler.cancel(never)
+    assert never_done.wait(10)
+    assert not done.wait(0.2), "two places are taken"
+    scheduler.cancel(first)
+    assert gone.wait(10)
+    assert done.wait(10)
+    assert len(waiting.rows[0].tokens) == 5
+    assert not never.rows[0].tokens
+    scheduler.close()
+    with pytest.raises(SchedulerStopped):
+        submit(scheduler, engine, request, short)
+
+
+def test_the_queue_is_bounded_and_close_wakes_those_who_wait(model: PreTrainedModel) -> None:
+    engine = endless(model)
+    scheduler = Scheduler(engine.decoder(), max_waiting=4)
+    request = Request((Message("user", "Hi"),), None, num_samples=2)
+    jobs = [submit(scheduler, engine, request, Sampling(50_000)) for _ in range(2)]
+    while scheduler.num_running < 2:
+        time.sleep(0.001)
+    jobs += [submit(scheduler, engine, request, Sampling(50_000))]
+    with pytest.raises(QueueFull):
+        submit(scheduler, engine, request, Sampling(50_000))
+    scheduler.close()
+    assert all(done.wait(5) for _, done in jobs)
+    assert not any(job.done for job, _ in jobs)
+
+
+def test_an_error_while_decoding_reaches_those_who_wait(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda raised: seen.append(raised.exc_value))
+
+    def broken(*arguments: object) -> list[Row]:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(Decoder, "step", broken)
+    scheduler = Scheduler(engine.decoder(), max_waiting=4)
+    job, done = submit(scheduler, engine, Request((Message("user", "Hi"),), None), Sampling(5))
+    assert done.wait(5)
+    assert not job.done
+    assert not scheduler.running
+    scheduler._thread.join()
+    assert str(seen[0]) == "the device is gone"
+
+
+def test_a_later_setting_computes_its_header_only(engine: LocalEngine) -> None:
+    shapes: list[tuple[int, int]] = []
+    hook = engine._model.register_forward_pre_hook(
+        lambda module, arguments, named: shapes.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    decoder = engine.decoder()
+    messages = (Message("user", TEXTS[1] * 3),)
+    answers: list[Sequence[int]] = []
+    for humor in range(5):
+        rows = engine.rows(Request(messages, {"humor": humor}), Sampling(4, temperature=0), said(messages))
+        decoder.add(rows)
+        while decoder.busy:
+            decoder.step()
+        answers.append(rows[0].tokens)
+    hook.remove()
+    prompt = len(engine.encoder.prompt(messages, {"humor": 0}))
+    computed = sorted((columns for _, columns in shapes if columns > 1), reverse=True)
+    assert computed[0] == prompt
+    assert len(computed) == 5
+    assert max(computed[1:]) <= 4
+    alone = engine.generate([Request(messages, {"humor": humor}) for humor in range(5)], Sampling(4, temperature=0))
+    assert [engine.encoder.decode(tokens) for tokens in answers] == [sample.text for [sample] in alone]
+
+
+def test_remembered_prompts_are_bounded(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steerlm.generation.prefill._REMEMBERED_TOKENS", 200)
+    decoder = engine.decoder()
+    for i in range(20):
+        messages = (Message("user", f"Question number {i}: why?"),)
+        decoder.add(engine.rows(Request(messages, None), Sampling(2), said(messages)))
+        while decoder.busy:
+            decoder.step()
+    memory = decoder._queue._memory
+    assert memory is not None
+    assert 0 < memory._num_tokens <= 200
+    assert memory._num_tokens == sum(len(tokens) for tokens, _ in memory._prompts.values())
+    assert not decoder._queue._computed
+    assert not decoder._queue._users
+
+
+def texts(ids: Sequence[int], stop: Sequence[str]) -> tuple[list[str], ResponseText, str]:
+    response = ResponseText(ENCODER, stop)
+    shown = []
+    for token in ids:
+        if response.stopped:
+            break
+        response.push(token)
+        shown.append(response.shown())
+    return shown, response, response.finish(ids)
+
+
+@pytest.mark.parametrize("stop", [[], ["nowhere"], ["END"], ["END", "before"], ["e E", "END"]])
+@pytest.mark.parametrize(
+    "text", ["Grüße, 世界! 👩‍🚀 said", "It comes before END and after", "EN", "EEND", "x\nquality:4"]
+)
+def test_streamed_text_grows_to_the_text(text: str, stop: list[str]) -> None:
+    ids = [*TOKENIZER(text)["input_ids"], ENCODER.stop_ids[0]]
+    shown, response, final = texts(ids, stop)
+    places = [text.find(string) for string in stop if string in text]
+    expected = text[: min(places)] if places else text.removesuffix("\nquality:4")
+    assert final == expected
+    assert response.stopped == bool(places)
+    for earlier, later in zip(shown, [*shown[1:], final], strict=True):
+        assert later.startswith(earlier)
+        assert "\ufffd" not in earlier
+    if not places:
+        assert response.num_tokens == len(ids)
+    else:
+        assert response.num_tokens < len(ids)
+
+
+def test_bytes_that_are_no_text() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        ids = torch.randint(0, 256, (40,), generator=generator).tolist()
+        shown, _, final = texts(ids, [])
+        assert final == ENCODER.decode(ids)
+        assert all(final.startswith(piece) for piece in shown)
