@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from steerlm.attribute_models.cut_points import halves, level_of
 from steerlm.attribute_models.scoring_generative import decode_labels, label_steps, longest_label
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.checkpoint.models import (
@@ -77,7 +78,7 @@ class AttributeModel(Protocol):
         """Return the value on the schema's scale that each score stands for.
 
         The likeliest level where the model gives a distribution (as the paper's greedy decoding does), else the
-        mean, clamped to the range and rounded.
+        level whose cuts the mean lies between (`cut_points`).
         """
         ...
 
@@ -94,6 +95,7 @@ class Scorer:
         label_length: tokens that are decoded after the conversation (0 for regression).
         device: where the model is.
         autocast: whether to compute in bf16 autocast.
+        cuts: per ordinal attribute where a mean becomes the next level; not given = at the halves.
         forward: scores one batch of token sequences.
     """
 
@@ -104,6 +106,7 @@ class Scorer:
     label_length: int
     device: torch.device
     autocast: bool
+    cuts: Mapping[str, Sequence[float]]
     forward: Callable[[list[list[int]]], list[dict[str, Score]]]
 
     def score(
@@ -113,24 +116,29 @@ class Scorer:
         rows = [encode_for_scoring(self.encoder, messages, self.max_length) for messages in conversations]
         fitting = [(i, ids) for i, ids in enumerate(rows) if ids is not None]
         results: list[dict[str, Score] | None] = [None] * len(rows)
-        lengths = [len(ids) + self.label_length for _, ids in fitting]
+        for (i, _), score in zip(fitting, self.score_ids([ids for _, ids in fitting], tokens_per_batch), strict=True):
+            results[i] = score
+        return results
+
+    def score_ids(self, rows: Sequence[list[int]], tokens_per_batch: int) -> list[dict[str, Score]]:
+        """Score conversations that are ids already (`encode_for_scoring`)."""
+        results: list[dict[str, Score]] = [{} for _ in rows]
+        lengths = [len(ids) + self.label_length for ids in rows]
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             for batch in sorted_batches(lengths, tokens_per_batch):
-                scores = self.forward([fitting[b][1] for b in batch])
-                for b, score in zip(batch, scores, strict=True):
-                    results[fitting[b][0]] = score
+                for b, score in zip(batch, self.forward([rows[b] for b in batch]), strict=True):
+                    results[b] = score
         return results
 
     def values(self, scores: Mapping[str, Score]) -> dict[str, Value]:
         """See `AttributeModel.values`."""
-        return {attribute.name: _value(attribute, scores[attribute.name]) for attribute in self.schema}
+        return {attribute.name: self._value(attribute, scores[attribute.name]) for attribute in self.schema}
 
-
-def _value(attribute: Attribute, score: Score) -> Value:
-    if score.probabilities is None:
-        return attribute.round(score.mean)
-    # max keeps the first of equals: the lowest level
-    return max(attribute.levels, key=lambda level: score.probabilities[str(level)])  # type: ignore[index]
+    def _value(self, attribute: Attribute, score: Score) -> Value:
+        if score.probabilities is None:
+            return level_of(attribute, score.mean, self.cuts.get(attribute.name) or halves(attribute))
+        # max keeps the first of equals: the lowest level
+        return max(attribute.levels, key=lambda level: score.probabilities[str(level)])  # type: ignore[index]
 
 
 def encode_for_scoring(encoder: ConversationEncoder, messages: Sequence[Message], max_length: int) -> list[int] | None:
@@ -202,8 +210,8 @@ def make_scorer(
     Args:
         model: a sequence classifier (`info.kind` regression) or causal language model (generative), on its device.
         tokenizer: with its template installed.
-        info: kind, schema, `label_statistics["residual_std"]` (regression: spread in levels by attribute) and
-            `provenance["max_length"]` (the length it was trained with).
+        info: kind, schema, `label_statistics["residual_std"]` (regression: spread in levels by attribute),
+            `label_statistics["cut_points"]` and `provenance["max_length"]` (the length it was trained with).
         model_fingerprint: identifies the model in what it labels.
         precision: of the computation.
 
@@ -242,6 +250,7 @@ def make_scorer(
         label_length=label_length,
         device=model.device,
         autocast=autocast_bf16(precision),
+        cuts=info.label_statistics.get("cut_points", {}),
         forward=forward,
     )
 

@@ -20,9 +20,10 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from steerlm.attribute_models.cut_points import fit_cut_points
 from steerlm.attribute_models.examples import AttributeData, label_codes, read_attribute_data, require_all_labelled
 from steerlm.attribute_models.report import attribute_reports, label_warnings, residual_std
-from steerlm.attribute_models.scoring import context_length, make_scorer
+from steerlm.attribute_models.scoring import Scorer, context_length, make_scorer
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.label_statistics import label_statistics
 from steerlm.checkpoint.model_card import model_card
@@ -50,6 +51,8 @@ from steerlm.training.trainer import Objective
 
 _HEAD_EXAMPLES, _HEAD_TOKENS = 8, 64
 """Examples, and tokens at their end, that show where the inputs of a head without bias lie."""
+_CUT_POINT_EXAMPLES = 4096
+"""Training examples that show where predictions are cut into levels."""
 
 
 def train_attribute_model(
@@ -249,6 +252,8 @@ def _score_and_save(
         },
     )
     scorer = make_scorer(model.to(default_device()), tokenizer, info, "", config.precision)
+    if config.kind == "regression":
+        scorer = dataclasses.replace(scorer, cuts=_cut_points(scorer, learned, config.tokens_per_batch, seed))
     scored = scorer.score([turn.messages for turn in held_out.turns], config.tokens_per_batch)
     scores = [score for score in scored if score is not None]
     assert len(scores) == len(held_out.turns), "only turns that fit are kept"
@@ -258,10 +263,28 @@ def _score_and_save(
     spread |= residual_std(held_out.turns, scores, schema)
     means = {attribute.name: float(np.nanmean(labels[attribute.name])) for attribute in schema.ordinal}
     values = [scorer.values(score) for score in scores]
-    found = {"residual_std": spread, **attribute_reports(held_out.turns, scores, values, schema, means, seed)}
-    info = dataclasses.replace(info, label_statistics={**statistics, "residual_std": spread})
+    found = {
+        "residual_std": spread,
+        "cut_points": scorer.cuts,
+        **attribute_reports(held_out.turns, scores, values, schema, means, seed),
+    }
+    statistics |= {"residual_std": spread, "cut_points": scorer.cuts}
+    info = dataclasses.replace(info, label_statistics=statistics)
     save_model(out / "model", model, tokenizer, info, _card(info, {**report, **found}))
     return found
+
+
+def _cut_points(scorer: Scorer, data: AttributeData, tokens_per_batch: int, seed: int) -> dict[str, tuple[float, ...]]:
+    """Fit the cuts on training examples: the few held-out ones would only fit their noise."""
+    rows = np.sort(np.random.default_rng(seed).permutation(len(data.labels_N_K))[:_CUT_POINT_EXAMPLES])
+    scores = scorer.score_ids([data.examples.example(int(i), 0).input_ids.tolist() for i in rows], tokens_per_batch)
+    labels = dict(zip(data.schema.names, data.labels_N_K[rows].T.astype(np.float64), strict=True))
+    return {
+        attribute.name: fit_cut_points(
+            attribute, labels[attribute.name], np.array([score[attribute.name].mean for score in scores])
+        )
+        for attribute in data.schema.ordinal
+    }
 
 
 def _warnings(learned: AttributeData, held_out: AttributeData) -> list[str]:

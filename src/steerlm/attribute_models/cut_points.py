@@ -1,0 +1,62 @@
+"""Where real-valued predictions are cut into levels.
+
+Ratings cannot leave their scale, so noise pushes the mean rating of the lowest level up and that of the highest down,
+and a model that predicts means is off by a level there when it is rounded at the halves. The cut between two levels is
+therefore put where the people's labels disagree least with the side that a prediction falls on: the levels are then
+the conditional medians of the ratings, which clipping does not move.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from steerlm.attributes import Attribute
+
+_FEWEST_LABELS = 200
+"""With fewer labels the cuts would be noise; the halves stay."""
+
+
+def halves(attribute: Attribute) -> tuple[float, ...]:
+    """Return the cuts of ordinary rounding."""
+    return tuple(level + 0.5 for level in range(attribute.minimum, attribute.maximum))
+
+
+def fit_cut_points(
+    attribute: Attribute, labels_N: npt.NDArray[np.float64], predictions_N: npt.NDArray[np.float64]
+) -> tuple[float, ...]:
+    """Return the cut between each level and the next that minimises the mean absolute error of the levels.
+
+    That error is the sum over cuts of the share of labels on the other side of the cut than their prediction, so each
+    cut is found on its own, exactly, between its two levels. Of equally good ones the nearest to the half is taken.
+
+    Args:
+        attribute: ordinal.
+        labels_N: people's labels on the scale, real-valued where several were averaged; NaN = none.
+        predictions_N: the model's predictions of them.
+    """
+    given = ~np.isnan(labels_N)
+    if given.sum() < _FEWEST_LABELS:
+        return halves(attribute)
+    order = np.argsort(predictions_N[given], kind="stable")
+    predictions_M, labels_M = predictions_N[given][order], labels_N[given][order]
+    return tuple(_best_cut(half, predictions_M, labels_M >= half) for half in halves(attribute))
+
+
+def _best_cut(half: float, predictions_M: npt.NDArray[np.float64], above_M: npt.NDArray[np.bool_]) -> float:
+    """Return the cut within half a level of `half` that splits sorted predictions best into below and above."""
+    below_wrong = np.concatenate([[0], np.cumsum(above_M)])
+    above_wrong = np.concatenate([np.cumsum(~above_M[::-1])[::-1], [0]])
+    inner = predictions_M[(predictions_M > half - 0.5) & (predictions_M < half + 0.5)]
+    candidates = np.concatenate([[half], (inner[1:] + inner[:-1]) / 2])
+    errors = (below_wrong + above_wrong)[np.searchsorted(predictions_M, candidates, side="left")]
+    best = candidates[errors == errors.min()]
+    return round(float(best[np.argmin(np.abs(best - half))]), 4)
+
+
+def level_of(attribute: Attribute, prediction: float, cuts: Sequence[float]) -> int:
+    """Return the level of a prediction; one that lies on a cut belongs above it."""
+    return attribute.minimum + bisect_right(cuts, prediction)
