@@ -64,6 +64,13 @@ def test_mistakes_name_the_place_the_value_and_the_fix(dotted: str, value: Any, 
         assert word in str(error.value)
 
 
+def test_human_labels_cannot_condition_bootstrapped_samples() -> None:
+    labels = with_value("train_sft.labels", "human")
+    assert build_recipe(labels).train_sft.labels == "human"
+    with pytest.raises(UserError, match="nobody labels bootstrapped samples"):
+        build_recipe(labels | {"bootstrap": {"samples_per_prompt": 2}})
+
+
 def test_two_sources_of_one_name_are_refused() -> None:
     source = {"name": "a", "format": "messages", "path": "x.jsonl"}
     with pytest.raises(UserError, match="'a' stands twice"):

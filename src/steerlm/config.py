@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError, did_you_mean
+from steerlm.evaluate_config import ClassifierConfig as ClassifierConfig
+from steerlm.evaluate_config import EvaluateConfig as EvaluateConfig
+from steerlm.evaluate_config import Section as Section
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
 SourceFormat = Literal[
@@ -28,12 +31,6 @@ SourceFormat = Literal[
     "sharegpt",
     "alpaca",
 ]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SourceConfig(Section):
@@ -208,29 +205,31 @@ class BootstrapConfig(Section):
     epochs: float | None = Field(None, gt=0, description="Epochs of the second fine-tuning; null: those of train_sft.")
 
 
-class EvaluateConfig(Section):
-    """Sweep every dial on held-out prompts and measure what comes out."""
+class BaselinesConfig(Section):
+    """Alignment baselines beside SteerLM, at equal data and tokens; `steerlm baselines`."""
 
-    prompts: Path | None = Field(
-        None, description="JSONL of conversations that end with a user turn; null: the validation prompts."
+    sft_share: float = Field(
+        0.7, gt=0, lt=1, description="Share of the token budget that DPO and RLOO spend on plain SFT first."
     )
-    num_prompts: int | None = Field(48, ge=2, description="Prompts used (null: all).")
-    samples_per_prompt: int = Field(1, ge=1, description="Samples per prompt and setting.")
-    settings: tuple[Literal["defaults", "extremes", "random"], ...] = Field(
-        ("defaults", "random"),
-        min_length=1,
-        description="What the other dials stand at while one is swept: their defaults, either end of their scale, or "
-        "combinations drawn from those in the training data.",
+    dpo_learning_rates: tuple[float, ...] = Field(
+        (1e-6,), min_length=1, description="Peak learning rates of DPO; the best by the attribute model counts."
     )
-    measure: Literal["playground", "text", "none"] = Field(
-        "text", description="Exact measures computed from the text itself."
+    dpo_beta: float = Field(0.1, gt=0, description="DPO's beta: how strongly it holds on to the SFT model.")
+    dpo_batch_size: int = Field(32, ge=1, description="Pairs per optimizer step.")
+    rloo_learning_rates: tuple[float, ...] = Field(
+        (1e-6,), min_length=1, description="Learning rates of RLOO; the best by the attribute model counts."
     )
-    attribute_models: tuple[Path, ...] = Field((), description="Further, independent attribute models used as scorers.")
-    temperature: float = Field(0.7, ge=0, description="Sampling temperature (0 = greedy).")
-    top_k: int = Field(50, ge=0, description="Sample from the k likeliest tokens (0: all).")
-    max_new_tokens: int = Field(512, ge=1, description="Longest response.")
-    batch_size: int = Field(64, ge=1, description="Sequences sampled together.")
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Precision of sampling and scoring.")
+    rloo_beta: float = Field(0.05, ge=0, description="RLOO's weight of the divergence from the SFT model.")
+    rloo_batch_size: int = Field(64, ge=2, description="Responses sampled per optimizer step.")
+    num_generations: int = Field(4, ge=2, description="Responses per prompt in RLOO; divides the batch.")
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> BaselinesConfig:
+        if self.rloo_batch_size % self.num_generations:
+            raise ValueError(
+                f"rloo_batch_size {self.rloo_batch_size} is no multiple of num_generations {self.num_generations}"
+            )
+        return self
 
 
 class Recipe(Section):
@@ -250,6 +249,7 @@ class Recipe(Section):
     train_sft: TrainSftConfig
     bootstrap: BootstrapConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
+    baselines: BaselinesConfig | None = None
 
     @property
     def schema_(self) -> AttributeSchema:
@@ -265,6 +265,11 @@ class Recipe(Section):
             for name in self.bootstrap.quality_attributes:
                 if schema[name].best is None:
                     raise ValueError(f"bootstrap.quality_attributes: {name!r} has no best end in the schema")
+            if self.train_sft.labels == "human":
+                raise ValueError(
+                    "train_sft.labels is human, but nobody labels bootstrapped samples: use labels: predicted, or leave "
+                    "bootstrap out"
+                )
         names = [source.name for source in self.prepare.sources]
         for name in names:
             if names.count(name) > 1:

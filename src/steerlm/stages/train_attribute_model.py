@@ -46,7 +46,7 @@ from steerlm.files import write_json
 from steerlm.template import ConversationEncoder, install_template
 from steerlm.training.batching import RegressionExamples
 from steerlm.training.checkpoints import claim
-from steerlm.training.loop import train
+from steerlm.training.loop import BEST, train
 from steerlm.training.trainer import Objective
 
 _HEAD_EXAMPLES, _HEAD_TOKENS = 8, 64
@@ -164,7 +164,7 @@ def _plain_model(
 ) -> PreTrainedModel:
     """Return the trained model in one piece and without adapters, which are kept beside it."""
     sharded = config.fsdp or config.deepspeed is not None
-    best = out / "checkpoints" / f"checkpoint-{best_step}"
+    best = out / BEST if sharded else out / "checkpoints" / f"checkpoint-{best_step}"
     if config.lora is not None:
         # 4-bit weights would lose the adapter, and no rank holds sharded ones: read both again
         again = (best, config.base_model) if sharded or config.lora.quantize_4bit else None
