@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from steerlm.rating.arguments import add_rate
+
 _EPILOG = """\
 examples:
   steerlm run recipes/playground.yaml                  all four steps on the CPU, in minutes
@@ -66,6 +68,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_ablate(commands.add_parser("ablate", help="rerun the paper's ablation ladder on a recipe, with several seeds"))
 
+    _add_judge(commands.add_parser("judge", help="let an LLM compare or rate answers; re-analyse stored judgements"))
+
+    _add_baselines(
+        commands.add_parser("baselines", help="train DPO, RLOO and plain SFT beside SteerLM, at equal tokens")
+    )
+
+    add_rate(commands.add_parser("rate", help="let people compare or rate answers on a local web page"))
+
     chat = commands.add_parser(
         "chat",
         allow_abbrev=False,  # an attribute may be called `max` or `sys`
@@ -96,6 +106,45 @@ def _add_ablate(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder to write to (default: the recipe's run folder and -ablation)")
     parser.add_argument("--dry-run", action="store_true", help="list the rungs and estimate cost, compute nothing")
+    _add_overrides(parser)
+
+
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    protocols = ("vicuna", "mt-bench-pair", "mt-bench-single", "rubric")
+    parser.add_argument("--protocol", choices=protocols, help="what to ask the judge")
+    parser.add_argument(
+        "--questions", type=Path, help="questions, JSONL (default: from answers that are conversations)"
+    )
+    parser.add_argument(
+        "--answers", action="append", default=[], metavar="NAME=FILE", help="a system's answers, JSONL (repeatable)"
+    )
+    parser.add_argument("--references", type=Path, help="reference answers, JSONL (mt-bench)")
+    parser.add_argument(
+        "--baseline", metavar="NAME", help="compare with this system only, and give scores as its share"
+    )
+    parser.add_argument("--attributes", help="schema preset or YAML file: what the rubric rates")
+    parser.add_argument("--reviews", type=Path, nargs="+", default=[], help="re-analyse stored judgements, ask nobody")
+    parser.add_argument("--reparse", action="store_true", help="with --reviews: read the stored outputs anew")
+    parser.add_argument("--out", type=Path, help="folder to write to; run again, it pays for nothing twice")
+    parser.add_argument("--base-url", help="OpenAI-compatible endpoint (default: OPENAI_BASE_URL)")
+    parser.add_argument("--model", help="the judge (default: STEERLM_JUDGE_MODEL); its key is OPENAI_API_KEY")
+    parser.add_argument("--temperature", type=float, default=0.0, help="of the judge (default: %(default)s)")
+    parser.add_argument(
+        "--reasoning", action="store_true", help="the judge takes no temperature, and max_completion_tokens"
+    )
+    parser.add_argument("--max-in-flight", type=int, default=8, help="requests at once (default: %(default)s)")
+    parser.add_argument("--price-in", type=float, help="price of a million tokens read, for the estimate")
+    parser.add_argument("--price-out", type=float, help="price of a million tokens written")
+    parser.add_argument("--dry-run", action="store_true", help="estimate requests, tokens and cost; ask nobody")
+    parser.add_argument("--yes", action="store_true", help="do not ask before it costs money")
+
+
+def _add_baselines(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", type=Path, help="YAML recipe")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds, from the recipe's on (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, help="folder of `steerlm ablate`; what is there is used again (default: as there)"
+    )
     _add_overrides(parser)
 
 
@@ -197,6 +246,14 @@ def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
         return commands.report(arguments)
     if command == "ablate":
         return commands.ablate(arguments)
+    if command == "baselines":
+        return commands.baselines(arguments)
+    if command == "judge":
+        return commands.judge(arguments)
+    if command == "rate":
+        from steerlm.rating.commands import rate
+
+        return rate(arguments)
     if command == "chat":
         return commands.chat(arguments, rest)
     if command == "export-nemo":

@@ -209,6 +209,73 @@ def ablate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def judge(arguments: argparse.Namespace) -> int:
+    """`steerlm judge`."""
+    from steerlm.judging.client import Endpoint, JudgeClient
+    from steerlm.judging.printing import confirm, print_results
+    from steerlm.stages import judge as stage
+
+    out: Path | None = arguments.out
+    if out is None:
+        raise UserError("--out is missing; give the folder to write to")
+    files = _named_files(arguments.answers, "--answers")
+    systems = stage.read_systems(files)
+    if arguments.reviews:
+        results = stage.analyse(arguments.reviews, systems, out, arguments.baseline, arguments.reparse)
+        print_results(results, out, console)
+        return 0
+    protocol = arguments.protocol
+    if protocol is None or not systems:
+        raise UserError("give --protocol and --answers NAME=FILE per system, or stored judgements with --reviews")
+    questions = stage.questions_for(arguments.questions, list(files.values()), arguments.references)
+    schema = _schema(arguments) if protocol == "rubric" else None
+    asks = stage.build_asks(protocol, questions, systems, arguments.baseline, schema)
+    client = JudgeClient(
+        Endpoint.from_environment(arguments.base_url, arguments.model),
+        out / "replies.jsonl",
+        arguments.max_in_flight,
+        arguments.temperature,
+        arguments.reasoning,
+    )
+    if bare := stage.without_reference(protocol, questions):
+        console.print(f"{len(bare)} questions are judged without the reference answers of MT-bench (--references)")
+    cost = client.estimate([ask.prompt for ask in asks])
+    if not confirm(cost, arguments.price_in, arguments.price_out, arguments.dry_run, arguments.yes, console):
+        return 0
+    results = stage.run_judge(asks, questions, systems, client, out, arguments.baseline)
+    print_results(results, out, console)
+    return 1 if results["counts"]["failed"] else 0
+
+
+def _named_files(texts: list[str], option: str) -> dict[str, Path]:
+    """Parse repeated NAME=FILE options; without a name the file's own name counts."""
+    files: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        name = name if equals else Path(text).name.split(".")[0]
+        if name in files:
+            raise UserError(f"{option} {text!r}: {name!r} stands twice; name the systems with NAME=FILE")
+        files[name] = Path(path if equals else text)
+    return files
+
+
+def baselines(arguments: argparse.Namespace) -> int:
+    """`steerlm baselines RECIPE`."""
+    from steerlm.ablation.rungs import in_folder
+
+    recipe, out = in_folder(arguments.recipe, parse_overrides(arguments.overrides), arguments.out)
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, got {arguments.seeds}")
+    _quiet()
+    from steerlm.stages.baselines import baselines as train
+
+    train(recipe, arguments.seeds, out, _notify)
+    text = (out / "baselines.md").read_text(encoding="utf-8")
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"results  {out / 'baselines.json'}")
+    return 0
+
+
 def chat(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`steerlm chat MODEL --humor 3`."""
     _quiet()

@@ -19,8 +19,8 @@ _TUPLE_LINE = re.compile(
 )
 _NAMED_TUPLE = re.compile(rf"\btuple(?: is| would be)?:?\s*[`*]*\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)", re.IGNORECASE)
 _LABELLED = re.compile(
-    rf"\bAssistant ([12])(?:'s score)?\*{{0,2}}[ \t]*[:=][ \t]*\*{{0,2}}({_NUMBER})"
-    r"\*{0,2}(?:[ \t]*/[ \t]*10| out of 10)?(?=[ \t]*(?:$|[()\n,;]|\.(?!\d)|and\b|-[ \t]))",
+    rf"\bAssistant ([12])(?:'s score)?\*{{0,2}}[ \t]*[:=][ \t]*\*{{0,2}}[ \t]*({_NUMBER})"
+    r"\*{0,2}(?:[ \t]*/[ \t]*10| out of 10)?(?=[ \t]*(?:$|[()\n,;]|\.(?!\d)|and\b|-[ \t]+[A-Za-z]))",
 )
 _PROSE = re.compile(rf"\bAssistant ([12]) a score of ({_NUMBER})(?:/10| out of 10)?(?![\d.]*\d)")
 _SCORE_RANGE = (0.0, 10.0)
@@ -55,32 +55,33 @@ def parse(kind: str, text: str, attribute: Attribute | None = None, finish_reaso
     """
     if not text.strip():
         return Parsed(problem=f"empty output (finish reason {finish_reason})")
-    if kind in ("vicuna-general", "vicuna-coding"):
-        return parse_score_pair(text)
-    if finish_reason == "length":
-        return Parsed(problem="cut off before its verdict (raise --max-tokens)")
-    if kind == "vicuna-math":
-        return parse_score_pair(text, anywhere=True)
+    cut_off = finish_reason == "length"
+    if kind.startswith("vicuna"):
+        return parse_score_pair(text, first_line_only=cut_off)
+    if cut_off:
+        return Parsed(problem="cut off before its verdict")
     if kind == "rubric":
         assert attribute is not None
         return parse_level(text, attribute)
     return parse_letter(text) if kind.startswith("pair-") else parse_rating(text)
 
 
-def parse_score_pair(text: str, anywhere: bool = False) -> Parsed:
-    """Read two scores: on the first line, as the Vicuna prompts ask.
+def parse_score_pair(text: str, first_line_only: bool = False) -> Parsed:
+    """Read the two scores of a Vicuna prompt.
+
+    The first line may be nothing but the scores, as the general and coding prompts ask. Else they may come at the end,
+    as the math prompt asks: a tuple on a line of its own or named as such, `Assistant 1: 8` and `Assistant 2: 6`, or
+    the same in words. Any other tuple inside a sentence may be a coordinate and does not count.
 
     Args:
         text: the output.
-        anywhere: the scores may also come at the end, as the math prompt asks: a tuple on a line of its own or named
-            as such, `Assistant 1: 8` and `Assistant 2: 6`, or the same in words. Any other tuple inside a sentence
-            may be a coordinate and does not count.
+        first_line_only: the output was cut off, so what stands last is not the judge's last word.
     """
     first_line = text.strip().splitlines()[0].strip()
     if found := _PAIR_LINE.fullmatch(first_line) or _TUPLE_LINE.fullmatch(first_line):
         return _score_pair(float(found[1]), float(found[2]))
-    if not anywhere:
-        return Parsed(problem="the first line is not two scores")
+    if first_line_only:
+        return Parsed(problem="cut off before its verdict")
     forms = (_last_tuple(text), _last_of_both(_LABELLED.findall(text)), _last_of_both(_PROSE.findall(text)))
     stated = {pair for pair in forms if pair is not None}
     if not stated:

@@ -24,7 +24,7 @@ PairProtocol = Literal["vicuna", "mt-bench-pair"]
 Protocol = Literal["vicuna", "mt-bench-pair", "mt-bench-single", "rubric"]
 
 _VICUNA_PROMPTS = {"coding": "vicuna-coding", "math": "vicuna-math"}
-_REFERENCE_CATEGORIES = ("math", "reasoning", "coding")
+REFERENCE_CATEGORIES = ("math", "reasoning", "coding")
 """The categories of MT-bench that are judged against a reference answer."""
 
 
@@ -223,7 +223,7 @@ def _fill(kind: str, question: Question, fields: Mapping[str, str], max_tokens: 
 
 def _use_reference(question: Question, turn: int) -> bool:
     """As FastChat: by category. A question without a reference is judged by the general prompt."""
-    return question.category in _REFERENCE_CATEGORIES and len(question.references) >= turn
+    return question.category in REFERENCE_CATEGORIES and len(question.references) >= turn
 
 
 def _num_turns(question: Question, given: Sequence[str]) -> int:
