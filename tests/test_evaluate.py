@@ -21,8 +21,9 @@ from steerlm.checkpoint.models import CheckpointInfo
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Conversation, Message, Score, write_conversations
 from steerlm.errors import UserError
-from steerlm.evaluation import metrics
-from steerlm.evaluation.sweeping import coverage, make_plan, read_prompts, sweep_levels
+from steerlm.evaluation import metrics, observing
+from steerlm.evaluation.coverage import coverage
+from steerlm.evaluation.sweeping import make_plan, read_prompts, sweep_levels
 from steerlm.generation.engine import Request, Sample, Sampling
 from steerlm.stages import evaluate as stage
 
@@ -271,7 +272,7 @@ def test_comparison_is_paired(world: World):
 
 
 def test_interrupted_anywhere_ends_with_the_same_bytes(world: World, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stage, "CHUNK", 50)
+    monkeypatch.setattr(observing, "CHUNK", 50)
     models = {"sft": world.model("sft", noisy), "bootstrap": world.model("bootstrap", exact)}
     annotator = world.folder / "annotator"
     world.evaluate("whole", annotator, **models)

@@ -21,6 +21,7 @@ from steerlm.evaluation.estimates import (
     FloatArray,
     Weights,
     cluster_bootstrap,
+    estimate_share,
     mean,
     mean_absolute_error,
     slope,
@@ -40,6 +41,7 @@ class Sweeps:
         requested: the level asked for (the index of the category for a categorical dial).
         cluster: group of the prompt.
         series: observations of one sweep (same prompt, context, other dials and seed) share a number.
+        seen: whether the whole setting asked for occurs among the training labels.
         obtained: per attribute (or text statistic) what a scorer measured; NaN where it gave nothing.
     """
 
@@ -48,6 +50,7 @@ class Sweeps:
     requested: FloatArray
     cluster: NDArray[np.int64]
     series: NDArray[np.int64]
+    seen: Mask
     obtained: Mapping[str, FloatArray]
 
     def of(self, dial: str, measured: str, context: str | None = None) -> Mask:
@@ -69,9 +72,10 @@ def fidelity_report(sweeps: Sweeps, schema: AttributeSchema) -> dict[str, Any]:
 
     Returns:
         JSON-able. `dials`: per attribute `dial_report`; `leakage`: per dial i and attribute j the change of j per
-        level of i, on j's scale (its diagonal is each dial's own slope); `largest_leak`: the largest of all off the
-        diagonal; `quality_cost`: per dial, for the attributes whose best end is the highest, the change from the
-        dial's lowest to its highest level.
+        level of i, on j's scale (its diagonal is each dial's own slope); `responses`: the mean of every j at every
+        level of i, which also shows an effect that is no straight line; `largest_leak`: the largest of all slopes off
+        the diagonal; `quality_cost`: per dial, for the attributes whose best end is the highest, the change from the
+        dial's lowest to its highest level; `categorical`: per categorical attribute `category_dial_report`.
     """
     measured = [a for a in schema.ordinal if a.name in sweeps.obtained and np.isfinite(sweeps.obtained[a.name]).any()]
     swept = [a for a in schema.ordinal if (sweeps.dial == a.name).any()]
@@ -87,8 +91,14 @@ def fidelity_report(sweeps: Sweeps, schema: AttributeSchema) -> dict[str, Any]:
     return {
         "dials": {a.name: {**dial_report(sweeps, a), "largest_leak": largest[a.name]} for a in swept if a in measured},
         "leakage": leakage,
+        "responses": {i.name: {j.name: response_curve(sweeps, i.name, j.name) for j in measured} for i in swept},
         "largest_leak": max(leaks, key=lambda leak: leak["value"]) if leaks else None,
         "quality_cost": {i.name: _quality_cost(sweeps, i, measured) for i in swept},
+        "categorical": {
+            a.name: category_dial_report(sweeps, a)
+            for a in schema
+            if a.kind == "categorical" and a.name in sweeps.obtained and (sweeps.dial == a.name).any()
+        },
     }
 
 
@@ -99,7 +109,9 @@ def dial_report(sweeps: Sweeps, attribute: Attribute) -> dict[str, Any]:
         JSON-able: `n`, `clusters`; estimates `spearman` (pooled), `spearman_per_prompt` (mean over sweeps; a sweep
         without any change counts 0), `monotonicity` (share of level pairs in the right order, ties half), `mae`
         (control error in levels), `slope` (1 = exact), `exact` (share that rounds to the level asked for); the same
-        four for each context; `curve`: per level asked for the mean obtained.
+        four per context; `support`: error and exact share for settings `seen` and `unseen` in training, where there
+        are both; `curve`: per level asked for the mean obtained; `constant`: the only value ever obtained, None where
+        it varies.
     """
     name = attribute.name
     obtained, requested = sweeps.obtained[name], sweeps.requested
@@ -109,21 +121,30 @@ def dial_report(sweeps: Sweeps, attribute: Attribute) -> dict[str, Any]:
     clusters = [cluster for x, _, cluster in order if math.isfinite(x)]
     rounded = np.array([attribute.round(x) if math.isfinite(x) else math.nan for x in obtained])
 
-    def errors(mask: Mask) -> dict[str, Any]:
+    def misses(mask: Mask) -> dict[str, Any]:
         return {
-            "spearman": sweeps.estimate(spearman, mask, requested, obtained),
+            "n": int(mask.sum()),
             "mae": sweeps.estimate(mean_absolute_error, mask, requested, obtained),
-            "slope": sweeps.estimate(slope, mask, requested, obtained),
             "exact": sweeps.estimate(mean, mask, (rounded == requested).astype(np.float64)),
         }
 
+    def errors(mask: Mask) -> dict[str, Any]:
+        return {
+            **misses(mask),
+            "spearman": sweeps.estimate(spearman, mask, requested, obtained),
+            "slope": sweeps.estimate(slope, mask, requested, obtained),
+        }
+
+    values = np.unique(obtained[rows])
+    support = {"seen": rows & sweeps.seen, "unseen": rows & ~sweeps.seen}
     return {
-        "n": int(rows.sum()),
         "clusters": len(np.unique(sweeps.cluster[rows])),
+        "constant": float(values[0]) if len(values) == 1 else None,
         **errors(rows),
         "spearman_per_prompt": cluster_bootstrap(mean, [per_series[:, 0]], clusters).to_dict(),
         "monotonicity": cluster_bootstrap(mean, [per_series[:, 1]], clusters).to_dict(),
         "contexts": {context: errors(sweeps.of(name, name, context)) for context in sweeps.contexts()},
+        "support": {k: misses(mask) for k, mask in support.items()} if all(m.any() for m in support.values()) else {},
         "curve": response_curve(sweeps, name, name),
     }
 
@@ -141,15 +162,26 @@ def response_curve(sweeps: Sweeps, dial: str, measured: str) -> list[dict[str, A
 
 
 def category_dial_report(sweeps: Sweeps, attribute: Attribute) -> dict[str, Any]:
-    """Report how a categorical attribute follows its dial: share of answers in the category asked for."""
+    """Report how a categorical attribute follows its dial.
+
+    Returns:
+        JSON-able: `n`, `accuracy` (share of answers in the category asked for), and `confusion`: per category asked for
+        the share of answers in each category.
+    """
     rows = sweeps.of(attribute.name, attribute.name)
-    hits = (sweeps.obtained[attribute.name] == sweeps.requested).astype(np.float64)
+    obtained = sweeps.obtained[attribute.name]
+
+    def share(mask: Mask, hits: Mask) -> dict[str, Any]:
+        return estimate_share(hits[mask].astype(np.float64), sweeps.cluster[mask]).to_dict()
+
     return {
         "n": int(rows.sum()),
-        "accuracy": sweeps.estimate(mean, rows, hits),
-        "categories": {
-            category: sweeps.estimate(mean, rows & (sweeps.requested == i), hits)
-            for i, category in enumerate(attribute.categories)
+        "accuracy": share(rows, obtained == sweeps.requested),
+        "confusion": {
+            asked: {
+                got: share(rows & (sweeps.requested == i), obtained == j) for j, got in enumerate(attribute.categories)
+            }
+            for i, asked in enumerate(attribute.categories)
         },
     }
 

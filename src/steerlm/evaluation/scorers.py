@@ -20,7 +20,7 @@ from steerlm.evaluation import measures
 Measure = Callable[[Sequence[Message]], dict[str, float]]
 """What the last turn of a conversation measures, by attribute (on its scale) or by the name of a statistic."""
 Measured = Mapping[str, float] | None
-"""Attribute -> level (or index of the category); None where the scorer has no answer."""
+"""Attribute -> level (or index of the category), some of them perhaps missing; None where the scorer has no answer."""
 
 _TOKENS_PER_BATCH = 16384
 
@@ -30,7 +30,7 @@ class Scorer:
     """Who measured.
 
     Attributes:
-        id: `measure`, `attribute-model-<number>` or `annotator`.
+        id: `measure`, `attribute-model-<number>`, `classifier-<number>`, `judge` or `annotator`.
         label: for people.
         independent: whether it had no part in labelling the training data.
         attributes: what it measures.
@@ -61,13 +61,21 @@ def exact_measure(name: Literal["playground", "text", "none"]) -> Measure | None
 
 
 def make_scorers(config: EvaluateConfig, schema: AttributeSchema, annotator: Path | None) -> list[Scorer]:
-    """Independent scorers first: the exact measures, further attribute models, and last the annotating one."""
+    """Independent scorers first: exact measures, further attribute models, classifiers; last the annotating model.
+
+    Raises:
+        UserError: a model that cannot be loaded or has nothing in common with the schema.
+    """
+    from steerlm.evaluation.classifiers import classifier_scorer
+
     scorers = []
     measure = exact_measure(config.measure)
     if measure is not None:
         scorers.append(_exact(config.measure, measure, schema))
     for number, path in enumerate(config.attribute_models, 1):
         scorers.append(_attribute_model(f"attribute-model-{number}", path, schema, config, annotator))
+    for number, classifier in enumerate(config.classifiers, 1):
+        scorers.append(classifier_scorer(f"classifier-{number}", classifier, schema, config.precision, annotator))
     if annotator is not None:
         scorers.append(_attribute_model("annotator", annotator, schema, config, annotator))
     return [scorer for scorer in scorers if scorer.attributes]

@@ -6,7 +6,6 @@ model answers, so several models answer the very same requests and can be compar
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
-from steerlm.conversation import Message, read_conversations
+from steerlm.conversation import Conversation, Message, read_conversations
 from steerlm.errors import UserError
 
 MAX_LEVELS = 10
@@ -69,7 +68,7 @@ Combinations = Sequence[tuple[Mapping[str, Value], int]]
 
 
 def read_prompts(path: Path, schema: AttributeSchema, num_prompts: int | None, seed: int) -> tuple[Prompt, ...]:
-    """Read the prompts of a file of conversations: each up to its last user turn, duplicates left out.
+    """Read the prompts of a file of conversations; see `as_prompts`.
 
     Args:
         path: JSONL; validation data (which ends with answers) works as well.
@@ -80,15 +79,24 @@ def read_prompts(path: Path, schema: AttributeSchema, num_prompts: int | None, s
     Raises:
         UserError: no file, a malformed record, or no prompt in it.
     """
+    prompts = as_prompts(read_conversations(path, schema), num_prompts, seed)
+    if not prompts:
+        raise UserError(f"{path} holds no prompts to evaluate on")
+    return prompts
+
+
+def as_prompts(conversations: Iterable[Conversation], num_prompts: int | None, seed: int) -> tuple[Prompt, ...]:
+    """Take conversations as prompts: each up to its last user turn, duplicates left out.
+
+    Args and result are those of `read_prompts`.
+    """
     unique: dict[tuple[tuple[str, str], ...], tuple[str, str, tuple[Message, ...]]] = {}
-    for conversation in read_conversations(path, schema):
+    for conversation in conversations:
         turns = conversation.messages
         last = max(i for i, message in enumerate(turns) if message.role == "user")
         key = tuple((message.role, message.content) for message in turns[: last + 1])
         group = conversation.group if conversation.group is not None else conversation.id
         unique.setdefault(key, (conversation.id, group, turns[: last + 1]))
-    if not unique:
-        raise UserError(f"{path} holds no prompts to evaluate on")
     found = list(unique.values())
     order = np.random.default_rng((seed, len(found))).permutation(len(found))
     chosen = [found[i] for i in sorted(order[:num_prompts])]
@@ -108,29 +116,38 @@ def sweep_levels(attribute: Attribute) -> tuple[Value, ...]:
 
 
 def make_plan(
-    prompts: Sequence[Prompt], schema: AttributeSchema, contexts: Sequence[str], combinations: Combinations, seed: int
+    prompts: Sequence[Prompt],
+    schema: AttributeSchema,
+    contexts: Sequence[str],
+    combinations: Combinations,
+    seed: int,
+    levels: Mapping[str, Sequence[Value]] | None = None,
 ) -> Plan:
-    """Lay out the sweeps of every attribute.
+    """Lay out the sweeps of every attribute, or of those in `levels`.
 
     Args:
         prompts: what to ask.
-        schema: the dials.
+        schema: the attributes.
         contexts: what the other dials stand at, constant within a sweep: `defaults`; `extremes`: each at its lowest
             or highest value, drawn per prompt; `random`: drawn per prompt from the combinations seen in training
             with as many levels of the swept dial as possible (from all levels, evenly, where none is known).
         combinations: those of the training labels.
         seed: of the draws.
+        levels: which dials to turn, and through which levels; None = all attributes through `sweep_levels`.
     """
-    pools = {attribute.name: _pool(attribute.name, combinations) for attribute in schema}
+    swept = {a.name: sweep_levels(a) for a in schema} if levels is None else levels
+    pools = {name: _pool(name, combinations) for name in swept}
     asks: dict[tuple[int, tuple[tuple[str, Value], ...]], int] = {}
     cells = []
     series = 0
     for p in range(len(prompts)):
         for context in contexts:
             for d, dial in enumerate(schema):
+                if dial.name not in swept:
+                    continue
                 rng = np.random.default_rng((seed, p, _CONTEXTS[context], d))
                 others = _others(dial, schema, context, pools[dial.name], rng)
-                for level in sweep_levels(dial):
+                for level in swept[dial.name]:
                     setting = schema.validate({**others, dial.name: level})
                     ask = asks.setdefault((p, tuple(setting.items())), len(asks))
                     cells.append(Cell(dial.name, context, level, series, ask))
@@ -167,49 +184,6 @@ def _pool(dial: str, combinations: Combinations) -> list[Mapping[str, Value]]:
     ranked = sorted(levels, key=lambda others: (-len(levels[others]), -counts[others], others))
     best = [others for others in ranked if len(levels[others]) == len(levels[ranked[0]])]
     return [dict(others) for others in (best if len(best) >= _POOL else ranked[:_POOL])]
-
-
-def coverage(plan: Plan, schema: AttributeSchema, combinations: Combinations) -> dict[str, Any]:
-    """Report which of the settings asked for the training labels support.
-
-    Returns:
-        JSON-able: `combinations` seen in training, `possible` ones, `records`; per context `settings` asked for, the
-        share `seen` in training exactly, and the mean `distance` to the nearest seen one (levels away, summed over
-        the attributes; another category counts 1). Only the counts where no training labels are known.
-    """
-    possible = math.prod(len(attribute.levels) for attribute in schema)
-    out: dict[str, Any] = {
-        "combinations": len(combinations),
-        "possible": possible,
-        "records": sum(count for _, count in combinations),
-        "contexts": {},
-    }
-    complete = [c for c, _ in combinations if len(c) == len(schema)]
-    if not complete:
-        return out
-    seen_CK = np.array([_coordinates(c, schema) for c in complete])
-    for context in dict.fromkeys(cell.context for cell in plan.cells):
-        asked = {cell.ask for cell in plan.cells if cell.context == context}
-        settings = [s for s in (plan.asks[i].attributes for i in sorted(asked)) if len(s) == len(schema)]
-        distances = [_distance(np.array(_coordinates(s, schema)), seen_CK, schema) for s in settings]
-        out["contexts"][context] = {
-            "settings": len(settings),
-            "seen": float(np.mean([d == 0 for d in distances])) if distances else None,
-            "distance": float(np.mean(distances)) if distances else None,
-        }
-    return out
-
-
-def _coordinates(setting: Mapping[str, Value], schema: AttributeSchema) -> list[int]:
-    return [attribute.levels.index(setting[attribute.name]) for attribute in schema]
-
-
-def _distance(point_K: Any, seen_CK: Any, schema: AttributeSchema) -> float:
-    difference_CK = np.abs(seen_CK - point_K)
-    for k, attribute in enumerate(schema):
-        if attribute.kind == "categorical":
-            difference_CK[:, k] = difference_CK[:, k] != 0
-    return float(difference_CK.sum(axis=1).min())
 
 
 def seen_combinations(statistics: Mapping[str, Any], schema: AttributeSchema) -> Combinations:

@@ -1,0 +1,61 @@
+"""The recipe's section `evaluate`, and what all sections have in common; `config` is the place to import them from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassifierConfig(Section):
+    """An external sequence classifier as an independent scorer, for example of toxicity."""
+
+    model: str = Field(description="Hugging Face id or local folder; safetensors only.")
+    labels: dict[str, str] = Field(
+        min_length=1,
+        description="Label of the classifier: attribute whose high end it means, for example toxic: toxicity.",
+    )
+    multi_label: bool | None = Field(
+        None, description="Whether several labels may hold at once; null: as the model's own configuration says."
+    )
+
+
+class EvaluateConfig(Section):
+    """Sweep every dial on held-out prompts and measure what comes out."""
+
+    prompts: Path | None = Field(
+        None, description="JSONL of conversations that end with a user turn; null: the validation prompts."
+    )
+    num_prompts: int | None = Field(48, ge=2, description="Prompts used (null: all).")
+    samples_per_prompt: int = Field(1, ge=1, description="Samples per prompt and setting.")
+    settings: tuple[Literal["defaults", "extremes", "random"], ...] = Field(
+        ("defaults", "random"),
+        min_length=1,
+        description="What the other dials stand at while one is swept: their defaults, either end of their scale, or "
+        "combinations drawn from those in the training data.",
+    )
+    measure: Literal["playground", "text", "none"] = Field(
+        "text", description="Exact measures computed from the text itself."
+    )
+    attribute_models: tuple[Path, ...] = Field((), description="Further, independent attribute models used as scorers.")
+    classifiers: tuple[ClassifierConfig, ...] = Field(
+        (),
+        description="External classifiers used as scorers: `model`, `labels` (label: attribute), `multi_label`.",
+    )
+    suites: tuple[Literal["toxicity", "humor"], ...] = Field((), description="Experiments of the paper to run as well.")
+    toxicity_prompts: str | None = Field(
+        None, description="HH-RLHF file (or FORMAT:PATH) whose first turns the suite `toxicity` asks."
+    )
+    suite_prompts: int = Field(100, ge=2, description="Prompts of a suite, at most; the paper has 100.")
+    temperature: float = Field(0.7, ge=0, description="Sampling temperature (0 = greedy).")
+    top_k: int = Field(50, ge=0, description="Sample from the k likeliest tokens (0: all).")
+    max_new_tokens: int = Field(512, ge=1, description="Longest response.")
+    batch_size: int = Field(64, ge=1, description="Sequences sampled together.")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Precision of sampling and scoring.")
