@@ -168,7 +168,7 @@ def test_without_human_labels_there_is_nothing_to_ablate(climbed: Path, tmp_path
 def test_where_people_labelled_everything_no_rung_adds_data(climbed: Path, tmp_path: Path) -> None:
     world = climbed / "out" / "shared" / "playground" / "labelled.jsonl"
     recipe = load_recipe(write_tiny_recipe(tmp_path / "recipe.yaml", tmp_path / "run"))
-    rungs, notes = stage._possible(RUNGS, prepared_from(world, tmp_path), recipe)
+    rungs, notes = stage.possible_rungs(RUNGS, prepared_from(world, tmp_path), recipe)
     assert [rung.name for rung in rungs] == ["plain", "human", "best", "predicted", "bootstrap"]
     assert "more" in notes[0]
 

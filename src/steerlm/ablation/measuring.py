@@ -137,7 +137,7 @@ def _answers(
     asks: list[tuple[Row, Row, Request]] = []
     rows: list[Row] = []
     for prompt in prompts:
-        messages = prompt.messages if steerable else _without_labels(prompt.messages)
+        messages = prompt.messages if steerable else without_labels(prompt.messages)
         row: Row = {"prompt": prompt.id, "cluster": prompt.cluster, "best": [], "sweep": []}
         rows.append(row)
         draw = hash64(str(seed), prompt.id)
@@ -178,8 +178,8 @@ def sweep(schema: AttributeSchema, best: Mapping[str, Value]) -> list[tuple[str,
     ]
 
 
-def _without_labels(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """A plain model never saw a header, in earlier turns neither."""
+def without_labels(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return a conversation as a plain model sees it: without headers, in earlier turns neither."""
     return tuple(dataclasses.replace(message, attributes=None) for message in messages)
 
 

@@ -96,18 +96,12 @@ def _whole(training: Sequence[Mapping[str, Any]], key: str) -> str:
 def explain(results: Mapping[str, Any]) -> str:
     """Say how the table came about."""
     quality = ", ".join(results["quality_attributes"])
-    scorers = {scorer["id"]: scorer for scorer in results["scorers"]}
-    named = []
-    for scorer_id in dict.fromkeys(results["headline"].values()):
-        scorer = scorers[scorer_id]
-        mark = "" if scorer["independent"] else " (which labelled the training data: not independent)"
-        named.append(f"{scorer['label']}{mark}")
     top, bottom = results["quality_scale"]
     return (
         f"Quality is the mean level of {quality} ({bottom} to {top}, high is good) over {results['prompts']} held-out "
-        f"prompts, each asked for {_setting(results['best_setting'])}; the error of the dials is the mean absolute "
+        f"prompts, each asked for {setting_text(results['best_setting'])}; the error of the dials is the mean absolute "
         f"difference between the level asked for and the level obtained, every dial swept on {results['swept']} of "
-        f"them. Measured by {'; '.join(named)}. In brackets: 95 % intervals from resampled prompts, "
+        f"them. Measured by {measured_by(results)}. In brackets: 95 % intervals from resampled prompts, "
         f"{len(results['seeds'])} seed(s) pooled; each seed's own figure beside it. The gain is paired by prompt and "
         f"seed. Sampling: temperature {results['settings']['temperature']}, top-k {results['settings']['top_k']}. "
         "All rungs fine-tune the same base model with the same settings, as in the paper: the same number of epochs "
@@ -115,7 +109,19 @@ def explain(results: Mapping[str, Any]) -> str:
     )
 
 
-def _setting(setting: Mapping[str, Any]) -> str:
+def measured_by(results: Mapping[str, Any]) -> str:
+    """Name the scorers that the figures quote."""
+    scorers = {scorer["id"]: scorer for scorer in results["scorers"]}
+    named = []
+    for scorer_id in dict.fromkeys(results["headline"].values()):
+        scorer = scorers[scorer_id]
+        mark = "" if scorer["independent"] else " (which labelled the training data: not independent)"
+        named.append(f"{scorer['label']}{mark}")
+    return "; ".join(named)
+
+
+def setting_text(setting: Mapping[str, Any]) -> str:
+    """A setting for people."""
     return ", ".join(f"{name} {value}" for name, value in setting.items())
 
 

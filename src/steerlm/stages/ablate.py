@@ -23,13 +23,17 @@ from steerlm.ablation.measuring import Questions, measure_model, read_answers, r
 from steerlm.ablation.rungs import Rung, chosen_rungs, is_labelled, parent, quality_names, write_records
 from steerlm.ablation.statistics import Answers, Judged, describe, gain
 from steerlm.ablation.tables import explain, ladder, plot
+from steerlm.chunks import read_rows
 from steerlm.config import Recipe
 from steerlm.conversation import read_conversations
 from steerlm.errors import UserError
 from steerlm.files import atomic_writer, write_json
 from steerlm.runs import RunFolder, environment
+from steerlm.spending import spending
 
 Notify = Callable[[str, dict[str, Any] | None], None]
+SAMPLING = {"num_prompts", "samples_per_prompt", "temperature", "top_k", "max_new_tokens"}
+"""What of the `evaluate` section stands in the results: how answers are drawn."""
 
 
 @dataclass(frozen=True)
@@ -76,24 +80,35 @@ def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, noti
     """
     rungs = chosen_rungs(names, recipe)
     quality = quality_names(recipe)
-    shared = RunFolder(recipe)
-    assert shared.path == out / "shared"
+    shared = shared_run(recipe, out)
     with shared.lock():
         shared.open()
         prepared = prepare_shared(shared, notify)
-        rungs, notes = _possible(rungs, prepared, recipe)
+        rungs, notes = possible_rungs(rungs, prepared, recipe)
         prompts = recipe.evaluate.prompts or prepared / "validation.jsonl"
         questions = read_questions(recipe.evaluate, prompts, recipe.schema_, quality, recipe.seed)
         done = {}
         for seed in range(recipe.seed, recipe.seed + num_seeds):
-            run = RunFolder(recipe.model_copy(update={"run_dir": out / f"seed-{seed}", "seed": seed}))
-            run.open()
-            done[seed] = _climb(Climb(run, prepared, rungs, questions, quality, notify))
+            run = seed_run(shared.recipe, out, seed)
+            done[seed] = climb_rungs(Climb(run, prepared, rungs, questions, quality, notify))
         results = _results(recipe, rungs, questions, quality, done, out, notes)
         write_json(out / "ablation.json", results)
-        _write(out / "ablation.md", f"# Ablation: {recipe.name}\n\n{ladder(results)}\n{explain(results)}")
-        _write(out / "ablation.svg", plot(results))
+        write_text(out / "ablation.md", f"# Ablation: {recipe.name}\n\n{ladder(results)}\n{explain(results)}")
+        write_text(out / "ablation.svg", plot(results))
     return results
+
+
+def shared_run(recipe: Recipe, out: Path) -> RunFolder:
+    """Return the folder of what all seeds share; the section `baselines` does not concern it."""
+    assert recipe.run_dir == out / "shared"
+    return RunFolder(recipe.model_copy(update={"baselines": None}))
+
+
+def seed_run(recipe: Recipe, out: Path, seed: int) -> RunFolder:
+    """Return the folder of one seed, opened."""
+    run = RunFolder(recipe.model_copy(update={"run_dir": out / f"seed-{seed}", "seed": seed}))
+    run.open()
+    return run
 
 
 def prepare_shared(shared: RunFolder, notify: Notify) -> Path:
@@ -115,7 +130,7 @@ def prepare_shared(shared: RunFolder, notify: Notify) -> Path:
     return shared.stage("prepare")
 
 
-def _possible(rungs: tuple[Rung, ...], prepared: Path, recipe: Recipe) -> tuple[tuple[Rung, ...], list[str]]:
+def possible_rungs(rungs: tuple[Rung, ...], prepared: Path, recipe: Recipe) -> tuple[tuple[Rung, ...], list[str]]:
     """Leave out the rung that adds data where there are no more, and say so."""
     labelled = unlabelled = 0
     for record in read_conversations(prepared / "train.jsonl", recipe.schema_):
@@ -133,7 +148,7 @@ def _possible(rungs: tuple[Rung, ...], prepared: Path, recipe: Recipe) -> tuple[
     return left, ["every training record is labelled by people: the rung `more` would equal `predicted`"]
 
 
-def _climb(climb: Climb) -> dict[str, Any]:
+def climb_rungs(climb: Climb) -> dict[str, Any]:
     """Train and measure every rung with one seed; returns the record of each."""
     from steerlm.stages.annotate import annotate
     from steerlm.stages.train_attribute_model import train_attribute_model
@@ -154,12 +169,11 @@ def _rung(climb: Climb, rung: Rung, out: Path) -> dict[str, Any]:
     """Train one rung and measure it; returns its summary."""
     recipe = climb.run.recipe
     annotator = climb.run.stage("train_attribute_model") / "model"
-    if rung.name == "bootstrap":
-        model, training = _bootstrap(climb, out, annotator)
-    else:
-        model, training = _train(climb, rung, out)
+    cost: dict[str, Any] = {}
+    with spending(cost):
+        model, training = _bootstrap(climb, out, annotator) if rung.name == "bootstrap" else _train(climb, rung, out)
     measured = measure_model(recipe.evaluate, model, climb.questions, recipe.schema_, annotator, out, seed=climb.seed)
-    return {"training": training, "measured": measured}
+    return {"training": {**training, **cost}, "measured": measured}
 
 
 def _train(climb: Climb, rung: Rung, out: Path) -> tuple[Path, dict[str, Any]]:
@@ -210,18 +224,34 @@ def _bootstrap(climb: Climb, out: Path, attribute_model: Path) -> tuple[Path, di
         sources=recipe.prepare.sources,
     )
     last = report["rounds"][-1]
-    steps = sum(row["training"]["steps"] for row in report["rounds"])
-    training = _training(last["training"]) | {"steps": steps, "starts_from": start.name, "bootstrapped": last["kept"]}
+    rounds = [row["training"] for row in report["rounds"]]
+    training = _training(last["training"]) | {
+        "steps": sum(row["steps"] for row in rounds),
+        "starts_from": start.name,
+        "bootstrapped": last["kept"],
+        "spent_tokens": sum(_training(row)["spent_tokens"] for row in rounds),
+        "sampled_tokens": sum(
+            sample["num_tokens"]
+            for number in range(1, recipe.bootstrap.rounds + 1)
+            for row in read_rows(out / "bootstrap" / f"round-{number}" / "samples.jsonl")
+            for sample in row["samples"]
+        ),
+    }
     return out / "bootstrap" / "model", training
 
 
 def _training(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a rung trained on and for how long, from the summary of `train_sft`."""
+    """Return what a rung trained on and for how long, from the summary of `train_sft`.
+
+    `tokens` and `trained_tokens` (those of responses) are of one epoch, `spent_tokens` all that went through the model.
+    """
     learned = summary["train"]
     return {
         "records": learned["records"],
         "tokens": learned["tokens"],
         "trained_tokens": learned["trained_tokens"],
+        "spent_tokens": round(learned["tokens"] * summary["epochs"]),
+        "sampled_tokens": 0,
         "epochs": summary["epochs"],
         "steps": summary["steps"],
         "best_step": summary["best_step"],
@@ -268,7 +298,7 @@ def _results(
         "best_setting": dict(questions.best),
         "prompts": len(questions.prompts),
         "swept": len(questions.swept),
-        "settings": recipe.evaluate.model_dump(mode="json", exclude={"prompts", "attribute_models"}),
+        "settings": recipe.evaluate.model_dump(mode="json", include=SAMPLING),
         "training": recipe.train_sft.model_dump(mode="json", exclude={"base_model"}),
         "scorers": measured["scorers"],
         "headline": measured["headline"],
@@ -278,6 +308,6 @@ def _results(
     }
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     with atomic_writer(path) as stream:
         stream.write(text.encode())

@@ -1,0 +1,39 @@
+"""What a piece of work took: time, and peak memory."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@contextlib.contextmanager
+def spending(cost: dict[str, Any]) -> Iterator[None]:
+    """Fill `cost` at the end: `seconds`, and `peak_memory_mib` of the process during the work (None where unknown).
+
+    On a GPU the memory is the GPU's. On the CPU it is the process's, so it includes what the process held before.
+    """
+    import torch
+
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    elif _REFERENCES.exists():
+        with contextlib.suppress(OSError):  # not every container may
+            _REFERENCES.write_text("5")  # resets the peak (proc(5))
+    started = time.monotonic()
+    yield
+    cost["seconds"] = round(time.monotonic() - started, 2)
+    cost["peak_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20) if gpu else _peak_resident_mib()
+
+
+def _peak_resident_mib() -> int | None:
+    if not _STATUS.is_file():
+        return None
+    found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
+    return None if found is None else round(int(found.group(1)) / 1024)
