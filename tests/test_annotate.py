@@ -424,3 +424,14 @@ def test_constant_scores_have_no_correlation(fake: FakeScorer, tmp_path: Path, m
     write_conversations(path, map(conversation, range(5)), SCHEMA)
     summary = annotate(CONFIG, [path], MODEL, tmp_path / "out")
     assert summary["correlations"] == {"quality": {"humor": None}, "humor": {"quality": None}}
+
+
+def test_several_ranks_are_refused(fake: FakeScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jsonl"
+    write_conversations(path, map(conversation, range(3)), SCHEMA)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"one process, but WORLD_SIZE is 2.*torchrun"):
+        annotate(CONFIG, [path], MODEL, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    annotate(CONFIG, [path], MODEL, tmp_path / "out")

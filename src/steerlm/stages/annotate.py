@@ -30,9 +30,6 @@ from steerlm.progress import progress
 
 T = TypeVar("T")
 
-_DECIMALS = 4
-"""Scores are rounded to so many decimals: far below any model's error, and files stay small."""
-
 
 def annotate(config: AnnotateConfig, data: Sequence[Path], model: Path, out: Path) -> dict[str, Any]:
     """Label every assistant turn of the files.
@@ -50,8 +47,13 @@ def annotate(config: AnnotateConfig, data: Sequence[Path], model: Path, out: Pat
 
     Raises:
         UserError: no input, a missing or malformed file (with its line), two inputs of the same name, a data file
-            with another schema than the model's, a full disk.
+            with another schema than the model's, a full disk; several ranks, which would write the same files.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"annotate works in one process, but WORLD_SIZE is {os.environ['WORLD_SIZE']}: run it without accelerate "
+            "launch or torchrun; to use several devices, split the data and annotate each part in a folder of its own"
+        )
     targets = _targets(data, out)
     out.mkdir(parents=True, exist_ok=True)
     scorer = load_attribute_model(model, config.precision)
@@ -189,16 +191,6 @@ def _label(message: Message, scores: Mapping[str, Score] | None, scorer: Attribu
         message,
         attributes=scorer.values(scores),
         human=human,
-        scores={name: _rounded(score) for name, score in scores.items()},
+        scores={name: score.rounded() for name, score in scores.items()},
         labelled_by=labelled_by,
     )
-
-
-def _rounded(score: Score) -> Score:
-    def cut(x: float) -> float:
-        return round(x, _DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
-
-    probabilities = None
-    if score.probabilities is not None:
-        probabilities = {level: cut(p) for level, p in score.probabilities.items()}
-    return Score(cut(score.mean), cut(score.std), probabilities)
