@@ -39,6 +39,11 @@ class ResponseText:
         self._context = self._decoded = 0
         self._context_text = ""
 
+    @property
+    def has_stops(self) -> bool:
+        """Whether there are strings that may end it."""
+        return bool(self._stop)
+
     def push(self, token: int) -> None:
         """Take in the next token."""
         assert not self.stopped

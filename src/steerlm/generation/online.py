@@ -58,7 +58,7 @@ class Scheduler:
         self._max_waiting = max_waiting
         self._condition = threading.Condition()
         self._submitted: list[Job] = []
-        self._cancelled: list[Job] = []
+        self._cancelled: list[tuple[Job, Sequence[Row]]] = []
         self._owners: dict[Row, Job] = {}
         self._closed = False
         self._stopped = False
@@ -96,10 +96,10 @@ class Scheduler:
             self._condition.notify()
         return job
 
-    def cancel(self, job: Job) -> None:
-        """Free the places of a job's samples before the next step; no harm where it is done."""
+    def cancel(self, job: Job, rows: Sequence[Row] | None = None) -> None:
+        """Free the places of a job's samples (or of some of them) before the next step; no harm where they are done."""
         with self._condition:
-            self._cancelled.append(job)
+            self._cancelled.append((job, job.rows if rows is None else rows))
             self._condition.notify()
 
     def close(self) -> None:
@@ -141,8 +141,8 @@ class Scheduler:
         for job in submitted:
             self._owners |= dict.fromkeys(job.rows, job)
             self._decoder.add(job.rows)
-        for job in cancelled:
-            for row in job.rows:
+        for job, rows in cancelled:
+            for row in rows:
                 row.cancelled = True
                 self._owners.pop(row, None)
             job.notify()

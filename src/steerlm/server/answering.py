@@ -1,0 +1,360 @@
+"""From a request to its answers: check it, decode, cut at stop strings, choose the best of n, say what was in force."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from steerlm.attributes import AttributeSchema
+from steerlm.conversation import Message, Score
+from steerlm.errors import UserError
+from steerlm.generation.decoding import Row
+from steerlm.generation.detokenizing import ResponseText
+from steerlm.generation.engine import Request, Sampling
+from steerlm.server.errors import ApiError
+from steerlm.server.protocol import ChatMessage, ChatRequest, CompletionRequest, Steer
+from steerlm.server.service import Generation, Service, random_seed
+from steerlm.server.steering import (
+    Dials,
+    Setting,
+    Wishes,
+    check_history,
+    check_weights,
+    parse_model,
+    resolve,
+    verbosity_level,
+)
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked request.
+
+    Attributes:
+        messages: the conversation.
+        setting: what is in force.
+        dials: what the caller may set and see.
+        num_answers: how many answers are wanted.
+        num_samples: how many are drawn to choose from.
+        sampling: how.
+        seed: of the drawing.
+        stop: strings that end an answer.
+        num_logprobs: likeliest tokens to report; None for no report.
+        weights: what best-of-n maximises; None = nearness to the request.
+        return_scores: whether answers come with their scores.
+    """
+
+    messages: tuple[Message, ...]
+    setting: Setting
+    dials: Dials
+    num_answers: int
+    num_samples: int
+    sampling: Sampling
+    seed: int
+    stop: tuple[str, ...]
+    num_logprobs: int | None
+    weights: dict[str, float] | None
+    return_scores: bool
+
+    @property
+    def chooses(self) -> bool:
+        """Whether answers can only be given once all samples are there."""
+        return self.num_samples > self.num_answers
+
+    @property
+    def engine_request(self) -> Request:
+        return Request(self.messages, self.setting.attributes, self.num_samples, self.seed, self.setting.guidance)
+
+    def echo(self) -> dict[str, Any]:
+        """Return what the response says about steering."""
+        guidance = {name: g for name, g in self.setting.guidance.items() if name in self.setting.shown}
+        return {
+            "attributes": self.setting.shown,
+            "guidance": guidance,
+            "preset": self.setting.preset,
+            "warnings": self.setting.warnings,
+        }
+
+
+@dataclass
+class Answer:
+    """One answer.
+
+    Attributes:
+        row: its tokens.
+        response: its text so far.
+        text: its whole text, at the end.
+        finish_reason: why it ended.
+        scores: of the attribute model, if wanted.
+        read: how many tokens have been looked at.
+    """
+
+    row: Row
+    response: ResponseText
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    scores: dict[str, Score] | None = None
+    read: int = 0
+
+    def look(self) -> None:
+        """Take in the tokens that are new."""
+        tokens = self.row.tokens
+        if self.row.done and self.read == 0 and not self.response.has_stops:
+            # nobody has looked before, and nothing can be found on the way
+            self.read = self.response.num_tokens = len(tokens)
+        while self.read < len(tokens) and not self.response.stopped:
+            self.response.push(tokens[self.read])
+            self.read += 1
+        if self.finish_reason is None and (self.response.stopped or self.row.done):
+            self.text = self.response.finish(tokens)
+            self.finish_reason = "stop" if self.response.stopped or self.row.stopped else "length"
+
+
+def plan_chat(body: ChatRequest, service: Service, caller: str | None) -> Plan:
+    """Check a chat request.
+
+    Raises:
+        ApiError: whatever is wrong with it.
+    """
+    dials = service.dials(caller)
+    wishes = _wishes(body, service, dials)
+    if body.verbosity is not None:
+        wishes.named.append(("verbosity", verbosity_level(body.verbosity, dials)))
+    if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
+        raise ApiError(400, "max_tokens and max_completion_tokens differ; give one", "invalid_value", "max_tokens")
+    if body.top_logprobs and not body.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs: true", "invalid_value", "top_logprobs")
+    num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    messages = messages_of(body.messages, dials)
+    if messages[-1].role != "user":
+        raise ApiError(400, "the last message must be the user's", "invalid_messages", "messages")
+    wanted = body.max_completion_tokens or body.max_tokens
+    return _plan(body, service, dials, wishes, messages, wanted, num_logprobs)
+
+
+def plan_completion(body: CompletionRequest, prompt: str, service: Service, caller: str | None) -> Plan:
+    """Check a completion request, for one of its prompts.
+
+    Raises:
+        ApiError: whatever is wrong with it.
+    """
+    dials = service.dials(caller)
+    messages = (Message("user", prompt),)
+    wanted = body.max_tokens or 16  # OpenAI's default for completions
+    return _plan(body, service, dials, _wishes(body, service, dials), messages, wanted, body.logprobs)
+
+
+def messages_of(messages: Sequence[ChatMessage], dials: Dials) -> tuple[Message, ...]:
+    """Return a conversation's messages.
+
+    Raises:
+        ApiError: too many, or attributes that may not stand there.
+    """
+    most = dials.policy.limits.max_messages
+    if len(messages) > most:
+        raise ApiError(400, f"{len(messages)} messages, at most {most} are allowed", "too_many_messages", "messages")
+    roles = {"developer": "system"}
+    return check_history([(roles.get(m.role, m.role), m.text, m.attributes) for m in messages], dials)
+
+
+def _wishes(body: ChatRequest | CompletionRequest, service: Service, dials: Dials) -> Wishes:
+    preset, named = parse_model(body.model, service.name, dials)
+    wishes = Wishes(preset=preset)
+    if named:
+        wishes.named.append(("model", named))
+    if body.chat_template_kwargs is not None and body.chat_template_kwargs.attributes is not None:
+        wishes.named.append(("chat_template_kwargs.attributes", body.chat_template_kwargs.attributes))
+        wishes.exact = True
+    steer = body.steer
+    if steer is not None:
+        if steer.attributes is not None:
+            wishes.named.append(("steer.attributes", steer.attributes))
+        if steer.preset is not None and preset not in (None, steer.preset):
+            raise dials.malformed("two presets in one request", "steer.preset")
+        wishes.preset = steer.preset or preset
+        wishes.guidance, wishes.weights, wishes.strict = steer.guidance, steer.weights, steer.strict
+    return wishes
+
+
+def _plan(
+    body: ChatRequest | CompletionRequest,
+    service: Service,
+    dials: Dials,
+    wishes: Wishes,
+    messages: tuple[Message, ...],
+    max_tokens: int | None,
+    num_logprobs: int | None,
+) -> Plan:
+    limits = service.policy.limits
+    steer = body.steer or Steer()
+    stop = tuple(body.stops)
+    if len(stop) > limits.max_stop or not all(0 < len(text) <= 256 for text in stop):
+        message = f"stop takes up to {limits.max_stop} strings of 1 to 256 characters"
+        raise ApiError(400, message, "invalid_value", "stop")
+    num_answers = body.n or 1
+    num_samples = steer.best_of or num_answers
+    if max(num_answers, num_samples) > limits.max_samples:
+        raise ApiError(400, f"n and best_of are at most {limits.max_samples} here", "too_many_samples", "n")
+    if num_samples < num_answers:
+        raise ApiError(400, f"best_of {num_samples} is less than n {num_answers}", "invalid_value", "steer.best_of")
+    if max_tokens is not None and max_tokens > limits.max_new_tokens:
+        message = f"{max_tokens} tokens are too many, at most {limits.max_new_tokens} can be asked for"
+        raise ApiError(400, message, "too_many_tokens", "max_tokens")
+    weights = None if wishes.weights is None else check_weights(wishes.weights, dials)
+    wants_scores = steer.return_scores or steer.best_of is not None or weights is not None
+    if wants_scores and service.attribute_model is None:
+        message = "scores and best_of need an attribute model; start the server with --attribute-model"
+        raise ApiError(400, message, "no_attribute_model", "steer")
+    if weights is not None and (lacking := [n for n in weights if n not in scored_attributes(service, dials)]):
+        raise dials.malformed(f"the attribute model does not score {', '.join(lacking)}", "steer.weights")
+    setting = resolve(wishes, dials, service.trained)
+    if setting.warnings:
+        service.metrics.far.inc()
+    return Plan(
+        messages, setting, dials, num_answers, num_samples,
+        _sampling(body, max_tokens or min(limits.default_new_tokens, limits.max_new_tokens)),
+        random_seed() if body.seed is None else body.seed,
+        stop, num_logprobs, weights, wants_scores,
+    )  # fmt: skip
+
+
+def _sampling(body: ChatRequest | CompletionRequest, max_new_tokens: int) -> Sampling:
+    temperature = 1.0 if body.temperature is None else float(body.temperature)
+    top_k = 0 if body.top_k is None else max(body.top_k, 0)
+    top_p = 1.0 if body.top_p is None else float(body.top_p)
+    try:
+        return Sampling(max_new_tokens, temperature, top_k, top_p)
+    except UserError as error:
+        raise ApiError(400, str(error), "invalid_value") from None
+
+
+@dataclass
+class Run:
+    """A request being answered.
+
+    Attributes:
+        plan: the request.
+        service: where.
+        answers: the samples; after `finished`, the answers to give, best first.
+        prompt_tokens: tokens of the prompt.
+        sampled_tokens: tokens drawn, also for samples that were not chosen.
+    """
+
+    plan: Plan
+    service: Service
+    answers: list[Answer] = field(default_factory=list)
+    prompt_tokens: int = 0
+    sampled_tokens: int = 0
+    started: float = field(default_factory=time.monotonic)
+    _generation: Generation | None = None
+
+    def submit(self, rows: Sequence[Row], every_step: bool) -> None:
+        """Start decoding; `close` must follow, whatever happens.
+
+        Args:
+            rows: from `Service.rows`.
+            every_step: whether somebody wants to see the answers grow.
+
+        Raises:
+            ApiError: the server is busy or has stopped.
+        """
+        self.answers = [Answer(row, ResponseText(self.service.engine.encoder, self.plan.stop)) for row in rows]
+        self.prompt_tokens = max(len(lane.prompt) for lane in rows[0].lanes)
+        self._generation = Generation(self.service, rows, every_step or bool(self.plan.stop))
+
+    def close(self) -> None:
+        """Free the places of samples that are still being decoded."""
+        if self._generation is not None:
+            self._generation.close()
+
+    async def updates(self) -> AsyncGenerator[bool]:
+        """Decode; yield whenever answers may have grown, with whether all are finished.
+
+        Raises:
+            ApiError: the server has stopped, or the time is up.
+        """
+        generation = self._generation
+        assert generation is not None
+        async for _ in generation.steps():
+            for answer in self.answers:
+                answer.look()
+                if answer.finish_reason is not None:
+                    generation.drop(answer.row)
+            if all(answer.finish_reason for answer in self.answers):
+                break
+            yield False
+        self.sampled_tokens = sum(answer.response.num_tokens for answer in self.answers)
+        self.service.metrics.prompt_tokens.inc(self.prompt_tokens)
+        self.service.metrics.completion_tokens.inc(self.sampled_tokens)
+        if self.plan.return_scores:
+            await self._score()
+        yield True
+
+    async def _score(self) -> None:
+        plan = self.plan
+        scored = await self.service.score(
+            [(*plan.messages, Message("assistant", answer.text)) for answer in self.answers]
+        )
+        for answer, scores in zip(self.answers, scored, strict=True):
+            answer.scores = scores
+        if plan.chooses:
+            model = self.service.attribute_model
+            assert model is not None
+            # what cannot be scored (longer than the attribute model's context) comes last
+            self.answers.sort(key=lambda answer: badness(answer.scores, plan, model.schema))
+            del self.answers[plan.num_answers :]
+
+    def usage(self) -> dict[str, int]:
+        """Return OpenAI's usage; samples that were not chosen count as well."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.sampled_tokens,
+            "total_tokens": self.prompt_tokens + self.sampled_tokens,
+        }
+
+    def scores_json(self, answer: Answer) -> dict[str, Any] | None:
+        """Return an answer's scores of the attributes that the caller may know of."""
+        return None if answer.scores is None else shown_scores(answer.scores, self.plan.dials)
+
+
+def scored_attributes(service: Service, dials: Dials) -> list[str]:
+    """Return the names that the attribute model scores, as far as the caller may know of them."""
+    model = service.attribute_model
+    return [] if model is None else [name for name in model.schema.names if is_shown(name, dials)]
+
+
+def is_shown(name: str, dials: Dials) -> bool:
+    """Whether a caller may see a score: hidden attributes have none."""
+    lock = dials.locks.get(name)
+    return lock is None or not lock.hidden
+
+
+def shown_scores(scores: dict[str, Score], dials: Dials) -> dict[str, Any]:
+    """Return scores as JSON, without hidden attributes."""
+    return {name: score.to_dict() for name, score in scores.items() if is_shown(name, dials)}
+
+
+def badness(scores: dict[str, Score] | None, plan: Plan, schema: AttributeSchema) -> float:
+    """Return how far an answer is from what was asked for; lower is better.
+
+    By weights: minus the weighted sum of scores on a scale of 0 to 1. Else the squared differences from the setting in
+    force on that scale, summed over its attributes; of a category, the probability that it is another one.
+    """
+    if scores is None:
+        return float("inf")
+    if plan.weights is not None:
+        return -sum(weight * schema[name].to_unit(scores[name].mean) for name, weight in plan.weights.items())
+    total = 0.0
+    for name, wish in plan.setting.attributes.items():
+        if name not in schema:
+            continue
+        attribute, score = schema[name], scores[name]
+        if attribute.kind == "categorical":
+            total += 1.0 - (score.probabilities or {}).get(str(wish), 0.0)
+        else:
+            total += (attribute.to_unit(score.mean) - attribute.to_unit(float(wish))) ** 2
+    return total

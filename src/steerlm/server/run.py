@@ -1,0 +1,108 @@
+"""`steerlm serve`: load the models, check the policy, listen."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from pathlib import Path
+
+import uvicorn
+
+from steerlm.attribute_models.scoring import AttributeModel, load_attribute_model
+from steerlm.checkpoint.info import CheckpointInfo, load_info
+from steerlm.errors import UserError
+from steerlm.generation.engine import LocalEngine, load_engine
+from steerlm.generation.online import Scheduler
+from steerlm.server.app import create_app
+from steerlm.server.feasibility import TrainedCombinations
+from steerlm.server.keys import Keys, load_keys
+from steerlm.server.metrics import Metrics
+from steerlm.server.policy import Policy, load_policy
+from steerlm.server.service import Service, trained_schema
+
+
+def build_service(
+    name: str, engine: LocalEngine, info: CheckpointInfo, policy: Policy, attribute_model: AttributeModel | None
+) -> Service:
+    """Put models that are in memory behind a service.
+
+    Args:
+        name: the model's name in the API.
+        engine: the steerable model.
+        info: of its checkpoint.
+        policy: made for `trained_schema(info)`.
+        attribute_model: for scores and best-of-n.
+    """
+    schema = trained_schema(info)
+    scheduler = Scheduler(engine.decoder(), policy.limits.max_waiting)
+    metrics = Metrics()
+    metrics.watch(lambda: scheduler.num_running, lambda: scheduler.num_waiting)
+    trained = TrainedCombinations(info.label_statistics, schema)
+    return Service(name, engine, schema, trained, policy, attribute_model, int(time.time()), metrics, scheduler)
+
+
+def serve(
+    model: Path,
+    *,
+    attribute_model: Path | None,
+    policy: Path | None,
+    api_key_file: Path | None,
+    name: str | None,
+    host: str,
+    port: int,
+    batch_size: int,
+) -> None:
+    """Serve a model until interrupted.
+
+    Args:
+        model: folder of a steerable model.
+        attribute_model: folder of an attribute model.
+        policy: policy file.
+        api_key_file: names and keys.
+        name: the model's name in the API; None = that of its folder.
+        host: address to listen on.
+        port: port; 0 = any free one.
+        batch_size: most samples decoded together.
+
+    Raises:
+        UserError: a model of the wrong kind, a policy that does not fit, or an open address without keys.
+    """
+    info = load_info(model)
+    keys = load_keys(api_key_file)
+    loopback = is_loopback(host)
+    check_exposure(host, keys)
+    checked = load_policy(policy, trained_schema(info), keys.names)
+    engine = load_engine(model, batch_size=batch_size)
+    scorer = None if attribute_model is None else load_attribute_model(attribute_model)
+    service = build_service(name or served_name(model), engine, info, checked, scorer)
+    app = create_app(service, keys, loopback=loopback)
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5, server_header=False)
+
+
+def served_name(model: Path) -> str:
+    """Return a name for a model: of its folder, or of the stage above a folder called `model`."""
+    path = model.resolve()
+    name = path.parent.name if path.name == "model" else path.name
+    return name.replace("@", "-") or "model"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(host: str, keys: Keys) -> None:
+    """Refuse to serve others without keys.
+
+    Raises:
+        UserError: other machines can reach the address, and no key is needed.
+    """
+    if not is_loopback(host) and not keys.names:
+        raise UserError(
+            f"--host {host} lets other machines in: give --api-key-file, or listen on 127.0.0.1 (the default)"
+        )

@@ -1,0 +1,323 @@
+"""From what a request says about attributes, in whichever of its ways, to the setting that reaches the model.
+
+The ways: the model's name (`model@humor=4,verbosity=1`, also `preset=teacher`), `chat_template_kwargs.attributes` as a
+stock vLLM server takes it, OpenAI's `verbosity`, and the `steer` object. They may be used together as long as they do
+not contradict each other; a preset yields to all of them. Values that nobody names have their defaults, except with
+`chat_template_kwargs.attributes`, which names all that the prompt shall hold.
+
+All ways end in `resolve`, and only there do locks matter: what is in force respects them whatever was said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from steerlm.attributes import Attribute, AttributeSchema, Value
+from steerlm.conversation import Message
+from steerlm.errors import UserError, did_you_mean
+from steerlm.generation.guidance import Wish, check_wishes
+from steerlm.server.errors import ApiError
+from steerlm.server.feasibility import TrainedCombinations
+from steerlm.server.policy import Locks, Policy, Preset
+
+
+@dataclass(frozen=True)
+class Dials:
+    """What can be set, by somebody.
+
+    Attributes:
+        schema: the trained attributes.
+        locks: what the operator has decided for this caller.
+        policy: presets and limits.
+    """
+
+    schema: AttributeSchema
+    locks: Locks
+    policy: Policy
+
+    def visible(self) -> list[Attribute]:
+        """Return the attributes that the caller may know of."""
+        return [a for a in self.schema if not (a.name in self.locks and self.locks[a.name].hidden)]
+
+    def is_visible(self, name: str) -> bool:
+        return any(attribute.name == name for attribute in self.visible())
+
+    def describe(self) -> str:
+        """Return names and ranges on one line."""
+        return ", ".join(self._scale(attribute) for attribute in self.visible()) or "none"
+
+    def _scale(self, attribute: Attribute) -> str:
+        lock = self.locks.get(attribute.name)
+        if lock is not None:
+            return f"{attribute.name} ({lock.text(attribute)})"
+        if attribute.kind == "categorical":
+            return f"{attribute.name} {'|'.join(attribute.categories)}"
+        return f"{attribute.name} {attribute.minimum}..{attribute.maximum}"
+
+    def malformed(self, message: str, param: str) -> ApiError:
+        """Return the error for a setting that makes no sense, with what would make some."""
+        return ApiError(400, f"{message}; attributes: {self.describe()}", "invalid_attributes", param)
+
+    def check(self, values: object, param: str) -> dict[str, Wish]:
+        """Return a caller's setting in schema order.
+
+        Raises:
+            ApiError: no mapping, an unknown name, a value off its scale, or one that a lock forbids.
+        """
+        if not isinstance(values, Mapping):
+            raise self.malformed(f"{param} must be an object of names and values, got {_short(values)}", param)
+        for name in values:
+            if not self.is_visible(str(name)):
+                names = [attribute.name for attribute in self.visible()]
+                raise self.malformed(f"unknown attribute {_short(name)}: {did_you_mean(str(name), names)}", param)
+        try:
+            wishes = check_wishes(self.schema, values)
+        except UserError as error:
+            raise self.malformed(str(error)[:300], param) from None
+        for name, wish in wishes.items():
+            lock = self.locks.get(name)
+            if lock is not None and not lock.allows(self.schema[name], wish):
+                raise self.forbidden(name, param)
+        return wishes
+
+    def forbidden(self, name: str, param: str) -> ApiError:
+        text = self.locks[name].text(self.schema[name])
+        return ApiError(403, f"{name} is {text} here; attributes: {self.describe()}", "attribute_locked", param)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What reaches the model.
+
+    Attributes:
+        attributes: in force, hidden ones included.
+        guidance: strengths other than 1.
+        preset: name of the preset used.
+        warnings: JSON-ready.
+        shown: the part of `attributes` that the caller may know of.
+    """
+
+    attributes: dict[str, Wish]
+    guidance: dict[str, float]
+    preset: str | None
+    warnings: list[dict[str, Any]]
+    shown: dict[str, Wish]
+
+
+@dataclass
+class Wishes:
+    """What a request says about attributes.
+
+    Attributes:
+        named: per way in which something was said: its parameter's name and the values.
+        exact: whether values that nobody names are left out of the prompt.
+        preset: name of a preset.
+        guidance: a strength for all attributes, or by name.
+        weights: what best-of-n is to maximise, by attribute.
+        strict: refuse what is far from training instead of warning.
+    """
+
+    named: list[tuple[str, object]] = field(default_factory=list)
+    exact: bool = False
+    preset: str | None = None
+    guidance: object = None
+    weights: object = None
+    strict: bool = False
+
+
+def parse_model(model: str, served: str, dials: Dials) -> tuple[str | None, dict[str, object]]:
+    """Take `model@humor=4,preset=teacher` apart.
+
+    Args:
+        model: the request's model.
+        served: the model's name.
+        dials: what can be set.
+
+    Returns:
+        The preset's name, if any, and the attributes.
+
+    Raises:
+        ApiError: another model, or a malformed setting.
+    """
+    name, at, text = model.partition("@")
+    if name != served:
+        raise ApiError(404, f"no model {_short(name)} here; the model is {served!r}", "model_not_found", "model")
+    preset: str | None = None
+    values: dict[str, object] = {}
+    for piece in text.split(",") if at else []:
+        key, equals, raw = (part.strip() for part in piece.partition("="))
+        if not equals or not key or key in values or (key == "preset" and preset is not None):
+            raise dials.malformed(f"{_short(piece)} in the model's name is not of the form name=value, once", "model")
+        if key == "preset":
+            preset = raw
+        else:
+            values[key] = _number(raw) if dials.is_visible(key) and dials.schema[key].kind == "ordinal" else raw
+    return preset, values
+
+
+def _number(text: str) -> object:
+    if len(text) > 20 or not text.isascii():
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def verbosity_level(word: str, dials: Dials) -> dict[str, object]:
+    """Return what OpenAI's `verbosity` means for this model: nothing where it has no such attribute."""
+    if not dials.is_visible("verbosity") or dials.schema["verbosity"].kind != "ordinal":
+        return {}
+    attribute = dials.schema["verbosity"]
+    return {"verbosity": attribute.round(attribute.from_unit({"low": 0.0, "medium": 0.5, "high": 1.0}[word]))}
+
+
+def resolve(wishes: Wishes, dials: Dials, trained: TrainedCombinations) -> Setting:
+    """Return the setting in force.
+
+    Raises:
+        ApiError: malformed, contradictory or forbidden wishes; or (`strict`) one far from training.
+    """
+    said: dict[str, Wish] = {}
+    for param, values in wishes.named:
+        for name, value in dials.check(values, param).items():
+            if name in said and said[name] != value:
+                raise dials.malformed(f"{name} is set to {said[name]} and to {value} in one request", param)
+            said[name] = value
+    preset = _preset(wishes.preset, dials)
+    in_force: dict[str, Wish] = {} if wishes.exact else dict(dials.schema.defaults)
+    if preset is not None:
+        in_force |= {name: value for name, value in preset.attributes.items() if name in dials.schema}
+    in_force |= said
+    for name, lock in dials.locks.items():
+        attribute = dials.schema[name]
+        in_force[name] = lock.nearest(attribute, in_force.get(name, attribute.default_value))
+    in_force = check_wishes(dials.schema, in_force)
+    guidance = _guidance(wishes.guidance, preset, in_force, dials)
+    shown = {name: value for name, value in in_force.items() if dials.is_visible(name)}
+    warnings = _feasibility(in_force, wishes.strict, dials, trained)
+    return Setting(in_force, guidance, wishes.preset, warnings, shown)
+
+
+def _preset(name: str | None, dials: Dials) -> Preset | None:
+    if name is None:
+        return None
+    if name not in dials.policy.presets:
+        known = did_you_mean(name, dials.policy.presets)
+        raise dials.malformed(f"unknown preset {_short(name)}: {known}", "steer.preset")
+    return dials.policy.presets[name]
+
+
+def _guidance(wanted: object, preset: Preset | None, in_force: Mapping[str, Wish], dials: Dials) -> dict[str, float]:
+    """Return the strengths other than 1. A locked attribute always counts fully: in every branch of the mixture."""
+    param = "steer.guidance"
+    open_names = [name for name in in_force if name not in dials.locks]
+    if wanted is None:
+        strengths = dict(preset.guidance) if preset is not None else {}
+        return {name: strength for name, strength in strengths.items() if name in open_names and strength != 1}
+    most = dials.policy.limits.max_guidance
+
+    def strength_of(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+            raise dials.malformed(f"a strength is a number from 0 to {most:g}, got {_short(value)}", param)
+        return float(value)
+
+    if not isinstance(wanted, Mapping):
+        strength = strength_of(wanted)
+        return dict.fromkeys(open_names, strength) if strength != 1 else {}
+    chosen: dict[str, float] = {}
+    for name, value in wanted.items():
+        if not dials.is_visible(str(name)):
+            raise dials.malformed(f"unknown attribute {_short(name)}", param)
+        strength = strength_of(value)
+        if name in dials.locks and strength != 1:
+            raise dials.forbidden(name, param)
+        if strength != 1 and name in in_force:
+            chosen[name] = strength
+    return chosen
+
+
+def check_weights(weights: object, dials: Dials) -> dict[str, float]:
+    """Return the weights of best-of-n, on open ordinal attributes.
+
+    A weight on a locked attribute would get around its lock: the most toxic of many answers is wanted by nobody who
+    fixed toxicity at 0.
+
+    Raises:
+        ApiError: unknown or locked attributes, or weights that are no numbers.
+    """
+    if not isinstance(weights, Mapping) or not weights:
+        raise dials.malformed(f"steer.weights must name attributes, got {_short(weights)}", "steer.weights")
+    for name, weight in weights.items():
+        if not dials.is_visible(str(name)) or dials.schema[str(name)].kind != "ordinal":
+            raise dials.malformed(f"unknown ordinal attribute {_short(name)}", "steer.weights")
+        if name in dials.locks:
+            raise dials.forbidden(name, "steer.weights")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not -1000 <= weight <= 1000:
+            raise dials.malformed(f"a weight is a number from -1000 to 1000, got {_short(weight)}", "steer.weights")
+    return {str(name): float(weight) for name, weight in weights.items()}
+
+
+def _feasibility(
+    in_force: Mapping[str, Wish], strict: bool, dials: Dials, trained: TrainedCombinations
+) -> list[dict[str, Any]]:
+    nearest = trained.nearest(in_force)
+    if nearest is None or not nearest.far:
+        return []
+    shown = {name: value for name, value in nearest.attributes.items() if dials.is_visible(name)}
+    message = (
+        "the training data hold nothing like this setting, so the answer may not follow it; "
+        f"the nearest combination in them is {_text(shown)}"
+    )
+    if strict:
+        raise ApiError(400, message, "far_from_training", "steer.strict")
+    return [
+        {
+            "code": "far_from_training",
+            "message": message,
+            "distance": nearest.distance,
+            "nearest": shown,
+            "turns": nearest.turns,
+        }
+    ]
+
+
+def _text(values: Mapping[str, Value]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def check_history(messages: Sequence[tuple[str, str, object]], dials: Dials) -> tuple[Message, ...]:
+    """Return messages, with the settings that earlier answers were written with.
+
+    Args:
+        messages: role, content and attributes (None = not said) of each.
+        dials: what can be set.
+
+    Raises:
+        ApiError: attributes that are malformed, between levels, locked, or not an assistant's.
+    """
+    checked = []
+    for i, (role, content, attributes) in enumerate(messages):
+        values: dict[str, Value] | None = None
+        if attributes is not None:
+            param = f"messages.{i}.attributes"
+            if role != "assistant":
+                raise dials.malformed(f"{param}: only an assistant's message has attributes", param)
+            values = {}
+            for name, wish in dials.check(attributes, param).items():
+                if isinstance(wish, float):
+                    raise dials.malformed(f"{param}: {name} {wish} lies between two levels", param)
+                values[name] = wish
+        checked.append(Message(role, content, attributes=values))  # type: ignore[arg-type]
+    return tuple(checked)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,126 @@
+"""A real server on loopback, with a tiny random model, for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import uvicorn
+from fastapi import FastAPI
+
+from steerlm.attributes import Attribute, AttributeSchema, Value
+from steerlm.checkpoint.info import CheckpointInfo
+from steerlm.checkpoint.label_statistics import label_statistics
+from steerlm.conversation import Message, Score
+from steerlm.generation.engine import LocalEngine
+from steerlm.server.app import create_app
+from steerlm.server.keys import Keys
+from steerlm.server.policy import PolicyFile, build_policy
+from steerlm.server.run import build_service
+from steerlm.server.service import Service, trained_schema
+from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
+
+SCHEMA = AttributeSchema(
+    (
+        Attribute("quality", best="max", description="How good."),
+        Attribute("toxicity", best="min"),
+        Attribute("humor"),
+        Attribute("verbosity", default=2),
+        Attribute("lang", "categorical", categories=("en", "de")),
+        Attribute("untrained"),
+    )
+)
+DIALS = "quality 0..4, toxicity 0..4, humor 0..4, verbosity 0..4, lang en|de"
+
+
+def statistics() -> dict[str, Any]:
+    """Label statistics of training data that hold every combination with toxicity 0 or 1, and nothing untrained."""
+    combinations = np.array(
+        [
+            (quality, toxicity, humor, verbosity, lang, -1)
+            for quality in range(5)
+            for toxicity in range(2)
+            for humor in range(5)
+            for verbosity in range(5)
+            for lang in range(2)
+        ],
+        dtype=np.int16,
+    )
+    return label_statistics(combinations, SCHEMA)
+
+
+class CountingModel:
+    """An attribute model that anybody can recompute: humor is the share of vowels, everything else 1."""
+
+    schema = SCHEMA
+    fingerprint = "counting"
+
+    def score(
+        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int = 16384
+    ) -> list[dict[str, Score] | None]:
+        return [counted(messages[-1].content) for messages in conversations]
+
+    def values(self, scores: Mapping[str, Score]) -> dict[str, Value]:
+        return {a.name: a.round(scores[a.name].mean) if a.kind == "ordinal" else a.categories[0] for a in self.schema}
+
+
+def counted(text: str) -> dict[str, Score]:
+    vowels = sum(c in "aeiouAEIOU" for c in text)
+    scores = {a.name: Score(1.0, 0.1) for a in SCHEMA if a.kind == "ordinal"}
+    scores["humor"] = Score(4 * vowels / max(1, len(text)), 0.1)
+    scores["lang"] = Score(0.0, 0.0, {"en": 0.75, "de": 0.25})
+    return scores
+
+
+def tiny_engine(batch_size: int = 16, context: int = 512, seed: int = 22) -> LocalEngine:
+    """Return an engine whose random answers end now and then."""
+    tokenizer = byte_tokenizer(SCHEMA)
+    model = random_model(tiny_llama_config(len(tokenizer), context), seed, 0.25)
+    return LocalEngine(model, tokenizer, SCHEMA, batch_size)
+
+
+def tiny_service(policy: Mapping[str, Any] | None = None, key_names: Sequence[str] = (), **engine: int) -> Service:
+    """Return a service with the tiny model and the counting attribute model."""
+    info = CheckpointInfo("sft", SCHEMA, "steerlm", label_statistics=statistics())
+    checked = build_policy(PolicyFile.model_validate(policy or {}), trained_schema(info), list(key_names), "policy")
+    return build_service("tiny", tiny_engine(**engine), info, checked, CountingModel())
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that listens.
+
+    Attributes:
+        url: its address.
+        service: what it serves.
+        app: the application.
+    """
+
+    url: str
+    service: Service
+    app: FastAPI
+
+
+@contextlib.contextmanager
+def running(service: Service, keys: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """Serve on a free port of loopback, in a thread."""
+    app = create_app(service, Keys(dict(keys or {})), loopback=True)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Running(f"http://127.0.0.1:{port}", service, app)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive(), "the server did not stop"
+        assert not service.scheduler.running
