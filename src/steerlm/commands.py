@@ -66,7 +66,12 @@ def stage_of_recipe(arguments: argparse.Namespace, stage: str) -> int:
     _quiet()
     from steerlm.pipeline import run_stage
 
-    run_stage(recipe, stage, _notify)
+    if stage == "evaluate" and arguments.suite is not None:
+        from steerlm.evaluating import run_suite_of_recipe
+
+        run_suite_of_recipe(recipe, arguments.suite, arguments.prompts, console)
+    else:
+        run_stage(recipe, stage, _notify)
     if stage == "evaluate":
         from steerlm.reporting.report import write_report
 
@@ -164,7 +169,13 @@ def _evaluate(arguments: argparse.Namespace, options: dict[str, Any], out: Path)
         raise UserError("--model is missing; give one or more NAME=PATH")
     config = validate(EvaluateConfig, options, "evaluate")
     schema = load_info(next(iter(models.values()))).schema
-    summary = evaluate(config, models, _needed(arguments, "prompts"), schema, out, arguments.seed)
+    if arguments.suite is not None:
+        from steerlm.evaluating import run_suite
+
+        run_suite(config, arguments.suite, models, arguments.prompts, schema, out, arguments.seed, None, console)
+        summary = {"suite": arguments.suite}
+    else:
+        summary = evaluate(config, models, Path(_needed(arguments, "prompts")), schema, out, arguments.seed)
     console.print(f"report   {write_report(out)}")
     return summary
 
@@ -185,8 +196,15 @@ def report(arguments: argparse.Namespace) -> int:
 
     if not arguments.run_dir.is_dir():
         raise UserError(f"no such run folder: {arguments.run_dir}")
-    console.print(f"report   {write_report(arguments.run_dir)}")
+    console.print(f"report   {write_report(arguments.run_dir, arguments.ablation)}")
     return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """`steerlm check RUN --require "humor.spearman>=0.9"`."""
+    from steerlm.evaluating import run_check
+
+    return run_check(arguments, console)
 
 
 def ablate(arguments: argparse.Namespace) -> int:
@@ -244,7 +262,7 @@ def judge(arguments: argparse.Namespace) -> int:
         return 0
     results = stage.run_judge(asks, questions, systems, client, out, arguments.baseline)
     print_results(results, out, console)
-    return 1 if results["counts"]["failed"] else 0
+    return 1 if results["counts"]["failed"] or not results["counts"]["parsed"] else 0
 
 
 def _named_files(texts: list[str], option: str) -> dict[str, Path]:
@@ -274,6 +292,14 @@ def baselines(arguments: argparse.Namespace) -> int:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.print(f"results  {out / 'baselines.json'}")
     return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """`steerlm compare NAME=WHERE NAME=WHERE …`."""
+    _quiet()
+    from steerlm.comparing import run_compare
+
+    return run_compare(arguments, console)
 
 
 def chat(arguments: argparse.Namespace, rest: list[str]) -> int:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from steerlm.cli import main
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.evaluation.rankings import Match
+from steerlm.judging.cache import read_replies
 from steerlm.judging.client import Endpoint, JudgeClient
 from steerlm.judging.judge import judge_pairs, rate_answers, rate_attributes, read_judgements, to_matches
 from steerlm.judging.protocols import Question, SystemAnswers
@@ -343,7 +348,41 @@ def _asked_reviews(vicuna: Path, systems: dict[str, str]) -> dict[str, tuple[int
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "openai", None)
+    monkeypatch.setitem(sys.modules, "openai", None)
     client = JudgeClient(Endpoint("http://127.0.0.1:9/v1", "m", "k"), tmp_path / "replies.jsonl")
     with pytest.raises(UserError, match=re.escape("pip install 'steerlm[judge]'")):
         rate_answers(QUESTIONS, LONG, client, tmp_path / "out.jsonl")
+
+
+def test_control_c_keeps_what_was_answered(files: dict[str, str]) -> None:
+    with FakeEndpoint(longer_wins, delay_s=0.15) as endpoint:
+        argv = vicuna(files, "--base-url", endpoint.base_url, "--model", "m", "--yes", "--max-in-flight", "1")
+        child = subprocess.Popen(
+            [sys.executable, "-m", "steerlm.cli", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 60
+        while endpoint.num_requests < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=30)
+        assert child.returncode == 130
+        assert errors.strip() == "steerlm: interrupted; the same command goes on where it stopped"
+        assert len(read_replies(Path(files["out"]) / "replies.jsonl")) >= 3
+        assert not (Path(files["out"]) / "results.json").exists()
+
+
+def test_judging_needs_no_torch() -> None:
+    code = (
+        "import sys, steerlm.commands, steerlm.stages.judge, steerlm.judging.printing\n"
+        "heavy = {'torch', 'transformers', 'openai'} & set(sys.modules)\nassert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_judge_without_a_single_verdict_is_an_error(files: dict[str, str]) -> None:
+    with FakeEndpoint(lambda body: "Lovely answers!") as endpoint:
+        assert main(vicuna(files, "--base-url", endpoint.base_url, "--model", "m", "--yes")) == 1
+    results = results_of(files)
+    assert results["counts"] == {"asked": 12, "parsed": 0, "unparsed": 12, "failed": 0}
+    assert results["pairs"]["position_bias"]["value"] is None

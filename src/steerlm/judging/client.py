@@ -185,6 +185,7 @@ class _Run:
         self.replies: dict[str, Reply] = {}
         self.failures_in_a_row = 0
         self.not_before = 0.0
+        self.ended = asyncio.Event()
         self.jitter = random.Random(0)
 
     async def all(self) -> dict[str, Reply]:
@@ -194,44 +195,56 @@ class _Run:
             num_workers = min(self.client.max_in_flight, len(self.todo))
             workers = [asyncio.create_task(self._worker(openai_client, waiting, advance)) for _ in range(num_workers)]
             try:
-                await asyncio.gather(*workers)
+                ends = await asyncio.gather(*workers, return_exceptions=True)
             finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
                 await openai_client.close()
+        for end in ends:
+            if end is not None:
+                raise end
         return self.replies
 
     async def _worker(
         self, openai_client: AsyncOpenAI, waiting: Iterator[tuple[str, Prompt]], advance: Callable[[], None]
     ) -> None:
-        for key, prompt in waiting:
-            reply = await self._with_retries(openai_client, prompt)
-            self.replies[key] = reply
-            if reply.failure:
-                self.failures_in_a_row += 1
+        """Take requests until there are none, or until another worker ends the run: what is in flight then is kept."""
+        try:
+            for key, prompt in waiting:
+                reply = await self._with_retries(openai_client, prompt)
+                self.replies[key] = reply
+                if not reply.failure:
+                    append_reply(self.stream, key, reply)
+                    self.failures_in_a_row = 0
+                if self.ended.is_set():
+                    return
+                self.failures_in_a_row += bool(reply.failure)
                 if self.failures_in_a_row >= _GIVE_UP_AFTER:
                     raise self._stopped(reply.failure)
-            else:
-                append_reply(self.stream, key, reply)
-                self.failures_in_a_row = 0
-            advance()
+                advance()
+        except (UserError, OSError):
+            self.ended.set()
+            raise
 
     async def _with_retries(self, openai_client: AsyncOpenAI, prompt: Prompt) -> Reply:
         for attempt in range(1, self.client.attempts + 1):
-            await asyncio.sleep(max(0.0, self.not_before - time.monotonic()))
+            await self._pause(self.not_before - time.monotonic())
             try:
                 return await _attempt(openai_client, self.client, prompt)
             except _AttemptError as error:
-                if error.retry_after_s is None or attempt == self.client.attempts:
+                if error.retry_after_s is None or attempt == self.client.attempts or self.ended.is_set():
                     return Reply("", failure=str(error))
                 if error.retry_after_s > _LONGEST_WAIT_S:
                     raise self._stopped(f"{error}; it asks for a pause of {error.retry_after_s:.0f} s") from None
                 backoff = min(self.client.backoff_s * 2 ** (attempt - 1), _MAX_BACKOFF_S)
                 if error.retry_after_s > 0:
                     self.not_before = max(self.not_before, time.monotonic() + error.retry_after_s)
-                await asyncio.sleep(backoff * self.jitter.uniform(0.5, 1.0))
+                await self._pause(backoff * self.jitter.uniform(0.5, 1.0))
         raise AssertionError("attempts is at least 1")
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than the run lasts."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self.ended.wait()
 
     def _stopped(self, cause: str) -> UserError:
         done = sum(not reply.failure for reply in self.replies.values())

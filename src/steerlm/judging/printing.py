@@ -137,8 +137,10 @@ def _print_without_verdict(path: Path, console: Console) -> None:
     for row in rows[:_SHOWN]:
         what = " ".join(part for part in (f"question {row['question']}", row["attribute"]) if part)
         systems = " / ".join(row["systems"])
-        console.print(f"no verdict: {what}, {systems}: {row['problem']}", markup=False, highlight=False)
+        console.print(f"no verdict: {what}, {systems}: {row['problem']}", markup=False, highlight=False, soft_wrap=True)
         if row["text"]:
-            console.print(f"    {row['text'][-300:]!r}", markup=False, highlight=False)
+            console.print(f"    {row['text'][-300:]!r}", markup=False, highlight=False, soft_wrap=True)
     if rows:
-        console.print(f"all {len(rows)} without a verdict, verbatim: {path}", markup=False, highlight=False)
+        console.print(
+            f"all {len(rows)} without a verdict, verbatim: {path}", markup=False, highlight=False, soft_wrap=True
+        )
