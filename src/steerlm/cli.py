@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.rating.arguments import add_rate
+from steerlm.server.arguments import add_serve
 
 _EPILOG = """\
 examples:
@@ -89,6 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--temperature", type=float, default=0.7, help="0 = greedy (default: %(default)s)")
     chat.add_argument("--top-k", type=int, default=50, help="0 = all tokens (default: %(default)s)")
     chat.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
+
+    add_serve(commands.add_parser("serve", help="serve a steerable model behind OpenAI's API"))
 
     nemo = commands.add_parser("export-nemo", help="write conversations as NeMo-Aligner JSONL")
     nemo.add_argument("data", type=Path, help="conversations, JSONL")
@@ -250,6 +253,10 @@ def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
         return commands.baselines(arguments)
     if command == "judge":
         return commands.judge(arguments)
+    if command == "serve":
+        from steerlm.server.commands import serve
+
+        return serve(arguments)
     if command == "rate":
         from steerlm.rating.commands import rate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import time
 from pathlib import Path
 
@@ -76,7 +77,25 @@ def serve(
     scorer = None if attribute_model is None else load_attribute_model(attribute_model)
     service = build_service(name or served_name(model), engine, info, checked, scorer)
     app = create_app(service, keys, loopback=loopback)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5, server_header=False)
+    config = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5, server_header=False
+    )
+    _Server(config, service.name).run()
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens once it does."""
+
+    def __init__(self, config: uvicorn.Config, name: str) -> None:
+        super().__init__(config)
+        self._name = name
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            address = f"[{host}]" if ":" in host else host
+            print(f"{self._name} at http://{address}:{port}/v1  (Ctrl-C ends it)", flush=True)
 
 
 def served_name(model: Path) -> str:
