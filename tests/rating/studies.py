@@ -37,7 +37,7 @@ def comparison(folder: Path, num_prompts: int = 6, systems: Sequence[str] = ("pl
         name: write_answers(folder / f"{name}.jsonl", {f"p{i}": f"{name} says {i}" for i in range(num_prompts)})
         for name in systems
     }
-    items = comparisons(files, None, 0)
+    items = comparisons(files, None, None, 0)
     return create_study(folder / "study", items, question="Which?", schema=None, systems=list(files), seed=0)
 
 

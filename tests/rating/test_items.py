@@ -17,7 +17,7 @@ def test_every_prompt_with_every_pair_of_systems(tmp_path: Path) -> None:
         name: write_answers(tmp_path / f"{name}.jsonl", {f"p{i}": f"{name} {i}" for i in range(count)})
         for name, count in (("a", 4), ("b", 3), ("c", 5))
     }
-    found = comparisons(files, None, 0)
+    found = comparisons(files, None, None, 0)
     assert [(i.prompt, i.systems) for i in found.items if isinstance(i, Comparison)] == [
         (f"p{i}", pair) for i in range(3) for pair in (("a", "b"), ("a", "c"), ("b", "c"))
     ]
@@ -36,10 +36,10 @@ def test_a_second_turn_shows_either_systems_own_first_answer(tmp_path: Path) -> 
         write_conversations(path, [Conversation("p", tuple(Message(role, text) for role, text in messages))])  # type: ignore[arg-type]
         return path
 
-    [item] = comparisons({"a": answers("a", "same"), "b": answers("b", "same")}, None, 0).items
+    [item] = comparisons({"a": answers("a", "same"), "b": answers("b", "same")}, None, None, 0).items
     assert isinstance(item, Comparison)
     assert [m.content for m in item.context] == ["One?", "same", "Two?"]
-    [item] = comparisons({"a": answers("a", "mine"), "b": answers("b", "yours")}, None, 0).items
+    [item] = comparisons({"a": answers("a", "mine"), "b": answers("b", "yours")}, None, None, 0).items
     assert isinstance(item, Comparison)
     assert [m.content for m in item.context] == ["One?"]
     assert [[m.content for m in side] for side in item.answers] == [
@@ -51,11 +51,11 @@ def test_a_second_turn_shows_either_systems_own_first_answer(tmp_path: Path) -> 
 def test_identical_answers_are_left_out_and_counted(tmp_path: Path) -> None:
     a = write_answers(tmp_path / "a.jsonl", {"p0": "same", "p1": "one"})
     b = write_answers(tmp_path / "b.jsonl", {"p0": "same", "p1": "two"})
-    found = comparisons({"a": a, "b": b}, None, 0)
+    found = comparisons({"a": a, "b": b}, None, None, 0)
     assert [item.prompt for item in found.items] == ["p1"]
     assert found.left_out == {"pairs of identical answers": 1}
     with pytest.raises(UserError, match="nothing to compare"):
-        comparisons({"a": a, "b": a}, None, 0)
+        comparisons({"a": a, "b": a}, None, None, 0)
 
 
 def test_mistakes_in_answer_files(tmp_path: Path) -> None:
@@ -77,20 +77,46 @@ def test_mistakes_in_answer_files(tmp_path: Path) -> None:
         (tmp_path / "none.jsonl", "no such file"),
     ):
         with pytest.raises(UserError, match=words):
-            comparisons({"a": a, "x": path}, None, 0)
+            comparisons({"a": a, "x": path}, None, None, 0)
     with pytest.raises(UserError, match="two systems"):
-        comparisons({"a": a}, None, 0)
+        comparisons({"a": a}, None, None, 0)
+
+
+def test_answer_files_of_fastchat_and_qlora_with_their_questions(tmp_path: Path) -> None:
+    questions, fastchat, qlora = (tmp_path / name for name in ("q.jsonl", "f.jsonl", "g.jsonl"))
+    questions.write_text(
+        '{"question_id": 81, "turns": ["One?", "Two?"]}\n{"question_id": 82, "text": "Alone?"}\n', encoding="utf-8"
+    )
+    fastchat.write_text(
+        '{"question_id": 81, "model_id": "f", "choices": [{"turns": ["f one", "f two"]}]}\n'
+        '{"question_id": 82, "answer_id": "x", "text": "f alone"}\n',
+        encoding="utf-8",
+    )
+    qlora.write_text('{"question_id": 82, "generation": "g alone"}\n', encoding="utf-8")
+    files = {"f": fastchat, "g": qlora}
+    [item] = comparisons(files, questions, None, 0).items
+    assert isinstance(item, Comparison)
+    assert [m.content for m in item.context] == ["Alone?"]
+    assert [[m.content for m in side] for side in item.answers] == [["f alone"], ["g alone"]]
+    other = tmp_path / "h.jsonl"
+    other.write_text('{"question_id": 81, "choices": [{"turns": ["f one", "h two"]}]}\n', encoding="utf-8")
+    [item] = comparisons({"f": fastchat, "h": other}, questions, None, 0).items
+    assert isinstance(item, Comparison)
+    assert [m.content for m in item.context] == ["One?", "f one", "Two?"]
+    other.write_text('{"question_id": 99, "text": "h"}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"h\.jsonl: '99' has 1 answers"):
+        comparisons({"f": fastchat, "h": other}, questions, None, 0)
 
 
 def test_samples_are_drawn_by_seed_and_keep_their_order(tmp_path: Path) -> None:
     files = {n: write_answers(tmp_path / f"{n}.jsonl", {f"p{i:02}": f"{n} {i}" for i in range(40)}) for n in "ab"}
-    one, again, other = ([i.prompt for i in comparisons(files, 10, seed).items] for seed in (1, 1, 2))
+    one, again, other = ([i.prompt for i in comparisons(files, None, 10, seed).items] for seed in (1, 1, 2))
     assert one == again == sorted(one)
     assert len(set(one)) == 10
     assert one != other
-    assert len(comparisons(files, 100, 0).items) == 40
-    with pytest.raises(UserError, match="--sample 0"):
-        comparisons(files, 0, 0)
+    assert len(comparisons(files, None, 100, 0).items) == 40
+    with pytest.raises(UserError, match="--num-prompts 0"):
+        comparisons(files, None, 0, 0)
 
 
 def test_rated_turns_carry_no_label_of_anybody(tmp_path: Path) -> None:

@@ -18,13 +18,16 @@ def add_rate(parser: argparse.ArgumentParser) -> None:
         "--answers", action="append", default=[], metavar="NAME=FILE",
         help="compare: a system's stored answers, conversations whose ids are the prompts' (repeat per system)",
     )  # fmt: skip
+    new.add_argument("--questions", type=Path, help="compare: questions, JSONL (default: from the conversations)")
     new.add_argument("--data", type=Path, help="rate: conversations, JSONL")
     new.add_argument("--attributes", help="rate: schema preset (oasst, helpsteer, steerlm, paper) or YAML file")
     new.add_argument(
         "--turns", choices=["last", "all"], default="last", help="rate: which answers (default: %(default)s)"
     )
     new.add_argument("--question", help="what people are asked (default: which answer is better; how they rate it)")
-    new.add_argument("--sample", type=int, metavar="N", help="draw N prompts or conversations (default: all)")
+    new.add_argument(
+        "--num-prompts", type=int, help="use so many prompts (conversations), drawn at random (default: all)"
+    )
     new.add_argument("--seed", type=int, default=0, help="seed of draw, order and sides (default: %(default)s)")
 
     invite = _action(actions, "invite", "print each annotator's link; without names: links and progress of all")

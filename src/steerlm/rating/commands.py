@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import socket
 from pathlib import Path
@@ -12,11 +13,8 @@ from rich.console import Console
 from steerlm.errors import UserError
 from steerlm.files import write_json
 from steerlm.rating.arguments import DEFAULT_HOST
-from steerlm.rating.export import export_ratings
 from steerlm.rating.items import comparisons, rated_turns
-from steerlm.rating.results import read_matches, study_results
 from steerlm.rating.store import Study, annotators, create_study, finished, invite, open_study, read_answers
-from steerlm.rating.tables import print_results
 
 RESULTS, RATINGS = "results.json", "ratings.jsonl"
 QUESTIONS = {"comparison": "Which answer is better?", "rating": "How do you rate the last answer?"}
@@ -37,10 +35,12 @@ def _new(arguments: argparse.Namespace) -> int:
     schema = None
     answers: dict[str, Path] = {}
     if arguments.data:
+        if arguments.questions:
+            raise UserError("--questions goes with --answers; conversations hold their own")
         from steerlm.commands import _schema
 
         schema = _schema(arguments)
-        items = rated_turns(arguments.data, arguments.turns, arguments.sample, arguments.seed)
+        items = rated_turns(arguments.data, arguments.turns, arguments.num_prompts, arguments.seed)
     else:
         if arguments.attributes:
             raise UserError("--attributes goes with --data; a comparison asks one question about every pair")
@@ -49,7 +49,7 @@ def _new(arguments: argparse.Namespace) -> int:
             if not equals or not name or name in answers:
                 raise UserError(f"--answers {text!r} is not of the form NAME=FILE with a name of its own")
             answers[name] = Path(path)
-        items = comparisons(answers, arguments.sample, arguments.seed)
+        items = comparisons(answers, arguments.questions, arguments.num_prompts, arguments.seed)
     question = arguments.question or QUESTIONS["comparison" if schema is None else "rating"]
     study = create_study(
         arguments.study, items, question=question, schema=schema, systems=list(answers), seed=arguments.seed
@@ -100,15 +100,18 @@ def _serve(arguments: argparse.Namespace) -> int:
             )
         console.print(f"serving {study.folder} on http://{host}:{port}; Ctrl-C ends it", markup=False, highlight=False)
         config = uvicorn.Config(create_app(study), log_level="warning", access_log=False, server_header=False)
-        uvicorn.Server(config).run(sockets=[listener])
+        with contextlib.suppress(KeyboardInterrupt):  # how people end it
+            uvicorn.Server(config).run(sockets=[listener])
     return 0
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port {port} is not a port: 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(f"cannot listen on {host} port {port} ({error}); --port 0 takes any free port") from None
 
 
@@ -120,6 +123,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def _results(arguments: argparse.Namespace) -> int:
+    from steerlm.rating.results import read_matches, study_results
+    from steerlm.rating.tables import print_results
+
     study = open_study(arguments.study)
     judge = None if arguments.judge is None else read_matches(arguments.judge)
     results = study_results(study, judge)
@@ -130,6 +136,8 @@ def _results(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from steerlm.rating.export import export_ratings
+
     study = open_study(arguments.study)
     path = study.folder / RATINGS
     done = export_ratings(study, path)

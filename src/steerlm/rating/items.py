@@ -17,6 +17,7 @@ from typing import Any, Literal
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Conversation, Message, conversation_from_dict, read_conversations
 from steerlm.errors import UserError
+from steerlm.judging.formats import read_answers, read_questions
 
 Turns = Literal["last", "all"]
 
@@ -97,12 +98,13 @@ class Items:
     left_out: Mapping[str, int]
 
 
-def comparisons(answers: Mapping[str, Path], sample: int | None, seed: int) -> Items:
+def comparisons(answers: Mapping[str, Path], questions: Path | None, num_prompts: int | None, seed: int) -> Items:
     """Pair the stored answers of two or more systems, prompt by prompt, every system against every other.
 
     Args:
         answers: per system its file of conversations; equal ids mean the same prompt, the last message is the answer.
-        sample: number of prompts drawn; None: all.
+        questions: what was asked, where the files hold answers alone, as FastChat's and QLoRA's do.
+        num_prompts: how many are drawn; None: all.
         seed: of the draw.
 
     Raises:
@@ -110,13 +112,16 @@ def comparisons(answers: Mapping[str, Path], sample: int | None, seed: int) -> I
     """
     if len(answers) < 2:
         raise UserError("a comparison needs the answers of two systems: give --answers NAME=FILE twice")
-    by_system = {name: _answers(path) for name, path in answers.items()}
+    if questions is None:
+        by_system = {name: _conversations(path) for name, path in answers.items()}
+    else:
+        by_system = _answered(questions, answers)
     first, *others = by_system.values()
     common = [prompt for prompt in first if all(prompt in other for other in others)]
     if not common:
         raise UserError(f"{' and '.join(str(path) for path in answers.values())} have no prompt id in common")
     missing = len(set().union(*by_system.values())) - len(common)
-    chosen = _draw(common, sample, seed)
+    chosen = _draw(common, num_prompts, seed)
     items: list[Item] = []
     identical = 0
     for prompt in chosen:
@@ -132,7 +137,22 @@ def comparisons(answers: Mapping[str, Path], sample: int | None, seed: int) -> I
     return Items(tuple(items), {reason: count for reason, count in left_out.items() if count})
 
 
-def _answers(path: Path) -> dict[str, tuple[Message, ...]]:
+def _answered(questions: Path, answers: Mapping[str, Path]) -> dict[str, dict[str, tuple[Message, ...]]]:
+    """Put questions and every system's answers together, turn by turn."""
+    asked = {question.id: question.turns for question in read_questions(questions)}
+    by_system: dict[str, dict[str, tuple[Message, ...]]] = {}
+    for name, path in answers.items():
+        found = by_system.setdefault(name, {})
+        for key, texts in read_answers(path, name).answers.items():
+            turns = asked.get(key, ())
+            if len(turns) < len(texts):
+                raise UserError(f"{path}: {key!r} has {len(texts)} answers and {len(turns)} questions in {questions}")
+            exchanges = ((Message("user", q), Message("assistant", a)) for q, a in zip(turns, texts, strict=False))
+            found[key] = tuple(message for exchange in exchanges for message in exchange)
+    return by_system
+
+
+def _conversations(path: Path) -> dict[str, tuple[Message, ...]]:
     found: dict[str, tuple[Message, ...]] = {}
     for conversation in read_conversations(path):
         if conversation.messages[-1].role != "assistant":
@@ -157,13 +177,13 @@ def _compare(prompt: str, systems: tuple[str, str], a: tuple[Message, ...], b: t
     return Comparison(prompt, systems, a[:shared], (a[shared:], b[shared:]))
 
 
-def rated_turns(data: Path, turns: Turns, sample: int | None, seed: int) -> Items:
+def rated_turns(data: Path, turns: Turns, num_conversations: int | None, seed: int) -> Items:
     """Take the assistant turns of a file of conversations for rating.
 
     Args:
         data: conversations; labels they carry are neither shown nor kept.
         turns: rate the `last` answer of each conversation, or `all`.
-        sample: number of conversations drawn; None: all.
+        num_conversations: how many are drawn; None: all.
         seed: of the draw.
 
     Raises:
@@ -182,7 +202,7 @@ def rated_turns(data: Path, turns: Turns, sample: int | None, seed: int) -> Item
         raise UserError(f"{data} has no conversation with an assistant turn to rate")
     items = [
         RatedTurn(conversations[key], turn)
-        for key in _draw(list(conversations), sample, seed)
+        for key in _draw(list(conversations), num_conversations, seed)
         for turn in conversations[key].assistant_turns[-1 if turns == "last" else 0 :]
     ]
     return Items(tuple(items), {"conversations without an assistant turn": without} if without else {})
@@ -213,12 +233,12 @@ def _digest(seed: int, annotator: str, what: str, item: int) -> bytes:
     return hashlib.sha256(f"{seed}/{what}/{item}/{annotator}".encode()).digest()
 
 
-def _draw(keys: list[str], sample: int | None, seed: int) -> list[str]:
-    if sample is None or sample >= len(keys):
+def _draw(keys: list[str], number: int | None, seed: int) -> list[str]:
+    if number is None or number >= len(keys):
         return keys
-    if sample < 1:
-        raise UserError(f"--sample {sample} must be at least 1")
-    chosen = set(random.Random(seed).sample(range(len(keys)), sample))
+    if number < 1:
+        raise UserError(f"--num-prompts {number} must be at least 1")
+    chosen = set(random.Random(seed).sample(range(len(keys)), number))
     return [key for i, key in enumerate(keys) if i in chosen]
 
 
