@@ -34,11 +34,13 @@ def test_questions_in_every_form(tmp_path: Path) -> None:
         {"question_id": 1, "text": "Why?", "category": "math"},
         {"question_id": 2, "turns": ["How?", "And?"], "category": "coding", "reference": ["7", ""]},
         OURS,
+        {"id": "p2", "messages": [{"role": "user", "content": "just asked"}]},
     )
     assert read_questions(path) == [
         Question("1", ("Why?",), "math"),
         Question("2", ("How?", "And?"), "coding"),
-        Question("p1", ("q1", "q2"), system="Be brief."),
+        Question("p1", ("User: q1\n\nAssistant: a1\n\nUser: q2",), system="Be brief."),
+        Question("p2", ("just asked",)),
     ]
 
 
@@ -58,7 +60,7 @@ def test_answers_in_every_form(tmp_path: Path) -> None:
         OURS,
     )
     found = read_answers(path, "m")
-    assert found.answers == {"1": ("old form",), "2": ("t1", "t2"), "3": ("said",), "4": ("said",), "p1": ("a1", "a2")}
+    assert found.answers == {"1": ("old form",), "2": ("t1", "t2"), "3": ("said",), "4": ("said",), "p1": ("a2",)}
     assert (found.answer_ids["1"], found.answer_ids["2"]) == ("x1", "x2")
     assert found.answer_ids["3"] == found.answer_ids["4"] == answer_id("said")
 
@@ -72,7 +74,10 @@ def test_answers_in_every_form(tmp_path: Path) -> None:
         ([{"question_id": 1, "choices": [{"turns": "x"}]}], ":1: turns must be text, got 'x'"),
         ([{"question_id": 1, "text": None}], ":1: text must be text, got [None]"),
         ([{"question_id": 1, "text": "a"}, {"question_id": "1", "text": "b"}], ":2: question '1' is answered twice"),
-        ([{"id": 1, "messages": [{"role": "user", "content": "q"}]}], ":1: the conversation holds no answer"),
+        (
+            [{"id": 1, "messages": [{"role": "user", "content": "q"}]}],
+            ":1: the conversation does not end with an answer",
+        ),
         ([{"id": 1, "messages": [{"role": "bot", "content": "q"}]}], ":1: message 0: role 'bot' is not one of"),
         ([], "holds no answers"),
     ],

@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from steerlm.attributes import Attribute
 from steerlm.judging.parsing import (
@@ -17,6 +19,7 @@ from steerlm.judging.parsing import (
     parse_score_pair,
     parse_three_way,
 )
+from steerlm.judging.prompts import PROMPTS
 
 HUMOR = Attribute("humor")
 LANG = Attribute("lang", kind="categorical", categories=("en", "de"))
@@ -80,6 +83,29 @@ def test_an_output_that_was_cut_off_counts_only_by_its_first_line() -> None:
     ):
         parsed = parse(kind, text, HUMOR, finish_reason="length")
         assert parsed.problem == "cut off before its verdict"
+
+
+def test_thinking_does_not_count() -> None:
+    thinking = "<think>\nSay, Assistant 1: 2, Assistant 2: 9, [[B]], [[1]].\n</think>\n\n"
+    assert parse("vicuna-general", thinking + "8 6\nThe first.").scores == (8, 6)
+    assert parse("pair-v2", thinking + "[[A]]").outcome == 1.0
+    for kind in ("vicuna-math", "pair-v2", "single-v1", "rubric"):
+        assert parse(kind, thinking + "They are fine.", HUMOR).problem.startswith("no ")
+        assert parse(kind, thinking[:-12], HUMOR).problem == "cut off while thinking"
+        assert parse(kind, thinking, HUMOR).problem == "empty output (finish reason stop)"
+
+
+@given(st.text() | st.text(alphabet="()[]AB12,.: \n0Assistant<think>/"), st.sampled_from([*PROMPTS, "rubric"]))
+def test_any_output_has_a_verdict_in_range_or_a_problem(text: str, kind: str) -> None:
+    parsed = parse(kind, text, HUMOR)
+    assert bool(parsed.problem) == (not parsed.scores and parsed.outcome is None)
+    assert all(0 <= score <= (4 if kind == "rubric" else 10) for score in parsed.scores)
+
+
+def test_long_outputs_are_read_in_linear_time() -> None:
+    for piece in ("Assistant 1: ", "[[", "(1, ", "rating ", "1 ", "tuple "):
+        for kind in ("vicuna-math", "pair-v2", "single-v1", "rubric"):
+            parse(kind, piece * 100_000, HUMOR)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Questions and answers of FastChat, of QLoRA and of this project; which of them a file holds shows in its keys.
 
 * ours: `{"id", "messages"}`, a conversation that ends with the answer (a question file may end with the question);
+  earlier turns are context that all systems share;
 * FastChat today: `{"question_id", "category", "turns"}` and `{"question_id", "model_id", "choices": [{"turns"}]}`;
 * FastChat's first form: `{"question_id", "text", "category"}` and `{"question_id", "answer_id", "text"}`;
 * QLoRA: answers as `generation`, or `generation_truncated` where the model had gone on to speak for the user.
@@ -96,9 +97,13 @@ def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
 def _question(row: Mapping[str, Any], place: str) -> Question:
     if "messages" in row:
         conversation = _conversation(row, place)
-        turns = tuple(message.content for message in conversation.messages if message.role == "user")
-        system = conversation.messages[0].content if conversation.messages[0].role == "system" else ""
-        return Question(conversation.id, turns, str(row.get("category", "")), system=system)
+        messages = conversation.messages
+        system = messages[0].content if messages[0].role == "system" else ""
+        asked = [m for m in messages if m.role != "system"][: -1 if messages[-1].role == "assistant" else None]
+        text = asked[0].content
+        if len(asked) > 1:
+            text = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in asked)
+        return Question(conversation.id, (text,), str(row.get("category", "")), system=system)
     turns = _texts(row.get("turns", [row.get("text")]), "turns", place)
     # MT-bench's own `reference` notes are shown to no judge: FastChat takes the reference answers of another file
     return Question(str(row["question_id"]), turns, str(row.get("category", "")))
@@ -106,10 +111,10 @@ def _question(row: Mapping[str, Any], place: str) -> Question:
 
 def _answer(row: Mapping[str, Any], place: str) -> tuple[str, ...]:
     if "messages" in row:
-        turns = tuple(message.content for message in _conversation(row, place).messages if message.role == "assistant")
-        if not turns:
-            raise UserError(f"{place}: the conversation holds no answer")
-        return turns
+        last = _conversation(row, place).messages[-1]
+        if last.role != "assistant":
+            raise UserError(f"{place}: the conversation does not end with an answer")
+        return (last.content,)
     if "choices" in row:
         choices = row["choices"]
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):

@@ -53,6 +53,10 @@ def parse(kind: str, text: str, attribute: Attribute | None = None, finish_reaso
     Returns:
         The verdict, or the problem.
     """
+    if text.lstrip().startswith("<think>"):  # a server without a parser for it hands out the thinking too
+        _, closed, text = text.partition("</think>")
+        if not closed:
+            return Parsed(problem="cut off while thinking")
     if not text.strip():
         return Parsed(problem=f"empty output (finish reason {finish_reason})")
     cut_off = finish_reason == "length"
