@@ -77,6 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_rate(commands.add_parser("rate", help="let people compare or rate answers on a local web page"))
 
+    _add_compare(commands.add_parser("compare", help="compare systems in pairs on the same prompts", **_COMPARE))
+
     chat = commands.add_parser(
         "chat",
         allow_abbrev=False,  # an attribute may be called `max` or `sys`
@@ -149,6 +151,51 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, help="folder of `steerlm ablate`; what is there is used again (default: as there)"
     )
     _add_overrides(parser)
+
+
+_COMPARE: dict[str, Any] = {
+    "description": "Compare systems in pairs on the same prompts: win rates, Elo, Bradley-Terry, all with intervals.",
+    "epilog": """\
+a system is NAME= and one of
+  runs/x/bootstrap/model@humor=4,verbosity=1   a steerable checkpoint; dials not named stand at their defaults
+  some-org/some-chat-model                     any Hugging Face chat model, a folder or an id
+  https://host/v1#model-name                   an OpenAI-compatible endpoint (key: OPENAI_API_KEY)
+  answers.jsonl                                stored answers: ours, FastChat's or QLoRA's
+""",
+    "formatter_class": argparse.RawDescriptionHelpFormatter,
+}
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("systems", nargs="+", metavar="NAME=WHERE", help="two or more systems; see below")
+    parser.add_argument("--prompts", type=Path, required=True, help="conversations or FastChat questions, JSONL")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to; run again, it goes on")
+    parser.add_argument(
+        "--scorer", help="who decides: playground, text (exact measures) or the folder of an attribute model"
+    )
+    parser.add_argument(
+        "--weights", metavar="NAME=NUMBER,…",
+        help="what counts as better, for example helpfulness=1,toxicity=-0.5 "
+        "(default: 1 or -1 for every attribute with a best end)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tie-margin", type=float, default=0.0, help="weighted differences up to this are ties (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--judge", metavar="MODEL", help="let this model at an OpenAI-compatible endpoint decide instead"
+    )
+    parser.add_argument("--judge-url", metavar="URL", help="its endpoint (default: OPENAI_BASE_URL)")
+    parser.add_argument("--protocol", choices=("vicuna", "mt-bench-pair"), default="vicuna", help="what it is asked")
+    parser.add_argument("--references", type=Path, help="reference answers for the judge, JSONL (mt-bench)")
+    parser.add_argument("--yes", action="store_true", help="do not ask before the judge costs money")
+    parser.add_argument("--num-prompts", type=int, help="use so many, drawn at random (default: all)")
+    parser.add_argument("--elo-games", type=int, metavar="N", help="games per random order of Elo (default: all)")
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="longest answer (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0 = greedy (default: %(default)s)")
+    parser.add_argument("--top-k", type=int, default=50, help="0 = all tokens (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="answers decoded together (default: %(default)s)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the weights")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: %(default)s)")
 
 
 def _add_overrides(parser: argparse.ArgumentParser, note: str = "") -> None:
@@ -261,6 +308,8 @@ def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
         from steerlm.rating.commands import rate
 
         return rate(arguments)
+    if command == "compare":
+        return commands.compare(arguments)
     if command == "chat":
         return commands.chat(arguments, rest)
     if command == "export-nemo":

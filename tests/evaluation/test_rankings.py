@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
+from steerlm.evaluation.length_control import length_controlled_win_rate
 from steerlm.evaluation.rankings import (
     Match,
     bradley_terry,
     bradley_terry_intervals,
     elo,
     flip_rate,
-    length_controlled_win_rate,
     overall_win_rates,
     position_bias,
     win_rates,
@@ -75,7 +75,7 @@ def test_no_ratings_where_none_exist(matches):
     assert all(math.isnan(rating) for rating in bradley_terry(matches).values())
     estimate = bradley_terry_intervals(matches)["x"]
     assert math.isnan(estimate.value)
-    assert "never" in estimate.note
+    assert ("y never wins, x never loses" if len(matches) == 8 else "a group of systems never") in estimate.note
 
 
 def test_interval_is_refused_where_a_single_prompt_keeps_the_ratings_finite():

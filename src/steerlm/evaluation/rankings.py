@@ -8,13 +8,11 @@ All of it starts from `Match`: one verdict on two answers to one prompt. Interva
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from steerlm.evaluation.estimates import (
     MIN_CLUSTERS,
@@ -144,7 +142,7 @@ def bradley_terry(matches: Sequence[Match]) -> dict[str, float]:
 def bradley_terry_intervals(matches: Sequence[Match], *, seed: int = 0) -> dict[str, Estimate]:
     """Return Bradley-Terry ratings with 95 % intervals from prompts drawn anew; see `bradley_terry`.
 
-    Where no ratings exist, for more than one in forty draws, there is no interval, and the note says so.
+    Where no ratings exist for more than one draw in forty, there is no interval, and the note says so.
     """
     names = systems(matches)
     wins_CSS = _wins(matches, names)
@@ -152,7 +150,7 @@ def bradley_terry_intervals(matches: Sequence[Match], *, seed: int = 0) -> dict[
     values_S = _fit(wins_CSS.sum(axis=0)[None])[0]
     note, draws_RS = "", np.empty((0, len(names)))
     if np.isnan(values_S).any():
-        note = "undefined: some systems never lose, never win or never meet the others"
+        note = "undefined: " + _why_undefined(names, wins_CSS.sum(axis=0))
     elif num_clusters < MIN_CLUSTERS:
         note = f"no interval: {num_clusters} prompts, at least {MIN_CLUSTERS} are needed"
     else:
@@ -163,6 +161,12 @@ def bradley_terry_intervals(matches: Sequence[Match], *, seed: int = 0) -> dict[
             share = 1 - len(draws_RS) / _RESAMPLES
             note, draws_RS = f"no interval: no ratings exist in {share:.0%} of the resamples", draws_RS[:0]
     return _estimates(matches, names, values_S, draws_RS, note)
+
+
+def _why_undefined(names: Sequence[str], wins_SS: FloatArray) -> str:
+    reasons = [f"{name} never wins" for name, wins in zip(names, wins_SS.sum(axis=1), strict=True) if wins == 0]
+    reasons += [f"{name} never loses" for name, losses in zip(names, wins_SS.sum(axis=0), strict=True) if losses == 0]
+    return ", ".join(reasons) or "a group of systems never wins against the others, or never meets them"
 
 
 def _wins(matches: Sequence[Match], names: Sequence[str]) -> FloatArray:
@@ -329,69 +333,10 @@ def _estimates(
         played = [match.prompt for match in matches if name in (match.first, match.second)]
         num_prompts = len(set(played))
         low, high = math.nan, math.nan
-        if len(draws_RS):
+        own_note = note
+        if len(draws_RS) and np.ptp(draws_RS[:, s]) < 1e-6:
+            own_note = "no interval: all verdicts on it are the same"
+        elif len(draws_RS):
             low, high = expanded_interval(draws_RS[:, s], num_prompts)
-        out[name] = Estimate(float(values_S[s]), low, high, len(played), num_prompts, note)
+        out[name] = Estimate(float(values_S[s]), low, high, len(played), num_prompts, own_note)
     return out
-
-
-# Length
-
-
-def length_controlled_win_rate(
-    matches: Sequence[Match], system: str, opponent: str, lengths: Mapping[tuple[str, str], float]
-) -> Estimate:
-    """Return the win rate that a logistic regression predicts for answers of equal length.
-
-    The model is that of length-controlled AlpacaEval (Dubois et al. 2024, section 3) without its term for the prompt:
-    logit P(win) = a + b tanh(d / sd(d)), d the difference in length; the win rate at d = 0 is sigmoid(a). Ties count as
-    half a win (a fractional logit).
-
-    Args:
-        matches: verdicts; those between other systems are passed over.
-        system: whose win rate.
-        opponent: against whom.
-        lengths: length of the answer, in any one unit, per (system, prompt).
-
-    Returns:
-        The win rate with an interval from standard errors clustered by prompt. No value, with a note that says why,
-        where all verdicts agree, or where length alone decides them.
-    """
-    sign = {(system, opponent): 1, (opponent, system): -1}
-    own = [match for match in matches if (match.first, match.second) in sign]
-    prompts = [match.prompt for match in own]
-    num_prompts = len(set(prompts))
-
-    def missing(note: str) -> Estimate:
-        return Estimate(math.nan, math.nan, math.nan, len(own), num_prompts, note)
-
-    if not own:
-        return missing("no data")
-    wins_N = np.array([match.outcome if match.first == system else 1 - match.outcome for match in own])
-    difference_N = np.array([lengths[system, prompt] - lengths[opponent, prompt] for prompt in prompts])
-    if np.ptp(wins_N) == 0:
-        return missing("undefined: all verdicts are the same")
-    spread = float(difference_N.std())
-    columns = [np.ones(len(own))] + ([np.tanh(difference_N / spread)] if spread > 0 else [])
-    import statsmodels.api as sm
-    from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", PerfectSeparationWarning)
-        try:
-            codes = np.unique(prompts, return_inverse=True)[1]
-            fit = sm.GLM(wins_N, np.column_stack(columns), family=sm.families.Binomial()).fit(
-                cov_type="cluster", cov_kwds={"groups": codes}
-            )
-        except PerfectSeparationWarning:
-            return missing("undefined: length alone decides every verdict")
-    value, error = float(fit.params[0]), float(fit.bse[0])
-    if num_prompts < MIN_CLUSTERS:
-        note = f"no interval: {num_prompts} prompts, at least {MIN_CLUSTERS} are needed"
-        return Estimate(_sigmoid(value), math.nan, math.nan, len(own), num_prompts, note)
-    margin = float(stats.t.ppf(0.975, num_prompts - 1)) * error
-    return Estimate(_sigmoid(value), _sigmoid(value - margin), _sigmoid(value + margin), len(own), num_prompts)
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))

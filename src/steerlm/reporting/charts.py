@@ -136,3 +136,23 @@ def _svg(figure: Figure, label: str) -> Markup:
     return Markup('<svg class="chart" viewBox="{}" role="img" aria-label="{}">{}</svg>').format(
         view_box.group(1), escape(label), Markup(body)
     )
+
+
+def win_rates(rows: Sequence[Mapping[str, Any]], label: str) -> Markup:
+    """Plot win rates in percent with their intervals, the first row on top.
+
+    Args:
+        rows: `name`, `value`, `low` and `high` (None: no interval), as shares.
+        label: says what is seen, for people who do not see it.
+    """
+    figure, axes = _panel(height=0.75 + 0.3 * len(rows))
+    places = range(len(rows) - 1, -1, -1)
+    axes.axvline(50, color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+    for y, row in zip(places, rows, strict=True):
+        if row["low"] is not None:
+            axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=_SERIES[0], linewidth=2.2, alpha=0.5)
+        axes.plot(100 * row["value"], y, color=_SERIES[0], marker="o", markersize=6)
+    axes.set_yticks(list(places), [row["name"] for row in rows])
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="% of pairs won", xlim=(-2, 102), ylim=(-0.6, len(rows) - 0.4))
+    return _svg(figure, label)
