@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from steerlm.errors import UserError
@@ -77,7 +78,7 @@ def print_results(results: Mapping[str, Any], out: Path, console: Console) -> No
         if key in results:
             _print_columns(results[key], title, console)
     _print_without_verdict(out / "without_verdict.jsonl", console)
-    console.print(f"results  {out / 'results.json'}")
+    console.print(f"results  {out / 'results.json'}", markup=False, highlight=False, soft_wrap=True)
 
 
 def estimate_text(estimate: Mapping[str, Any], scale: float = 1.0, digits: int = 2) -> str:
@@ -96,14 +97,16 @@ def _print_pairs(pairs: Mapping[str, Any], console: Console) -> None:
         which = f" in turn {turn}" if len(pairs["flip_rate"]) > 1 else ""
         shown = f"{estimate_text(rate, 100, 1)} %" if rate["value"] is not None else "unknown: no pair in both orders"
         console.print(f"verdicts that flip with the order{which}: {shown}", highlight=False, markup=False)
-    table = Table(title="win rate, %: the row against the column (a tie is half a win)")
+    table = Table(
+        title="win rate, %: the row against the column (a tie is half a win; each cell's interval: results.json)"
+    )
     names = list(pairs["overall"])
     for column in ("", "all", *names):
-        table.add_column(column)
+        table.add_column(escape(column), no_wrap=column in ("", "all"))
     for a in names:
         cells = [pairs["head_to_head"][a].get(b) for b in names]
-        row = [estimate_text(cell["win_rate"], 100, 1) if cell else "" for cell in cells]
-        table.add_row(a, estimate_text(pairs["overall"][a], 100, 1), *row)
+        row = [f"{100 * cell['win_rate']['value']:.1f}" if cell else "" for cell in cells]
+        table.add_row(escape(a), estimate_text(pairs["overall"][a], 100, 1), *row)
     console.print(table)
 
 
@@ -118,7 +121,7 @@ def _print_scores(scores: Mapping[str, Any], console: Console) -> None:
         if shares:
             share = of.get("share_of_baseline")
             row.append(estimate_text(share["pooled"], 100, 1) if share else "")
-        table.add_row(name, *row)
+        table.add_row(escape(name), *row)
     console.print(table)
 
 
@@ -128,7 +131,7 @@ def _print_columns(systems: Mapping[str, Mapping[str, Any]], title: str, console
     for column in ("", *columns):
         table.add_column(column.replace("_", " "))
     for name, of in systems.items():
-        table.add_row(name, *(estimate_text(of[column]) if column in of else "" for column in columns))
+        table.add_row(escape(name), *(estimate_text(of[column]) if column in of else "" for column in columns))
     console.print(table)
 
 
