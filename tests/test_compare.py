@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,40 @@ def test_a_judge_sees_both_orders(capsys):
     said = capsys.readouterr().out
     assert "2 verdicts could not be read; they are left out." in said
     assert "14.3 % of pairs have another winner in the other order" in " ".join(said.split())
+
+
+def test_a_judge_by_mt_bench_with_references(capsys):
+    write("references.jsonl", [{"question_id": "p0", "choices": [{"turns": ["The reference says so."]}]}])
+    rows = [{"question_id": f"p{i}", "category": "math", "turns": [f"What is {i}?"]} for i in range(2)]
+    arguments = [answers("a", {0: 1, 1: 2}), answers("b", {0: 2, 1: 2}), "--prompts", write("questions.jsonl", rows)]
+    with FakeEndpoint(lambda body: "Either way. [[C]]") as endpoint:
+        judge = ["--judge", "m", "--judge-url", endpoint.base_url, "--protocol", "mt-bench-pair", "--yes"]
+        assert compare(*arguments, *judge, "--references", "references.jsonl") == 0
+        shown = [body["messages"][-1]["content"] for body in endpoint.bodies]
+    assert sum("The reference says so." in text for text in shown) == 2
+    assert (results()["ties"], results()["matches"]) == (4, 4)
+
+
+def test_the_page_fits_a_phone():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    texts = [{"question_id": f"p{i}", "text": "an_answer_without_a_space_" * 40} for i in range(6)]
+    rising, falling = {i: i + 1 for i in range(6)}, {i: 6 - i for i in range(6)}
+    arguments = [answers("a-rather-long-name-for-a-system", rising), answers("b", falling)]
+    assert compare(*arguments, f"c={write('c.jsonl', texts)}", "--prompts", prompts(6), *LONGER) == 0
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        problems: list[str] = []
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("request", lambda request: problems.append(request.url) if "file://" not in request.url else None)
+        page.goto(Path("out/comparison.html").resolve().as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.locator("svg.chart").bounding_box()["width"] > 280
+        browser.close()
+    assert problems == []
 
 
 @pytest.fixture

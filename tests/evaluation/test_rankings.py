@@ -83,7 +83,7 @@ def test_interval_is_refused_where_a_single_prompt_keeps_the_ratings_finite():
     estimate = bradley_terry_intervals(matches)["x"]
     assert estimate.value > 1000
     assert math.isnan(estimate.low)
-    assert "no ratings exist in" in estimate.note
+    assert "of the resamples some system wins or loses everything" in estimate.note
 
 
 def test_bradley_terry_intervals_cover_the_truth():
@@ -138,6 +138,15 @@ def test_elo_of_one_game_and_of_games_drawn():
     matches = [Match(str(i), "x", "y", 1.0) for i in range(50)]
     assert elo(matches, games_per_run=1, orderings=10)["x"].value == 1016
     assert elo(matches, games_per_run=2, orderings=10)["x"].value < elo(matches, orderings=10)["x"].value
+
+
+def test_elo_claims_no_certainty_about_a_system_that_always_loses():
+    matches = [m for m in tournament(2, prompts=12) if "d" not in (m.first, m.second)]
+    matches += [Match(str(i), "a", "d", 1.0) for i in range(12)]
+    found = elo(matches, orderings=400)
+    assert found["d"].note == "no interval: all verdicts on it are the same"
+    assert math.isnan(found["d"].low)
+    assert found["b"].low < found["b"].value < found["b"].high
 
 
 def test_elo_is_a_function_of_its_seed():

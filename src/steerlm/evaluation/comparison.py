@@ -23,6 +23,8 @@ from steerlm.evaluation.rankings import (
 )
 from steerlm.evaluation.systems import Answer, Prompt
 
+_EXAMPLE_CHARACTERS = 1500
+
 
 def rank(
     matches: Sequence[Match], lengths: Mapping[tuple[str, str], float], games_per_run: int | None, seed: int
@@ -133,7 +135,14 @@ def examples(
         for match in by_prompt.get(prompts[i].id, []):
             points[match.first] += match.outcome
             points[match.second] += 1 - match.outcome
-        messages = [{"role": message.role, "content": message.content} for message in prompts[i].messages]
-        said = [{"system": name, "text": found[i].text, "points": points[name]} for name, found in answers.items()]
+        messages = [{"role": message.role, "content": _shown(message.content)} for message in prompts[i].messages]
+        said = [
+            {"system": name, "text": _shown(found[i].text or ""), "points": points[name]}
+            for name, found in answers.items()
+        ]
         out.append({"id": prompts[i].id, "messages": messages, "answers": said})
     return out
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _EXAMPLE_CHARACTERS else text[:_EXAMPLE_CHARACTERS].rstrip() + " …"

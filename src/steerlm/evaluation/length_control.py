@@ -12,6 +12,9 @@ from scipy import stats
 from steerlm.evaluation.estimates import MIN_CLUSTERS, Estimate
 from steerlm.evaluation.rankings import Match
 
+_SEPARATED = 15.0
+"""Log odds beyond this have no finite estimate; the search was stopped on its way there."""
+
 
 def length_controlled_win_rate(
     matches: Sequence[Match], system: str, opponent: str, lengths: Mapping[tuple[str, str], float]
@@ -60,6 +63,8 @@ def length_controlled_win_rate(
             )
         except PerfectSeparationWarning:
             return missing("undefined: length alone decides every verdict")
+    if not fit.converged or np.abs(fit.params).max() > _SEPARATED:
+        return missing("undefined: length alone decides nearly every verdict")
     value, error = float(fit.params[0]), float(fit.bse[0])
     if num_prompts < MIN_CLUSTERS:
         note = f"no interval: {num_prompts} prompts, at least {MIN_CLUSTERS} are needed"

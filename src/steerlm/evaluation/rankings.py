@@ -159,7 +159,8 @@ def bradley_terry_intervals(matches: Sequence[Match], *, seed: int = 0) -> dict[
         draws_RS = draws_RS[np.isfinite(draws_RS).all(axis=1)]
         if len(draws_RS) < 0.975 * _RESAMPLES:
             share = 1 - len(draws_RS) / _RESAMPLES
-            note, draws_RS = f"no interval: no ratings exist in {share:.0%} of the resamples", draws_RS[:0]
+            note = f"no interval: in {100 * share:.0f} % of the resamples some system wins or loses everything"
+            draws_RS = draws_RS[:0]
     return _estimates(matches, names, values_S, draws_RS, note)
 
 
@@ -330,11 +331,13 @@ def _estimates(
     """Put values and draws together, with each system's own number of verdicts and prompts."""
     out = {}
     for s, name in enumerate(names):
-        played = [match.prompt for match in matches if name in (match.first, match.second)]
-        num_prompts = len(set(played))
+        played = [match for match in matches if name in (match.first, match.second)]
+        num_prompts = len({match.prompt for match in played})
         low, high = math.nan, math.nan
         own_note = note
-        if len(draws_RS) and np.ptp(draws_RS[:, s]) < 1e-6:
+        won = {match.outcome if match.first == name else 1 - match.outcome for match in played}
+        if len(draws_RS) and len(won) == 1:
+            # no draw of prompts can differ, which is not the certainty that it looks like
             own_note = "no interval: all verdicts on it are the same"
         elif len(draws_RS):
             low, high = expanded_interval(draws_RS[:, s], num_prompts)

@@ -235,7 +235,5 @@ def stored_answers(system: System, prompts: Sequence[Prompt]) -> list[Answer]:
         if turns is None:
             answers.append(Answer(None, problem="no answer in the file"))
             continue
-        # a file of whole conversations holds the earlier answers too
-        earlier = sum(message.role == "assistant" for message in prompt.messages)
-        answers.append(Answer(turns[min(earlier, len(turns) - 1)]))
+        answers.append(Answer(turns[0]))  # prompts have one turn to answer
     return answers

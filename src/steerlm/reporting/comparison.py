@@ -98,18 +98,20 @@ def share_text(estimate: Mapping[str, Any]) -> str:
 
 def missing_figures(results: Mapping[str, Any]) -> list[str]:
     """Return why values or intervals are missing, each reason once."""
-    notes: dict[str, None] = {}
+    notes = []
     for title, column in (("win rate", "win_rate"), ("Bradley-Terry", "bradley_terry"), ("Elo", "elo")):
+        systems: dict[str, list[str]] = {}
         for name, estimate in results[column].items():
-            # where nothing exists the reason is one for all
-            who = f" of {name}" if estimate["value"] is not None else ""
             if estimate.get("note"):
-                notes[f"{title}{who}: {estimate['note']}."] = None
+                systems.setdefault(estimate["note"], []).append(name)
+        for note, names in systems.items():
+            who = "" if len(names) == len(results[column]) else f" of {', '.join(names)}"
+            notes.append(f"{title}{who}: {note}.")
     for a, b in itertools.combinations(ranking(results), 2):
         cell = results["head_to_head"][a].get(b)
         if cell and cell["length_controlled"].get("note"):
-            notes[f"{a} against {b} at equal length: {cell['length_controlled']['note']}."] = None
-    return list(notes)
+            notes.append(f"{a} against {b} at equal length: {cell['length_controlled']['note']}.")
+    return notes
 
 
 def _reported(results: Mapping[str, Any], name: str) -> bool:
