@@ -66,6 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="write the HTML and Markdown report of a run folder again")
     report.add_argument("run_dir", type=Path, help="run folder")
+    report.add_argument("--ablation", type=Path, metavar="FILE", help="ablation.json to show (default: its own)")
+
+    _add_check(commands.add_parser("check", help="hold an evaluation against demands, for CI"))
 
     _add_ablate(commands.add_parser("ablate", help="rerun the paper's ablation ladder on a recipe, with several seeds"))
 
@@ -100,6 +103,21 @@ def build_parser() -> argparse.ArgumentParser:
     nemo.add_argument("out", type=Path, help="file to write")
     nemo.add_argument("--attributes", default="steerlm", help="schema preset or YAML file (default: %(default)s)")
     return parser
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, help="run folder, or a folder with a results.json")
+    parser.add_argument(
+        "--require", action="append", default=[], metavar="DEMAND",
+        help='ATTRIBUTE.FIGURE OP NUMBER, for example "humor.spearman>=0.9" (repeatable)',
+    )  # fmt: skip
+    parser.add_argument("--max-leak", type=float, metavar="LEVELS", help="most that a dial may move another attribute")
+    parser.add_argument(
+        "--compare", choices=("estimate", "interval"), default="estimate",
+        help="what must hold: the estimate, or the worse end of its 95 %% interval (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--model", help="name of the model (default: the last one)")
+    parser.add_argument("--scorer", help="id of the scorer (default: per attribute the first independent one)")
 
 
 def _add_ablate(parser: argparse.ArgumentParser) -> None:
@@ -241,7 +259,8 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME=PATH", help="steerable checkpoint (repeatable)"
     )
-    parser.add_argument("--prompts", type=Path, help="conversations that end with a user turn, JSONL")
+    parser.add_argument("--prompts", help="conversations that end with a user turn, JSONL (suite toxicity: HH-RLHF)")
+    parser.add_argument("--suite", choices=("toxicity", "humor"), help="only this experiment of the paper")
     parser.add_argument("--out", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: %(default)s)")
 
@@ -294,6 +313,8 @@ def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
         return commands.run(arguments)
     if command == "report":
         return commands.report(arguments)
+    if command == "check":
+        return commands.check(arguments)
     if command == "ablate":
         return commands.ablate(arguments)
     if command == "baselines":

@@ -107,3 +107,15 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON file atomically, indented, keys in the order given."""
     with atomic_writer(path) as stream:
         stream.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file of ours.
+
+    Raises:
+        UserError: not JSON.
+    """
+    try:
+        return orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"{path}: malformed JSON ({error}); run the stage that writes it again") from None

@@ -145,7 +145,8 @@ def test_page_is_well_formed_and_accessible(run_dir: Path):
     assert len(structure.ids) == len(set(structure.ids))
     assert set(structure.targets) <= set(structure.ids)
     drawings = [attributes for tag, attributes in structure.elements if tag == "svg"]
-    assert len(drawings) == 3 + 1 + 1 + 2  # response curves, calibration, distribution, losses
+    # response curves, pairs of levels, calibration, distribution, losses
+    assert len(drawings) == 3 + 6 + 1 + 1 + 2
     assert all(a["role"] == "img" and len(a["aria-label"] or "") > 20 for a in drawings)
     assert any(tag == "html" and attributes["lang"] == "en" for tag, attributes in structure.elements)
     boxes = [a for _, a in structure.elements if "scroll" in str(a.get("class", "")).split()]
@@ -223,7 +224,7 @@ def test_samples_stand_beside_their_dials(run_dir: Path):
     for sweep in results_of(run_dir)["examples"]["sweeps"]:
         for reply in sweep["replies"]:
             assert f"<strong>{sweep['dial']} {reply['requested']}</strong>" in text
-    assert "in the category asked for 100 % of the time" in text
+    assert "In the category asked for 100 % of the time" in text
     assert "not independent" in text
 
 

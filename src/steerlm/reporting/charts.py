@@ -47,16 +47,23 @@ _STYLE = {
 Estimates = Sequence[Mapping[str, Any]]
 
 
-def response_curve(levels: Sequence[float], curves: Mapping[str, Estimates], label: str) -> Markup:
+def response_curve(
+    levels: Sequence[float], curves: Mapping[str, Estimates], label: str, others: Mapping[str, Estimates] | None = None
+) -> Markup:
     """Plot what was obtained against what was asked for, one line with interval per model, and the exact line.
 
     Args:
         levels: lowest and highest level of the scale (both axes).
         curves: model -> rows `requested`, `value`, `low`, `high`.
         label: says what is seen, for people who do not see it.
+        others: the other attributes of the same scale while this dial turns; thin lines that should be level.
     """
     figure, axes = _panel()
     low, high = levels
+    for rows in (others or {}).values():
+        rows = [row for row in rows if row["value"] is not None]
+        x, y = [row["requested"] for row in rows], [row["value"] for row in rows]
+        axes.plot(x, y, color=_MUTED, linewidth=0.9, alpha=0.55)
     axes.plot([low, high], [low, high], color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
     for (_, rows), colour in zip(curves.items(), _SERIES, strict=False):
         rows = [row for row in rows if row["value"] is not None]
@@ -108,9 +115,9 @@ def distribution(histogram: Mapping[str, int], label: str) -> Markup:
     return _svg(figure, label)
 
 
-def _panel(height: float = 2.4) -> tuple[Figure, Any]:
+def _panel(height: float = 2.4, width: float = 3.1) -> tuple[Figure, Any]:
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(3.1, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.add_subplot()
 
 
@@ -156,3 +163,87 @@ def win_rates(rows: Sequence[Mapping[str, Any]], label: str) -> Markup:
     axes.grid(axis="y", visible=False)
     axes.set(xlabel="% of pairs won", xlim=(-2, 102), ylim=(-0.6, len(rows) - 0.4))
     return _svg(figure, label)
+
+
+def scores_by_level(curves: Mapping[str, Estimates], label: str) -> Markup:
+    """Plot mean scores by level asked for, one line with interval per model, on an axis of their own from 0.
+
+    Args:
+        curves: model -> rows `requested`, `value`, `low`, `high`.
+        label: says what is seen, for people who do not see it.
+    """
+    figure, axes = _panel()
+    for (_, rows), colour in zip(curves.items(), _SERIES, strict=False):
+        rows = [row for row in rows if row["value"] is not None]
+        banded = [row for row in rows if row["low"] is not None]
+        axes.fill_between(
+            [r["requested"] for r in banded], [r["low"] for r in banded], [r["high"] for r in banded],
+            color=colour, alpha=0.22, linewidth=0,
+        )  # fmt: skip
+        axes.plot([r["requested"] for r in rows], [r["value"] for r in rows], color=colour, linewidth=1.8, marker="o")
+        axes.set_xticks([row["requested"] for row in rows])
+    # room for a marker at the top, and at the sides for the last tick's label
+    axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
+    axes.margins(x=0.08)
+    axes.set(xlabel="asked for", ylabel="mean score, 0 to 1")
+    return _svg(figure, label)
+
+
+def ladder(rungs: Mapping[str, Any], label: str) -> Markup:
+    """Plot the quality of every rung of an ablation with its interval, each seed as a small point below it."""
+    figure, axes = _panel(height=0.75 + 0.32 * len(rungs), width=4.2)
+    places = range(len(rungs) - 1, -1, -1)
+    for place, rung in zip(places, rungs.values(), strict=True):
+        row = rung["quality"]
+        if row["value"] is None:
+            continue
+        if row["low"] is not None:
+            axes.plot([row["low"], row["high"]], [place, place], color=_SERIES[0], linewidth=2.2, alpha=0.5)
+        axes.plot(row["value"], place, color=_SERIES[0], marker="o", markersize=6)
+        seeds = [seed["value"] for seed in row["seeds"].values() if seed["value"] is not None]
+        axes.scatter(seeds, [place - 0.28] * len(seeds), s=9, color=_SERIES[1], linewidth=0)
+    _rungs(axes, list(rungs), "quality, in levels")
+    return _svg(figure, label)
+
+
+def paper_ladder(rungs: Mapping[str, Any], label: str) -> Markup:
+    """Plot the paper's score of every rung."""
+    figure, axes = _panel(height=0.75 + 0.32 * len(rungs), width=4.2)
+    places = range(len(rungs) - 1, -1, -1)
+    found = [
+        (rung["paper"], place) for place, rung in zip(places, rungs.values(), strict=True) if rung["paper"] is not None
+    ]
+    axes.scatter([x for x, _ in found], [y for _, y in found], s=36, color=_MUTED, linewidth=0)
+    _rungs(axes, list(rungs), "% of ChatGPT-3.5, by GPT-4")
+    return _svg(figure, label)
+
+
+def _rungs(axes: Any, names: Sequence[str], xlabel: str) -> None:
+    axes.set_yticks(range(len(names) - 1, -1, -1), names)
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.1)
+    axes.set(xlabel=xlabel, ylim=(-0.6, len(names) - 0.4))
+
+
+def pair_map(counts: Sequence[Sequence[int]], label: str) -> Markup:
+    """Draw how often two attributes' levels occur together: a square per pair, empty where the data have none."""
+    most = max(max(row) for row in counts) or 1
+    cells = []
+    for i, row in enumerate(counts):
+        for j, count in enumerate(row):
+            # the root keeps rare pairs visible beside common ones
+            strength = 0.15 + 0.85 * (count / most) ** 0.5
+            style = (
+                f'fill="var(--series-1)" fill-opacity="{strength:.2f}"'
+                if count
+                else 'fill="none" stroke="var(--muted)"'
+            )
+            # the lowest level of the first attribute stands at the bottom, as in a plot
+            y = (len(counts) - 1 - i) * 10
+            cells.append(
+                f'<rect x="{j * 10 + 1}" y="{y + 1}" width="8" height="8" rx="1.5" stroke-width="0.6" {style}/>'
+            )
+    size = f"0 0 {10 * len(counts[0])} {10 * len(counts)}"
+    return Markup('<svg class="pair" viewBox="{}" role="img" aria-label="{}">{}</svg>').format(
+        size, escape(label), Markup("".join(cells))
+    )

@@ -8,9 +8,6 @@ are left out. The page needs no network, no script and no font, and everything t
 
 from __future__ import annotations
 
-import html
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +19,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import atomic_writer
 from steerlm.errors import UserError
+from steerlm.files import read_json
+from steerlm.reporting.ablation import read_ablation
+from steerlm.reporting.formatting import DASH, inline_code
+from steerlm.reporting.formatting import markdown_quote as markdown_quote
+from steerlm.reporting.formatting import markdown_text as markdown_text
+from steerlm.reporting.formatting import number as number
+from steerlm.reporting.formatting import percent as percent
+from steerlm.reporting.formatting import shade as shade
+from steerlm.reporting.suites import read_suites
 from steerlm.runs import STAGES
-
-_MINUS = "\N{MINUS SIGN}"
-_DASH = "\N{EN DASH}"
 
 
 class Loss(NamedTuple):
@@ -36,8 +39,12 @@ class Loss(NamedTuple):
     validation: list[tuple[int, float]]
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, ablation: Path | None = None) -> Path:
     """Write `report.html` and `report.md` into a run folder (or into a folder that holds a `results.json`).
+
+    Args:
+        run_dir: the folder.
+        ablation: an `ablation.json` to show; None = the folder's own, if there is one.
 
     Returns:
         The path of `report.html`.
@@ -45,7 +52,7 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         UserError: the folder holds nothing to report on, or a damaged file.
     """
-    context = collect(run_dir)
+    context = collect(run_dir, ablation)
     environment = _environment()
     for template, name in (("report.html", "report.html"), ("markdown.html", "report.md")):
         with atomic_writer(run_dir / name) as stream:
@@ -74,7 +81,7 @@ def steering_table(results: Mapping[str, Any]) -> list[dict[str, str]]:
             header or "asked for, obtained": obtained,
             "Spearman": number(dial["spearman"]["value"]),
             "error\n(levels)": number(dial["mae"]["value"]),
-            "largest\nside effect": f"{number(leak['value'])} {leak['attribute']}" if leak else _DASH,
+            "largest\nside effect": f"{number(leak['value'])} {leak['attribute']}" if leak else DASH,
         }
         if any(other["id"] != "measure" for _, _, other in found):
             row["measured by"] = scorer["label"] + ("" if scorer["independent"] else " (not independent)")
@@ -96,17 +103,21 @@ def headline_dials(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, 
                 yield model, attribute, dial, scorers[scorer]
 
 
-def collect(run_dir: Path) -> dict[str, Any]:
+def collect(run_dir: Path, ablation: Path | None = None) -> dict[str, Any]:
     """Read what the templates show; a part that the run lacks is None or empty.
 
     Raises:
         UserError: nothing to report on, or a damaged file.
     """
     results = _read(run_dir / "evaluate" / "results.json") or _read(run_dir / "results.json")
+    suites = read_suites(run_dir)
+    if results and "suite" in results:  # the folder of a suite alone
+        results = None
     stages = [row for row in (_read(run_dir / stage / "done.json") for stage in STAGES) if row and "seconds" in row]
     attribute_model = _read(run_dir / "train_attribute_model" / "report.json")
     annotation = _read(run_dir / "annotate" / "summary.json")
-    if not (results or stages or attribute_model or annotation):
+    ladder = read_ablation(run_dir, ablation)
+    if not (results or suites or stages or attribute_model or annotation or ladder):
         raise UserError(f"{run_dir} holds nothing to report on: no done.json of a stage and no results.json")
     recipe_path = run_dir / "recipe.yaml"
     recipe_text = recipe_path.read_text(encoding="utf-8") if recipe_path.is_file() else None
@@ -119,12 +130,15 @@ def collect(run_dir: Path) -> dict[str, Any]:
         "environment": _read(run_dir / "environment.json"),
         "stages": stages,
         "results": results,
+        "suites": suites,
+        "ablation": ladder,
         "headline": _final_first(results) if results else [],
         "scorer_labels": {row["id"]: row["label"] for row in results["scorers"]} if results else {},
         "final": list(results["models"])[-1] if results else None,
         "tiles": _tiles(results) if results else [],
         "curves": _curves(results) if results else {},
         "leakages": _leakages(results) if results else [],
+        "pairs": _pairs(results) if results else [],
         "attribute_model": attribute_model,
         "calibrations": _calibrations(attribute_model, results) if attribute_model else {},
         "annotation": annotation,
@@ -135,17 +149,7 @@ def collect(run_dir: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Any:
-    """Return the content of a JSON file, None where there is none.
-
-    Raises:
-        UserError: not JSON.
-    """
-    if not path.is_file():
-        return None
-    try:
-        return orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"{path}: malformed JSON ({error}); run the stage that writes it again") from None
+    return read_json(path) if path.is_file() else None
 
 
 def _final_first(results: Mapping[str, Any]) -> list[tuple[str, str, Any, Any]]:
@@ -190,17 +194,39 @@ def _curves(results: Mapping[str, Any]) -> dict[str, Any]:
     from steerlm.reporting import charts
 
     schema = AttributeSchema.from_dict(results["attributes"])
+    final = list(results["models"].values())[-1]
     out = {}
     for attribute in schema.ordinal:
         curves = {model: dial["curve"] for model, name, dial, _ in headline_dials(results) if name == attribute.name}
         if curves:
-            levels = (attribute.minimum, attribute.maximum)
+            responses = final["scorers"][results["headline_scorer"][attribute.name]].get("responses", {})
+            scale = (attribute.minimum, attribute.maximum)
+            others = {
+                name: rows
+                for name, rows in responses.get(attribute.name, {}).items()
+                if name != attribute.name and (schema[name].minimum, schema[name].maximum) == scale
+            }
             said = "; ".join(
                 f"{model}: " + ", ".join(f"{r['requested']:.0f} gives {number(r['value'], 1)}" for r in rows)
-                for model, rows in curves.items()
+                for model, rows in {**curves, **others}.items()
             )
             label = f"{attribute.name} obtained against asked for. {said}"
-            out[attribute.name] = charts.response_curve(levels, curves, label)
+            out[attribute.name] = charts.response_curve(scale, curves, label, others)
+    return out
+
+
+def _pairs(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A small map per pair of attributes: which of their levels occur together in the training labels."""
+    from steerlm.reporting import charts
+
+    final = list(results["models"].values())[-1]
+    out = []
+    for row in final["coverage"].get("pairs", []):
+        chart = None
+        if row["counts"] is not None:
+            label = f"{row['first']} (up) and {row['second']} (across): {row['seen']} of {row['possible']} pairs seen"
+            chart = charts.pair_map(row["counts"], label)
+        out.append({**row, "chart": chart})
     return out
 
 
@@ -269,46 +295,12 @@ def _losses(run_dir: Path) -> dict[str, Any]:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("steerlm.reporting", "assets"),
-        autoescape=lambda name: name == "report.html",
+        autoescape=lambda name: name != "markdown.html",
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"num": number, "percent": percent, "md": markdown_text, "quote": markdown_quote}
+    environment.filters |= {"inline_code": inline_code}
     environment.globals |= {"shade": shade}
     return environment
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """Format a number with a proper minus sign; a dash where there is none."""
-    if value is None:
-        return _DASH
-    text = f"{value:.{digits}f}"
-    if float(text) == 0:
-        text = text.removeprefix("-")  # no "-0.00"
-    return text.replace("-", _MINUS)
-
-
-def percent(value: float | None, digits: int = 0) -> str:
-    """Format a share in percent."""
-    return _DASH if value is None else f"{number(100 * value, digits)} %"
-
-
-def shade(value: float | None, full: float = 1.0) -> str:
-    """Return the background of a heat-map cell: blue up, orange down, on light and dark pages alike."""
-    if value is None or not math.isfinite(value):
-        return "transparent"
-    strength = min(abs(value) / full, 1.0)
-    return f"rgb({'66 120 220' if value > 0 else '226 120 40'} / {0.75 * strength:.2f})"
-
-
-def markdown_text(text: object) -> str:
-    """Escape text for a line or a table cell of Markdown."""
-    escaped = re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
-    return re.sub(r"^([#+>-]|\d+[.)])", r"\\\1", escaped)
-
-
-def markdown_quote(text: str) -> str:
-    """Return text as a block quote of Markdown."""
-    lines: Sequence[str] = text.strip().splitlines() or [""]
-    return "\n".join(f"> {markdown_text(line)}" for line in lines)

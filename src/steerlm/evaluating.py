@@ -1,0 +1,90 @@
+"""What `steerlm check` and `steerlm evaluate --suite` do once their arguments are parsed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from steerlm.attributes import AttributeSchema
+from steerlm.config import EvaluateConfig, Recipe
+from steerlm.errors import UserError
+from steerlm.evaluation.suites import SuiteName
+from steerlm.runs import RunFolder
+
+
+def run_check(arguments: argparse.Namespace, console: Console) -> int:
+    """`steerlm check RUN`: 0 where every demand holds, 1 with the rows that fail."""
+    from steerlm.evaluation.check import check, parse_requirement
+
+    rows = check(
+        arguments.run_dir,
+        [parse_requirement(text) for text in arguments.require],
+        arguments.max_leak,
+        arguments.compare,
+        arguments.model,
+        arguments.scorer,
+    )
+    failing = [row for row in rows if not row.holds]
+    compared = "estimates" if arguments.compare == "estimate" else "the unfavourable ends of the 95 % intervals"
+    if not failing:
+        console.print(
+            f"[green]✓[/green] {len(rows)} of {len(rows)} demands hold (compared: {compared})", highlight=False
+        )
+        return 0
+    table = Table(title=f"{len(failing)} of {len(rows)} demands do not hold (compared: {compared})")
+    columns = ("figure", "demand", "found", *(["why"] if any(row.reason for row in failing) else []))
+    for column in columns:
+        # a log of CI is narrow, and a figure cut short would be no use
+        table.add_column(column, no_wrap=column != "why", overflow="fold")
+    for row in failing:
+        table.add_row(*(row.what, row.demand, row.found, row.reason)[: len(columns)])
+    console.print(table, highlight=False, markup=False)
+    return 1
+
+
+def run_suite_of_recipe(recipe: Recipe, name: SuiteName, prompts: str | None, console: Console) -> None:
+    """`steerlm evaluate RECIPE --suite NAME`: on the models of a finished run, into its evaluation's folder."""
+    from steerlm.pipeline import final_models
+
+    folder = RunFolder(recipe)
+    with folder.lock():
+        folder.open()
+        models = final_models(folder)
+        for stage in models:
+            if folder.done(stage) is None:
+                raise UserError(f"stage {stage!r} of {folder.path} is not done; run `steerlm run RECIPE` first")
+        prompts = prompts or (recipe.evaluate.toxicity_prompts if name == "toxicity" else None)
+        annotator = folder.stage("train_attribute_model") / "model"
+        out = folder.stage("evaluate") / "suites" / name
+        run_suite(recipe.evaluate, name, models, prompts, recipe.schema_, out, recipe.seed, annotator, console)
+
+
+def run_suite(
+    config: EvaluateConfig,
+    name: SuiteName,
+    models: Mapping[str, Path],
+    prompts: str | None,
+    schema: AttributeSchema,
+    out: Path,
+    seed: int,
+    annotator: Path | None,
+    console: Console,
+) -> None:
+    """Run a suite and print its scores beside the paper's."""
+    import orjson
+
+    from steerlm.reporting.suites import suite_table
+    from steerlm.stages.evaluate import evaluate_suite
+
+    evaluate_suite(config, name, models, prompts, schema, out, seed, annotator)
+    header, *rows = suite_table(orjson.loads((out / "results.json").read_bytes()))
+    table = Table(title=f"{name}: mean score, 0 to 1, per level asked for")
+    for column in header:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, highlight=False)
