@@ -307,6 +307,11 @@ def test_checkpoints_answer_with_common_seeds(monkeypatch):
     assert results("again-out")["head_to_head"]["one"]["other"]["wins"] == before
     with pytest.raises(AssertionError, match="nothing is to be generated"):
         compare(*arguments, "--temperature", "0")
+    # comparing a few of them in place leaves the others where they are
+    kept = Path("out/answers/one.jsonl").read_bytes()
+    assert compare(*again, "--num-prompts", "5") == 0
+    assert results()["prompts"]["asked"] == 5
+    assert Path("out/answers/one.jsonl").read_bytes() == kept
 
 
 @pytest.mark.usefixtures("checkpoints")

@@ -63,6 +63,17 @@ def test_nearly_undefeated_systems_converge():
     assert bradley_terry(matches)["x"] - bradley_terry(matches)["y"] == pytest.approx(400 * math.log10(1999), abs=1e-6)
 
 
+def test_the_order_shown_changes_no_rating():
+    matches = tournament(5, prompts=10)
+    mirrored = [Match(m.prompt, m.second, m.first, 1 - m.outcome) for m in matches]
+    assert bradley_terry(mirrored) == pytest.approx(bradley_terry(matches), abs=1e-9)
+    for name, rate in overall_win_rates(matches).items():
+        assert overall_win_rates(mirrored)[name].value == pytest.approx(rate.value)
+    first, second = position_bias(matches).value, position_bias(mirrored).value
+    assert first + second == pytest.approx(np.mean([m.outcome != 0.5 for m in matches]))
+    assert flip_rate(mirrored).value == flip_rate(matches).value
+
+
 @pytest.mark.parametrize(
     "matches",
     [

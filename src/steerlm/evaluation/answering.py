@@ -74,7 +74,10 @@ def answer_prompts(system: System, prompts: Sequence[Prompt], generation: Genera
         answers = stored_answers(system, prompts)
     else:
         answers = _generated(system, prompts, generation, out / "generated" / f"{system.name}.jsonl")
-    _write_answers(out / "answers" / f"{system.name}.jsonl", system, prompts, answers)
+    path = out / "answers" / f"{system.name}.jsonl"
+    # stored answers that already lie there may be more than this comparison uses
+    if system.kind != "stored" or Path(system.where).resolve() != path.resolve():
+        _write_answers(path, system, prompts, answers)
     return answers
 
 
@@ -258,11 +261,11 @@ def _endpoint(system: System, generation: Generation) -> Work:
             answers = asyncio.run(ask_all(prompts))
         except (openai.OpenAIError, UserError) as error:
             raise UserError(
-                f"system {system.name!r}: the endpoint {system.where} gave out: {error}; "
+                f"system {system.name!r}: the endpoint {system.shown} gave out: {error}; "
                 "the answers so far are kept, the same command goes on"
             ) from None
         if all(answer.text is None for answer in answers):
-            raise UserError(f"system {system.name!r}: {system.where} answered nothing: {answers[0].problem}")
+            raise UserError(f"system {system.name!r}: {system.shown} answered nothing: {answers[0].problem}")
         return answers
 
     return work

@@ -52,9 +52,14 @@ class System:
     setting: Mapping[str, Value] | None = None
     schema: AttributeSchema | None = None
 
+    @property
+    def shown(self) -> str:
+        """Where it is, without a user name or password in an address."""
+        return re.sub(r"^(https?://)[^/@]*@", r"\1", self.where) if self.kind == "endpoint" else self.where
+
     def to_dict(self) -> dict[str, Any]:
         """Return what a report says of it, JSON-able."""
-        out: dict[str, Any] = {"kind": self.kind, "where": self.where}
+        out: dict[str, Any] = {"kind": self.kind, "where": self.shown}
         if self.model:
             out["model"] = self.model
         return {**out, "setting": dict(self.setting)} if self.setting else out
