@@ -27,6 +27,16 @@ class ClassifierConfig(Section):
     )
 
 
+class JudgeScorerConfig(Section):
+    """An LLM judge that rates every answer on a rubric, as an independent scorer (needs the `judge` extra)."""
+
+    folder: Path = Field(description="Where its replies are kept: nothing is asked, or paid for, twice.")
+    model: str | None = Field(None, description="Name of the model; null: STEERLM_JUDGE_MODEL.")
+    base_url: str | None = Field(None, description="OpenAI-compatible endpoint; null: OPENAI_BASE_URL, or OpenAI's.")
+    attributes: tuple[str, ...] = Field((), description="What it rates, one request each per answer; empty: all.")
+    max_in_flight: int = Field(8, ge=1, description="Requests under way at once.")
+
+
 class EvaluateConfig(Section):
     """Sweep every dial on held-out prompts and measure what comes out."""
 
@@ -48,6 +58,10 @@ class EvaluateConfig(Section):
     classifiers: tuple[ClassifierConfig, ...] = Field(
         (),
         description="External classifiers used as scorers: `model`, `labels` (label: attribute), `multi_label`.",
+    )
+    judge: JudgeScorerConfig | None = Field(
+        None,
+        description="LLM judge used as a scorer: `folder`, `model`, `base_url`, `attributes`, `max_in_flight`.",
     )
     suites: tuple[Literal["toxicity", "humor"], ...] = Field((), description="Experiments of the paper to run as well.")
     toxicity_prompts: str | None = Field(

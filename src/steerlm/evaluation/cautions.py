@@ -54,6 +54,11 @@ def cautions(
         unanswered = report["answers"].get("all", {}).get("unanswered", 0)
         if unanswered:
             found.append(f"{model}: {unanswered} prompts do not fit its context and have no answer.")
+        for scorer in scorers:
+            left = report["scorers"][scorer.id]["unscored"]
+            missing = left["none"] + left["partly"]
+            if missing:
+                found.append(f"{model}: {scorer.label} gave {missing} of {left['answers']} answers no (whole) score.")
         for name in dials:
             dial = report["scorers"].get(headline.get(name, ""), {}).get("dials", {}).get(name)
             if dial is not None and dial["constant"] is not None:

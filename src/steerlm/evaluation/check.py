@@ -3,8 +3,8 @@
     steerlm check runs/playground --require "humor.spearman>=0.9" --max-leak 0.15
 
 A requirement is `ATTRIBUTE.FIGURE OP NUMBER` with OP one of >=, <=, > and <. Figures of an ordinal attribute: spearman,
-spearman_per_prompt, monotonicity, mae, slope, exact, leak; of a categorical one: accuracy. `*` stands for every attribute
-that has the figure, and `answers.FIGURE` demands a figure of the answers at all settings, for example
+spearman_per_prompt, monotonicity, mae, slope, exact, leak; of a categorical one: accuracy. `*` stands for all
+that have the figure, and `answers.FIGURE` demands a figure of the answers at all settings, for example
 `answers.label_leak<=0.01`. Whatever the results cannot show (an undefined correlation, nobody independent who measured
 it) does not hold.
 """

@@ -103,6 +103,16 @@ def score_answers(scorer: Scorer, plan: Plan, answers: Sequence[Row], out: Path,
     return list(read_rows(path))
 
 
+def unscored(scores: Sequence[Row]) -> dict[str, int]:
+    """Count what a scorer left open: `answers` in all, `none` without any score, `partly` without some of them."""
+    rows = [row for ask in scores for row in ask["scores"]]
+    return {
+        "answers": len(rows),
+        "none": sum(row is None for row in rows),
+        "partly": sum(row is not None and None in row.values() for row in rows),
+    }
+
+
 def _stored(row: Measured, attributes: Sequence[str]) -> Row | None:
     # six decimals: far below any error, and the file does not depend on the last bit
     return None if row is None else {n: round(row[n], 6) if n in row else None for n in attributes}

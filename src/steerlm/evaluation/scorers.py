@@ -6,15 +6,19 @@ mistakes would look perfect to it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
+
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
 from steerlm.errors import UserError
+from steerlm.evaluate_config import JudgeScorerConfig
 from steerlm.evaluation import measures
 
 Measure = Callable[[Sequence[Message]], dict[str, float]]
@@ -61,7 +65,7 @@ def exact_measure(name: Literal["playground", "text", "none"]) -> Measure | None
 
 
 def make_scorers(config: EvaluateConfig, schema: AttributeSchema, annotator: Path | None) -> list[Scorer]:
-    """Independent scorers first: exact measures, further attribute models, classifiers; last the annotating model.
+    """Independent scorers first: exact measures, further attribute models, classifiers, a judge; last the annotator.
 
     Raises:
         UserError: a model that cannot be loaded or has nothing in common with the schema.
@@ -76,6 +80,8 @@ def make_scorers(config: EvaluateConfig, schema: AttributeSchema, annotator: Pat
         scorers.append(_attribute_model(f"attribute-model-{number}", path, schema, config, annotator))
     for number, classifier in enumerate(config.classifiers, 1):
         scorers.append(classifier_scorer(f"classifier-{number}", classifier, schema, config.precision, annotator))
+    if config.judge is not None:
+        scorers.append(_judge(config.judge, schema))
     if annotator is not None:
         scorers.append(_attribute_model("annotator", annotator, schema, config, annotator))
     return [scorer for scorer in scorers if scorer.attributes]
@@ -125,6 +131,32 @@ def _attribute_model(
     label = f"attribute model {path.parent.name}/{path.name}"
     names = tuple(a.name for a in shared)
     return Scorer(scorer_id, label, independent and scorer_id != "annotator", names, score, key)
+
+
+def _judge(config: JudgeScorerConfig, schema: AttributeSchema) -> Scorer:
+    """An LLM as a scorer; an answer whose rating cannot be read has none."""
+    from steerlm.judging.client import Endpoint, JudgeClient
+    from steerlm.judging.judge import rate_attributes
+
+    rated = AttributeSchema(tuple(schema[name] for name in config.attributes)) if config.attributes else schema
+    endpoint = Endpoint.from_environment(config.base_url, config.model)
+    client = JudgeClient(endpoint, config.folder / "replies.jsonl", config.max_in_flight)
+
+    def score(conversations: Sequence[Sequence[Message]]) -> list[Measured]:
+        said = [i for i, messages in enumerate(conversations) if messages[-1].content.strip()]
+        asked = [conversations[i] for i in said]
+        # the judgements stay readable: a file per request for scores, named after what was rated
+        texts = [[(m.role, m.content) for m in messages] for messages in asked]
+        name = hashlib.sha256(orjson.dumps([texts, rated.signature])).hexdigest()[:16]
+        rows = rate_attributes(asked, rated, client, config.folder / "judgements" / f"{name}.jsonl") if asked else []
+        scores: list[Measured] = [None] * len(conversations)
+        for i, row in zip(said, rows, strict=True):
+            scores[i] = row or None
+        return scores
+
+    descriptions = [(a.name, a.description) for a in rated]
+    key = hashlib.sha256(orjson.dumps([endpoint.base_url, endpoint.model, rated.signature, descriptions])).hexdigest()
+    return Scorer("judge", f"LLM judge {endpoint.model}", True, rated.names, score, key)
 
 
 def _number(attribute: Attribute, score: Any, value: Any) -> float:

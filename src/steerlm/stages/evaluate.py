@@ -29,7 +29,7 @@ from steerlm.evaluation.cautions import cautions
 from steerlm.evaluation.coverage import coverage, supported
 from steerlm.evaluation.examples import examples
 from steerlm.evaluation.fidelity import Sweeps, effects, fidelity_report, paired_comparison
-from steerlm.evaluation.observing import Row, answer_plan, lay_out_sweeps, score_answers, text_sweeps
+from steerlm.evaluation.observing import Row, answer_plan, lay_out_sweeps, score_answers, text_sweeps, unscored
 from steerlm.evaluation.scorers import Scorer, exact_measure, headline_scorers, make_scorers
 from steerlm.evaluation.suites import SuiteName, level_scores, make_suite
 from steerlm.evaluation.sweeping import Combinations, Plan, make_plan, read_prompts, seen_combinations
@@ -205,7 +205,10 @@ def _results(
             "coverage": _coverage(plan, schema, known[name], infos[name].label_statistics),
             "answers": answer_statistics(plan, found.answers, schema),
             "effects": effects(found.text, schema),
-            "scorers": {s.id: fidelity_report(found.sweeps[s.id], schema) for s in scorers},
+            "scorers": {
+                s.id: {**fidelity_report(found.sweeps[s.id], schema), "unscored": unscored(found.scores[s.id])}
+                for s in scorers
+            },
         }
         for name, found in measured.items()
     }

@@ -1,0 +1,199 @@
+"""The parts of the report beside the sweeps: the paper's experiments, the ablation ladder, warnings, maps of pairs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlm.cli import main
+from steerlm.config import EvaluateConfig
+from steerlm.errors import UserError
+from steerlm.files import write_json
+from steerlm.reporting import charts
+from steerlm.reporting.formatting import estimate_text, inline_code
+from steerlm.reporting.report import number, write_report
+from steerlm.reporting.suites import suite_table
+from steerlm.stages.evaluate import evaluate_suite
+from tests.reporting.test_report import Structure, markdown, page
+from tests.test_evaluate import SCHEMA, World, deaf, exact
+
+
+def estimate(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "n": 40, "clusters": 8}
+
+
+def rung(quality: float, gain: float | None, paper: float, steerable: bool = True) -> dict[str, Any]:
+    found = estimate(quality, quality - 0.25, quality + 0.25)
+    return {
+        "adds": f"adds <b> {paper}",
+        "paper": paper,
+        "steerable": steerable,
+        "training": [{"seed": 0, "records": 1210}, {"seed": 1, "records": 1218}],
+        "quality": {**found, "seeds": {"0": estimate(quality - 0.03), "1": estimate(quality + 0.03)}},
+        "steering": {"error": estimate(1.375, 1.25, 1.5)},
+        "gain": None if gain is None else {"quality": estimate(gain, gain - 0.5, gain + 0.5), "error": estimate(0.0)},
+    }
+
+
+@pytest.fixture
+def ablation(tmp_path: Path) -> Path:
+    scorers = [
+        {"id": "measure", "label": "exact measures", "independent": True, "attributes": ["quality"]},
+        {"id": "annotator", "label": "own model", "independent": False, "attributes": ["quality"]},
+    ]
+    results = {
+        "recipe": "demo", "seeds": [0, 1], "quality_attributes": ["quality"], "prompts": 64, "swept": 16,
+        "scorers": scorers, "headline": {"quality": "measure", "humor": "annotator"}, "notes": ["a note"],
+        "rungs": {"plain": rung(1.125, None, 79.7, steerable=False), "human": rung(2.0625, 0.9375, 96.2)},
+    }  # fmt: skip
+    path = tmp_path / "ladder" / "ablation.json"
+    write_json(path, results)
+    return path
+
+
+@pytest.fixture
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "world").mkdir()
+    world = World(tmp_path / "world", monkeypatch)
+    config = EvaluateConfig(measure="playground", suite_prompts=6)
+    red_team = tmp_path / "red.jsonl"
+    row = {"chosen": "\n\nHuman: Bad {i}?\n\nAssistant: No.", "rejected": "\n\nHuman: Bad {i}?\n\nAssistant: Go away."}
+    lines = [{k: text.replace("{i}", f"<b>{i}") for k, text in row.items()} for i in range(6)]
+    red_team.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run_dir = tmp_path / "run"
+    models = {"sft": world.model("sft", exact)}
+    annotator = world.folder / "annotator"
+    for name, prompts in (("toxicity", str(red_team)), ("humor", None)):
+        out = run_dir / "evaluate" / "suites" / name
+        evaluate_suite(config, name, models, prompts, SCHEMA, out, 0, annotator)  # type: ignore[arg-type]
+    return run_dir
+
+
+def test_suites_stand_beside_the_paper_s_row(suite: Path) -> None:
+    write_report(suite)
+    html, text = page(suite), markdown(suite)
+    Structure(html)
+    for shown in (html, text):
+        for score in ("0.063", "0.086", "0.096", "0.104", "0.041"):
+            assert score in shown, score
+        assert "toxicity 1 (paper: 3)" in shown
+        assert "compare the direction, not the height" in shown
+        assert "two anecdotes" in shown
+        assert "sft, exact measures (playground)" in shown
+        assert "(not independent)" in shown  # the annotator's column
+        assert "<b>0" not in shown
+    results = json.loads((suite / "evaluate/suites/toxicity/results.json").read_text())
+    header, *rows = suite_table(results)
+    assert header[0] == "asked for"
+    assert header[-1] == "paper"
+    assert [row[1] for row in rows[:4]] == [f"{x} [{x}, {x}]" for x in ("0.000", "0.250", "0.750", "1.000")]
+    assert [row[-1] for row in rows] == ["0.063", "0.086", "0.096", "0.104", "0.041"]
+    drawings = re.findall(r'<svg class="chart"', html)
+    assert len(drawings) == 3  # toxicity here and in the paper, humor here
+
+
+def test_the_folder_of_a_suite_is_reported_alone(suite: Path) -> None:
+    own = suite / "evaluate" / "suites" / "humor"
+    write_report(own)
+    assert re.findall(r'<section id="([\w-]+)"', page(own)) == ["suites", "reproduce"]
+    Structure(page(own))
+
+
+def test_ladder_shows_every_rung_with_the_paper_s_score(ablation: Path) -> None:
+    write_report(ablation.parent)
+    html, text = page(ablation.parent), markdown(ablation.parent)
+    Structure(html)
+    for shown in (html, text):
+        for value in (1.125, 2.0625, 0.9375, 1.375):
+            assert number(value) in shown, value
+        for part in ("79.7", "96.2", "1,210 to 1,218", "hears no request", "own model", "not independent", "plain"):
+            assert part in shown, part
+        assert "<b>" not in re.sub(r"<b>[\d.]+</b>", "", shown)
+    assert "2.03 / 2.09" in html
+    assert "adds &lt;b&gt; 79.7" in html
+
+
+def test_an_ablation_can_be_named(
+    suite: Path, ablation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(suite), "--ablation", str(ablation)]) == 0
+    assert 'id="ablation"' in page(suite)
+    assert main(["report", str(suite), "--ablation", str(ablation.parent)]) == 0
+    assert 'id="ablation"' in page(suite)
+    assert main(["report", str(suite)]) == 0
+    assert 'id="ablation"' not in page(suite)
+    with pytest.raises(UserError, match="no such ablation"):
+        write_report(suite, tmp_path / "nowhere.json")
+    with pytest.raises(UserError, match="has no rungs"):
+        write_report(suite, suite / "evaluate/suites/humor/results.json")
+
+
+def test_warnings_stand_at_the_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, monkeypatch)
+    world.config = EvaluateConfig(measure="none", settings=("defaults",))
+    results = world.evaluate(".", tmp_path / "annotator", sft=world.model("sft", deaf))
+    write_report(tmp_path)
+    assert len(results["cautions"]) == 4  # nobody independent, and three dials that never vary
+    for line in results["cautions"]:
+        assert f'<p class="warning">{line}</p>'.replace("'", "&#39;") in page(tmp_path)
+        assert f"> Warning: {line}" in markdown(tmp_path).replace("\\", "")
+    assert page(tmp_path).index('class="warning"') < page(tmp_path).index("<nav")
+
+
+def test_results_of_an_older_version_are_still_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, monkeypatch)
+    results = world.evaluate(".", sft=world.model("sft", exact))
+    del results["cautions"]
+    model = results["models"]["sft"]
+    del model["coverage"]["pairs"]
+    for scorer in model["scorers"].values():
+        del scorer["responses"]
+        del scorer["unscored"]
+        for dial in scorer["dials"].values():
+            del dial["support"]
+            del dial["constant"]
+    write_json(tmp_path / "results.json", results)
+    write_report(tmp_path)
+    assert 'id="fidelity"' in page(tmp_path)
+
+
+def test_pairs_that_training_lacks_are_outlined() -> None:
+    chart = str(charts.pair_map([[4, 0], [0, 1]], "a & b"))
+    assert chart.count("<rect") == 4
+    assert chart.count('fill="none"') == 2
+    assert "a &amp; b" in chart
+    # the lowest level of the first attribute is the bottom row
+    assert (
+        'x="1" y="11" width="8" height="8" rx="1.5" stroke-width="0.6" fill="var(--series-1)" fill-opacity="1.00"'
+        in chart
+    )
+
+
+def test_formats() -> None:
+    assert estimate_text(estimate(0.5, 0.25, 0.75)) == "0.50 [0.25, 0.75]"
+    assert estimate_text({**estimate(0.5), "note": "no interval: 3 clusters"}) == "0.50 (no interval: 3 clusters)"
+    assert estimate_text(None) == "–"
+    assert inline_code("run `a <b>` now") == "run <code>a &lt;b&gt;</code> now"
+    assert inline_code("a ` <b>") == "a ` &lt;b&gt;"
+
+
+def test_check_ends_with_1_and_the_failing_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(tmp_path, monkeypatch)
+    world.evaluate(".", sft=world.model("sft", exact))
+    run = ["check", str(tmp_path), "--require", "humor.spearman>=0.9"]
+    assert main([*run, "--max-leak", "0.1"]) == 0
+    assert "7 of 7 demands hold (compared: estimates)" in capsys.readouterr().out
+    assert main([*run, "--require", "humor.mae>0.5"]) == 1
+    said = capsys.readouterr().out
+    assert "1 of 2 demands do not hold" in said
+    assert re.search(r"humor\.mae .*>0\.5.*0\.000", said)
+    assert "humor.spearman" not in said
+    assert main(["check", str(tmp_path), "--require", "humor.spearmen>=0.9"]) == 2
+    assert "did you mean 'spearman'" in capsys.readouterr().err
+    assert main(["check", str(tmp_path)]) == 2
