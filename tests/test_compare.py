@@ -81,6 +81,21 @@ def test_stored_answers_by_a_measure(capsys):
     assert "| short | 5" in Path("out/comparison.md").read_text()
 
 
+def test_published_answer_files(shared_data):
+    folder = shared_data / "vicuna"
+    systems = [
+        f"gpt35={folder / 'generations/answer_gpt35.jsonl'}",
+        f"flan={folder / 'generations/65b-flan-vicuna-generations-topp0.9-temp0.7.jsonl'}",
+    ]
+    questions = str(folder / "prompts/vicuna_questions.jsonl")
+    assert compare(*systems, "--prompts", questions, "--scorer", "text", "--weights", "unique_words=1") == 0
+    found = results()
+    assert found["prompts"] == {"file": "vicuna_questions.jsonl", "asked": 80, "compared": 80}
+    assert found["win_rate"]["gpt35"]["low"] > 0.9
+    # what QLoRA's models went on to say for the user is no part of their answers
+    assert "### Human" not in "".join(c.messages[-1].content for c in read_conversations("out/answers/flan.jsonl"))
+
+
 def test_missing_answers_are_counted_and_said(capsys):
     all_of_them, some = dict.fromkeys(range(12), 3), {i: 2 + i % 3 for i in range(0, 12, 2)}
     assert compare(answers("a", all_of_them), answers("b", some), "--prompts", prompts(12), *LONGER) == 0

@@ -254,7 +254,14 @@ def _endpoint(system: System, generation: Generation) -> Work:
         async with openai.AsyncOpenAI(
             base_url=system.where, api_key=key, max_retries=_RETRIES, timeout=_TIMEOUT_S
         ) as client:
-            return list(await asyncio.gather(*(ask(client, prompt) for prompt in prompts)))
+            # all of them end before the first error is raised: none is left under way on a closed client
+            found = await asyncio.gather(*(ask(client, prompt) for prompt in prompts), return_exceptions=True)
+        answers = []
+        for answer in found:
+            if isinstance(answer, BaseException):
+                raise answer
+            answers.append(answer)
+        return answers
 
     def work(prompts: list[Prompt]) -> list[Answer]:
         try:
