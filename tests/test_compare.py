@@ -58,8 +58,13 @@ LONGER = ("--scorer", "text", "--weights", "words=1")
 def test_stored_answers_by_a_measure(capsys):
     short = {i: 5 + i % 3 for i in range(20)}
     long = {i: 6 if i < 14 else 5 for i in range(20)}
-    assert compare(answers("short", short), answers("long", long), "--prompts", prompts(20), *LONGER) == 0
+    arguments = [answers("short", short), answers("long", long), "--prompts", prompts(20), *LONGER]
+    assert compare(*arguments, "--elo-games", "1") == 0
     found = results()
+    # one game moves a rating by 16 or, where the game is a tie, not at all
+    expected = 1000 + 32 * (found["win_rate"]["long"]["value"] - 0.5)
+    assert found["elo"]["long"]["value"] == pytest.approx(expected, abs=0.5)
+    assert found["elo_games_per_run"] == 1
     wins = sum(long[i] > short[i] for i in range(20))
     ties = sum(long[i] == short[i] for i in range(20))
     cell = found["head_to_head"]["long"]["short"]

@@ -45,7 +45,7 @@ def rank(
         "win_rate": {name: rate.to_dict() for name, rate in overall.items()},
         "bradley_terry": _to_dicts(bradley_terry_intervals(matches, seed=seed)),
         "elo": _to_dicts(elo(matches, games_per_run=games_per_run, seed=seed)),
-        "elo_games_per_run": games_per_run or len(matches),
+        "elo_games_per_run": min(games_per_run or len(matches), len(matches)),
         "head_to_head": {
             a: {
                 b: {
