@@ -23,6 +23,7 @@ from steerlm.attributes import PRESETS
 from steerlm.config import Recipe
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import results_ablation
 import results_playground
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +93,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "bootstrapping": results_playground.bootstrapping,
     "samples": results_playground.samples,
     "environment": results_playground.environment,
+    **results_ablation.BLOCKS,
 }
 
 

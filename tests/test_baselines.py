@@ -84,6 +84,8 @@ def test_the_methods_spend_what_steerlm_spends(trained: Path) -> None:
     }
     # whole optimizer steps of about a thousand tokens
     for name, tokens in spent.items():
+        if name == "best":
+            tokens = results(trained)["methods"]["best"]["training"][0]["trials"][1]["spent_tokens"]
         assert tokens == pytest.approx(spent["steerlm"], rel=0.15), name
     assert results(trained)["methods"]["rloo"]["training"][0]["sampled_tokens"] > 0
 
@@ -97,18 +99,15 @@ def test_only_steerlm_hears_a_request(trained: Path) -> None:
             assert slope == pytest.approx(0.0, abs=1e-12)
 
 
-def test_the_best_samples_are_the_best_by_the_attribute_model(trained: Path) -> None:
-    folder = trained / "out" / "seed-0"
-    best = list(read_conversations(folder / "baselines" / "best" / "data" / "train.jsonl"))
-    everything = list(read_conversations(folder / "annotate" / "train.jsonl"))
-    assert 0 < len(best) < len(everything)
-
-    def worst(record: Any) -> float:
-        turns = [record.messages[i].attributes for i in record.assistant_turns]
-        return min((turn["helpfulness"] + 4 - turn["toxicity"]) / 2 for turn in turns)
-
-    top = max(map(worst, everything))
-    assert {record.id for record in best} == {record.id for record in everything if worst(record) == top}
+def test_of_several_shares_of_the_budget_the_best_records_get_the_one_that_is_liked_most(trained: Path) -> None:
+    training = results(trained)["methods"]["best"]["training"][0]
+    small, whole = training["trials"]
+    assert (small["share"], whole["share"]) == (0.25, 1.0)
+    assert small["spent_tokens"] < whole["spent_tokens"]
+    assert training["validation_reward"] == max(small["validation_reward"], whole["validation_reward"])
+    best = list(read_conversations(trained / "out" / "seed-0" / "baselines" / "best" / "data" / "train.jsonl"))
+    everything = list(read_conversations(trained / "out" / "seed-0" / "annotate" / "train.jsonl"))
+    assert 0.09 * len(everything) < len(best) < len(everything)
 
 
 def test_of_several_learning_rates_the_attribute_model_s_choice_is_kept(trained: Path) -> None:

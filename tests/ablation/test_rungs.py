@@ -9,12 +9,10 @@ import pytest
 from steerlm.ablation.rungs import (
     RUNGS,
     chosen_rungs,
-    human_labels,
+    human_quality,
     in_folder,
     is_labelled,
-    labelled_quality,
     parent,
-    predicted_labels,
     quality_names,
     write_records,
 )
@@ -74,13 +72,11 @@ def test_the_recipe_moves_into_the_folder_with_everything_that_hangs_on_it(tmp_p
 
 def test_a_record_is_as_good_as_its_worst_answer_each_attribute_towards_its_best_end() -> None:
     names = ("quality", "toxicity")
-    assert labelled_quality(record("a", {"quality": 4, "toxicity": 0}), human_labels, SCHEMA, names) == 4.0
-    assert labelled_quality(record("a", {"quality": 4, "toxicity": 4}), human_labels, SCHEMA, names) == 2.0
-    assert labelled_quality(record("a", {"quality": 4}, {"quality": 1}), human_labels, SCHEMA, ("quality",)) == 1.0
-    assert labelled_quality(record("a", {"quality": 4}, None), human_labels, SCHEMA, ("quality",)) is None
-    model = record("a", {"quality": 4}, by="model:x")
-    assert labelled_quality(model, human_labels, SCHEMA, ("quality",)) is None
-    assert labelled_quality(model, predicted_labels, SCHEMA, ("quality",)) == 4.0
+    assert human_quality(record("a", {"quality": 4, "toxicity": 0}), SCHEMA, names) == 4.0
+    assert human_quality(record("a", {"quality": 4, "toxicity": 4}), SCHEMA, names) == 2.0
+    assert human_quality(record("a", {"quality": 4}, {"quality": 1}), SCHEMA, ("quality",)) == 1.0
+    assert human_quality(record("a", {"quality": 4}, None), SCHEMA, ("quality",)) is None
+    assert human_quality(record("a", {"quality": 4}, by="model:x"), SCHEMA, ("quality",)) is None
 
 
 def test_every_kind_of_data_holds_its_records_in_order(tmp_path: Path) -> None:

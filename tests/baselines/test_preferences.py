@@ -8,9 +8,9 @@ import pytest
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.baselines.encoding import encode_pair
-from steerlm.baselines.preferences import Pair, read_pairs
+from steerlm.baselines.preferences import Pair, read_pairs, write_best
 from steerlm.config import TemplateName
-from steerlm.conversation import Conversation, Message, Score, write_conversations
+from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
 from steerlm.template import TEMPLATES, ConversationEncoder
 from tests.tiny import byte_tokenizer
 
@@ -41,6 +41,16 @@ def test_the_best_and_the_worst_answer_of_a_history_make_a_pair(tmp_path: Path) 
     [pair] = pairs(tmp_path, *answers)
     assert (pair.chosen, pair.rejected) == ("good", "poor")
     assert [message.content for message in pair.messages] == ["question 0?"]
+
+
+def test_the_best_tenth_is_chosen_by_the_worst_answer_of_each_record(tmp_path: Path) -> None:
+    records = [asked(said(f"first {i}", i / 10), said(f"second {i}", 4.0 - i / 100)) for i in range(29)]
+    records.append(asked(said("perfect", 4.0), said("unscored", None)))
+    write_conversations(tmp_path / "data.jsonl", records, SCHEMA)
+    assert write_best(tmp_path / "data.jsonl", tmp_path / "best.jsonl", SCHEMA, NAMES) == 3
+    assert [r.id for r in read_conversations(tmp_path / "best.jsonl", SCHEMA)] == [r.id for r in records[26:29]]
+    write_conversations(tmp_path / "data.jsonl", records[29:], SCHEMA)
+    assert write_best(tmp_path / "data.jsonl", tmp_path / "best.jsonl", SCHEMA, NAMES) == 0
 
 
 def test_every_attribute_counts_towards_its_best_end(tmp_path: Path) -> None:

@@ -7,19 +7,18 @@ steps; `--set train_sft.max_steps=N` gives every rung the same number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from steerlm.attributes import AttributeSchema, Value
+from steerlm.attributes import AttributeSchema
 from steerlm.bootstrapping.selection import predicted_quality
 from steerlm.config import Recipe, load_recipe
-from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
+from steerlm.conversation import Conversation, Score, read_conversations, write_conversations
 from steerlm.errors import UserError, did_you_mean
 
 Data = Literal["labelled", "best", "all"]
-Labels = Callable[[Message], Mapping[str, Value]]
 
 
 @dataclass(frozen=True)
@@ -106,13 +105,11 @@ def is_labelled(record: Conversation) -> bool:
     return any(record.messages[i].human_labels for i in record.assistant_turns)
 
 
-def labelled_quality(
-    record: Conversation, labels_of: Labels, schema: AttributeSchema, quality: Sequence[str]
-) -> float | None:
-    """Return the quality of a record's worst answer by its labels (high = good); None where a label is missing."""
+def human_quality(record: Conversation, schema: AttributeSchema, quality: Sequence[str]) -> float | None:
+    """Return the quality of a record's worst answer by its human labels (high = good); None where one is missing."""
     worst = None
     for i in record.assistant_turns:
-        labels = labels_of(record.messages[i])
+        labels = record.messages[i].human_labels
         values = {name: labels.get(name) for name in quality}
         scores = {name: Score(float(value), 0.0) for name, value in values.items() if isinstance(value, int)}
         if len(scores) < len(quality):
@@ -122,31 +119,14 @@ def labelled_quality(
     return worst
 
 
-def human_labels(message: Message) -> Mapping[str, Value]:
-    """What people said of an answer."""
-    return message.human_labels
-
-
-def predicted_labels(message: Message) -> Mapping[str, Value]:
-    """What annotation said of an answer."""
-    return message.attributes or {}
-
-
-def write_records(
-    source: Path,
-    target: Path,
-    data: Data,
-    schema: AttributeSchema,
-    quality: Sequence[str],
-    labels_of: Labels = human_labels,
-) -> int:
+def write_records(source: Path, target: Path, data: Data, schema: AttributeSchema, quality: Sequence[str]) -> int:
     """Copy the records that a rung sees, in the order of the data; returns how many.
 
-    The best records are those whose every answer reaches the highest labelled quality that occurs in the file.
+    The best records are those whose every answer reaches the highest human-labelled quality that occurs in the file.
     """
 
     def goodness(record: Conversation) -> float | None:
-        return labelled_quality(record, labels_of, schema, quality)
+        return human_quality(record, schema, quality)
 
     highest = None
     if data == "best":

@@ -7,11 +7,30 @@ template would put its default attributes in front of every answer. Plain prompt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from steerlm.attributes import AttributeSchema
 from steerlm.baselines.preferences import Pair
-from steerlm.conversation import Message
-from steerlm.template import ConversationEncoder
+from steerlm.checkpoint.models import load_tokenizer
+from steerlm.config import TrainSftConfig
+from steerlm.conversation import Message, read_conversations
+from steerlm.template import ConversationEncoder, install_template
+from steerlm.training.conditioning import ConditionedExamples, Conditioning
+
+
+def plain_encoder(model: Path, config: TrainSftConfig, schema: AttributeSchema) -> ConversationEncoder:
+    """Return the encoder of a model with the recipe's template installed."""
+    tokenizer = load_tokenizer(model)
+    install_template(tokenizer, config.template, schema)
+    return ConversationEncoder(tokenizer, schema)
+
+
+def plain_tokens(config: TrainSftConfig, path: Path, schema: AttributeSchema) -> int:
+    """Return the tokens of one epoch over a file of conversations, without headers."""
+    encoder = plain_encoder(Path(config.base_model), config, schema)
+    how = Conditioning(headers=False, turns=config.turns)
+    return ConditionedExamples(read_conversations(path, schema), encoder, how, config.max_length).report.tokens
 
 
 class EncodedPair(NamedTuple):

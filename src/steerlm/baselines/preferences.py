@@ -1,4 +1,4 @@
-"""Preference pairs out of annotated conversations: two answers to the same history, the better one by its scores."""
+"""What the baselines learn from annotated conversations: the best records, and pairs of answers to one history."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 from steerlm.ablation.measuring import without_labels
 from steerlm.attributes import AttributeSchema
 from steerlm.bootstrapping.selection import predicted_quality
-from steerlm.conversation import Message, Score, read_conversations
+from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
 
+BEST_SHARE = 0.1
+"""Share of the records that counts as the best; the paper's best samples are 7 % of its labelled conversations."""
 MARGIN = 0.5
 """Least difference in quality, in levels: below it the attribute model's order is mostly noise."""
 
@@ -22,6 +24,26 @@ class Pair:
     messages: tuple[Message, ...]
     chosen: str
     rejected: str
+
+
+def write_best(source: Path, target: Path, schema: AttributeSchema, quality: Sequence[str]) -> int:
+    """Copy the records with the best worst answer by the attribute model, in order; returns how many (0: no scores)."""
+
+    def worst(record: Conversation) -> float | None:
+        scores = [record.messages[i].scores for i in record.assistant_turns]
+        levels = [
+            predicted_quality(schema, quality, score)
+            for score in scores
+            if score is not None and _complete(score, quality)
+        ]
+        return min(levels) if levels and len(levels) == len(scores) else None
+
+    found = [level for record in read_conversations(source, schema) if (level := worst(record)) is not None]
+    if not found:
+        return 0
+    least = sorted(found, reverse=True)[max(1, round(BEST_SHARE * len(found))) - 1]
+    best = (r for r in read_conversations(source, schema) if (level := worst(r)) is not None and level >= least)
+    return write_conversations(target, best, schema)
 
 
 def read_pairs(path: Path, schema: AttributeSchema, quality: Sequence[str]) -> list[Pair]:

@@ -60,10 +60,12 @@ def explain_baselines(results: Mapping[str, Any]) -> str:
     top, bottom = results["quality_scale"]
     names = ", ".join(results["quality_attributes"])
     methods = "; ".join(f"`{name}`: {row['what']}" for name, row in results["methods"].items())
-    rates = "; ".join(
-        f"{name}: " + ", ".join(f"{row['learning_rate']:g}" for row in results["methods"][name]["training"])
-        for name in ("dpo", "rloo")
+    kept = {"best": "share", "dpo": "learning_rate", "rloo": "learning_rate"}
+    chosen = "; ".join(
+        f"`{name}` " + ", ".join(f"{row[key]:g}" for row in results["methods"][name]["training"])
+        for name, key in kept.items()
     )
+    shares = [trial["share"] for trial in results["methods"]["best"]["training"][0]["trials"]]
     tried = results["baselines"]
     return (
         f"{methods}.\n\n"
@@ -77,12 +79,13 @@ def explain_baselines(results: Mapping[str, Any]) -> str:
         f"{results['settings']['temperature']}, top-k {results['settings']['top_k']}. Tokens trained are all that went "
         "through the model in training steps, prompts and epochs counted; passes of the reference, of the attribute "
         "model and of validation are not counted. Every method saw the same records and the same attribute model, "
-        f"whose own training is not in the table. DPO tried the learning rates {_rates(tried['dpo_learning_rates'])}, "
-        f"RLOO {_rates(tried['rloo_learning_rates'])}; kept by the attribute model's reward on validation prompts, "
-        f"per seed: {rates}. Time is that of training; the peak of memory is "
-        " the process's, including what it held before.\n"
+        "whose own training is not in the table. SFT on the best records tried these shares of the budget: "
+        f"{_listed(shares)}; DPO these learning rates: {_listed(tried['dpo_learning_rates'])}; RLOO "
+        f"{_listed(tried['rloo_learning_rates'])}. The attribute model's reward on validation prompts chose, "
+        f"per seed: {chosen}. Time is that of training; the peak of memory is "
+        "the process's, including what it held before.\n"
     )
 
 
-def _rates(rates: Sequence[float]) -> str:
-    return " and ".join(f"{rate:g}" for rate in rates)
+def _listed(values: Sequence[float]) -> str:
+    return " and ".join(f"{value:g}" for value in values)

@@ -272,9 +272,10 @@ def _results(
     measured = next(iter(done.values()))[rungs[0].name]["summary"]["measured"]
     judged = Judged(recipe.schema_, measured["headline"], quality)
     rows: dict[str, Any] = {}
-    before: Answers | None = None
-    for rung in rungs:
+    below: dict[str, Answers] = {}
+    for number, rung in enumerate(rungs):
         answers = {seed: read_answers(out / f"seed-{seed}" / rung.name) for seed in done}
+        versus = {name: gain(before, answers, judged) for name, before in below.items()}
         records = {seed: stages[rung.name] for seed, stages in done.items()}
         rows[rung.name] = {
             "adds": rung.adds,
@@ -285,9 +286,10 @@ def _results(
             "training": [{"seed": seed, **record["summary"]["training"]} for seed, record in records.items()],
             "seconds": [record["seconds"] for record in records.values()],
             **describe(answers, judged),
-            "gain": None if before is None else gain(before, answers, judged),
+            "gain": versus[rungs[number - 1].name] if number else None,
+            "versus": versus,
         }
-        before = answers
+        below[rung.name] = answers
     first = recipe.schema_[quality[0]]
     return {
         "recipe": recipe.name,

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.ablation.measuring import Questions, measure_model, read_answers, read_questions, without_labels
-from steerlm.ablation.rungs import RUNGS, parent, predicted_labels, quality_names, write_records
+from steerlm.ablation.rungs import RUNGS, parent, quality_names
 from steerlm.ablation.statistics import Answers, Judged, describe, gain
 from steerlm.attribute_models.scoring import load_attribute_model
 from steerlm.attributes import AttributeSchema
+from steerlm.baselines.encoding import encode_pair, plain_encoder, plain_tokens
 from steerlm.baselines.reward import mean_reward, reward_of
 from steerlm.baselines.tables import baselines_table, explain_baselines
 from steerlm.config import BaselinesConfig, Recipe, TrainSftConfig
-from steerlm.conversation import read_conversations
 from steerlm.errors import UserError
 from steerlm.evaluation.sweeping import read_prompts
 from steerlm.files import write_json
@@ -47,13 +47,15 @@ from steerlm.stages.ablate import (
 METHODS = {
     "steerlm": "attribute-conditioned SFT, then bootstrapping",
     "plain": "SFT without attributes on all records",
-    "best": "SFT without attributes on the best records only (by the attribute model)",
+    "best": "SFT without attributes on the best tenth of the records (by the attribute model)",
     "dpo": "plain SFT, then DPO on pairs that the attribute model ordered",
     "rloo": "plain SFT, then RLOO with the attribute model as reward",
 }
 _SAMPLES = 4
 """Answers per prompt: enough to see whether a method always says the same."""
 _VALIDATION_PROMPTS = 64
+_BEST_SHARES = (0.25, 1.0)
+"""Shares of the budget that SFT on the best records tries."""
 
 
 @dataclass(frozen=True)
@@ -160,10 +162,10 @@ def _require_trl() -> None:
 def _methods(setup: Setup, steerlm: Sequence[Mapping[str, Any]], notify: Notify) -> dict[str, Any]:
     """Run every method that is not done; returns the record of each."""
     work: dict[str, Callable[[Path], Mapping[str, Any]]] = {
-        "sft": lambda out: {"training": _sft(setup, out, setup.config.sft_share * setup.budget, None)},
+        "sft": lambda out: {"training": _sft(setup, out, setup.config.sft_share * setup.budget)},
         "steerlm": lambda out: _measured(setup, out, _steerlm_model(setup), _total(steerlm)),
-        "plain": lambda out: _measured(setup, out, out / "train" / "model", _sft(setup, out, setup.budget, None)),
-        "best": lambda out: _measured(setup, out, out / "train" / "model", _sft(setup, out, setup.budget, "best")),
+        "plain": lambda out: _measured(setup, out, out / "train" / "model", _sft(setup, out, setup.budget)),
+        "best": lambda out: _best(setup, out),
         "dpo": lambda out: _tuned(setup, out, _dpo, setup.config.dpo_learning_rates),
         "rloo": lambda out: _tuned(setup, out, _rloo, setup.config.rloo_learning_rates),
     }
@@ -203,19 +205,34 @@ def _measured(setup: Setup, out: Path, model: Path, training: Mapping[str, Any])
     return {"training": dict(training), "measured": measured}
 
 
-def _sft(setup: Setup, out: Path, tokens: float, data: str | None) -> dict[str, Any]:
+def _best(setup: Setup, out: Path) -> dict[str, Any]:
+    """Fine-tune on the best records, for shares of the budget: all of it repeats few records very often."""
+    from steerlm.baselines.preferences import write_best
+
+    files = {}
+    for name in ("train", "validation"):
+        files[name] = out / "data" / f"{name}.jsonl"
+        if not write_best(setup.annotated(name), files[name], setup.schema, setup.reward_names):
+            raise UserError(f"{setup.annotated(name)} holds no scores to choose the best records by")
+    trials = []
+    for share in _BEST_SHARES:
+        folder = out / f"share-{share:g}"
+        training = _sft(setup, folder, share * setup.budget, files)
+        liked = _validation_reward(setup, folder / "train" / "model")
+        trials.append({"share": share, "validation_reward": liked, **training})
+    best = max(trials, key=lambda trial: trial["validation_reward"])
+    model = out / f"share-{best['share']:g}" / "train" / "model"
+    return _measured(setup, out, model, {**best, "trials": trials})
+
+
+def _sft(setup: Setup, out: Path, tokens: float, data: Mapping[str, Path] | None = None) -> dict[str, Any]:
     """Fine-tune the base model without attributes until `tokens` have gone through it."""
     from steerlm.stages.train_sft import train_sft
 
     recipe = setup.run.recipe
-    files = {name: setup.annotated(name) for name in ("train", "validation")}
-    if data == "best":
-        for name, source in files.items():
-            target = out / "data" / f"{name}.jsonl"
-            if write_records(source, target, "best", setup.schema, setup.reward_names, predicted_labels):
-                files[name] = target
+    files = data or {name: setup.annotated(name) for name in ("train", "validation")}
     config = setup.sft.model_copy(update={"conditioning": False, "max_steps": -1})
-    epochs = tokens / _tokens(config, files["train"], setup.schema)
+    epochs = tokens / plain_tokens(config, files["train"], setup.schema)
     cost: dict[str, Any] = {}
     with spending(cost):
         summary = train_sft(
@@ -236,24 +253,6 @@ def _sft(setup: Setup, out: Path, tokens: float, data: str | None) -> dict[str, 
         "sampled_tokens": 0,
         **cost,
     }
-
-
-def _tokens(config: TrainSftConfig, path: Path, schema: AttributeSchema) -> int:
-    """Return the tokens of one epoch over a file, without headers."""
-    from steerlm.training.conditioning import ConditionedExamples, Conditioning
-
-    encoder = _encoder(Path(config.base_model), config, schema)
-    plain = Conditioning(headers=False, turns=config.turns)
-    return ConditionedExamples(read_conversations(path, schema), encoder, plain, config.max_length).report.tokens
-
-
-def _encoder(model: Path, config: TrainSftConfig, schema: AttributeSchema) -> Any:
-    from steerlm.checkpoint.models import load_tokenizer
-    from steerlm.template import ConversationEncoder, install_template
-
-    tokenizer = load_tokenizer(model)
-    install_template(tokenizer, config.template, schema)
-    return ConversationEncoder(tokenizer, schema)
 
 
 Tune = Callable[[Setup, Path, Path, float, int], dict[str, Any]]
@@ -285,12 +284,11 @@ def _tuned(setup: Setup, out: Path, tune: Tune, learning_rates: Sequence[float])
 
 
 def _dpo(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> dict[str, Any]:
-    from steerlm.baselines.encoding import encode_pair
     from steerlm.baselines.preferences import read_pairs
     from steerlm.baselines.trainers import train_dpo
 
     pairs = read_pairs(setup.annotated("train"), setup.schema, setup.reward_names)
-    encoder = _encoder(policy, setup.sft, setup.schema)
+    encoder = plain_encoder(policy, setup.sft, setup.schema)
     encoded = [row for pair in pairs if (row := encode_pair(encoder, pair, setup.sft.max_length)) is not None]
     if not encoded:
         raise UserError(
@@ -304,7 +302,7 @@ def _dpo(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> dic
 def _rloo(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> dict[str, Any]:
     from steerlm.baselines.trainers import train_rloo
 
-    encoder = _encoder(policy, setup.sft, setup.schema)
+    encoder = plain_encoder(policy, setup.sft, setup.schema)
     room = setup.sft.max_length - setup.max_new_tokens
     prompts = []
     for prompt in read_prompts(setup.annotated("train"), setup.schema, None, setup.seed):

@@ -1,0 +1,166 @@
+"""Copy the numbers of an ablation and its baselines into `docs/results/`, and render them for the docs.
+
+    python docs/results_ablation.py OUT [OUT_WITH_EQUAL_STEPS]      (OUT: folder of `steerlm ablate` and `baselines`)
+    make docs
+
+Only numbers and settings are copied; the pages are made from the copies alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from steerlm.ablation.tables import estimate, explain, ladder, markdown_table, seed_interval, seeds
+from steerlm.baselines.tables import baselines_table, explain_baselines
+
+FOLDER = Path(__file__).resolve().parent / "results" / "ablation"
+STEPS = (("plain", "human"), ("human", "best"), ("human", "predicted"), ("predicted", "more"), ("more", "bootstrap"))
+"""What each step of the method is compared with: the rung that it changes one thing of."""
+_MISSING = "Not measured yet.\n"
+
+
+def copy(out: Path, equal_steps: Path | None) -> None:
+    """Copy what the pages need from finished folders."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for source, name in ((out, "ablation"), (equal_steps, "equal_steps"), (out, "baselines")):
+        file = None if source is None else source / ("baselines.json" if name == "baselines" else "ablation.json")
+        if file is not None and file.is_file():
+            text = json.dumps(_slim(json.loads(file.read_text())), indent=1, ensure_ascii=False)
+            (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    shutil.copyfile(out / "ablation.svg", FOLDER / "ablation.svg")
+
+
+def _slim(value: Any) -> Any:
+    """Leave out the intervals of single seeds; their values stay."""
+    if isinstance(value, list):
+        return [_slim(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    out = {key: _slim(item) for key, item in value.items()}
+    if isinstance(value.get("seeds"), dict):
+        out["seeds"] = {seed: {"value": row["value"]} for seed, row in value["seeds"].items()}
+    return out
+
+
+def _read(name: str) -> Any:
+    path = FOLDER / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def ablation_ladder(name: str = "ablation") -> str:
+    """The rungs, and how they were measured."""
+    results = _read(name.replace("-", "_"))
+    if results is None:
+        return _MISSING
+    notes = "".join(f"\n{note.capitalize()}.\n" for note in results["notes"])
+    image = "![Quality of every rung, the paper's beside it](ablation/ablation.svg)\n\n" if name == "ablation" else ""
+    return f"{image}{ladder(results)}\n{explain(results)}{notes}"
+
+
+def ablation_steps(name: str = "ablation") -> str:
+    """What each step of the method changed, better or worse."""
+    results = _read(name.replace("-", "_"))
+    if results is None:
+        return _MISSING
+    rows = []
+    for before, after in STEPS:
+        versus = results["rungs"].get(after, {}).get("versus", {}).get(before)
+        if versus is not None:
+            quality, error = versus["quality"], versus["error"]
+            rows.append(
+                [
+                    f"`{after}` against `{before}`",
+                    estimate(quality),
+                    seeds(quality),
+                    seed_interval(quality),
+                    verdict(quality, "better", "worse"),
+                    estimate(error),
+                    verdict(error, "worse", "better"),
+                ]
+            )
+    header = ["step", "quality", "each seed", "95 % over seeds", "", "error of the dials", ""]
+    return markdown_table(header, rows) + "\n" + _order(results)
+
+
+def _order(results: dict[str, Any]) -> str:
+    """Whether no attributes < human labels < attribute-model labels, as in the paper."""
+    found = [name for name in ("plain", "human", "predicted") if name in results["rungs"]]
+    values = {name: results["rungs"][name]["quality"]["value"] for name in found}
+    said = ", ".join(f"`{name}` {value:.2f}" for name, value in values.items())
+    kept = all(values[a] < values[b] for a, b in itertools.pairwise(found))
+    ordered = "in the paper's order" if kept else "**not** in the paper's order (no attributes < human < predicted)"
+    return f"No attributes, human labels, attribute-model labels: {said}: {ordered}.\n"
+
+
+def verdict(difference: dict[str, Any], above: str, below: str) -> str:
+    """Say in words what an interval says."""
+    if difference["low"] is None:
+        return "too few prompts to tell"
+    each = [row["value"] for row in difference["seeds"].values()]
+    for word, shown, agree in (
+        (above, difference["low"] > 0, all(value > 0 for value in each)),
+        (below, difference["high"] < 0, all(value < 0 for value in each)),
+    ):
+        if shown:
+            return f"**{word}**" if agree else f"**{word}**, not in every seed"
+    return "no difference shown"
+
+
+def ablation_dials() -> str:
+    """How every rung follows each dial."""
+    results = _read("ablation")
+    if results is None:
+        return _MISSING
+    dials = [attribute["name"] for attribute in results["attributes"]]
+    rows = []
+    for name, rung in results["rungs"].items():
+        steering = rung["steering"]
+        if steering:
+            errors = [estimate(steering["error"]["by_dial"].get(dial)) for dial in dials]
+            rows.append([f"`{name}`", estimate(steering["spearman"]), estimate(steering["slope"]), *errors])
+    return markdown_table(["rung", "Spearman", "slope", *(f"error of {dial}" for dial in dials)], rows)
+
+
+def baselines_results() -> str:
+    """The methods, how they were measured, and who beats whom."""
+    results = _read("baselines")
+    if results is None:
+        return _MISSING
+    return f"{baselines_table(results)}\n{_against_steerlm(results)}\n{explain_baselines(results)}"
+
+
+def _against_steerlm(results: dict[str, Any]) -> str:
+    lines = []
+    for name, row in results["methods"].items():
+        if row["minus_steerlm"] is not None:
+            quality = row["minus_steerlm"]["quality"]
+            said = verdict(quality, "better than SteerLM", "worse than SteerLM")
+            lines.append(f"- `{name}`: {said} by reward ({estimate(quality)}; each seed {seeds(quality)}).")
+    return "\n".join(lines) + "\n"
+
+
+def ablation_environment() -> str:
+    """Where it was run."""
+    results = _read("ablation")
+    if results is None:
+        return _MISSING
+    facts = results["environment"]
+    packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    return f"Python {facts['python']}, {facts['platform']}, {facts['cpus']} CPU cores; {packages}.\n"
+
+
+BLOCKS = {
+    "ablation-ladder": ablation_ladder,
+    "ablation-steps": ablation_steps,
+    "ablation-dials": ablation_dials,
+    "ablation-environment": ablation_environment,
+    "baselines-results": baselines_results,
+}
+
+if __name__ == "__main__":
+    copy(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
