@@ -75,7 +75,8 @@ def stage_of_recipe(arguments: argparse.Namespace, stage: str) -> int:
     if stage == "evaluate":
         from steerlm.reporting.report import write_report
 
-        _print_steering(recipe.run_dir)
+        if arguments.suite is None:
+            _print_steering(recipe.run_dir)
         console.print(f"report   {write_report(recipe.run_dir)}")
     return 0
 
@@ -157,27 +158,9 @@ def _bootstrap(arguments: argparse.Namespace, options: dict[str, Any], out: Path
 
 
 def _evaluate(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> dict[str, Any]:
-    from steerlm.checkpoint.models import load_info
-    from steerlm.reporting.report import write_report
-    from steerlm.stages.evaluate import evaluate
+    from steerlm.evaluating import run_evaluate
 
-    models = {}
-    for text in arguments.model:
-        name, equals, path = text.partition("=")
-        models[name if equals else Path(text).name] = Path(path if equals else text)
-    if not models:
-        raise UserError("--model is missing; give one or more NAME=PATH")
-    config = validate(EvaluateConfig, options, "evaluate")
-    schema = load_info(next(iter(models.values()))).schema
-    if arguments.suite is not None:
-        from steerlm.evaluating import run_suite
-
-        run_suite(config, arguments.suite, models, arguments.prompts, schema, out, arguments.seed, None, console)
-        summary = {"suite": arguments.suite}
-    else:
-        summary = evaluate(config, models, Path(_needed(arguments, "prompts")), schema, out, arguments.seed)
-    console.print(f"report   {write_report(out)}")
-    return summary
+    return run_evaluate(arguments, validate(EvaluateConfig, options, "evaluate"), out, console)
 
 
 _STANDALONE = {

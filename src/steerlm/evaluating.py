@@ -1,10 +1,11 @@
-"""What `steerlm check` and `steerlm evaluate --suite` do once their arguments are parsed."""
+"""What `steerlm evaluate` without a recipe, `steerlm evaluate --suite` and `steerlm check` do once arguments are parsed."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -46,6 +47,30 @@ def run_check(arguments: argparse.Namespace, console: Console) -> int:
     return 1
 
 
+def run_evaluate(arguments: argparse.Namespace, config: EvaluateConfig, out: Path, console: Console) -> dict[str, Any]:
+    """`steerlm evaluate --model NAME=PATH …`: without a recipe; returns the summary."""
+    from steerlm.checkpoint.models import load_info
+    from steerlm.reporting.report import write_report
+    from steerlm.stages.evaluate import evaluate
+
+    models = {}
+    for text in arguments.model:
+        name, equals, path = text.partition("=")
+        models[name if equals else Path(text).name] = Path(path if equals else text)
+    if not models:
+        raise UserError("--model is missing; give one or more NAME=PATH")
+    schema = load_info(next(iter(models.values()))).schema
+    if arguments.suite is not None:
+        run_suite(config, arguments.suite, models, arguments.prompts, schema, out, arguments.seed, None, console)
+        summary: dict[str, Any] = {"suite": arguments.suite}
+    elif arguments.prompts is None:
+        raise UserError("--prompts is missing; give it, or a recipe to work in its run folder")
+    else:
+        summary = evaluate(config, models, Path(arguments.prompts), schema, out, arguments.seed)
+    console.print(f"report   {write_report(out)}")
+    return summary
+
+
 def run_suite_of_recipe(recipe: Recipe, name: SuiteName, prompts: str | None, console: Console) -> None:
     """`steerlm evaluate RECIPE --suite NAME`: on the models of a finished run, into its evaluation's folder."""
     from steerlm.pipeline import final_models
@@ -84,7 +109,7 @@ def run_suite(
     header, *rows = suite_table(orjson.loads((out / "results.json").read_bytes()))
     table = Table(title=f"{name}: mean score, 0 to 1, per level asked for")
     for column in header:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table, highlight=False)

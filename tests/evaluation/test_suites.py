@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.cli import main
 from steerlm.config import EvaluateConfig
 from steerlm.errors import UserError
 from steerlm.evaluation.joke_requests import JOKE_REQUESTS
 from steerlm.evaluation.suites import PUBLISHED, make_suite, suite_levels
+from steerlm.files import write_json
 from steerlm.stages.evaluate import evaluate, evaluate_suite
 from tests.test_evaluate import SCHEMA, World, exact, noisy
 
@@ -113,6 +116,36 @@ def test_the_stage_runs_the_suites_of_its_section(world: World, red_team: Path) 
         assert results["suite"]["name"] == name
         assert results["prompts"]["used"] == 6
     assert PUBLISHED["humor"]["scores"] is None  # two anecdotes are no figure
+
+
+def test_the_command_runs_a_suite_on_a_finished_run(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    run_dir = tmp_path / "run"
+    raw = {
+        "name": "tiny", "run_dir": str(run_dir), "attributes": SCHEMA.to_dict(),
+        "prepare": {"sources": [{"name": "a", "format": "messages", "path": "a.jsonl"}]},
+        "train_attribute_model": {"base_model": "m"}, "train_sft": {"base_model": "m"},
+        "evaluate": {"measure": "playground", "suite_prompts": 6},
+    }  # fmt: skip
+    recipe.write_text(yaml.safe_dump(raw))
+    world.model("model", exact)  # every checkpoint of a run lies in a folder of this name
+    assert main(["evaluate", str(recipe), "--suite", "humor"]) == 2
+    assert "stage 'train_sft' of" in capsys.readouterr().err
+    write_json(run_dir / "train_sft" / "done.json", {"stage": "train_sft"})
+    assert main(["evaluate", str(recipe), "--suite", "humor"]) == 0
+    said = capsys.readouterr().out
+    assert "humor: mean score, 0 to 1" in said
+    assert "0.750" in said
+    assert "joke requests shipped with steerlm" in (run_dir / "report.html").read_text()
+    assert (run_dir / "evaluate" / "suites" / "humor" / "results.json").is_file()
+    # without a recipe: the folder of --out is the suite's own
+    model, out = world.folder / "model", tmp_path / "own"
+    options = ["--set", "measure=playground", "--set", "suite_prompts=5", "--out", str(out)]
+    assert main(["evaluate", "--suite", "humor", "--model", f"sft={model}", *options]) == 0
+    assert json.loads((out / "results.json").read_text())["prompts"]["used"] == 5
+    assert "joke requests" in (out / "report.md").read_text()
 
 
 def test_mistakes_are_named(world: World, red_team: Path) -> None:
