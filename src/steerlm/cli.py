@@ -261,6 +261,11 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompts", help="conversations that end with a user turn, JSONL (suite toxicity: HH-RLHF)")
     parser.add_argument("--suite", choices=("toxicity", "humor"), help="only this experiment of the paper")
+    parser.add_argument(
+        "--annotator",
+        type=Path,
+        help="attribute model that labelled the training data: measures, but is not independent",
+    )
     parser.add_argument("--out", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: %(default)s)")
 

@@ -1,4 +1,4 @@
-"""What `steerlm evaluate` without a recipe, `steerlm evaluate --suite` and `steerlm check` do once arguments are parsed."""
+"""What `steerlm evaluate` without a recipe, its `--suite` and `steerlm check` do once their arguments are parsed."""
 
 from __future__ import annotations
 
@@ -61,12 +61,23 @@ def run_evaluate(arguments: argparse.Namespace, config: EvaluateConfig, out: Pat
         raise UserError("--model is missing; give one or more NAME=PATH")
     schema = load_info(next(iter(models.values()))).schema
     if arguments.suite is not None:
-        run_suite(config, arguments.suite, models, arguments.prompts, schema, out, arguments.seed, None, console)
+        run_suite(
+            config,
+            arguments.suite,
+            models,
+            arguments.prompts,
+            schema,
+            out,
+            arguments.seed,
+            arguments.annotator,
+            console,
+        )
         summary: dict[str, Any] = {"suite": arguments.suite}
     elif arguments.prompts is None:
         raise UserError("--prompts is missing; give it, or a recipe to work in its run folder")
     else:
-        summary = evaluate(config, models, Path(arguments.prompts), schema, out, arguments.seed)
+        prompts = Path(arguments.prompts)
+        summary = evaluate(config, models, prompts, schema, out, arguments.seed, arguments.annotator)
     console.print(f"report   {write_report(out)}")
     return summary
 

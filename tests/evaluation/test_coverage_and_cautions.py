@@ -110,6 +110,15 @@ def test_few_prompts_and_the_annotator_alone_are_warned_of(world: World) -> None
     assert said[1].startswith("Quality, humor, toxicity and lang: measured only by the attribute model that labelled")
 
 
+def test_an_unknown_annotator_is_warned_of(world: World) -> None:
+    world.infos["other"] = world.infos["annotator"]
+    world.config = EvaluateConfig(measure="none", attribute_models=(world.folder / "other",), settings=("defaults",))
+    said = world.evaluate(sft=world.model("sft", exact))["cautions"]
+    assert [line for line in said if "that attribute-model-1 had no part in it is taken on trust" in line]
+    said = world.evaluate("known", sft=world.model("sft", exact), annotator=world.folder / "annotator")["cautions"]
+    assert said == []
+
+
 def test_a_classifier_is_an_independent_scorer(world: World, tmp_path: Path) -> None:
     folder = save(tmp_path / "judge" / "toxic", ["fine", "toxic"])
     world.config = EvaluateConfig(

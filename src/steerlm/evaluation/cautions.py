@@ -42,6 +42,12 @@ def cautions(
             f"{_and(own).capitalize()}: measured only by the attribute model that labelled the training data, which is "
             "not independent: it cannot see its own mistakes."
         )
+    taken = [scorer.id for scorer in scorers if scorer.id.startswith("attribute-model")]
+    if taken and not any(scorer.id == "annotator" for scorer in scorers):
+        found.append(
+            "Which attribute model labelled the training data is not known here (--annotator names it): that "
+            f"{_and(taken)} had no part in it is taken on trust."
+        )
     for model, known in statistics.items():
         for name in dials:
             histogram = known.get("attributes", {}).get(name, {}).get("histogram", {})
