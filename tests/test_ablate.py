@@ -133,6 +133,22 @@ def test_a_further_seed_leaves_the_first_one_alone(climbed: Path) -> None:
     assert texts[0] != texts[1]
 
 
+def test_answers_of_another_model_are_not_taken_for_this_one_s(climbed: Path) -> None:
+    from steerlm.ablation.measuring import measure_model, read_answers, read_questions
+
+    recipe, out = in_folder(climbed / "recipe.yaml", {}, climbed / "out")
+    folder, schema = climbed / "measured", recipe.schema_
+    assert recipe.evaluate.prompts is not None
+    questions = read_questions(recipe.evaluate, recipe.evaluate.prompts, schema, ("helpfulness",), 0)
+    found = []
+    for name in ("human", "human", "more"):
+        model = out / "seed-0" / name / "train" / "model"
+        measure_model(recipe.evaluate, model, questions, schema, None, folder, seed=0)
+        found.append((read_answers(folder), (folder / "answers.jsonl").stat().st_mtime_ns))
+    assert found[0] == found[1]
+    assert found[1][0] != found[2][0]
+
+
 def test_another_recipe_is_refused_in_the_same_folder(climbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(climbed, "--seeds", "1", "--set", "train_sft.learning_rate=0.1") == 2
     assert "train_sft.learning_rate" in capsys.readouterr().err

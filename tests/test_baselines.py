@@ -117,17 +117,23 @@ def test_of_several_learning_rates_the_attribute_model_s_choice_is_kept(trained:
     assert training["learning_rate"] == max(rewards, key=lambda rate: rewards[rate])
 
 
-def test_without_two_different_answers_dpo_says_what_is_missing(
+def test_trials_are_kept_and_without_two_different_answers_dpo_says_what_is_missing(
     trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preferences, "MARGIN", 99.0)
-    done = trained / "out" / "seed-0" / "baselines" / "dpo" / "done.json"
-    kept = done.read_bytes()
+    folder = trained / "out" / "seed-0" / "baselines" / "dpo"
+    done = folder / "done.json"
     done.unlink()
+    assert run(trained, "--set", SETTINGS) == 0, "trials that are done are not done again"
+    kept = {path: path.read_bytes() for path in (done, *folder.glob("rate-*/trial.json"))}
+    assert len(kept) == 3
+    for path in kept:
+        path.unlink()
     try:
         assert run(trained, "--set", SETTINGS) == 2
     finally:
-        done.write_bytes(kept)
+        for path, data in kept.items():
+            path.write_bytes(data)
     assert "two answers of different quality" in capsys.readouterr().err
 
 

@@ -8,10 +8,13 @@ its answer to a prompt stands for every setting, which is what ignoring a reques
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.chunks import map_lines, read_rows
@@ -88,16 +91,19 @@ def measure_model(
         annotator: the attribute model that labelled the training data; measures what nothing else does.
         out: receives `answers.jsonl`: per prompt `prompt`, `cluster`, `best` (answers where the best was asked for) and
             `sweep` (answers with `dial` and `level`), each with `scores` by scorer. Called again after an
-            interruption it goes on behind the last chunk.
+            interruption it goes on behind the last chunk; answers of another model or setting are replaced.
         seed: of the sampling; equal for all models that are compared.
 
     Returns:
         `steerable`, `scorers` and `headline` (attribute -> scorer that the figures quote).
     """
-    from steerlm.checkpoint.models import load_info
+    from steerlm.checkpoint.models import fingerprint, load_info
 
     steerable = load_info(model).conditioning
     scorers = make_scorers(config, schema, annotator)
+    asked = [(prompt.id, prompt.id in questions.swept) for prompt in questions.prompts]
+    how = config.model_dump(mode="json")
+    _discard_stale(out, [fingerprint(model), [s.key for s in scorers], how, dict(questions.best), asked, seed])
     engine: LocalEngine | None = None
 
     def work(chunk: list[Prompt]) -> list[Any]:
@@ -115,6 +121,16 @@ def measure_model(
         "scorers": [scorer.to_dict() for scorer in scorers],
         "headline": headline_scorers(schema, scorers),
     }
+
+
+def _discard_stale(out: Path, what: list[Any]) -> None:
+    """Delete answers that belong to something else, and record what the new ones depend on."""
+    key, record = hashlib.sha256(orjson.dumps(what)).hexdigest(), out / "answers.key"
+    if not record.is_file() or record.read_text(encoding="utf-8") != key:
+        for name in ("answers.jsonl", "answers.jsonl.partial"):
+            (out / name).unlink(missing_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        record.write_text(key, encoding="utf-8")
 
 
 def read_answers(out: Path) -> list[Row]:

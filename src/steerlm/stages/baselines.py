@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from steerlm.ablation.measuring import Questions, measure_model, read_answers, read_questions, without_labels
 from steerlm.ablation.rungs import RUNGS, parent, quality_names
 from steerlm.ablation.statistics import Answers, Judged, describe, gain
@@ -269,18 +271,27 @@ def _tuned(setup: Setup, out: Path, tune: Tune, learning_rates: Sequence[float])
     first = record["summary"]["training"]
     policy = setup.run.stage("sft") / "train" / "model"
     budget = max(1, setup.budget - first["spent_tokens"])
-    trials = []
-    for rate in learning_rates:
-        folder = out / f"rate-{rate:g}"
-        cost: dict[str, Any] = {}
-        with spending(cost):
-            course = tune(setup, policy, folder, rate, budget)
-        liked = _validation_reward(setup, folder / "model") if len(learning_rates) > 1 else None
-        trials.append({"learning_rate": rate, "validation_reward": liked, **course, **cost})
-    best = max(trials, key=lambda trial: trial["validation_reward"] or 0.0)
+    trials = [_trial(setup, tune, policy, out / f"rate-{rate:g}", rate, budget) for rate in learning_rates]
+    if len(trials) > 1:
+        for trial in trials:
+            liked = _validation_reward(setup, out / f"rate-{trial['learning_rate']:g}" / "model")
+            trial["validation_reward"] = liked
+    best = max(trials, key=lambda trial: trial.get("validation_reward", 0.0))
     second = {"records": first["records"], "spent_tokens": best["trained_tokens"], **best}
     training = {**_total([first, second]), "learning_rate": best["learning_rate"], "trials": trials}
     return _measured(setup, out, out / f"rate-{best['learning_rate']:g}" / "model", training)
+
+
+def _trial(setup: Setup, tune: Tune, policy: Path, folder: Path, rate: float, budget: int) -> dict[str, Any]:
+    """Tune with one learning rate; a trial that is done is not done again."""
+    record = folder / "trial.json"
+    if not record.is_file():
+        cost: dict[str, Any] = {}
+        with spending(cost):
+            course = tune(setup, policy, folder, rate, budget)
+        write_json(record, {"learning_rate": rate, **course, **cost})
+    found: dict[str, Any] = orjson.loads(record.read_bytes())
+    return found
 
 
 def _dpo(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> dict[str, Any]:
