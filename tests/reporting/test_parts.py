@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,23 @@ def test_check_ends_with_1_and_the_failing_rows(
     assert main(["check", str(tmp_path), "--require", "humor.spearmen>=0.9"]) == 2
     assert "did you mean 'spearman'" in capsys.readouterr().err
     assert main(["check", str(tmp_path)]) == 2
+
+
+@pytest.mark.slow
+def test_nothing_scrolls_sideways_on_a_phone_or_on_paper(suite: Path, ablation: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    browser_path = shutil.which("chromium")
+    if browser_path is None:
+        pytest.skip("no chromium")
+    write_report(suite, ablation)
+    width = "[document.documentElement.scrollWidth, innerWidth]"
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        for view, media in ((320, "screen"), (390, "screen"), (1280, "screen"), (794, "print")):
+            opened = browser.new_page(viewport={"width": view, "height": 900})
+            opened.emulate_media(media=media)
+            opened.goto(f"file://{suite}/report.html")
+            opened.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            found, room = opened.evaluate(width)
+            assert found <= room, (view, media)
+        browser.close()
