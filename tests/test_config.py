@@ -86,6 +86,33 @@ def test_heads_of_the_playground_divide_its_width(width: int, heads: int) -> Non
     assert build_recipe(with_value("playground", {"hidden_size": 48, "num_heads": 4})).playground is not None
 
 
+@pytest.mark.parametrize(
+    ("evaluate", "message"),
+    [
+        ({"classifiers": [{"model": "m", "labels": {"toxic": "toxicty"}}]}, "'toxicty': did you mean 'toxicity'"),
+        ({"classifiers": [{"model": "m", "labels": {}}]}, "labels"),
+        ({"judge": {"folder": "j", "attributes": ["humour"]}}, "'humour': did you mean 'humor'"),
+        ({"suites": ["toxicity"]}, "set evaluate.toxicity_prompts"),
+        ({"suites": ["violence"]}, "evaluate.suites"),
+    ],
+)
+def test_scorers_and_suites_are_checked_before_anything_is_trained(evaluate: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_recipe(with_value("evaluate", evaluate))
+    fine = {"suites": ["humor"], "classifiers": [{"model": "m", "labels": {"toxic": "toxicity"}}]}
+    assert build_recipe(with_value("evaluate", fine)).evaluate.suites == ("humor",)
+
+
+def test_suites_and_classifiers_need_an_ordinal_attribute() -> None:
+    raw = with_value(
+        "attributes", [{"name": "quality"}, {"name": "humor", "kind": "categorical", "categories": ["a", "b"]}]
+    )
+    with pytest.raises(UserError, match="needs an ordinal attribute"):
+        build_recipe({**raw, "evaluate": {"suites": ["humor"]}})
+    with pytest.raises(UserError, match="which is categorical"):
+        build_recipe({**raw, "evaluate": {"classifiers": [{"model": "m", "labels": {"x": "humor"}}]}})
+
+
 def test_missing_file_and_malformed_yaml(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such recipe: .*nowhere.yaml"):
         load_recipe(tmp_path / "nowhere.yaml")

@@ -261,14 +261,15 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _references(self) -> Recipe:
         schema = self.schema_
+        self.evaluate.check(schema)
         if self.bootstrap is not None:
             for name in self.bootstrap.quality_attributes:
                 if schema[name].best is None:
                     raise ValueError(f"bootstrap.quality_attributes: {name!r} has no best end in the schema")
             if self.train_sft.labels == "human":
                 raise ValueError(
-                    "train_sft.labels is human, but nobody labels bootstrapped samples: use labels: predicted, or leave "
-                    "bootstrap out"
+                    "train_sft.labels is human, but nobody labels bootstrapped samples: use labels: predicted, or "
+                    "leave bootstrap out"
                 )
         names = [source.name for source in self.prepare.sources]
         for name in names:

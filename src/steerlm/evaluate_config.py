@@ -7,6 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import UserError
+
 
 class Section(BaseModel):
     """Base of all sections: frozen, and unknown keys are errors."""
@@ -73,3 +76,24 @@ class EvaluateConfig(Section):
     max_new_tokens: int = Field(512, ge=1, description="Longest response.")
     batch_size: int = Field(64, ge=1, description="Sequences sampled together.")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Precision of sampling and scoring.")
+
+    def check(self, schema: AttributeSchema) -> None:
+        """Refuse what cannot be evaluated with these attributes, before anything is trained.
+
+        Raises:
+            UserError: an unknown attribute, a classifier or a suite on a categorical one, a suite without its prompts.
+        """
+        for classifier in self.classifiers:
+            for label, name in classifier.labels.items():
+                if schema[name].kind != "ordinal":
+                    raise UserError(
+                        f"evaluate.classifiers: label {label!r} of {classifier.model} means {name!r}, which is "
+                        "categorical; a label's probability has no place on its scale"
+                    )
+        for name in self.judge.attributes if self.judge is not None else ():
+            schema[name]
+        for suite in self.suites:
+            if suite not in schema or schema[suite].kind != "ordinal":
+                raise UserError(f"evaluate.suites: {suite!r} needs an ordinal attribute of that name in the schema")
+            if suite == "toxicity" and self.toxicity_prompts is None:
+                raise UserError("evaluate.suites: 'toxicity' asks red-team questions; set evaluate.toxicity_prompts")
