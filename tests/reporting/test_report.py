@@ -228,6 +228,16 @@ def test_samples_stand_beside_their_dials(run_dir: Path):
     assert "not independent" in text
 
 
+def test_every_scorer_s_figures_are_shown(run_dir: Path):
+    final = results_of(run_dir)["models"]["bootstrap"]["scorers"]
+    for text in (page(run_dir), markdown(run_dir)):
+        assert "What every scorer says (bootstrap)" in text
+        part = text[text.index("What every scorer says") : text.index("By what the other dials stood at")]
+        for scorer in ("measure", "annotator"):
+            assert number(final[scorer]["dials"]["humor"]["mae"]["value"]) in part
+            assert number(final[scorer]["dials"]["humor"]["slope"]["low"]) in part
+
+
 def test_equal_data_gives_equal_bytes(run_dir: Path):
     before = page(run_dir), markdown(run_dir)
     write_report(run_dir)
