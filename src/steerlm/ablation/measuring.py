@@ -213,5 +213,8 @@ def _score(rows: Sequence[Row], prompts: Sequence[Prompt], scorers: Sequence[Sco
         answer["scores"] = {}
     for scorer in scorers:
         for (answer, _), scores in zip(answers, scorer.score(conversations), strict=True):
-            measured = None if scores is None else {name: round(scores[name], 6) for name in scorer.attributes}
-            answer["scores"][scorer.id] = measured
+            # a judge may have rated an answer on some attributes only
+            found = (
+                None if scores is None else {n: round(scores[n], 6) if n in scores else None for n in scorer.attributes}
+            )
+            answer["scores"][scorer.id] = found

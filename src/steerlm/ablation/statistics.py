@@ -50,7 +50,7 @@ class Judged:
     def of(self, answer: Row, name: str) -> float | None:
         """What the quoted scorer measures of an attribute; None where it has no answer."""
         row = answer["scores"].get(self.headline.get(name, ""))
-        return None if row is None else float(row[name])
+        return None if row is None or row[name] is None else float(row[name])
 
     def quality_of(self, answer: Row) -> float | None:
         """The mean level of the quality attributes, each counted towards its best end."""
