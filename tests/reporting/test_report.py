@@ -238,6 +238,16 @@ def test_every_scorer_s_figures_are_shown(run_dir: Path):
             assert number(final[scorer]["dials"]["humor"]["slope"]["low"]) in part
 
 
+def test_the_headline_quotes_the_worst_dial_with_its_interval(run_dir: Path):
+    dials = results_of(run_dir)["models"]["bootstrap"]["scorers"]["measure"]["dials"]
+    name, worst = min(dials.items(), key=lambda row: row[1]["spearman"]["value"])
+    tiles = page(run_dir)[: page(run_dir).index("<nav")]
+    low, high = number(worst["spearman"]["low"]), number(worst["spearman"]["high"])
+    assert f"<b>{number(worst['spearman']['value'])}</b><span>{low} to {high}</span>" in tiles
+    assert f"Spearman, lowest: {name}" in tiles
+    assert tiles.count('class="tile"') == 4
+
+
 def test_equal_data_gives_equal_bytes(run_dir: Path):
     before = page(run_dir), markdown(run_dir)
     write_report(run_dir)

@@ -164,29 +164,27 @@ def _tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
     dials = {attribute: dial for model, attribute, dial, _ in headline_dials(results) if model == final}
     tiles = []
 
-    def add(title: str, value: str, detail: str) -> None:
-        tiles.append({"title": title, "value": value, "detail": detail})
+    def add(title: str, estimate: Mapping[str, Any], detail: str) -> None:
+        low, high = estimate["low"], estimate["high"]
+        interval = f"{number(low)} to {number(high)}" if low is not None else estimate.get("note", "")
+        tiles.append({"title": title, "value": number(estimate["value"]), "interval": interval, "detail": detail})
 
-    ranked = [(name, dial) for name, dial in dials.items() if dial["spearman"]["value"] is not None]
-    if ranked:
-        name, dial = min(ranked, key=lambda row: row[1]["spearman"]["value"])
-        add("asked and obtained agree", number(dial["spearman"]["value"]), f"Spearman, lowest: {name}")
-    if dials:
-        name, dial = max(dials.items(), key=lambda row: row[1]["mae"]["value"])
-        add("error in levels", number(dial["mae"]["value"]), f"mean, highest: {name}")
-    leaks = [(name, dial["largest_leak"]) for name, dial in dials.items() if dial["largest_leak"]]
-    if leaks:
-        name, leak = max(leaks, key=lambda row: row[1]["value"])
-        add("largest side effect", number(leak["value"]), f"levels of {leak['attribute']} per level of {name}")
-    ratios = [
-        (name, row["ratio"]["value"])
-        for rows in list(results["label_quality"].values())[:1]
-        for name, row in rows.items()
-        if row["ratio"]["value"] is not None
-    ]
-    if ratios:
-        name, ratio = max(ratios, key=lambda row: row[1])
-        add("label error, predicted / human", number(ratio), f"below 1 is better, highest: {name}")
+    def known(rows: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+        return [(n, row[key]) for n, row in rows.items() if row[key] is not None and row[key]["value"] is not None]
+
+    if found := known(dials, "spearman"):
+        name, estimate = min(found, key=lambda row: row[1]["value"])
+        add("asked and obtained agree", estimate, f"Spearman, lowest: {name}")
+    if found := known(dials, "mae"):
+        name, estimate = max(found, key=lambda row: row[1]["value"])
+        add("error in levels", estimate, f"mean, highest: {name}")
+    if found := known(dials, "largest_leak"):
+        name, estimate = max(found, key=lambda row: row[1]["value"])
+        add("largest side effect", estimate, f"levels of {estimate['attribute']} per level of {name}")
+    for rows in list(results["label_quality"].values())[:1]:
+        if found := known(rows, "ratio"):
+            name, estimate = max(found, key=lambda row: row[1]["value"])
+            add("label error, predicted / human", estimate, f"below 1 is better, highest: {name}")
     return tiles
 
 
