@@ -191,7 +191,7 @@ def test_an_endpoint_is_resumed_and_not_asked_twice(capsys):
 
 
 def test_an_endpoint_that_falters_is_asked_again(monkeypatch):
-    monkeypatch.setattr("steerlm.evaluation.answering._PAUSE_S", 0.0)
+    monkeypatch.setattr("steerlm.comparison.answering._PAUSE_S", 0.0)
     with FakeEndpoint(
         lambda body: "a word", faults=["garbage", "half", "html", "empty_choices", (400, {}), "null"]
     ) as endpoint:
@@ -203,7 +203,7 @@ def test_an_endpoint_that_falters_is_asked_again(monkeypatch):
 
 
 def test_an_endpoint_that_never_makes_sense_is_given_up(monkeypatch, capsys):
-    monkeypatch.setattr("steerlm.evaluation.answering._PAUSE_S", 0.0)
+    monkeypatch.setattr("steerlm.comparison.answering._PAUSE_S", 0.0)
     with FakeEndpoint(faults=["html"] * 100) as endpoint:
         arguments = [f"served={endpoint.base_url}#m", answers("stored", {0: 3}), "--prompts", prompts(1), *LONGER]
         assert compare(*arguments) == 2

@@ -280,7 +280,7 @@ def baselines(arguments: argparse.Namespace) -> int:
 def compare(arguments: argparse.Namespace) -> int:
     """`steerlm compare NAME=WHERE NAME=WHERE …`."""
     _quiet()
-    from steerlm.comparing import run_compare
+    from steerlm.comparison.command import run_compare
 
     return run_compare(arguments, console)
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from steerlm.config import EvaluateConfig
+from steerlm.config import EvaluateConfig, JudgeScorerConfig
 from steerlm.errors import UserError
-from steerlm.evaluate_config import JudgeScorerConfig
 from tests.judging.fake_endpoint import FakeEndpoint
 from tests.test_evaluate import World, dials, exact
 

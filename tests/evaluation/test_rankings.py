@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from steerlm.evaluation.length_control import length_controlled_win_rate
+from steerlm.comparison.length_control import length_controlled_win_rate
 from steerlm.evaluation.rankings import (
     Match,
     bradley_terry,

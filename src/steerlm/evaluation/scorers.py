@@ -15,10 +15,9 @@ from typing import Any, Literal
 import orjson
 
 from steerlm.attributes import Attribute, AttributeSchema
-from steerlm.config import EvaluateConfig
+from steerlm.config import EvaluateConfig, JudgeScorerConfig
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.evaluate_config import JudgeScorerConfig
 from steerlm.evaluation import measures
 
 Measure = Callable[[Sequence[Message]], dict[str, float]]

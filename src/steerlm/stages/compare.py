@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from steerlm.attributes import AttributeSchema
+from steerlm.comparison.answering import Generation, answer_prompts
+from steerlm.comparison.deciding import AnswerScorer, Objective, check_weights, decide, default_weights
+from steerlm.comparison.figures import answer_lengths, describe_answers, describe_scores, examples, rank
+from steerlm.comparison.systems import Answer, Prompt, System, read_prompts
 from steerlm.errors import UserError
-from steerlm.evaluation.answering import Generation, answer_prompts
-from steerlm.evaluation.comparison import answer_lengths, describe_answers, describe_scores, examples, rank
-from steerlm.evaluation.deciding import AnswerScorer, Objective, check_weights, decide, default_weights
 from steerlm.evaluation.estimates import MIN_CLUSTERS
 from steerlm.evaluation.rankings import Match
-from steerlm.evaluation.systems import Answer, Prompt, System, read_prompts
 from steerlm.files import atomic_writer, write_json
 
 if TYPE_CHECKING:

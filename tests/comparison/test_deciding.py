@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from steerlm.attributes import OASST, AttributeSchema
-from steerlm.conversation import Message
-from steerlm.errors import UserError
-from steerlm.evaluation.deciding import (
+from steerlm.comparison.deciding import (
     AnswerScorer,
     Objective,
     check_weights,
@@ -15,7 +13,9 @@ from steerlm.evaluation.deciding import (
     default_weights,
     parse_weights,
 )
-from steerlm.evaluation.systems import Answer, Prompt
+from steerlm.comparison.systems import Answer, Prompt
+from steerlm.conversation import Message
+from steerlm.errors import UserError
 
 PROMPTS = [Prompt(str(i), (Message("user", "Why?"),), "", i) for i in range(4)]
 

@@ -9,8 +9,8 @@ import pytest
 
 from steerlm.attributes import OASST
 from steerlm.checkpoint.info import CheckpointInfo, save_info
+from steerlm.comparison.systems import Prompt, parse_system, parse_systems, read_prompts, stored_answers
 from steerlm.errors import UserError
-from steerlm.evaluation.systems import Prompt, parse_system, parse_systems, read_prompts, stored_answers
 
 
 @pytest.fixture

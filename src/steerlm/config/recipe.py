@@ -15,10 +15,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from steerlm.attributes import AttributeSchema
+from steerlm.config.evaluate import EvaluateConfig
+from steerlm.config.section import Section
 from steerlm.errors import UserError, did_you_mean
-from steerlm.evaluate_config import ClassifierConfig as ClassifierConfig
-from steerlm.evaluate_config import EvaluateConfig as EvaluateConfig
-from steerlm.evaluate_config import Section as Section
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
 SourceFormat = Literal[

@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from steerlm.comparison.answering import Generation
+from steerlm.comparison.deciding import parse_weights
+from steerlm.comparison.systems import parse_systems
 from steerlm.errors import UserError
-from steerlm.evaluation.answering import Generation
-from steerlm.evaluation.deciding import parse_weights
-from steerlm.evaluation.systems import parse_systems
 from steerlm.reporting.comparison import comparison_rows, missing_figures
 from steerlm.stages.compare import ByJudge, ByScorer, compare
 

@@ -1,20 +1,15 @@
-"""The recipe's section `evaluate`, and what all sections have in common; `config` is the place to import them from."""
+"""The recipe's section `evaluate`: who measures, and what is asked."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from steerlm.attributes import AttributeSchema
+from steerlm.config.section import Section
 from steerlm.errors import UserError
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ClassifierConfig(Section):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from steerlm.chunks import map_lines, read_rows
+from steerlm.comparison.systems import Answer, Prompt, System, stored_answers
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.evaluation.systems import Answer, Prompt, System, stored_answers
 from steerlm.files import atomic_writer
 
 if TYPE_CHECKING:

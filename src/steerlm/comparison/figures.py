@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steerlm.attributes import STEERLM, AttributeSchema
+from steerlm.comparison.deciding import Objective, Scores
+from steerlm.comparison.length_control import length_controlled_win_rate
+from steerlm.comparison.systems import Answer, Prompt
 from steerlm.evaluation import measures
-from steerlm.evaluation.deciding import Objective, Scores
 from steerlm.evaluation.estimates import Estimate, cluster_bootstrap, estimate_share, mean
-from steerlm.evaluation.length_control import length_controlled_win_rate
 from steerlm.evaluation.rankings import (
     Match,
     bradley_terry_intervals,
@@ -21,7 +22,6 @@ from steerlm.evaluation.rankings import (
     position_bias,
     win_rates,
 )
-from steerlm.evaluation.systems import Answer, Prompt
 
 _EXAMPLE_CHARACTERS = 1500
 

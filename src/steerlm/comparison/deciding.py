@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steerlm.attributes import AttributeSchema
+from steerlm.comparison.systems import Answer, Prompt
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
 from steerlm.evaluation.rankings import Match
 from steerlm.evaluation.scorers import exact_measure
-from steerlm.evaluation.systems import Answer, Prompt
 
 _TOKENS_PER_BATCH = 16384
 EXACT = ("playground", "text")
