@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(f"\nreport   {folder.path / 'report.html'}")
     dial = recipe.schema_.names[-1]
     console.print(f"chat     steerlm chat {model} --{dial} {recipe.schema_[dial].levels[-1]}", highlight=False)
+    console.print(f"serve    steerlm serve {model}", highlight=False)
     console.print(f"[dim]peak memory of this process {peak_memory_mib()} MiB[/dim]")
     return 0
 
@@ -67,7 +68,7 @@ def stage_of_recipe(arguments: argparse.Namespace, stage: str) -> int:
     from steerlm.pipeline import run_stage
 
     if stage == "evaluate" and arguments.suite is not None:
-        from steerlm.evaluating import run_suite_of_recipe
+        from steerlm.evaluation.command import run_suite_of_recipe
 
         run_suite_of_recipe(recipe, arguments.suite, arguments.prompts, console)
     else:
@@ -158,7 +159,7 @@ def _bootstrap(arguments: argparse.Namespace, options: dict[str, Any], out: Path
 
 
 def _evaluate(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> dict[str, Any]:
-    from steerlm.evaluating import run_evaluate
+    from steerlm.evaluation.command import run_evaluate
 
     return run_evaluate(arguments, validate(EvaluateConfig, options, "evaluate"), out, console)
 
@@ -185,7 +186,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """`steerlm check RUN --require "humor.spearman>=0.9"`."""
-    from steerlm.evaluating import run_check
+    from steerlm.evaluation.command import run_check
 
     return run_check(arguments, console)
 
