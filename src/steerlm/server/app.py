@@ -18,6 +18,7 @@ from steerlm.server.describing import attributes_json, classification_json, mode
 from steerlm.server.errors import ApiError, json_response
 from steerlm.server.keys import Keys
 from steerlm.server.middleware import CALLER, Gate
+from steerlm.server.page import add_page
 from steerlm.server.protocol import ChatRequest, CompletionRequest, ScoreRequest
 from steerlm.server.replies import ChunkWriter, chat_reply, completion_reply
 from steerlm.server.service import Service
@@ -76,6 +77,7 @@ def create_app(service: Service, keys: Keys, *, loopback: bool) -> FastAPI:
     _add_chat(app, service)
     _add_completions(app, service)
     _add_score(app, service)
+    add_page(app)
     limits = service.policy.limits
     app.add_middleware(Gate, keys=keys, limits=limits, metrics=service.metrics, loopback=loopback)
     return app

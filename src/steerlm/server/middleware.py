@@ -13,12 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from steerlm.server.errors import ApiError
 from steerlm.server.keys import Keys
 from steerlm.server.metrics import Metrics
+from steerlm.server.page import PAGE_ROUTES
 from steerlm.server.policy import Limits
 
 CALLER = "steerlm.caller"
 """Where a route finds the name of the caller's key in its scope."""
-OPEN_ROUTES = frozenset({"/health"})
-"""Routes that need no key."""
+OPEN_ROUTES = frozenset({"/health"}) | PAGE_ROUTES
+"""Routes that need no key: they hold no data."""
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 

@@ -1,0 +1,233 @@
+// The page: views, the composer, and what asking means in each view.
+
+import { answer, copyWith } from "./answers.js";
+import { forgetKey, getAttributes, hasKey } from "./api.js";
+import { buildPanel, showPanel } from "./dials.js";
+import { defaults, element, fromHash, isOpen, levels, state, titled, toHash } from "./settings.js";
+
+const byId = (id) => document.getElementById(id);
+const VIEWS = ["chat", "compare", "sweep"];
+const EMPTY = {
+  chat: ["Talk to the model", "Set the dials, ask, then turn a dial and press “Ask again” to see what it changes."],
+  compare: ["Two settings, one question", "Every dial has two sliders now. Set A and B apart, and ask."],
+  sweep: ["All levels of one dial", "Choose a dial, ask a question, and read its answers from the lowest level to the highest."],
+};
+const PLACEHOLDERS = { chat: "Ask something", compare: "Ask both settings", sweep: "Ask at every level" };
+const turns = []; // of the chat: { question, text, attributes }
+let running = null; // an AbortController while answers are being written
+
+function show() {
+  document.body.dataset.view = state.view;
+  document.querySelector(`[name=view][value=${state.view}]`).checked = true;
+  document.querySelector(`[name=target][value=${state.target}]`).checked = true;
+  for (const view of VIEWS) byId(view).hidden = view !== state.view;
+  byId("sweep-bar").hidden = state.view !== "sweep";
+  byId("question").placeholder = PLACEHOLDERS[state.view];
+  byId("forget").hidden = !hasKey();
+  byId("clear").disabled = running !== null || !byId(state.view).querySelector(".turn");
+  byId("ask").hidden = running !== null;
+  byId("stop").hidden = running === null;
+  for (const button of document.querySelectorAll(".again")) button.disabled = running !== null;
+  showPanel();
+}
+
+function changed() {
+  history.replaceState(null, "", toHash());
+  show();
+}
+
+function showEmpty(view) {
+  const [title, text] = EMPTY[view];
+  byId(view).replaceChildren(element("div", { className: "empty" }, element("h2", {}, title), element("p", {}, text)));
+}
+
+function newTurn(view, question) {
+  byId(view).querySelector(".empty")?.remove();
+  const answers = element("div", { className: "answers" });
+  const block = element("section", { className: "turn", "aria-label": "Question and answers" });
+  block.append(element("p", { className: "asked-text", dir: "auto" }, question), answers);
+  byId(view).append(block);
+  return { block, answers };
+}
+
+// Run `work` with a signal that the stop button gives.
+async function whileRunning(work) {
+  running = new AbortController();
+  byId("status").textContent = "The answer is being written.";
+  show();
+  try {
+    await work(running.signal);
+  } finally {
+    const stopped = running.signal.aborted;
+    running = null;
+    byId("status").textContent = stopped ? "Stopped." : "The answer is complete.";
+    show();
+  }
+}
+
+function newSeed() {
+  return crypto.getRandomValues(new Uint32Array(1))[0];
+}
+
+// The conversation before a turn; what was never answered is left out.
+function historyBefore(index) {
+  return turns.slice(0, index).filter(({ text }) => text !== "").flatMap(({ question, text, attributes }) => {
+    // only whole levels can stand in an earlier answer's header
+    const whole = Object.entries(attributes).filter(([, value]) => typeof value === "string" || Number.isInteger(value));
+    return [{ role: "user", content: question }, { role: "assistant", content: text, attributes: Object.fromEntries(whole) }];
+  });
+}
+
+async function askChat(question) {
+  const { block, answers } = newTurn("chat", question);
+  const index = turns.push({ question, text: "", attributes: {} }) - 1;
+  for (const old of document.querySelectorAll(".again")) old.remove();
+  const write = () =>
+    whileRunning(async (signal) => {
+      const messages = [...historyBefore(index), { role: "user", content: question }];
+      const result = await answer(answers, { messages, setting: state.a, seed: newSeed(), signal });
+      if (result.text !== "") Object.assign(turns[index], result);
+    });
+  await write();
+  if (index !== turns.length - 1) return;
+  const again = element("button", { type: "button", className: "again" }, "Ask again with the dials as they are");
+  again.addEventListener("click", write);
+  block.append(again);
+}
+
+function differences() {
+  return new Set(Object.keys(state.a.values).filter((name) => state.a.values[name] !== state.b.values[name]));
+}
+
+async function askCompare(question) {
+  const { answers } = newTurn("compare", question);
+  answers.classList.add("pair");
+  const messages = [{ role: "user", content: question }];
+  const seed = newSeed(); // the same luck for both
+  const emphasis = differences();
+  await whileRunning((signal) =>
+    Promise.all(
+      ["a", "b"].map((letter) =>
+        answer(answers, { messages, setting: state[letter], seed, signal, title: letter.toUpperCase(), letter, emphasis }),
+      ),
+    ),
+  );
+}
+
+async function askSweep(question) {
+  const attribute = state.info.data.find(({ name }) => name === state.dial);
+  if (!attribute) return;
+  const { answers } = newTurn("sweep", question);
+  answers.classList.add("levels");
+  const messages = [{ role: "user", content: question }];
+  const seed = newSeed();
+  const emphasis = new Set([attribute.name]);
+  await whileRunning((signal) =>
+    Promise.all(
+      levels(attribute).map((level) => {
+        const setting = { ...state.a, values: { ...state.a.values, [attribute.name]: level }, preset: null };
+        return answer(answers, { messages, setting, seed, signal, title: `${titled(attribute.name)} ${level}`, emphasis });
+      }),
+    ),
+  );
+}
+
+const ASK = { chat: askChat, compare: askCompare, sweep: askSweep };
+
+function grow() {
+  const box = byId("question");
+  box.rows = 1;
+  while (box.rows < 8 && box.scrollHeight > box.clientHeight + 2) box.rows += 1;
+}
+
+async function submit(event) {
+  event.preventDefault();
+  const question = byId("question").value.trim();
+  if (question === "" || running !== null || state.info === null) return;
+  if (state.view === "chat") byId("question").value = ""; // the others are asked again and again
+  grow();
+  if (matchMedia("(max-width: 56rem)").matches) byId("panel").open = false;
+  const view = state.view;
+  const asked = ASK[view](question);
+  byId(view).lastElementChild?.scrollIntoView({ block: view === "chat" ? "nearest" : "start" });
+  await asked;
+}
+
+function clear() {
+  if (state.view === "chat") turns.length = 0;
+  showEmpty(state.view);
+  show();
+  byId("question").focus();
+}
+
+function connect() {
+  byId("composer").addEventListener("submit", submit);
+  byId("question").addEventListener("input", grow);
+  byId("question").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
+  });
+  byId("stop").addEventListener("click", () => running?.abort());
+  byId("clear").addEventListener("click", clear);
+  byId("share").addEventListener("click", () => copyWith(byId("share"), location.href));
+  byId("forget").addEventListener("click", () => {
+    forgetKey();
+    location.reload(); // what was seen with the key goes with it
+  });
+  byId("dial").addEventListener("change", () => {
+    state.dial = byId("dial").value;
+    changed();
+  });
+  for (const radio of document.querySelectorAll("[name=view], [name=target]")) {
+    radio.addEventListener("change", () => {
+      state[radio.name] = radio.value;
+      changed();
+    });
+  }
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && running !== null) running.abort();
+    const writing = event.target.matches("textarea, select, input:not([type=range], [type=radio], [type=checkbox])");
+    if (event.key === "/" && !writing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      event.preventDefault();
+      byId("question").focus();
+    }
+  });
+  // stay at the end of a growing chat, unless the reader has scrolled up
+  document.addEventListener("grown", () => {
+    const page = document.scrollingElement;
+    if (state.view === "chat" && page.scrollHeight - page.scrollTop - page.clientHeight < 240) page.scrollTop = page.scrollHeight;
+  });
+  window.addEventListener("hashchange", () => {
+    fromHash(location.hash);
+    show();
+  });
+}
+
+async function start() {
+  const narrow = matchMedia("(max-width: 56rem)");
+  const fold = () => {
+    byId("panel").open = !narrow.matches;
+  };
+  fold();
+  narrow.addEventListener("change", fold);
+  try {
+    state.info = await getAttributes();
+  } catch (error) {
+    byId("alert").textContent = error.message;
+    byId("alert").hidden = false;
+    return;
+  }
+  byId("model").textContent = state.info.model;
+  document.title = `${state.info.model} · steerlm`;
+  state.a = defaults();
+  state.b = defaults();
+  const open = state.info.data.filter(isOpen);
+  state.dial = open.length > 0 ? open[0].name : null;
+  fromHash(location.hash);
+  VIEWS.forEach(showEmpty);
+  buildPanel(changed);
+  connect();
+  document.body.dataset.ready = "true";
+  changed();
+}
+
+start();

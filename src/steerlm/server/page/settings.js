@@ -1,0 +1,119 @@
+// What is set: two settings (A and, in the comparison, B), the view and the decoding; and its form as a link.
+
+export const state = {
+  info: null, // of /v1/attributes
+  view: "chat",
+  target: "a", // which setting presets go to
+  a: null,
+  b: null,
+  dial: null, // the swept one
+  temperature: 0.7,
+  bestOf: 1,
+  halves: false,
+};
+
+export function element(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in node) node[name] = value;
+    else node.setAttribute(name, value);
+  }
+  node.append(...children); // strings become text, never markup
+  return node;
+}
+
+export function titled(name) {
+  return name.replaceAll("_", " ");
+}
+
+export const isOpen = (attribute) => !attribute.locked;
+
+export function levels(attribute) {
+  if (attribute.kind === "categorical") return attribute.categories;
+  return Array.from({ length: attribute.highest - attribute.lowest + 1 }, (_, i) => attribute.lowest + i);
+}
+
+export function defaults() {
+  const values = {};
+  for (const attribute of state.info.data) values[attribute.name] = attribute.default;
+  return { values, strength: 1, preset: null };
+}
+
+// The nearest value that may be asked for; undefined where there is none.
+function fitting(attribute, value) {
+  if (!isOpen(attribute)) return undefined;
+  if (attribute.kind === "categorical") return attribute.categories.includes(value) ? value : undefined;
+  const number = typeof value === "number" ? value : Number.parseFloat(value);
+  if (!Number.isFinite(number)) return undefined;
+  return Math.min(Math.max(Math.round(number * 2) / 2, attribute.lowest), attribute.highest);
+}
+
+export function withValues(setting, wishes) {
+  const values = { ...setting.values };
+  for (const attribute of state.info.data) {
+    if (!Object.hasOwn(wishes, attribute.name)) continue;
+    const value = fitting(attribute, wishes[attribute.name]);
+    if (value !== undefined) values[attribute.name] = value;
+  }
+  return { ...setting, values };
+}
+
+export function presetSetting(preset) {
+  return { ...withValues(defaults(), preset.attributes), preset: preset.name };
+}
+
+// The body of a request; locked attributes are left to the server.
+export function requestBody(setting, messages, seed) {
+  const attributes = {};
+  for (const attribute of state.info.data) {
+    if (isOpen(attribute)) attributes[attribute.name] = setting.values[attribute.name];
+  }
+  const steer = { attributes };
+  if (setting.preset !== null) steer.preset = setting.preset;
+  if (setting.strength !== 1) steer.guidance = setting.strength;
+  if (state.info.scores) steer.return_scores = true;
+  if (state.info.scores && state.bestOf > 1) steer.best_of = state.bestOf;
+  return { model: state.info.model, messages, temperature: state.temperature, seed, steer };
+}
+
+function settingParts(letter, setting) {
+  const values = state.info.data.filter(isOpen).map(({ name }) => `${name}:${setting.values[name]}`);
+  const parts = [[letter, values.join(",")]];
+  if (setting.strength !== 1) parts.push([`${letter}.strength`, setting.strength]);
+  if (setting.preset !== null) parts.push([`${letter}.preset`, setting.preset]);
+  return parts;
+}
+
+export function toHash() {
+  const parts = [["view", state.view], ...settingParts("a", state.a)];
+  if (state.view === "compare") parts.push(...settingParts("b", state.b));
+  if (state.view === "sweep" && state.dial) parts.push(["dial", state.dial]);
+  parts.push(["temperature", state.temperature]);
+  if (state.bestOf > 1) parts.push(["best_of", state.bestOf]);
+  // names and values are letters, digits and _ . + -, so that a link stays readable
+  return "#" + parts.map(([name, value]) => `${name}=${encodeURIComponent(value).replace(/%(3A|2C)/g, decodeURIComponent)}`).join("&");
+}
+
+function within(text, lowest, highest, otherwise) {
+  const number = Number.parseFloat(text);
+  return Number.isFinite(number) ? Math.min(Math.max(number, lowest), highest) : otherwise;
+}
+
+// Take a link's settings; what this model does not know, or does not allow, is left out.
+export function fromHash(hash) {
+  const given = new URLSearchParams(hash.replace(/^#/, "").replaceAll("+", "%2B"));
+  if (["chat", "compare", "sweep"].includes(given.get("view"))) state.view = given.get("view");
+  for (const letter of ["a", "b"]) {
+    if (!given.has(letter)) continue;
+    const pairs = given.get(letter).split(",").map((pair) => pair.split(":"));
+    const setting = withValues(defaults(), Object.fromEntries(pairs.filter((pair) => pair.length === 2)));
+    const known = state.info.presets.some(({ name }) => name === given.get(`${letter}.preset`));
+    setting.preset = known ? given.get(`${letter}.preset`) : null;
+    setting.strength = within(given.get(`${letter}.strength`), 0, state.info.guidance.maximum, 1);
+    state[letter] = setting;
+    if (Object.values(setting.values).some((value) => typeof value === "number" && !Number.isInteger(value))) state.halves = true;
+  }
+  if (state.info.data.some(({ name }) => name === given.get("dial"))) state.dial = given.get("dial");
+  state.temperature = within(given.get("temperature"), 0, 2, state.temperature);
+  state.bestOf = Math.round(within(given.get("best_of"), 1, 8, state.bestOf));
+}
