@@ -201,6 +201,8 @@ def test_comparison_and_sweep(locked: Running, open_page: Callable[..., Page]) -
     bodies = asked(page, num=3)
     assert sorted(body["steer"]["attributes"]["verbosity"] for body in bodies) == [1, 2, 3]
     expect(page.locator("#sweep .answer h3")).to_have_text(["verbosity 1", "verbosity 2", "verbosity 3"])
+    obtained = page.get_by_role("img", name="Obtained verbosity")
+    expect(obtained).to_have_attribute("aria-label", "Obtained verbosity: 1.0 at 1, 1.0 at 2, 1.0 at 3")
     # the chat's conversation is its own
     page.get_by_role("radio", name="Chat").check()
     assert len(asked(page)[0]["messages"]) == 1
@@ -308,6 +310,31 @@ def test_the_key_is_asked_for(open_page: Callable[..., Page]) -> None:
         expect(page.get_by_role("dialog", name="API key")).to_be_visible()
         assert page.evaluate("sessionStorage.length") == 0
         page.close()
+
+
+def test_copy_and_the_keyboard(locked: Running, open_page: Callable[..., Page]) -> None:
+    page = open_page(locked.url, permissions=["clipboard-read", "clipboard-write"])
+    page.keyboard.press("/")
+    page.keyboard.type("Why")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("not/?")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_have_text("The answer is complete.")
+    assert page.locator(".asked-text").text_content() == "Why\nnot/?"
+    page.get_by_role("button", name="Copy", exact=True).click()
+    expect(page.locator("#status")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == page.locator(".said").text_content()
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.locator("#share")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    assert "humor:0" in page.url
+    page.get_by_role("radio", name="Chat").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("radio", name="Compare")).to_be_checked()
+    page.get_by_role("radio", name="Chat").check()
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_text("Talk to the model")).to_be_visible()
+    assert len(asked(page)[0]["messages"]) == 1
 
 
 def test_errors_are_told(locked: Running, open_page: Callable[..., Page]) -> None:

@@ -21,6 +21,7 @@ _FILES = {
     "/page/app.js": ("app.js", "text/javascript"),
     "/page/api.js": ("api.js", "text/javascript"),
     "/page/dials.js": ("dials.js", "text/javascript"),
+    "/page/charts.js": ("charts.js", "text/javascript"),
     "/page/answers.js": ("answers.js", "text/javascript"),
     "/page/settings.js": ("settings.js", "text/javascript"),
 }

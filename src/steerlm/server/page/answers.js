@@ -1,58 +1,8 @@
 // An answer: what was in force, the text as it comes, and the scores obtained.
 
 import { chat } from "./api.js";
+import { chart } from "./charts.js";
 import { element, requestBody, state, titled } from "./settings.js";
-
-const SVG = "http://www.w3.org/2000/svg";
-const ROW = 22, LEFT = 104, WIDTH = 150, TOTAL = 300;
-
-function svg(tag, attributes, text) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-
-// One row per attribute: what was obtained, from 0 to 1 along the bar, and what was asked for.
-function chartRows(scores, asked) {
-  const rows = [];
-  for (const attribute of state.info.data) {
-    const score = scores[attribute.name];
-    if (!score) continue;
-    const wish = asked[attribute.name];
-    if (attribute.kind === "categorical") {
-      const share = score.probabilities?.[String(wish)];
-      if (share !== undefined) rows.push({ label: `${titled(attribute.name)} ${wish}`, share, mark: 1, text: `${Math.round(share * 100)} %` });
-      continue;
-    }
-    const range = attribute.maximum - attribute.minimum;
-    rows.push({
-      label: titled(attribute.name),
-      share: Math.min(Math.max((score.mean - attribute.minimum) / range, 0), 1),
-      mark: wish === undefined ? null : (wish - attribute.minimum) / range,
-      text: score.mean.toFixed(1),
-      asked: wish,
-    });
-  }
-  return rows;
-}
-
-function chart(scores, asked) {
-  const rows = chartRows(scores, asked);
-  const height = rows.length * ROW;
-  const said = rows.map(({ label, text, asked: wish }) => `${label} ${text}${wish === undefined ? "" : `, asked for ${wish}`}`);
-  const drawing = svg("svg", { viewBox: `0 0 ${TOTAL} ${height}`, role: "img", "aria-label": `Scores: ${said.join("; ")}` });
-  rows.forEach(({ label, share, mark, text }, i) => {
-    const middle = i * ROW + ROW / 2;
-    drawing.append(svg("text", { x: 0, y: middle, class: "label" }, label));
-    drawing.append(svg("rect", { x: LEFT, y: middle - 4, width: WIDTH, height: 8, rx: 4, class: "rail" }));
-    drawing.append(svg("rect", { x: LEFT, y: middle - 4, width: Math.max(share * WIDTH, 2), height: 8, rx: Math.min(4, Math.max(share * WIDTH, 2) / 2), class: "bar-fill" }));
-    if (mark !== null) drawing.append(svg("rect", { x: LEFT + mark * WIDTH - 1.25, y: middle - 8, width: 2.5, height: 16, rx: 1.25, class: "asked" }));
-    drawing.append(svg("text", { x: TOTAL, y: middle, class: "number" }, text));
-  });
-  const legend = element("figcaption", {}, "Bar: scored by the attribute model. Line: asked for.");
-  return element("figure", { className: "scores" }, drawing, legend);
-}
 
 function chips(attributes, steer, emphasis) {
   const list = element("ul", { className: "chips", "aria-label": "In force" });
@@ -117,7 +67,9 @@ export async function answer(place, { messages, setting, seed, signal, title, le
   const onChunk = (chunk) => {
     if (chunk.steer) {
       result.attributes = chunk.steer.attributes;
-      said.before(chips(result.attributes, chunk.steer, emphasis));
+      const list = chips(result.attributes, chunk.steer, emphasis);
+      if (title) said.before(list);
+      else head.prepend(list);
       for (const warning of chunk.steer.warnings) said.before(element("p", { className: "note warn" }, warning.message));
     }
     for (const choice of chunk.choices) {

@@ -2,6 +2,7 @@
 
 import { answer, copyWith } from "./answers.js";
 import { forgetKey, getAttributes, hasKey } from "./api.js";
+import { sweepChart } from "./charts.js";
 import { buildPanel, showPanel } from "./dials.js";
 import { defaults, element, fromHash, isOpen, levels, state, titled, toHash } from "./settings.js";
 
@@ -25,8 +26,11 @@ function show() {
   byId("question").placeholder = PLACEHOLDERS[state.view];
   byId("forget").hidden = !hasKey();
   byId("clear").disabled = running !== null || !byId(state.view).querySelector(".turn");
+  const focused = document.activeElement;
   byId("ask").hidden = running !== null;
   byId("stop").hidden = running === null;
+  if (focused === byId("ask") && running !== null) byId("stop").focus();
+  if (focused === byId("stop") && running === null) byId("ask").focus();
   for (const button of document.querySelectorAll(".again")) button.disabled = running !== null;
   showPanel();
 }
@@ -93,6 +97,7 @@ async function askChat(question) {
   const again = element("button", { type: "button", className: "again" }, "Ask again with the dials as they are");
   again.addEventListener("click", write);
   block.append(again);
+  block.dispatchEvent(new Event("grown", { bubbles: true }));
 }
 
 function differences() {
@@ -122,14 +127,18 @@ async function askSweep(question) {
   const messages = [{ role: "user", content: question }];
   const seed = newSeed();
   const emphasis = new Set([attribute.name]);
-  await whileRunning((signal) =>
-    Promise.all(
+  await whileRunning(async (signal) => {
+    const results = await Promise.all(
       levels(attribute).map((level) => {
         const setting = { ...state.a, values: { ...state.a.values, [attribute.name]: level }, preset: null };
         return answer(answers, { messages, setting, seed, signal, title: `${titled(attribute.name)} ${level}`, emphasis });
       }),
-    ),
-  );
+    );
+    const points = results.filter(({ scores }) => scores?.[attribute.name]).map(({ attributes, scores }) => [
+      attributes[attribute.name], scores[attribute.name].mean,
+    ]);
+    if (attribute.kind === "ordinal" && points.length > 1) answers.append(sweepChart(attribute, points));
+  });
 }
 
 const ASK = { chat: askChat, compare: askCompare, sweep: askSweep };
