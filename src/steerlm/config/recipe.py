@@ -347,7 +347,7 @@ def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Return the valid keys of the (nested) section at `loc`."""
     current: Any = model
     for part in loc:
-        if isinstance(part, int):
+        if part not in current.model_fields:  # an index of a list, or a key of a mapping
             continue
         annotation = current.model_fields[part].annotation
         nested = [t for t in _leaf_types(annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
