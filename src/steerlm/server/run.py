@@ -95,7 +95,8 @@ class _Server(uvicorn.Server):
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             address = f"[{host}]" if ":" in host else host
-            print(f"{self._name} at http://{address}:{port}/v1  (Ctrl-C ends it)", flush=True)
+            url = f"http://{address}:{port}"
+            print(f"{self._name} at {url}/v1  its page at {url}/  (Ctrl-C ends it)", flush=True)
 
 
 def served_name(model: Path) -> str:
