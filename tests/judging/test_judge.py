@@ -355,7 +355,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_control_c_keeps_what_was_answered(files: dict[str, str]) -> None:
-    with FakeEndpoint(longer_wins, delay_s=0.15) as endpoint:
+    with FakeEndpoint(longer_wins, delay_s=0.8) as endpoint:
         argv = vicuna(files, "--base-url", endpoint.base_url, "--model", "m", "--yes", "--max-in-flight", "1")
         child = subprocess.Popen(
             [sys.executable, "-m", "steerlm.cli", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
