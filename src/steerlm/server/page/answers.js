@@ -88,6 +88,8 @@ export async function answer(place, { messages, setting, seed, signal, title, le
   }
   card.removeAttribute("aria-busy");
   copyButton.hidden = text.data === "";
+  said.hidden = text.data === "";
+  head.hidden = said.hidden && head.textContent === copyButton.textContent;
   if (result.scores) card.append(chart(result.scores, result.attributes));
   card.dispatchEvent(new Event("grown", { bubbles: true }));
   return { ...result, text: text.data };

@@ -231,7 +231,9 @@ async function start() {
   state.b = defaults();
   const open = state.info.data.filter(isOpen);
   state.dial = open.length > 0 ? open[0].name : null;
+  document.querySelector("[value=sweep]").disabled = open.length === 0;
   fromHash(location.hash);
+  if (open.length === 0 && state.view === "sweep") state.view = "chat";
   VIEWS.forEach(showEmpty);
   buildPanel(changed);
   connect();

@@ -28,9 +28,14 @@ export function titled(name) {
 
 export const isOpen = (attribute) => !attribute.locked;
 
+const MOST_LEVELS = 11;
+
+// The levels of a sweep: all of them, or of a long scale some that lie evenly.
 export function levels(attribute) {
   if (attribute.kind === "categorical") return attribute.categories;
-  return Array.from({ length: attribute.highest - attribute.lowest + 1 }, (_, i) => attribute.lowest + i);
+  const steps = attribute.highest - attribute.lowest;
+  const count = Math.min(steps + 1, MOST_LEVELS);
+  return Array.from({ length: count }, (_, i) => attribute.lowest + (count === 1 ? 0 : Math.round((i * steps) / (count - 1))));
 }
 
 export function defaults() {
