@@ -69,17 +69,25 @@ def presets() -> str:
 
 
 def tree() -> str:
-    """The package's files, each with the first sentence of its docstring."""
-    lines = ["```text", "src/steerlm/"]
+    """The package's modules, sub-packages and stages, each with the first sentence of its docstring."""
     package = ROOT / "src" / "steerlm"
-    for path in sorted(package.rglob("*.py"), key=lambda p: (len(p.relative_to(package).parts) > 1, p.parts)):
-        relative = path.relative_to(package)
-        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        if not docstring:
-            continue
-        first = re.split(r"(?<=[.;:])\s|\n\n", " ".join(docstring.split("\n\n")[0].split()))[0].rstrip(".;:")
-        lines.append(f"  {relative.as_posix():<36}{first[:100]}")
+    lines = ["```text", "src/steerlm/"]
+    packages = sorted(path.parent for path in package.glob("*/__init__.py"))
+    for path in [*sorted(package.glob("*.py")), *packages]:
+        lines += _line(path, package)
+        if path.name == "stages":
+            lines += [line for stage in sorted(path.glob("[!_]*.py")) for line in _line(stage, package)]
     return "\n".join([*lines, "```", ""])
+
+
+def _line(path: Path, package: Path) -> list[str]:
+    file = path / "__init__.py" if path.is_dir() else path
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    if not docstring:
+        return []
+    first = re.split(r"(?<=[.;])\s|\n\n", " ".join(docstring.split("\n\n")[0].split()))[0].rstrip(".;:")
+    name = path.relative_to(package).as_posix() + ("/" if path.is_dir() else "")
+    return [f"  {name:<36}{first[:120]}"]
 
 
 BLOCKS: dict[str, Callable[..., str]] = {
