@@ -355,10 +355,15 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_control_c_keeps_what_was_answered(files: dict[str, str]) -> None:
-    with FakeEndpoint(longer_wins, delay_s=0.8) as endpoint:
+    with FakeEndpoint(longer_wins, delay_s=0.3) as endpoint:
         argv = vicuna(files, "--base-url", endpoint.base_url, "--model", "m", "--yes", "--max-in-flight", "1")
         child = subprocess.Popen(
-            [sys.executable, "-m", "steerlm.cli", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "steerlm.cli", *argv],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # a shell's background job ignores Ctrl-C, and its children inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 60
         while endpoint.num_requests < 4 and time.monotonic() < deadline:
