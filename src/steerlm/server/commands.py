@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 
 from steerlm.errors import UserError
 
@@ -17,14 +18,16 @@ def serve(arguments: argparse.Namespace) -> int:
         raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}")
     if not 0 <= arguments.port < 1 << 16:
         raise UserError(f"--port must be 0 to 65535, got {arguments.port}")
-    run(
-        arguments.model,
-        attribute_model=arguments.attribute_model,
-        policy=arguments.policy,
-        api_key_file=arguments.api_key_file,
-        name=arguments.name,
-        host=arguments.host,
-        port=arguments.port,
-        batch_size=arguments.batch_size,
-    )
+    # Ctrl-C is how a server ends; by then it has shut down in order
+    with contextlib.suppress(KeyboardInterrupt):
+        run(
+            arguments.model,
+            attribute_model=arguments.attribute_model,
+            policy=arguments.policy,
+            api_key_file=arguments.api_key_file,
+            name=arguments.name,
+            host=arguments.host,
+            port=arguments.port,
+            batch_size=arguments.batch_size,
+        )
     return 0
