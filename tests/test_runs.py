@@ -61,6 +61,19 @@ def test_a_folder_of_another_recipe_is_refused_and_names_the_difference(raw: dic
         RunFolder(other).open()
 
 
+def test_a_run_goes_on_after_a_new_version_added_a_key(raw: dict[str, object]) -> None:
+    folder = RunFolder(build_recipe(raw))
+    folder.open()
+    recipe = folder.path / "recipe.yaml"
+    stored = yaml.safe_load(recipe.read_text())
+    del stored["train_sft"]["adam_beta2"]  # as if written before the key existed
+    recipe.write_text(yaml.safe_dump(stored))
+    RunFolder(build_recipe(raw)).open()
+    changed = build_recipe({**raw, "train_sft": {"base_model": "m", "adam_beta2": 0.5}})
+    with pytest.raises(UserError, match=r"train_sft\.adam_beta2"):
+        RunFolder(changed).open()
+
+
 def test_redo_from_keeps_earlier_stages_and_accepts_later_changes(raw: dict[str, object]) -> None:
     folder = RunFolder(build_recipe(raw))
     folder.open()

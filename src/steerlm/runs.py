@@ -23,6 +23,7 @@ from typing import Any
 
 import orjson
 import yaml
+from pydantic import ValidationError
 
 from steerlm.config import Recipe, dump_recipe
 from steerlm.errors import UserError
@@ -102,7 +103,7 @@ class RunFolder:
             write_json(self.path / "environment.json", environment())
 
     def _check_stored(self, stored_path: Path, redo_from: str | None) -> None:
-        stored = yaml.safe_load(stored_path.read_text(encoding="utf-8"))
+        stored = _completed(yaml.safe_load(stored_path.read_text(encoding="utf-8")))
         current = yaml.safe_load(dump_recipe(self.recipe))
         free = set(STAGES[STAGES.index(redo_from) :]) if redo_from else set()
         changed = sorted(_differences(stored, current))
@@ -195,6 +196,14 @@ def _identity(path: Path) -> str:
             stream.seek(max(size - (1 << 20), 1 << 20))
             digest.update(stream.read(1 << 20))
     return f"{size}-{digest.hexdigest()}"
+
+
+def _completed(stored: Any) -> Any:
+    """Give a stored recipe the defaults of keys that are younger than its run."""
+    try:
+        return yaml.safe_load(dump_recipe(Recipe.model_validate(stored)))
+    except ValidationError:  # it names keys that exist no more: compare it as it is
+        return stored
 
 
 def _differences(a: Any, b: Any, prefix: str = "") -> set[str]:
