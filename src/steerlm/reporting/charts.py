@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib
 from markupsafe import Markup, escape
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -22,6 +23,10 @@ _SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004")
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid"} | {
     placeholder: f"--series-{i}" for i, placeholder in enumerate(_SERIES, 1)
 }
+_ON_WHITE = {_INK: "#1b1f24", _MUTED: "#68707c", _GRID: "#e3e6ea"} | dict(
+    zip(_SERIES, ("#2f62d0", "#d9722a", "#2f8f62", "#8a5bc4"), strict=True)
+)
+"""The colours of a file that cannot know its page."""
 _STYLE = {
     "svg.hashsalt": "steerlm",
     "svg.fonttype": "none",
@@ -59,14 +64,47 @@ def response_curve(
         others: the other attributes of the same scale while this dial turns; thin lines that should be level.
     """
     figure, axes = _panel()
+    _draw_response(axes, levels, curves, others or {}, dict(zip(curves, _SERIES, strict=False)), _MUTED)
+    return _svg(figure, label)
+
+
+def response_curves_png(panels: Mapping[str, tuple[Sequence[float], Estimates, Mapping[str, Estimates]]]) -> bytes:
+    """Plot the response curves of several dials side by side, as a PNG on white for pages that take no SVG of ours.
+
+    Args:
+        panels: attribute -> its lowest and highest level, its curve, and the others' curves as in `response_curve`.
+    """
+    style = {key: _ON_WHITE.get(value, value) if isinstance(value, str) else value for key, value in _STYLE.items()}
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    with matplotlib.rc_context(style | {"figure.facecolor": "white", "savefig.facecolor": "white"}):
+        figure = Figure(figsize=(2.6 * columns, 2.4 * rows), dpi=200, layout="constrained")
+        for place, (title, (levels, curve, others)) in enumerate(panels.items(), 1):
+            axes = figure.add_subplot(rows, columns, place)
+            _draw_response(axes, levels, {title: curve}, others, {title: _ON_WHITE[_SERIES[0]]}, _ON_WHITE[_MUTED])
+            axes.set_title(title, loc="left", fontsize=10)
+        stream = io.BytesIO()
+        # without the version of matplotlib equal data give equal bytes
+        FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _draw_response(
+    axes: Any,
+    levels: Sequence[float],
+    curves: Mapping[str, Estimates],
+    others: Mapping[str, Estimates],
+    colours: Mapping[str, str],
+    muted: str,
+) -> None:
     low, high = levels
-    for rows in (others or {}).values():
+    for rows in others.values():
         rows = [row for row in rows if row["value"] is not None]
         x, y = [row["requested"] for row in rows], [row["value"] for row in rows]
-        axes.plot(x, y, color=_MUTED, linewidth=0.9, alpha=0.55)
-    axes.plot([low, high], [low, high], color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-    for (_, rows), colour in zip(curves.items(), _SERIES, strict=False):
-        rows = [row for row in rows if row["value"] is not None]
+        axes.plot(x, y, color=muted, linewidth=0.9, alpha=0.55)
+    axes.plot([low, high], [low, high], color=muted, linewidth=0.9, linestyle=(0, (4, 3)))
+    for name, colour in colours.items():
+        rows = [row for row in curves[name] if row["value"] is not None]
         x = [row["requested"] for row in rows]
         banded = [row for row in rows if row["low"] is not None]
         axes.fill_between(
@@ -79,7 +117,6 @@ def response_curve(
     if high - low <= 10:
         axes.set_xticks(range(int(low), int(high) + 1))
         axes.set_yticks(range(int(low), int(high) + 1))
-    return _svg(figure, label)
 
 
 def calibration(levels: Sequence[float], rows: Sequence[Mapping[str, Any]], label: str) -> Markup:
