@@ -1,0 +1,235 @@
+"""The server under load: throughput against one client and against the engine itself, and many streams for minutes.
+
+    python -m benchmarks.serve_load [--run runs/playground] [--minutes 5] [--rounds 5] [--threads 1] [--quick]
+
+Throughput: one client, 16 clients, and the same requests given to `LocalEngine.generate` with a batch of 16, each in
+fresh processes, in turn; the streamed answers must be those of the engine. Soak: 64 streams over a pool of requests
+that differ in everything a batch could mix up, every reply compared token for token with the same request sampled
+alone, while another process asks `/health` and the server's memory is watched. The exit status is 1 if a claim fails.
+`--quick` is a check that everything works; its figures mean nothing and do not go to `docs/results/performance/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.harness import QUICK_RESULTS, RESULTS, environment, ratio
+from benchmarks.serving import Helper, Server, mixed_pool, model_of, serving, throughput_pool
+from steerlm.checkpoint.info import load_info
+from steerlm.files import write_json
+from steerlm.server.service import trained_schema
+
+CLIENTS, STREAMS = 16, 64
+_WARM_UP_S = 20.0
+_PROBE_S = 0.15
+
+
+class Load(NamedTuple):
+    """How much work is done.
+
+    Attributes:
+        rounds: of the throughput measurement.
+        single: requests of the one client.
+        many: requests of the 16 clients, and of the engine.
+        pool: different requests in the soak.
+        seconds: of the soak.
+    """
+
+    rounds: int
+    single: int
+    many: int
+    pool: int
+    seconds: float
+
+
+class Claim(NamedTuple):
+    """What was promised, and what was found."""
+
+    claim: str
+    found: str
+    met: bool
+
+
+def throughput(model: Path, pool: Sequence[Any], load: Load, folder: Path, variables: dict[str, str]) -> dict[str, Any]:
+    """Measure one client, 16 clients and the engine, in turn."""
+
+    def served(count: int, requests: Sequence[Any]) -> dict[str, Any]:
+        with serving(model, variables) as server:
+            job = {"url": server.url, "name": "load", "clients": count}
+            Helper("clients", {**job, "pool": requests[:count]}, folder, variables).result()
+            before = _cpu_seconds(server)
+            found: dict[str, Any] = Helper("clients", {**job, "pool": requests}, folder, variables).result()
+            found["server_cpu_seconds"] = _cpu_seconds(server) - before
+        return found
+
+    def engine() -> dict[str, Any]:
+        job = {"model": str(model), "batch_size": CLIENTS, "pool": pool[: load.many]}
+        found: dict[str, Any] = Helper("direct", job, folder, variables).result()
+        return found
+
+    rows: dict[str, list[dict[str, Any]]] = {"one": [], "many": [], "engine": []}
+    errors: list[str] = []
+    for number in range(load.rounds):
+        measures = {
+            "one": lambda: served(1, pool[: load.single]),
+            "many": lambda: served(CLIENTS, pool[: load.many]),
+            "engine": engine,
+        }
+        for name in list(measures) if number % 2 == 0 else reversed(measures):
+            rows[name].append(measures[name]())
+        last = {name: found[-1] for name, found in rows.items()}
+        errors += [*last["one"]["errors"], *last["many"]["errors"]]
+        texts = last["engine"].pop("texts")
+        for name in ("one", "many"):
+            served_texts = last[name].pop("texts")
+            errors += [f"reply {i} is not the engine's" for i, text in enumerate(served_texts) if text != texts[i]]
+        speeds = ", ".join(f"{name} {_rate(row):.0f}" for name, row in last.items())
+        print(f"round {number + 1} of {load.rounds}: tokens/s: {speeds}", flush=True)
+    many = [_rate(row) for row in rows["many"]]
+    return {
+        "clients": CLIENTS,
+        "rounds": load.rounds,
+        "errors": errors,
+        "against_one_client": ratio(many, [_rate(row) for row in rows["one"]]),
+        "against_engine": ratio(many, [_rate(row) for row in rows["engine"]]),
+        "measurements": {name: [_short(row) for row in found] for name, found in rows.items()},
+    }
+
+
+def _rate(row: dict[str, Any]) -> float:
+    return float(row["tokens"] / row["seconds"])
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a measurement as it is recorded."""
+    kept = {key: row[key] for key in ("tokens", "seconds", "cpu_seconds", "server_cpu_seconds") if key in row}
+    if row.get("first_text_s"):
+        kept["first_text_s"] = statistics.median(row["first_text_s"])
+    return {key: round(value, 3) for key, value in kept.items()}
+
+
+def _cpu_seconds(server: Server) -> float:
+    times = server.process.cpu_times()
+    return float(times.user + times.system)
+
+
+def soak(model: Path, pool: Sequence[Any], load: Load, folder: Path, variables: dict[str, str]) -> dict[str, Any]:
+    """Let 64 clients stream for some minutes."""
+    expected = Helper("alone", {"model": str(model), "pool": pool}, folder, variables).result()
+    with serving(model, variables) as server:
+        job = {"url": server.url, "seconds": load.seconds}
+        asking = {**job, "name": "load", "clients": STREAMS, "pool": pool, "expected": expected}
+        sending = Helper("clients", asking, folder, variables)
+        probing = Helper("probe", {**job, "interval_s": _PROBE_S}, folder, variables)
+        began, memory = time.monotonic(), []
+        while time.monotonic() < began + load.seconds:
+            memory.append((time.monotonic() - began, server.process.memory_info().rss / 2**20))
+            time.sleep(min(1.0, load.seconds / 100))
+        found, probed = sending.result(), probing.result()
+    latencies = np.array(probed["latencies_ms"])
+    return {
+        "streams": STREAMS,
+        "seconds": round(found["seconds"], 1),
+        "pool": len(pool),
+        "replies": found["replies"],
+        "distinct_replies": found["distinct"],
+        "tokens": found["tokens"],
+        "errors": found["errors"],
+        "mixed_up": found["mixed_up"],
+        "first_text_s": _quantiles(np.array(found["first_text_s"])),
+        "health_ms": {"n": len(latencies), "failed": probed["failed"], **_quantiles(latencies)},
+        "memory_mib": flatness(memory, load.seconds),
+    }
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    p50, p99 = np.quantile(values, (0.5, 0.99))
+    return {"p50": round(float(p50), 3), "p99": round(float(p99), 3), "max": round(float(values.max()), 3)}
+
+
+def flatness(samples: Sequence[tuple[float, float]], seconds: float) -> dict[str, float]:
+    """Say how memory changed after warm-up.
+
+    Args:
+        samples: seconds since the start, and MiB.
+        seconds: of the whole soak.
+
+    Returns:
+        MiB at the start, the medians of the first and last fifth after warm-up (of 5 minutes: nearly a minute each),
+        their difference, the slope in MiB per minute, and the peak.
+    """
+    start = min(_WARM_UP_S, seconds / 5)
+    times, sizes = np.array([row for row in samples if row[0] >= start]).T
+    fifth = (times[-1] - times[0]) / 5
+    first = float(np.median(sizes[times <= times[0] + fifth]))
+    last = float(np.median(sizes[times >= times[-1] - fifth]))
+    slope = float(np.polyfit(times / 60, sizes, 1)[0])
+    values = {"start": samples[0][1], "first": first, "last": last, "growth": last - first}
+    return {name: round(value, 1) for name, value in {**values, "slope": slope, "peak": float(sizes.max())}.items()}
+
+
+def claims(results: dict[str, Any]) -> list[Claim]:
+    """Compare what was found with what was promised."""
+    speed, soaked = results["throughput"], results["soak"]
+    one, engine = (speed[name]["median"] for name in ("against_one_client", "against_engine"))
+    growth = soaked["memory_mib"]["growth"] / soaked["memory_mib"]["first"]
+    failed = len(soaked["errors"]) + len(speed["errors"])
+    p99 = soaked["health_ms"]["p99"]
+    return [
+        Claim(f"{CLIENTS} clients get at least 4 times one client's tokens/s", f"{one:.2f}", one >= 4),
+        Claim(f"{CLIENTS} clients get at least 90 % of the engine's tokens/s", f"{100 * engine:.0f} %", engine >= 0.9),
+        Claim("no errors", str(failed), failed == 0),
+        Claim("no mixed-up tokens", str(len(soaked["mixed_up"])), not soaked["mixed_up"]),
+        Claim("memory flat (first to last fifth: less than 2 %)", f"{100 * growth:+.1f} %", abs(growth) < 0.02),
+        Claim("/health answers within 100 ms (p99)", f"{p99:.0f} ms", p99 < 100 and not soaked["health_ms"]["failed"]),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write the result file and say which claims hold."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve_load", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/playground"), help="run folder of the playground recipe")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of the soak (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="of the throughput measurement (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, everywhere (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="one short round and 15 s of streams")
+    parser.add_argument("--out", type=Path, help="folder of the result file (default: docs/results/performance)")
+    args = parser.parse_args(arguments)
+    load = Load(1, 8, 96, 48, 15.0) if args.quick else Load(args.rounds, 48, 480, 192, 60 * args.minutes)
+    model = model_of(args.run.resolve())
+    schema = trained_schema(load_info(model))
+    variables = {"OMP_NUM_THREADS": str(args.threads), "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
+    results: dict[str, Any] = {
+        "claim": "serve_load",
+        "quick": args.quick,
+        "command": shlex.join(["python", "-m", "benchmarks.serve_load", *(arguments or sys.argv[1:])]),
+        "environment": {**environment(), "threads": str(args.threads)},
+    }
+    with tempfile.TemporaryDirectory(prefix="steerlm-benchmark-") as temporary:
+        folder = Path(temporary)
+        pool = throughput_pool(args.run, schema, load.many)
+        results["throughput"] = throughput(model, pool, load, folder, variables)
+        results["soak"] = soak(model, mixed_pool(args.run, schema, load.pool), load, folder, variables)
+    found = claims(results)
+    results["claims"] = [claim._asdict() for claim in found]
+    out: Path = args.out or (QUICK_RESULTS if args.quick else RESULTS)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "serve_load.json", results)
+    for claim in found:
+        print(f"{'met   ' if claim.met else 'FAILED'} {claim.claim}: {claim.found}")
+    print(out / "serve_load.json")
+    return 0 if all(claim.met for claim in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
