@@ -20,6 +20,7 @@ from steerlm.conversation import Message, Score
 from steerlm.generation.engine import LocalEngine
 from steerlm.server.app import create_app
 from steerlm.server.keys import Keys
+from steerlm.server.local import LocalBackend
 from steerlm.server.policy import PolicyFile, build_policy
 from steerlm.server.run import build_service
 from steerlm.server.service import Service, trained_schema
@@ -105,6 +106,12 @@ class Running:
     service: Service
     app: FastAPI
 
+    @property
+    def local(self) -> LocalBackend:
+        """The built-in engine behind it."""
+        assert isinstance(self.service.backend, LocalBackend)
+        return self.service.backend
+
 
 @contextlib.contextmanager
 def running(service: Service, keys: Mapping[str, str] | None = None) -> Iterator[Running]:
@@ -123,4 +130,4 @@ def running(service: Service, keys: Mapping[str, str] | None = None) -> Iterator
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive(), "the server did not stop"
-        assert not service.scheduler.running
+        assert not service.backend.running

@@ -39,7 +39,7 @@ class Spy:
 
     def __init__(self, server: Running) -> None:
         self.rows: list[Row] = []
-        self._engine = server.service.engine
+        self._engine = server.local.engine
         self._original = self._engine.rows
 
     def __call__(self, request: Request, sampling: Sampling, *arguments: Any) -> list[Row]:
@@ -70,7 +70,7 @@ def locked() -> Iterator[Running]:
 @pytest.fixture
 def spy(locked: Running, monkeypatch: pytest.MonkeyPatch) -> Spy:
     spy = Spy(locked)
-    monkeypatch.setattr(locked.service.engine, "rows", spy)
+    monkeypatch.setattr(locked.local.engine, "rows", spy)
     return spy
 
 

@@ -237,7 +237,7 @@ def test_a_link_restores_the_settings(locked: Running, open_page: Callable[..., 
 @pytest.fixture
 def slow(locked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every step of the model take its time."""
-    model = locked.service.engine._model
+    model = locked.local.engine._model
     forward = model.forward
 
     def slowly(*arguments: Any, **named: Any) -> Any:
@@ -267,7 +267,7 @@ def test_text_comes_as_it_is_written_and_stops(locked: Running, open_page: Calla
     expect(page.locator("#status")).to_have_text("Stopped.")
     expect(page.locator("#ask")).to_be_visible()
     deadline = time.monotonic() + 5
-    while locked.service.scheduler.num_running:
+    while locked.local.scheduler.num_running:
         assert time.monotonic() < deadline, "the server goes on for nobody"
         time.sleep(0.02)
 

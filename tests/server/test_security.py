@@ -215,7 +215,7 @@ def busy(server: Running, count: int, tokens: int = 400) -> list[socket.socket]:
 
 def slow_down(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every step take a while, and no answer end by itself."""
-    decoder = server.service.scheduler._decoder
+    decoder = server.local.scheduler._decoder
     step = decoder.step
 
     def slow() -> Any:
@@ -243,7 +243,7 @@ def test_requests_of_one_key_are_counted(narrow: Running, monkeypatch: pytest.Mo
 def test_the_queue_is_bounded(narrow: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     slow_down(narrow, monkeypatch)
     connections = busy(narrow, 2)
-    eventually(lambda: narrow.service.scheduler.num_running == 2)
+    eventually(lambda: narrow.local.scheduler.num_running == 2)
     with httpx.Client(base_url=narrow.url) as client:
         request = client.build_request("POST", "/v1/chat/completions", json=body(n=4, stream=True))
         waiting = client.send(request, stream=True)
@@ -257,7 +257,7 @@ def test_the_queue_is_bounded(narrow: Running, monkeypatch: pytest.MonkeyPatch) 
         waiting.close()
     for connection in connections[1:]:
         connection.close()
-    eventually(lambda: narrow.service.scheduler.num_running == 0)
+    eventually(lambda: narrow.local.scheduler.num_running == 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -266,10 +266,10 @@ def test_a_vanished_client_frees_its_place(narrow: Running, monkeypatch: pytest.
     request = json.dumps(body(max_tokens=400, stream=stream)).encode()
     head = f"Content-Type: application/json\r\nContent-Length: {len(request)}"
     connection = raw(narrow, head, request)
-    eventually(lambda: narrow.service.scheduler.num_running == 1)
+    eventually(lambda: narrow.local.scheduler.num_running == 1)
     started = time.monotonic()
     connection.close()
-    eventually(lambda: narrow.service.scheduler.num_running == 0)
+    eventually(lambda: narrow.local.scheduler.num_running == 0)
     # 400 tokens at 0.02 s would take 8 s
     assert time.monotonic() - started < 6
     assert narrow.service._running[None] == 0
@@ -283,7 +283,7 @@ def test_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
         reply = httpx.post(f"{server.url}/v1/chat/completions", json=body(max_tokens=2000, stream=True))
         last = json.loads(reply.text.strip().splitlines()[-1].removeprefix("data: "))
         assert last["error"]["code"] == "request_timeout"
-        eventually(lambda: server.service.scheduler.num_running == 0)
+        eventually(lambda: server.local.scheduler.num_running == 0)
 
 
 def test_a_stopped_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ def test_a_stopped_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         def broken() -> Any:
             raise RuntimeError("the device is gone")
 
-        monkeypatch.setattr(server.service.scheduler._decoder, "step", broken)
+        monkeypatch.setattr(server.local.scheduler._decoder, "step", broken)
         for _ in range(2):
             reply = httpx.post(f"{server.url}/v1/chat/completions", json=body())
             assert (reply.status_code, reply.json()["error"]["code"]) == (503, "model_stopped")

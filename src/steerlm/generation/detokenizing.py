@@ -8,17 +8,73 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from steerlm.attributes import AttributeSchema
 from steerlm.generation.engine import settled, strip_label_echo
 from steerlm.template import ConversationEncoder
 
 
-class ResponseText:
-    """The text of one sample.
+class GrowingText:
+    """A text that grows by pieces, cut at the first stop string.
 
     Attributes:
+        body: what there is; up to the stop string where one has come.
+        stopped: whether a stop string ended it.
+    """
+
+    def __init__(self, schema: AttributeSchema, stop: Sequence[str]) -> None:
+        """Start empty.
+
+        Args:
+            schema: whose attribute lines are stripped at the end.
+            stop: strings that end the text, none of them empty; they are no part of it.
+        """
+        self.body = ""
+        self.stopped = False
+        self._schema = schema
+        self._stop = tuple(stop)
+        self._hold = max(map(len, self._stop), default=1) - 1
+
+    @property
+    def has_stops(self) -> bool:
+        """Whether there are strings that may end it."""
+        return bool(self._stop)
+
+    def extend(self, new: str) -> None:
+        """Append a piece; not once it has stopped."""
+        assert not self.stopped
+        begin = max(0, len(self.body) - self._hold)
+        self.body += new
+        places = [place for stop in self._stop if (place := self.body.find(stop, begin)) >= 0]
+        if places:
+            self.body = self.body[: min(places)]
+            self.stopped = True
+
+    def shown(self) -> str:
+        """Return the part of the text that is final; it only ever grows."""
+        if self.stopped:
+            return self.whole()
+        held = next(
+            (
+                count
+                for count in range(min(self._hold, len(self.body)), 0, -1)
+                if any(stop.startswith(self.body[-count:]) for stop in self._stop)
+            ),
+            0,
+        )
+        return settled(self.body[: len(self.body) - held], self._schema)
+
+    def whole(self) -> str:
+        """Return the text, once nothing more comes."""
+        return strip_label_echo(self.body, self._schema)
+
+
+class ResponseText:
+    """The text of one sample that comes as tokens.
+
+    Attributes:
+        text: what the tokens stand for so far.
         num_tokens: tokens that belong to the response so far: up to and with its end token, or the token that
             completed a stop string.
-        stopped: whether a stop string ended it; no token is looked at after that.
     """
 
     def __init__(self, encoder: ConversationEncoder, stop: Sequence[str]) -> None:
@@ -28,21 +84,23 @@ class ResponseText:
             encoder: of the model.
             stop: strings that end the response, none of them empty; they are no part of it.
         """
+        self.text = GrowingText(encoder.schema, stop)
         self.num_tokens = 0
-        self.stopped = False
         self._encoder = encoder
-        self._stop = tuple(stop)
-        self._hold = max(map(len, self._stop), default=1) - 1
-        self._body = ""
         self._ids: list[int] = []
         # tokens from `_context` to `_decoded` stand for `_context_text`: what is in the body already
         self._context = self._decoded = 0
         self._context_text = ""
 
     @property
+    def stopped(self) -> bool:
+        """Whether a stop string ended it; no token is looked at after that."""
+        return self.text.stopped
+
+    @property
     def has_stops(self) -> bool:
         """Whether there are strings that may end it."""
-        return bool(self._stop)
+        return self.text.has_stops
 
     def push(self, token: int) -> None:
         """Take in the next token."""
@@ -55,31 +113,13 @@ class ResponseText:
         # a character in three bytes needs three tokens at most; what stays incomplete is no UTF-8
         if text.endswith("\ufffd") or len(text) <= len(self._context_text):
             return
-        self._extend(text[len(self._context_text) :])
+        self.text.extend(text[len(self._context_text) :])
         self._context, self._decoded = self._decoded, len(self._ids)
         self._context_text = self._encoder.decode(self._ids[self._context :])
 
-    def _extend(self, new: str) -> None:
-        begin = max(0, len(self._body) - self._hold)
-        self._body += new
-        places = [place for stop in self._stop if (place := self._body.find(stop, begin)) >= 0]
-        if places:
-            self._body = self._body[: min(places)]
-            self.stopped = True
-
     def shown(self) -> str:
         """Return the part of the text that is final; it only ever grows."""
-        if self.stopped:
-            return strip_label_echo(self._body, self._encoder.schema)
-        held = next(
-            (
-                count
-                for count in range(min(self._hold, len(self._body)), 0, -1)
-                if any(stop.startswith(self._body[-count:]) for stop in self._stop)
-            ),
-            0,
-        )
-        return settled(self._body[: len(self._body) - held], self._encoder.schema)
+        return self.text.shown()
 
     def finish(self, tokens: Sequence[int]) -> str:
         """Return the whole text, after the last token.
@@ -89,8 +129,8 @@ class ResponseText:
         """
         if not self.stopped:
             whole = self._encoder.decode(tokens)
-            if whole.startswith(self._body):
-                self._extend(whole[len(self._body) :])
+            if whole.startswith(self.text.body):
+                self.text.extend(whole[len(self.text.body) :])
             else:  # a decoder that looks further back than to the token before
-                self._extend(self._encoder.decode(self._ids[self._context :])[len(self._context_text) :])
-        return strip_label_echo(self._body, self._encoder.schema)
+                self.text.extend(self._encoder.decode(self._ids[self._context :])[len(self._context_text) :])
+        return self.text.whole()

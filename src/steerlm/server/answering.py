@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
-from steerlm.generation.decoding import Row
-from steerlm.generation.detokenizing import ResponseText
 from steerlm.generation.engine import Request, Sampling
+from steerlm.server.backend import Answer, Generation, Order
 from steerlm.server.errors import ApiError
 from steerlm.server.protocol import ChatMessage, ChatRequest, CompletionRequest, Steer
-from steerlm.server.service import Generation, Service, random_seed
+from steerlm.server.service import Service, random_seed
 from steerlm.server.steering import (
     Dials,
     Setting,
@@ -26,8 +27,6 @@ from steerlm.server.steering import (
     resolve,
     verbosity_level,
 )
-
-FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,11 @@ class Plan:
         """Whether answers can only be given once all samples are there."""
         return self.num_samples > self.num_answers
 
-    @property
-    def engine_request(self) -> Request:
-        return Request(self.messages, self.setting.attributes, self.num_samples, self.seed, self.setting.guidance)
+    def order(self, every_step: bool) -> Order:
+        """Return what is to be drawn; `every_step`: whether somebody wants to see it grow."""
+        setting = self.setting
+        request = Request(self.messages, setting.attributes, self.num_samples, self.seed, setting.guidance)
+        return Order(request, self.sampling, self.stop, self.num_logprobs, every_step)
 
     def echo(self) -> dict[str, Any]:
         """Return what the response says about steering."""
@@ -78,40 +79,6 @@ class Plan:
             "preset": self.setting.preset,
             "warnings": self.setting.warnings,
         }
-
-
-@dataclass
-class Answer:
-    """One answer.
-
-    Attributes:
-        row: its tokens.
-        response: its text so far.
-        text: its whole text, at the end.
-        finish_reason: why it ended.
-        scores: of the attribute model, if wanted.
-        read: how many tokens have been looked at.
-    """
-
-    row: Row
-    response: ResponseText
-    text: str = ""
-    finish_reason: FinishReason | None = None
-    scores: dict[str, Score] | None = None
-    read: int = 0
-
-    def look(self) -> None:
-        """Take in the tokens that are new."""
-        tokens = self.row.tokens
-        if self.row.done and self.read == 0 and not self.response.has_stops:
-            # nobody has looked before, and nothing can be found on the way
-            self.read = self.response.num_tokens = len(tokens)
-        while self.read < len(tokens) and not self.response.stopped:
-            self.response.push(tokens[self.read])
-            self.read += 1
-        if self.finish_reason is None and (self.response.stopped or self.row.done):
-            self.text = self.response.finish(tokens)
-            self.finish_reason = "stop" if self.response.stopped or self.row.stopped else "length"
 
 
 def plan_chat(body: ChatRequest, service: Service, caller: str | None) -> Plan:
@@ -252,42 +219,51 @@ class Run:
     started: float = field(default_factory=time.monotonic)
     _generation: Generation | None = None
 
-    def submit(self, rows: Sequence[Row], every_step: bool) -> None:
-        """Start decoding; `close` must follow, whatever happens.
+    async def submit(self, every_step: bool) -> None:
+        """Start drawing; `close` must follow, whatever happens.
 
         Args:
-            rows: from `Service.rows`.
             every_step: whether somebody wants to see the answers grow.
 
         Raises:
-            ApiError: the server is busy or has stopped.
+            ApiError: see `Backend.start`; or the time is up.
         """
-        self.answers = [Answer(row, ResponseText(self.service.engine.encoder, self.plan.stop)) for row in rows]
-        self.prompt_tokens = max(len(lane.prompt) for lane in rows[0].lanes)
-        self._generation = Generation(self.service, rows, every_step or bool(self.plan.stop))
+        async with self._in_time():
+            self._generation = await self.service.backend.start(self.plan.order(every_step))
+        self.answers = list(self._generation.answers)
+        self.prompt_tokens = self._generation.prompt_tokens
 
     def close(self) -> None:
-        """Free the places of samples that are still being decoded."""
+        """Free the places of samples that are still being drawn."""
         if self._generation is not None:
             self._generation.close()
 
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncGenerator[None]:
+        seconds = self.service.policy.limits.request_timeout_s
+        left = self.started + seconds - time.monotonic()
+        try:
+            async with asyncio.timeout(left):
+                yield
+        except TimeoutError:
+            raise ApiError(408, f"the answer took longer than {seconds:g} s", "request_timeout") from None
+
     async def updates(self) -> AsyncGenerator[bool]:
-        """Decode; yield whenever answers may have grown, with whether all are finished.
+        """Draw; yield whenever answers may have grown, with whether all are finished.
 
         Raises:
-            ApiError: the server has stopped, or the time is up.
+            ApiError: there will be no answer, or the time is up.
         """
-        generation = self._generation
-        assert generation is not None
-        async for _ in generation.steps():
-            for answer in self.answers:
-                answer.look()
-                if answer.finish_reason is not None:
-                    generation.drop(answer.row)
-            if all(answer.finish_reason for answer in self.answers):
-                break
-            yield False
-        self.sampled_tokens = sum(answer.response.num_tokens for answer in self.answers)
+        assert self._generation is not None
+        finished = False
+        async with contextlib.aclosing(self._generation.steps()) as steps:
+            while not finished:
+                async with self._in_time():
+                    await anext(steps)
+                finished = all(answer.finish_reason for answer in self.answers)
+                if not finished:
+                    yield False
+        self.sampled_tokens = sum(answer.num_tokens for answer in self.answers)
         self.service.metrics.prompt_tokens.inc(self.prompt_tokens)
         self.service.metrics.completion_tokens.inc(self.sampled_tokens)
         if self.plan.return_scores:

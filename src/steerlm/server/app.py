@@ -47,7 +47,9 @@ _ERROR = {
         }
     },
 }
-_ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 403, 404, 405, 408, 413, 415, 429, 503), _ERROR)
+_ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys(
+    (400, 401, 403, 404, 405, 408, 413, 415, 429, 502, 503, 504), _ERROR
+)
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer, or its chunks.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
 }
@@ -65,7 +67,7 @@ def create_app(service: Service, keys: Keys, *, loopback: bool) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        service.close()
+        await service.close()
 
     app = FastAPI(
         title="steerlm", summary="A language model with dials, behind OpenAI's API.", version="1",
@@ -134,7 +136,7 @@ def _problem(problem: dict[str, Any]) -> str:
 def _add_information(app: FastAPI, service: Service) -> None:
     @app.get("/health", summary="Whether the server works; needs no key.")
     async def health() -> Response:
-        if not service.scheduler.running:
+        if not service.backend.running:
             return json_response({"status": "stopped"}, 503)
         return json_response({"status": "ok"})
 
@@ -166,7 +168,7 @@ def _add_chat(app: FastAPI, service: Service) -> None:
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
             writer = ChunkWriter(plan, reply_id, created, body.model, chat=True, usage=usage)
-            return await _stream(plan, writer, service, caller, usage)
+            return await _stream(plan, writer, service, caller, usage, request)
         [run] = await _answer([plan], service, caller, request)
         return json_response(chat_reply(run, reply_id, created, body.model))
 
@@ -185,7 +187,7 @@ def _add_completions(app: FastAPI, service: Service) -> None:
                 raise ApiError(400, "stream goes with one prompt, and without echo", "invalid_value", "stream")
             usage = body.stream_options is not None and body.stream_options.include_usage
             writer = ChunkWriter(plans[0], reply_id, created, body.model, chat=False, usage=usage)
-            return await _stream(plans[0], writer, service, caller, usage)
+            return await _stream(plans[0], writer, service, caller, usage, request)
         runs = await _answer(plans, service, caller, request)
         return json_response(completion_reply(runs, prompts, bool(body.echo), reply_id, created, body.model))
 
@@ -217,8 +219,7 @@ async def _answer(plans: list[Plan], service: Service, caller: str | None, reque
         stack.enter_context(service.admitted(caller))
         async with cancelled_when_left(request):
             for run in runs:
-                rows = await service.rows(run.plan.engine_request, run.plan.sampling, run.plan.num_logprobs)
-                run.submit(rows, every_step=False)
+                await run.submit(every_step=False)
                 stack.callback(run.close)
             for run in runs:
                 async with contextlib.aclosing(run.updates()) as updates:
@@ -227,13 +228,15 @@ async def _answer(plans: list[Plan], service: Service, caller: str | None, reque
     return runs
 
 
-async def _stream(plan: Plan, writer: ChunkWriter, service: Service, caller: str | None, usage: bool) -> EventStream:
+async def _stream(
+    plan: Plan, writer: ChunkWriter, service: Service, caller: str | None, usage: bool, request: Request
+) -> EventStream:
     """Return the streamed answer; what can be found wrong with the request at once still has its own status."""
     run = Run(plan, service)
     with contextlib.ExitStack() as stack:
         stack.enter_context(service.admitted(caller))
-        rows = await service.rows(plan.engine_request, plan.sampling, plan.num_logprobs)
-        run.submit(rows, every_step=not plan.chooses)
+        async with cancelled_when_left(request):
+            await run.submit(every_step=not plan.chooses)
         stack.callback(run.close)
         held = stack.pop_all()
 

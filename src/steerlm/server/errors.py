@@ -8,13 +8,17 @@ from typing import Any
 
 from starlette.responses import Response
 
+from steerlm.errors import UserError
+
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     408: "timeout_error",
     429: "rate_limit_error",
+    502: "server_error",
     503: "server_error",
+    504: "server_error",
 }
 
 
@@ -43,6 +47,12 @@ class ApiError(Exception):
         if self.status in (429, 503):
             extra.setdefault("retry-after", "1")
         return json_response(self.body(), self.status, extra)
+
+
+def unusable_prompt(error: UserError) -> ApiError:
+    """Return the error for a conversation that makes no prompt."""
+    code = "context_length_exceeded" if "context" in str(error) else "invalid_messages"
+    return ApiError(400, str(error), code, "messages")
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from steerlm.generation.decoding import LogProb
-from steerlm.server.answering import Answer, Plan, Run
-from steerlm.template import ConversationEncoder
+from steerlm.server.answering import Plan, Run
+from steerlm.server.backend import Answer
 
 
 def chat_reply(run: Run, reply_id: str, created: int, model: str) -> dict[str, Any]:
@@ -109,7 +108,7 @@ class ChunkWriter:
             if self._ended[index]:
                 continue
             done = answer.finish_reason is not None
-            text = answer.text if done else answer.response.shown()
+            text = answer.shown()
             new = text[self._sent[index] :]
             if not new and not done:
                 continue
@@ -117,7 +116,7 @@ class ChunkWriter:
             chunk: dict[str, Any] = {"delta": {"content": new} if new else {}} if self._chat else {"text": new}
             logprobs = chat_logprobs if self._chat else completion_logprobs
             chunk["logprobs"] = logprobs(answer, run, self._reported[index])
-            self._reported[index] = answer.response.num_tokens
+            self._reported[index] = len(answer.logprobs)
             if done:
                 self._ended[index] = True
                 chunk["finish_reason"] = answer.finish_reason
@@ -133,20 +132,7 @@ class ChunkWriter:
         return {**self._frame, "choices": [{"index": index, "logprobs": None, "finish_reason": None, **choice}]}
 
 
-def _reported(answer: Answer, run: Run, start: int) -> list[tuple[int, LogProb]]:
-    """Return tokens that are text, from `start` on, with their log-probabilities."""
-    encoder = run.service.engine.encoder
-    end = answer.response.num_tokens
-    pairs = zip(answer.row.tokens[start:end], answer.row.logprobs[start:end], strict=True)
-    return [(token, logprob) for token, logprob in pairs if token not in encoder.control_ids]
-
-
-def _token(encoder: ConversationEncoder, token: int) -> str:
-    return "" if token in encoder.control_ids else encoder.decode([token])
-
-
-def _entry(encoder: ConversationEncoder, token: int, logprob: float) -> dict[str, Any]:
-    text = _token(encoder, token)
+def _entry(text: str, logprob: float) -> dict[str, Any]:
     # a token may be a part of a character: then its bytes are not known from its text
     return {
         "token": text,
@@ -159,13 +145,9 @@ def chat_logprobs(answer: Answer, run: Run, start: int) -> dict[str, Any] | None
     """Return the log-probabilities of a chat, None where they were not asked for."""
     if run.plan.num_logprobs is None:
         return None
-    encoder = run.service.engine.encoder
     content = [
-        {
-            **_entry(encoder, token, logprob.drawn),
-            "top_logprobs": [_entry(encoder, other, value) for other, value in logprob.top],
-        }
-        for token, logprob in _reported(answer, run, start)
+        {**_entry(entry.token, entry.drawn), "top_logprobs": [_entry(other, value) for other, value in entry.top]}
+        for entry in answer.logprobs[start:]
     ]
     return {"content": content, "refusal": None}
 
@@ -174,18 +156,16 @@ def completion_logprobs(answer: Answer, run: Run, start: int) -> dict[str, Any] 
     """Return the log-probabilities of a completion, None where they were not asked for."""
     if run.plan.num_logprobs is None:
         return None
-    encoder = run.service.engine.encoder
-    reported = _reported(answer, run, start)
-    tokens = [_token(encoder, token) for token, _ in reported]
-    offset = sum(len(_token(encoder, token)) for token, _ in _reported(answer, run, 0)) - sum(map(len, tokens))
+    offset = sum(len(entry.token) for entry in answer.logprobs[:start])
     offsets = []
-    for token in tokens:
+    for entry in answer.logprobs[start:]:
         offsets.append(offset)
-        offset += len(token)
-    top = [{_token(encoder, o): max(value, -9999.0) for o, value in logprob.top} for _, logprob in reported]
+        offset += len(entry.token)
+    entries = answer.logprobs[start:]
+    top = [{other: max(value, -9999.0) for other, value in entry.top} for entry in entries]
     return {
-        "tokens": tokens,
-        "token_logprobs": [max(logprob.drawn, -9999.0) for _, logprob in reported],
+        "tokens": [entry.token for entry in entries],
+        "token_logprobs": [max(entry.drawn, -9999.0) for entry in entries],
         "top_logprobs": top if run.plan.num_logprobs else None,
         "text_offset": offsets,
     }

@@ -13,10 +13,11 @@ from steerlm.attribute_models.scoring import AttributeModel, load_attribute_mode
 from steerlm.checkpoint.info import CheckpointInfo, load_info
 from steerlm.errors import UserError
 from steerlm.generation.engine import LocalEngine, load_engine
-from steerlm.generation.online import Scheduler
 from steerlm.server.app import create_app
+from steerlm.server.backend import Backend
 from steerlm.server.feasibility import TrainedCombinations
 from steerlm.server.keys import Keys, load_keys
+from steerlm.server.local import LocalBackend
 from steerlm.server.metrics import Metrics
 from steerlm.server.policy import Policy, load_policy
 from steerlm.server.service import Service, trained_schema
@@ -34,12 +35,24 @@ def build_service(
         policy: made for `trained_schema(info)`.
         attribute_model: for scores and best-of-n.
     """
-    schema = trained_schema(info)
-    scheduler = Scheduler(engine.decoder(), policy.limits.max_waiting)
     metrics = Metrics()
-    metrics.watch(lambda: scheduler.num_running, lambda: scheduler.num_waiting)
+    backend = LocalBackend(engine, policy.limits.max_waiting, metrics)
+    return service_of(name, backend, metrics, info, policy, attribute_model)
+
+
+def service_of(
+    name: str,
+    backend: Backend,
+    metrics: Metrics,
+    info: CheckpointInfo,
+    policy: Policy,
+    attribute_model: AttributeModel | None,
+) -> Service:
+    """Put whatever draws answers behind a service; see `build_service`."""
+    metrics.watch(lambda: backend.num_running, lambda: backend.num_waiting)
+    schema = trained_schema(info)
     trained = TrainedCombinations(info.label_statistics, schema)
-    return Service(name, engine, schema, trained, policy, attribute_model, int(time.time()), metrics, scheduler)
+    return Service(name, backend, schema, trained, policy, attribute_model, int(time.time()), metrics)
 
 
 def serve(

@@ -1,4 +1,4 @@
-"""What the routes share: the model, its scheduler, the attribute model, the policy, and running one request."""
+"""What the routes share: what draws the answers, the attribute model, the policy, and who is being answered."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -15,17 +15,13 @@ from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
-from steerlm.generation.decoding import Row
-from steerlm.generation.engine import LocalEngine, Request, Sampling, said
-from steerlm.generation.online import Job, QueueFull, Scheduler, SchedulerStopped
+from steerlm.server.backend import Backend
 from steerlm.server.errors import ApiError
 from steerlm.server.feasibility import TrainedCombinations
 from steerlm.server.metrics import Metrics
 from steerlm.server.policy import Policy
 from steerlm.server.steering import Dials
 
-_SHORTEST_PAUSE_S = 0.015
-"""Between two looks at a stream's new tokens: many streams then share a wake-up, and nobody sees the difference."""
 _SCORING_TOKENS = 4096
 
 
@@ -35,28 +31,25 @@ class Service:
 
     Attributes:
         name: the model's name in the API.
-        engine: the steerable model.
+        backend: draws the answers.
         schema: the attributes it was trained on.
         trained: which combinations of them.
         policy: locks, presets, limits.
         attribute_model: scores answers; None where none was given.
         created: when the server started, in Unix seconds.
         metrics: counters and gauges.
-        scheduler: decodes.
     """
 
     name: str
-    engine: LocalEngine
+    backend: Backend
     schema: AttributeSchema
     trained: TrainedCombinations
     policy: Policy
     attribute_model: AttributeModel | None
     created: int
     metrics: Metrics
-    scheduler: Scheduler
     _running: Counter[str | None] = field(default_factory=Counter)
-    # one worker each: encoding and scoring wait in line rather than take the processor from decoding
-    _encoding: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "steerlm-encoding"))
+    # one worker: scoring waits in line rather than take the processor from decoding
     _scoring: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "steerlm-scoring"))
 
     def dials(self, caller: str | None) -> Dials:
@@ -79,21 +72,6 @@ class Service:
         finally:
             self._running[caller] -= 1
 
-    async def rows(self, request: Request, sampling: Sampling, num_logprobs: int | None) -> list[Row]:
-        """Return the samples of a request, not decoded yet.
-
-        Raises:
-            ApiError: a prompt that cannot be encoded or leaves no room in the context.
-        """
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(
-                self._encoding, self.engine.rows, request, sampling, said(request.messages), num_logprobs
-            )
-        except UserError as error:
-            code = "context_length_exceeded" if "context" in str(error) else "invalid_messages"
-            raise ApiError(400, str(error), code, "messages") from None
-
     async def score(self, conversations: Sequence[Sequence[Message]]) -> list[dict[str, Score] | None]:
         """Score the last turn of each conversation.
 
@@ -111,93 +89,10 @@ class Service:
         except UserError as error:
             raise ApiError(400, str(error), "invalid_messages", "messages") from None
 
-    def close(self) -> None:
-        """End all threads."""
-        self.scheduler.close()
-        self._encoding.shutdown(cancel_futures=True)
+    async def close(self) -> None:
+        """End all threads and connections."""
+        await self.backend.close()
         self._scoring.shutdown(cancel_futures=True)
-
-
-class Generation:
-    """The samples of one request while they are decoded; `close` frees their places."""
-
-    def __init__(self, service: Service, rows: Sequence[Row], every_step: bool) -> None:
-        """Submit samples.
-
-        Args:
-            service: whose scheduler decodes them.
-            rows: the samples.
-            every_step: whether to look at them before all are done.
-
-        Raises:
-            ApiError: too many samples wait, or the decoding has ended.
-        """
-        self.rows = rows
-        self._service = service
-        self._every_step = every_step
-        self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + service.policy.limits.request_timeout_s
-        self._event = asyncio.Event()
-        self._signalled = False
-        self._job: Job | None = None
-        try:
-            self._job = service.scheduler.submit(rows, self._notify)
-        except QueueFull:
-            raise ApiError(429, "the server is busy: too many samples wait; try again", "queue_full") from None
-        except SchedulerStopped:
-            raise _stopped() from None
-
-    def _notify(self) -> None:
-        """Wake the request, from the decoding thread; one wake-up at a time."""
-        wanted = self._every_step or self._ended
-        if wanted and not self._signalled:
-            self._signalled = True
-            self._loop.call_soon_threadsafe(self._event.set)
-
-    @property
-    def _ended(self) -> bool:
-        return all(row.done for row in self.rows) or not self._service.scheduler.running
-
-    async def steps(self) -> AsyncIterator[bool]:
-        """Yield when there may be new tokens, and at the end, with whether it is the end.
-
-        Raises:
-            ApiError: the decoding has ended without finishing the samples, or the time is up.
-        """
-        while True:
-            try:
-                async with asyncio.timeout_at(self._deadline):
-                    await self._event.wait()
-            except TimeoutError:
-                seconds = self._service.policy.limits.request_timeout_s
-                raise ApiError(408, f"the answer took longer than {seconds:g} s", "request_timeout") from None
-            self._event.clear()
-            self._signalled = False
-            # read after `_signalled`: whatever comes later wakes us again
-            ended = self._ended
-            if ended and not all(row.done for row in self.rows):
-                raise _stopped()
-            yield ended
-            if ended:
-                return
-            await asyncio.sleep(_SHORTEST_PAUSE_S)
-
-    def drop(self, row: Row) -> None:
-        """Free the place of one sample."""
-        assert self._job is not None
-        if not row.done:
-            self._service.scheduler.cancel(self._job, [row])
-
-    def close(self) -> None:
-        """Free the places of samples that are not done."""
-        assert self._job is not None
-        if not self._job.done:
-            self._service.metrics.cancelled.inc()
-            self._service.scheduler.cancel(self._job)
-
-
-def _stopped() -> ApiError:
-    return ApiError(503, "the model has stopped; the operator must restart the server", "model_stopped")
 
 
 def trained_schema(info: CheckpointInfo) -> AttributeSchema:
