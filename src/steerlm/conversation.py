@@ -335,7 +335,7 @@ def read_conversations(
     bad: BadRecords | None = None,
     schema_of: str = "the schema in use",
 ) -> Iterator[Conversation]:
-    """Stream the conversations of a JSONL file (`.jsonl` or `.jsonl.gz`), in constant memory.
+    """Stream the conversations of a JSONL file (`.jsonl` or `.jsonl.gz`), one per non-blank line, in constant memory.
 
     Args:
         path: the file.
@@ -343,33 +343,37 @@ def read_conversations(
         bad: where given, malformed records are counted there and skipped; a schema mismatch still raises.
         schema_of: where `schema` comes from, for the message of a mismatch (for example a checkpoint's path).
 
-    Yields:
-        One `Conversation` per non-blank line.
-
     Raises:
         UserError: `file:line: what is wrong`.
     """
     path = Path(path)
     for number, line in read_lines(path):
-        place = f"{path}:{number}"
-        try:
-            raw = parse_json_line(line, path, number)
-        except UserError as error:
-            if bad is None:
-                raise
-            bad.add(str(error))
-            continue
-        if schema is not None and isinstance(raw, dict) and raw.get("schema") is not None:
-            schema.require_same(str(raw["schema"]), schema_of, place)
-        try:
-            conversation = conversation_from_dict(raw, schema, place)
-        except UserError as error:
-            message = f"{place}: {error}"
-            if bad is None:
-                raise UserError(message) from None
-            bad.add(message)
-            continue
-        yield conversation
+        conversation = parse_conversation(line, path, number, schema, bad, schema_of)
+        if conversation is not None:
+            yield conversation
+
+
+def parse_conversation(
+    line: bytes, path: Path, number: int, schema: AttributeSchema | None, bad: BadRecords | None, schema_of: str
+) -> Conversation | None:
+    """Parse one line of a file as `read_conversations` does; None where it is malformed and counted in `bad`."""
+    place = f"{path}:{number}"
+    try:
+        raw = parse_json_line(line, path, number)
+    except UserError as error:
+        return _reject(str(error), bad)
+    if schema is not None and isinstance(raw, dict) and raw.get("schema") is not None:
+        schema.require_same(str(raw["schema"]), schema_of, place)
+    try:
+        return conversation_from_dict(raw, schema, place)
+    except UserError as error:
+        return _reject(f"{place}: {error}", bad)
+
+
+def _reject(message: str, bad: BadRecords | None) -> None:
+    if bad is None:
+        raise UserError(message) from None
+    bad.add(message)
 
 
 def to_json_line(conversation: Conversation, schema: AttributeSchema | None) -> bytes:

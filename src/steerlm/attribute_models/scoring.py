@@ -59,7 +59,7 @@ class AttributeModel(Protocol):
     def score(
         self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int = 16384
     ) -> list[dict[str, Score] | None]:
-        """Score conversations that each end with the assistant turn to judge.
+        """Score conversations that each end with the assistant turn to judge: `encode`, then `score_encoded`.
 
         Args:
             conversations: what was said up to and including that turn; labels in it are not looked at.
@@ -72,6 +72,22 @@ class AttributeModel(Protocol):
         Raises:
             UserError: wrong roles, or a conversation that does not end with an assistant turn.
         """
+        ...
+
+    def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int] | None]:
+        """Return the model's input for each conversation, None where `score` has None.
+
+        Needs the tokenizer only, so another process can do it while this one scores.
+
+        Raises:
+            UserError: as `score`.
+        """
+        ...
+
+    def score_encoded(
+        self, rows: Sequence[list[int] | None], tokens_per_batch: int = 16384
+    ) -> list[dict[str, Score] | None]:
+        """Return `score` of what `encode` returned."""
         ...
 
     def values(self, scores: Mapping[str, Score]) -> dict[str, Value]:
@@ -113,7 +129,16 @@ class Scorer:
         self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int = 16384
     ) -> list[dict[str, Score] | None]:
         """See `AttributeModel.score`."""
-        rows = [encode_for_scoring(self.encoder, messages, self.max_length) for messages in conversations]
+        return self.score_encoded(self.encode(conversations), tokens_per_batch)
+
+    def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int] | None]:
+        """See `AttributeModel.encode`."""
+        return [encode_for_scoring(self.encoder, messages, self.max_length) for messages in conversations]
+
+    def score_encoded(
+        self, rows: Sequence[list[int] | None], tokens_per_batch: int = 16384
+    ) -> list[dict[str, Score] | None]:
+        """See `AttributeModel.score_encoded`."""
         fitting = [(i, ids) for i, ids in enumerate(rows) if ids is not None]
         results: list[dict[str, Score] | None] = [None] * len(rows)
         for (i, _), score in zip(fitting, self.score_ids([ids for _, ids in fitting], tokens_per_batch), strict=True):

@@ -4,34 +4,45 @@
 
 The predictions replace the human labels as `attributes`, even on the data the human labels came from: that puts
 all annotators and data sets on one scale. Human labels are kept beside them as `human`, real-valued predictions as
-`scores`. Records stream through in windows of fixed size that begin at fixed positions, so the batches, and with them
-every bit of the output, do not depend on where a run was interrupted.
+`scores`. Records are labelled in windows of fixed size that begin at fixed positions, so the batches, and with them
+every bit of the output, depend neither on where a run was interrupted nor on which process labels a window: this one,
+with others that read and encode ahead and a thread that writes, or the workers of a Ray cluster (`--ray`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, NamedTuple
 
 import orjson
 
+from steerlm.ahead import read_ahead
 from steerlm.attribute_models.annotation_summary import summarise
 from steerlm.attribute_models.scoring import AttributeModel, load_attribute_model
+from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.models import fingerprint, load_info
+from steerlm.chunks import LineItems
+from steerlm.cluster import Cluster, map_in_order
 from steerlm.config import AnnotateConfig
-from steerlm.conversation import Conversation, Message, Score, read_conversations, to_json_line
+from steerlm.conversation import Conversation, Message, Score, parse_conversation, to_json_line
 from steerlm.errors import UserError
-from steerlm.files import full_disk_is_user_error, write_json
+from steerlm.files import atomic_writer, full_disk_is_user_error, read_lines, write_json
 from steerlm.progress import progress
+from steerlm.training.batching import FlatArray
 
-T = TypeVar("T")
+Line = tuple[int, bytes]
+"""A line of the input with its number."""
 
 
-def annotate(config: AnnotateConfig, data: Sequence[Path], model: Path, out: Path) -> dict[str, Any]:
+def annotate(
+    config: AnnotateConfig, data: Sequence[Path], model: Path, out: Path, cluster: Cluster | None = None
+) -> dict[str, Any]:
     """Label every assistant turn of the files.
 
     Args:
@@ -41,6 +52,7 @@ def annotate(config: AnnotateConfig, data: Sequence[Path], model: Path, out: Pat
         out: receives `<same name>.jsonl` per input, and `summary.json`. Called again after an interruption, it
             goes on behind the last window written; a file that is finished for the same model, settings and input
             is left as it is.
+        cluster: where the windows are labelled; None = in this process. The files are the same.
 
     Returns:
         The summary: counts, and per attribute histogram, correlations, and agreement with the human labels.
@@ -52,20 +64,20 @@ def annotate(config: AnnotateConfig, data: Sequence[Path], model: Path, out: Pat
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             f"annotate works in one process, but WORLD_SIZE is {os.environ['WORLD_SIZE']}: run it without accelerate "
-            "launch or torchrun; to use several devices, split the data and annotate each part in a folder of its own"
+            "launch or torchrun; several devices work together with --ray"
         )
     targets = _targets(data, out)
     out.mkdir(parents=True, exist_ok=True)
-    scorer = load_attribute_model(model, config.precision)
-    keys = {target.name: _key(config, scorer, path) for path, target in targets.items()}
+    labeller = _labeller(config, model, cluster)
+    keys = {target.name: _key(config, labeller, path) for path, target in targets.items()}
     _discard_stale(keys, out)
     for path, target in targets.items():
         if not target.is_file():
-            _annotate_file(config, path, target, scorer, str(model))
+            _annotate_file(config, path, target, labeller, cluster)
     summary = {
-        "model": scorer.fingerprint,
-        "schema": scorer.schema.signature,
-        **summarise(list(targets.values()), scorer.schema),
+        "model": labeller.fingerprint,
+        "schema": labeller.schema.signature,
+        **summarise(list(targets.values()), labeller.schema),
     }
     write_json(out / "summary.json", summary)
     return summary
@@ -90,11 +102,11 @@ def _targets(data: Sequence[Path], out: Path) -> dict[Path, Path]:
     return targets
 
 
-def _key(config: AnnotateConfig, scorer: AttributeModel, path: Path) -> dict[str, Any]:
+def _key(config: AnnotateConfig, labeller: Labeller, path: Path) -> dict[str, Any]:
     """Return all that the bytes of an annotated file depend on."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"model": scorer.fingerprint, **config.model_dump(mode="json"), "input_sha256": digest}
+    return {"model": labeller.fingerprint, **config.model_dump(mode="json"), "input_sha256": digest}
 
 
 def _discard_stale(keys: Mapping[str, Any], out: Path) -> None:
@@ -112,30 +124,162 @@ def _partial(target: Path) -> Path:
     return target.with_name(f"{target.name}.partial")
 
 
-def _annotate_file(config: AnnotateConfig, path: Path, target: Path, scorer: AttributeModel, model: str) -> None:
-    records = read_conversations(path, scorer.schema, schema_of=model)
-    partial = _partial(target)
-    finished = _resume(partial, records, config.window)
-    windows = progress(_windows(records, config.window), None, f"annotate {path.name}")
-    with full_disk_is_user_error(target), partial.open("ab") as stream:
-        stream.truncate(finished)
-        for window in windows:
-            annotated = annotate_records(window, scorer, config.tokens_per_batch)
-            stream.write(b"".join(to_json_line(conversation, scorer.schema) for conversation in annotated))
-            stream.flush()
-            os.fsync(stream.fileno())
+class Window(NamedTuple):
+    """A window as the model needs it.
+
+    Attributes:
+        lines: the records' lines.
+        rows: the ids of every assistant turn in turn; empty where it does not fit the model's context.
+    """
+
+    lines: list[Line]
+    rows: FlatArray
+
+
+class ScoredWindow(NamedTuple):
+    """A window with the scores of every assistant turn; None where it did not fit."""
+
+    lines: list[Line]
+    scores: list[dict[str, Score] | None]
+
+
+@dataclasses.dataclass
+class Labeller:
+    """What is done with a window, step by step; each step may be done by another process than the one before.
+
+    Attributes:
+        config: the recipe's section.
+        model: folder of the attribute model.
+        fingerprint: of the model.
+        schema: of the model.
+        scorer: the model; None until a worker loads it.
+    """
+
+    config: AnnotateConfig
+    model: Path
+    fingerprint: str
+    schema: AttributeSchema
+    scorer: AttributeModel | None
+
+    def loaded(self) -> AttributeModel:
+        """Return the model."""
+        if self.scorer is None:
+            self.scorer = load_attribute_model(self.model, self.config.precision)
+        return self.scorer
+
+    def parse(self, path: Path, lines: Sequence[Line]) -> list[Conversation]:
+        """Return the records of the lines of a file.
+
+        Raises:
+            UserError: a malformed record or one with another schema, with its place.
+        """
+        found = [parse_conversation(line, path, n, self.schema, None, str(self.model)) for n, line in lines]
+        return [record for record in found if record is not None]
+
+    def encode(self, path: Path, lines: list[Line]) -> Window:
+        """Read the lines of a file: needs no more of the model than its tokenizer."""
+        turns = [record.messages[: i + 1] for record in self.parse(path, lines) for i in record.assistant_turns]
+        return Window(lines, FlatArray(ids or () for ids in self.loaded().encode(turns)))
+
+    def score(self, window: Window) -> ScoredWindow:
+        """Let the model work."""
+        rows = [window.rows[i].tolist() or None for i in range(len(window.rows))]
+        return ScoredWindow(window.lines, self.loaded().score_encoded(rows, self.config.tokens_per_batch))
+
+    def label(self, path: Path, window: ScoredWindow) -> bytes:
+        """Return the labelled records as lines."""
+        records = labelled(self.parse(path, window.lines), window.scores, self.loaded())
+        return b"".join(to_json_line(record, self.schema) for record in records)
+
+
+def _labeller(config: AnnotateConfig, model: Path, cluster: Cluster | None) -> Labeller:
+    if cluster is None:
+        scorer = load_attribute_model(model, config.precision)
+        return Labeller(config, model, scorer.fingerprint, scorer.schema, scorer)
+    info = load_info(model)  # the workers load the model; this process may have no GPU
+    return Labeller(config, model.resolve(), fingerprint(model), info.schema, None)
+
+
+def _annotate_file(
+    config: AnnotateConfig, path: Path, target: Path, labeller: Labeller, cluster: Cluster | None
+) -> None:
+    with _unpacked(path, target) as plain:
+        items = LineItems(plain if cluster is None else plain.resolve(), _numbered)
+        partial = _partial(target)
+        done, size = _resume(partial, items, config.window)
+        windows = range(done, -(-len(items) // config.window))
+
+        def encode(number: int) -> Window:
+            return labeller.encode(path, items[number * config.window : (number + 1) * config.window])
+
+        def work(number: int) -> bytes:
+            return labeller.label(path, labeller.score(encode(number)))
+
+        with full_disk_is_user_error(target), partial.open("ab") as stream:
+            stream.truncate(size)
+            bar = f"annotate {path.name}"
+            if cluster is not None:
+                for block in progress(map_in_order(cluster, work, windows), len(windows), bar):
+                    _write(stream, block)
+            else:
+                scored = map(labeller.score, read_ahead(encode, windows))
+                _label_and_write(progress(scored, len(windows), bar), stream, path, labeller)
         os.replace(partial, target)
 
 
-def _resume(partial: Path, records: Iterator[Conversation], window: int) -> int:
-    """Advance `records` behind the whole windows that `partial` holds and return their size in bytes.
+def _label_and_write(windows: Iterator[ScoredWindow], stream: IO[bytes], path: Path, labeller: Labeller) -> None:
+    """Label and write a window in a thread while the next one is scored; both end before this returns or raises."""
+
+    def write(window: ScoredWindow) -> None:
+        _write(stream, labeller.label(path, window))
+
+    with ThreadPoolExecutor(1) as writer:
+        written: Future[None] | None = None
+        for window in windows:
+            if written is not None:
+                written.result()  # before the next one: nothing may be written behind a window that failed
+            written = writer.submit(write, window)
+        if written is not None:
+            written.result()
+
+
+def _write(stream: IO[bytes], block: bytes) -> None:
+    stream.write(block)
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path, target: Path) -> Iterator[Path]:
+    """Return the file, or an unpacked copy beside the target for the time being: windows are read from their place."""
+    if path.suffix != ".gz":
+        yield path
+        return
+    copy = target.with_name(f"{target.name}.input")
+    try:
+        with atomic_writer(copy) as stream:
+            previous = 0
+            for number, line in read_lines(path):
+                stream.write(b"\n" * (number - previous - 1) + line)  # blank lines stay, for the numbers
+                previous = number
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _numbered(number: int, line: bytes) -> Line:
+    return number, line
+
+
+def _resume(partial: Path, items: LineItems[Line], window: int) -> tuple[int, int]:
+    """Return how many whole windows `partial` holds, and their size in bytes.
 
     Raises:
         UserError: the partial file holds other records than the input.
     """
     if not partial.is_file():
-        return 0
-    whole = size = 0
+        return 0, 0
+    done = size = 0
     with partial.open("rb") as stream:
         lines = end = 0
         for line in stream:
@@ -143,26 +287,22 @@ def _resume(partial: Path, records: Iterator[Conversation], window: int) -> int:
                 break
             lines, end = lines + 1, end + len(line)
             if lines % window == 0:
-                whole, size = lines, end
-    with partial.open("rb") as stream:
-        for number, (line, record) in enumerate(zip(stream, itertools.islice(records, whole), strict=False), 1):
-            if _record_id(line) != record.id:
-                raise UserError(f"{partial}:{number} does not hold the input's record {record.id!r}; delete the file")
-    return size
+                done, size = done + 1, end
+        stream.seek(0)
+        for number in range(done):
+            for i, (_, expected) in enumerate(items[number * window : (number + 1) * window], number * window + 1):
+                wanted = _record_id(expected.rstrip() + b"\n")  # the last line of a file may lack its end
+                if _record_id(stream.readline()) != wanted:
+                    raise UserError(f"{partial}:{i} does not hold the input's record {wanted!r}; delete the file")
+    return done, size
 
 
 def _record_id(line: bytes) -> str | None:
-    """Return the id of a written record; None where the line was cut short or never reached the disk."""
+    """Return the id of a record; None where the line was cut short, is malformed or never reached the disk."""
     try:
         return str(orjson.loads(line)["id"]) if line.endswith(b"\n") else None
     except orjson.JSONDecodeError:
         return None
-
-
-def _windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while window := list(itertools.islice(iterator, size)):
-        yield window
 
 
 def annotate_records(
@@ -172,15 +312,26 @@ def annotate_records(
 
     A turn that does not fit the model's context loses its `attributes` (they would be on another scale than the rest).
     """
-    turns = [(record, index) for record in records for index in record.assistant_turns]
-    scores = iter(scorer.score([record.messages[: index + 1] for record, index in turns], tokens_per_batch))
+    turns = [record.messages[: index + 1] for record in records for index in record.assistant_turns]
+    return labelled(records, scorer.score(turns, tokens_per_batch), scorer)
+
+
+def labelled(
+    records: Sequence[Conversation], scores: Sequence[Mapping[str, Score] | None], scorer: AttributeModel
+) -> list[Conversation]:
+    """Return the records with the scores of all their assistant turns, as labels."""
+    remaining = iter(scores)
     labelled_by = f"model:{scorer.fingerprint}"
-    annotated = []
-    for record in records:
-        for index in record.assistant_turns:
-            record = record.with_message(index, _label(record.messages[index], next(scores), scorer, labelled_by))
-        annotated.append(record)
-    return annotated
+    return [
+        dataclasses.replace(
+            record,
+            messages=tuple(
+                _label(message, next(remaining), scorer, labelled_by) if message.role == "assistant" else message
+                for message in record.messages
+            ),
+        )
+        for record in records
+    ]
 
 
 def _label(message: Message, scores: Mapping[str, Score] | None, scorer: AttributeModel, labelled_by: str) -> Message:

@@ -1,0 +1,103 @@
+"""Read ahead: what the next chunks need is prepared in other processes while this one works on the present chunk.
+
+Reading and encoding text is Python that holds the interpreter's lock, so a thread would make the model wait for it all
+the same. The processes are those of PyTorch's DataLoader: they end when this one does, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from steerlm.errors import UserError
+
+T = TypeVar("T")
+
+_MOST_PROCESSES = 4
+_CHUNKS_EACH = 2
+"""Chunks that a process may be ahead: one is taken while the next is made."""
+
+
+class _Mistake(NamedTuple):
+    """A user's mistake that another process met."""
+
+    message: str
+
+
+class _Chunks(Dataset[T | _Mistake], Generic[T]):
+    """What the processes compute."""
+
+    def __init__(self, load: Callable[[int], T], numbers: Sequence[int]):
+        self.load = load
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> T | _Mistake:
+        try:
+            return self.load(self.numbers[index])
+        except UserError as error:
+            return _Mistake(str(error))
+
+
+def read_ahead(load: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
+    """Yield `load` of every number, in order, computed in other processes a few numbers ahead.
+
+    Args:
+        load: uses neither GPU nor torch; what it returns can be sent to another process, but is not made of tensors.
+        numbers: of the chunks.
+
+    Raises:
+        UserError: `load` raised it, when the turn comes to its number.
+    """
+    if sys.platform != "linux" or len(numbers) < 2:  # elsewhere a process cannot be copied once it has threads
+        yield from map(load, numbers)
+        return
+    loader = DataLoader(
+        _Chunks(load, numbers),
+        batch_size=None,
+        num_workers=min(len(numbers), _num_processes()),
+        prefetch_factor=_CHUNKS_EACH,
+        collate_fn=_as_it_is,
+        multiprocessing_context="fork",
+        generator=torch.Generator(),  # the loader draws a number: from here, so that no one else's draw changes
+    )
+    with _forking():
+        chunks = iter(loader)
+    for chunk in chunks:
+        if isinstance(chunk, _Mistake):
+            raise UserError(chunk.message)
+        yield chunk
+
+
+def _num_processes() -> int:
+    return max(1, min(_MOST_PROCESSES, len(os.sched_getaffinity(0)) // 4))
+
+
+def _as_it_is(chunk: T) -> T:
+    return chunk
+
+
+@contextmanager
+def _forking() -> Iterator[None]:
+    """Silence two warnings about copies of a process that has threads: these copies use none of what threads hold."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+            yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
