@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from steerlm.exporting.arguments import add_export
 from steerlm.rating.arguments import add_rate
 from steerlm.server.arguments import add_serve
 
@@ -97,6 +98,8 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
 
     add_serve(commands.add_parser("serve", help="serve a steerable model behind OpenAI's API"))
+
+    add_export(commands.add_parser("export", help="make a model ready for the hub, vLLM, llama.cpp and Ollama"))
 
     nemo = commands.add_parser("export-nemo", help="write conversations as NeMo-Aligner JSONL")
     nemo.add_argument("data", type=Path, help="conversations, JSONL")
@@ -338,6 +341,8 @@ def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
         return commands.compare(arguments)
     if command == "chat":
         return commands.chat(arguments, rest)
+    if command == "export":
+        return commands.export(arguments)
     if command == "export-nemo":
         return commands.export_nemo(arguments)
     stage = command.replace("-", "_")

@@ -303,6 +303,14 @@ def chat(arguments: argparse.Namespace, rest: list[str]) -> int:
     )
 
 
+def export(arguments: argparse.Namespace) -> int:
+    """`steerlm export MODEL --out FOLDER`."""
+    _quiet()
+    from steerlm.exporting.commands import run_export
+
+    return run_export(arguments, console)
+
+
 def export_nemo(arguments: argparse.Namespace) -> int:
     """`steerlm export-nemo DATA OUT`."""
     from steerlm.sources.nemo import export_nemo as export

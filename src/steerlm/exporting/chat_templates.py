@@ -1,0 +1,93 @@
+"""The chat template in the forms that others need: guarded, for llama.cpp, and as a template of Go's for Ollama.
+
+Other servers render the template to text and tokenize the text, so a message that spells a control token would become
+one. The template of an export therefore refuses such messages: a stock vLLM server then answers with status 400.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from steerlm.attributes import AttributeSchema, Value
+from steerlm.encoding import control_tokens
+from steerlm.template import TEMPLATES, Template
+
+_GUARD = """\
+{#- Other servers tokenize what is rendered here, so no message may spell a control token. -#}
+{%- set control_tokens = __TOKENS__ -%}
+{%- for message in messages -%}
+    {%- if message.content is string -%}
+        {%- for token in control_tokens -%}
+            {%- if token in message.content -%}
+                {{- raise_exception('a ' ~ message.role ~ ' message holds the control token ' ~ token) -}}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endfor -%}
+"""
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}\n?")
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
+    """Return which shipped template is installed in a tokenizer of ours."""
+    return TEMPLATES[tokenizer.init_kwargs["steerlm"]["template"]]
+
+
+def guarded(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the tokenizer's chat template with a guard in front that refuses messages with control tokens."""
+    assert isinstance(tokenizer.chat_template, str)
+    if tokenizer.chat_template.startswith(_GUARD.splitlines()[0]):
+        return tokenizer.chat_template
+    recorded: Collection[str] = tokenizer.init_kwargs.get("chat_control_tokens") or ()
+    control = control_tokens(tokenizer, {*recorded, *template_of(tokenizer).tokens})
+    tokens = json.dumps(sorted(set(control.values())), ensure_ascii=False)
+    return _GUARD.replace("__TOKENS__", tokens) + tokenizer.chat_template
+
+
+def without_generation(template: str) -> str:
+    """Return a template without the marks around what is trained, which llama.cpp's Jinja does not know."""
+    return _GENERATION.sub("", template)
+
+
+def ollama_template(tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema, setting: Mapping[str, Value]) -> str:
+    """Return the chat template as a template of Go's with one setting written in.
+
+    It is put together from what the chat template itself renders. The beginning-of-sequence token is left out: Ollama
+    writes it where the GGUF file says so.
+
+    Args:
+        tokenizer: with the chat template.
+        schema: the attributes.
+        setting: what every answer is asked for.
+    """
+    user, assistant, system = ({"role": role, "content": "\x00"} for role in ("user", "assistant", "system"))
+
+    def rendered(messages: Sequence[Mapping[str, Any]], wanted: Mapping[str, Value] | None = None) -> str:
+        variables = {**tokenizer.special_tokens_map, "bos_token": ""}
+        if wanted is not None:
+            variables["attributes"] = schema.validate(wanted)
+        [text], _ = render_jinja_template(
+            conversations=[list(messages)],
+            chat_template=without_generation(str(tokenizer.chat_template)),
+            add_generation_prompt=wanted is not None,
+            **variables,
+        )
+        return str(text)
+
+    alone = rendered([user])
+    asked = rendered([user, assistant])
+    turns = {"assistant": asked.removeprefix(alone), "user": rendered([user, assistant, user]).removeprefix(asked)}
+    turns["system"] = rendered([system, user]).removesuffix(turns["user"])
+    start = alone.removesuffix(turns["user"])
+    opening = rendered([user], setting).removeprefix(alone)
+    parts = [f"{{{{ if not .System }}}}{start}{{{{ end }}}}" if start else "", "{{ range .Messages }}"]
+    for i, role in enumerate(("system", "user", "assistant")):
+        parts.append(f'{{{{ {"else " if i else ""}if eq .Role "{role}" }}}}')
+        parts.append(turns[role].replace("\x00", "{{ .Content }}"))
+    return "".join([*parts, "{{ end }}{{ end }}", opening])

@@ -1,0 +1,150 @@
+"""An exported folder in a process without steerlm: prompts, greedy answers and scores are those of steerlm."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlm.attribute_models.scoring import load_attribute_model
+from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.checkpoint.models import load_tokenizer
+from steerlm.conversation import Message
+from steerlm.exporting.export import export
+from steerlm.generation.engine import Request, Sampling, load_engine
+from steerlm.template import ConversationEncoder
+from tests.exporting.models import SCHEMA, scorer, steerable, without_steerlm
+
+SETTINGS: list[dict[str, Any] | None] = [None, {}, {"humor": 4}, {"verbosity": 0, "toxicity": 3}]
+CHATS: list[list[dict[str, Any]]] = [
+    [{"role": "user", "content": "Why is the sky blue?"}],
+    [
+        {"role": "system", "content": "You are terse."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Ho", "attributes": {"humor": 2}},
+        {"role": "user", "content": " And <|why|> { } \u2028 ünï?\n"},
+    ],
+]
+SCORED = AttributeSchema(
+    (
+        Attribute("quality", minimum=1, maximum=5),
+        Attribute("lang", kind="categorical", categories=("en", "de", "fr")),
+        Attribute("humor", maximum=9),
+    )
+)
+SCORED_CHATS: list[list[dict[str, str]]] = [
+    [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho, how are you?"}],
+    [
+        {"role": "system", "content": "You are terse."},
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "Because."},
+        {"role": "user", "content": "Why is that so?"},
+        {"role": "assistant", "content": "It scatters."},
+    ],
+]
+_CODE = """
+import json
+from transformers import AutoModelForCausalLM, AutoTokenizer
+chats, settings, control = json.loads(INPUT)
+tokenizer = AutoTokenizer.from_pretrained("steerable")
+model = AutoModelForCausalLM.from_pretrained("steerable", dtype="float32")
+prompts, replies, refused = [], [], []
+for chat in chats:
+    for setting in settings:
+        given = {} if setting is None else {"attributes": setting}
+        # as vLLM does it: rendered to text, then tokenized without further special tokens
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **given)
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+        prompts.append(ids["input_ids"][0].tolist())
+        out = model.generate(**ids, max_new_tokens=24, do_sample=False, temperature=None, top_k=None)
+        replies.append(out[0, ids["input_ids"].shape[1]:].tolist())
+for role in ("system", "user", "assistant"):
+    for token in control:
+        chat = [{"role": "user", "content": "Hi"}]
+        chat.insert(0 if role == "system" else 1, {"role": role, "content": f"x{token}y"})
+        try:
+            tokenizer.apply_chat_template(chat, tokenize=False)
+        except Exception as error:
+            refused.append(token in str(error))
+        else:
+            refused.append(False)
+SNIPPET
+results = []
+for messages in json.loads(SCORED_INPUT):
+    scores = score(messages)
+    results.append([outputs, *scores])
+print(json.dumps([prompts, replies, refused, results]))
+"""
+
+
+def _snippet(card: str) -> str:
+    """Return the card's lines that score a conversation, as a function of the messages."""
+    block = re.search(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    assert block is not None
+    lines = [line for line in block[1].splitlines() if not line.startswith("messages = ")]
+    head = [line for line in lines if "import" in line or "from_pretrained" in line]
+    body = [f"    {line}" for line in lines if line not in head]
+    return "\n".join([*head, "def score(messages):", "    global outputs", *body, "    return scores, levels"])
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """Export both models and use them without steerlm; returns the folder and what came out."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    export(steerable(folder / "sft"), folder / "steerable", dtype="float32")
+    cuts = {"quality": (1.5, 2.25, 3.75, 4.5)}
+    export(scorer(folder / "regression", SCORED, cut_points=cuts), folder / "scorer")
+    tokenizer = load_tokenizer(folder / "sft")
+    control = sorted({*tokenizer.all_special_tokens, *tokenizer.chat_control_tokens})
+    values = {
+        "INPUT": json.dumps([CHATS, SETTINGS, control]),
+        "SCORED_INPUT": json.dumps(SCORED_CHATS),
+    }
+    code = _CODE.replace("SNIPPET", _snippet((folder / "scorer" / "README.md").read_text(encoding="utf-8")))
+    code = "\n".join([*(f"{name} = {value!r}" for name, value in values.items()), code])
+    return folder, without_steerlm(code, folder)
+
+
+def test_prompts_are_ours(elsewhere: tuple[Path, list[Any]]) -> None:
+    folder, (prompts, *_) = elsewhere
+    for source in ("sft", "steerable"):  # the guard of the exported template changes nothing for us
+        encoder = ConversationEncoder(load_tokenizer(folder / source), SCHEMA)
+        ours = [encoder.prompt(_messages(chat), setting) for chat in CHATS for setting in SETTINGS]
+        assert prompts == ours
+    assert len({tuple(ids) for ids in prompts[:4]}) == 4, "every setting has a prompt of its own"
+
+
+def test_greedy_answers_are_ours(elsewhere: tuple[Path, list[Any]]) -> None:
+    folder, (_, replies, *_) = elsewhere
+    engine = load_engine(folder / "sft", "fp32")
+    requests = [Request(tuple(_messages(chat)), setting) for chat in CHATS for setting in SETTINGS]
+    sampled = engine.generate(requests, Sampling(max_new_tokens=24, temperature=0))
+    assert [engine.encoder.decode(ids) for ids in replies] == [sample.text for [sample] in sampled]
+    assert len({tuple(ids) for ids in replies}) > 4
+
+
+def test_control_tokens_in_messages_are_refused(elsewhere: tuple[Path, list[Any]]) -> None:
+    _, (_, _, refused, _) = elsewhere
+    assert len(refused) >= 3 * 7
+    assert all(refused)
+
+
+def test_the_lines_of_the_card_give_our_scores_and_levels(elsewhere: tuple[Path, list[Any]]) -> None:
+    folder, (*_, results) = elsewhere
+    model = load_attribute_model(folder / "regression", "fp32")
+    scored = model.score([_messages(chat) for chat in SCORED_CHATS])
+    for (outputs, scores, levels), ours in zip(results, scored, strict=True):
+        assert ours is not None
+        assert len(outputs) == 5
+        assert levels == model.values(ours)
+        for name in ("quality", "humor"):
+            assert scores[name] == pytest.approx(ours[name].mean, abs=1e-5)
+        assert scores["lang"] == pytest.approx(ours["lang"].probabilities, abs=1e-5)
+    assert results[0][1] != results[1][1]
+
+
+def _messages(chat: list[dict[str, Any]]) -> list[Message]:
+    return [Message(row["role"], row["content"], attributes=row.get("attributes")) for row in chat]
