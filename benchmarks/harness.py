@@ -194,7 +194,12 @@ class Runner:
         request, answer = self._folder / "job.json", self._folder / "answer.json"
         answer.unlink(missing_ok=True)
         request.write_text(json.dumps({**dataclasses.asdict(job), "folder": str(self._folder)}), encoding="utf-8")
-        variables = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+        variables = {
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONWARNINGS": "ignore",
+        }
         if self._device == "cpu":
             variables["CUDA_VISIBLE_DEVICES"] = ""
         done = subprocess.run(
