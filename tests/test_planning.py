@@ -9,7 +9,9 @@ import yaml
 from rich.console import Console
 
 from steerlm.config import Recipe, build_recipe
-from steerlm.planning import Plan, count_parameters, plan, print_plan
+from steerlm.planning.architectures import count_parameters
+from steerlm.planning.estimate import Plan, plan
+from steerlm.planning.printing import print_plan
 
 from .test_config import MINIMAL
 
@@ -62,7 +64,7 @@ def test_an_estimate_scales_with_the_work(raw: dict[str, Any]) -> None:
     assert one["train_sft"].tokens is not None
     assert four["train_sft"].tokens == 4 * one["train_sft"].tokens
     assert four["annotate"].tokens == one["annotate"].tokens
-    assert set(one) == {"playground", "train_attribute_model", "annotate", "train_sft", "bootstrap"}
+    assert set(one) == {"playground", "train_attribute_model", "annotate", "train_sft", "bootstrap", "evaluate"}
 
 
 def test_nothing_is_written(raw: dict[str, Any], tmp_path: Path) -> None:

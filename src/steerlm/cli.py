@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.exporting.arguments import add_export
+from steerlm.planning.arguments import add_plan
 from steerlm.rating.arguments import add_rate
 from steerlm.server.arguments import add_serve
 
@@ -55,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--from", dest="redo_from", metavar="STAGE", help="delete the results from this stage on and redo them"
     )
     _add_overrides(run)
+
+    plan = commands.add_parser("plan", help="memory, time and cost of every step on given devices, before any of them")
+    add_plan(plan)
+    _add_overrides(plan)
 
     for name, text in _STAGE_HELP.items():
         stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
@@ -319,6 +324,10 @@ def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
     command: str = arguments.command
     if command == "run":
         return commands.run(arguments)
+    if command == "plan":
+        from steerlm.planning.command import run_plan
+
+        return run_plan(arguments)
     if command == "report":
         return commands.report(arguments)
     if command == "check":

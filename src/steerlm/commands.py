@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     if redo_from is not None and redo_from not in STAGES:
         raise UserError(f"--from {arguments.redo_from!r} is not a stage; stages: {', '.join(STAGES)}")
     if arguments.dry_run:
-        from steerlm.planning import plan, print_plan
+        from steerlm.planning.estimate import plan
+        from steerlm.planning.printing import print_plan
 
         estimate = plan(recipe)
         print_plan(estimate, console)

@@ -1,22 +1,50 @@
 """One rank of a distributed training; run by torchrun in `test_distributed.py`.
 
 torchrun --nproc-per-node 2 -m tests.invariants.ranks OUT ACCUMULATION EPOCHS KIND
+
+KIND is `ddp`, `fsdp`, `fsdp-recompute` (gradient checkpointing) or `fsdp-lora`. What only a rank can see (whether its
+weights are sharded, how many rows reach the output embedding) goes to OUT.rank0.json and so on.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from steerlm.config import TrainingSection
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from steerlm.checkpoint.models import add_lora
+from steerlm.config import LoraSection, TrainingSection
 from steerlm.training.batching import EncodedExamples
 from tests.small_training import language_model, run, section, token_examples
 
+LORA = LoraSection(rank=4, alpha=8, dropout=0.0)
+_TRAINED_TOKENS = (256, 257)
 
-def settings(accumulation: int, epochs: int, fsdp: bool = False) -> TrainingSection:
+
+def settings(accumulation: int, epochs: int, kind: str = "ddp") -> TrainingSection:
     return section(
-        epochs=epochs, tokens_per_batch=128, gradient_accumulation_steps=accumulation, learning_rate=2e-4, fsdp=fsdp
+        epochs=epochs,
+        tokens_per_batch=128,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=2e-4,
+        fsdp=kind.startswith("fsdp"),
+        gradient_checkpointing=kind == "fsdp-recompute",
+        lora=LORA if kind == "fsdp-lora" else None,
     )
+
+
+def model_of(kind: str) -> Any:
+    """Return the model of a kind of training; adapters are drawn from a fixed seed."""
+    model = language_model()
+    if kind != "fsdp-lora":
+        return model
+    torch.manual_seed(1)
+    return add_lora(model, LORA, _TRAINED_TOKENS)
 
 
 def examples() -> EncodedExamples:
@@ -25,7 +53,10 @@ def examples() -> EncodedExamples:
 
 
 def pretend_to_have_gpus() -> None:
-    """Let accelerate shard on the CPU, which it refuses although FSDP2 itself works there."""
+    """Let accelerate shard on the CPU, which it refuses although FSDP2 itself works there.
+
+    Without this, `Accelerator(cpu=True)` under torchrun wraps the model in DDP and says nothing.
+    """
     from accelerate import DistributedType, PartialState
 
     original = PartialState.__init__
@@ -38,8 +69,29 @@ def pretend_to_have_gpus() -> None:
     PartialState.__init__ = pretend
 
 
-if __name__ == "__main__":
-    out, accumulation, epochs, kind = sys.argv[1:]
-    if kind == "fsdp":
+def sharding(model: nn.Module) -> dict[str, Any]:
+    """Return how the weights lie: whether all are DTensors, and this rank's share of their elements."""
+    weights = list(model.parameters())
+    local = sum(w.to_local().numel() if isinstance(w, DTensor) else w.numel() for w in weights)
+    return {
+        "dtensors": all(isinstance(weight, DTensor) for weight in weights),
+        "share": local / sum(weight.numel() for weight in weights),
+    }
+
+
+def main(out: Path, accumulation: int, epochs: int, kind: str) -> None:
+    if kind.startswith("fsdp"):
         pretend_to_have_gpus()
-    run(settings(int(accumulation), int(epochs), kind == "fsdp"), language_model(), examples(), Path(out))
+    model = model_of(kind)
+    rows: list[int] = []
+    model.get_output_embeddings().register_forward_hook(
+        lambda _module, _inputs, logits: rows.append(logits.numel() // logits.shape[-1])
+    )
+    run(settings(accumulation, epochs, kind), model, examples(), out)
+    facts = {**sharding(model), "rows": rows}
+    rank = torch.distributed.get_rank()
+    out.with_name(f"{out.name}.rank{rank}.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from steerlm.ablation.rungs import Rung, chosen_rungs, parent
 from steerlm.config import Recipe
-from steerlm.planning import StageCost, duration, plan
+from steerlm.planning.estimate import StageCost, plan
+from steerlm.planning.printing import duration
 
 _DATA = {
     "labelled": "the records that people labelled",

@@ -1,0 +1,1 @@
+"""What a recipe needs, before it runs: memory per device, time, cost, the largest batch that fits (`steerlm plan`)."""

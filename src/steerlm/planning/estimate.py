@@ -1,0 +1,272 @@
+"""`steerlm plan` and `steerlm run --dry-run`: what every step of a recipe needs on given devices.
+
+Validates all that can be validated without computing (`planning.inputs`), then applies the written-down model
+(docs/planning.md): memory from the shape of the model and the batch, time from operations and bytes moved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from steerlm.config import BootstrapConfig, PlaygroundConfig, Recipe, TrainingSection
+from steerlm.planning.architectures import Architecture
+from steerlm.planning.devices import Machines, this_machine
+from steerlm.planning.inputs import (
+    DataSize,
+    Findings,
+    assumed_data,
+    check_model,
+    check_prompts,
+    inspect_data,
+    made_by_run,
+)
+from steerlm.planning.memory import (
+    RESERVED,
+    Memory,
+    Step,
+    largest_batch,
+    sampling_memory,
+    scoring_memory,
+    training_memory,
+)
+from steerlm.planning.speed import sampling_seconds, scoring_seconds, training_seconds
+
+_LEAST_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one step needs; None = unknown.
+
+    Attributes:
+        stage: its name.
+        tokens: computed in all.
+        parameters: of its model.
+        memory: at its peak, per device.
+        seconds: its time.
+        largest_batch: the largest `tokens_per_batch` that fits, a multiple of 1,024 or of a smaller own batch; None
+            for steps that do not train, and where none fits.
+        fits: whether `memory` fits a device.
+    """
+
+    stage: str
+    tokens: int | None
+    parameters: int | None
+    memory: Memory | None = None
+    seconds: float | None = None
+    largest_batch: int | None = None
+    fits: bool | None = None
+
+    @property
+    def memory_gib(self) -> float | None:
+        """Peak memory per device."""
+        return None if self.memory is None else self.memory.gib
+
+
+@dataclass
+class Plan:
+    """The outcome: `problems` stop a run, `notes` do not."""
+
+    machines: Machines
+    stages: list[StageCost] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def fits(self) -> bool:
+        """Whether no step is known not to fit."""
+        return all(cost.fits is not False for cost in self.stages)
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of all steps; None where one is unknown."""
+        known = [cost.seconds for cost in self.stages if cost.seconds is not None]
+        return sum(known) if len(known) == len(self.stages) else None
+
+
+def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = None) -> Plan:
+    """Validate the recipe's inputs and estimate what each step needs.
+
+    Args:
+        recipe: the resolved recipe (its own validation happened when it was loaded).
+        machines: to plan for; None: this machine, a CPU being measured.
+        tokens: of one pass over the training data, where it cannot be read here; None: it is read.
+
+    Returns:
+        The plan; nothing is written and no weights are read.
+    """
+    found = Findings()
+    data = inspect_data(recipe, recipe.schema_, found) if tokens is None else assumed_data(tokens)
+    shapes = {
+        stage: check_model(stage, section, recipe, found)
+        for stage, section in (
+            ("train_attribute_model", recipe.train_attribute_model),
+            ("train_sft", recipe.train_sft),
+        )
+    }
+    if machines is None:
+        machines = this_machine(shapes["train_sft"] or shapes["train_attribute_model"])
+    if recipe.evaluate.prompts is not None and not made_by_run(recipe, recipe.evaluate.prompts):
+        check_prompts(recipe.evaluate.prompts, found)
+    result = Plan(machines, [], found.problems, found.notes)
+    worker = _Estimator(machines, data or assumed_data(0), data is not None)
+    if recipe.playground is not None:
+        result.stages.append(worker.playground(recipe.playground))
+    attribute_model, model = shapes["train_attribute_model"], shapes["train_sft"]
+    head = recipe.train_attribute_model.kind == "generative"
+    result.stages.append(worker.training("train_attribute_model", recipe.train_attribute_model, attribute_model, head))
+    result.stages.append(worker.annotation(attribute_model, recipe.annotate.tokens_per_batch))
+    result.stages.append(worker.training("train_sft", recipe.train_sft, model, True))
+    if recipe.bootstrap is not None:
+        result.stages.append(worker.bootstrap(recipe.bootstrap, recipe.train_sft, model))
+    result.stages.append(worker.evaluation(recipe, model))
+    result.notes += _remarks(recipe, result)
+    return result
+
+
+def _remarks(recipe: Recipe, result: Plan) -> list[str]:
+    notes = []
+    machines = result.machines
+    if machines.count > 1:
+        notes.append(
+            "annotate, evaluate and bootstrap's sampling are planned on all devices at once, each with a whole model "
+            "(docs/cluster.md); in one process they take as many times longer as there are devices"
+        )
+        for stage in ("train_attribute_model", "train_sft"):
+            section: TrainingSection = getattr(recipe, stage)
+            if not section.fsdp and section.deepspeed is None:
+                notes.append(f"{stage}: every device holds the whole model; fsdp: true spreads it over all of them")
+    for cost in result.stages:
+        if cost.fits is False and cost.largest_batch is None and cost.stage.startswith("train"):
+            notes.append(
+                f"{cost.stage}: not even the smallest batch fits; use gradient_checkpointing: true, fsdp: true with "
+                "more devices, or lora"
+            )
+        elif cost.fits is False and cost.stage.startswith("train"):
+            notes.append(
+                f"{cost.stage}: does not fit; set tokens_per_batch: {cost.largest_batch} and raise "
+                "gradient_accumulation_steps to match (the result stays the same)"
+            )
+        elif cost.fits is False:
+            notes.append(f"{cost.stage}: a whole model does not fit one device")
+    return notes
+
+
+class _Estimator:
+    """Costs of single steps on given devices with given data."""
+
+    def __init__(self, machines: Machines, data: DataSize, sized: bool):
+        self.machines = machines
+        self.data = data
+        self.sized = sized
+        device = machines.device
+        self.bf16 = not device.cpu or _cpu_trains_in_bf16()
+        self.width = 4.0 if device.cpu else 2.0  # inference: bf16 on a GPU, fp32 on a CPU
+        self.room = device.memory_gib * (1 - RESERVED)
+
+    def step(self, section: TrainingSection, head: bool) -> Step:
+        """Return how the batches of a section are trained."""
+        sharded = section.fsdp or section.deepspeed is not None
+        return Step(
+            section=section,
+            head=head,
+            shards=self.machines.count if sharded else 1,
+            cpu=self.machines.device.cpu,
+            bf16=self.bf16 and section.precision != "fp32",
+            mean_length=min(self.data.length, section.max_length),
+            response_share=self.data.response_share,
+        )
+
+    def training(self, stage: str, section: TrainingSection, shape: Architecture | None, head: bool) -> StageCost:
+        """Cost of a training stage."""
+        tokens = None
+        if self.sized:
+            tokens = self.data.tokens * section.epochs
+        if section.max_steps > 0:
+            whole = section.max_steps * section.gradient_accumulation_steps
+            limit = float(whole * section.tokens_per_batch * self.machines.count)
+            tokens = limit if tokens is None else min(tokens, limit)
+        if shape is None:
+            return StageCost(stage, None if tokens is None else round(tokens), None)
+        step = self.step(section, head)
+        memory = training_memory(shape, step, section.tokens_per_batch)
+        seconds = None
+        if tokens is not None:
+            seconds = training_seconds(shape, step, self.machines, tokens, section.tokens_per_batch)
+        return StageCost(
+            stage,
+            None if tokens is None else round(tokens),
+            shape.parameters if head else shape.parameters_without_head,
+            memory,
+            seconds,
+            largest_batch(shape, step, self.machines.device.memory_gib, min(_LEAST_BATCH, section.tokens_per_batch)),
+            memory.gib <= self.room,
+        )
+
+    def playground(self, world: PlaygroundConfig) -> StageCost:
+        """Cost of pretraining the base model of the playground."""
+        from steerlm.planning.inputs import playground_shape
+
+        section = TrainingSection(
+            base_model="playground", tokens_per_batch=world.tokens_per_batch, epochs=world.pretrain_epochs
+        )
+        return self.training("playground", section, playground_shape(world), True)
+
+    def annotation(self, shape: Architecture | None, tokens_per_batch: int) -> StageCost:
+        """Cost of labelling all data."""
+        tokens = self.data.tokens if self.sized else None
+        if shape is None:
+            return StageCost("annotate", tokens, None)
+        memory = scoring_memory(shape, tokens_per_batch, self.width)
+        seconds = None if tokens is None else scoring_seconds(shape, self.machines, tokens, self.data.length)
+        return StageCost("annotate", tokens, shape.parameters, memory, seconds, None, memory.gib <= self.room)
+
+    def sampling(self, shape: Architecture, answers: float, longest: int, together: int) -> tuple[Memory, float, float]:
+        """Return memory, seconds and tokens of sampling answers to the data's prompts."""
+        prompt = self.data.tokens_per_record * (1 - self.data.response_share)
+        answer = min(float(longest), self.data.tokens_per_record * self.data.response_share)
+        memory = sampling_memory(shape, together, prompt + longest, self.width)
+        seconds = sampling_seconds(shape, self.machines, answers, prompt, answer, together, self.width)
+        return memory, seconds, answers * (prompt + answer)
+
+    def bootstrap(self, config: BootstrapConfig, sft: TrainingSection, shape: Architecture | None) -> StageCost:
+        """Cost of sampling, scoring and the second fine-tuning."""
+        if shape is None:
+            return StageCost("bootstrap", None, None)
+        records = self.data.records
+        prompts = min(config.num_prompts or records, records) if self.sized else config.num_prompts
+        if prompts is None:
+            return StageCost("bootstrap", None, shape.parameters)
+        answers = float(prompts * config.samples_per_prompt * config.rounds)
+        memory, seconds, sampled = self.sampling(shape, answers, config.max_new_tokens, config.batch_size)
+        kept = (
+            answers
+            * {"none": 1.0, "top": config.keep_per_prompt / config.samples_per_prompt, "minimum": 1.0}[config.filter]
+        )
+        mixed = min(kept * config.mix_original, records) if self.sized else kept * config.mix_original
+        trained = (kept + mixed) * self.data.tokens_per_record * (config.epochs or sft.epochs)
+        step = self.step(sft, True)
+        again = training_memory(shape, step, sft.tokens_per_batch)
+        seconds += scoring_seconds(shape, self.machines, sampled, self.data.length)
+        seconds += training_seconds(shape, step, self.machines, trained, sft.tokens_per_batch)
+        peak = max(memory, again, key=lambda one: one.total)
+        return StageCost(
+            "bootstrap", round(sampled + trained), shape.parameters, peak, seconds, None, peak.gib <= self.room
+        )
+
+    def evaluation(self, recipe: Recipe, shape: Architecture | None) -> StageCost:
+        """Cost of sampling the answers of all sweeps, once per model."""
+        config = recipe.evaluate
+        if shape is None or config.num_prompts is None:
+            return StageCost("evaluate", None, None if shape is None else shape.parameters)
+        levels = sum(len(attribute.levels) for attribute in recipe.schema_)
+        models = 1 if recipe.bootstrap is None else 2
+        answers = float(config.num_prompts * config.samples_per_prompt * levels * len(config.settings) * models)
+        memory, seconds, tokens = self.sampling(shape, answers, config.max_new_tokens, config.batch_size)
+        return StageCost("evaluate", round(tokens), shape.parameters, memory, seconds, None, memory.gib <= self.room)
+
+
+def _cpu_trains_in_bf16() -> bool:
+    from steerlm.checkpoint.models import autocast_bf16
+
+    return autocast_bf16("auto")

@@ -1,0 +1,181 @@
+"""What can be validated before anything is computed (data, prompts, models), and how much data there is."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from steerlm.attributes import AttributeSchema
+from steerlm.config import PlaygroundConfig, Recipe, TrainingSection
+from steerlm.conversation import BadRecords, Conversation, read_conversations
+from steerlm.errors import UserError
+from steerlm.planning.architectures import Architecture, architecture, known
+from steerlm.sources import read_source
+from steerlm.stages.prepare import inspect_source
+
+_SAMPLE = 256
+_CHARACTERS_PER_TOKEN = 4.0
+_RECORD_TOKENS, _RESPONSE_SHARE = 300.0, 1 / 3
+"""Of a chat record, where the data cannot be looked at."""
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """Estimated size of the training data.
+
+    Attributes:
+        records: how many.
+        tokens_per_record: their mean length.
+        length: mean length of the record a token stands in (long records hold more of the tokens).
+        response_share: share of the tokens that are responses.
+    """
+
+    records: int
+    tokens_per_record: float
+    length: float
+    response_share: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one pass."""
+        return round(self.records * self.tokens_per_record)
+
+
+@dataclass
+class Findings:
+    """What was found: `problems` stop a run, `notes` do not."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def assumed_data(tokens: int) -> DataSize:
+    """Return data of so many tokens that are like chats."""
+    return DataSize(max(1, round(tokens / _RECORD_TOKENS)), _RECORD_TOKENS, 1.5 * _RECORD_TOKENS, _RESPONSE_SHARE)
+
+
+def inspect_data(recipe: Recipe, schema: AttributeSchema, found: Findings) -> DataSize | None:
+    """Read all local sources as `prepare` would; None where the size stays unknown."""
+    if recipe.playground is not None:
+        world = recipe.playground
+        found.notes.append("the playground's data do not exist yet: their size is taken from the recipe")
+        return DataSize(world.num_prompts * world.responses_per_prompt, 80.0, 90.0, 0.5)
+    records, tokens, known_size = 0, 0.0, True
+    samples: list[Conversation] = []
+    for source in recipe.prepare.sources:
+        if source.hub is not None and not Path(source.hub).exists():
+            found.notes.append(
+                f"{source.name}: {source.hub} is on the hub and is not read here; say how many tokens one pass has: "
+                "steerlm plan RECIPE --tokens N"
+            )
+            known_size = False
+            continue
+        bad = BadRecords() if recipe.prepare.skip_bad_records else None
+        seen = inspect_source(source, schema, None)
+        if seen["first_error"] and (bad is None or not seen["complete"]):
+            found.problems.append(str(seen["first_error"]))
+            continue
+        if seen["bad"]:
+            found.notes.append(
+                f"{source.name}: {seen['bad']} bad record(s) would be skipped, first: {seen['first_error']}"
+            )
+        sample = list(itertools.islice(read_source(source, schema, bad), _SAMPLE)) if seen["records"] else []
+        records += seen["records"]
+        tokens += seen["characters"] / _CHARACTERS_PER_TOKEN
+        samples += sample
+        _check_turns(source.name, sample, found)
+    return _measured(records, tokens, samples) if records and known_size else None
+
+
+def _measured(records: int, tokens: float, samples: list[Conversation]) -> DataSize:
+    lengths = [sum(len(message.content) for message in one.messages) for one in samples]
+    answers = sum(len(one.messages[turn].content) for one in samples for turn in one.assistant_turns)
+    whole = max(sum(lengths), 1)
+    length = sum(n * n for n in lengths) / whole / _CHARACTERS_PER_TOKEN
+    return DataSize(records, tokens / records, length, answers / whole)
+
+
+def _check_turns(source: str, sample: list[Conversation], found: Findings) -> None:
+    if not any(conversation.assistant_turns for conversation in sample):
+        found.problems.append(f"{source}: none of the first {len(sample)} records has an assistant turn to train on")
+
+
+def check_prompts(path: Path, found: Findings) -> None:
+    """Check the file of evaluation prompts."""
+    try:
+        count = sum(1 for _ in read_conversations(path))
+    except UserError as error:
+        found.problems.append(str(error))
+        return
+    if count < 2:
+        found.problems.append(f"{path} holds {count} prompts; evaluation needs at least 2")
+
+
+def made_by_run(recipe: Recipe, path: Path) -> bool:
+    """Return whether the run itself makes a file."""
+    return recipe.run_dir in path.parents
+
+
+def check_model(stage: str, section: TrainingSection, recipe: Recipe, found: Findings) -> Architecture | None:
+    """Read the model's configuration (and tokenizer where it is on this machine); None where there is none here."""
+    if recipe.playground is not None and made_by_run(recipe, Path(section.base_model)):
+        return playground_shape(recipe.playground)
+    from transformers import AutoConfig
+
+    name = section.base_model
+    local = Path(name).exists()
+    config = None if local else known(name)
+    if config is None:
+        try:
+            # The cache only: a plan does not wait for a network.
+            config = AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            if local:
+                found.problems.append(f"{stage}.base_model {name}: {str(error).splitlines()[0]}")
+            elif name.startswith((".", "/")) or name.count("/") != 1:
+                found.problems.append(f"{stage}.base_model {name}: no such folder")
+            else:
+                found.notes.append(
+                    f"{stage}.base_model {name} is not on this machine and is left out of the estimate; fetch its "
+                    f"description with: hf download {name} config.json, or name a folder with its config.json: "
+                    f"--set {stage}.base_model=FOLDER"
+                )
+            return None
+    context = getattr(config, "max_position_embeddings", None)
+    if context is not None and section.max_length > context:
+        found.problems.append(f"{stage}.max_length {section.max_length} is above the model's context of {context}")
+    if local and (Path(name) / "tokenizer_config.json").is_file():
+        _check_tokenizer(stage, section, recipe, found)
+    return architecture(config)
+
+
+def _check_tokenizer(stage: str, section: TrainingSection, recipe: Recipe, found: Findings) -> None:
+    from steerlm.checkpoint.models import load_tokenizer
+    from steerlm.conversation import Message
+    from steerlm.template import ConversationEncoder, install_template
+
+    try:
+        tokenizer = load_tokenizer(section.base_model)
+        install_template(tokenizer, section.template, recipe.schema_)
+        encoder = ConversationEncoder(tokenizer, recipe.schema_)
+        encoder.conversation([Message("user", "ping"), Message("assistant", "pong", recipe.schema_.defaults)])
+    except UserError as error:
+        found.problems.append(f"{stage}: {error}")
+
+
+def playground_shape(world: PlaygroundConfig) -> Architecture:
+    """Return the shape of the base model that a playground pretrains (feed-forward layers of about 8/3 its width)."""
+    width, inner = world.hidden_size, 8 * world.hidden_size // 3
+    return Architecture(
+        layers=world.num_layers,
+        hidden=width,
+        intermediate=inner,
+        query=width,
+        key_value=width,
+        heads=world.num_heads,
+        vocab=world.vocab_size,
+        body=world.num_layers * (4 * width * width + 3 * width * inner),
+        tied=True,
+        gated=True,
+    )

@@ -1,0 +1,66 @@
+"""A plan as a table for people."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from steerlm.planning.estimate import Plan, StageCost
+
+
+def print_plan(result: Plan, console: Console, price_per_gpu_hour: float | None = None) -> None:
+    """Print the estimate as a table, then notes and problems.
+
+    Args:
+        result: the plan.
+        console: where to.
+        price_per_gpu_hour: adds what each step costs, in whatever currency it is.
+    """
+    table = Table(title=f"estimate for {result.machines} (order of magnitude)")
+    columns = ["stage", "tokens", "parameters", "memory per device", "fits", "largest batch", "time"]
+    for column in columns + ([] if price_per_gpu_hour is None else ["cost"]):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for cost in result.stages:
+        table.add_row(*_row(cost, result, price_per_gpu_hour))
+    total = result.seconds
+    if len(result.stages) > 1 and total is not None:
+        money = [] if price_per_gpu_hour is None else [_money(total, result, price_per_gpu_hour)]
+        table.add_section()
+        table.add_row("all", "", "", "", "", "", duration(total), *money)
+    console.print(table)
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False)
+    for problem in result.problems:
+        console.print(f"problem: {problem}", markup=False)
+    if result.problems:
+        console.print(f"{len(result.problems)} problem(s); nothing was computed")
+    else:
+        console.print("no problem found")
+
+
+def _row(cost: StageCost, result: Plan, price: float | None) -> list[str]:
+    cells = [
+        cost.stage,
+        "?" if cost.tokens is None else f"{cost.tokens:,}",
+        "?" if cost.parameters is None else f"{cost.parameters / 1e6:,.1f} M",
+        "?" if cost.memory_gib is None else f"{cost.memory_gib:,.1f} GiB",
+        {None: "?", True: "yes", False: "no"}[cost.fits],
+        "" if cost.largest_batch is None else f"{cost.largest_batch:,}",
+        "?" if cost.seconds is None else duration(cost.seconds),
+    ]
+    if price is not None:
+        cells.append("?" if cost.seconds is None else _money(cost.seconds, result, price))
+    return cells
+
+
+def _money(seconds: float, result: Plan, price: float) -> str:
+    return f"{seconds / 3600 * result.machines.count * price:,.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
