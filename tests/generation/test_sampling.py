@@ -105,3 +105,26 @@ def test_temperature_zero_is_the_argmax() -> None:
     logits = torch.randn(5, 9)
     drawn = next_tokens(logits, keys(5), zeros(5), Drawing(0, 3, 0.5))
     assert drawn.tolist() == logits.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.9999])
+def test_a_nucleus_wider_than_the_candidates(top_p: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    # from nearly one token to nearly all of them
+    logits = torch.randn(64, 3000, generator=generator) * torch.linspace(0.01, 12, 64)[:, None]
+    warped = TopPLogitsWarper(top_p)(None, logits.clone())
+    sizes = torch.isfinite(warped).sum(dim=-1)
+    assert sizes.min() < 20
+    assert sizes.max() > 500
+    for seed in range(20):
+        row_keys, steps = keys(64, seed), zeros(64) + seed
+        drawn = next_tokens(logits, row_keys, steps, Drawing(1.0, 0, top_p))
+        noise = gumbel_noise(row_keys, steps, torch.arange(3000).expand(64, 3000))
+        expected = (warped + noise).argmax(dim=-1)
+        # at the border of the set rounding decides
+        assert (drawn == expected).sum() >= 63
+        alone = [
+            next_tokens(logits[i : i + 1], row_keys[i : i + 1], steps[i : i + 1], Drawing(1.0, 0, top_p))
+            for i in range(0, 64, 9)
+        ]
+        assert torch.equal(torch.cat(alone), drawn[::9])

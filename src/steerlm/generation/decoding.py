@@ -16,13 +16,24 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from steerlm.generation.prefill import Memory, Prefilled, State, forward, join, padding_mask, prefill_shared
+from steerlm.generation.prefill import (
+    Memory,
+    Part,
+    Prefilled,
+    forward,
+    join,
+    overwrite,
+    padding_mask,
+    prefill_shared,
+)
 from steerlm.generation.sampling import Drawing, next_tokens
 
 _PREFILL_TOKENS = 16384
 """Most prompt tokens, padding included, that one forward pass computes."""
 _HEADROOM = 64
 """Free columns of a new cache, at least (unless no row can use them)."""
+_PATIENCE = 3
+"""Steps that a row waits for others to enter with it."""
 _FLOOR = -1e30
 """Stands for a logit of minus infinity where logits are mixed."""
 
@@ -97,7 +108,7 @@ class _Queue:
             self._release(self._waiting.popleft())
         return bool(self._waiting) and len(self._waiting[0].lanes) <= count
 
-    def take(self, count: int) -> tuple[list[Row], list[tuple[State, list[int]]], list[torch.Tensor]]:
+    def take(self, count: int) -> tuple[list[Row], list[Part], list[torch.Tensor]]:
         """Return rows with up to `count` lanes, where their caches lie (as `join` takes them) and their logits."""
         rows: list[Row] = []
         free = count
@@ -112,7 +123,7 @@ class _Queue:
                 found[-1][1].append(index)
             else:
                 found.append((prefilled, [index]))
-        parts = [(prefilled.state, indices) for prefilled, indices in found]
+        parts: list[Part] = [(prefilled.state, indices) for prefilled, indices in found]
         logits = [prefilled.logits[indices] for prefilled, indices in found]
         for row in rows:
             self._release(row)
@@ -143,59 +154,74 @@ class _Queue:
             self._computed.update(zip(chunk, places, strict=True))
 
 
-@dataclass
+class _Place(NamedTuple):
+    """A row of the batch: a lane of a sample."""
+
+    row: Row
+    lane: Lane
+
+    @property
+    def length(self) -> int:
+        """How many tokens its cache holds."""
+        return len(self.lane.prompt) + len(self.row.tokens)
+
+
 class _Batch:
-    """The rows that are being decoded, and what the next step needs of each; tensors go by row (R) or by lane (B)."""
+    """The rows that are being decoded, and what the next step needs of each; tensors go by row (R) or by lane (B).
 
-    rows: list[Row]
-    lane_rows: list[int]
-    state: State
-    mask: torch.Tensor | None
-    logits_BV: torch.Tensor
-    keys_R: torch.Tensor
-    steps_R: torch.Tensor
-    positions_B: torch.Tensor
-    last_positions_B: torch.Tensor
-    row_of_B: torch.Tensor | None
-    weights_B: torch.Tensor
-    tokens_R: torch.Tensor | None = None
+    Rows that are done are carried along until others take their places or the batch is built anew.
+    """
 
-    @classmethod
-    def build(cls, rows: list[Row], parts: Sequence[tuple[State, list[int]]], logits: Sequence[torch.Tensor]) -> _Batch:
-        lane_rows = [i for i, row in enumerate(rows) for _ in row.lanes]
-        lengths = _lengths(rows)
-        left = max(row.limit - len(row.tokens) for row in rows)
-        state = join(parts, min(left, max(_HEADROOM, max(lengths))))
-        device = logits[0].device
-        last = [len(lane.prompt) + row.limit - 1 for row in rows for lane in row.lanes]
-        mixed = len(lane_rows) > len(rows)
-        return cls(
-            rows,
-            lane_rows,
-            state,
-            padding_mask(lengths, state.end, state.end + state.free, device),
-            torch.cat(list(logits)),
-            torch.tensor([row.key for row in rows], device=device),
-            torch.tensor([len(row.tokens) for row in rows], device=device),
-            torch.tensor(lengths, device=device),
-            torch.tensor(last, device=device),
-            torch.tensor(lane_rows, device=device) if mixed else None,
-            torch.tensor([lane.weight for row in rows for lane in row.lanes], device=device),
-        )
+    def __init__(self, places: list[_Place], parts: Sequence[Part], logits: Sequence[torch.Tensor]) -> None:
+        """Build it.
 
-    def alive(self) -> list[int]:
-        """Return the rows that are not done."""
-        return [i for i, row in enumerate(self.rows) if not row.done]
+        Args:
+            places: what is decoded.
+            parts: where their caches lie, as `join` takes them.
+            logits: of their next tokens, part for part.
+        """
+        longest = max(place.length for place in places)
+        left = max(place.row.limit - len(place.row.tokens) for place in places)
+        self.places = places
+        self.state = join(parts, min(left, max(_HEADROOM, longest // 2)))
+        self.logits_BV = torch.cat(list(logits))
+        self._describe()
 
-    def lanes_of(self, rows: list[int]) -> list[int]:
-        if self.row_of_B is None:
-            return rows
-        wanted = set(rows)
-        return [b for b, row in enumerate(self.lane_rows) if row in wanted]
+    def enter(self, places: Sequence[_Place], parts: Sequence[Part], logits: Sequence[torch.Tensor]) -> None:
+        """Put others where rows are done; nothing else is copied."""
+        free = [b for b, place in enumerate(self.places) if place.row.done][: len(places)]
+        overwrite(self.state, free, parts)
+        self.logits_BV[free] = torch.cat(list(logits))
+        for b, place in zip(free, places, strict=True):
+            self.places[b] = place
+        self._describe()
 
-    def part(self, lanes: list[int]) -> tuple[State, list[int]]:
-        self.state.lengths = _lengths(self.rows)
-        return self.state, lanes
+    def _describe(self) -> None:
+        device = self.logits_BV.device
+        places = self.places
+        lengths = [place.length for place in places]
+        self.rows = list(dict.fromkeys(place.row for place in places))
+        self.tokens_R: torch.Tensor | None = None
+        self.keys_R = torch.tensor([row.key for row in self.rows], device=device)
+        self.steps_R = torch.tensor([len(row.tokens) for row in self.rows], device=device)
+        self.positions_B = torch.tensor(lengths, device=device)
+        last = [len(place.lane.prompt) + place.row.limit - 1 for place in places]
+        self.last_positions_B = torch.tensor(last, device=device)
+        self.mask = padding_mask(lengths, self.state.end, self.state.end + self.state.free, device)
+        self.row_of_B: torch.Tensor | None = None
+        if len(self.rows) < len(places):
+            numbers = {row: i for i, row in enumerate(self.rows)}
+            self.row_of_B = torch.tensor([numbers[place.row] for place in places], device=device)
+        self.weights_B = torch.tensor([place.lane.weight for place in places], device=device)
+        groups: dict[Drawing, list[int]] = {}
+        for i, row in enumerate(self.rows):
+            groups.setdefault(row.drawing, []).append(i)
+        self.drawings = [(drawing, torch.tensor(rows, device=device)) for drawing, rows in groups.items()]
+
+    def part(self, places: Sequence[int]) -> Part:
+        """Return where the caches of some places lie."""
+        self.state.lengths = [place.length for place in self.places]
+        return self.state, places
 
     def draw(self) -> torch.Tensor:
         """Return the next token of every row, (R,)."""
@@ -205,15 +231,11 @@ class _Batch:
             weighted_BV = self.logits_BV.clamp(min=_FLOOR) * self.weights_B[:, None]
             logits_RV = weighted_BV.new_zeros((len(self.rows), weighted_BV.shape[1]))
             logits_RV.index_add_(0, self.row_of_B, weighted_BV)
-        groups: dict[Drawing, list[int]] = {}
-        for i, row in enumerate(self.rows):
-            groups.setdefault(row.drawing, []).append(i)
-        if len(groups) == 1:
-            tokens_R = next_tokens(logits_RV, self.keys_R, self.steps_R, self.rows[0].drawing)
+        if len(self.drawings) == 1:
+            tokens_R = next_tokens(logits_RV, self.keys_R, self.steps_R, self.drawings[0][0])
         else:
             tokens_R = torch.empty_like(self.keys_R)
-            for drawing, members in groups.items():
-                index = torch.tensor(members, device=tokens_R.device)
+            for drawing, index in self.drawings:
                 tokens_R[index] = next_tokens(logits_RV[index], self.keys_R[index], self.steps_R[index], drawing)
         self._report(logits_RV, tokens_R)
         self.tokens_R = tokens_R
@@ -229,7 +251,7 @@ class _Batch:
             row.logprobs.append(LogProb(float(logprobs_V[tokens_R[i]]), list(pairs)))
 
     def forward(self, model: PreTrainedModel) -> None:
-        """Feed every row the token drawn for it; rows that are done are carried along until the next `build`."""
+        """Feed every row the token drawn for it."""
         assert self.tokens_R is not None
         tokens_B = self.tokens_R if self.row_of_B is None else self.tokens_R[self.row_of_B]
         mask = None if self.mask is None else self.mask[:, : self.state.end + 1]
@@ -239,10 +261,6 @@ class _Batch:
         # a row that is done must not run past the model's position table
         self.positions_B = torch.minimum(self.positions_B + 1, self.last_positions_B)
         self.tokens_R = None
-
-
-def _lengths(rows: Sequence[Row]) -> list[int]:
-    return [len(lane.prompt) + len(row.tokens) for row in rows for lane in row.lanes]
 
 
 class Decoder:
@@ -257,8 +275,8 @@ class Decoder:
             model: the model.
             batch_size: most lanes decoded together.
             stop_ids: tokens that end a response.
-            online: let rows enter as soon as there is a place for them, and remember prompts between them. Otherwise
-                places are filled when a quarter of the batch can change, which gives the higher throughput.
+            online: let rows enter within a few steps after there is a place for them, and remember prompts between
+                them. Otherwise they enter in larger groups, which gives the higher throughput.
         """
         self._model = model
         self._batch_size = batch_size
@@ -266,6 +284,7 @@ class Decoder:
         self._online = online
         self._queue = _Queue(model, Memory() if online else None)
         self._batch: _Batch | None = None
+        self._waited = 0
 
     def add(self, rows: Sequence[Row]) -> None:
         """Let rows wait for a place, in order."""
@@ -278,7 +297,7 @@ class Decoder:
 
     @property
     def num_running(self) -> int:
-        return 0 if self._batch is None else len(self._batch.alive())
+        return 0 if self._batch is None else sum(not row.done for row in self._batch.rows)
 
     @property
     def busy(self) -> bool:
@@ -292,9 +311,10 @@ class Decoder:
             The rows that got a token.
         """
         batch = self._batch
-        if batch is not None and batch.tokens_R is not None and batch.alive():
+        alive = [] if batch is None else [b for b, place in enumerate(batch.places) if not place.row.done]
+        if batch is not None and alive and batch.tokens_R is not None:
             batch.forward(self._model)
-        batch = self._refill(batch)
+        batch = self._batch = self._refill(batch, alive)
         if batch is None:
             return []
         running = []
@@ -306,21 +326,41 @@ class Decoder:
             running.append(row)
         return running
 
-    def _refill(self, batch: _Batch | None) -> _Batch | None:
-        alive = batch.alive() if batch is not None else []
-        lanes = batch.lanes_of(alive) if batch is not None else []
-        places = self._batch_size - len(lanes)
-        if batch is not None and alive and batch.state.free > 0:
-            changed = 4 * (len(batch.lane_rows) - len(lanes)) >= len(batch.lane_rows)
-            if not changed and not (self._online and self._queue.fits(places)):
-                return batch
+    def _refill(self, batch: _Batch | None, alive: list[int]) -> _Batch | None:
+        """Let rows leave and enter: in place if they can, else by building the batch anew."""
+        places = self._batch_size - len(alive)
+        idle = 0 if batch is None else len(batch.places) - len(alive)
+        enters = self._enters(len(alive), idle, places)
+        full = batch is None or not alive or batch.state.free == 0
+        if not full and not enters and 4 * idle < len(alive) + idle:
+            return batch
         rows, parts, logits = self._queue.take(places)
+        new = [_Place(row, lane) for row in rows for lane in row.lanes]
+        if not new and not alive:
+            return None
+        if batch is not None and not full and new and len(new) <= idle:
+            left = idle - len(new)
+            if 4 * left < len(batch.places) and max(place.length for place in new) <= batch.state.end:
+                batch.enter(new, parts, logits)
+                return batch
         if batch is not None and alive:
-            rows = [batch.rows[i] for i in alive] + rows
-            parts = [batch.part(lanes), *parts]
-            logits = [batch.logits_BV[lanes], *logits]
-        self._batch = _Batch.build(rows, parts, logits) if rows else None
-        return self._batch
+            parts = [batch.part(alive), *parts]
+            logits = [batch.logits_BV[alive], *logits]
+            new = [*(batch.places[b] for b in alive), *new]
+        return _Batch(new, parts, logits)
+
+    def _enters(self, alive: int, idle: int, places: int) -> bool:
+        """Whether rows that wait should enter now; several at once are computed in the time of one."""
+        if not self._queue.fits(places):
+            self._waited = 0
+            return False
+        self._waited += 1
+        enough = 8 * idle >= alive + idle
+        if self._online:
+            enough = 8 * min(len(self._queue), places) >= alive or self._waited > _PATIENCE
+        if enough:
+            self._waited = 0
+        return enough
 
 
 def decode(

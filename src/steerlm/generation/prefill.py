@@ -1,8 +1,9 @@
 """The key-value cache of a batch, and the computation of prompts.
 
 All rows of a batch are right-aligned in the columns of the cache. Every step appends one column to every row, so the
-alignment holds, and rows can leave or enter between any two steps: `join` copies the rows that stay and the ones that
-enter into a new cache, which also expands a prompt to its samples and makes room for further columns.
+alignment holds, and rows can leave or enter between any two steps. A row that enters is copied over one that has left
+(`overwrite`), where it ends with the others; where that is not possible, `join` copies the rows that stay and the ones
+that enter into a new cache, which makes room for further columns. Both expand a prompt to its samples.
 """
 
 from __future__ import annotations
@@ -57,7 +58,11 @@ class State:
         return self.layers[0].keys.shape[2] - self.end
 
 
-def join(parts: Sequence[tuple[State, Sequence[int]]], headroom: int) -> State:
+Part = tuple[State, Sequence[int]]
+"""Some rows of a cache; rows may repeat."""
+
+
+def join(parts: Sequence[Part], headroom: int) -> State:
     """Copy the given rows of the given states into a new one with `headroom` free columns; rows may repeat."""
     lengths = [state.lengths[i] for state, rows in parts for i in rows]
     width = max(lengths)
@@ -78,6 +83,22 @@ def join(parts: Sequence[tuple[State, Sequence[int]]], headroom: int) -> State:
             buffers.append(buffer)
         layers.append(_BufferLayer(buffers[0], buffers[1], width))
     return State(layers, lengths)
+
+
+def overwrite(state: State, rows: Sequence[int], parts: Sequence[Part]) -> None:
+    """Copy the given rows of other states over `rows` of this one, where they must not be longer than its `end`."""
+    first = 0
+    for source, indices in parts:
+        used = max(source.lengths[i] for i in indices)
+        assert used <= state.end
+        device = state.layers[0].device
+        to = torch.tensor(rows[first : first + len(indices)], device=device)
+        chosen = torch.tensor(indices, device=device)
+        for mine, other in zip(state.layers, source.layers, strict=True):
+            columns = slice(state.end - used, state.end), slice(source.end - used, source.end)
+            mine.keys[to, :, columns[0]] = other.keys[chosen, :, columns[1]]
+            mine.values[to, :, columns[0]] = other.values[chosen, :, columns[1]]
+        first += len(indices)
 
 
 def padding_mask(lengths: Sequence[int], width: int, capacity: int, device: torch.device) -> torch.Tensor | None:
@@ -195,7 +216,7 @@ def prefill_shared(
     members: dict[Hashable, list[int]] = {}
     for i, conversation in enumerate(conversations):
         members.setdefault(conversation, []).append(i)
-    stems: list[tuple[State, list[int]]] = []
+    stems: list[Part] = []
     continued: list[int] = []
     if memory is not None:
         for conversation, rows in members.items():
@@ -229,9 +250,7 @@ def _prefill_fresh(model: PreTrainedModel, groups: Sequence[Sequence[Sequence[in
     return _prefill_rest(model, [(stem, [g for g, group in enumerate(groups) for _ in group])], prompts)
 
 
-def _prefill_rest(
-    model: PreTrainedModel, stems: Sequence[tuple[State, list[int]]], prompts: Sequence[Sequence[int]]
-) -> Prefilled:
+def _prefill_rest(model: PreTrainedModel, stems: Sequence[Part], prompts: Sequence[Sequence[int]]) -> Prefilled:
     """Compute prompts whose beginnings lie in `stems` (as `join` takes them)."""
     before = max(state.lengths[i] for state, rows in stems for i in rows)
     shared = [state.lengths[i] for state, rows in stems for i in rows]

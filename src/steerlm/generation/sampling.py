@@ -15,6 +15,10 @@ _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
+_CANDIDATES = 128
+"""Among so many the set of `top_p` is looked for first; sorting the whole vocabulary is slow."""
+_ROUNDING = 1e-4
+"""Of probabilities, when it is decided whether the candidates hold the whole set."""
 _NOISE_BITS = 23  # (n + 0.5) / 2**23 is exact in float32 and never 0 or 1
 
 
@@ -86,15 +90,48 @@ def next_tokens(logits_BV: torch.Tensor, keys_B: torch.Tensor, steps_B: torch.Te
     temperature, top_k, top_p = drawing
     if temperature == 0:
         return logits_BV.argmax(dim=-1)
-    scores_BK = logits_BV / temperature
-    vocabulary = scores_BK.shape[-1]
-    if 0 < top_k < vocabulary or top_p < 1:
-        scores_BK, tokens_BK = scores_BK.topk(min(top_k, vocabulary) if top_k else vocabulary, dim=-1)
+    vocabulary = logits_BV.shape[-1]
+    if 0 < top_k < vocabulary:
+        logits_BK, tokens_BK = logits_BV.topk(top_k, dim=-1)
+    elif top_p < 1:
+        return _from_nucleus(logits_BV / temperature, keys_B, steps_B, top_p)
     else:
-        tokens_BK = torch.arange(vocabulary, device=scores_BK.device).expand_as(scores_BK)
+        logits_BK, tokens_BK = logits_BV, torch.arange(vocabulary, device=logits_BV.device).expand_as(logits_BV)
+    scores_BK = logits_BK / temperature
     if top_p < 1:
-        probabilities_BK = scores_BK.softmax(dim=-1)
-        before_BK = probabilities_BK.cumsum(dim=-1) - probabilities_BK
-        scores_BK = scores_BK.masked_fill(before_BK >= top_p, -torch.inf)
+        scores_BK = _nucleus(scores_BK, scores_BK.logsumexp(dim=-1), top_p)
+    return _choose(scores_BK, tokens_BK, keys_B, steps_B)
+
+
+def _from_nucleus(scores_BV: torch.Tensor, keys_B: torch.Tensor, steps_B: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Draw from the whole vocabulary's smallest set of probability `top_p`."""
+    totals_B = scores_BV.logsumexp(dim=-1)
+    scores_BK, tokens_BK = scores_BV.topk(min(_CANDIDATES, scores_BV.shape[-1]), dim=-1)
+    drawn_B = _choose(_nucleus(scores_BK, totals_B, top_p), tokens_BK, keys_B, steps_B)
+    # a row that needs more candidates is found by itself, so that it gets the same token in any batch
+    wide_B = (scores_BK - totals_B[:, None]).exp().sum(dim=-1) < top_p + _ROUNDING
+    if wide_B.any():
+        scores_WV, tokens_WV = scores_BV[wide_B].sort(dim=-1, descending=True)
+        scores_WV = _nucleus(scores_WV, totals_B[wide_B], top_p)
+        drawn_B[wide_B] = _choose(scores_WV, tokens_WV, keys_B[wide_B], steps_B[wide_B])
+    return drawn_B
+
+
+def _nucleus(scores_BK: torch.Tensor, totals_B: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Rule out what is not in the smallest set of probability `top_p`.
+
+    Args:
+        scores_BK: in descending order.
+        totals_B: logarithms of what their exponentials are divided by to give probabilities.
+        top_p: below 1.
+    """
+    probabilities_BK = (scores_BK - totals_B[:, None]).exp()
+    before_BK = probabilities_BK.cumsum(dim=-1) - probabilities_BK
+    return scores_BK.masked_fill(before_BK >= top_p, -torch.inf)
+
+
+def _choose(
+    scores_BK: torch.Tensor, tokens_BK: torch.Tensor, keys_B: torch.Tensor, steps_B: torch.Tensor
+) -> torch.Tensor:
     choice_B1 = (scores_BK + gumbel_noise(keys_B, steps_B, tokens_BK)).argmax(dim=-1, keepdim=True)
     return tokens_BK.gather(-1, choice_B1).squeeze(-1)
