@@ -29,7 +29,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         tokens: real tokens to train on while it is measured; the step that reaches them is the last.
 
     Attributes:
-        batch_tokens: real tokens of every batch so far, to be filled by whoever makes the batches, in their order.
+        batch_tokens: real tokens of every batch so far.
         losses: mean loss of every step.
         seconds: what the measured steps took.
     """
@@ -83,14 +83,17 @@ def watch(clock: Clock, train: Callable[[], object]) -> None:
     """Make a Trainer and run it under the clock, which ends it.
 
     Args:
-        clock: what is to be filled; its `batch_tokens` by the caller.
+        clock: what is to be filled.
         train: constructs the Trainer (which takes the callback then) and trains.
     """
     transformers.trainer.DEFAULT_CALLBACKS.append(clock)
     original = Trainer.training_step
 
-    def observed(self: Trainer, *args: Any, **kwargs: Any) -> Tensor:
-        loss: Tensor = original(self, *args, **kwargs)
+    def observed(self: Trainer, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        # ours says how many tokens a batch has with every shared prompt counted as often as it occurs
+        tokens = inputs["num_tokens"] if "num_tokens" in inputs else inputs["attention_mask"].sum()
+        clock.batch_tokens.append(int(tokens))
+        loss: Tensor = original(self, model, inputs, *args, **kwargs)
         clock.losses.append(loss.detach())
         return loss
 

@@ -97,10 +97,17 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Case:
-    """Contestants that do the same work; the first one is us."""
+    """Contestants that do the same work; the first one is us.
+
+    Attributes:
+        description: for the table.
+        contestants: by name.
+        devices: where it is run unless asked for.
+    """
 
     description: str
     contestants: Mapping[str, Contestant]
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -359,7 +366,9 @@ def build_parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="little work, one pair: checks that everything works")
     parser.add_argument("--pairs", type=int, help="rounds (default: 5, with --quick 1)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
-    parser.add_argument("--cases", nargs="+", choices=list(benchmark.cases), help="only these (default: all)")
+    parser.add_argument(
+        "--cases", nargs="+", choices=list(benchmark.cases), help="only these (default: all of the device)"
+    )
     parser.add_argument("--out", type=Path, help="folder of the result file (default: docs/results/performance)")
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     return parser
@@ -374,7 +383,7 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
     path = run_benchmark(
         benchmark,
         f"benchmarks.{benchmark.claim}",
-        args.cases or list(benchmark.cases),
+        args.cases or [name for name, case in benchmark.cases.items() if args.device in case.devices],
         args.pairs or (1 if args.quick else 5),
         args.quick,
         args.device,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from steerlm.attributes import AttributeSchema
 from steerlm.config import TrainSftConfig
 from steerlm.conversation import write_conversations
 from steerlm.template import ConversationEncoder
-from steerlm.training.batching import BatchStream
 
 SCHEMA = AttributeSchema.preset("helpsteer")
 LEARNING_RATE = 3e-4
@@ -71,7 +70,8 @@ def _case(description: str, default: float | None, best: float, sizes: tuple[str
     contestants = {"steerlm": Contestant(US)}
     if default is not None:
         contestants["trl_default"] = Contestant(DEFAULT, default)
-    return Case(description, {**contestants, "trl_best": Contestant(BEST, best, sizes)})
+    contestants["trl_best"] = Contestant(BEST, best, sizes)
+    return Case(description, contestants, ("cuda",) if description.startswith("1 B") else ("cpu",))
 
 
 CASES = {
@@ -142,7 +142,6 @@ def _ours(job: Job, setting: Setting, clock: Clock) -> None:
         learning_rate=LEARNING_RATE,
         lr_schedule="constant",
         warmup_steps=0,
-        epochs=100.0,
         max_length=1024,
         tokens_per_batch=setting.tokens_per_batch,
         precision="bf16",
@@ -150,14 +149,6 @@ def _ours(job: Job, setting: Setting, clock: Clock) -> None:
         attribute_dropout=0.0,
         header_dropout=0.0,
     )
-    original = BatchStream.__iter__
-
-    def counted(stream: BatchStream) -> Iterator[list[tuple[int, int]]]:
-        for keys in original(stream):
-            clock.batch_tokens.append(int(stream.examples.lengths[[index for index, _ in keys]].sum()))
-            yield keys
-
-    BatchStream.__iter__ = counted  # type: ignore[method-assign]
     out = data / f"steerlm-{job.round}"
     watch(
         clock,
@@ -206,14 +197,6 @@ def _trl(job: Job, setting: Setting, clock: Clock) -> None:
 
     def train() -> None:
         trainer = Watched(model=str(job.folder / setting.size), args=SFTConfig(**common), train_dataset=rows)
-        collate = trainer.data_collator
-
-        def counted(examples: list[dict[str, Any]]) -> dict[str, Any]:
-            clock.batch_tokens.append(sum(len(example["input_ids"]) for example in examples))
-            batch: dict[str, Any] = collate(examples)
-            return batch
-
-        trainer.data_collator = counted
         trainer.train()
 
     watch(clock, train)

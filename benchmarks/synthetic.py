@@ -121,16 +121,11 @@ def save_attribute_model(
     model: Any
     if kind == "regression":
         names = output_names(schema)
-        config.num_labels = len(names)
+        config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
         config.problem_type = "regression"
         model = LlamaForSequenceClassification(config)
     else:
         model = LlamaForCausalLM(config)
-        with torch.no_grad():
-            # narrow random weights would give all levels nearly the same probability, and ties say nothing
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.mul_(3)
     info = CheckpointInfo(
         kind=kind, schema=schema, template="steerlm", conditioning=False, provenance={"max_length": 2048}
     )  # fmt: skip

@@ -1,0 +1,178 @@
+"""Annotation with a regression model of 80 M parameters: ours against loops and the pipeline of Hugging Face.
+
+    python -m benchmarks.annotate [--quick] [--pairs 5] [--device cuda]
+
+Everyone scores conversations with the same weights. Ours starts from messages and encodes them while the clock runs;
+the peers start from rendered text. Counted are real tokens (no padding, a shared prompt as often as it occurs). The
+slow peers get the first conversations only, and everyone's scores are compared on those.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.harness import Benchmark, Case, Contestant, Job, Measurement, main
+from benchmarks.synthetic import SIZES, conversations, make_tokenizer, save_attribute_model
+from steerlm.attributes import AttributeSchema
+from steerlm.conversation import Conversation, read_conversations, write_conversations
+
+SCHEMA = AttributeSchema.preset("helpsteer")
+CONVERSATIONS, SLOW_CONVERSATIONS, WARMUP_CONVERSATIONS = 128, 24, 8
+TOKENS_PER_BATCH = 8192
+US = "steerlm annotate's scorer, bf16"
+LOOP = "loop in arrival order, batch 8, padded, fp32"
+PIPELINE = "transformers pipeline, batch 8, fp32"
+SORTED = "sorted by length, fastest batch size, bf16 weights, inference mode"
+
+
+def _case(description: str, loop: float | None, best: float | None, pipeline: bool) -> Case:
+    contestants = {"steerlm": Contestant(US), "loop": Contestant(LOOP, loop)}
+    if pipeline:
+        contestants["pipeline"] = Contestant(PIPELINE)
+    return Case(description, {**contestants, "sorted": Contestant(SORTED, best, ("8", "16", "32"))})
+
+
+CASES = {
+    "80m-8": _case("80 M parameters, 8 responses per prompt", 10.0, 1.8, True),
+    "80m": _case("80 M parameters, one response per prompt", None, None, False),
+}
+
+
+def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> None:
+    """Write the model, the conversations and their rendered text."""
+    size = SIZES["tiny" if quick else "80m"]
+    tokenizer = make_tokenizer(size.vocab_size, SCHEMA)
+    save_attribute_model(folder / "model", size, tokenizer, SCHEMA, "regression")
+    count = (32 if quick else CONVERSATIONS) * (8 if device == "cuda" and not quick else 1)
+    for name in cases:
+        responses = 8 if name.endswith("-8") else 1
+        rows = list(conversations(tokenizer, SCHEMA, count // responses, responses))
+        write_conversations(folder / f"{name}.jsonl", rows, SCHEMA)
+    warmup = conversations(tokenizer, SCHEMA, WARMUP_CONVERSATIONS, 1, seed=1)
+    write_conversations(folder / "warmup.jsonl", warmup, SCHEMA)
+
+
+def measure(job: Job) -> Measurement:
+    """Score the conversations once for warming up (others), and once for the clock."""
+    rows = list(read_conversations(job.folder / f"{job.case}.jsonl", SCHEMA))
+    warmup = list(read_conversations(job.folder / "warmup.jsonl", SCHEMA))
+    texts, lengths = _rendered(job.folder, rows)
+    warm_texts, _ = _rendered(job.folder, warmup)
+    if job.contestant in ("loop", "pipeline") or job.round < 0:
+        # the choice of a batch size needs no more than the slow ones get
+        count = min(SLOW_CONVERSATIONS * (2 if job.round < 0 else 1), len(rows))
+        rows, texts, lengths = rows[:count], texts[:count], lengths[:count]
+    if job.contestant == "steerlm":
+        seconds, scores = _ours(job, warmup, rows)
+    elif job.contestant == "pipeline":
+        seconds, scores = _pipeline(job, warm_texts, texts)
+    else:
+        seconds, scores = _loop(job, warm_texts, texts)
+    facts = {"conversations": len(rows), "tokens": sum(lengths), "threads": torch.get_num_threads()}
+    return Measurement(sum(lengths) / seconds, facts, scores)
+
+
+def _rendered(folder: Path, rows: Sequence[Conversation]) -> tuple[list[str], list[int]]:
+    """Return the text that a user of Hugging Face's tools would score, and its lengths in tokens."""
+    from steerlm.attribute_models.scoring import encode_for_scoring
+    from steerlm.checkpoint.models import load_tokenizer
+    from steerlm.template import ConversationEncoder
+
+    tokenizer = load_tokenizer(folder / "model")
+    encoder = ConversationEncoder(tokenizer, SCHEMA)
+    encoded = [encode_for_scoring(encoder, row.messages, 2048) for row in rows]
+    texts = [tokenizer.decode(ids) for ids in encoded]
+    again = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert again == encoded, "the rendered text is not tokenized as our encoder does"
+    return texts, [len(ids) for ids in again]
+
+
+def _ours(
+    job: Job, warmup: Sequence[Conversation], rows: Sequence[Conversation]
+) -> tuple[float, list[list[float]]]:  # fmt: skip
+    from steerlm.attribute_models.scoring import load_attribute_model
+
+    scorer = load_attribute_model(job.folder / "model", "bf16")
+    scorer.score([row.messages for row in warmup], TOKENS_PER_BATCH)
+    began = time.perf_counter()
+    found = scorer.score([row.messages for row in rows], TOKENS_PER_BATCH)
+    seconds = time.perf_counter() - began
+    assert None not in found
+    return seconds, [[scores[a.name].mean for a in SCHEMA] for scores in found if scores is not None]
+
+
+def _model(job: Job, dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(job.folder / "model", dtype=dtype)
+    return model.to(job.device).eval(), AutoTokenizer.from_pretrained(job.folder / "model")
+
+
+def _levels(outputs: torch.Tensor) -> list[list[float]]:
+    """Return outputs of the head on the schema's scale."""
+    return [
+        [a.from_unit(value) for a, value in zip(SCHEMA, row, strict=True)] for row in outputs.double().cpu().tolist()
+    ]
+
+
+def _loop(job: Job, warmup: Sequence[str], texts: Sequence[str]) -> tuple[float, list[list[float]]]:
+    """Score in batches: in arrival order and fp32, or sorted and in bf16."""
+    best = job.contestant == "sorted"
+    model, tokenizer = _model(job, torch.bfloat16 if best else torch.float32)
+    rows = int(job.variant) if best else 8
+
+    def score(these: Sequence[str]) -> torch.Tensor:
+        order = sorted(range(len(these)), key=lambda i: -len(these[i])) if best else list(range(len(these)))
+        outputs = torch.empty(len(these), len(SCHEMA))
+        for start in range(0, len(order), rows):
+            batch = order[start : start + rows]
+            encoded = tokenizer(
+                [these[i] for i in batch], padding=True, padding_side="right", add_special_tokens=False,
+                return_tensors="pt",
+            )  # fmt: skip
+            inputs = {key: encoded[key].to(job.device) for key in ("input_ids", "attention_mask")}
+            outputs[batch] = model(**inputs).logits.float().cpu()
+        return outputs
+
+    with torch.inference_mode() if best else torch.no_grad():
+        score(warmup)
+        began = time.perf_counter()
+        outputs = score(texts)
+        return time.perf_counter() - began, _levels(outputs)
+
+
+def _pipeline(job: Job, warmup: Sequence[str], texts: Sequence[str]) -> tuple[float, list[list[float]]]:
+    from transformers import pipeline
+
+    model, tokenizer = _model(job, torch.float32)
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device=job.device)
+    how = {"batch_size": 8, "top_k": None, "function_to_apply": "none", "add_special_tokens": False}
+    classify(list(warmup), **how)
+    began = time.perf_counter()
+    found = classify(list(texts), **how)
+    seconds = time.perf_counter() - began
+    named = [{row["label"]: row["score"] for row in rows} for rows in found]
+    outputs = torch.tensor([[model_outputs[a.name] for a in SCHEMA] for model_outputs in named])
+    return seconds, _levels(outputs)
+
+
+def compare(case: str, found: Mapping[str, Measurement]) -> dict[str, Any]:
+    """Return the largest difference of our scores to each peer's, in levels, where both scored."""
+    ours = found["steerlm"].output
+    differences = {}
+    for who, row in found.items():
+        if who != "steerlm":
+            pairs = zip(ours, row.output, strict=False)
+            differences[who] = round(max(abs(a - b) for x, y in pairs for a, b in zip(x, y, strict=True)), 4)
+    return {"largest_difference_in_levels": differences}
+
+
+BENCHMARK = Benchmark("annotate", "Annotation, regression", "real tokens", CASES, prepare, measure, compare)
+
+if __name__ == "__main__":
+    main(BENCHMARK)

@@ -1,0 +1,196 @@
+"""Labels of a generative attribute model with nine attributes: constrained decoding against `generate`.
+
+    python -m benchmarks.generative_labels [--quick] [--pairs 5] [--device cuda]
+
+`prepare` trains the model until it writes labels by itself, or `generate` would write no labels that could be compared.
+Both sides compute in fp32, so that the labels must be the same. Counted are labelled responses.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Benchmark, Case, Contestant, Job, Measurement, main
+from benchmarks.synthetic import SIZES, conversations, make_tokenizer, save_attribute_model
+from steerlm.attributes import AttributeSchema
+from steerlm.conversation import read_conversations, write_conversations
+
+SCHEMA = AttributeSchema.preset("steerlm")
+CONVERSATIONS, WARMUP_CONVERSATIONS = 256, 16
+TOKENS_PER_BATCH = 8192
+TRAINING_STEPS, TRAINING_ROWS = 120, 8
+US = "steerlm's generative attribute model, fp32"
+ARRIVAL = "generate in arrival order, greedy, fp32, fastest batch size"
+SORTED = "generate sorted by length, greedy, fp32, fastest batch size"
+SIZES_OF_BATCHES = ("16", "32", "64")
+
+
+def _case(description: str) -> Case:
+    return Case(
+        description,
+        {
+            "steerlm": Contestant(US),
+            "generate": Contestant(ARRIVAL, 5.0, SIZES_OF_BATCHES),
+            "sorted": Contestant(SORTED, 5.0, SIZES_OF_BATCHES),
+        },
+    )
+
+
+CASES = {
+    "6m": _case("6 M parameters, nine attributes, one response per prompt"),
+    "6m-8": _case("6 M parameters, nine attributes, 8 responses per prompt"),
+}
+
+
+def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> None:
+    """Write the model, trained to write labels, and the conversations."""
+    size = SIZES["tiny" if quick else "6m"]
+    tokenizer = make_tokenizer(size.vocab_size, SCHEMA)
+    save_attribute_model(folder / "model", size, tokenizer, SCHEMA, "generative")
+    _teach(folder / "model", device)
+    count = 32 if quick else CONVERSATIONS
+    for name in cases:
+        responses = 8 if name.endswith("-8") else 1
+        rows = conversations(tokenizer, SCHEMA, count // responses, responses)
+        write_conversations(folder / f"{name}.jsonl", rows, SCHEMA)
+    warmup = conversations(tokenizer, SCHEMA, WARMUP_CONVERSATIONS, 1, seed=1)
+    write_conversations(folder / "warmup.jsonl", warmup, SCHEMA)
+
+
+def _teach(folder: Path, device: str) -> None:
+    """Train the weights in a folder on labels until they are written in the right form."""
+    from transformers import AutoModelForCausalLM
+
+    from steerlm.attribute_models.scoring import encode_for_scoring
+    from steerlm.attribute_models.scoring_generative import encode_label
+    from steerlm.checkpoint.models import load_tokenizer
+    from steerlm.template import ConversationEncoder
+    from steerlm.training.batching import pad_tokens
+
+    tokenizer = load_tokenizer(folder)
+    encoder = ConversationEncoder(tokenizer, SCHEMA)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    rows = conversations(tokenizer, SCHEMA, TRAINING_STEPS * TRAINING_ROWS, 1, seed=2)
+    generator = np.random.default_rng(2)
+    for _ in range(TRAINING_STEPS):
+        batch, labels = [], []
+        for _, row in zip(range(TRAINING_ROWS), rows, strict=False):
+            conversation = encode_for_scoring(encoder, row.messages, 2048)
+            assert conversation is not None
+            label = encode_label(encoder, row.messages[-1].attributes or {})
+            # a part of the conversation is all that the form of a label needs, if only the parts differ in length
+            part = conversation[-int(generator.integers(8, len(conversation))) :]
+            batch.append(np.asarray([*part, *label], dtype=np.int32))
+            labels.append(len(label) - 1)
+        ids, mask = pad_tokens(batch, int(tokenizer.pad_token_id))
+        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+        loss = torch.stack([_label_loss(logits[i], ids[i].to(device), len(b), labels[i]) for i, b in enumerate(batch)])
+        loss.mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+
+
+def _label_loss(logits_T_V: Tensor, ids_T: Tensor, length: int, trained: int) -> Tensor:
+    where = slice(length - trained, length)
+    before = slice(length - trained - 1, length - 1)
+    return torch.nn.functional.cross_entropy(logits_T_V[before], ids_T[where])
+
+
+def measure(job: Job) -> Measurement:
+    """Label other conversations for warming up, then those that count."""
+    rows = [row.messages for row in read_conversations(job.folder / f"{job.case}.jsonl", SCHEMA)]
+    warmup = [row.messages for row in read_conversations(job.folder / "warmup.jsonl", SCHEMA)]
+    if job.round < 0:
+        rows = rows[: len(rows) // 2]
+    label = _ours(job) if job.contestant == "steerlm" else _generate(job)
+    label(warmup)
+    began = time.perf_counter()
+    labels = label(rows)
+    seconds = time.perf_counter() - began
+    facts = {"conversations": len(rows), "unreadable": labels.count(None), "threads": torch.get_num_threads()}
+    return Measurement(len(rows) / seconds, facts, labels)
+
+
+def _ours(job: Job) -> Any:
+    from steerlm.attribute_models.scoring import load_attribute_model
+
+    scorer = load_attribute_model(job.folder / "model", "fp32")
+
+    def label(rows: Sequence[Any]) -> list[Any]:
+        found = scorer.score(rows, TOKENS_PER_BATCH)
+        return [None if scores is None else scorer.values(scores) for scores in found]
+
+    return label
+
+
+def _generate(job: Job) -> Any:
+    """Let the model write, and read what it wrote."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from steerlm.attribute_models.scoring import encode_for_scoring
+    from steerlm.attribute_models.scoring_generative import label_steps, longest_label
+    from steerlm.template import ConversationEncoder
+
+    tokenizer = AutoTokenizer.from_pretrained(job.folder / "model", padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(job.folder / "model", dtype=torch.float32).to(job.device).eval()
+    encoder = ConversationEncoder(tokenizer, SCHEMA)
+    longest = longest_label(label_steps(encoder))
+
+    def label(rows: Sequence[Any]) -> list[Any]:
+        prompts = [[*(encode_for_scoring(encoder, row, 1900) or []), encoder.attributes_open] for row in rows]
+        order = list(range(len(rows)))
+        if job.contestant == "sorted":
+            order.sort(key=lambda i: -len(prompts[i]))
+        found: list[Any] = [None] * len(rows)
+        for start in range(0, len(order), int(job.variant)):
+            batch = order[start : start + int(job.variant)]
+            padded = tokenizer.pad({"input_ids": [prompts[i] for i in batch]}, return_tensors="pt").to(job.device)
+            with torch.inference_mode():
+                ids = model.generate(
+                    input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], do_sample=False,
+                    max_new_tokens=longest - 1, eos_token_id=encoder.attributes_close,
+                    pad_token_id=tokenizer.pad_token_id,
+                )  # fmt: skip
+            for i, row in zip(batch, ids[:, padded["input_ids"].shape[1] :].tolist(), strict=True):
+                found[i] = _read(tokenizer.decode(row))
+        return found
+
+    return label
+
+
+def _read(text: str) -> dict[str, int] | None:
+    """Return the label at the beginning of a text, None where it is none."""
+    pattern = ",".join(rf"{name}:(\d)" for name in SCHEMA.names)
+    match = re.match(pattern, text)
+    return None if match is None else dict(zip(SCHEMA.names, map(int, match.groups()), strict=True))
+
+
+def compare(case: str, found: Mapping[str, Measurement]) -> dict[str, Any]:
+    """Return the share of labels that are the same as ours, over all that the peer wrote in the right form."""
+    ours = found["steerlm"].output
+    shares = {}
+    for who, row in found.items():
+        if who != "steerlm":
+            readable = [(mine, theirs) for mine, theirs in zip(ours, row.output, strict=True) if theirs is not None]
+            equal = [mine[name] == theirs[name] for mine, theirs in readable for name in SCHEMA.names]
+            shares[who] = sum(equal) / len(equal) if equal else None
+    return {"equal_labels": shares}
+
+
+BENCHMARK = Benchmark(
+    "generative_labels", "Annotation, generative", "labelled responses", CASES, prepare, measure, compare,
+)  # fmt: skip
+
+if __name__ == "__main__":
+    main(BENCHMARK)
