@@ -57,7 +57,7 @@ SIZES = {
 }
 
 
-def _words(count: int) -> list[str]:
+def words(count: int) -> list[str]:
     """Return pronounceable words, shortest first."""
     syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
     pairs = ("".join(parts) for parts in itertools.product(syllables, syllables))
@@ -79,9 +79,9 @@ def make_tokenizer(vocab_size: int, schema: AttributeSchema) -> PreTrainedTokeni
         show_progress=False,
     )
     # a word and its prefixes take a merge each; far more words than merges fill the vocabulary
-    words = _words(min(2 * vocab_size, 60_000))
+    vocabulary = words(min(2 * vocab_size, 60_000))
     headers = [",".join(f"{a.name}:{a.minimum}" for a in schema)] * 1000
-    backend.train_from_iterator(itertools.chain(headers, (f" {word}" * 2 for word in words)), trainer)
+    backend.train_from_iterator(itertools.chain(headers, (f" {word}" * 2 for word in vocabulary)), trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
     install_template(tokenizer, "steerlm", schema)
     assert len(tokenizer) <= vocab_size, len(tokenizer)
