@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-all check format docs results clean help
+.PHONY: quickstart test test-all check format docs results benchmarks benchmarks-quick clean help
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -46,3 +46,14 @@ docs: $(READY)  ## regenerate the generated blocks of README and docs
 results: $(READY)  ## copy the numbers of the playground run into docs/results, then `make docs`
 	$(BIN)/python docs/results_playground.py runs/playground
 	$(MAKE) docs
+
+# both sides of every benchmark get the same environment; nothing else should run meanwhile
+BENCHMARKS := sft annotate generative_labels
+benchmarks benchmarks-quick: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
+
+benchmarks: $(READY)  ## measure us and the peers (about 25 minutes on 2 idle cores), then `make docs`
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(MAKE) docs
+
+benchmarks-quick: $(READY)  ## check that the benchmarks work, in minutes; results in runs/benchmarks
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --quick || exit 1; done

@@ -2,15 +2,17 @@
 
     python -m benchmarks.generative_labels [--quick] [--pairs 5] [--device cuda]
 
-`prepare` trains the model until it writes labels by itself, or `generate` would write no labels that could be compared.
-Both sides compute in fp32, so that the labels must be the same. Counted are labelled responses.
+`prepare` trains the model until it writes labels by itself, or `generate` would write no labels that could be compared;
+the last word of a response tells which, so that they differ. Both sides compute in fp32, so that the labels must be the
+same. Counted are labelled responses.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Benchmark, Case, Contestant, Job, Measurement, main
-from benchmarks.synthetic import SIZES, conversations, make_tokenizer, save_attribute_model
+from benchmarks.synthetic import SIZES, conversations, make_tokenizer, save_attribute_model, words
 from steerlm.attributes import AttributeSchema
-from steerlm.conversation import read_conversations, write_conversations
+from steerlm.conversation import Conversation, read_conversations, write_conversations
 
 SCHEMA = AttributeSchema.preset("steerlm")
 CONVERSATIONS, WARMUP_CONVERSATIONS = 256, 16
@@ -50,6 +52,16 @@ CASES = {
 }
 
 
+def _labelled(prompts: int, responses: int, tokenizer: Any, seed: int = 0) -> Iterator[Conversation]:
+    """Yield conversations whose last word tells the first label, and that all others."""
+    for row in conversations(tokenizer, SCHEMA, prompts, responses, seed):
+        answer = row.messages[-1]
+        first = int((answer.attributes or {})[SCHEMA.names[0]])
+        labels = {name: (first + k) % 5 for k, name in enumerate(SCHEMA.names)}
+        ending = words(5)[first]
+        yield row.with_message(1, replace(answer, content=f"{answer.content} {ending}", attributes=labels))
+
+
 def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> None:
     """Write the model, trained to write labels, and the conversations."""
     size = SIZES["tiny" if quick else "6m"]
@@ -59,9 +71,9 @@ def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> Non
     count = 32 if quick else CONVERSATIONS
     for name in cases:
         responses = 8 if name.endswith("-8") else 1
-        rows = conversations(tokenizer, SCHEMA, count // responses, responses)
+        rows = _labelled(count // responses, responses, tokenizer)
         write_conversations(folder / f"{name}.jsonl", rows, SCHEMA)
-    warmup = conversations(tokenizer, SCHEMA, WARMUP_CONVERSATIONS, 1, seed=1)
+    warmup = _labelled(WARMUP_CONVERSATIONS, 1, tokenizer, seed=1)
     write_conversations(folder / "warmup.jsonl", warmup, SCHEMA)
 
 
@@ -79,7 +91,7 @@ def _teach(folder: Path, device: str) -> None:
     encoder = ConversationEncoder(tokenizer, SCHEMA)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    rows = conversations(tokenizer, SCHEMA, TRAINING_STEPS * TRAINING_ROWS, 1, seed=2)
+    rows = _labelled(TRAINING_STEPS * TRAINING_ROWS, 1, tokenizer, seed=2)
     generator = np.random.default_rng(2)
     for _ in range(TRAINING_STEPS):
         batch, labels = [], []
@@ -118,7 +130,13 @@ def measure(job: Job) -> Measurement:
     began = time.perf_counter()
     labels = label(rows)
     seconds = time.perf_counter() - began
-    facts = {"conversations": len(rows), "unreadable": labels.count(None), "threads": torch.get_num_threads()}
+    different = len({tuple(row.values()) for row in labels if row is not None})
+    facts = {
+        "conversations": len(rows),
+        "unreadable": labels.count(None),
+        "different_labels": different,
+        "threads": torch.get_num_threads(),
+    }
     return Measurement(len(rows) / seconds, facts, labels)
 
 

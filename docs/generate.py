@@ -24,6 +24,7 @@ from steerlm.config import Recipe
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import results_ablation
+import results_performance
 import results_playground
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,6 +103,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "samples": results_playground.samples,
     "environment": results_playground.environment,
     **results_ablation.BLOCKS,
+    **results_performance.BLOCKS,
 }
 
 
