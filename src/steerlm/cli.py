@@ -251,6 +251,7 @@ def _annotate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help="attribute model")
     parser.add_argument("--data", type=Path, nargs="+", help="conversations, JSONL")
     parser.add_argument("--out", type=Path, help="folder to write to")
+    _cluster(parser)
 
 
 def _bootstrap_arguments(parser: argparse.ArgumentParser) -> None:
@@ -261,6 +262,18 @@ def _bootstrap_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation", type=Path, help="annotated validation conversations, JSONL")
     parser.add_argument("--out", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: %(default)s)")
+    _cluster(parser)
+
+
+def _cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="work on a Ray cluster: auto or HOST:PORT (without an address: on all of this machine)",
+    )
+    parser.add_argument("--workers", type=int, help="engines on the cluster (default: one per GPU or CPU slot)")
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,21 +14,34 @@ from typing import Any
 
 from steerlm.errors import UserError
 
-_RAY_WARNINGS = ("ray", "ray.data")
-
 
 @dataclass(frozen=True)
 class Cluster:
     """Where chunks are computed.
 
     Attributes:
-        address: of a Ray cluster, as Ray writes it (`auto`: the one this machine belongs to), or `local`: a cluster of
-            this machine alone, which ends with the work.
-        workers: engines at a time; None: one per GPU, or one per `threads` CPUs where the cluster has no GPU.
+        address: HOST:PORT of a Ray cluster, `auto` (the one this machine belongs to), or `local` (one of this machine
+            alone, which ends with this process).
+        workers: engines; None = one per GPU, or where there is none, one per as many CPUs as this process uses threads.
     """
 
     address: str = "local"
     workers: int | None = None
+
+
+def chosen_cluster(address: str | None, workers: int | None) -> Cluster | None:
+    """Return the cluster of the options `--ray` and `--workers`; None where neither is given.
+
+    Raises:
+        UserError: workers without a cluster, or none at all.
+    """
+    if address is None:
+        if workers is not None:
+            raise UserError("--workers is the number of engines on a cluster: it needs --ray")
+        return None
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers {workers}: at least one engine has to work")
+    return Cluster(address, workers)
 
 
 def map_in_order(cluster: Cluster, work: Callable[[int], bytes], numbers: Sequence[int]) -> Iterator[bytes]:
@@ -45,32 +58,24 @@ def map_in_order(cluster: Cluster, work: Callable[[int], bytes], numbers: Sequen
     """
     if not numbers:
         return
-    ray = _import_ray()
-    _connect(ray, cluster.address)
-    try:
-        yield from _results(ray, cluster, work, numbers)
-    finally:
-        ray.shutdown()
+    ray = _connected(cluster.address)
+    yield from _results(ray, cluster, work, numbers)
 
 
-def _import_ray() -> Any:
+def _connected(address: str) -> Any:
+    """Return Ray, connected until the process ends: a cluster of this machine takes long to start."""
     try:
         import ray
         import ray.data
     except ImportError:
         raise UserError("working on a cluster needs Ray: pip install 'steerlm[ray]'") from None
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        except (ConnectionError, ValueError) as error:
+            raise UserError(f"--ray {address}: no Ray cluster there ({error}); `ray start` starts one") from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
-
-
-def _connect(ray: Any, address: str) -> None:
-    for name in _RAY_WARNINGS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if ray.is_initialized():
-        raise UserError("this process is already connected to a Ray cluster; disconnect first (ray.shutdown())")
-    try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except ConnectionError as error:
-        raise UserError(f"--ray {address}: no Ray cluster there ({error}); start one with `ray start`") from None
 
 
 def _results(ray: Any, cluster: Cluster, work: Callable[[int], bytes], numbers: Sequence[int]) -> Iterator[bytes]:

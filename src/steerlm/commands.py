@@ -13,6 +13,7 @@ from rich.table import Table
 
 from steerlm.attributes import PRESETS, AttributeSchema
 from steerlm.cli import parse_overrides
+from steerlm.cluster import chosen_cluster
 from steerlm.config import (
     AnnotateConfig,
     BootstrapConfig,
@@ -73,7 +74,8 @@ def stage_of_recipe(arguments: argparse.Namespace, stage: str) -> int:
 
         run_suite_of_recipe(recipe, arguments.suite, arguments.prompts, console)
     else:
-        run_stage(recipe, stage, _notify)
+        on_cluster = stage in ("annotate", "bootstrap")
+        run_stage(recipe, stage, _notify, chosen_cluster(arguments.ray, arguments.workers) if on_cluster else None)
     if stage == "evaluate":
         from steerlm.reporting.report import write_report
 
@@ -126,7 +128,8 @@ def _annotate(arguments: argparse.Namespace, options: dict[str, Any], out: Path)
     from steerlm.stages.annotate import annotate
 
     config = validate(AnnotateConfig, options, "annotate")
-    return annotate(config, _needed(arguments, "data"), _needed(arguments, "model"), out)
+    cluster = chosen_cluster(arguments.ray, arguments.workers)
+    return annotate(config, _needed(arguments, "data"), _needed(arguments, "model"), out, cluster)
 
 
 def _train_sft(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -156,6 +159,7 @@ def _bootstrap(arguments: argparse.Namespace, options: dict[str, Any], out: Path
         schema=info.schema,
         out=out,
         seed=arguments.seed,
+        cluster=chosen_cluster(arguments.ray, arguments.workers),
     )
 
 

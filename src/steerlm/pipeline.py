@@ -8,9 +8,11 @@ Stages meet only in files; this module is the one place that knows which file go
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from steerlm.cluster import Cluster
 from steerlm.config import Recipe, SourceConfig
 from steerlm.errors import UserError
 from steerlm.runs import RunFolder, recipe_stages
@@ -44,8 +46,16 @@ def run_recipe(recipe: Recipe, *, redo_from: str | None = None, notify: Notify |
     return folder
 
 
-def run_stage(recipe: Recipe, stage: str, notify: Notify | None = None) -> dict[str, Any]:
+def run_stage(
+    recipe: Recipe, stage: str, notify: Notify | None = None, cluster: Cluster | None = None
+) -> dict[str, Any]:
     """Run one stage of the recipe in its run folder; the stages before it must be done.
+
+    Args:
+        recipe: the resolved recipe.
+        stage: name of the stage.
+        notify: progress callback.
+        cluster: where `annotate` and `bootstrap` work; None = in this process.
 
     Raises:
         UserError: the recipe has no such section, or an earlier stage is not done.
@@ -60,14 +70,15 @@ def run_stage(recipe: Recipe, stage: str, notify: Notify | None = None) -> dict[
             if folder.done(earlier) is None:
                 command = earlier.replace("_", "-")
                 raise UserError(f"stage {earlier!r} of {folder.path} is not done; run `steerlm {command} RECIPE` first")
-        return _run(folder, stage, notify)
+        return _run(folder, stage, notify, cluster)
 
 
-def _run(folder: RunFolder, stage: str, notify: Notify | None) -> dict[str, Any]:
+def _run(folder: RunFolder, stage: str, notify: Notify | None, cluster: Cluster | None = None) -> dict[str, Any]:
+    work = _WORK[stage] if cluster is None else partial(_ON_CLUSTER[stage], cluster=cluster)
     finished = folder.done(stage)
     if notify is not None and finished is None:
         notify(stage, None)
-    record = folder.execute(stage, lambda out: _WORK[stage](folder, out))
+    record = folder.execute(stage, lambda out: work(folder, out))
     if notify is not None:
         notify(stage, {**record, "skipped": finished is not None})
     return record
@@ -95,11 +106,11 @@ def _train_attribute_model(run: RunFolder, out: Path) -> Mapping[str, Any]:
     )
 
 
-def _annotate(run: RunFolder, out: Path) -> Mapping[str, Any]:
+def _annotate(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Mapping[str, Any]:
     from steerlm.stages.annotate import annotate
 
     data = [run.stage("prepare") / name for name in ("train.jsonl", "validation.jsonl")]
-    return annotate(run.recipe.annotate, data, run.stage("train_attribute_model") / "model", out)
+    return annotate(run.recipe.annotate, data, run.stage("train_attribute_model") / "model", out, cluster)
 
 
 def _train_sft(run: RunFolder, out: Path) -> Mapping[str, Any]:
@@ -117,7 +128,7 @@ def _train_sft(run: RunFolder, out: Path) -> Mapping[str, Any]:
     )
 
 
-def _bootstrap(run: RunFolder, out: Path) -> Mapping[str, Any]:
+def _bootstrap(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Mapping[str, Any]:
     from steerlm.stages.bootstrap import bootstrap
 
     assert run.recipe.bootstrap is not None
@@ -133,6 +144,7 @@ def _bootstrap(run: RunFolder, out: Path) -> Mapping[str, Any]:
         out=out,
         seed=run.recipe.seed,
         sources=_sources(run),
+        cluster=cluster,
     )
 
 
@@ -178,3 +190,4 @@ _WORK: dict[str, Callable[[RunFolder, Path], Mapping[str, Any]]] = {
     "bootstrap": _bootstrap,
     "evaluate": _evaluate,
 }
+_ON_CLUSTER = {"annotate": _annotate, "bootstrap": _bootstrap}

@@ -16,9 +16,17 @@ from typing import Any
 from steerlm.attribute_models.scoring import AttributeModel, load_attribute_model
 from steerlm.attributes import AttributeSchema
 from steerlm.bootstrapping.selection import DROPPED, Combinations, bootstrapped_record, defects, keep
-from steerlm.chunks import map_lines, read_rows
+from steerlm.chunks import LineItems, Pairs, map_lines, read_rows, row_items
+from steerlm.cluster import Cluster
 from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
-from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
+from steerlm.conversation import (
+    Conversation,
+    Message,
+    Score,
+    parse_conversation,
+    read_conversations,
+    write_conversations,
+)
 from steerlm.errors import UserError
 from steerlm.generation.engine import LocalEngine, Request, Sampling, load_engine
 from steerlm.hash_set import HashSet, hash64
@@ -45,6 +53,7 @@ class Bootstrap:
     out: Path
     seed: int
     sources: tuple[SourceConfig, ...]
+    cluster: Cluster | None = None
 
     @property
     def sampling(self) -> Sampling:
@@ -81,9 +90,20 @@ def _distinct_prompts(run: Bootstrap, number: int) -> Iterator[tuple[int, Conver
             yield rank, Conversation(record.id, messages, record.source, record.group)
 
 
+def _prompt_items(run: Bootstrap, folder: Path) -> LineItems[Conversation]:
+    path = (folder / "prompts.jsonl").resolve()  # the workers of a cluster may have another working directory
+
+    def parse(number: int, line: bytes) -> Conversation:
+        record = parse_conversation(line, path, number, run.schema, None, "the schema in use")
+        assert record is not None
+        return record
+
+    return LineItems(path, parse)
+
+
 def sample(run: Bootstrap, number: int, model: Path, folder: Path, prompts: int) -> None:
     """Write `samples.jsonl`."""
-    config, best = run.config, run.combinations.best
+    config, best, model = run.config, run.combinations.best, model.resolve()
     engine: LocalEngine | None = None
 
     def work(chunk: list[Conversation]) -> list[Any]:
@@ -106,21 +126,23 @@ def sample(run: Bootstrap, number: int, model: Path, folder: Path, prompts: int)
 
     map_lines(
         folder / "samples.jsonl",
-        read_conversations(folder / "prompts.jsonl", run.schema),
+        _prompt_items(run, folder),
         work,
         chunk=max(1, _ROWS_PER_SLOT * config.batch_size // config.samples_per_prompt),
         total=prompts,
         description=f"sampling, round {number}",
+        cluster=run.cluster,
     )
 
 
 def score(run: Bootstrap, folder: Path, prompts: int) -> None:
     """Write `scored.jsonl`: per sample why it is dropped, or its scores and the values they stand for."""
     scorer: AttributeModel | None = None
+    attribute_model = run.attribute_model.resolve()
 
     def work(chunk: list[tuple[Conversation, Any]]) -> list[Any]:
         nonlocal scorer
-        scorer = scorer or load_attribute_model(run.attribute_model)
+        scorer = scorer or load_attribute_model(attribute_model)
         rows: list[Any] = []
         waiting: list[tuple[dict[str, Any], list[Message]]] = []
         for prompt, row in chunk:
@@ -138,11 +160,14 @@ def score(run: Bootstrap, folder: Path, prompts: int) -> None:
                 result["scores"] = {name: value.rounded().to_dict() for name, value in score.items()}
         return rows
 
-    pairs = zip(
-        read_conversations(folder / "prompts.jsonl", run.schema), read_rows(folder / "samples.jsonl"), strict=True
-    )
     map_lines(
-        folder / "scored.jsonl", pairs, work, chunk=_PROMPTS_PER_SCORING, total=prompts, description="scoring samples"
+        folder / "scored.jsonl",
+        Pairs(_prompt_items(run, folder), row_items((folder / "samples.jsonl").resolve())),
+        work,
+        chunk=_PROMPTS_PER_SCORING,
+        total=prompts,
+        description="scoring samples",
+        cluster=run.cluster,
     )
 
 

@@ -33,6 +33,7 @@ from steerlm.bootstrapping.before_after import compare, held_out_answers
 from steerlm.bootstrapping.data import Bootstrap, mix, sample, score, select, write_prompts
 from steerlm.bootstrapping.selection import Combinations, seen_combinations
 from steerlm.checkpoint.models import fingerprint, load_info
+from steerlm.cluster import Cluster
 from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
 from steerlm.errors import UserError
 from steerlm.files import write_json
@@ -51,6 +52,7 @@ def bootstrap(
     out: Path,
     seed: int,
     sources: Sequence[SourceConfig] = (),
+    cluster: Cluster | None = None,
 ) -> dict[str, Any]:
     """Let a steerable model teach itself.
 
@@ -65,6 +67,8 @@ def bootstrap(
         out: see the module's docstring. Called again after an interruption, it goes on where it stopped.
         seed: of every random choice.
         sources: weight and epochs by source name of the original records, from the recipe's `prepare` section.
+        cluster: where the training prompts are answered and the answers scored; None = in this process. The files are
+            the same.
 
     Returns:
         What is in `out/report.json`: the combinations asked for, and per round the samples drawn, dropped and kept,
@@ -89,6 +93,7 @@ def bootstrap(
         out,
         seed,
         tuple(sources),
+        cluster,
     )
     model = sft_model
     rounds = []
@@ -117,8 +122,8 @@ def _check(
     """Refuse what cannot work before anything is computed; returns the combinations to ask for."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            "bootstrap samples and scores in one process; run it without accelerate launch or torchrun, or give its "
-            "round-1/training.jsonl to `steerlm train-sft` under them"
+            "bootstrap samples and scores in one process: run it without accelerate launch or torchrun (for several "
+            "devices: --ray), or give its round-1/training.jsonl to `steerlm train-sft` under them"
         )
     info, scorer = load_info(sft_model), load_info(attribute_model)
     if info.kind != "sft" or not info.conditioning:
