@@ -1,0 +1,92 @@
+"""The tables of the performance page: what holds, what is missed, what was not run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from benchmarks.harness import environment
+from steerlm.files import write_json
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(DOCS))
+    import results_performance
+
+    monkeypatch.setattr(results_performance, "FOLDER", tmp_path)
+    yield results_performance
+    sys.modules.pop("results_performance", None)
+
+
+def _peer(median: float, target: float | None) -> dict[str, Any]:
+    ratio = {"median": median, "low": median - 0.5, "high": median + 0.5, "pairs": [median] * 5}
+    return {"description": "a peer", "target": target, "ratio": ratio, "facts": [{"tokens": 3, "loss": 2.0}] * 2}
+
+
+def _write(folder: Path, quick: bool = False) -> None:
+    peers = {
+        "good": _peer(3.0, 2.0),
+        "bad": _peer(1.5, 2.0),
+        "free": _peer(0.9, None),
+        "absent": {"description": "another", "target": 1.0, "not_run": "not installed"},
+    }
+    ours = {"description": "us", "facts": [{"tokens": 3, "loss": 1.5}, {"tokens": 4, "loss": 1.0}]}
+    case = {
+        "description": "a case", "ours": ours, "peers": peers, "checks": [{"equal_labels": {"good": 1.0}}],
+        "quick": quick, "environment": environment(),
+    }  # fmt: skip
+    write_json(folder / "sft.json", {"title": "SFT", "claim": "sft", "device": "cpu", "cases": {"one": case}})
+    write_json(folder / "sft_cuda.json", {"title": "SFT", "claim": "sft", "device": "cuda", "not_run": "no GPU here"})
+
+
+def test_targets_are_judged_by_the_median(page: ModuleType, tmp_path: Path) -> None:
+    _write(tmp_path)
+    rows = page.targets().splitlines()
+    assert "| SFT: a case | a peer | >= 2 x | 3.00 x [2.50, 3.50], 5 pairs | holds |" in rows
+    assert "| SFT: a case | a peer | >= 2 x | 1.50 x [1.00, 2.00], 5 pairs | **missed** |" in rows
+    assert "| SFT: a case | a peer |  | 0.90 x [0.40, 1.40], 5 pairs | no target |" in rows
+    assert "| SFT: a case | another | >= 1 x |  | not run: not installed |" in rows
+    assert "| SFT, cuda |  |  |  | not run: no GPU here |" in rows
+
+
+def test_a_quick_check_is_no_result(page: ModuleType, tmp_path: Path) -> None:
+    _write(tmp_path, quick=True)
+    assert "a case (quick check, no result)" in page.targets()
+
+
+def test_the_work_of_both_sides_is_shown(page: ModuleType, tmp_path: Path) -> None:
+    _write(tmp_path)
+    work = page.work()
+    assert "| SFT: a case | steerlm | tokens 3 to 4, loss 1.0 to 1.5 |" in work
+    assert "| SFT: a case | good | tokens 3, loss 2.0 |" in work
+    assert '| SFT: a case | equal labels | {"good": 1.0} |' in work
+
+
+def test_cost_per_record_has_its_own_targets(page: ModuleType, tmp_path: Path) -> None:
+    found = {
+        "sizes": {"10000": {"peak_mib": 100}, "1000000": {"peak_mib": 2000}},
+        "largest_against_reference": 1.1,
+        "targets": {"ratio": 1.2, "peak_bytes": 10**9, "reference": 10_000},
+    }
+    write_json(tmp_path / "io.json", {"quick": False, "steps": {"prepare": found}})
+    rows = page.targets()
+    assert "its own time per record at 10,000 | <= 1.2 x | 1.10 x | holds |" in rows
+    assert "| peak memory | < 1 GB | 2.10 GB | **missed** |" in rows
+
+
+def test_nothing_measured_is_said(page: ModuleType) -> None:
+    assert page.work() == page.environment() == "Not measured yet.\n"
+
+
+def test_the_machine_is_named(page: ModuleType, tmp_path: Path) -> None:
+    _write(tmp_path)
+    assert page.environment().startswith("- sft one: ")
+    assert "torch" in page.environment()
