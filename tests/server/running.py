@@ -22,8 +22,9 @@ from steerlm.server.app import create_app
 from steerlm.server.keys import Keys
 from steerlm.server.local import LocalBackend
 from steerlm.server.policy import PolicyFile, build_policy
-from steerlm.server.run import build_service
+from steerlm.server.run import build_service, build_upstream_service
 from steerlm.server.service import Service, trained_schema
+from steerlm.server.upstream import Upstream
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 SCHEMA = AttributeSchema(
@@ -90,6 +91,15 @@ def tiny_service(policy: Mapping[str, Any] | None = None, key_names: Sequence[st
     info = CheckpointInfo("sft", SCHEMA, "steerlm", label_statistics=statistics())
     checked = build_policy(PolicyFile.model_validate(policy or {}), trained_schema(info), list(key_names), "policy")
     return build_service("tiny", tiny_engine(**engine), info, checked, CountingModel())
+
+
+def tiny_upstream_service(
+    upstream: Upstream, policy: Mapping[str, Any] | None = None, key_names: Sequence[str] = ()
+) -> Service:
+    """Return a service whose answers another server draws, with the counting attribute model."""
+    info = CheckpointInfo("sft", SCHEMA, "steerlm", label_statistics=statistics())
+    checked = build_policy(PolicyFile.model_validate(policy or {}), trained_schema(info), list(key_names), "policy")
+    return build_upstream_service("tiny", upstream, byte_tokenizer(SCHEMA), 512, info, checked, CountingModel())
 
 
 @dataclass(frozen=True)

@@ -21,3 +21,10 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=64, help="most samples decoded together (default: %(default)s)"
     )
+    upstream = parser.add_argument_group("in front of another server, which holds the weights")
+    upstream.add_argument("--upstream", metavar="URL", help="OpenAI-compatible server, for example http://host:8000/v1")
+    upstream.add_argument("--upstream-model", metavar="NAME", help="the model's name there (default: its first one)")
+    upstream.add_argument("--upstream-key-env", metavar="NAME", help="environment variable with the key for it")
+    upstream.add_argument(
+        "--upstream-chat", action="store_true", help="for servers that take messages only, no token ids"
+    )

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from steerlm.errors import UserError
+
+if TYPE_CHECKING:
+    from steerlm.server.upstream import Upstream
 
 
 def serve(arguments: argparse.Namespace) -> int:
     """`steerlm serve MODEL`."""
+    print(f"starting with {arguments.model} ...", file=sys.stderr, flush=True)  # the imports alone take seconds
     try:
         from steerlm.server.run import serve as run
     except ModuleNotFoundError as error:
@@ -29,5 +37,23 @@ def serve(arguments: argparse.Namespace) -> int:
             host=arguments.host,
             port=arguments.port,
             batch_size=arguments.batch_size,
+            upstream=_upstream(arguments),
         )
     return 0
+
+
+def _upstream(arguments: argparse.Namespace) -> Upstream | None:
+    from steerlm.server.upstream import Upstream
+
+    url, key_name = arguments.upstream, arguments.upstream_key_env
+    if url is None:
+        if arguments.upstream_model is not None or key_name is not None or arguments.upstream_chat:
+            raise UserError("--upstream-model, --upstream-key-env and --upstream-chat need --upstream URL")
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise UserError(f"--upstream {url!r} is not of the form http://host:8000/v1")
+    key = None if key_name is None else os.environ.get(key_name)
+    if key_name is not None and not key:
+        raise UserError(f"--upstream-key-env {key_name}: there is no such environment variable, or it is empty")
+    return Upstream(url, arguments.upstream_model, key, arguments.upstream_chat)

@@ -45,7 +45,11 @@ def attributes_json(service: Service, dials: Dials) -> dict[str, Any]:
         "model": service.name,
         "data": [_attribute(attribute, dials, attribute.name in scored) for attribute in dials.visible()],
         "presets": presets,
-        "guidance": {"minimum": 0, "maximum": dials.policy.limits.max_guidance, "default": 1},
+        "guidance": (
+            {"minimum": 0, "maximum": dials.policy.limits.max_guidance, "default": 1}
+            if service.backend.guides
+            else None
+        ),
         "scores": bool(scored),
         "combinations": {
             "total": len(counts),

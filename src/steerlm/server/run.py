@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import uvicorn
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from steerlm.attribute_models.scoring import AttributeModel, load_attribute_model
 from steerlm.checkpoint.info import CheckpointInfo, load_info
+from steerlm.checkpoint.models import load_tokenizer
 from steerlm.errors import UserError
 from steerlm.generation.engine import LocalEngine, load_engine
 from steerlm.server.app import create_app
@@ -21,6 +23,7 @@ from steerlm.server.local import LocalBackend
 from steerlm.server.metrics import Metrics
 from steerlm.server.policy import Policy, load_policy
 from steerlm.server.service import Service, trained_schema
+from steerlm.server.upstream import Upstream, UpstreamBackend
 
 
 def build_service(
@@ -38,6 +41,46 @@ def build_service(
     metrics = Metrics()
     backend = LocalBackend(engine, policy.limits.max_waiting, metrics)
     return service_of(name, backend, metrics, info, policy, attribute_model)
+
+
+def build_upstream_service(
+    name: str,
+    upstream: Upstream,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int | None,
+    info: CheckpointInfo,
+    policy: Policy,
+    attribute_model: AttributeModel | None,
+) -> Service:
+    """Put another server behind a service.
+
+    Args:
+        name: the model's name in the API.
+        upstream: where it is.
+        tokenizer: of the checkpoint.
+        context: most tokens of a prompt and its answer.
+        info: of the checkpoint.
+        policy: made for `trained_schema(info)`.
+        attribute_model: for scores and best-of-n.
+
+    Raises:
+        UserError: a checkpoint of an attribute model, or a tokenizer without our template.
+    """
+    if info.kind != "sft":
+        raise UserError(f"a {info.kind} attribute model cannot answer; give a model that train-sft or bootstrap wrote")
+    metrics = Metrics()
+    limits = policy.limits
+    backend = UpstreamBackend(
+        upstream, tokenizer, info.schema, context, limits.max_waiting, limits.upstream_timeout_s, metrics
+    )
+    return service_of(name, backend, metrics, info, policy, attribute_model)
+
+
+def context_of(model: Path) -> int | None:
+    """Return the most tokens that a checkpoint's configuration allows; None = it sets no limit."""
+    text = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
+    context: int | None = getattr(text, "max_position_embeddings", None)  # some models have no limit
+    return context
 
 
 def service_of(
@@ -65,6 +108,7 @@ def serve(
     host: str,
     port: int,
     batch_size: int,
+    upstream: Upstream | None = None,
 ) -> None:
     """Serve a model until interrupted.
 
@@ -77,6 +121,7 @@ def serve(
         host: address to listen on.
         port: port; 0 = any free one.
         batch_size: most samples decoded together.
+        upstream: another server that draws the answers; then no weights are loaded.
 
     Raises:
         UserError: a model of the wrong kind, a policy that does not fit, or an open address without keys.
@@ -86,9 +131,14 @@ def serve(
     loopback = is_loopback(host)
     check_exposure(host, keys)
     checked = load_policy(policy, trained_schema(info), keys.names)
-    engine = load_engine(model, batch_size=batch_size)
     scorer = None if attribute_model is None else load_attribute_model(attribute_model)
-    service = build_service(name or served_name(model), engine, info, checked, scorer)
+    called = name or served_name(model)
+    if upstream is None:
+        service = build_service(called, load_engine(model, batch_size=batch_size), info, checked, scorer)
+    else:
+        service = build_upstream_service(
+            called, upstream, load_tokenizer(model), context_of(model), info, checked, scorer
+        )
     app = create_app(service, keys, loopback=loopback)
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5, server_header=False

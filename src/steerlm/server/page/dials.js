@@ -125,7 +125,7 @@ function decodingRow(id, title, text, options) {
 }
 
 function decoding() {
-  const nodes = [strengthRow()];
+  const nodes = state.info.guidance ? [strengthRow()] : [];
   nodes.push(
     decodingRow("temperature", "temperature", "How freely the model chooses words; 0 always takes the likeliest.", {
       lowest: 0, highest: 2, step: 0.1, get: () => state.temperature,
@@ -152,7 +152,9 @@ function decoding() {
   rows.push(() => {
     halves.checked = state.halves;
   });
-  nodes.push(element("label", { className: "check" }, halves, " Half steps: values between two levels"));
+  if (state.info.guidance) {
+    nodes.push(element("label", { className: "check" }, halves, " Half steps: values between two levels"));
+  }
   return nodes;
 }
 

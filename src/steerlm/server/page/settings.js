@@ -50,7 +50,8 @@ function fitting(attribute, value) {
   if (attribute.kind === "categorical") return attribute.categories.includes(value) ? value : undefined;
   const number = typeof value === "number" ? value : Number.parseFloat(value);
   if (!Number.isFinite(number)) return undefined;
-  return Math.min(Math.max(Math.round(number * 2) / 2, attribute.lowest), attribute.highest);
+  const steps = state.info.guidance ? 2 : 1; // between levels only where logits can be mixed
+  return Math.min(Math.max(Math.round(number * steps) / steps, attribute.lowest), attribute.highest);
 }
 
 export function withValues(setting, wishes) {
@@ -114,9 +115,10 @@ export function fromHash(hash) {
     const setting = withValues(defaults(), Object.fromEntries(pairs.filter((pair) => pair.length === 2)));
     const known = state.info.presets.some(({ name }) => name === given.get(`${letter}.preset`));
     setting.preset = known ? given.get(`${letter}.preset`) : null;
-    setting.strength = within(given.get(`${letter}.strength`), 0, state.info.guidance.maximum, 1);
+    if (state.info.guidance) setting.strength = within(given.get(`${letter}.strength`), 0, state.info.guidance.maximum, 1);
     state[letter] = setting;
-    if (Object.values(setting.values).some((value) => typeof value === "number" && !Number.isInteger(value))) state.halves = true;
+    const between = Object.values(setting.values).some((value) => typeof value === "number" && !Number.isInteger(value));
+    if (between && state.info.guidance) state.halves = true;
   }
   if (state.info.data.some(({ name }) => name === given.get("dial"))) state.dial = given.get("dial");
   state.temperature = within(given.get("temperature"), 0, 2, state.temperature);

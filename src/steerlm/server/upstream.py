@@ -1,0 +1,361 @@
+"""Another OpenAI-compatible server, for example a stock vLLM, in place of the built-in engine.
+
+    steerlm serve MODEL --upstream http://host:8000/v1
+
+It serves the same checkpoint. The prompts are ours: token ids that no user's text can forge, sent to its
+`/completions`; with `chat` (for servers that take no token ids) the messages and `chat_template_kwargs.attributes`,
+after making sure that its tokenizer will read them as ours does. Every sample is a request of its own, streamed, so
+that one that is finished or given up ends alone, whatever the server thinks of `n`. Guidance and levels between levels
+mix logits, which no such server does: they are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import httpx
+from transformers import PreTrainedTokenizerBase
+
+from steerlm.attributes import AttributeSchema, Value
+from steerlm.conversation import Message
+from steerlm.errors import UserError
+from steerlm.generation.detokenizing import GrowingText
+from steerlm.generation.guidance import branches
+from steerlm.generation.sampling import sample_key
+from steerlm.server.backend import Answer, FinishReason, Order
+from steerlm.server.errors import ApiError, unusable_prompt
+from steerlm.server.metrics import Metrics
+from steerlm.server.upstream_events import Event, Served, ask_models, broken, read_events, refusal, unreachable
+from steerlm.template import TEMPLATES, ConversationEncoder
+
+_CONNECT_S = 10.0
+_SEED_BITS = 31
+"""Some servers keep seeds in 32 bits."""
+_SHORTEST_PAUSE_S = 0.015
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Where the answers come from.
+
+    Attributes:
+        url: ends with `/v1` as a rule.
+        model: the model's name there; None = the first one that it lists.
+        key: API key; None = none.
+        chat: use `/chat/completions`.
+    """
+
+    url: str
+    model: str | None = None
+    key: str | None = None
+    chat: bool = False
+
+    @property
+    def path(self) -> str:
+        return "chat/completions" if self.chat else "completions"
+
+
+class _Prompt(NamedTuple):
+    attributes: dict[str, Value]
+    ids: list[int]
+
+
+class UpstreamBackend:
+    """A `Backend` on another server."""
+
+    guides = False
+    num_waiting = 0  # where samples wait the upstream knows; here they all count as being drawn
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        tokenizer: PreTrainedTokenizerBase,
+        schema: AttributeSchema,
+        context: int | None,
+        most_samples: int,
+        silence_s: float,
+        metrics: Metrics,
+    ) -> None:
+        """Prepare; nothing is sent before the first request.
+
+        Args:
+            upstream: where.
+            tokenizer: of the checkpoint.
+            schema: all attributes of the checkpoint.
+            context: most tokens of a prompt and its answer; None = no limit but the upstream's.
+            most_samples: at the same time.
+            silence_s: the longest time without a sign of the upstream.
+            metrics: counts what was stopped early.
+        """
+        self.encoder = ConversationEncoder(tokenizer, schema)
+        self.num_running = 0
+        self.running = True
+        self._upstream, self._tokenizer, self._metrics = upstream, tokenizer, metrics
+        self._context, self._most_samples = context, most_samples
+        self._encoding = ThreadPoolExecutor(1, "steerlm-encoding")
+        self._served: Served | None = None
+        self._client = httpx.AsyncClient(
+            base_url=upstream.url.rstrip("/") + "/",
+            headers={} if upstream.key is None else {"Authorization": f"Bearer {upstream.key}"},
+            timeout=httpx.Timeout(silence_s, connect=min(_CONNECT_S, silence_s)),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+        )
+
+    async def start(self, order: Order) -> UpstreamGeneration:
+        """See `Backend.start`."""
+        loop = asyncio.get_running_loop()
+        try:
+            prompt = await loop.run_in_executor(self._encoding, self.prompt, order)
+        except UserError as error:
+            raise unusable_prompt(error) from None
+        samples = order.request.num_samples
+        if self.num_running and self.num_running + samples > self._most_samples:
+            raise ApiError(429, "the server is busy: too many samples at the same time; try again", "queue_full")
+        self.num_running += samples
+        try:
+            if self._served is None:
+                self._served = await ask_models(self._client, self._upstream.model)
+            bodies = self._bodies(order, prompt, self._served)
+        except BaseException:
+            self.num_running -= samples
+            raise
+        ending = _Ending(self.encoder, self._tokenizer)
+        generation = UpstreamGeneration(
+            self._client, self._upstream.path, bodies, order, len(prompt.ids), ending, self._leave
+        )
+        try:
+            await generation.opened()
+        except BaseException:
+            generation.close()
+            raise
+        return generation
+
+    def _leave(self, samples: int, given_up: bool) -> None:
+        self.num_running -= samples
+        if given_up:
+            self._metrics.cancelled.inc()
+
+    def prompt(self, order: Order) -> _Prompt:
+        """Return the prompt: one, for nobody can mix the logits of several.
+
+        Raises:
+            ApiError: the setting needs several, or a chat server would read the prompt otherwise.
+            UserError: as `ConversationEncoder.prompt`.
+        """
+        request = order.request
+        assert request.attributes is not None
+        mixture = branches(self.encoder.schema, request.attributes, request.guidance or {})
+        if len(mixture) > 1:
+            message = "guidance and values between two levels mix logits, which this server's upstream cannot do"
+            raise ApiError(400, f"{message}; use strength 1 and whole levels", "no_guidance", "steer")
+        attributes = mixture[0].attributes
+        if not self._upstream.chat:
+            return _Prompt(attributes, self.encoder.prompt(request.messages, attributes))
+        # a chat server does not hear which attributes earlier answers were written with
+        messages = [Message(message.role, message.content) for message in request.messages]
+        ids = self.encoder.prompt(messages, attributes)
+        self._check_chat(messages, attributes, ids)
+        return _Prompt(attributes, ids)
+
+    def _check_chat(self, messages: Sequence[Message], attributes: Mapping[str, Value], ids: Sequence[int]) -> None:
+        """Make sure that text is text where somebody else tokenizes it.
+
+        Raises:
+            ApiError: it would become a control token, and with it a setting that nobody allowed.
+        """
+        text = self._tokenizer.apply_chat_template(
+            _chat(messages), attributes=dict(attributes), add_generation_prompt=True, tokenize=False
+        )
+        theirs: Sequence[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        control = self.encoder.control_ids
+        if [i for i in theirs if i in control] != [i for i in ids if i in control]:
+            message = "the messages spell a control token, which this server's upstream would take for one"
+            raise ApiError(400, message, "control_text", "messages")
+
+    def _bodies(self, order: Order, prompt: _Prompt, served: Served) -> list[dict[str, Any]]:
+        """Return the requests, one per sample.
+
+        Raises:
+            ApiError: the prompt leaves no room in the context.
+        """
+        known = [limit for limit in (self._context, served.context) if limit is not None]
+        room = min(known, default=1 << 31) - len(prompt.ids)
+        if room < 1:
+            message = f"the prompt has {len(prompt.ids)} tokens and the model's context only {min(known)}; shorten it"
+            raise ApiError(400, message, "context_length_exceeded", "messages")
+        sampling = order.sampling
+        body: dict[str, Any] = {
+            "model": served.name,
+            "max_tokens": min(sampling.max_new_tokens, room),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k or -1,  # said even so: vLLM's default may lie in the checkpoint
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            # whatever marks structure ends an answer; if a server does not know this, `_Ending` finds it in the text
+            "stop_token_ids": sorted(self.encoder.control_ids),
+            "skip_special_tokens": False,
+        }
+        if self._upstream.chat:
+            body["messages"] = _chat(order.request.messages)
+            body["chat_template_kwargs"] = {"attributes": prompt.attributes}
+            if order.num_logprobs is not None:
+                body |= {"logprobs": True, "top_logprobs": order.num_logprobs}
+        else:
+            body["prompt"] = prompt.ids
+            if order.num_logprobs is not None:
+                body["logprobs"] = order.num_logprobs
+        request = order.request
+        seeds = [sample_key(request.seed, i) & ((1 << _SEED_BITS) - 1) for i in range(request.num_samples)]
+        return [{**body, "seed": seed} for seed in seeds]
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        self.running = False
+        await self._client.aclose()
+        self._encoding.shutdown(cancel_futures=True)
+
+
+def _chat(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+class _Ending:
+    """How an answer that comes as text ends."""
+
+    def __init__(self, encoder: ConversationEncoder, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._encoder, self._tokenizer = encoder, tokenizer
+        self._control = frozenset(tokenizer.convert_ids_to_tokens(sorted(encoder.control_ids)))
+
+    def answer(self, stop: Sequence[str]) -> Answer:
+        """Return an answer without text yet; the spelling of a control token of the template ends it, too."""
+        return Answer(GrowingText(self._encoder.schema, (*stop, *TEMPLATES[self._encoder.template].tokens)))
+
+    def take(self, answer: Answer, event: Event, num_logprobs: int | None) -> None:
+        """Add what an event brings."""
+        if event.text:
+            answer.growing.extend(event.text)
+        if num_logprobs is not None:
+            for entry in event.logprobs:
+                if entry.token not in self._control:
+                    top = [(self._shown(token), value) for token, value in entry.top[:num_logprobs]]
+                    answer.logprobs.append(entry._replace(top=top))
+
+    def _shown(self, token: str) -> str:
+        return "" if token in self._control else token
+
+    def finish(self, answer: Answer, reason: FinishReason, num_tokens: int | None) -> None:
+        """Conclude an answer; tokens that nobody counted are counted again."""
+        text = answer.growing.whole()
+        if self._encoder.template == "nemo" and reason == "stop":
+            text = text.removesuffix("\n")
+        if num_tokens is None:
+            num_tokens = len(self._tokenizer(answer.growing.body, add_special_tokens=False)["input_ids"])
+        answer.text, answer.num_tokens = text, num_tokens
+        answer.finish_reason = reason
+
+
+class UpstreamGeneration:
+    """The samples of one request while an upstream draws them; see `Generation`."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        path: str,
+        bodies: Sequence[dict[str, Any]],
+        order: Order,
+        prompt_tokens: int,
+        ending: _Ending,
+        leave: Callable[[int, bool], None],
+    ) -> None:
+        """Send the requests; `opened` must follow.
+
+        Args:
+            client: with the upstream's address.
+            path: of the route.
+            bodies: of the requests, one per sample.
+            order: what they are for.
+            prompt_tokens: tokens of the prompt.
+            ending: makes answers and concludes them.
+            leave: called at the end with the number of samples and whether somebody gave up.
+        """
+        self.prompt_tokens = prompt_tokens
+        self.answers = [ending.answer(order.stop) for _ in bodies]
+        self._client, self._path, self._order, self._ending, self._leave = client, path, order, ending, leave
+        self._event = asyncio.Event()
+        self._opened = 0
+        self._failure: ApiError | None = None
+        pairs = zip(self.answers, bodies, strict=True)
+        self._tasks = [asyncio.create_task(self._draw(answer, body)) for answer, body in pairs]
+
+    async def _draw(self, answer: Answer, body: dict[str, Any]) -> None:
+        try:
+            async with self._client.stream("POST", self._path, json=body) as reply:
+                if reply.status_code != 200:
+                    raise await refusal(reply)
+                self._opened += 1
+                self._event.set()
+                await self._read(answer, reply)
+        except ApiError as error:
+            self._failure = error
+        except httpx.HTTPError as error:
+            self._failure = unreachable(error)
+        finally:
+            self._event.set()
+
+    async def _read(self, answer: Answer, reply: httpx.Response) -> None:
+        reason: FinishReason | None = None
+        num_tokens: int | None = None
+        async with contextlib.aclosing(read_events(reply)) as events:
+            async for event in events:
+                self._ending.take(answer, event, self._order.num_logprobs)
+                if answer.growing.stopped:
+                    # leaving closes the connection, and with it the upstream's work
+                    self._ending.finish(answer, "stop", None)
+                    return
+                self._event.set()
+                reason = event.finish_reason or reason
+                num_tokens = num_tokens if event.num_tokens is None else event.num_tokens
+        if reason is None:
+            raise broken("its stream ended before the answer did")
+        self._ending.finish(answer, reason, num_tokens)
+
+    async def opened(self) -> None:
+        """Wait until the upstream has begun to answer: until then an error still has its status.
+
+        Raises:
+            ApiError: it has not.
+        """
+        while self._opened < len(self._tasks):
+            await self._wait()
+        self._event.set()
+
+    async def _wait(self) -> None:
+        await self._event.wait()
+        self._event.clear()
+        if self._failure is not None:
+            raise self._failure
+        for task in self._tasks:
+            if task.done():
+                task.result()  # a mistake of ours shall not look like a slow upstream
+
+    async def steps(self) -> AsyncGenerator[None]:
+        """See `Generation.steps`."""
+        while True:
+            await self._wait()
+            yield
+            if all(answer.finish_reason for answer in self.answers):
+                return
+            await asyncio.sleep(_SHORTEST_PAUSE_S)
+
+    def close(self) -> None:
+        """See `Generation.close`."""
+        for task in self._tasks:
+            task.cancel()
+        finished = all(answer.finish_reason for answer in self.answers)
+        self._leave(len(self._tasks), not finished and self._failure is None)
