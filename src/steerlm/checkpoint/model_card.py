@@ -150,8 +150,8 @@ def _published(info: CheckpointInfo, publication: Publication) -> list[str]:
 
 
 _CONTROL = (
-    "A dial that nobody sets stands at its default. Expose to your users only the dials you want turned: a model that "
-    "can be asked for toxicity will deliver it."
+    "Without a setting all dials stand at their defaults; a dial that a setting leaves out is not asked for. Expose to "
+    "your users only the dials you want turned: a model that can be asked for toxicity will deliver it."
 )
 _LABELS = "The attribute model that labelled the training data, against people's labels that it had not seen."
 

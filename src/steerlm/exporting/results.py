@@ -98,7 +98,7 @@ def curves_png(results: Mapping[str, Any], model: str) -> tuple[bytes, str] | No
 
 def accuracy_rows(report: Mapping[str, Any]) -> Table:
     """Return the table of an attribute model's report: its error on held-out labels."""
-    columns = ["attribute", "n", "error, levels", "error of the mean", "Spearman", "quadratic weighted kappa"]
+    columns = ["attribute", "n", "error, levels", "error of the mean label", "Spearman", "quadratic weighted kappa"]
     rows, metrics = [], []
     for name, row in report["attributes"].items():
         if "mae" not in row:
