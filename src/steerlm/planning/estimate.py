@@ -147,8 +147,10 @@ def _remarks(recipe: Recipe, result: Plan) -> list[str]:
                 f"{cost.stage}: does not fit; set tokens_per_batch: {cost.largest_batch} and raise "
                 "gradient_accumulation_steps to match (the result stays the same)"
             )
+        elif cost.fits is False and cost.memory is not None and cost.memory.gradients > 0:
+            notes.append(f"{cost.stage}: its fine-tuning does not fit, as train_sft")
         elif cost.fits is False:
-            notes.append(f"{cost.stage}: a whole model does not fit one device")
+            notes.append(f"{cost.stage}: the model and its batch do not fit one device, and no stage spreads them")
     return notes
 
 

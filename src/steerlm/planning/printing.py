@@ -16,16 +16,15 @@ def print_plan(result: Plan, console: Console, price_per_gpu_hour: float | None 
         console: where to.
         price_per_gpu_hour: adds what each step costs, in whatever currency it is.
     """
-    table = Table(title=f"estimate for {result.machines} (order of magnitude)")
-    columns = ["stage", "tokens", "parameters", "memory per device", "fits", "largest batch", "time"]
+    table = Table(title=f"estimate for {result.machines}; memory per device", box=None, pad_edge=False)
+    columns = ["stage", "tokens", "model", "memory", "fits", "max batch", "time"]
     for column in columns + ([] if price_per_gpu_hour is None else ["cost"]):
-        table.add_column(column, justify="left" if column == "stage" else "right")
+        table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
     for cost in result.stages:
         table.add_row(*_row(cost, result, price_per_gpu_hour))
     total = result.seconds
     if len(result.stages) > 1 and total is not None:
         money = [] if price_per_gpu_hour is None else [_money(total, result, price_per_gpu_hour)]
-        table.add_section()
         table.add_row("all", "", "", "", "", "", duration(total), *money)
     console.print(table)
     for note in result.notes:
@@ -41,8 +40,8 @@ def print_plan(result: Plan, console: Console, price_per_gpu_hour: float | None 
 def _row(cost: StageCost, result: Plan, price: float | None) -> list[str]:
     cells = [
         cost.stage,
-        "?" if cost.tokens is None else f"{cost.tokens:,}",
-        "?" if cost.parameters is None else f"{cost.parameters / 1e6:,.1f} M",
+        "?" if cost.tokens is None else _short(cost.tokens),
+        "?" if cost.parameters is None else _short(cost.parameters),
         "?" if cost.memory_gib is None else f"{cost.memory_gib:,.1f} GiB",
         {None: "?", True: "yes", False: "no"}[cost.fits],
         "" if cost.largest_batch is None else f"{cost.largest_batch:,}",
@@ -51,6 +50,13 @@ def _row(cost: StageCost, result: Plan, price: float | None) -> list[str]:
     if price is not None:
         cells.append("?" if cost.seconds is None else _money(cost.seconds, result, price))
     return cells
+
+
+def _short(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:,.1f} {unit}"
+    return str(number)
 
 
 def _money(seconds: float, result: Plan, price: float) -> str:

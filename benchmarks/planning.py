@@ -1,0 +1,206 @@
+"""The planning model against the machine: what `steerlm plan` predicts for a training, and what the training takes.
+
+    python -m benchmarks.planning [--quick] [--rounds 3] [--out FOLDER]
+
+Llamas of two sizes train for a few steps on random tokens with the lengths of chats, each time in a fresh process.
+Measured are the seconds per step after a warm-up, and the peak of the resident memory above what the process held after
+its imports. Predicted are both with the formulas of docs/planning.md, the CPU's speed being measured right before as
+`steerlm plan` does. The errors are reported as they are; nothing is fitted to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import QUICK_RESULTS, RESULTS, ROOT, TIMEOUT_S, environment
+from steerlm.files import write_json
+
+_STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_MEAN_LENGTH, _SPREAD, _LONGEST = 288, 0.6, 1000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One training.
+
+    Attributes:
+        size: of the model, a key of `benchmarks.synthetic.SIZES`.
+        tokens_per_batch: budget of a batch.
+        gradient_checkpointing: whether activations are computed again.
+        steps: measured, after two steps of warm-up.
+    """
+
+    size: str
+    tokens_per_batch: int
+    gradient_checkpointing: bool
+    steps: int
+
+
+SETTINGS = {
+    "6m": Setting("6m", 4096, False, 12),
+    "6m-recompute": Setting("6m", 4096, True, 12),
+    "80m": Setting("80m", 2048, False, 4),
+    "80m-recompute": Setting("80m", 2048, True, 4),
+}
+
+
+def _resident(key: str) -> int:
+    """Return VmRSS or VmHWM of this process in bytes."""
+    found = re.search(rf"{key}:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"))
+    assert found is not None
+    return int(found.group(1)) * 1024
+
+
+def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
+    """Predict and train one setting in this process.
+
+    Returns:
+        `predicted` and `measured`: `memory_mib` and `seconds_per_step`; and what was trained.
+    """
+    import numpy as np
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from benchmarks.clock import Clock, watch
+    from benchmarks.synthetic import SIZES, make_config, make_tokenizer
+    from steerlm.attributes import AttributeSchema
+    from steerlm.config import TrainingSection
+    from steerlm.planning.architectures import architecture
+    from steerlm.planning.devices import this_machine
+    from steerlm.planning.memory import Step, training_memory
+    from steerlm.planning.speed import PADDING, training_seconds
+    from steerlm.training.batching import EncodedExamples
+    from steerlm.training.loop import train
+
+    setting = SETTINGS[name]
+    steps = 2 if quick else setting.steps
+    size = SIZES[setting.size]
+    tokenizer = make_tokenizer(size.vocab_size, AttributeSchema.preset("helpsteer"))
+    config = make_config(size, tokenizer)
+    section = TrainingSection(
+        base_model="none",
+        tokens_per_batch=setting.tokens_per_batch,
+        gradient_checkpointing=setting.gradient_checkpointing,
+        max_steps=steps + 10,
+        learning_rate=3e-4,
+    )
+    generator = np.random.default_rng(seed)
+    count = 3 * (steps + 4) * setting.tokens_per_batch // _MEAN_LENGTH
+    lengths = (_MEAN_LENGTH * generator.lognormal(-(_SPREAD**2) / 2, _SPREAD, count)).clip(16, _LONGEST).astype(int)
+    rows = EncodedExamples(
+        (generator.integers(0, size.vocab_size - 8, n).tolist(), [False] * (n - n // 3) + [True] * (n // 3))
+        for n in lengths.tolist()
+    )
+    shape = architecture(config)
+    machines = this_machine(shape)
+    step = Step(
+        section=section,
+        head=True,
+        shards=1,
+        cpu=machines.device.cpu,
+        bf16=bool(torch.cpu._is_avx512_bf16_supported()),
+        mean_length=float((lengths**2).sum() / lengths.sum()),
+        response_share=1 / 3,
+    )
+    _REFERENCES.write_text("5", encoding="utf-8")  # resets the peak (proc(5))
+    base = _resident("VmRSS")
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config)
+    clock = Clock(2, steps * setting.tokens_per_batch * 4 // 5)
+    watch(clock, lambda: train(section, model, tokenizer, rows, rows, "sft", folder, seed))
+    peak = _resident("VmHWM") - base
+    measured_steps = clock.facts()["steps"] - 2
+    # steps differ in their real tokens: the prediction is for as many as were trained
+    predicted = training_seconds(shape, step, machines, clock.timed_tokens / PADDING, setting.tokens_per_batch)
+    return {
+        "parameters": shape.parameters,
+        "tokens": clock.timed_tokens,
+        "steps": measured_steps,
+        "matrix_gflops": round(machines.device.flops / 1e9, 1),
+        "copy_gb_s": round(machines.device.bandwidth / 1e9, 1),
+        "predicted": {
+            "memory_mib": round(training_memory(shape, step, setting.tokens_per_batch).total / 2**20, 1),
+            "seconds_per_step": round(predicted / measured_steps, 3),
+        },
+        "measured": {
+            "memory_mib": round(peak / 2**20, 1),
+            "seconds_per_step": round(clock.seconds / measured_steps, 3),
+        },
+    }
+
+
+def _in_fresh_process(name: str, quick: bool, seed: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="steerlm-planning-") as folder:
+        answer = Path(folder) / "answer.json"
+        job = json.dumps({"name": name, "quick": quick, "seed": seed, "folder": folder})
+        variables = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.planning", "--job", job],
+            cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+        if done.returncode or not answer.is_file():
+            raise RuntimeError(f"{name} failed ({done.returncode}):\n{(done.stdout + done.stderr)[-3000:]}")
+        found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+        return found
+
+
+def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the medians over the rounds, and how far the prediction is off, in percent of the measurement."""
+    result: dict[str, Any] = {}
+    for key in ("memory_mib", "seconds_per_step"):
+        predicted = statistics.median(one["predicted"][key] for one in rounds)
+        measured = [one["measured"][key] for one in rounds]
+        median = statistics.median(measured)
+        result[key] = {
+            "predicted": predicted,
+            "measured": median,
+            "low": min(measured),
+            "high": max(measured),
+            "error_percent": round(100 * (predicted / median - 1), 1),
+        }
+    return result
+
+
+def main() -> int:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.planning", description="The plan against the machine.")
+    parser.add_argument("--quick", action="store_true", help="two steps, one round: checks that everything works")
+    parser.add_argument("--rounds", type=int, default=3, help="fresh processes per setting (default: %(default)s)")
+    parser.add_argument("--cases", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="only these")
+    parser.add_argument("--out", type=Path, help="folder of the result file (default: docs/results/performance)")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.job is not None:
+        job = json.loads(arguments.job)
+        found = measure(job["name"], job["quick"], job["seed"], Path(job["folder"]))
+        write_json(Path(job["folder"]) / "answer.json", found)
+        return 0
+    out = arguments.out or (QUICK_RESULTS if arguments.quick else RESULTS)
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    facts, cases = environment(), {}
+    for name in arguments.cases:
+        rounds = [
+            _in_fresh_process(name, arguments.quick, seed) for seed in range(1 if arguments.quick else arguments.rounds)
+        ]
+        cases[name] = {"summary": summarise(rounds), "rounds": rounds}
+        print(f"[{time.monotonic() - began:4.0f} s] {name}: {json.dumps(cases[name]['summary'])}", flush=True)
+        head = {"claim": "planning", "title": "What `steerlm plan` predicts against what a training takes"}
+        write_json(out / "planning.json", {**head, "quick": arguments.quick, "environment": facts, "plans": cases})
+    print(out / "planning.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
