@@ -198,13 +198,14 @@ def test_remembered_prompts_are_bounded(engine: LocalEngine, monkeypatch: pytest
     assert not decoder._queue._users
 
 
-def texts(ids: Sequence[int], stop: Sequence[str]) -> tuple[list[str], ResponseText, str]:
+def texts(ids: Sequence[int], stop: Sequence[str], at_once: int = 1) -> tuple[list[str], ResponseText, str]:
     response = ResponseText(ENCODER, stop)
     shown = []
-    for token in ids:
+    for first in range(0, len(ids), at_once):
         if response.stopped:
             break
-        response.push(token)
+        tokens = ids[first : first + at_once]
+        assert response.push_all(tokens) == response.num_tokens - first
         shown.append(response.shown())
     return shown, response, response.finish(ids)
 
@@ -213,9 +214,10 @@ def texts(ids: Sequence[int], stop: Sequence[str]) -> tuple[list[str], ResponseT
 @pytest.mark.parametrize(
     "text", ["Grüße, 世界! 👩‍🚀 said", "It comes before END and after", "EN", "EEND", "x\nquality:4"]
 )
-def test_streamed_text_grows_to_the_text(text: str, stop: list[str]) -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7, 100])
+def test_streamed_text_grows_to_the_text(text: str, stop: list[str], at_once: int) -> None:
     ids = [*TOKENIZER(text)["input_ids"], ENCODER.stop_ids[0]]
-    shown, response, final = texts(ids, stop)
+    shown, response, final = texts(ids, stop, at_once)
     places = [text.find(string) for string in stop if string in text]
     expected = text[: min(places)] if places else text.removesuffix("\nquality:4")
     assert final == expected
@@ -233,6 +235,7 @@ def test_bytes_that_are_no_text() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         ids = torch.randint(0, 256, (40,), generator=generator).tolist()
-        shown, _, final = texts(ids, [])
-        assert final == ENCODER.decode(ids)
-        assert all(final.startswith(piece) for piece in shown)
+        for at_once in (1, 2, 3, 7, 100):
+            shown, _, final = texts(ids, [], at_once)
+            assert final == ENCODER.decode(ids)
+            assert all(final.startswith(piece) for piece in shown)

@@ -1,6 +1,6 @@
 """The text of a response while it is being decoded: whole characters only, ended by stop strings.
 
-Only the latest tokens are decoded again with each new one. Text is shown once no later token can change it: a character
+Only the latest tokens are decoded again with new ones. Text is shown once no later token can change it: a character
 whose bytes are incomplete, the beginning of a stop string and an attribute line that the model may be echoing wait.
 """
 
@@ -104,11 +104,28 @@ class ResponseText:
 
     def push(self, token: int) -> None:
         """Take in the next token."""
+        self.push_all((token,))
+
+    def push_all(self, tokens: Sequence[int]) -> int:
+        """Take in the next tokens, up to the one that completes a stop string; returns how many that are."""
         assert not self.stopped
-        self.num_tokens += 1
-        if token in self._encoder.control_ids:
+        if not self.has_stops:
+            self._push(tokens)
+            return len(tokens)
+        for count, token in enumerate(tokens, start=1):
+            # one by one: the response ends with the token that completes a stop string
+            self._push((token,))
+            if self.stopped:
+                return count
+        return len(tokens)
+
+    def _push(self, tokens: Sequence[int]) -> None:
+        self.num_tokens += len(tokens)
+        controls = self._encoder.control_ids
+        new = [token for token in tokens if token not in controls]
+        if not new:
             return
-        self._ids.append(token)
+        self._ids += new
         text = self._encoder.decode(self._ids[self._context :])
         # a character in three bytes needs three tokens at most; what stays incomplete is no UTF-8
         if text.endswith("\ufffd") or len(text) <= len(self._context_text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +18,9 @@ from steerlm.server.metrics import Metrics
 from steerlm.template import ConversationEncoder
 
 _SHORTEST_PAUSE_S = 0.015
-"""Between two looks at a stream's new tokens: many streams then share a wake-up, and nobody sees the difference."""
+"""Between two looks at the streams' new tokens: they share a wake-up, and nobody sees the difference."""
+_PAUSE_PER_STREAM_S = 0.0015
+"""Writing to a client takes time from decoding: with many streams they are looked at less often."""
 
 
 class LocalBackend:
@@ -41,6 +44,7 @@ class LocalBackend:
         self.engine = engine
         self.scheduler = Scheduler(engine.decoder(), max_waiting)
         self._metrics = metrics
+        self._bell = _Bell()
         # one worker: encoding waits in line rather than take the processor from decoding
         self._encoding = ThreadPoolExecutor(1, "steerlm-encoding")
 
@@ -69,7 +73,7 @@ class LocalBackend:
             )
         except UserError as error:
             raise unusable_prompt(error) from None
-        return LocalGeneration(rows, order, self.engine.encoder, self.scheduler, self._metrics)
+        return LocalGeneration(rows, order, self.engine.encoder, self.scheduler, self._metrics, self._bell)
 
     async def close(self) -> None:
         """See `Backend.close`."""
@@ -77,11 +81,43 @@ class LocalBackend:
         self._encoding.shutdown(cancel_futures=True)
 
 
+class _Bell:
+    """Wakes the streams that have new tokens together and now and then: a wake-up each would slow the decoding down."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[asyncio.Event] = []
+        self._resting = False
+
+    def ring(self, loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+        """Let an event be set soon; called in the decoding thread."""
+        with self._lock:
+            self._waiting.append(event)
+            resting, self._resting = self._resting, True
+        if not resting:
+            loop.call_soon_threadsafe(self._wake, loop)
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            events, self._waiting = self._waiting, []
+            self._resting = bool(events)
+        for event in events:
+            event.set()
+        if events:
+            loop.call_later(max(_SHORTEST_PAUSE_S, _PAUSE_PER_STREAM_S * len(events)), self._wake, loop)
+
+
 class LocalGeneration:
     """The samples of one request while they are decoded; see `Generation`."""
 
     def __init__(
-        self, rows: Sequence[Row], order: Order, encoder: ConversationEncoder, scheduler: Scheduler, metrics: Metrics
+        self,
+        rows: Sequence[Row],
+        order: Order,
+        encoder: ConversationEncoder,
+        scheduler: Scheduler,
+        metrics: Metrics,
+        bell: _Bell,
     ) -> None:
         """Submit samples.
 
@@ -95,6 +131,7 @@ class LocalGeneration:
         self._scheduler, self._metrics = scheduler, metrics
         self._every_step = order.every_step or bool(order.stop)
         self._loop = asyncio.get_running_loop()
+        self._bell = bell
         self._event = asyncio.Event()
         self._signalled = False
         try:
@@ -105,11 +142,12 @@ class LocalGeneration:
             raise _stopped() from None
 
     def _notify(self) -> None:
-        """Wake the request, from the decoding thread; one wake-up at a time."""
-        wanted = self._every_step or self._ended
-        if wanted and not self._signalled:
-            self._signalled = True
+        """Wake the request, from the decoding thread: at once at the end, before with others and once at a time."""
+        if self._ended:
             self._loop.call_soon_threadsafe(self._event.set)
+        elif self._every_step and not self._signalled:
+            self._signalled = True
+            self._bell.ring(self._loop, self._event)
 
     @property
     def _ended(self) -> bool:
@@ -131,7 +169,6 @@ class LocalGeneration:
             yield
             if all(answer.finish_reason for answer in self.answers):
                 return
-            await asyncio.sleep(_SHORTEST_PAUSE_S)
 
     def close(self) -> None:
         """See `Generation.close`."""
@@ -163,9 +200,7 @@ class _Reader:
             first = 0
         else:
             first = self._read
-            while self._read < len(tokens) and not response.stopped:
-                response.push(tokens[self._read])
-                self._read += 1
+            self._read += response.push_all(tokens[first:])
         answer.num_tokens = response.num_tokens
         if row.num_logprobs is not None:
             pairs = zip(tokens[first : self._read], row.logprobs[first : self._read], strict=True)
