@@ -91,7 +91,11 @@ def caller_of(request: Request) -> str | None:
     return name
 
 
-Caller = Annotated[str | None, Depends(caller_of)]
+async def _caller(request: Request) -> str | None:
+    return caller_of(request)  # not the function itself: what is not async is sent through a thread
+
+
+Caller = Annotated[str | None, Depends(_caller)]
 
 
 def _add_errors(app: FastAPI, service: Service) -> None:
