@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from steerlm.attributes import Attribute, AttributeSchema
-from steerlm.bootstrapping.selection import bootstrapped_record, defects, keep, predicted_quality, seen_combinations
+from steerlm.bootstrapping.selection import (
+    Scored,
+    bootstrapped_record,
+    defects,
+    disagreement,
+    keep,
+    predicted_quality,
+    seen_combinations,
+)
 from steerlm.checkpoint.models import CheckpointInfo
 from steerlm.config import BootstrapConfig
 from steerlm.conversation import Conversation, Message, Score
@@ -87,10 +95,10 @@ def scored(quality: float, toxicity: float = 0.0) -> dict[str, Score]:
 
 
 def test_filters() -> None:
-    scores = [scored(2.5), None, scored(3.5), scored(3.0), scored(3.5)]
+    samples = [None if q is None else Scored({}, {}, scored(q)) for q in (2.5, None, 3.5, 3.0, 3.5)]
 
     def kept(**options: Any) -> list[int]:
-        return keep(BootstrapConfig(**options), SCHEMA, scores)
+        return keep(BootstrapConfig(**options), SCHEMA, samples)
 
     assert kept() == [0, 2, 3, 4]
     assert kept(filter="top") == [2], "the first of equals"
@@ -98,6 +106,29 @@ def test_filters() -> None:
     assert kept(filter="top", keep_per_prompt=9) == [0, 2, 3, 4]
     assert kept(filter="minimum", minimum_quality=3.0) == [2, 3, 4]
     assert keep(BootstrapConfig(filter="top"), SCHEMA, [None, None]) == []
+
+
+def test_agreement_keeps_what_the_attribute_model_confirms() -> None:
+    asked = {"quality": 4, "humor": 1}
+    seen = [
+        {"quality": 4, "toxicity": 0, "humor": 1},
+        {"quality": 3, "toxicity": 0, "humor": 1},
+        {"quality": 4, "toxicity": 4, "humor": 0},
+        {"quality": 2, "toxicity": 0, "humor": 1},
+    ]
+    samples = [None, *(Scored(asked, values, scored(3.0)) for values in seen)]
+
+    def kept(tolerance: int) -> list[int]:
+        return keep(BootstrapConfig(filter="agreement", tolerance=tolerance), SCHEMA, samples)
+
+    assert kept(0) == [1], "toxicity was not asked for"
+    assert kept(1) == [1, 2, 3]
+    assert kept(2) == [1, 2, 3, 4]
+
+
+def test_another_category_never_agrees() -> None:
+    assert disagreement({"lang": "en"}, {"lang": "en"}) == 0
+    assert disagreement({"lang": "en", "humor": 1}, {"lang": "de", "humor": 1}) == float("inf")
 
 
 def test_quality_counts_towards_the_best_end() -> None:
@@ -112,8 +143,8 @@ def test_a_record_is_conditioned_on_what_is_predicted() -> None:
         Message("user", "Why?"),
     )
     prompt = Conversation("r1", history, "oasst", "tree 1")
-    sample = {"text": "Because.", "requested": {"quality": 4, "humor": 0}, "finished": True}
-    record = bootstrapped_record(prompt, 2, 1, sample, {"quality": 3, "humor": 1}, scored(3.2), "model:abc")
+    sample = Scored({"quality": 4, "humor": 0}, {"quality": 3, "humor": 1}, scored(3.2))
+    record = bootstrapped_record(prompt, 2, 1, "Because.", sample, "model:abc")
     assert record.messages[:3] == (history[0], replace(history[1], weight=0), history[2])
     assert record.messages[3].weight == 1
     assert record.messages[3].attributes == {"quality": 3, "humor": 1}

@@ -15,7 +15,7 @@ from typing import Any
 
 from steerlm.attribute_models.scoring import AttributeModel, load_attribute_model
 from steerlm.attributes import AttributeSchema
-from steerlm.bootstrapping.selection import DROPPED, Combinations, bootstrapped_record, defects, keep
+from steerlm.bootstrapping.selection import DROPPED, Combinations, Scored, bootstrapped_record, defects, keep
 from steerlm.chunks import LineItems, Pairs, map_lines, read_rows, row_items
 from steerlm.cluster import Cluster
 from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
@@ -184,25 +184,25 @@ def select(run: Bootstrap, number: int, folder: Path) -> dict[str, Any]:
         )
         for prompt, sampled, scored in rows:
             samples = sampled["samples"]
-            scores = [
-                {name: Score(**score) for name, score in row["scores"].items()} if row["dropped"] is None else None
-                for row in scored["samples"]
+            candidates = [
+                None if row["dropped"] is not None else _scored(drawn["requested"], row)
+                for drawn, row in zip(samples, scored["samples"], strict=True)
             ]
             counts["prompts_too_long"] += not samples
             counts["samples"] += len(samples)
             counts.update(row["dropped"] for row in scored["samples"] if row["dropped"] is not None)
-            for i in keep(run.config, run.schema, scores):
+            for i in keep(run.config, run.schema, candidates):
                 counts["kept"] += 1
-                values, score = scored["samples"][i]["values"], scores[i]
-                assert score is not None
-                yield bootstrapped_record(prompt, i, number, samples[i], values, score, run.labelled_by)
+                candidate = candidates[i]
+                assert candidate is not None
+                yield bootstrapped_record(prompt, i, number, samples[i]["text"], candidate, run.labelled_by)
 
     write_conversations(folder / "bootstrapped.jsonl", records(), run.schema)
     dropped = {reason: counts[reason] for reason in DROPPED}
     if not counts["kept"]:
         raise UserError(
             f"bootstrap: none of {counts['samples']} samples is left (dropped: {dropped}; the others did not pass "
-            f"filter: {run.config.filter}); raise max_new_tokens, lower minimum_quality, or train the model longer"
+            f"filter: {run.config.filter}); raise max_new_tokens, relax the filter, or train the model longer"
         )
     return {
         "prompts_too_long": counts["prompts_too_long"],
@@ -211,6 +211,10 @@ def select(run: Bootstrap, number: int, folder: Path) -> dict[str, Any]:
         "filtered_out": counts["samples"] - sum(dropped.values()) - counts["kept"],
         "kept": counts["kept"],
     }
+
+
+def _scored(requested: dict[str, Any], row: dict[str, Any]) -> Scored:
+    return Scored(requested, row["values"], {name: Score(**score) for name, score in row["scores"].items()})
 
 
 def mix(run: Bootstrap, number: int, folder: Path, kept: int) -> None:

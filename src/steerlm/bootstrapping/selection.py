@@ -2,14 +2,16 @@
 
 The paper keeps the attribute combinations that occur in the annotated training data with the best quality, and draws
 one uniformly per sample. Which samples are dropped, and how many are kept per prompt, the paper does not say: here
-duplicates and samples that are no answers are dropped and counted, and filtering is a choice of the recipe.
+duplicates and samples that are no answers are dropped and counted, and filtering is a choice of the recipe. The
+filter `agreement` is ours: a sample on which request and prediction agree is far more often labelled right.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.checkpoint.models import CheckpointInfo
@@ -127,19 +129,32 @@ def defects(samples: Sequence[Mapping[str, Any]], schema: AttributeSchema) -> li
     return found
 
 
-def keep(config: BootstrapConfig, schema: AttributeSchema, scores: Sequence[Mapping[str, Score] | None]) -> list[int]:
+class Scored(NamedTuple):
+    """A sample that the attribute model scored.
+
+    Attributes:
+        requested: the values that the model was asked for.
+        values: the values that the attribute model sees, on the schema's scale.
+        scores: what they were rounded from.
+    """
+
+    requested: Mapping[str, Value]
+    values: Mapping[str, Value]
+    scores: Mapping[str, Score]
+
+
+def keep(config: BootstrapConfig, schema: AttributeSchema, samples: Sequence[Scored | None]) -> list[int]:
     """Return which samples of one prompt the recipe's filter keeps, in order.
 
     Args:
         config: filter and its thresholds.
         schema: the attributes.
-        scores: per sample; None where it was dropped before.
+        samples: of one prompt; None where one was dropped before.
     """
-    quality = {
-        i: predicted_quality(schema, config.quality_attributes, score)
-        for i, score in enumerate(scores)
-        if score is not None
-    }
+    scored = {i: sample for i, sample in enumerate(samples) if sample is not None}
+    if config.filter == "agreement":
+        return [i for i, s in scored.items() if disagreement(s.requested, s.values) <= config.tolerance]
+    quality = {i: predicted_quality(schema, config.quality_attributes, s.scores) for i, s in scored.items()}
     if config.filter == "top":
         return sorted(sorted(quality, key=lambda i: -quality[i])[: config.keep_per_prompt])
     if config.filter == "minimum":
@@ -147,13 +162,24 @@ def keep(config: BootstrapConfig, schema: AttributeSchema, scores: Sequence[Mapp
     return list(quality)
 
 
+def disagreement(requested: Mapping[str, Value], values: Mapping[str, Value]) -> float:
+    """Return the most levels by which a value differs from the one asked for; infinite for another category."""
+    distances = [0.0]
+    for name, wanted in requested.items():
+        value = values[name]
+        if isinstance(wanted, str) or isinstance(value, str):
+            distances.append(0.0 if wanted == value else math.inf)
+        else:
+            distances.append(abs(wanted - value))
+    return max(distances)
+
+
 def bootstrapped_record(
     prompt: Conversation,
     number: int,
     round_number: int,
-    sample: Mapping[str, Any],
-    values: Mapping[str, Value],
-    scores: Mapping[str, Score],
+    text: str,
+    sample: Scored,
     labelled_by: str,
 ) -> Conversation:
     """Return a sample as a record that is conditioned on what the attribute model sees in it.
@@ -162,11 +188,11 @@ def bootstrapped_record(
     the record's `bootstrap`, for the curious; training does not look at it.
     """
     context = (dataclasses.replace(m, weight=0) if m.role == "assistant" else m for m in prompt.messages)
-    response = Message("assistant", sample["text"], attributes=values, scores=scores, labelled_by=labelled_by)
+    response = Message("assistant", text, attributes=sample.values, scores=sample.scores, labelled_by=labelled_by)
     return Conversation(
         f"{prompt.id}/bootstrap-{round_number}-{number}",
         (*context, response),
         "bootstrap",
         prompt.group,
-        {"bootstrap": {"round": round_number, "prompt": prompt.id, "requested": sample["requested"]}},
+        {"bootstrap": {"round": round_number, "prompt": prompt.id, "requested": sample.requested}},
     )

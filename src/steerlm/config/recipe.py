@@ -189,11 +189,16 @@ class BootstrapConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the smallest set of tokens with this probability.")
     max_new_tokens: int = Field(1024, ge=1, description="Longest response.")
     batch_size: int = Field(64, ge=1, description="Sequences sampled together.")
-    filter: Literal["none", "top", "minimum"] = Field(
-        "none", description="Which samples are kept: all, the best per prompt, or those with a minimum quality."
+    filter: Literal["none", "top", "minimum", "agreement"] = Field(
+        "none",
+        description="Which samples are kept: all (as the paper), the best per prompt, those with a minimum quality, or "
+        "those in which the attribute model sees what was asked for.",
     )
     keep_per_prompt: int = Field(1, ge=1, description="With filter top: samples kept per prompt.")
     minimum_quality: float = Field(3.0, description="With filter minimum: mean predicted quality that is needed.")
+    tolerance: int = Field(
+        0, ge=0, description="With filter agreement: most levels between an attribute's predicted and requested value."
+    )
     start_from: Literal["base", "sft"] = Field("sft", description="Checkpoint that the second fine-tuning starts from.")
     mix_original: float = Field(
         1.0, ge=0, description="Original records mixed in, as a multiple of the bootstrapped ones (capped at all)."
