@@ -85,7 +85,7 @@ def _teach(folder: Path, device: str) -> None:
     from steerlm.attribute_models.scoring_generative import encode_label
     from steerlm.checkpoint.models import load_tokenizer
     from steerlm.template import ConversationEncoder
-    from steerlm.training.batching import pad_tokens
+    from steerlm.training.collating import pad_tokens
 
     tokenizer = load_tokenizer(folder)
     encoder = ConversationEncoder(tokenizer, SCHEMA)

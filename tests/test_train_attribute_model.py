@@ -28,7 +28,8 @@ from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
 from steerlm.stages.train_attribute_model import centre_head, mean_outputs, train_attribute_model
 from steerlm.template import ConversationEncoder, install_template
-from steerlm.training.batching import Example, collate_regression
+from steerlm.training.batching import Example
+from steerlm.training.collating import collate_regression
 from steerlm.training.losses import masked_attribute_loss
 from tests.tiny import random_model, tiny_llama_config
 
@@ -283,7 +284,7 @@ def _gradients(model: Any, batches: list[list[Example]]) -> dict[str, torch.Tens
     model.zero_grad()
     total = sum(int((~np.isnan(example.labels)).sum()) for batch in batches for example in batch)
     for batch in batches:
-        inputs = collate_regression(batch, model.config.pad_token_id)
+        inputs = collate_regression([[example] for example in batch], model.config.pad_token_id)
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
         (masked_attribute_loss(outputs, inputs["labels"], inputs["label_mask"], SCHEMA)[0] / total).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -332,7 +333,7 @@ def test_the_head_starts_at_the_mean_of_the_labels(
     centre_head(model, learned)
     means = np.nanmean(learned.labels_N_K, axis=0)
     wanted = [means[0] / 4, (means[1] - 1) / 4]
-    batch = collate_regression([learned.examples.example(i, 0) for i in range(8)], tokenizer.pad_token_id)
+    batch = collate_regression([[learned.examples.example(i, 0)] for i in range(8)], tokenizer.pad_token_id)
     with torch.no_grad():
         outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     assert outputs.mean(dim=0)[:2].tolist() == pytest.approx(wanted, abs=0.02)

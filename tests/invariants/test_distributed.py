@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from steerlm.training.batching import BatchStream, count_batches
+from steerlm.training.batching import BatchStream, RowPlan, count_batches
 from tests.invariants.ranks import examples, model_of, settings
 from tests.small_training import logged, run
 
@@ -42,9 +42,9 @@ def weights(folder: Path, kind: str) -> dict[str, torch.Tensor]:
 def trained_rows(rank: int, epochs: int) -> int:
     """Return how many positions of a rank's batches are trained, over all epochs."""
     data = examples()
-    batches = BatchStream(data, 128, 7, 2 * epochs, rank, 2)
+    batches = BatchStream(RowPlan(data, 128), 7, 2 * epochs, rank, 2)
     # the first three tokens of every example are not trained; an index below 0 is an example with nothing to train
-    return sum(int(data.lengths[index]) - 3 for batch in batches for index, _ in batch if index >= 0)
+    return sum(int(data.lengths[i]) - 3 for batch in batches for key in batch for i in key.examples if i >= 0)
 
 
 @pytest.mark.slow

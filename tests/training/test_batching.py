@@ -16,15 +16,14 @@ from steerlm.training.batching import (
     BatchStream,
     EncodedExamples,
     EpochView,
-    FlatArray,
     RegressionExamples,
-    collate_regression,
-    collate_sft,
+    RowPlan,
     count_batches,
-    rank_batches,
     sorted_batches,
     token_budget_batches,
 )
+from steerlm.training.collating import collate_regression, collate_sft
+from steerlm.training.flat_array import FlatArray
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=120)
 
@@ -102,20 +101,20 @@ def test_encoded_examples_keep_ids_and_mask() -> None:
 
 def test_collate_sft_pads_on_the_right() -> None:
     examples = EncodedExamples([([5, 6, 7], [False, True, True]), ([8], [True])])
-    batch = collate_sft([examples.example(0, 0), examples.example(1, 0)], pad_id=99)
+    batch = collate_sft([[examples.example(0, 0)], [examples.example(1, 0)]], pad_id=99)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 99, 99]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     # 6 and 7 are predicted by the hidden states of 5 and 6; nothing predicts 8, which is first in its row
     assert batch["targets"].tolist() == [6, 7]
     assert batch["positions"].tolist() == [0, 1]
-    batch = collate_sft([examples.example(1, 0), examples.example(0, 0)], pad_id=99)
+    batch = collate_sft([[examples.example(1, 0)], [examples.example(0, 0)]], pad_id=99)
     assert batch["positions"].tolist() == [3, 4]
     assert batch["input_ids"].dtype == torch.int64
 
 
 def test_collate_regression_masks_missing_labels() -> None:
     examples = RegressionExamples([([5, 6], [1.5, np.nan]), ([7], [np.nan, 4.0])])
-    batch = collate_regression([examples.example(0, 0), examples.example(1, 0)], pad_id=0)
+    batch = collate_regression([[examples.example(0, 0)], [examples.example(1, 0)]], pad_id=0)
     assert batch["labels"].tolist() == [[1.5, 0.0], [0.0, 4.0]]
     assert batch["label_mask"].tolist() == [[True, False], [False, True]]
     assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]]
@@ -129,24 +128,25 @@ def encoded(count: int) -> EncodedExamples:
 def test_stream_runs_through_epochs_and_stops_where_told() -> None:
     examples = encoded(50)
     per_epoch = count_batches(examples.lengths, 100)
-    batches = list(BatchStream(examples, 100, seed=5, num_batches=2 * per_epoch + 3))
+    batches = list(BatchStream(RowPlan(examples, 100), seed=5, num_batches=2 * per_epoch + 3))
     assert len(batches) == 2 * per_epoch + 3
     for epoch in (0, 1):
         keys = [key for batch in batches[epoch * per_epoch : (epoch + 1) * per_epoch] for key in batch]
-        assert sorted(keys) == [(index, epoch) for index in range(50)]
+        assert sorted(keys) == [((index,), epoch) for index in range(50)]
     assert {epoch for batch in batches[2 * per_epoch :] for _, epoch in batch} == {2}
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_an_epoch_and_an_empty_batch_fills_it_up(world_size: int) -> None:
     examples = encoded(41)
-    per_rank = rank_batches(examples, 100, 0, world_size)
-    ranks = [list(BatchStream(examples, 100, 5, per_rank, rank, world_size)) for rank in range(world_size)]
+    plan = RowPlan(examples, 100)
+    per_rank = plan.num_batches(0, world_size)
+    ranks = [list(BatchStream(plan, 5, per_rank, rank, world_size)) for rank in range(world_size)]
     assert {len(batches) for batches in ranks} == {per_rank}
-    alone = list(BatchStream(examples, 100, 5, count_batches(examples.lengths, 100)))
+    alone = list(BatchStream(plan, 5, count_batches(examples.lengths, 100)))
     together = [batches[step] for step in range(per_rank) for batches in ranks]
     assert together[: len(alone)] == alone
     view = EpochView(examples)
     for batch in together[len(alone) :]:
-        assert all((view[key].labels == IGNORED).all() for key in batch)
-        assert all(len(view[key].input_ids) > 0 for key in batch)
+        assert all((example.labels == IGNORED).all() for key in batch for example in view[key])
+        assert all(len(example.input_ids) > 0 for key in batch for example in view[key])

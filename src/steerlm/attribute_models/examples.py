@@ -7,6 +7,7 @@ that were rated on different attributes train one model.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ def read_attribute_data(
     room = max_length - (longest_label(label_steps(encoder)) if kind == "generative" else 0)
     turns: list[LabelledTurn] = []
     labels: list[list[float]] = []
+    prompts: list[int] = []
     num_too_long = 0
 
     def encoded() -> Iterator[tuple[list[int], LabelledTurn, list[float]]]:
@@ -129,15 +131,16 @@ def read_attribute_data(
                 num_too_long += 1
                 continue
             labels.append(label_row(turn.labels, schema))
+            prompts.append(_prompt_number(turn.messages))
             if keep_turns:
                 turns.append(turn)
             yield ids, turn, labels[-1]
 
     examples: RegressionExamples | EncodedExamples
     if kind == "regression":
-        examples = RegressionExamples((ids, row) for ids, _, row in encoded())
+        examples = RegressionExamples(((ids, row) for ids, _, row in encoded()), prompts=prompts)
     else:
-        examples = EncodedExamples(_with_label(encoder, ids, turn) for ids, turn, _ in encoded())
+        examples = EncodedExamples((_with_label(encoder, ids, turn) for ids, turn, _ in encoded()), prompts=prompts)
     if not labels:
         too_long = f" that fits into {max_length} tokens ({num_too_long} do not)" if num_too_long else ""
         raise UserError(
@@ -145,6 +148,16 @@ def read_attribute_data(
             "or `ratings` that people set"
         )
     return AttributeData(schema, examples, turns, np.array(labels, dtype=np.float32), num_too_long)
+
+
+def _prompt_number(messages: Sequence[Message]) -> int:
+    """Return a number for what was said before the first response: labelled turns with the same may share tokens."""
+    digest = hashlib.blake2b(digest_size=8)
+    for message in messages:
+        if message.role == "assistant":
+            break
+        digest.update(f"{message.role} {message.content}\0".encode())
+    return int.from_bytes(digest.digest(), "little", signed=True)
 
 
 def label_row(labels: Mapping[str, float | str], schema: AttributeSchema) -> list[float]:

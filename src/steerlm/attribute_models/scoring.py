@@ -38,8 +38,20 @@ from steerlm.checkpoint.models import (
 from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
 from steerlm.template import ConversationEncoder
-from steerlm.training.batching import pad_tokens, sorted_batches
+from steerlm.training.batching import sorted_batches
+from steerlm.training.collating import last_places, pad_layouts, pad_tokens
 from steerlm.training.losses import output_slices
+from steerlm.training.shared_prompts import (
+    Ids,
+    ResponseScores,
+    Sharing,
+    is_causal,
+    lay_out,
+    neighbours,
+    shared_attention,
+    shared_rows,
+    sharing_of,
+)
 
 
 class AttributeModel(Protocol):
@@ -112,7 +124,8 @@ class Scorer:
         device: where the model is.
         autocast: whether to compute in bf16 autocast.
         cuts: per ordinal attribute where a mean becomes the next level; not given = at the halves.
-        forward: scores one batch of token sequences.
+        forward: scores one batch of rows, each of one or more token sequences; returns the scores row after row.
+        sharing: what rows cost where sequences can share what they have in common; None: one sequence per row.
     """
 
     schema: AttributeSchema
@@ -123,7 +136,8 @@ class Scorer:
     device: torch.device
     autocast: bool
     cuts: Mapping[str, Sequence[float]]
-    forward: Callable[[list[list[int]]], list[dict[str, Score]]]
+    forward: Callable[[list[list[Ids]]], list[dict[str, Score]]]
+    sharing: Sharing | None
 
     def score(
         self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int = 16384
@@ -145,14 +159,24 @@ class Scorer:
             results[i] = score
         return results
 
-    def score_ids(self, rows: Sequence[list[int]], tokens_per_batch: int) -> list[dict[str, Score]]:
+    def score_ids(self, sequences: Sequence[list[int]], tokens_per_batch: int) -> list[dict[str, Score]]:
         """Score conversations that are ids already (`encode_for_scoring`)."""
-        results: list[dict[str, Score]] = [{} for _ in rows]
-        lengths = [len(ids) + self.label_length for ids in rows]
+        results: list[dict[str, Score]] = [{} for _ in sequences]
+        ids = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
+        rows = [[i] for i in range(len(ids))]
+        lengths = [len(sequence) + self.label_length for sequence in ids]
+        if self.sharing is not None:
+            # the turns of a conversation, and the responses to a prompt, are one row with all their tokens once
+            alike = neighbours(np.zeros(len(ids), dtype=np.int64), ids.__getitem__)
+            members, common = alike.sorted(np.arange(len(ids)))
+            shared = shared_rows(members, np.asarray(lengths)[members], common, tokens_per_batch, self.sharing)
+            rows = [list(shared.row(i)) for i in range(len(shared.lengths))]
+            lengths = shared.lengths.tolist()
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             for batch in sorted_batches(lengths, tokens_per_batch):
-                for b, score in zip(batch, self.forward([rows[b] for b in batch]), strict=True):
-                    results[b] = score
+                scored = [i for row in batch for i in rows[row]]
+                for i, score in zip(scored, self.forward([[ids[i] for i in rows[row]] for row in batch]), strict=True):
+                    results[i] = score
         return results
 
     def values(self, scores: Mapping[str, Score]) -> dict[str, Value]:
@@ -253,18 +277,21 @@ def make_scorer(
     max_length = min(context_length(model, tokenizer), int(info.provenance["max_length"]))
     pad_id = int(tokenizer.pad_token_id)
     label_length = 0
+    sharing = None
     if info.kind == "regression":
         residual_std = info.label_statistics.get("residual_std", {})
+        regress = _regression(model, pad_id, torch.bfloat16 if autocast_bf16(precision) else model.dtype)
+        sharing = sharing_of(model, max_length)
 
-        def forward(rows: list[list[int]]) -> list[dict[str, Score]]:
-            return _regress(model, info.schema, residual_std, rows, pad_id)
+        def forward(rows: list[list[Ids]]) -> list[dict[str, Score]]:
+            return _scores(info.schema, residual_std, regress(rows).double().cpu())
 
     else:
         steps = label_steps(encoder)
         label_length = longest_label(steps)
 
-        def forward(rows: list[list[int]]) -> list[dict[str, Score]]:
-            distributions = decode_labels(model, steps, rows, pad_id)
+        def forward(rows: list[list[Ids]]) -> list[dict[str, Score]]:
+            distributions = decode_labels(model, steps, [ids.tolist() for row in rows for ids in row], pad_id)
             return _by_row(info.schema, [d.double().cpu() for d in distributions])
 
     return Scorer(
@@ -277,18 +304,42 @@ def make_scorer(
         autocast=autocast_bf16(precision),
         cuts=info.label_statistics.get("cut_points", {}),
         forward=forward,
+        sharing=sharing,
     )
 
 
-def _regress(
-    model: Any, schema: AttributeSchema, residual_std: Mapping[str, float], rows: list[list[int]], pad_id: int
-) -> list[dict[str, Score]]:
-    """Score one batch with a regression head; an output may lie somewhat outside its range."""
-    ids_B_T, mask_B_T = pad_tokens([np.asarray(row, dtype=np.int32) for row in rows], pad_id)
-    outputs = model(input_ids=ids_B_T.to(model.device), attention_mask=mask_B_T.to(model.device))
-    outputs_B_O: Tensor = outputs.logits.double().cpu()
+def _regression(model: Any, pad_id: int, dtype: torch.dtype) -> Callable[[list[list[Ids]]], Tensor]:
+    """Return what runs one batch of rows through a regression head and gives (N, O) outputs, row after row."""
+    if not is_causal(model):
+
+        def apart(rows: list[list[Ids]]) -> Tensor:
+            ids_B_T, mask_B_T = pad_tokens([ids for (ids,) in rows], pad_id)
+            outputs: Tensor = model(input_ids=ids_B_T.to(model.device), attention_mask=mask_B_T.to(model.device)).logits
+            return outputs
+
+        return apart
+    response_scores = ResponseScores(model)
+
+    def together(rows: list[list[Ids]]) -> Tensor:
+        layouts = [lay_out(row) for row in rows]
+        batch = {name: tensor.to(model.device) for name, tensor in pad_layouts(layouts, pad_id).items()}
+        # padding is on the right, where causal attention cannot see it
+        inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
+        if "ends" in batch:
+            inputs["attention_mask"] = shared_attention(batch["ends"], model.config._attn_implementation, dtype)
+            inputs["position_ids"] = batch["position_ids"]
+        places_B_M = last_places(layouts)
+        outputs = response_scores(model, places_B_M.to(model.device), inputs)
+        widest = places_B_M.shape[1]
+        return outputs[[b * widest + m for b, row in enumerate(rows) for m in range(len(row))]]
+
+    return together
+
+
+def _scores(schema: AttributeSchema, residual_std: Mapping[str, float], outputs_N_O: Tensor) -> list[dict[str, Score]]:
+    """Turn outputs of a regression head into scores; an output may lie somewhat outside its range."""
     scores: list[dict[str, Score]] = []
-    for outputs_O in outputs_B_O:
+    for outputs_O in outputs_N_O:
         row: dict[str, Score] = {}
         for attribute, where in zip(schema, output_slices(schema), strict=True):
             if attribute.kind == "ordinal":

@@ -1,26 +1,25 @@
 """Token-budget batches and the arrays they are made of.
 
-Examples of similar length share a batch whose padded size stays within a token budget. Which examples meet
-and in which order batches come is a pure function of (seed, epoch), which is what makes an interrupted run
-continue exactly. Data sets are flat arrays (four bytes per token), in memory or in a memory-mapped file.
+Examples with the same prompt share a row where that is cheaper (`shared_prompts`); rows of similar length share a batch
+whose padded size stays within a token budget. Which examples meet and in which order batches come is a pure function
+of (seed, epoch), which is what makes an interrupted run continue exactly.
 """
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from steerlm.files import full_disk_is_user_error
+from steerlm.training.flat_array import FlatArray as FlatArray
+from steerlm.training.shared_prompts import Ids as Ids
+from steerlm.training.shared_prompts import IntArray as IntArray
+from steerlm.training.shared_prompts import Rows, Sharing, neighbours, shared_rows, single_rows
 
 IGNORED = -100
 """Label of a token that is not trained."""
@@ -28,12 +27,12 @@ IGNORED = -100
 _LENGTH_CLASS = 0.9
 """Rows of one class are at least this share of its longest row: at most a tenth of a batch is padding."""
 
-IntArray = npt.NDArray[np.int64]
-Ids = npt.NDArray[np.int32]
+_WORTHWHILE = 0.9
+"""Prompts are shared when an epoch then costs at most this share of what plain rows cost."""
 
 
 class Example(NamedTuple):
-    """One row before padding.
+    """One sequence before padding.
 
     Attributes:
         input_ids: int32 array of T tokens.
@@ -51,10 +50,18 @@ class Examples(Protocol):
 
     Attributes:
         lengths: tokens of every example (an upper bound where an epoch may shorten it).
+        prompts: a number (from 0) per example; those of the same number may share what they have in common.
     """
 
     @property
     def lengths(self) -> IntArray: ...
+
+    @property
+    def prompts(self) -> IntArray: ...
+
+    def beginning(self, index: int) -> Ids:
+        """Return the tokens that an example begins with in every epoch."""
+        ...
 
     def draw(self, epoch: int) -> IntArray:
         """Return the indices of the examples that occur in `epoch`, with repeats."""
@@ -132,53 +139,12 @@ def sorted_batches(lengths: Sequence[int] | IntArray, tokens_per_batch: int) -> 
     return batches
 
 
-class FlatArray:
-    """Rows of different length, stored end to end with their offsets.
-
-    Args:
-        rows: one-dimensional arrays or lists.
-        folder: where given, the elements go to an unnamed file there and are memory-mapped, so that data larger
-            than memory works; the file vanishes with the process.
-    """
-
-    def __init__(self, rows: Iterable[Sequence[int] | Ids], folder: Path | None = None):
-        offsets = array("q", [0])
-        self._flat: Ids
-        if folder is None:
-            buffer = bytearray()
-            for row in rows:
-                buffer += np.asarray(row, dtype=np.int32).tobytes()
-                offsets.append(len(buffer) // 4)
-            self._flat = np.frombuffer(buffer, dtype=np.int32)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            with full_disk_is_user_error(folder), tempfile.TemporaryFile(dir=folder) as stream:
-                for row in rows:
-                    stream.write(np.asarray(row, dtype=np.int32).tobytes())
-                    offsets.append(offsets[-1] + len(row))
-                stream.flush()
-                # an empty file cannot be mapped
-                mapped = np.memmap(stream, dtype=np.int32, mode="r") if offsets[-1] else np.empty(0, np.int32)
-                self._flat = np.asarray(mapped)
-        self._offsets = offsets
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def __getitem__(self, index: int) -> Ids:
-        return self._flat[self._offsets[index] : self._offsets[index + 1]]
-
-    def digest(self) -> bytes:
-        """Return what identifies the content."""
-        digest = hashlib.blake2b(self._flat.tobytes() if len(self._flat) == 0 else self._flat.data, digest_size=16)
-        digest.update(self._offsets)
-        return digest.digest()
-
-    @property
-    def lengths(self) -> IntArray:
-        """Length of every row."""
-        offsets = np.asarray(self._offsets, dtype=np.int64)
-        return offsets[1:] - offsets[:-1]
+def _numbered(prompts: Sequence[int] | None, count: int) -> IntArray:
+    """Return equal numbers for equal prompts, counted from 0."""
+    if prompts is None:
+        return np.arange(count)
+    assert len(prompts) == count
+    return np.unique(np.asarray(prompts, dtype=np.int64), return_inverse=True)[1].astype(np.int64)
 
 
 class EncodedExamples:
@@ -187,15 +153,22 @@ class EncodedExamples:
     Args:
         rows: per example its token ids and which of them are trained.
         folder: where given, the tokens are memory-mapped there (`FlatArray`).
+        prompts: a number per example (see `Examples`), read once the rows have been; None: no prompts are shared.
     """
 
-    def __init__(self, rows: Iterable[tuple[Sequence[int], Sequence[bool]]], folder: Path | None = None):
+    def __init__(
+        self,
+        rows: Iterable[tuple[Sequence[int], Sequence[bool]]],
+        folder: Path | None = None,
+        prompts: Sequence[int] | None = None,
+    ):
         # one array of signed ids: a trained token as it is, any other as its complement
         self._signed = FlatArray(
             (np.where(np.asarray(mask, dtype=bool), ids, ~np.asarray(ids, dtype=np.int32)) for ids, mask in rows),
             folder,
         )
         self.lengths = self._signed.lengths
+        self.prompts = _numbered(prompts, len(self))
 
     def __len__(self) -> int:
         return len(self._signed)
@@ -209,6 +182,10 @@ class EncodedExamples:
         signed = self._signed[index]
         return Example(np.where(signed >= 0, signed, ~signed), np.where(signed >= 0, signed, np.int32(IGNORED)))
 
+    def beginning(self, index: int) -> Ids:
+        """Return all tokens of an example."""
+        return self.example(index, 0).input_ids
+
     def digest(self) -> bytes:
         """Return what identifies the data."""
         return self._signed.digest()
@@ -220,9 +197,15 @@ class RegressionExamples:
     Args:
         rows: per example its token ids and its labels on the schema's scale.
         folder: where given, the tokens are memory-mapped there (`FlatArray`).
+        prompts: a number per example (see `Examples`), read once the rows have been; None: no prompts are shared.
     """
 
-    def __init__(self, rows: Iterable[tuple[Sequence[int], Sequence[float]]], folder: Path | None = None):
+    def __init__(
+        self,
+        rows: Iterable[tuple[Sequence[int], Sequence[float]]],
+        folder: Path | None = None,
+        prompts: Sequence[int] | None = None,
+    ):
         labels: list[npt.NDArray[np.float32]] = []
 
         def tokens() -> Iterator[Sequence[int]]:
@@ -233,6 +216,7 @@ class RegressionExamples:
         self._tokens = FlatArray(tokens(), folder)
         self.labels = np.stack(labels) if labels else np.empty((0, 0), np.float32)
         self.lengths = self._tokens.lengths
+        self.prompts = _numbered(prompts, len(self))
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -245,66 +229,26 @@ class RegressionExamples:
         """Return example `index`."""
         return Example(self._tokens[index], self.labels[index])
 
+    def beginning(self, index: int) -> Ids:
+        """Return all tokens of an example."""
+        return self._tokens[index]
+
     def digest(self) -> bytes:
         """Return what identifies the data."""
         return self._tokens.digest() + hashlib.blake2b(self.labels.tobytes(), digest_size=16).digest()
 
 
-def pad_tokens(rows: Sequence[Ids], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Pad on the right.
+class Key(NamedTuple):
+    """A row of a batch: its examples (a complement stands for one with nothing trained) and the epoch."""
 
-    Returns:
-        input_ids (B, T) int64 and attention_mask (B, T) int64.
-    """
-    longest = max(len(row) for row in rows)
-    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    attention = np.zeros((len(rows), longest), dtype=np.int64)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-        attention[i, : len(row)] = 1
-    return torch.from_numpy(ids), torch.from_numpy(attention)
+    examples: tuple[int, ...]
+    epoch: int
 
 
-def collate_sft(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
-    """Return input_ids and attention_mask (B, T), and for the N trained tokens `targets` and `positions`.
+class EpochView(Dataset[list[Example]]):
+    """Adapter for a DataLoader: returns the examples of a row.
 
-    Position b * T + t holds the hidden state that predicts a target. Found here, on the CPU, so that a GPU never
-    waits to learn how many there are.
-    """
-    ids, attention = pad_tokens([example.input_ids for example in examples], pad_id)
-    width = ids.shape[1]
-    targets: list[npt.NDArray[Any]] = []
-    positions: list[IntArray] = []
-    for row, example in enumerate(examples):
-        # the token before a trained one predicts it; the first token of a row is predicted by nothing
-        where = np.flatnonzero(example.labels[1:] != IGNORED)
-        targets.append(example.labels[1:][where])
-        positions.append(where + row * width)
-    return {
-        "input_ids": ids,
-        "attention_mask": attention,
-        "targets": torch.from_numpy(np.concatenate(targets).astype(np.int64)),
-        "positions": torch.from_numpy(np.concatenate(positions)),
-    }
-
-
-def collate_regression(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
-    """Return input_ids and attention_mask (B, T), labels (B, K) with 0 where missing, label_mask (B, K)."""
-    ids, attention = pad_tokens([example.input_ids for example in examples], pad_id)
-    labels = np.stack([np.asarray(example.labels, dtype=np.float32) for example in examples])
-    present = ~np.isnan(labels)
-    return {
-        "input_ids": ids,
-        "attention_mask": attention,
-        "labels": torch.from_numpy(np.where(present, labels, np.float32(0))),
-        "label_mask": torch.from_numpy(present),
-    }
-
-
-class EpochView(Dataset[Example]):
-    """Adapter for a DataLoader: a key is (index, epoch); a negative index is its complement with nothing trained.
-
-    Such an empty example keeps a rank busy when the last step has fewer batches than there are ranks.
+    Examples with nothing trained keep a rank busy when the last step has fewer batches than there are ranks.
     """
 
     def __init__(self, examples: Examples):
@@ -313,8 +257,10 @@ class EpochView(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.examples.lengths)
 
-    def __getitem__(self, key: tuple[int, int]) -> Example:
-        index, epoch = key
+    def __getitem__(self, key: Key) -> list[Example]:
+        return [self._example(index, key.epoch) for index in key.examples]
+
+    def _example(self, index: int, epoch: int) -> Example:
         if index >= 0:
             return self.examples.example(index, epoch)
         example = self.examples.example(~index, epoch)
@@ -323,12 +269,51 @@ class EpochView(Dataset[Example]):
         return Example(example.input_ids, np.full(len(example.labels), np.nan, dtype=np.float32))
 
 
-class BatchStream(Sampler[list[tuple[int, int]]]):
-    """Batches of (index, epoch) keys for one rank: all epochs in a row, so that steps never depend on an epoch's size.
+class RowPlan:
+    """Which examples make a row in which epoch.
 
     Args:
         examples: the data.
         tokens_per_batch: budget of one batch.
+        sharing: what rows cost where prompts can be shared; None: every example has a row of its own.
+
+    Attributes:
+        sharing: None also where sharing saves too little to be worth it; then all is as if there were no prompts.
+    """
+
+    def __init__(self, examples: Examples, tokens_per_batch: int, sharing: Sharing | None = None):
+        self.examples = examples
+        self.tokens_per_batch = tokens_per_batch
+        self.sharing: Sharing | None = None
+        if sharing is None or len(np.unique(examples.prompts)) == len(examples.prompts):
+            return
+        self._neighbours = neighbours(examples.prompts, examples.beginning)
+        drawn = examples.draw(0)
+        apart = single_rows(drawn, examples.lengths[drawn], sharing)
+        if self._shared(drawn, sharing).cost <= _WORTHWHILE * apart.cost:
+            self.sharing = sharing
+
+    def rows(self, epoch: int) -> Rows:
+        """Return the rows of an epoch, a pure function of the epoch."""
+        drawn = self.examples.draw(epoch)
+        if self.sharing is None:
+            return single_rows(drawn, self.examples.lengths[drawn])
+        return self._shared(drawn, self.sharing)
+
+    def _shared(self, drawn: IntArray, sharing: Sharing) -> Rows:
+        members, common = self._neighbours.sorted(drawn)
+        return shared_rows(members, self.examples.lengths[members], common, self.tokens_per_batch, sharing)
+
+    def num_batches(self, epoch: int, world_size: int = 1) -> int:
+        """Return how many batches every rank gets in `epoch`."""
+        return -(-count_batches(self.rows(epoch).lengths, self.tokens_per_batch) // world_size)
+
+
+class BatchStream(Sampler[list[Key]]):
+    """Batches of keys for one rank: all epochs in a row, so that steps never depend on an epoch's size.
+
+    Args:
+        plan: the data in rows.
         seed: of the order.
         num_batches: batches of this rank, over all epochs.
         rank: this process.
@@ -338,16 +323,14 @@ class BatchStream(Sampler[list[tuple[int, int]]]):
 
     def __init__(
         self,
-        examples: Examples,
-        tokens_per_batch: int,
+        plan: RowPlan,
         seed: int,
         num_batches: int,
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = True,
     ):
-        self.examples = examples
-        self.tokens_per_batch = tokens_per_batch
+        self.plan = plan
         self.seed = seed
         self.num_batches = num_batches
         self.rank = rank
@@ -357,16 +340,15 @@ class BatchStream(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return self.num_batches
 
-    def _epoch(self, epoch: int) -> list[list[int]]:
-        drawn = self.examples.draw(epoch)
-        lengths = self.examples.lengths[drawn]
+    def _epoch(self, epoch: int) -> list[list[tuple[int, ...]]]:
+        rows = self.plan.rows(epoch)
         if self.shuffle:
-            batches = token_budget_batches(lengths, self.tokens_per_batch, self.seed, epoch)
+            batches = token_budget_batches(rows.lengths, self.plan.tokens_per_batch, self.seed, epoch)
         else:
-            batches = sorted_batches(lengths, self.tokens_per_batch)
-        return [drawn[batch].tolist() for batch in batches]
+            batches = sorted_batches(rows.lengths, self.plan.tokens_per_batch)
+        return [[rows.row(index) for index in batch] for batch in batches]
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         given = 0
         epoch = 0
         while given < self.num_batches:
@@ -374,16 +356,10 @@ class BatchStream(Sampler[list[tuple[int, int]]]):
             # a shortest batch with nothing trained fills the last step of the epoch up
             smallest = min(batches, key=len)[:1]
             while len(batches) % self.world_size:
-                batches.append([~index for index in smallest])
+                batches.append([tuple(~index for index in row) for row in smallest])
             for batch in batches[self.rank :: self.world_size]:
                 if given == self.num_batches:
                     return
                 given += 1
-                yield [(index, epoch) for index in batch]
+                yield [Key(row, epoch) for row in batch]
             epoch += 1
-
-
-def rank_batches(examples: Examples, tokens_per_batch: int, epoch: int, world_size: int = 1) -> int:
-    """Return how many batches every rank gets in `epoch`."""
-    lengths = examples.lengths[examples.draw(epoch)]
-    return -(-count_batches(lengths, tokens_per_batch) // world_size)

@@ -9,7 +9,6 @@ turn). Conversations are encoded once; an epoch only puts other headers between 
 from __future__ import annotations
 
 import hashlib
-import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,10 @@ from steerlm.config import SourceConfig
 from steerlm.conversation import Conversation, Message
 from steerlm.encoding import Encoded
 from steerlm.template import ConversationEncoder
-from steerlm.training.batching import IGNORED, Example, FlatArray, Ids, IntArray
+from steerlm.training.batching import IGNORED, Example
+from steerlm.training.draws import Draws
+from steerlm.training.flat_array import FlatArray
+from steerlm.training.shared_prompts import Ids, IntArray, common_length
 
 _HEADERS_CACHED = 1 << 16
 
@@ -197,42 +199,6 @@ def _untrained(turn: Turn) -> Turn:
     )
 
 
-class _Draws:
-    """Which records occur in an epoch.
-
-    Args:
-        source: per record the number of its source.
-        names: number by name.
-        sources: weight and epochs by name.
-        seed: of the order in which the records of a source take their turn.
-    """
-
-    def __init__(self, source: IntArray, names: Mapping[str, int], sources: Sequence[SourceConfig], seed: int):
-        self._num_records = len(source)
-        self._members: list[tuple[IntArray, float, int]] = []
-        given = {config.name: (config.weight, config.epochs) for config in sources}
-        for name, number in names.items():
-            weight, epochs = given.get(name, (1.0, 1))
-            members = np.flatnonzero(source == number)
-            if weight != 1.0:
-                digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-                members = np.random.default_rng((seed, int.from_bytes(digest, "little"))).permutation(members)
-            self._members.append((members, weight, epochs))
-        self.repeats = max((math.ceil(weight) * epochs for _, weight, epochs in self._members), default=1)
-
-    def draw(self, epoch: int) -> IntArray:
-        """Return record + repeat * num_records for every occurrence; epochs take turns through a source, so that
-        a weight of 0.1 has seen every record after ten of them."""
-        drawn = []
-        for members, weight, epochs in self._members:
-            count = max(1, round(weight * len(members)))
-            positions = np.arange(epoch * count, (epoch + 1) * count) % len(members)
-            copies = np.arange(count) // len(members)
-            for again in range(epochs):
-                drawn.append(members[positions] + (copies * epochs + again) * self._num_records)
-        return np.concatenate(drawn) if drawn else np.empty(0, dtype=np.int64)
-
-
 class ConditionedExamples:
     """Conversations as language-model examples whose headers differ from epoch to epoch (see `batching.Examples`).
 
@@ -248,6 +214,7 @@ class ConditionedExamples:
     Attributes:
         report: what became of the records.
         lengths: tokens of every example with its full headers, repeated for every time it can occur in an epoch.
+        prompts: a number for what stands before the first header; no two occurrences of a record have the same.
     """
 
     def __init__(
@@ -265,14 +232,17 @@ class ConditionedExamples:
         self._conditioning = conditioning
         self._max_length = max_length
         # per record: its key, its source, its length and its first turn; per turn: pieces, split, codes, is it trained
-        self._keys = bytearray()
+        self._keys, self._prompts = bytearray(), bytearray()
         self._source, self._full, self._first = array("i"), array("q"), array("q", [0])
         self._shown, self._bare, self._split, self._codes = array("q"), array("q"), array("q"), array("h")
         self._trained = array("b")
         names: dict[str, int] = {}
         self._pieces = FlatArray(self._encode(conversations, names), folder)
-        self._draws = _Draws(np.asarray(self._source, dtype=np.int64), names, sources, conditioning.seed)
+        self._draws = Draws(np.asarray(self._source, dtype=np.int64), names, sources, conditioning.seed)
         self.lengths: IntArray = np.tile(np.asarray(self._full, dtype=np.int64), self._draws.repeats)
+        numbers = np.unique(np.frombuffer(self._prompts, dtype="<i8"), return_inverse=True)[1].astype(np.int64)
+        # copies of a record in one row would make its weight a matter of one step
+        self.prompts: IntArray = np.concatenate([numbers + i * len(self) for i in range(self._draws.repeats)])
 
     def _encode(self, conversations: Iterable[Conversation], names: dict[str, int]) -> Iterator[Ids]:
         """Yield the pieces of every record that is used, and note what is known about them."""
@@ -283,7 +253,9 @@ class ConditionedExamples:
             if fitted is None:
                 continue
             messages, encoded = fitted
-            for turn in splitter.split(messages, encoded):
+            turns = splitter.split(messages, encoded)
+            prompt = hashlib.blake2b(turns[0].shown[: turns[0].split].tobytes(), digest_size=8).digest()
+            for turn in turns:
                 self._count(turn)
                 yield turn.shown
                 if turn.bare is not None:
@@ -295,6 +267,7 @@ class ConditionedExamples:
                 self._codes.extend(turn.codes)
             self._first.append(len(self._split))
             self._keys += hashlib.blake2b(conversation.id.encode(), digest_size=8).digest()
+            self._prompts += prompt
             self._source.append(names.setdefault(conversation.source, len(names)))
             self._full.append(len(encoded.input_ids))
             self.report.records += 1
@@ -364,6 +337,23 @@ class ConditionedExamples:
         signed = np.concatenate(parts)
         trained = signed >= 0
         return Example(np.where(trained, signed, ~signed), np.where(trained, signed, np.int32(IGNORED)))
+
+    def beginning(self, index: int) -> Ids:
+        """Return the tokens an example begins with in every epoch: up to the first header that dropout can change."""
+        if not (self._conditioning.header_dropout or self._conditioning.attribute_dropout):
+            return self.example(index, 0).input_ids
+        record = index % len(self)
+        width = len(self._encoder.schema)
+        parts: list[Ids] = []
+        for turn in range(self._first[record], self._first[record + 1]):
+            bare = self._pieces[self._bare[turn]]
+            if max(self._codes[turn * width : (turn + 1) * width]) >= 0:
+                shown = self._pieces[self._shown[turn]][: self._split[turn]]
+                parts.append(shown[: common_length(shown, bare)])
+                break
+            parts.append(bare)
+        signed = np.concatenate(parts)
+        return np.where(signed >= 0, signed, ~signed)
 
     def digest(self) -> bytes:
         """Return what identifies the examples of all epochs."""

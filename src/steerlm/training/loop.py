@@ -12,16 +12,14 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import DistributedType, PartialState
 from accelerate.utils import is_deepspeed_available
-from peft import PeftModel
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerState,
@@ -34,8 +32,9 @@ from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import autocast_bf16, quiet
 from steerlm.config import TrainingSection
 from steerlm.errors import UserError
-from steerlm.training.batching import Examples, IntArray, rank_batches
+from steerlm.training.batching import Examples, RowPlan
 from steerlm.training.checkpoints import TRAINER_STATE, claim, identity, last_checkpoint, truncate_metrics
+from steerlm.training.shared_prompts import core_model, sharing_of
 from steerlm.training.trainer import FlowCallback, Objective, SteerTrainer, should_stop_early
 
 BEST = "best"
@@ -45,20 +44,28 @@ SHORT = 160
 """Mean length in tokens up to which plain attention was faster than the fused kernel (bf16, one CPU core)."""
 
 
-def _total_batches(config: TrainingSection, examples: Examples, world_size: int) -> tuple[int, float]:
+def join_ranks() -> PartialState:
+    """Meet the other processes of a distributed launch (alone: nothing happens).
+
+    To be called before a model is loaded: under FSDP only one process per node then reads its weights.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def _total_batches(config: TrainingSection, plan: RowPlan, world_size: int) -> tuple[int, float]:
     """Return the optimizer steps of the whole run and the steps of one epoch."""
     accumulation = config.gradient_accumulation_steps
-    first = rank_batches(examples, config.tokens_per_batch, 0, world_size)
+    first = plan.num_batches(0, world_size)
     if config.max_steps > 0:
         return config.max_steps, first / accumulation
     whole = math.floor(config.epochs)
     total = first
     for epoch in range(1, whole):
-        total += rank_batches(examples, config.tokens_per_batch, epoch, world_size)
+        total += plan.num_batches(epoch, world_size)
     if whole == 0:
         total = math.ceil(first * config.epochs)
     elif config.epochs > whole:
-        rest = rank_batches(examples, config.tokens_per_batch, whole, world_size)
+        rest = plan.num_batches(whole, world_size)
         total += math.ceil(rest * (config.epochs - whole))
     return max(1, math.ceil(total / accumulation)), first / accumulation
 
@@ -183,9 +190,10 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     checkpoints, metrics = out.resolve() / "checkpoints", out / "metrics.jsonl"
     flow = FlowCallback(metrics, config.early_stopping_patience)
-    ranks = PartialState(cpu=not torch.accelerator.is_available())
+    ranks = join_ranks()
     _check_environment(config, ranks)
-    max_steps, steps_per_epoch = _total_batches(config, train_dataset, ranks.num_processes)
+    plan, validation_plan = (_plan(config, model, examples) for examples in (train_dataset, validation_dataset))
+    max_steps, steps_per_epoch = _total_batches(config, plan, ranks.num_processes)
     whole = out / BEST if _sharded(config) else None
     with ranks.main_process_first():
         claim(checkpoints, identity(config, (train_dataset, validation_dataset), objective, seed))
@@ -196,12 +204,11 @@ def train(
     trainer = SteerTrainer(
         model=model,
         args=training_arguments(config, checkpoints, seed, max_steps, steps_per_epoch),
-        train_examples=train_dataset,
-        validation_examples=validation_dataset,
+        train_plan=plan,
+        validation_plan=validation_plan,
         objective=objective,
         schema=schema,
         pad_id=int(tokenizer.pad_token_id),
-        tokens_per_batch=config.tokens_per_batch,
         steps_per_epoch=steps_per_epoch,
         processing_class=tokenizer,
         callbacks=[flow],
@@ -209,7 +216,7 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     flow.trainer = trainer
-    with quiet(), _attention(trainer.accelerator.unwrap_model(model), train_dataset.lengths, trainer.args):
+    with quiet(), _attention(trainer.core, (plan, validation_plan), trainer.args):
         if finished:
             trainer.state = state
         else:
@@ -258,18 +265,34 @@ def _run(trainer: SteerTrainer, start: Path | None, config: TrainingSection) -> 
         ) from error
 
 
+def _plan(config: TrainingSection, model: Any, examples: Examples) -> RowPlan:
+    longest = int(examples.lengths.max())
+    return RowPlan(examples, config.tokens_per_batch, sharing_of(model, longest, _block_sparse(core_model(model))))
+
+
+def _block_sparse(core: Any) -> bool:
+    """Whether rows that share prompts use flex attention: on CUDA, where its kernels are, and without dropout, which it
+    does not have."""
+    dropout = getattr(core.config.get_text_config(), "attention_dropout", 0.0)  # some models call it otherwise
+    return torch.cuda.is_available() and core._supports_flex_attn and core.config.model_type != "gpt2" and not dropout
+
+
 @contextlib.contextmanager
-def _attention(model: PreTrainedModel, lengths: IntArray, args: TrainingArguments) -> Iterator[None]:
-    """Use plain attention for short sequences in bf16 on the CPU, where the fused kernel is slower than matrices."""
-    core = model.get_base_model() if isinstance(model, PeftModel) else model
+def _attention(core: Any, plans: Sequence[RowPlan], args: TrainingArguments) -> Iterator[None]:
+    """Use the fastest attention: on CUDA one that skips what a mask hides where prompts are shared; on the CPU in bf16
+    plain attention for short rows, for which the fused kernel is slower than matrices."""
     implementation = core.config._attn_implementation
-    plain = args.use_cpu and args.bf16 and implementation == "sdpa" and float(lengths.mean()) <= SHORT
-    if plain:
-        core.set_attn_implementation("eager")
+    wanted = implementation
+    if any(plan.sharing is not None for plan in plans) and _block_sparse(core):
+        wanted = "flex_attention"
+    elif args.use_cpu and args.bf16 and implementation == "sdpa" and float(plans[0].rows(0).lengths.mean()) <= SHORT:
+        wanted = "eager"
+    if wanted != implementation:
+        core.set_attn_implementation(wanted)
     try:
         yield
     finally:
-        if plain:
+        if wanted != implementation:
             core.set_attn_implementation(implementation)
 
 

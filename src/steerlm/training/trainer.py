@@ -35,16 +35,11 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError
-from steerlm.training.batching import (
-    BatchStream,
-    EpochView,
-    Examples,
-    collate_regression,
-    collate_sft,
-    sorted_batches,
-)
+from steerlm.training.batching import BatchStream, EpochView, RowPlan, sorted_batches
 from steerlm.training.checkpoints import complete_checkpoints, mark_complete, saving
+from steerlm.training.collating import collate_regression, collate_sft
 from steerlm.training.losses import Loss, masked_attribute_loss, response_cross_entropy
+from steerlm.training.shared_prompts import ResponseScores, core_model, is_causal, shared_attention
 
 Objective = Literal["sft", "regression"]
 
@@ -55,12 +50,11 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
     Args:
         model: the model (or its adapters).
         args: training arguments; `max_steps` must be set.
-        train_examples: data to train on.
-        validation_examples: data to validate on.
+        train_plan: data to train on, in rows.
+        validation_plan: data to validate on, in rows.
         objective: `sft` (language model; labels are tokens) or `regression` (labels are attribute values).
         schema: the attributes (regression).
         pad_id: padding token.
-        tokens_per_batch: budget of one batch.
         steps_per_epoch: optimizer steps that the log counts as one epoch.
         processing_class: the tokenizer, saved with every checkpoint.
         callbacks: further callbacks.
@@ -71,24 +65,22 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         self,
         model: nn.Module,
         args: TrainingArguments,
-        train_examples: Examples,
-        validation_examples: Examples,
+        train_plan: RowPlan,
+        validation_plan: RowPlan,
         objective: Objective,
         schema: AttributeSchema | None,
         pad_id: int,
-        tokens_per_batch: int,
         steps_per_epoch: float,
         processing_class: PreTrainedTokenizerBase,
         callbacks: list[TrainerCallback],
         max_checkpoints: int,
     ):
         assert (schema is not None) == (objective == "regression")
-        self.train_examples = train_examples
-        self.validation_examples = validation_examples
+        self.train_plan = train_plan
+        self.validation_plan = validation_plan
         self.objective = objective
         self.schema = schema
         self.pad_id = pad_id
-        self.tokens_per_batch = tokens_per_batch
         self.steps_per_epoch = steps_per_epoch
         self.max_checkpoints = max_checkpoints
         self.step_losses: list[Tensor] = []
@@ -99,8 +91,8 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         super().__init__(
             model=model,
             args=args,
-            train_dataset=EpochView(train_examples),
-            eval_dataset=EpochView(validation_examples),
+            train_dataset=EpochView(train_plan.examples),
+            eval_dataset=EpochView(validation_plan.examples),
             processing_class=processing_class,
             callbacks=callbacks,
         )
@@ -111,6 +103,9 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
             head = self.accelerator.unwrap_model(model).get_output_embeddings()
             assert head is not None
             head.register_forward_pre_hook(self._select_hidden)
+        self.core = core_model(self.accelerator.unwrap_model(model))
+        regression_at_places = objective == "regression" and is_causal(self.core)
+        self.response_scores = ResponseScores(self.core) if regression_at_places else None
 
     def _select_hidden(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Keep the hidden states (B, T, H) of response positions only: (N, H) go through the output embedding."""
@@ -131,8 +126,7 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         """Return this rank's batches of all epochs in a row."""
         batches = self.args.max_steps * self.args.gradient_accumulation_steps
         stream = BatchStream(
-            self.train_examples,
-            self.tokens_per_batch,
+            self.train_plan,
             self.args.seed,
             batches,
             self.accelerator.process_index,
@@ -142,10 +136,10 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Return this rank's batches of the validation data."""
-        count = len(sorted_batches(self.validation_examples.lengths, self.tokens_per_batch))
+        rows = self.validation_plan.rows(0)
+        count = len(sorted_batches(rows.lengths, self.validation_plan.tokens_per_batch))
         stream = BatchStream(
-            self.validation_examples,
-            self.tokens_per_batch,
+            self.validation_plan,
             self.args.seed,
             -(-count // self.accelerator.num_processes),
             self.accelerator.process_index,
@@ -165,16 +159,29 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
             count = self.accelerator.reduce(count, "sum")
         return batches, count
 
+    def _model_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+        """Return what a decoder is called with."""
+        # padding is on the right, where causal attention cannot see it: without a mask the kernels are faster
+        given: dict[str, Any] = {"input_ids": inputs["input_ids"], "use_cache": False}
+        if "ends" in inputs:
+            implementation = self.core.config._attn_implementation
+            dtype = torch.bfloat16 if self.args.bf16 else self.core.dtype
+            given["attention_mask"] = shared_attention(inputs["ends"], implementation, dtype)
+            given["position_ids"] = inputs["position_ids"]
+        return given
+
     def loss_sum(self, model: nn.Module, inputs: dict[str, Tensor]) -> Loss:
         """Return the loss of one batch, summed, with its count."""
         if self.objective == "regression":
             assert self.schema is not None
-            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+            if self.response_scores is None:
+                outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+            else:
+                outputs = self.response_scores(model, inputs["places"], self._model_inputs(inputs))
             return masked_attribute_loss(outputs, inputs["labels"], inputs["label_mask"], self.schema)
         self.positions = inputs["positions"]
         try:
-            # padding is on the right, where causal attention cannot see it: without a mask the kernels are faster
-            logits_N_V = model(input_ids=inputs["input_ids"], use_cache=False).logits
+            logits_N_V = model(**self._model_inputs(inputs)).logits
         finally:
             self.positions = None
         return response_cross_entropy(logits_N_V, inputs["targets"])
@@ -197,7 +204,7 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Run one batch and remember its loss for the check before the optimizer step."""
-        self.tokens += int(inputs["attention_mask"].sum())
+        self.tokens += int(inputs["num_tokens"])
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         self.step_losses.append(loss)
         return loss
@@ -251,7 +258,7 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
                 f"the validation loss is {mean} at step {self.state.global_step}: the weights have diverged; "
                 "lower learning_rate; the checkpoints up to here are intact"
             )
-        count = len(self.validation_examples.lengths)
+        count = len(self.validation_plan.examples.lengths)
         return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": mean}, count)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
