@@ -65,7 +65,15 @@ class CountingModel:
     def score(
         self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int = 16384
     ) -> list[dict[str, Score] | None]:
-        return [counted(messages[-1].content) for messages in conversations]
+        return self.score_encoded(self.encode(conversations), tokens_per_batch)
+
+    def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int] | None]:
+        return [list(messages[-1].content.encode(errors="surrogatepass")) for messages in conversations]
+
+    def score_encoded(
+        self, rows: Sequence[list[int] | None], tokens_per_batch: int = 16384
+    ) -> list[dict[str, Score] | None]:
+        return [None if row is None else counted(bytes(row).decode(errors="surrogatepass")) for row in rows]
 
     def values(self, scores: Mapping[str, Score]) -> dict[str, Value]:
         return {a.name: a.round(scores[a.name].mean) if a.kind == "ordinal" else a.categories[0] for a in self.schema}

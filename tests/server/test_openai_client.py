@@ -532,8 +532,16 @@ def test_scores_have_the_shape_of_classify(server: Running) -> None:
         assert row["label"] in row["labels"]
         assert row["probs"][row["labels"].index("humor")] == humor
         assert row["scores"]["humor"]["mean"] == 4 * humor
+    # the fields of vLLM's ClassificationResponse, ClassificationData and UsageInfo
+    assert {"id", "object", "created", "model", "data", "usage"} == set(body)
+    assert body["id"].startswith("classify-")
+    assert {"index", "label", "probs", "num_classes"} <= set(body["data"][0])
+    assert [row["index"] for row in body["data"]] == [0, 1]
+    usage = {"prompt_tokens": 8, "total_tokens": 8, "completion_tokens": 0, "prompt_tokens_details": None}
+    assert body["usage"] == usage
     single = httpx.post(f"{server.url}/v1/score", json={"messages": conversations[0]}).json()
     assert single["data"] == body["data"][:1]
+    assert single["usage"]["prompt_tokens"] == 4
     for wrong in ({}, {"messages": HI}, {"messages": conversations[0], "conversations": conversations}):
         assert httpx.post(f"{server.url}/v1/score", json=wrong).status_code == 400
 

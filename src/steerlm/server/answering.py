@@ -275,7 +275,7 @@ class Run:
         scored = await self.service.score(
             [(*plan.messages, Message("assistant", answer.text)) for answer in self.answers]
         )
-        for answer, scores in zip(self.answers, scored, strict=True):
+        for answer, scores in zip(self.answers, scored.scores, strict=True):
             answer.scores = scores
         if plan.chooses:
             model = self.service.attribute_model

@@ -212,8 +212,8 @@ def _add_score(app: FastAPI, service: Service) -> None:
                 raise ApiError(400, f"conversation {index} does not end with an answer", "invalid_messages", "messages")
         with service.admitted(caller):
             async with cancelled_when_left(request):
-                scores = await service.score(conversations)
-        return json_response(classification_json(service, dials, scores, f"classify-{secrets.token_hex(12)}"))
+                scored = await service.score(conversations)
+        return json_response(classification_json(service, dials, scored, f"classify-{secrets.token_hex(12)}"))
 
 
 async def _answer(plans: list[Plan], service: Service, caller: str | None, request: Request) -> list[Run]:

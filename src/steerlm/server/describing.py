@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from steerlm.attributes import Attribute
-from steerlm.conversation import Score
 from steerlm.server.answering import is_shown, scored_attributes, shown_scores
 from steerlm.server.errors import ApiError
-from steerlm.server.service import Service
+from steerlm.server.service import Scored, Service
 from steerlm.server.steering import Dials
 
 _COMMONEST = 20
@@ -79,10 +77,10 @@ def _attribute(attribute: Attribute, dials: Dials, scored: bool) -> dict[str, An
     return {**row, "lowest": lowest, "highest": highest}
 
 
-def classification_json(
-    service: Service, dials: Dials, scored: Sequence[dict[str, Score] | None], reply_id: str
-) -> dict[str, Any]:
+def classification_json(service: Service, dials: Dials, scored: Scored, reply_id: str) -> dict[str, Any]:
     """Return scores as vLLM's `/classify` does: `probs` are the model's outputs, on a scale of 0 to 1 per attribute.
+
+    What vLLM has not: `labels`, the names of `probs`; `values` and `scores` on the attributes' own scales.
 
     Raises:
         ApiError: a conversation is longer than the attribute model's context.
@@ -90,7 +88,7 @@ def classification_json(
     model = service.attribute_model
     assert model is not None
     data = []
-    for index, scores in enumerate(scored):
+    for index, scores in enumerate(scored.scores):
         if scores is None:
             message = f"conversation {index} is longer than the attribute model's context"
             raise ApiError(400, message, "context_length_exceeded", "messages")
@@ -121,4 +119,10 @@ def classification_json(
         "created": int(time.time()),
         "model": service.name,
         "data": data,
+        "usage": {
+            "prompt_tokens": scored.num_tokens,
+            "total_tokens": scored.num_tokens,
+            "completion_tokens": 0,
+            "prompt_tokens_details": None,
+        },
     }

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from steerlm.attribute_models.scoring import AttributeModel
 from steerlm.attributes import AttributeSchema
@@ -23,6 +24,13 @@ from steerlm.server.policy import Policy
 from steerlm.server.steering import Dials
 
 _SCORING_TOKENS = 4096
+
+
+class Scored(NamedTuple):
+    """Scores of conversations (None: too long for the attribute model), and how many tokens it read."""
+
+    scores: list[dict[str, Score] | None]
+    num_tokens: int
 
 
 @dataclass(eq=False)
@@ -72,7 +80,7 @@ class Service:
         finally:
             self._running[caller] -= 1
 
-    async def score(self, conversations: Sequence[Sequence[Message]]) -> list[dict[str, Score] | None]:
+    async def score(self, conversations: Sequence[Sequence[Message]]) -> Scored:
         """Score the last turn of each conversation.
 
         Raises:
@@ -85,7 +93,7 @@ class Service:
             )
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._scoring, model.score, conversations, _SCORING_TOKENS)
+            return await loop.run_in_executor(self._scoring, _score, model, conversations)
         except UserError as error:
             raise ApiError(400, str(error), "invalid_messages", "messages") from None
 
@@ -93,6 +101,12 @@ class Service:
         """End all threads and connections."""
         await self.backend.close()
         self._scoring.shutdown(cancel_futures=True)
+
+
+def _score(model: AttributeModel, conversations: Sequence[Sequence[Message]]) -> Scored:
+    rows = model.encode(conversations)
+    num_tokens = sum(len(row) for row in rows if row is not None)
+    return Scored(model.score_encoded(rows, _SCORING_TOKENS), num_tokens)
 
 
 def trained_schema(info: CheckpointInfo) -> AttributeSchema:
