@@ -65,7 +65,7 @@ def conversations(count: int, seed: int = 0) -> Iterator[Conversation]:
         for number, picked in zip(range(start, min(start + 1000, count)), picks, strict=False):
             said = [pool[i] for i in picked]
             question = f"Question {number}. {said[0]} {said[1]}"
-            if number % 500 == 499:
+            if number % 500 == 250:
                 question += " " + prompts[number // 500 % len(prompts)]
             if number % 20 == 19:
                 question, said = previous
