@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import httpx
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from steerlm.attributes import AttributeSchema, Value
@@ -168,10 +169,13 @@ class UpstreamBackend:
         Raises:
             ApiError: it would become a control token, and with it a setting that nobody allowed.
         """
-        text = self._tokenizer.apply_chat_template(
-            _chat(messages), attributes=dict(attributes), add_generation_prompt=True, tokenize=False
-        )
-        theirs: Sequence[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                _chat(messages), attributes=dict(attributes), add_generation_prompt=True, tokenize=False
+            )
+            theirs: Sequence[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        except TemplateError:  # an exported checkpoint's template refuses such text itself
+            theirs = []
         control = self.encoder.control_ids
         if [i for i in theirs if i in control] != [i for i in ids if i in control]:
             message = "the messages spell a control token, which this server's upstream would take for one"
