@@ -28,7 +28,8 @@ from steerlm.conversation import (
     write_conversations,
 )
 from steerlm.errors import UserError
-from steerlm.generation.engine import LocalEngine, Request, Sampling, load_engine
+from steerlm.generation.opening import open_engine
+from steerlm.generation.requests import Engine, Request, Sampling
 from steerlm.hash_set import HashSet, hash64
 
 _ROWS_PER_SLOT = 8
@@ -104,11 +105,11 @@ def _prompt_items(run: Bootstrap, folder: Path) -> LineItems[Conversation]:
 def sample(run: Bootstrap, number: int, model: Path, folder: Path, prompts: int) -> None:
     """Write `samples.jsonl`."""
     config, best, model = run.config, run.combinations.best, model.resolve()
-    engine: LocalEngine | None = None
+    engine: Engine | None = None
 
     def work(chunk: list[Conversation]) -> list[Any]:
         nonlocal engine
-        engine = engine or load_engine(model, batch_size=config.batch_size)
+        engine = engine or open_engine(config.engine, model, batch_size=config.batch_size)
         asks: list[tuple[int, Request]] = []
         for number_in_chunk, prompt in enumerate(chunk):
             for i in range(config.samples_per_prompt):

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config.section import Section
+from steerlm.config.section import EngineName, Section
 from steerlm.errors import UserError
 
 
@@ -70,6 +70,9 @@ class EvaluateConfig(Section):
     top_k: int = Field(50, ge=0, description="Sample from the k likeliest tokens (0: all).")
     max_new_tokens: int = Field(512, ge=1, description="Longest response.")
     batch_size: int = Field(64, ge=1, description="Sequences sampled together.")
+    engine: EngineName = Field(
+        "local", description="What samples: local (built in), vllm or openvino (extras of the same names)."
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Precision of sampling and scoring.")
 
     def check(self, schema: AttributeSchema) -> None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config.evaluate import EvaluateConfig
-from steerlm.config.section import Section
+from steerlm.config.section import EngineName, Section
 from steerlm.errors import UserError, did_you_mean
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
@@ -189,6 +189,9 @@ class BootstrapConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the smallest set of tokens with this probability.")
     max_new_tokens: int = Field(1024, ge=1, description="Longest response.")
     batch_size: int = Field(64, ge=1, description="Sequences sampled together.")
+    engine: EngineName = Field(
+        "local", description="What samples: local (built in), vllm or openvino (extras of the same names)."
+    )
     filter: Literal["none", "top", "minimum", "agreement"] = Field(
         "none",
         description="Which samples are kept: all (as the paper), the best per prompt, those with a minimum quality, or "

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
+
+EngineName = Literal["local", "vllm", "openvino"]
+"""What samples: the built-in engine, vLLM (extra `vllm`) or OpenVINO GenAI (extra `openvino`)."""
 
 
 class Section(BaseModel):

@@ -43,19 +43,23 @@ def answer_plan(config: EvaluateConfig, plan: Plan, model: Path, model_key: str,
     Returns:
         One row per ask: `ask`, `prompt`, `attributes`, `samples` (none where the prompt leaves no room).
     """
-    from steerlm.generation.engine import Request, Sampling, load_engine
+    from steerlm.generation.opening import open_engine
+    from steerlm.generation.requests import Request, Sampling
 
     sampling = Sampling(config.max_new_tokens, config.temperature, config.top_k)
     asked = [(a.prompt, dict(a.attributes)) for a in plan.asks]
     texts = [[(m.role, m.content) for m in prompt.messages] for prompt in plan.prompts]
-    key = _digest(model_key, config.samples_per_prompt, config.precision, vars(sampling), asked, texts)
+    parts = [model_key, config.samples_per_prompt, config.precision, vars(sampling), asked, texts]
+    if config.engine != "local":  # its random numbers are others
+        parts.append(config.engine)
+    key = _digest(*parts)
     path = out / "samples.jsonl"
     _discard_stale(path, key)
     engine = None
 
     def work(chunk: list[int]) -> list[Row]:
         nonlocal engine
-        engine = engine or load_engine(model, config.precision, config.batch_size)
+        engine = engine or open_engine(config.engine, model, config.precision, config.batch_size)
         requests = []
         for i in chunk:
             prompt = plan.prompts[plan.asks[i].prompt]

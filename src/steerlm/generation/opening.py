@@ -1,0 +1,33 @@
+"""Which engine samples: the built-in one, vLLM, or OpenVINO GenAI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from steerlm.checkpoint.models import Precision
+from steerlm.config.section import EngineName
+from steerlm.generation.engine import load_engine
+from steerlm.generation.requests import Engine
+
+
+def open_engine(name: EngineName, path: str | Path, precision: Precision = "auto", batch_size: int = 64) -> Engine:
+    """Load a steerable checkpoint for sampling.
+
+    Args:
+        name: which engine.
+        path: folder written by `train-sft` or `bootstrap`.
+        precision: of the weights; auto = bf16 on a GPU that has it, fp32 on the CPU.
+        batch_size: most responses decoded together.
+
+    Raises:
+        UserError: the engine is not installed or cannot run the model; not a steerable checkpoint.
+    """
+    if name == "vllm":
+        from steerlm.generation.vllm import load_vllm_engine
+
+        return load_vllm_engine(path, precision, batch_size)
+    if name == "openvino":
+        from steerlm.generation.openvino import load_openvino_engine
+
+        return load_openvino_engine(path, precision, batch_size)
+    return load_engine(path, precision, batch_size)

@@ -1,0 +1,142 @@
+"""vLLM as an engine: for throughput on GPUs (and on CPUs where a CPU build of vLLM is installed).
+
+Prompts go in as ids and responses come out as ids, so vLLM neither loads the tokenizer nor sees any text. Every sample
+is a request of its own with its own seed: with the prefix cache its prompt is computed once all the same, and sample i
+is the same whatever else is asked for. Texts differ from those of the in-process engine, whose random numbers are
+others, except with temperature 0.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.models import Precision, inference_dtype, load_tokenizer
+from steerlm.checkpoint.weights import check_weights
+from steerlm.errors import UserError
+from steerlm.generation.engine import steerable
+from steerlm.generation.prompting import Prompting
+from steerlm.generation.requests import Request, Sample, Sampling
+from steerlm.generation.sampling import sample_key
+
+_SEED_BITS = (1 << 63) - 1
+
+
+class VllmEngine:
+    """Samples with vLLM.
+
+    Attributes:
+        schema: the attributes the model was trained with.
+    """
+
+    def __init__(self, llm: Any, prompting: Prompting) -> None:
+        """Wrap a started `vllm.LLM`.
+
+        Args:
+            llm: the model, started with `skip_tokenizer_init`.
+            prompting: builds its prompts.
+        """
+        self.schema: AttributeSchema = prompting.schema
+        self._llm = llm
+        self._prompting = prompting
+        self._numbers = itertools.count()
+
+    def room(self, request: Request) -> int:
+        """See `Engine.room`."""
+        return self._prompting.room(len(self._prompting.single(request, "vllm")))
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Sample]]:
+        """See `Engine.generate`.
+
+        Raises:
+            UserError: as there; or a request with guidance or a value between two levels.
+        """
+        prompts: list[Any] = []
+        parameters: list[Any] = []
+        for request in requests:
+            ids = self._prompting.single(request, "vllm")
+            for number in range(request.num_samples):
+                prompts.append({"prompt_token_ids": list(ids)})
+                parameters.append(self._parameters(len(ids), request, number, sampling))
+        outputs = iter(self._llm.generate(prompts, parameters, use_tqdm=False) if prompts else [])
+        return [[self._sample(next(outputs)) for _ in range(request.num_samples)] for request in requests]
+
+    def stream(self, request: Request, sampling: Sampling) -> Iterator[str]:
+        """See `Engine.stream`."""
+        ids = self._prompting.single(request, "vllm")
+        parameters = self._parameters(len(ids), request, 0, sampling)
+        yield from self._prompting.pieces(self._states(list(ids), parameters))
+
+    def _states(self, ids: list[int], parameters: Any) -> Iterator[tuple[list[int], bool]]:
+        engine = self._llm.llm_engine
+        name = f"stream-{next(self._numbers)}"
+        engine.add_request(name, {"prompt_token_ids": ids}, parameters)
+        try:
+            while engine.has_unfinished_requests():
+                for output in engine.step():
+                    yield list(output.outputs[0].token_ids), output.finished
+        finally:  # a reader that has enough closes the generator
+            if engine.has_unfinished_requests():
+                engine.abort_request([name])
+
+    def _parameters(self, length: int, request: Request, number: int, sampling: Sampling) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            n=1,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            seed=sample_key(request.seed, number) & _SEED_BITS,
+            max_tokens=self._prompting.limit(length, sampling),
+            # our own ids end a response, and nothing else does
+            stop_token_ids=sorted(self._prompting.stop_ids),
+            ignore_eos=True,
+            detokenize=False,
+        )
+
+    def _sample(self, output: Any) -> Sample:
+        [completion] = output.outputs
+        return self._prompting.sample(list(completion.token_ids), completion.finish_reason == "stop")
+
+
+def load_vllm_engine(path: str | Path, precision: Precision = "auto", batch_size: int = 64) -> VllmEngine:
+    """Start vLLM on a steerable checkpoint.
+
+    Args:
+        path: folder written by `train-sft` or `bootstrap`; of an adapter, merge it first (`steerlm export`).
+        precision: of the weights; auto = bf16 on a GPU that has it, fp32 on the CPU.
+        batch_size: most responses decoded together.
+
+    Raises:
+        UserError: vLLM is not installed, or as `load_engine`.
+    """
+    try:
+        from vllm import LLM
+    except ImportError:
+        raise UserError("the engine vllm needs vLLM: pip install 'steerlm[vllm]'") from None
+    path = Path(path)
+    info = steerable(path)
+    check_weights(path)
+    if (path / "adapter_config.json").is_file():
+        raise UserError(f"{path} is an adapter, which the engine vllm does not read; merge it first: steerlm export")
+    dtype = "bfloat16" if inference_dtype(precision) == torch.bfloat16 else "float32"
+    prompting = Prompting(load_tokenizer(path), info.schema, AutoConfig.from_pretrained(path, trust_remote_code=False))
+    llm = LLM(
+        model=str(path),
+        skip_tokenizer_init=True,
+        trust_remote_code=False,
+        dtype=dtype,
+        max_num_seqs=batch_size,
+        max_model_len=prompting.context,
+        enable_prefix_caching=True,
+        generation_config="vllm",
+        seed=0,
+    )
+    return VllmEngine(llm, prompting)
