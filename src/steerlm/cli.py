@@ -268,10 +268,8 @@ def _bootstrap_arguments(parser: argparse.ArgumentParser) -> None:
 def _cluster(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ray",
-        nargs="?",
-        const="local",
         metavar="ADDRESS",
-        help="work on a Ray cluster: auto or HOST:PORT (without an address: on all of this machine)",
+        help="work on a Ray cluster: local (all of this machine), auto (the one it belongs to) or HOST:PORT",
     )
     parser.add_argument("--workers", type=int, help="engines on the cluster (default: one per GPU or CPU slot)")
 

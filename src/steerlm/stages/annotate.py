@@ -34,7 +34,7 @@ from steerlm.conversation import Conversation, Message, Score, parse_conversatio
 from steerlm.errors import UserError
 from steerlm.files import atomic_writer, full_disk_is_user_error, read_lines, write_json
 from steerlm.progress import progress
-from steerlm.training.batching import FlatArray
+from steerlm.training.flat_array import FlatArray
 
 Line = tuple[int, bytes]
 """A line of the input with its number."""
