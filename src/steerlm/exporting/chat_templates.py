@@ -25,7 +25,7 @@ _GUARD = """\
     {%- if message.content is string -%}
         {%- for token in control_tokens -%}
             {%- if token in message.content -%}
-                {{- raise_exception('a ' ~ message.role ~ ' message holds the control token ' ~ token) -}}
+                {{- raise_exception('message of role ' ~ message.role ~ ' holds the control token ' ~ token) -}}
             {%- endif -%}
         {%- endfor -%}
     {%- endif -%}
