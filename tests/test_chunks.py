@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from steerlm.chunks import map_lines, read_rows
+from steerlm.chunks import LineItems, Pairs, map_lines, read_rows, row_items
+from steerlm.errors import UserError
 
 ITEMS = [f"item {i} {'é' * (i % 3)}" for i in range(11)]
 
@@ -63,3 +64,26 @@ def test_a_run_killed_at_any_byte_ends_with_the_same_bytes(tmp_path: Path) -> No
             run(path, Worker())
             assert path.read_bytes() == whole
             path.unlink()
+
+
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_lines_are_read_from_any_place(tmp_path: Path, end: bytes) -> None:
+    path = tmp_path / "lines.jsonl"
+    lines = [b"{}" + b"\n" * (1 + i % 3) for i in range(300)]  # blank lines are no items, but they count
+    path.write_bytes(b"\n" + b"".join(lines)[:-1] + end)
+    expected = [(n, line) for n, line in enumerate(path.read_bytes().splitlines(keepends=True), 1) if line.strip()]
+    items = LineItems(path, lambda number, line: (number, line))
+    assert len(items) == 300
+    for start, stop in ((0, 0), (0, 5), (60, 70), (64, 65), (191, 300), (290, 999), (400, 500)):
+        assert items[start:stop] == expected[start:stop]
+    assert items[:] == expected
+
+
+def test_rows_and_pairs_of_rows(tmp_path: Path) -> None:
+    run(tmp_path / "rows.jsonl", Worker())
+    rows = row_items(tmp_path / "rows.jsonl")
+    assert rows[:] == list(read_rows(tmp_path / "rows.jsonl"))
+    assert Pairs(ITEMS, rows)[3:5] == [(ITEMS[3], rows[3:4][0]), (ITEMS[4], rows[4:5][0])]
+    (tmp_path / "rows.jsonl").write_bytes(b'{"a": 1}\n{"a": \n')
+    with pytest.raises(UserError, match=r"rows\.jsonl:2:\d+: malformed JSON"):
+        row_items(tmp_path / "rows.jsonl")[:]
