@@ -164,6 +164,7 @@ def probe(job: Mapping[str, Any]) -> Any:
             failed += 1
             connection.close()
         latencies.append(1e3 * (time.perf_counter() - asked))
+    connection.close()
     return {"latencies_ms": latencies, "failed": failed}
 
 

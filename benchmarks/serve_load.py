@@ -12,7 +12,6 @@ alone, while another process asks `/health` and the server's memory is watched. 
 from __future__ import annotations
 
 import argparse
-import shlex
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.harness import QUICK_RESULTS, RESULTS, environment, ratio
-from benchmarks.serving import Helper, Server, mixed_pool, model_of, serving, throughput_pool
+from benchmarks.serving import Helper, Server, mixed_pool, model_of, prompts_of, serving, throughput_pool
 from steerlm.checkpoint.info import load_info
 from steerlm.files import write_json
 from steerlm.server.service import trained_schema
@@ -208,18 +207,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load = Load(1, 8, 96, 48, 15.0) if args.quick else Load(args.rounds, 48, 480, 192, 60 * args.minutes)
     model = model_of(args.run.resolve())
     schema = trained_schema(load_info(model))
+    work = "--quick" if args.quick else f"--minutes {args.minutes:g} --rounds {args.rounds}"
     variables = {"OMP_NUM_THREADS": str(args.threads), "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
     results: dict[str, Any] = {
         "claim": "serve_load",
         "quick": args.quick,
-        "command": shlex.join(["python", "-m", "benchmarks.serve_load", *(arguments or sys.argv[1:])]),
+        "command": f"python -m benchmarks.serve_load {work} --threads {args.threads}",
         "environment": {**environment(), "threads": str(args.threads)},
     }
     with tempfile.TemporaryDirectory(prefix="steerlm-benchmark-") as temporary:
         folder = Path(temporary)
-        pool = throughput_pool(args.run, schema, load.many)
+        prompts = prompts_of(args.run)
+        pool = throughput_pool(prompts, schema, load.many)
         results["throughput"] = throughput(model, pool, load, folder, variables)
-        results["soak"] = soak(model, mixed_pool(args.run, schema, load.pool), load, folder, variables)
+        results["soak"] = soak(model, mixed_pool(prompts, schema, load.pool), load, folder, variables)
     found = claims(results)
     results["claims"] = [claim._asdict() for claim in found]
     out: Path = args.out or (QUICK_RESULTS if args.quick else RESULTS)

@@ -27,6 +27,7 @@ from steerlm.conversation import Message
 from steerlm.files import parse_json_line, read_lines
 from steerlm.generation.engine import LocalEngine, Request, Sampling, load_engine, said, strip_label_echo
 
+Prompt = list[dict[str, str]]
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -35,7 +36,7 @@ def model_of(run: Path) -> Path:
     return run / "bootstrap" / "model"
 
 
-def prompts_of(run: Path) -> list[list[dict[str, str]]]:
+def prompts_of(run: Path) -> list[Prompt]:
     """Return the held-out prompts of a playground run, as a client sends them."""
     path = run / "playground" / "prompts.jsonl"
     prompts = []
@@ -47,9 +48,8 @@ def prompts_of(run: Path) -> list[list[dict[str, str]]]:
     return prompts
 
 
-def throughput_pool(run: Path, schema: AttributeSchema, count: int) -> list[Body]:
-    """Return requests of one kind: seeded sampling of whole answers, every setting at its own."""
-    prompts = prompts_of(run)
+def throughput_pool(prompts: Sequence[Prompt], schema: AttributeSchema, count: int) -> list[Body]:
+    """Return requests of one kind: seeded sampling of whole answers, each at a setting of its own."""
     draw = random.Random(0)
     return [
         {
@@ -64,9 +64,8 @@ def throughput_pool(run: Path, schema: AttributeSchema, count: int) -> list[Body
     ]
 
 
-def mixed_pool(run: Path, schema: AttributeSchema, count: int) -> list[Body]:
+def mixed_pool(prompts: Sequence[Prompt], schema: AttributeSchema, count: int) -> list[Body]:
     """Return requests that differ in everything a batch could mix up."""
-    prompts = prompts_of(run)
     drawings: list[Body] = [
         {"temperature": 0},
         {"temperature": 0.7, "top_k": 50},
@@ -172,9 +171,9 @@ class Server:
             stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}, cwd=ROOT,
         )  # fmt: skip
         assert self._popen.stdout is not None
-        line = self._popen.stdout.readline()
-        if "http://" not in line:
-            raise RuntimeError(f"the server did not start: {line!r}")
+        line = next((line for line in self._popen.stdout if "http://" in line), None)
+        if line is None:
+            raise RuntimeError("the server did not start")
         self.url = line[line.index("http://") :].split("/v1")[0]
         self.process = psutil.Process(self._popen.pid)
 

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import results_ablation
 import results_performance
 import results_playground
+import results_serve_load
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- generated: ([a-z_-]+)(?: ([a-z_-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -104,6 +105,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "environment": results_playground.environment,
     **results_ablation.BLOCKS,
     **results_performance.BLOCKS,
+    **results_serve_load.BLOCKS,
 }
 
 
