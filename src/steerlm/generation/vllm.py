@@ -110,7 +110,7 @@ def load_vllm_engine(path: str | Path, precision: Precision = "auto", batch_size
     """Start vLLM on a steerable checkpoint.
 
     Args:
-        path: folder written by `train-sft` or `bootstrap`; of an adapter, merge it first (`steerlm export`).
+        path: folder written by `train-sft` or `bootstrap`.
         precision: of the weights; auto = bf16 on a GPU that has it, fp32 on the CPU.
         batch_size: most responses decoded together.
 
@@ -124,8 +124,6 @@ def load_vllm_engine(path: str | Path, precision: Precision = "auto", batch_size
     path = Path(path)
     info = steerable(path)
     check_weights(path)
-    if (path / "adapter_config.json").is_file():
-        raise UserError(f"{path} is an adapter, which the engine vllm does not read; merge it first: steerlm export")
     dtype = "bfloat16" if inference_dtype(precision) == torch.bfloat16 else "float32"
     prompting = Prompting(load_tokenizer(path), info.schema, AutoConfig.from_pretrained(path, trust_remote_code=False))
     llm = LLM(
