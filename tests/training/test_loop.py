@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from steerlm.errors import UserError
+from steerlm.training import loop
 from steerlm.training.batching import EncodedExamples
 from steerlm.training.checkpoints import complete_checkpoints, last_checkpoint
 from steerlm.training.losses import Loss
@@ -290,3 +291,13 @@ def test_dropout_seed_and_order_follow_the_seed_alone(tmp_path: Path) -> None:
     torch.manual_seed(2)
     run(section(epochs=1), models[1], examples, tmp_path / "b")
     assert equal(parameters(models[0]), parameters(models[1]))
+
+
+@pytest.mark.parametrize(("on_gpu", "installed"), [(True, True), (False, True), (True, False)])
+def test_liger_replaces_everything_but_the_loss(on_gpu: bool, installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "is_liger_kernel_available", lambda: installed)
+    settings = loop._liger(on_gpu)
+    assert bool(settings) == (on_gpu and installed)
+    if settings:
+        assert settings["use_liger_kernel"]
+        assert not any(settings["liger_kernel_config"].values())

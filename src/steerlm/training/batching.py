@@ -27,7 +27,7 @@ IGNORED = -100
 _LENGTH_CLASS = 0.9
 """Rows of one class are at least this share of its longest row: at most a tenth of a batch is padding."""
 
-_WORTHWHILE = 0.9
+_WORTHWHILE = 0.8
 """Prompts are shared when an epoch then costs at most this share of what plain rows cost."""
 
 

@@ -27,6 +27,7 @@ from transformers import (
     set_seed,
 )
 from transformers.integrations import get_available_reporting_integrations
+from transformers.utils import is_liger_kernel_available
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import autocast_bf16, quiet
@@ -42,14 +43,6 @@ BEST = "best"
 
 SHORT = 160
 """Mean length in tokens up to which plain attention was faster than the fused kernel (bf16, one CPU core)."""
-
-
-def join_ranks() -> PartialState:
-    """Meet the other processes of a distributed launch (alone: nothing happens).
-
-    To be called before a model is loaded: under FSDP only one process per node then reads its weights.
-    """
-    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def _total_batches(config: TrainingSection, plan: RowPlan, world_size: int) -> tuple[int, float]:
@@ -117,8 +110,20 @@ def training_arguments(
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
         deepspeed=str(config.deepspeed) if config.deepspeed else None,
+        **_liger(torch.cuda.is_available()),
         **sharding,
     )
+
+
+def _liger(on_gpu: bool) -> dict[str, Any]:
+    """Return the settings for liger's kernels where they are installed: all but its losses, which take the place of
+    `forward` and would compute logits at every position."""
+    if not (on_gpu and is_liger_kernel_available()):
+        return {}
+    return {
+        "use_liger_kernel": True,
+        "liger_kernel_config": {"cross_entropy": False, "fused_linear_cross_entropy": False},
+    }
 
 
 def _check_environment(config: TrainingSection, ranks: PartialState) -> None:
@@ -190,7 +195,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     checkpoints, metrics = out.resolve() / "checkpoints", out / "metrics.jsonl"
     flow = FlowCallback(metrics, config.early_stopping_patience)
-    ranks = join_ranks()
+    ranks = PartialState(cpu=not torch.accelerator.is_available())
     _check_environment(config, ranks)
     plan, validation_plan = (_plan(config, model, examples) for examples in (train_dataset, validation_dataset))
     max_steps, steps_per_epoch = _total_batches(config, plan, ranks.num_processes)
@@ -271,10 +276,18 @@ def _plan(config: TrainingSection, model: Any, examples: Examples) -> RowPlan:
 
 
 def _block_sparse(core: Any) -> bool:
-    """Whether rows that share prompts use flex attention: on CUDA, where its kernels are, and without dropout, which it
-    does not have."""
-    dropout = getattr(core.config.get_text_config(), "attention_dropout", 0.0)  # some models call it otherwise
-    return torch.cuda.is_available() and core._supports_flex_attn and core.config.model_type != "gpt2" and not dropout
+    """Whether rows that share prompts use flex attention: on CUDA, where its kernels are, for the head sizes they know,
+    and without dropout, which it does not have (gpt2 has another name for it)."""
+    config = core.config.get_text_config()
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dropout = getattr(config, "attention_dropout", 0.0)  # some models have none
+    return (
+        torch.cuda.is_available()
+        and core._supports_flex_attn
+        and config.model_type != "gpt2"
+        and head in (16, 32, 64, 128, 256)
+        and not dropout
+    )
 
 
 @contextlib.contextmanager
