@@ -22,7 +22,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Conversation, read_conversations, write_conversations
 
 SCHEMA = AttributeSchema.preset("helpsteer")
-CONVERSATIONS, SLOW_CONVERSATIONS, WARMUP_CONVERSATIONS = 128, 24, 8
+CONVERSATIONS, SLOW_CONVERSATIONS, WARMUP_CONVERSATIONS = 64, 16, 8
 TOKENS_PER_BATCH = 8192
 US = "steerlm annotate's scorer, bf16"
 LOOP = "loop in arrival order, batch 8, padded, fp32"

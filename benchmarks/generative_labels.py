@@ -26,13 +26,13 @@ from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Conversation, read_conversations, write_conversations
 
 SCHEMA = AttributeSchema.preset("steerlm")
-CONVERSATIONS, WARMUP_CONVERSATIONS = 256, 16
+CONVERSATIONS, WARMUP_CONVERSATIONS = 128, 16
 TOKENS_PER_BATCH = 8192
 TRAINING_STEPS, TRAINING_ROWS = 120, 8
 US = "steerlm's generative attribute model, fp32"
 ARRIVAL = "generate in arrival order, greedy, fp32, fastest batch size"
 SORTED = "generate sorted by length, greedy, fp32, fastest batch size"
-SIZES_OF_BATCHES = ("16", "32", "64")
+SIZES_OF_BATCHES = ("16", "32")
 
 
 def _case(description: str) -> Case:
