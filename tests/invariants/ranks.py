@@ -2,25 +2,28 @@
 
 torchrun --nproc-per-node 2 -m tests.invariants.ranks OUT ACCUMULATION EPOCHS KIND
 
-KIND is `ddp`, `fsdp`, `fsdp-recompute` (gradient checkpointing) or `fsdp-lora`. What only a rank can see (whether its
+KIND is `ddp`, `fsdp`, `fsdp-recompute` (gradient checkpointing), `fsdp-lora` or `fsdp-load` (as under `accelerate
+launch`, rank 0 alone reads the weights of the folder OUT.base). What only a rank can see (whether its
 weights are sharded, how many rows reach the output embedding) goes to OUT.rank0.json and so on.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from steerlm.checkpoint.models import add_lora
+from steerlm.checkpoint.models import add_lora, load_causal_lm, resize_embeddings
 from steerlm.config import LoraSection, TrainingSection
 from steerlm.training.batching import EncodedExamples
-from tests.small_training import language_model, run, section, token_examples
+from tests.small_training import TOKENIZER, language_model, run, section, token_examples
 
 LORA = LoraSection(rank=4, alpha=8, dropout=0.0)
 _TRAINED_TOKENS = (256, 257)
@@ -82,13 +85,22 @@ def sharding(model: nn.Module) -> dict[str, Any]:
 def main(out: Path, accumulation: int, epochs: int, kind: str) -> None:
     if kind.startswith("fsdp"):
         pretend_to_have_gpus()
-    model = model_of(kind)
+    if kind == "fsdp-load":
+        os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+        base = out.with_name(f"{out.name}.base")
+        model = load_causal_lm(base)
+        resize_embeddings(model, TOKENIZER)
+        stored = load_file(base / "model.safetensors")["lm_head.weight"]
+        loaded = torch.equal(model.get_output_embeddings().weight, stored)
+    else:
+        model = model_of(kind)
+        loaded = True
     rows: list[int] = []
     model.get_output_embeddings().register_forward_hook(
         lambda _module, _inputs, logits: rows.append(logits.numel() // logits.shape[-1])
     )
     run(settings(accumulation, epochs, kind), model, examples(), out)
-    facts = {**sharding(model), "rows": rows}
+    facts = {**sharding(model), "rows": rows, "loaded": loaded}
     rank = torch.distributed.get_rank()
     out.with_name(f"{out.name}.rank{rank}.json").write_text(json.dumps(facts), encoding="utf-8")
 

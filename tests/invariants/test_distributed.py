@@ -88,12 +88,14 @@ def test_fsdp_shards_the_weights_and_computes_logits_at_response_positions_only(
 
 
 @pytest.mark.slow
-def test_what_fsdp_gathers_is_an_ordinary_folder(tmp_path: Path) -> None:
-    two_ranks(tmp_path / "two", "fsdp", epochs=1)
+def test_rank_0_alone_reads_the_weights_and_the_gathered_folder_is_an_ordinary_one(tmp_path: Path) -> None:
+    model_of("ddp").save_pretrained(tmp_path / "two.base")
+    two_ranks(tmp_path / "two", "fsdp-load", epochs=1)
+    facts = [json.loads((tmp_path / f"two.rank{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert [fact["loaded"] for fact in facts] == [True, False]
     gathered = AutoModelForCausalLM.from_pretrained(tmp_path / "two" / "best", use_safetensors=True)
-    alone = settings(accumulation=3, epochs=1)
     model = model_of("ddp")
-    run(alone, model, examples(), tmp_path / "one")
+    run(settings(accumulation=3, epochs=1), model, examples(), tmp_path / "one")
     ids = torch.arange(20)[None]
     with torch.inference_mode():
         torch.testing.assert_close(gathered(ids).logits, model(ids).logits, rtol=0, atol=1e-5)

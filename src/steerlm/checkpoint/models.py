@@ -17,12 +17,14 @@ from typing import Any, Literal
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.initialization import no_init_weights
 from transformers.utils import logging as hf_logging
 
 from steerlm.attributes import AttributeSchema
@@ -137,6 +139,8 @@ def load_causal_lm(
         "use_safetensors": True,
         "trust_remote_code": False,
     }
+    if weights_come_from_rank_0() and not quantize_4bit:
+        return _without_weights(AutoModelForCausalLM, name, inference_dtype(precision), {})
     if quantize_4bit:
         arguments |= {"quantization_config": _four_bit(), "device_map": {"": torch.cuda.current_device()}}
     try:
@@ -150,6 +154,31 @@ def load_causal_lm(
             f"{name!r} lacks {len(missing)} weights of a causal language model (for example {missing[0]}): "
             "it is another kind of model"
         )
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def weights_come_from_rank_0() -> bool:
+    """Return whether this process gets its weights from rank 0 when FSDP shards them, and so need not read any.
+
+    `accelerate launch` says so with `fsdp_cpu_ram_efficient_loading: true`; otherwise every process of a node holds the
+    whole model in main memory for a moment.
+    """
+    fsdp, spread = (
+        os.environ.get(key, "false").lower() in ("true", "1")
+        for key in ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
+    )
+    return fsdp and spread and os.environ.get("RANK", "0") != "0"
+
+
+def _without_weights(kind: Any, name: str, dtype: torch.dtype, changes: dict[str, Any]) -> PreTrainedModel:
+    """Return a model whose parameters nobody writes to; they take no memory. Its buffers are real, nobody sends any."""
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **changes)
+    except (OSError, ValueError, KeyError) as error:
+        raise _explain(name, error) from error
+    with no_init_weights():
+        model = kind.from_config(config, dtype=dtype)
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -174,15 +203,18 @@ def load_sequence_classifier(
         "use_safetensors": True,
         "trust_remote_code": False,
     }
+    head: dict[str, Any] = {}
     if schema is not None:
         names = output_names(schema)
-        arguments |= {
+        head = {
             "num_labels": len(names),
             "id2label": dict(enumerate(names)),
             "label2id": {label: i for i, label in enumerate(names)},
             "problem_type": "regression",
-            "ignore_mismatched_sizes": True,
         }
+        arguments |= {**head, "ignore_mismatched_sizes": True}
+    if weights_come_from_rank_0():
+        return _without_weights(AutoModelForSequenceClassification, name, inference_dtype(precision), head)
     try:
         with quiet():
             model, report = AutoModelForSequenceClassification.from_pretrained(
