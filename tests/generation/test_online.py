@@ -79,7 +79,7 @@ def test_requests_at_any_time_get_what_they_get_alone(engine: LocalEngine, sched
     for request, sampling, job, done in submitted:
         assert done.wait(60)
         alone = list(engine.rows(request, sampling, 0))
-        lonely = Decoder(engine._model, batch_size=4, stop_ids=engine._stop_ids)
+        lonely = Decoder(engine._model, batch_size=4, stop_ids=engine._prompting.stop_ids)
         lonely.add(alone)
         while lonely.busy:
             lonely.step()

@@ -19,6 +19,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 _REMEMBERED_TOKENS = 16384
 """Most prompt tokens that `Memory` keeps."""
+_WORTH_A_PASS = 512
+"""Prompt tokens that must be saved for a second pass through the model to pay off."""
 
 
 class _BufferLayer(DynamicLayer):  # type: ignore[misc]
@@ -224,6 +226,9 @@ def prefill_shared(
             if stem is not None:
                 stems.append((stem, [0] * len(rows)))
                 continued += rows
+    if len(continued) < len(prompts) and sum(state.lengths[0] * len(rows) for state, rows in stems) < _WORTH_A_PASS:
+        # a pass is needed anyway: few tokens more in it cost less than a second one
+        stems, continued = [], []
     found: dict[int, tuple[Prefilled, int]] = {}
     if continued:
         computed = _prefill_rest(model, stems, [prompts[i] for i in continued])

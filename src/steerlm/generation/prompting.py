@@ -6,6 +6,7 @@ control token; responses come back as ids and are decoded here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -156,8 +157,13 @@ def settled(text: str, schema: AttributeSchema) -> str:
 
 def _label_like(line: str, schema: AttributeSchema, prefix: bool) -> bool:
     """Whether a line is attribute text, or (`prefix`) may become it."""
-    pairs = {f"{attribute.name}:{level}" for attribute in schema for level in attribute.levels}
+    pairs = _label_pairs(schema)
     *whole, last = line.split(",")
     if not all(piece in pairs for piece in whole):
         return False
     return any(pair.startswith(last) for pair in pairs) if prefix else last in pairs
+
+
+@functools.cache
+def _label_pairs(schema: AttributeSchema) -> frozenset[str]:
+    return frozenset(f"{attribute.name}:{level}" for attribute in schema for level in attribute.levels)
