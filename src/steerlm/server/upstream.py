@@ -173,7 +173,7 @@ class UpstreamBackend:
             text = self._tokenizer.apply_chat_template(
                 _chat(messages), attributes=dict(attributes), add_generation_prompt=True, tokenize=False
             )
-            theirs: Sequence[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            theirs: Sequence[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         except TemplateError:  # an exported checkpoint's template refuses such text itself
             theirs = []
         control = self.encoder.control_ids
