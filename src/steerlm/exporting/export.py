@@ -27,7 +27,7 @@ from steerlm.checkpoint.models import load_tokenizer, quiet
 from steerlm.checkpoint.weights import fingerprint, whole_folder
 from steerlm.errors import UserError
 from steerlm.exporting.chat_templates import guarded, template_of
-from steerlm.exporting.gguf import check_quants, find_tools, write_gguf, write_modelfiles
+from steerlm.exporting.gguf import Tools, check_quants, find_tools, write_gguf, write_modelfiles
 from steerlm.exporting.locating import Found, base_model, find, is_hub_id
 from steerlm.exporting.results import accuracy_rows, curves_png, steering_rows
 from steerlm.exporting.weights import Dtype, load_merged
@@ -107,26 +107,38 @@ def export(
         save_info(partial, info)
         publication = _publication(found, name, dtype, partial)
         if tools is not None:
-            beginning = tokenizer.init_kwargs["steerlm"]["beginning"] and template_of(tokenizer).beginning
-            short = name.rsplit("/", 1)[-1]
-            files = write_gguf(partial, tools, quants, short, tokenizer, beginning)
-            modelfiles = write_modelfiles(partial / "gguf", files[0], tokenizer, info.schema, context)
-            publication = dataclasses.replace(publication, gguf=files, modelfiles=modelfiles)
+            publication = _with_gguf(publication, partial, tools, quants, tokenizer, info, context)
         card = model_card(info, _data(info), {}, publication)
         (partial / "README.md").write_text(card, encoding="utf-8")
-        written = tuple(sorted(p.relative_to(partial).as_posix() for p in partial.rglob("*") if p.is_file()))
-        write_json(
-            partial / RECORD,
-            {
-                "format": 1,
-                "steerlm": version("steerlm"),
-                "source": fingerprint(found.described),
-                "dtype": dtype,
-                "files": [*written, RECORD],
-            },
-        )
+        written = _record(partial, found, dtype)
         size = sum((partial / file).stat().st_size for file in written)
-    return Exported(found, dtype, size, (*written, RECORD))
+    return Exported(found, dtype, size, written)
+
+
+def _with_gguf(
+    publication: Publication,
+    folder: Path,
+    tools: Tools,
+    quants: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    info: CheckpointInfo,
+    context: int,
+) -> Publication:
+    """Write the GGUF files and Modelfiles of an exported folder and name them in what its card shows."""
+    beginning = tokenizer.init_kwargs["steerlm"]["beginning"] and template_of(tokenizer).beginning
+    files = write_gguf(folder, tools, quants, publication.name.rsplit("/", 1)[-1], tokenizer, beginning)
+    modelfiles = write_modelfiles(folder / "gguf", files[0], tokenizer, info.schema, context)
+    return dataclasses.replace(publication, gguf=files, modelfiles=modelfiles)
+
+
+def _record(folder: Path, found: Found, dtype: Dtype) -> tuple[str, ...]:
+    """Write down what the folder holds; returns the files' names."""
+    written = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    files = (*written, RECORD)
+    source = fingerprint(found.described)
+    row = {"format": 1, "steerlm": version("steerlm"), "source": source, "dtype": dtype, "files": files}
+    write_json(folder / RECORD, row)
+    return files
 
 
 def check_out(out: Path, found: Found) -> None:
