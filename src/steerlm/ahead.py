@@ -21,8 +21,8 @@ from steerlm.errors import UserError
 T = TypeVar("T")
 
 _MOST_PROCESSES = 4
-_CHUNKS_EACH = 2
-"""Chunks that a process may be ahead: one is taken while the next is made."""
+_CHUNKS_EACH = 1
+"""Chunks that a process is ahead: it makes one while the one before is worked on; more would only take memory."""
 
 
 class _Mistake(NamedTuple):

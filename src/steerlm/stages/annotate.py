@@ -178,8 +178,10 @@ class Labeller:
 
     def encode(self, path: Path, lines: list[Line]) -> Window:
         """Read the lines of a file: needs no more of the model than its tokenizer."""
-        turns = [record.messages[: i + 1] for record in self.parse(path, lines) for i in record.assistant_turns]
-        return Window(lines, FlatArray(ids or () for ids in self.loaded().encode(turns)))
+        scorer = self.loaded()
+        turns = (record.messages[: i + 1] for record in self.parse(path, lines) for i in record.assistant_turns)
+        # one by one: lists of numbers take nine times the memory of the array
+        return Window(lines, FlatArray(scorer.encode([turn])[0] or () for turn in turns))
 
     def score(self, window: Window) -> ScoredWindow:
         """Let the model work."""
