@@ -24,6 +24,7 @@ from steerlm.config import Recipe
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import results_ablation
+import results_guidance
 import results_performance
 import results_playground
 import results_serve_load
@@ -104,6 +105,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "samples": results_playground.samples,
     "environment": results_playground.environment,
     **results_ablation.BLOCKS,
+    **results_guidance.BLOCKS,
     **results_performance.BLOCKS,
     **results_serve_load.BLOCKS,
 }
