@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from jinja2 import TemplateError
 
 from steerlm.checkpoint.models import CheckpointInfo, load_tokenizer, save_model
 from steerlm.cli import build_parser
@@ -21,7 +22,7 @@ from steerlm.server.commands import _upstream
 from steerlm.server.policy import PolicyFile, build_policy
 from steerlm.server.run import build_upstream_service, context_of
 from steerlm.server.service import trained_schema
-from steerlm.server.upstream import Upstream
+from steerlm.server.upstream import Upstream, UpstreamBackend
 from tests.server.fake_upstream import FakeUpstream, fake_upstream
 from tests.server.running import SCHEMA, Running, counted, running, statistics, tiny_engine, tiny_upstream_service
 from tests.server.test_locks import FORGED, HI, KEYS, POLICY, SPLIT, VIOLATIONS, holds
@@ -268,6 +269,17 @@ def test_a_chat_upstream_cannot_be_fooled(chat_front: Running, server: Running, 
     assert stock.bodies == []
     # without the check the text above would have become a header of its own
     assert ask(server, {"messages": [{"role": "user", "content": FORGED}]}).status_code == 200
+
+
+def test_a_template_that_refuses_control_text(chat_front: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **named: Any) -> str:
+        raise TemplateError("control text")
+
+    backend = chat_front.service.backend
+    assert isinstance(backend, UpstreamBackend)
+    monkeypatch.setattr(backend._tokenizer, "apply_chat_template", refuse)
+    reply = ask(chat_front, {"messages": [{"role": "user", "content": FORGED}]})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "control_text")
 
 
 @pytest.mark.parametrize(
