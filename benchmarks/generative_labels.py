@@ -28,7 +28,7 @@ from steerlm.conversation import Conversation, read_conversations, write_convers
 SCHEMA = AttributeSchema.preset("steerlm")
 CONVERSATIONS, WARMUP_CONVERSATIONS = 128, 16
 TOKENS_PER_BATCH = 8192
-TRAINING_STEPS, TRAINING_ROWS = 120, 8
+TRAINING_STEPS, TRAINING_ROWS = 240, 8
 US = "steerlm's generative attribute model, fp32"
 ARRIVAL = "generate in arrival order, greedy, fp32, fastest batch size"
 SORTED = "generate sorted by length, greedy, fp32, fastest batch size"
