@@ -82,13 +82,13 @@ def _length_classes(lengths: IntArray, tokens_per_batch: int) -> Iterator[tuple[
     A class hands the rows that do not fill a batch on to the next one, so only the very last batch is not full;
     the classes depend on the lengths alone, so every epoch has equally many batches.
     """
-    descending = np.sort(lengths)[::-1]
+    negated = np.sort(-np.asarray(lengths))
     start = 0
-    while start < len(descending):
-        longest = max(int(descending[start]), 1)
+    while start < len(negated):
+        longest = max(-int(negated[start]), 1)
         rows = max(1, tokens_per_batch // longest)
-        inside = int(np.searchsorted(-descending, -_LENGTH_CLASS * longest, side="right")) - start
-        stop = min(len(descending), start + max(1, inside // rows) * rows)
+        inside = int(np.searchsorted(negated, -_LENGTH_CLASS * longest, side="right")) - start
+        stop = min(len(negated), start + max(1, inside // rows) * rows)
         yield start, stop, rows
         start = stop
 
