@@ -361,13 +361,15 @@ def parse_conversation(
     try:
         raw = parse_json_line(line, path, number)
     except UserError as error:
-        return _reject(str(error), bad)
+        _reject(str(error), bad)
+        return None
     if schema is not None and isinstance(raw, dict) and raw.get("schema") is not None:
         schema.require_same(str(raw["schema"]), schema_of, place)
     try:
         return conversation_from_dict(raw, schema, place)
     except UserError as error:
-        return _reject(f"{place}: {error}", bad)
+        _reject(f"{place}: {error}", bad)
+        return None
 
 
 def _reject(message: str, bad: BadRecords | None) -> None:
