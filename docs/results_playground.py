@@ -1,6 +1,7 @@
 """Copy the numbers of a playground run into `docs/results/playground/`, and render them for README and docs.
 
-    make results        (after `make quickstart`)
+    make results                                                (after `make quickstart`)
+    python docs/results_playground.py RUN [RUN_EVALUATED_ON_MORE_PROMPTS]
 
 Only numbers, settings and the model's own samples are copied; the pages are made from the copies alone.
 """
@@ -18,8 +19,8 @@ from steerlm.runs import STAGES
 FOLDER = Path(__file__).resolve().parent / "results" / "playground"
 
 
-def copy(run: Path) -> None:
-    """Copy what the pages need from a finished run."""
+def copy(run: Path, wide: Path | None = None) -> None:
+    """Copy what the pages need from a finished run, and from one of the same models evaluated on more prompts."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     stages = {stage: json.loads((run / stage / "done.json").read_text()) for stage in STAGES}
     costs = {
@@ -31,6 +32,9 @@ def copy(run: Path) -> None:
     _write("attribute_model.json", json.loads((run / "train_attribute_model" / "report.json").read_text()))
     _write("bootstrap.json", json.loads((run / "bootstrap" / "report.json").read_text()))
     _write("environment.json", json.loads((run / "environment.json").read_text()))
+    if wide is not None:
+        results = json.loads((wide / "evaluate" / "results.json").read_text())
+        _write("wide.json", {"comparisons": results["comparisons"]})
 
 
 def _write(name: str, value: Any) -> None:
@@ -110,15 +114,19 @@ def labels() -> str:
     return _table(["attribute", "n", "error of people, levels", "error of the attribute model", "ratio"], rows)
 
 
-def bootstrapping() -> str:
+def bootstrapping(evaluation: str = "evaluate") -> str:
     """What bootstrapping changed, by the exact measures."""
-    results = _read("evaluate.json")
-    rows = []
+    results = _read(f"{evaluation}.json")
+    rows, clusters = [], 0
     for comparison in results["comparisons"]:
         parts = {"mean over dials": comparison["mean"], **comparison["attributes"]}
         for name, row in parts.items():
-            rows.append([name, estimate(row["mae"]), estimate(row["spearman"]), estimate(row["slope"])])
-    note = "\nAfter minus before, on the same prompts, settings and seeds; below zero is better for the error.\n"
+            rows.append([name, estimate(row["mae"], 3), estimate(row["spearman"], 3), estimate(row["slope"], 3)])
+            clusters = row["mae"]["clusters"]
+    note = (
+        f"\nAfter minus before, on the same {clusters} prompts, settings and seeds, with 95 % intervals; below zero is "
+        "better for the error.\n"
+    )
     return _table(["dial", "error, levels", "Spearman", "slope"], rows) + note
 
 
@@ -147,4 +155,4 @@ def environment() -> str:
 
 
 if __name__ == "__main__":
-    copy(Path(sys.argv[1]))
+    copy(*map(Path, sys.argv[1:]))
