@@ -54,9 +54,10 @@ def test_random_numbers_drawn_elsewhere_do_not_change() -> None:
 
 
 _ENDLESS = """
-import os, sys, time
+import os, signal, sys, time
 from steerlm.ahead import read_ahead
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
 for process in read_ahead(lambda number: os.getpid(), range(1000)):
     print(process, flush=True)
     time.sleep(60)

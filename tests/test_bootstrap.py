@@ -178,7 +178,7 @@ def test_report_says_what_changed(finished: tuple[Path, Any]) -> None:
 
 def test_a_finished_run_is_left_alone(finished: tuple[Path, Any], world: Any, monkeypatch: Any) -> None:
     before = results(finished[0])
-    for name in ("steerlm.bootstrapping.data.load_engine", "steerlm.bootstrapping.before_after.load_engine"):
+    for name in ("steerlm.bootstrapping.data.open_engine", "steerlm.bootstrapping.before_after.load_engine"):
         monkeypatch.setattr(name, None)
     assert bootstrap(CONFIG.model_copy(update={"rounds": 2}), out=finished[0], **world) == finished[1]
     assert results(finished[0]) == before

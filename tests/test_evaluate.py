@@ -14,7 +14,7 @@ from scipy import stats
 
 import steerlm.attribute_models.scoring
 import steerlm.checkpoint.models
-import steerlm.generation.engine
+import steerlm.generation.opening
 import steerlm.playground
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.checkpoint.models import CheckpointInfo
@@ -124,7 +124,7 @@ class World:
         monkeypatch.setattr(steerlm.checkpoint.models, "load_info", lambda path: self.infos[Path(path).name])
         monkeypatch.setattr(steerlm.checkpoint.models, "fingerprint", lambda path: f"weights of {Path(path).name}")
         monkeypatch.setattr(
-            steerlm.generation.engine, "load_engine", lambda path, precision, size: self.engines[path.name]
+            steerlm.generation.opening, "open_engine", lambda name, path, precision, size: self.engines[path.name]
         )
         monkeypatch.setattr(
             steerlm.attribute_models.scoring, "load_attribute_model", lambda path, precision: FakeAttributeModel()
