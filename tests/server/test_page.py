@@ -249,7 +249,7 @@ def slow(locked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("slow")
 def test_text_comes_as_it_is_written_and_stops(locked: Running, open_page: Callable[..., Page]) -> None:
-    page = open_page(locked.url)
+    page = open_page(locked.url + "/#temperature=0")  # greedy: a sampled answer may end at once
     page.evaluate(
         """() => { window.lengths = new Set(); new MutationObserver(() => {
           const said = document.querySelector('.said'); if (said) lengths.add(said.textContent.length);
