@@ -128,7 +128,7 @@ def app_of(state: FakeUpstream) -> FastAPI:
                 if state.fault == "half" and count == 3:
                     return
                 if state.fault == "drip":
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.05)
         except asyncio.CancelledError:
             state.left += 1
             raise
