@@ -99,7 +99,7 @@ def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> Non
         count *= 16
     for name in cases:
         setting = setting_of(name, quick)
-        base = folder / setting.size
+        base = folder / f"base-{setting.size}"
         tokenizer = make_tokenizer(SIZES[setting.size].vocab_size, SCHEMA)
         if not base.is_dir():
             save_base_model(base, SIZES[setting.size], tokenizer)
@@ -138,7 +138,7 @@ def _ours(job: Job, setting: Setting, clock: Clock) -> None:
 
     data = job.folder / job.case
     config = TrainSftConfig(
-        base_model=str(job.folder / setting.size),
+        base_model=str(job.folder / f"base-{setting.size}"),
         learning_rate=LEARNING_RATE,
         lr_schedule="constant",
         warmup_steps=0,
@@ -196,7 +196,7 @@ def _trl(job: Job, setting: Setting, clock: Clock) -> None:
             return shuffled_batches(order, self.args.per_device_train_batch_size, self.args.seed)
 
     def train() -> None:
-        trainer = Watched(model=str(job.folder / setting.size), args=SFTConfig(**common), train_dataset=rows)
+        trainer = Watched(model=str(job.folder / f"base-{setting.size}"), args=SFTConfig(**common), train_dataset=rows)
         trainer.train()
 
     watch(clock, train)
