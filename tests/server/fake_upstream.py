@@ -11,7 +11,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,21 +35,22 @@ class FakeUpstream:
         fault: what goes wrong: a status, or one of `nothing`, `hang`, `garbage`, `half`, `no-stream`, `error-event`,
             `odd-reason`, `no-usage`, `ignores-stops`, `drip`.
         models: what it lists.
-        left: how many streams somebody left.
+        left: the bodies whose streams somebody left, of requests since the last `reset`.
     """
 
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
     fault: int | str = "nothing"
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "stock", "max_model_len": 500}])
-    left: int = 0
+    left: list[dict[str, Any]] = field(default_factory=list)
     url: str = ""
 
     def reset(self) -> None:
         """Forget everything."""
         self.bodies.clear()
         self.keys.clear()
-        self.fault, self.models, self.left = "nothing", [{"id": "stock", "max_model_len": 500}], 0
+        self.fault, self.models = "nothing", [{"id": "stock", "max_model_len": 500}]
+        self.left = []  # another list: a stream of an earlier test that ends late counts there
 
 
 def app_of(state: FakeUpstream) -> FastAPI:
@@ -109,7 +110,7 @@ def app_of(state: FakeUpstream) -> FastAPI:
         others_of = {token(i): value for i, value in top} or None
         return {"tokens": [name], "token_logprobs": [drawn], "top_logprobs": [others_of], "text_offset": [0]}
 
-    async def events(row: Row, chat: bool) -> AsyncIterator[str]:
+    async def events(row: Row, chat: bool, leave: Callable[[], None]) -> AsyncIterator[str]:
         if state.fault == "garbage":
             yield "data: {not json\n\n"
             return
@@ -130,7 +131,7 @@ def app_of(state: FakeUpstream) -> FastAPI:
                 if state.fault == "drip":
                     await asyncio.sleep(0.05)
         except asyncio.CancelledError:
-            state.left += 1
+            leave()
             raise
         reason = "odd" if state.fault == "odd-reason" else "stop" if row.stopped else "length"
         last: dict[str, Any] = {"index": 0, "finish_reason": reason, **({"delta": {}} if chat else {"text": ""})}
@@ -141,7 +142,7 @@ def app_of(state: FakeUpstream) -> FastAPI:
         yield "data: [DONE]\n\n"
 
     async def answer(request: Request, chat: bool) -> Response:
-        body = await request.json()
+        body, left = await request.json(), state.left
         state.bodies.append(body)
         state.keys.append(request.headers.get("authorization"))
         if isinstance(state.fault, int):
@@ -160,7 +161,7 @@ def app_of(state: FakeUpstream) -> FastAPI:
         row = await asyncio.to_thread(decode, body, ids)
         if state.fault == "no-stream":
             return JSONResponse({"choices": [{"text": "SECRET"}]})
-        return StreamingResponse(events(row, chat), media_type="text/event-stream")
+        return StreamingResponse(events(row, chat, lambda: left.append(body)), media_type="text/event-stream")
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:

@@ -383,14 +383,14 @@ def test_a_vanished_client_ends_the_upstream_s_work(front: Running, stock: FakeU
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         eventually(lambda: len(stock.bodies) == 2 and front.service.backend.num_running == 2)
         time.sleep(0.1)
-    eventually(lambda: stock.left == 2 and front.service.backend.num_running == 0)
+    eventually(lambda: len(stock.left) == 2 and front.service.backend.num_running == 0)
 
 
 def test_an_answer_that_is_cut_ends_the_upstream_s_work(front: Running, stock: FakeUpstream) -> None:
     text = ask(front, {"max_tokens": 60}).json()["choices"][0]["message"]["content"]
     stock.fault = "drip"
     assert ask(front, {"max_tokens": 60, "stop": text[3:5]}).json()["choices"][0]["finish_reason"] == "stop"
-    eventually(lambda: stock.left == 1)
+    eventually(lambda: len(stock.left) == 1)
 
 
 def test_samples_at_the_same_time_are_limited(stock: FakeUpstream) -> None:
