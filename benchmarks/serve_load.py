@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.harness import QUICK_RESULTS, RESULTS, environment, ratio
-from benchmarks.serving import Helper, Server, mixed_pool, model_of, prompts_of, serving, throughput_pool
+from benchmarks.serving import Helper, mixed_pool, model_of, prompts_of, serving, throughput_pool
 from steerlm.checkpoint.info import load_info
 from steerlm.files import write_json
 from steerlm.server.service import trained_schema
@@ -66,9 +66,9 @@ def throughput(model: Path, pool: Sequence[Any], load: Load, folder: Path, varia
         with serving(model, variables) as server:
             job = {"url": server.url, "name": "load", "clients": count}
             Helper("clients", {**job, "pool": requests[:count]}, folder, variables).result()
-            before = _cpu_seconds(server)
+            before = server.cpu_seconds()
             found: dict[str, Any] = Helper("clients", {**job, "pool": requests}, folder, variables).result()
-            found["server_cpu_seconds"] = _cpu_seconds(server) - before
+            found["server_cpu_seconds"] = server.cpu_seconds() - before
         return found
 
     def engine() -> dict[str, Any]:
@@ -117,11 +117,6 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
     return {key: round(value, 3) for key, value in kept.items()}
 
 
-def _cpu_seconds(server: Server) -> float:
-    times = server.process.cpu_times()
-    return float(times.user + times.system)
-
-
 def soak(model: Path, pool: Sequence[Any], load: Load, folder: Path, variables: dict[str, str]) -> dict[str, Any]:
     """Let 64 clients stream for some minutes."""
     expected = Helper("alone", {"model": str(model), "pool": pool}, folder, variables).result()
@@ -132,7 +127,7 @@ def soak(model: Path, pool: Sequence[Any], load: Load, folder: Path, variables: 
         probing = Helper("probe", {**job, "interval_s": _PROBE_S}, folder, variables)
         began, memory = time.monotonic(), []
         while time.monotonic() < began + load.seconds:
-            memory.append((time.monotonic() - began, server.process.memory_info().rss / 2**20))
+            memory.append((time.monotonic() - began, server.memory_mib()))
             time.sleep(min(1.0, load.seconds / 100))
         found, probed = sending.result(), probing.result()
     latencies = np.array(probed["latencies_ms"])

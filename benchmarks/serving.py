@@ -177,6 +177,19 @@ class Server:
         self.url = line[line.index("http://") :].split("/v1")[0]
         self.process = psutil.Process(self._popen.pid)
 
+    def processes(self) -> list[psutil.Process]:
+        """Return the one that talks to clients and those that it started: one of them decodes."""
+        return [self.process, *self.process.children(recursive=True)]
+
+    def cpu_seconds(self) -> float:
+        """Return what all of them have used."""
+        times = [process.cpu_times() for process in self.processes()]
+        return float(sum(used.user + used.system for used in times))
+
+    def memory_mib(self) -> float:
+        """Return what all of them hold; pages that they share count for each."""
+        return float(sum(process.memory_info().rss for process in self.processes())) / 2**20
+
     def stop(self) -> None:
         """End it as Ctrl-C does."""
         self._popen.send_signal(signal.SIGINT)

@@ -16,6 +16,7 @@ from steerlm.generation.decoding import Decoder, Row
 from steerlm.generation.detokenizing import ResponseText
 from steerlm.generation.engine import LocalEngine, Request, Sampling, said
 from steerlm.generation.online import Job, QueueFull, Scheduler, SchedulerStopped
+from steerlm.generation.worker import thread_worker
 from steerlm.template import ConversationEncoder
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
@@ -36,7 +37,7 @@ def engine(model: PreTrainedModel) -> LocalEngine:
 
 @pytest.fixture
 def scheduler(engine: LocalEngine) -> Iterator[Scheduler]:
-    scheduler = Scheduler(engine.decoder(), max_waiting=200)
+    scheduler = Scheduler(thread_worker(engine.decoder()), max_waiting=200)
     yield scheduler
     scheduler.close()
 
@@ -79,7 +80,7 @@ def test_requests_at_any_time_get_what_they_get_alone(engine: LocalEngine, sched
     for request, sampling, job, done in submitted:
         assert done.wait(60)
         alone = list(engine.rows(request, sampling, 0))
-        lonely = Decoder(engine._model, batch_size=4, stop_ids=engine._prompting.stop_ids)
+        lonely = Decoder(engine._model, batch_size=4, stop_ids=engine.prompting.stop_ids)
         lonely.add(alone)
         while lonely.busy:
             lonely.step()
@@ -106,7 +107,7 @@ def endless(model: PreTrainedModel) -> LocalEngine:
 
 def test_a_cancelled_request_frees_its_place(model: PreTrainedModel) -> None:
     engine = endless(model)
-    scheduler = Scheduler(engine.decoder(), max_waiting=10)
+    scheduler = Scheduler(thread_worker(engine.decoder()), max_waiting=10)
     long, short = Sampling(50_000, temperature=0), Sampling(5, temperature=0)
     request = Request((Message("user", "Hi"),), None)
     first, gone = submit(scheduler, engine, request, long)
@@ -128,7 +129,7 @@ def test_a_cancelled_request_frees_its_place(model: PreTrainedModel) -> None:
 
 def test_the_queue_is_bounded_and_close_wakes_those_who_wait(model: PreTrainedModel) -> None:
     engine = endless(model)
-    scheduler = Scheduler(engine.decoder(), max_waiting=4)
+    scheduler = Scheduler(thread_worker(engine.decoder()), max_waiting=4)
     request = Request((Message("user", "Hi"),), None, num_samples=2)
     jobs = [submit(scheduler, engine, request, Sampling(50_000)) for _ in range(2)]
     while scheduler.num_running < 2:
@@ -149,12 +150,12 @@ def test_an_error_while_decoding_reaches_those_who_wait(engine: LocalEngine, mon
         raise RuntimeError("the device is gone")
 
     monkeypatch.setattr(Decoder, "step", broken)
-    scheduler = Scheduler(engine.decoder(), max_waiting=4)
+    scheduler = Scheduler(thread_worker(engine.decoder()), max_waiting=4)
     job, done = submit(scheduler, engine, Request((Message("user", "Hi"),), None), Sampling(5))
     assert done.wait(5)
     assert not job.done
     assert not scheduler.running
-    scheduler._thread.join()
+    scheduler.close()
     assert str(seen[0]) == "the device is gone"
 
 

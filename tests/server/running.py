@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import uvicorn
@@ -17,6 +18,7 @@ from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.checkpoint.label_statistics import label_statistics
 from steerlm.conversation import Message, Score
+from steerlm.generation.decoding import Decoder
 from steerlm.generation.engine import LocalEngine
 from steerlm.server.app import create_app
 from steerlm.server.keys import Keys
@@ -87,18 +89,39 @@ def counted(text: str) -> dict[str, Score]:
     return scores
 
 
-def tiny_engine(batch_size: int = 16, context: int = 512, seed: int = 22) -> LocalEngine:
+class WatchedEngine(LocalEngine):
+    """An engine that tests can reach into.
+
+    Attributes:
+        latest: its latest decoder for requests that come at any time.
+    """
+
+    latest: Decoder
+
+    def decoder(self) -> Decoder:
+        self.latest = super().decoder()
+        return self.latest
+
+
+def tiny_engine(batch_size: int = 16, context: int = 512, seed: int = 22) -> WatchedEngine:
     """Return an engine whose random answers end now and then."""
     tokenizer = byte_tokenizer(SCHEMA)
     model = random_model(tiny_llama_config(len(tokenizer), context), seed, 0.25)
-    return LocalEngine(model, tokenizer, SCHEMA, batch_size)
+    return WatchedEngine(model, tokenizer, SCHEMA, batch_size)
+
+
+_ENGINES: WeakKeyDictionary[Service, WatchedEngine] = WeakKeyDictionary()
+"""Of the services with the built-in engine: they hold no more than a pipe to it."""
 
 
 def tiny_service(policy: Mapping[str, Any] | None = None, key_names: Sequence[str] = (), **engine: int) -> Service:
     """Return a service with the tiny model and the counting attribute model."""
     info = CheckpointInfo("sft", SCHEMA, "steerlm", label_statistics=statistics())
     checked = build_policy(PolicyFile.model_validate(policy or {}), trained_schema(info), list(key_names), "policy")
-    return build_service("tiny", tiny_engine(**engine), info, checked, CountingModel())
+    watched = tiny_engine(**engine)
+    service = build_service("tiny", watched, info, checked, CountingModel())
+    _ENGINES[service] = watched
+    return service
 
 
 def tiny_upstream_service(
@@ -125,8 +148,13 @@ class Running:
     app: FastAPI
 
     @property
+    def engine(self) -> WatchedEngine:
+        """The engine whose decoder a thread of this process runs."""
+        return _ENGINES[self.service]
+
+    @property
     def local(self) -> LocalBackend:
-        """The built-in engine behind it."""
+        """The backend that talks to it."""
         assert isinstance(self.service.backend, LocalBackend)
         return self.service.backend
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import httpx
 import pytest
 
 from steerlm.generation.decoding import Row
-from steerlm.generation.engine import Request, Sampling
+from steerlm.generation.online import Job
 from tests.server.running import SCHEMA, Running, running, tiny_service
 
 KEYS = {"team": "team-key-0123456789", "admin": "admin-key-0123456789"}
@@ -39,17 +39,16 @@ class Spy:
 
     def __init__(self, server: Running) -> None:
         self.rows: list[Row] = []
-        self._engine = server.local.engine
-        self._original = self._engine.rows
+        self._encoder = server.engine.encoder
+        self._submit = server.local.scheduler.submit
 
-    def __call__(self, request: Request, sampling: Sampling, *arguments: Any) -> list[Row]:
-        rows = self._original(request, sampling, *arguments)
+    def __call__(self, rows: Sequence[Row], notify: Callable[[], None]) -> Job:
         self.rows += rows
-        return rows
+        return self._submit(rows, notify)
 
     def headers(self) -> list[list[dict[str, Any]]]:
         """Return the attributes of every prompt: of each earlier answer, and last of the answer asked for."""
-        encoder = self._engine.encoder
+        encoder = self._encoder
         found = []
         for lane in (lane for row in self.rows for lane in row.lanes):
             ids = list(lane.prompt)
@@ -70,7 +69,7 @@ def locked() -> Iterator[Running]:
 @pytest.fixture
 def spy(locked: Running, monkeypatch: pytest.MonkeyPatch) -> Spy:
     spy = Spy(locked)
-    monkeypatch.setattr(locked.local.engine, "rows", spy)
+    monkeypatch.setattr(locked.local.scheduler, "submit", spy)
     return spy
 
 

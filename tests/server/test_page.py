@@ -237,7 +237,7 @@ def test_a_link_restores_the_settings(locked: Running, open_page: Callable[..., 
 @pytest.fixture
 def slow(locked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every step of the model take its time."""
-    model = locked.local.engine._model
+    model = locked.engine._model
     forward = model.forward
 
     def slowly(*arguments: Any, **named: Any) -> Any:

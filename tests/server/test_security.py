@@ -215,7 +215,7 @@ def busy(server: Running, count: int, tokens: int = 400) -> list[socket.socket]:
 
 def slow_down(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every step take a while, and no answer end by itself."""
-    decoder = server.local.scheduler._decoder
+    decoder = server.engine.latest
     step = decoder.step
 
     def slow() -> Any:
@@ -293,7 +293,7 @@ def test_a_stopped_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         def broken() -> Any:
             raise RuntimeError("the device is gone")
 
-        monkeypatch.setattr(server.local.scheduler._decoder, "step", broken)
+        monkeypatch.setattr(server.engine.latest, "step", broken)
         for _ in range(2):
             reply = httpx.post(f"{server.url}/v1/chat/completions", json=body())
             assert (reply.status_code, reply.json()["error"]["code"]) == (503, "model_stopped")

@@ -31,7 +31,6 @@ from steerlm.generation.requests import Request as Request
 from steerlm.generation.requests import Sample as Sample
 from steerlm.generation.requests import Sampling as Sampling
 from steerlm.generation.requests import said as said
-from steerlm.generation.sampling import sample_key
 from steerlm.template import ConversationEncoder
 
 
@@ -40,6 +39,7 @@ class LocalEngine:
 
     Attributes:
         schema: the attributes the model was trained with.
+        prompting: its prompts and the texts of its responses.
     """
 
     def __init__(
@@ -67,18 +67,18 @@ class LocalEngine:
             )
         self.schema = schema
         self._model = model.eval()
-        self._prompting = Prompting(tokenizer, schema, model.config)
+        self.prompting = Prompting(tokenizer, schema, model.config)
         self._batch_size = batch_size
 
     @property
     def encoder(self) -> ConversationEncoder:
         """Builds the prompts and reads the responses."""
-        return self._prompting.encoder
+        return self.prompting.encoder
 
     @property
     def context(self) -> int | None:
         """Most tokens of a prompt and its response; None where the model has no limit."""
-        return self._prompting.context
+        return self.prompting.context
 
     @property
     def batch_size(self) -> int:
@@ -87,11 +87,11 @@ class LocalEngine:
 
     def decoder(self) -> Decoder:
         """Return a decoder for requests that come at any time."""
-        return Decoder(self._model, batch_size=self._batch_size, stop_ids=self._prompting.stop_ids, online=True)
+        return Decoder(self._model, batch_size=self._batch_size, stop_ids=self.prompting.stop_ids, online=True)
 
     def room(self, request: Request) -> int:
         """See `Engine.room`."""
-        return self._prompting.room(max(len(lane.prompt) for lane in self._prompting.lanes(request)))
+        return self.prompting.room(max(len(lane.prompt) for lane in self.prompting.lanes(request)))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Sample]]:
         """See `Engine.generate`."""
@@ -102,38 +102,21 @@ class LocalEngine:
             groups.append(self.rows(request, sampling, number))
         for _ in self._decode([row for group in groups for row in group]):
             pass
-        return [[self._prompting.sample(row.tokens, row.stopped) for row in group] for group in groups]
+        return [[self.prompting.sample(row.tokens, row.stopped) for row in group] for group in groups]
 
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str]:
         """See `Engine.stream`."""
         [row, *_] = self.rows(request, sampling, 0)
-        yield from self._prompting.pieces((row.tokens, row.done) for _ in self._decode([row]))
+        yield from self.prompting.pieces((row.tokens, row.done) for _ in self._decode([row]))
 
     def rows(
         self, request: Request, sampling: Sampling, conversation: Hashable, num_logprobs: int | None = None
     ) -> list[Row]:
-        """Return the samples of a request, not decoded yet.
-
-        Args:
-            request: the request.
-            sampling: how to draw.
-            conversation: equal for requests with the same messages.
-            num_logprobs: as in `Row`.
-
-        Raises:
-            UserError: as `generate`; or a request that mixes more prompts than fit into a batch.
-        """
-        lanes = self._prompting.lanes(request)
-        if len(lanes) > self._batch_size:
-            raise UserError(f"the request mixes {len(lanes)} prompts, but only {self._batch_size} fit into a batch")
-        limit = self._prompting.limit(max(len(lane.prompt) for lane in lanes), sampling)
-        return [
-            Row(lanes, conversation, sample_key(request.seed, number), limit, sampling.drawing, num_logprobs)
-            for number in range(request.num_samples)
-        ]
+        """Return the samples of a request, not decoded yet; see `Prompting.rows`."""
+        return self.prompting.rows(request, sampling, conversation, self._batch_size, num_logprobs)
 
     def _decode(self, rows: list[Row]) -> Iterator[list[Row]]:
-        return decode(self._model, rows, batch_size=self._batch_size, stop_ids=self._prompting.stop_ids)
+        return decode(self._model, rows, batch_size=self._batch_size, stop_ids=self.prompting.stop_ids)
 
 
 def load_engine(path: str | Path, precision: Precision = "auto", batch_size: int = 64) -> LocalEngine:

@@ -1,8 +1,8 @@
-"""The decode loop for requests that come at any time: one thread decodes, others submit samples and cancel them.
+"""Decoding of requests that come at any time: a worker decodes, others submit samples and cancel them.
 
-    scheduler = Scheduler(engine.decoder(), max_waiting=256)
-    job = scheduler.submit(engine.rows(request, sampling, said(request.messages)), notify=print)
-    ...                       # job.rows fill up; `notify` is called in the decoding thread after each step
+    scheduler = Scheduler(process_worker("runs/playground/bootstrap/model", batch_size=64), max_waiting=256)
+    job = scheduler.submit(prompting.rows(request, sampling, said(request.messages), 64), notify=print)
+    ...                       # job.rows fill up; `notify` is called now and then, in a thread of its own
     scheduler.close()
 
 Samples of all jobs share the batch and get, greedy or seeded and with fp32 weights, token for token what they would get
@@ -11,11 +11,14 @@ alone.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from steerlm.generation.decoding import Decoder, Row
+from steerlm.errors import UserError
+from steerlm.generation.decoding import Row
+from steerlm.generation.worker import Cancelled, Counts, Growth, Report, Submitted, Worker
 
 
 class QueueFull(Exception):
@@ -23,7 +26,7 @@ class QueueFull(Exception):
 
 
 class SchedulerStopped(Exception):
-    """The decoding thread has ended, by `close` or by an error that it printed."""
+    """The worker has ended, by `close` or by an error that it printed."""
 
 
 @dataclass(eq=False)
@@ -31,11 +34,12 @@ class Job:
     """Samples that somebody waits for.
 
     Attributes:
-        rows: the samples; the decoding thread fills them.
-        notify: called in the decoding thread after every step that gave one of the rows a token or ended it, and when
-            the thread ends; must be quick and must not raise.
+        number: of the job.
+        rows: the samples; they fill up.
+        notify: called after news of one of the rows, and when the worker ends; must be quick and must not raise.
     """
 
+    number: int
     rows: Sequence[Row]
     notify: Callable[[], None]
 
@@ -45,34 +49,49 @@ class Job:
 
 
 class Scheduler:
-    """Owns the decoding thread."""
+    """Gives a worker its samples and takes in what has come of them.
 
-    def __init__(self, decoder: Decoder, max_waiting: int) -> None:
-        """Start the thread.
+    Attributes:
+        running: whether the worker is alive.
+    """
+
+    def __init__(self, worker: Worker, max_waiting: int) -> None:
+        """Wait until the worker is ready.
 
         Args:
-            decoder: only this thread uses it from now on.
+            worker: only the scheduler uses it from now on.
             max_waiting: most samples that may wait for a place in the batch.
+
+        Raises:
+            UserError: it could not load the model.
         """
-        self._decoder = decoder
+        self._connection, self._body = worker
         self._max_waiting = max_waiting
-        self._condition = threading.Condition()
-        self._submitted: list[Job] = []
-        self._cancelled: list[tuple[Job, Sequence[Row]]] = []
-        self._owners: dict[Row, Job] = {}
-        self._closed = False
-        self._stopped = False
-        self.num_running = 0
-        """Samples that are being decoded."""
-        self.num_waiting = 0
-        """Samples that wait for a place in the batch."""
-        self._thread = threading.Thread(target=self._run, name="steerlm-decoding", daemon=True)
-        self._thread.start()
+        self._lock = threading.Lock()
+        self._jobs: dict[int, Job] = {}
+        self._num_submitted = 0
+        self._counts = Counts(0, 0, -1)
+        try:
+            mistake = self._connection.recv().mistake
+        except EOFError:
+            mistake = "the process that loads the model has ended; is there too little memory?"
+        if mistake is not None:
+            raise UserError(mistake)
+        self.running = True
+        self._reader = threading.Thread(target=self._read, name="steerlm-reports", daemon=True)
+        self._reader.start()
 
     @property
-    def running(self) -> bool:
-        """Whether the decoding thread is alive."""
-        return not self._stopped
+    def num_running(self) -> int:
+        """Samples that are being decoded."""
+        return self._counts.running
+
+    @property
+    def num_waiting(self) -> int:
+        """Samples that wait for a place in the batch."""
+        counts = self._counts
+        new = [job for job in tuple(self._jobs.values()) if job.number > counts.last_job]
+        return counts.waiting + sum(len(job.rows) for job in new)
 
     def submit(self, rows: Sequence[Row], notify: Callable[[], None]) -> Job:
         """Let samples be decoded.
@@ -83,67 +102,75 @@ class Scheduler:
 
         Raises:
             QueueFull: too many samples wait; these too would.
-            SchedulerStopped: the thread has ended.
+            SchedulerStopped: the worker has ended.
         """
-        job = Job(rows, notify)
-        with self._condition:
-            if self._closed or self._stopped:
+        with self._lock:
+            waiting = self.num_waiting
+            if not self.running:
                 raise SchedulerStopped
-            waiting = self.num_waiting + sum(len(other.rows) for other in self._submitted)
             if waiting and waiting + len(rows) > self._max_waiting:
                 raise QueueFull
-            self._submitted.append(job)
-            self._condition.notify()
+            job = Job(self._num_submitted, rows, notify)
+            self._num_submitted += 1
+            self._jobs[job.number] = job
+            self._send(Submitted(job.number, rows))
         return job
 
     def cancel(self, job: Job, rows: Sequence[Row] | None = None) -> None:
         """Free the places of a job's samples (or of some of them) before the next step; no harm where they are done."""
-        with self._condition:
-            self._cancelled.append((job, job.rows if rows is None else rows))
-            self._condition.notify()
+        gone = [row for row in (job.rows if rows is None else rows) if not row.done]
+        if not gone:
+            return
+        with self._lock:
+            for row in gone:
+                row.cancelled = True
+            self._send(Cancelled(job.number, [place for place, row in enumerate(job.rows) if row in gone]))
+            if job.done:
+                self._jobs.pop(job.number, None)
+        job.notify()
 
     def close(self) -> None:
-        """End the thread after its current step; jobs that are not done stay so, and are notified."""
-        with self._condition:
-            self._closed = True
-            self._condition.notify()
-        self._thread.join()
+        """End the worker after its current step; jobs that are not done stay so, and are notified."""
+        with self._lock:
+            self.running = False
+            self._send(None)
+        self._body.join()
+        self._reader.join()
+        self._connection.close()
 
-    def _run(self) -> None:
-        try:
-            while self._take():
-                running = self._decoder.step()
-                touched = {self._owners[row]: None for row in running}
-                for row in running:
-                    if row.done:
-                        del self._owners[row]
-                self.num_running, self.num_waiting = self._decoder.num_running, self._decoder.num_waiting
-                for job in touched:
-                    job.notify()
-        finally:
-            with self._condition:
-                self._stopped = True
-                left = dict.fromkeys((*self._owners.values(), *self._submitted))
-            for job in left:
-                job.notify()
+    def _send(self, message: Submitted | Cancelled | None) -> None:
+        with contextlib.suppress(OSError):  # the worker has ended: `_read` says so to everybody
+            self._connection.send(message)
 
-    def _take(self) -> bool:
-        """Wait for work and hand it to the decoder; returns whether to go on."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._closed or self._submitted or self._cancelled or self._decoder.busy)
-            submitted, self._submitted = self._submitted, []
-            cancelled, self._cancelled = self._cancelled, []
-            # counted as waiting from now on, or two submitters would both find room
-            self.num_waiting += sum(len(job.rows) for job in submitted)
-            if self._closed:
-                self._owners |= {row: job for job in submitted for row in job.rows}
-                return False
-        for job in submitted:
-            self._owners |= dict.fromkeys(job.rows, job)
-            self._decoder.add(job.rows)
-        for job, rows in cancelled:
-            for row in rows:
-                row.cancelled = True
-                self._owners.pop(row, None)
+    def _read(self) -> None:
+        with contextlib.suppress(EOFError, OSError):  # the worker was killed
+            while (report := self._connection.recv()) is not None:
+                self._take(report)
+        with self._lock:
+            self.running = False
+            left = list(self._jobs.values())
+        for job in left:
             job.notify()
-        return True
+
+    def _take(self, report: Report) -> None:
+        touched: dict[Job, None] = {}
+        with self._lock:
+            self._counts = report.counts
+            for growth in report.growths:
+                job = self._jobs.get(growth.job)
+                if job is not None:
+                    _grow(job.rows[growth.place], growth)
+                    touched[job] = None
+            for job in touched:
+                if job.done:
+                    del self._jobs[job.number]
+        for job in touched:
+            job.notify()
+
+
+def _grow(row: Row, growth: Growth) -> None:
+    """Add what is new; whoever reads at the same time sees tokens with their probabilities, and the end last."""
+    if not row.cancelled:
+        row.logprobs += growth.logprobs
+        row.tokens += growth.tokens
+        row.stopped = growth.stopped

@@ -7,16 +7,17 @@ control token; responses come back as ids and are decoded here.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.generation.decoding import Lane
+from steerlm.generation.decoding import Lane, Row
 from steerlm.generation.guidance import branches
 from steerlm.generation.requests import Request, Sample, Sampling, said
+from steerlm.generation.sampling import sample_key
 from steerlm.template import ConversationEncoder
 
 _PROMPTS_REMEMBERED = 8192
@@ -97,6 +98,35 @@ class Prompting:
                 "shorten it or drop its oldest turns"
             )
         return min(sampling.max_new_tokens, room)
+
+    def rows(
+        self,
+        request: Request,
+        sampling: Sampling,
+        conversation: Hashable,
+        most_lanes: int,
+        num_logprobs: int | None = None,
+    ) -> list[Row]:
+        """Return the samples of a request, not decoded yet.
+
+        Args:
+            request: the request.
+            sampling: how to draw.
+            conversation: equal for requests with the same messages.
+            most_lanes: prompts that fit into a batch.
+            num_logprobs: as in `Row`.
+
+        Raises:
+            UserError: as `lanes` and `limit`; or the request mixes more prompts than fit into a batch.
+        """
+        lanes = self.lanes(request)
+        if len(lanes) > most_lanes:
+            raise UserError(f"the request mixes {len(lanes)} prompts, but only {most_lanes} fit into a batch")
+        limit = self.limit(max(len(lane.prompt) for lane in lanes), sampling)
+        return [
+            Row(lanes, conversation, sample_key(request.seed, number), limit, sampling.drawing, num_logprobs)
+            for number in range(request.num_samples)
+        ]
 
     def sample(self, tokens: Sequence[int], stopped: bool) -> Sample:
         """Return the response that these tokens are."""

@@ -1,50 +1,50 @@
-"""The built-in engine behind the server: one thread decodes for all requests, the event loop reads along."""
+"""The built-in engine behind the server: a worker decodes for all requests, the event loop reads along."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from steerlm.errors import UserError
 from steerlm.generation.decoding import LogProb, Row
 from steerlm.generation.detokenizing import ResponseText
-from steerlm.generation.engine import LocalEngine, said
 from steerlm.generation.online import QueueFull, Scheduler, SchedulerStopped
+from steerlm.generation.prompting import Prompting
+from steerlm.generation.requests import said
+from steerlm.generation.worker import Worker
 from steerlm.server.backend import Answer, Order, TokenLogProb
 from steerlm.server.errors import ApiError, unusable_prompt
 from steerlm.server.metrics import Metrics
 from steerlm.template import ConversationEncoder
-
-_SHORTEST_PAUSE_S = 0.015
-"""Between two looks at the streams' new tokens: they share a wake-up, and nobody sees the difference."""
-_PAUSE_PER_STREAM_S = 0.0015
-"""Writing to a client takes time from decoding: with many streams they are looked at less often."""
 
 
 class LocalBackend:
     """A `Backend` on the built-in engine.
 
     Attributes:
-        engine: the steerable model.
-        scheduler: decodes.
+        scheduler: has the samples decoded.
     """
 
     guides = True
 
-    def __init__(self, engine: LocalEngine, max_waiting: int, metrics: Metrics) -> None:
-        """Start the decoding thread.
+    def __init__(
+        self, prompting: Prompting, worker: Worker, batch_size: int, max_waiting: int, metrics: Metrics
+    ) -> None:
+        """Wait until the worker is ready.
 
         Args:
-            engine: the steerable model.
+            prompting: of the model.
+            worker: decodes.
+            batch_size: most samples decoded together.
             max_waiting: most samples that may wait for a place in the batch.
             metrics: counts what was stopped early.
+
+        Raises:
+            UserError: the worker could not load the model.
         """
-        self.engine = engine
-        self.scheduler = Scheduler(engine.decoder(), max_waiting)
-        self._metrics = metrics
-        self._bell = _Bell()
+        self.scheduler = Scheduler(worker, max_waiting)
+        self._prompting, self._batch_size, self._metrics = prompting, batch_size, metrics
         # one worker: encoding waits in line rather than take the processor from decoding
         self._encoding = ThreadPoolExecutor(1, "steerlm-encoding")
 
@@ -66,45 +66,22 @@ class LocalBackend:
     async def start(self, order: Order) -> LocalGeneration:
         """See `Backend.start`."""
         loop = asyncio.get_running_loop()
-        request = order.request
         try:
-            rows = await loop.run_in_executor(
-                self._encoding, self.engine.rows, request, order.sampling, said(request.messages), order.num_logprobs
-            )
+            rows = await loop.run_in_executor(self._encoding, self._rows, order)
         except UserError as error:
             raise unusable_prompt(error) from None
-        return LocalGeneration(rows, order, self.engine.encoder, self.scheduler, self._metrics, self._bell)
+        return LocalGeneration(rows, order, self._prompting.encoder, self.scheduler, self._metrics)
+
+    def _rows(self, order: Order) -> list[Row]:
+        request = order.request
+        return self._prompting.rows(
+            request, order.sampling, said(request.messages), self._batch_size, order.num_logprobs
+        )
 
     async def close(self) -> None:
         """See `Backend.close`."""
         self.scheduler.close()
         self._encoding.shutdown(cancel_futures=True)
-
-
-class _Bell:
-    """Wakes the streams that have new tokens together and now and then: a wake-up each would slow the decoding down."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: list[asyncio.Event] = []
-        self._resting = False
-
-    def ring(self, loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-        """Let an event be set soon; called in the decoding thread."""
-        with self._lock:
-            self._waiting.append(event)
-            resting, self._resting = self._resting, True
-        if not resting:
-            loop.call_soon_threadsafe(self._wake, loop)
-
-    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
-        with self._lock:
-            events, self._waiting = self._waiting, []
-            self._resting = bool(events)
-        for event in events:
-            event.set()
-        if events:
-            loop.call_later(max(_SHORTEST_PAUSE_S, _PAUSE_PER_STREAM_S * len(events)), self._wake, loop)
 
 
 class LocalGeneration:
@@ -117,7 +94,6 @@ class LocalGeneration:
         encoder: ConversationEncoder,
         scheduler: Scheduler,
         metrics: Metrics,
-        bell: _Bell,
     ) -> None:
         """Submit samples.
 
@@ -131,9 +107,7 @@ class LocalGeneration:
         self._scheduler, self._metrics = scheduler, metrics
         self._every_step = order.every_step or bool(order.stop)
         self._loop = asyncio.get_running_loop()
-        self._bell = bell
         self._event = asyncio.Event()
-        self._signalled = False
         try:
             self._job = scheduler.submit(rows, self._notify)
         except QueueFull:
@@ -142,12 +116,9 @@ class LocalGeneration:
             raise _stopped() from None
 
     def _notify(self) -> None:
-        """Wake the request, from the decoding thread: at once at the end, before with others and once at a time."""
-        if self._ended:
+        """Wake the request, from another thread."""
+        if self._every_step or self._ended:
             self._loop.call_soon_threadsafe(self._event.set)
-        elif self._every_step and not self._signalled:
-            self._signalled = True
-            self._bell.ring(self._loop, self._event)
 
     @property
     def _ended(self) -> bool:
@@ -158,8 +129,6 @@ class LocalGeneration:
         while True:
             await self._event.wait()
             self._event.clear()
-            self._signalled = False
-            # read after `_signalled`: whatever comes later wakes us again
             if self._ended and not all(row.done for row in self._rows):
                 raise _stopped()
             for reader in self._readers:

@@ -8,13 +8,15 @@ import time
 from pathlib import Path
 
 import uvicorn
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from steerlm.attribute_models.scoring import AttributeModel, load_attribute_model
 from steerlm.checkpoint.info import CheckpointInfo, load_info
 from steerlm.checkpoint.models import load_tokenizer
 from steerlm.errors import UserError
-from steerlm.generation.engine import LocalEngine, load_engine
+from steerlm.generation.engine import LocalEngine, steerable
+from steerlm.generation.prompting import Prompting
+from steerlm.generation.worker import process_worker, thread_worker
 from steerlm.server.app import create_app
 from steerlm.server.backend import Backend
 from steerlm.server.feasibility import TrainedCombinations
@@ -29,7 +31,7 @@ from steerlm.server.upstream import Upstream, UpstreamBackend
 def build_service(
     name: str, engine: LocalEngine, info: CheckpointInfo, policy: Policy, attribute_model: AttributeModel | None
 ) -> Service:
-    """Put models that are in memory behind a service.
+    """Put models that are in memory behind a service; the model's thread takes turns with those of the clients.
 
     Args:
         name: the model's name in the API.
@@ -39,7 +41,8 @@ def build_service(
         attribute_model: for scores and best-of-n.
     """
     metrics = Metrics()
-    backend = LocalBackend(engine, policy.limits.max_waiting, metrics)
+    worker = thread_worker(engine.decoder())
+    backend = LocalBackend(engine.prompting, worker, engine.batch_size, policy.limits.max_waiting, metrics)
     return service_of(name, backend, metrics, info, policy, attribute_model)
 
 
@@ -78,9 +81,15 @@ def build_upstream_service(
 
 def context_of(model: Path) -> int | None:
     """Return the most tokens that a checkpoint's configuration allows; None = it sets no limit."""
-    text = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
+    text = config_of(model).get_text_config()
     context: int | None = getattr(text, "max_position_embeddings", None)  # some models have no limit
     return context
+
+
+def config_of(model: Path) -> PreTrainedConfig:
+    """Return the configuration of a checkpoint."""
+    config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    return config
 
 
 def service_of(
@@ -131,14 +140,21 @@ def serve(
     loopback = is_loopback(host)
     check_exposure(host, keys)
     checked = load_policy(policy, trained_schema(info), keys.names)
-    scorer = None if attribute_model is None else load_attribute_model(attribute_model)
-    called = name or served_name(model)
+    worker = None
     if upstream is None:
-        service = build_service(called, load_engine(model, batch_size=batch_size), info, checked, scorer)
+        steerable(model)
+        worker = process_worker(model, batch_size)  # loads while this process goes on
+    called = name or served_name(model)
+    scorer = None if attribute_model is None else load_attribute_model(attribute_model)
+    tokenizer = load_tokenizer(model)
+    if worker is None:
+        assert upstream is not None
+        service = build_upstream_service(called, upstream, tokenizer, context_of(model), info, checked, scorer)
     else:
-        service = build_upstream_service(
-            called, upstream, load_tokenizer(model), context_of(model), info, checked, scorer
-        )
+        metrics = Metrics()
+        prompting = Prompting(tokenizer, info.schema, config_of(model))
+        backend = LocalBackend(prompting, worker, batch_size, checked.limits.max_waiting, metrics)
+        service = service_of(called, backend, metrics, info, checked, scorer)
     app = create_app(service, keys, loopback=loopback)
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5, server_header=False

@@ -1,0 +1,234 @@
+"""Where decoding happens while others talk to clients: a process of its own, or a thread where the model is in memory.
+
+A worker has a pipe. It takes samples and cancellations from it, decodes without pause and tells what has come of them;
+`steerlm.generation.online.Scheduler` is the other end. Python runs one thread at a time: in one process, the texts of
+many clients would take turns with the decoding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import queue
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from steerlm.checkpoint.models import Precision
+from steerlm.errors import UserError
+from steerlm.generation.decoding import Decoder, LogProb, Row
+from steerlm.generation.engine import load_engine
+
+_SHORTEST_PAUSE_S = 0.015
+"""Between two reports about samples that only grow: they share one, and nobody sees the difference."""
+_PAUSE_PER_SAMPLE_S = 0.0015
+"""Writing to a client takes time: with many samples they are reported less often."""
+
+
+class Submitted(NamedTuple):
+    """Samples that somebody wants."""
+
+    job: int
+    rows: Sequence[Row]
+
+
+class Cancelled(NamedTuple):
+    """Samples that nobody wants any more, by their places in the job."""
+
+    job: int
+    places: Sequence[int]
+
+
+class Ready(NamedTuple):
+    """The first message of a worker: the model is loaded, or why it is not."""
+
+    mistake: str | None
+
+
+class Counts(NamedTuple):
+    """How many samples are being decoded and wait for that, and the last job among them."""
+
+    running: int
+    waiting: int
+    last_job: int
+
+
+class Growth(NamedTuple):
+    """What is new of a sample, by its job and its place there."""
+
+    job: int
+    place: int
+    tokens: list[int]
+    logprobs: list[LogProb]
+    stopped: bool
+
+
+class Report(NamedTuple):
+    """What a worker tells; None is its last word."""
+
+    counts: Counts
+    growths: list[Growth]
+
+
+class _Joinable(Protocol):
+    def join(self) -> None: ...
+
+
+class Worker(NamedTuple):
+    """A worker that runs.
+
+    Attributes:
+        connection: our end of its pipe; it ends when this is closed.
+        body: its thread or process.
+    """
+
+    connection: Connection
+    body: _Joinable
+
+
+def thread_worker(decoder: Decoder) -> Worker:
+    """Start a worker in this process.
+
+    Args:
+        decoder: only the worker uses it from now on.
+    """
+    ours, theirs = multiprocessing.Pipe()
+    thread = threading.Thread(target=_work, args=(decoder, theirs), name="steerlm-decoding", daemon=True)
+    thread.start()
+    return Worker(ours, thread)
+
+
+def process_worker(path: str | Path, batch_size: int, precision: Precision = "auto") -> Worker:
+    """Start a worker that loads a steerable checkpoint, as `load_engine` does, and return at once.
+
+    Args:
+        path: folder written by `train-sft` or `bootstrap`.
+        batch_size: most responses decoded together.
+        precision: of the weights.
+    """
+    ours, theirs = multiprocessing.Pipe()
+    # not forked: this process may hold threads and a GPU
+    process = multiprocessing.get_context("spawn").Process(
+        target=_load_and_work, args=(path, precision, batch_size, theirs), name="steerlm-decoding", daemon=True
+    )
+    process.start()
+    theirs.close()  # or its end would not be noticed
+    return Worker(ours, process)
+
+
+def _load_and_work(path: str | Path, precision: Precision, batch_size: int, connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both: the one that listens ends in order, then this
+    try:
+        decoder = load_engine(path, precision, batch_size).decoder()
+    except UserError as error:
+        connection.send(Ready(str(error)))
+        return
+    _work(decoder, connection)
+
+
+def _work(decoder: Decoder, connection: Connection) -> None:
+    try:
+        connection.send(Ready(None))
+        _Loop(decoder, connection).run()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # nobody listens any more
+    finally:
+        # closing would not end what `_receive` waits for
+        with contextlib.suppress(OSError):
+            connection.send(None)
+
+
+class _Loop:
+    """Decodes whatever comes."""
+
+    def __init__(self, decoder: Decoder, connection: Connection) -> None:
+        self._decoder, self._connection = decoder, connection
+        self._inbox: queue.SimpleQueue[Submitted | Cancelled | None] = queue.SimpleQueue()
+        self._jobs: dict[int, Sequence[Row]] = {}
+        self._places: dict[Row, tuple[int, int]] = {}
+        self._told: dict[Row, int] = {}
+        self._grown: dict[Row, None] = {}
+        self._last_job = -1
+        self._counts = Counts(0, 0, -1)
+        self._next_report = 0.0
+
+    def run(self) -> None:
+        """Decode until the other end wants no more."""
+        # whoever sends must never wait for a step to end
+        threading.Thread(target=self._receive, name="steerlm-inbox", daemon=True).start()
+        while self._take():
+            self._grown |= dict.fromkeys(self._decoder.step())
+            self._report()
+
+    def _receive(self) -> None:
+        message: Submitted | Cancelled | None
+        while True:
+            try:
+                message = self._connection.recv()
+            except (EOFError, OSError):  # the other end is gone
+                message = None
+            self._inbox.put(message)
+            if message is None:
+                return
+
+    def _take(self) -> bool:
+        """Wait for work and hand it to the decoder; returns whether to go on."""
+        if not self._decoder.busy and not self._handle(self._inbox.get()):
+            return False
+        while True:
+            try:
+                message = self._inbox.get_nowait()
+            except queue.Empty:
+                return True
+            if not self._handle(message):
+                return False
+
+    def _handle(self, message: Submitted | Cancelled | None) -> bool:
+        match message:
+            case Submitted(job, rows):
+                self._jobs[job] = rows
+                self._places |= {row: (job, place) for place, row in enumerate(rows)}
+                self._told |= dict.fromkeys(rows, 0)
+                self._decoder.add(rows)
+                self._last_job = job
+            case Cancelled(job, places):
+                for row in [self._jobs[job][place] for place in places] if job in self._jobs else []:
+                    row.cancelled = True
+                    self._forget(row)
+        return message is not None
+
+    def _report(self) -> None:
+        """Tell about beginnings and ends at once, about what only grows now and then."""
+        now = time.monotonic()
+        if now >= self._next_report:
+            rows = list(self._grown)
+            self._next_report = now + max(_SHORTEST_PAUSE_S, _PAUSE_PER_SAMPLE_S * len(rows))
+        else:
+            rows = [row for row in self._grown if row.done or self._told[row] == 0]
+        counts = Counts(self._decoder.num_running, self._decoder.num_waiting, self._last_job)
+        if not rows and counts == self._counts:
+            return
+        self._counts = counts
+        self._connection.send(Report(counts, [self._growth(row) for row in rows]))
+        for row in rows:
+            del self._grown[row]
+            if row.done:
+                self._forget(row)
+
+    def _growth(self, row: Row) -> Growth:
+        begin = self._told[row]
+        self._told[row] = len(row.tokens)
+        return Growth(*self._places[row], row.tokens[begin:], row.logprobs[begin:], row.stopped)
+
+    def _forget(self, row: Row) -> None:
+        if row not in self._places:
+            return
+        job, _ = self._places.pop(row)
+        del self._told[row]
+        self._grown.pop(row, None)
+        if not any(other in self._places for other in self._jobs[job]):
+            del self._jobs[job]
