@@ -130,8 +130,7 @@ def test_the_worker_ends_with_the_process_that_started_it(folder: Path) -> None:
 def test_growth_is_told_now_and_then_and_ends_at_once(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, pause: float
 ) -> None:
-    monkeypatch.setattr("steerlm.generation.worker._SHORTEST_PAUSE_S", pause)
-    monkeypatch.setattr("steerlm.generation.worker._PAUSE_PER_SAMPLE_S", 0.0)
+    monkeypatch.setattr("steerlm.generation.worker._PAUSE_S", pause)
     told: list[int] = []
     scheduler = Scheduler(thread_worker(engine.decoder()), max_waiting=4)
     [row] = engine.rows(Request((Message("user", "Hi"),), None, seed=3), Sampling(100, temperature=1), 0)

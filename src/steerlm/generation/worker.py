@@ -8,6 +8,7 @@ many clients would take turns with the decoding.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import queue
 import signal
@@ -23,10 +24,10 @@ from steerlm.errors import UserError
 from steerlm.generation.decoding import Decoder, LogProb, Row
 from steerlm.generation.engine import load_engine
 
-_SHORTEST_PAUSE_S = 0.015
-"""Between two reports about samples that only grow: they share one, and nobody sees the difference."""
-_PAUSE_PER_SAMPLE_S = 0.0015
-"""Writing to a client takes time: with many samples they are reported less often."""
+_PAUSE_S = 0.012
+"""Between two reports about samples that only grow: writing to a client costs more than drawing a token."""
+_MOST_AT_ONCE = 8
+"""Such samples in one report: with many they take turns, or those who write would do nothing else for too long."""
 
 
 class Submitted(NamedTuple):
@@ -205,10 +206,12 @@ class _Loop:
         """Tell about beginnings and ends at once, about what only grows now and then."""
         now = time.monotonic()
         if now >= self._next_report:
-            rows = list(self._grown)
-            self._next_report = now + max(_SHORTEST_PAUSE_S, _PAUSE_PER_SAMPLE_S * len(rows))
+            # those about whom nobody was told for the longest time come first
+            turn = set(itertools.islice(self._grown, _MOST_AT_ONCE))
+            self._next_report = now + _PAUSE_S
         else:
-            rows = [row for row in self._grown if row.done or self._told[row] == 0]
+            turn = set()
+        rows = [row for row in self._grown if row in turn or row.done or self._told[row] == 0]
         counts = Counts(self._decoder.num_running, self._decoder.num_waiting, self._last_job)
         if not rows and counts == self._counts:
             return
