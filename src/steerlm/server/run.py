@@ -6,6 +6,7 @@ import ipaddress
 import socket
 import time
 from pathlib import Path
+from typing import Literal
 
 import uvicorn
 from transformers import AutoConfig, PreTrainedTokenizerBase
@@ -24,6 +25,7 @@ from steerlm.server.metrics import Metrics
 from steerlm.server.policy import Policy, load_policy
 from steerlm.server.service import Service, trained_schema
 from steerlm.server.upstream import Upstream, UpstreamBackend
+from steerlm.server.vllm import load_vllm_backend
 
 
 def build_service(
@@ -76,6 +78,32 @@ def build_upstream_service(
     return service_of(name, backend, metrics, info, policy, attribute_model)
 
 
+def build_vllm_service(
+    name: str,
+    model: Path,
+    batch_size: int,
+    info: CheckpointInfo,
+    policy: Policy,
+    attribute_model: AttributeModel | None,
+) -> Service:
+    """Start vLLM on a checkpoint and put it behind a service.
+
+    Args:
+        name: the model's name in the API.
+        model: folder of a steerable model.
+        batch_size: most samples decoded together.
+        info: of the checkpoint.
+        policy: made for `trained_schema(info)`.
+        attribute_model: for scores and best-of-n.
+
+    Raises:
+        UserError: see `load_vllm_backend`.
+    """
+    metrics = Metrics()
+    backend = load_vllm_backend(model, batch_size, policy.limits.max_waiting, metrics)
+    return service_of(name, backend, metrics, info, policy, attribute_model)
+
+
 def context_of(model: Path) -> int | None:
     """Return the most tokens that a checkpoint's configuration allows; None = it sets no limit."""
     text = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
@@ -109,6 +137,7 @@ def serve(
     port: int,
     batch_size: int,
     upstream: Upstream | None = None,
+    engine: Literal["local", "vllm"] = "local",
 ) -> None:
     """Serve a model until interrupted.
 
@@ -122,6 +151,7 @@ def serve(
         port: port; 0 = any free one.
         batch_size: most samples decoded together.
         upstream: another server that draws the answers; then no weights are loaded.
+        engine: what draws them here.
 
     Raises:
         UserError: a model of the wrong kind, a policy that does not fit, or an open address without keys.
@@ -133,7 +163,9 @@ def serve(
     checked = load_policy(policy, trained_schema(info), keys.names)
     scorer = None if attribute_model is None else load_attribute_model(attribute_model)
     called = name or served_name(model)
-    if upstream is None:
+    if upstream is None and engine == "vllm":
+        service = build_vllm_service(called, model, batch_size, info, checked, scorer)
+    elif upstream is None:
         service = build_service(called, load_engine(model, batch_size=batch_size), info, checked, scorer)
     else:
         service = build_upstream_service(
