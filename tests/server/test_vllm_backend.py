@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import multiprocessing
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from steerlm.checkpoint.models import CheckpointInfo, save_model
 from steerlm.cli import build_parser
@@ -282,6 +284,7 @@ def test_how_it_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llm:
     expected = {"model": str(folder), "skip_tokenizer_init": True, "trust_remote_code": False, "max_num_seqs": 32}
     assert expected.items() <= settings.items()
     assert settings["max_model_len"] == 512
+    assert "gpu_memory_utilization" not in settings
     assert llm.core is not None
     assert llm.core.is_alive()
     asyncio.run(service.close())
@@ -294,6 +297,21 @@ def test_how_it_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llm:
     with pytest.raises(UserError, match="attribute model"):
         load_vllm_backend(wrong, 32, 512, Metrics())
     assert len(started) == 1
+
+
+def test_the_attribute_model_keeps_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llm: FakeVllm) -> None:
+    started = install(monkeypatch, llm)
+    folder = saved(tmp_path / "model")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (60 << 30, 80 << 30))
+    monkeypatch.setattr("steerlm.generation.vllm.inference_dtype", lambda precision: torch.bfloat16)
+    backend = load_vllm_backend(folder, 32, 512, Metrics())
+    asyncio.run(backend.close())
+    [settings] = started
+    assert settings["gpu_memory_utilization"] == pytest.approx(0.675)
+    assert settings["dtype"] == "bfloat16"
+    assert llm.core is not None
+    llm.core.kill()
 
 
 def test_a_missing_extra_names_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,6 +367,16 @@ def test_the_real_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         first, again = (ask(front, drawn).json()["choices"] for _ in range(2))
         assert first == again
         assert len({choice["message"]["content"] for choice in first}) == 3
+        long = {"model": "tiny", "messages": HI, "max_tokens": 400, "n": 4, "stream": True, "temperature": 0}
+        with httpx.stream("POST", f"{front.url}/v1/chat/completions", json=long, timeout=60) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            for core in multiprocessing.active_children():
+                core.kill()
+            last = [line for line in lines if line][-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "model_stopped"
+        assert ask(front, {}).json()["error"]["code"] == "model_stopped"
+        assert httpx.get(f"{front.url}/health").status_code == 503
 
 
 def nearly(ours: Any, theirs: Any) -> bool:

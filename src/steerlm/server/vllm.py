@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from steerlm.errors import UserError
 from steerlm.generation.decoding import LogProb
 from steerlm.generation.prompting import Prompting
@@ -33,6 +35,8 @@ from steerlm.server.metrics import Metrics
 from steerlm.server.reading import Reader
 from steerlm.server.samples import Places, TaskGeneration, mixes_logits
 
+_GPU_SHARE = 0.9
+"""Of the memory that is free: the attribute model lies there already, and needs room to compute."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -191,7 +195,7 @@ def _failed() -> ApiError:
 
 
 def load_vllm_backend(path: Path, batch_size: int, most_samples: int, metrics: Metrics) -> VllmBackend:
-    """Start vLLM on a steerable checkpoint.
+    """Start vLLM on a steerable checkpoint, with most of the GPU memory that is free.
 
     Args:
         path: folder written by `train-sft` or `bootstrap`.
@@ -207,6 +211,9 @@ def load_vllm_backend(path: Path, batch_size: int, most_samples: int, metrics: M
     except ImportError:
         raise missing_vllm() from None
     settings, prompting = vllm_start(path, "auto", batch_size)
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        settings["gpu_memory_utilization"] = _GPU_SHARE * free / total
     others = set(multiprocessing.active_children())
     # its statistics would go to the log every few seconds; `/metrics` has ours
     llm = AsyncLLMEngine.from_engine_args(AsyncEngineArgs(**settings, disable_log_stats=True))
