@@ -11,6 +11,7 @@ import asyncio
 import enum
 import multiprocessing
 import multiprocessing.process
+import subprocess
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from steerlm.generation.decoding import Decoder, Lane, LogProb, Row
@@ -70,6 +72,7 @@ class FakeVllm:
         errored: whether it is dead.
         closed: whether it was shut down.
         core: the process that `AsyncLLMEngine.from_engine_args` has started; it does nothing.
+        worker: a process that `core` has started.
         hold: drawing waits while this is not set.
     """
 
@@ -81,6 +84,7 @@ class FakeVllm:
         self.fault = "nothing"
         self.errored = self.closed = False
         self.core: multiprocessing.process.BaseProcess | None = None
+        self.worker: psutil.Process | None = None
         self.hold = threading.Event()
         self.hold.set()
 
@@ -172,8 +176,12 @@ def install(monkeypatch: pytest.MonkeyPatch, llm: FakeVllm) -> list[dict[str, An
 
     def from_engine_args(arguments: AsyncEngineArgs) -> FakeVllm:
         started.append(arguments.settings)
-        llm.core = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+        context = multiprocessing.get_context("spawn")
+        llm.core = context.Process(target=subprocess.run, args=([sys.executable, "-c", "import time; time.sleep(60)"],))
         llm.core.start()
+        while not psutil.Process(llm.core.pid).children():
+            time.sleep(0.01)
+        [llm.worker] = psutil.Process(llm.core.pid).children()
         return llm
 
     contents: dict[str, dict[str, Any]] = {

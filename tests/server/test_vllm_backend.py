@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import torch
 
@@ -274,12 +275,26 @@ def saved(folder: Path, info: CheckpointInfo = INFO) -> Path:
     return folder
 
 
+def ended(llm: FakeVllm) -> None:
+    """Make sure that the engine's processes have ended: the stand-in does not end them, but the guard does."""
+    assert llm.core is not None
+    assert llm.worker is not None
+    if sys.platform != "linux":
+        llm.core.kill()
+        llm.worker.kill()
+    llm.core.join(20)
+    assert llm.core.exitcode == -signal.SIGKILL
+    worker = llm.worker
+    eventually(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+
+
 def test_how_it_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llm: FakeVllm) -> None:
     started = install(monkeypatch, llm)
     folder = saved(tmp_path / "model")
     policy = build_policy(PolicyFile(), trained_schema(INFO), [], "policy")
     service = build_vllm_service("tiny", folder, 32, INFO, policy, None)
-    assert isinstance(service.backend, VllmBackend)
+    backend = service.backend
+    assert isinstance(backend, VllmBackend)
     [settings] = started
     expected = {"model": str(folder), "skip_tokenizer_init": True, "trust_remote_code": False, "max_num_seqs": 32}
     assert expected.items() <= settings.items()
@@ -287,12 +302,10 @@ def test_how_it_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llm:
     assert "gpu_memory_utilization" not in settings
     assert llm.core is not None
     assert llm.core.is_alive()
+    assert backend.running
     asyncio.run(service.close())
-    assert not service.backend.running
-    llm.core.join(20)
-    if sys.platform == "linux":
-        assert llm.core.exitcode == -signal.SIGKILL, "the stand-in does not end it, but the guard does"
-    llm.core.kill()
+    assert not backend.running
+    ended(llm)
     wrong = saved(tmp_path / "wrong", CheckpointInfo("regression", SCHEMA, "steerlm"))
     with pytest.raises(UserError, match="attribute model"):
         load_vllm_backend(wrong, 32, 512, Metrics())
@@ -310,8 +323,7 @@ def test_the_attribute_model_keeps_its_memory(tmp_path: Path, monkeypatch: pytes
     [settings] = started
     assert settings["gpu_memory_utilization"] == pytest.approx(0.675)
     assert settings["dtype"] == "bfloat16"
-    assert llm.core is not None
-    llm.core.kill()
+    ended(llm)
 
 
 def test_a_missing_extra_names_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,13 @@ import itertools
 import logging
 import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 
 from steerlm.errors import UserError
@@ -218,6 +219,13 @@ def load_vllm_backend(path: Path, batch_size: int, most_samples: int, metrics: M
     # its statistics would go to the log every few seconds; `/metrics` has ours
     llm = AsyncLLMEngine.from_engine_args(AsyncEngineArgs(**settings, disable_log_stats=True))
     started = [child.pid for child in multiprocessing.active_children() if child not in others]
-    # its workers end with it, but it does not end with us
-    guard = Guard(pid for pid in started if pid is not None) if sys.platform == "linux" else None
+    # they do not end with us, and its workers take long to notice that it has ended
+    guard = Guard(_with_children(pid for pid in started if pid is not None)) if sys.platform == "linux" else None
     return VllmBackend(llm, prompting, most_samples, metrics, guard)
+
+
+def _with_children(pids: Iterable[int]) -> list[int]:
+    found = []
+    for pid in pids:
+        found += [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    return found
