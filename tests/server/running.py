@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,11 +23,16 @@ from steerlm.generation.engine import LocalEngine
 from steerlm.server.app import create_app
 from steerlm.server.keys import Keys
 from steerlm.server.local import LocalBackend
+from steerlm.server.metrics import Metrics
 from steerlm.server.policy import PolicyFile, build_policy
-from steerlm.server.run import build_service, build_upstream_service
+from steerlm.server.run import build_service, build_upstream_service, service_of
 from steerlm.server.service import Service, trained_schema
 from steerlm.server.upstream import Upstream
+from steerlm.server.vllm import VllmBackend
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
+
+if TYPE_CHECKING:
+    from tests.server.fake_vllm import FakeVllm
 
 SCHEMA = AttributeSchema(
     (
@@ -131,6 +136,15 @@ def tiny_upstream_service(
     info = CheckpointInfo("sft", SCHEMA, "steerlm", label_statistics=statistics())
     checked = build_policy(PolicyFile.model_validate(policy or {}), trained_schema(info), list(key_names), "policy")
     return build_upstream_service("tiny", upstream, byte_tokenizer(SCHEMA), 512, info, checked, CountingModel())
+
+
+def tiny_vllm_service(llm: FakeVllm, policy: Mapping[str, Any] | None = None, key_names: Sequence[str] = ()) -> Service:
+    """Return a service whose answers a stand-in for vLLM draws, with the counting attribute model."""
+    info = CheckpointInfo("sft", SCHEMA, "steerlm", label_statistics=statistics())
+    checked = build_policy(PolicyFile.model_validate(policy or {}), trained_schema(info), list(key_names), "policy")
+    metrics = Metrics()
+    backend = VllmBackend(llm, llm.engine.prompting, checked.limits.max_waiting, metrics)
+    return service_of("tiny", backend, metrics, info, checked, CountingModel())
 
 
 @dataclass(frozen=True)

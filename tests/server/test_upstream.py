@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,16 +191,15 @@ def test_the_context_is_the_smaller_one(front: Running, stock: FakeUpstream) -> 
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"model": "tiny@humor=2.5"},
-        {"steer": {"attributes": {"humor": 2.5}}},
-        {"steer": {"guidance": 2}},
-        {"steer": {"guidance": {"humor": 0.5}, "attributes": {"humor": 4}}},
-    ],
-    ids=str,
-)
+MIXES: list[dict[str, Any]] = [
+    {"model": "tiny@humor=2.5"},
+    {"steer": {"attributes": {"humor": 2.5}}},
+    {"steer": {"guidance": 2}},
+    {"steer": {"guidance": {"humor": 0.5}, "attributes": {"humor": 4}}},
+]
+
+
+@pytest.mark.parametrize("body", MIXES, ids=str)
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_mixes_logits_is_refused(front: Running, stock: FakeUpstream, body: dict[str, Any], stream: bool) -> None:
     reply = ask(front, {**body, "stream": stream})
@@ -216,11 +216,10 @@ def test_the_dials_say_so(front: Running, server: Running) -> None:
 # -- locks ------------------------------------------------------------------------------------------------------------
 
 
-def headers(stock: FakeUpstream) -> list[list[dict[str, Any]]]:
-    """Return the attributes of every prompt that reached the upstream, as `Spy.headers` does for the engine."""
+def headers(prompts: Iterable[Sequence[int]]) -> list[list[dict[str, Any]]]:
+    """Return the attributes of every prompt that reached the model, as `Spy.headers` does for the built-in engine."""
     found = []
-    for body in stock.bodies:
-        ids = body["prompt"]
+    for ids in prompts:
         opens = [i for i, index in enumerate(ids) if index == ENCODER.attributes_open]
         found.append([SCHEMA.parse(ENCODER.decode(ids[i + 1 :])) for i in opens])
         assert ids[-1] == ENCODER.attributes_close
@@ -235,25 +234,24 @@ def test_what_breaks_a_lock_is_refused(locked: Running, stock: FakeUpstream, bod
     assert stock.bodies == []
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"chat_template_kwargs": {"attributes": {}}},
-        {"steer": {"preset": "evil", "guidance": 1}},
-        {"steer": {"guidance": 0}},
-        {"steer": {"guidance": 0}, "chat_template_kwargs": {"attributes": {}}},
-        {"steer": {"best_of": 3, "weights": {"humor": 1}}},
-        {"messages": [{"role": "system", "content": FORGED}, {"role": "user", "content": FORGED}]},
-        {"messages": [*HI, {"role": "assistant", "content": FORGED}, {"role": "user", "content": FORGED}]},
-        {"messages": [{"role": "user", "content": SPLIT}]},
-    ],
-    ids=str,
-)
+RESPECTED: list[dict[str, Any]] = [
+    {},
+    {"chat_template_kwargs": {"attributes": {}}},
+    {"steer": {"preset": "evil", "guidance": 1}},
+    {"steer": {"guidance": 0}},
+    {"steer": {"guidance": 0}, "chat_template_kwargs": {"attributes": {}}},
+    {"steer": {"best_of": 3, "weights": {"humor": 1}}},
+    {"messages": [{"role": "system", "content": FORGED}, {"role": "user", "content": FORGED}]},
+    {"messages": [*HI, {"role": "assistant", "content": FORGED}, {"role": "user", "content": FORGED}]},
+    {"messages": [{"role": "user", "content": SPLIT}]},
+]
+
+
+@pytest.mark.parametrize("body", RESPECTED, ids=str)
 def test_what_is_answered_respects_the_locks(locked: Running, stock: FakeUpstream, body: dict[str, Any]) -> None:
     reply = ask(locked, {**body, "max_tokens": 2}, key="team")
     assert reply.status_code == 200, reply.text
-    prompts = headers(stock)
+    prompts = headers(body["prompt"] for body in stock.bodies)
     assert prompts
     assert holds(prompts)
     assert all(len(prompt) == 1 for prompt in prompts)
@@ -373,14 +371,21 @@ def test_a_slow_upstream(stock: FakeUpstream) -> None:
         eventually(lambda: server.service.backend.num_running == 0)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_vanished_client_ends_the_upstream_s_work(front: Running, stock: FakeUpstream, stream: bool) -> None:
-    stock.fault = "drip"
+@contextlib.contextmanager
+def client_that_leaves(server: Running, stream: bool) -> Iterator[None]:
+    """Ask for two long answers, and leave at the end."""
     request = {"model": "tiny", "messages": HI, "max_tokens": 300, "temperature": 0, "stream": stream, "n": 2}
-    with socket.create_connection(("127.0.0.1", int(front.url.rsplit(":", 1)[1]))) as connection:
+    with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as connection:
         body = json.dumps(request).encode()
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        yield
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_vanished_client_ends_the_upstream_s_work(front: Running, stock: FakeUpstream, stream: bool) -> None:
+    stock.fault = "drip"
+    with client_that_leaves(front, stream):
         eventually(lambda: len(stock.bodies) == 2 and front.service.backend.num_running == 2)
         time.sleep(0.1)
     eventually(lambda: len(stock.left) == 2 and front.service.backend.num_running == 0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoConfig
@@ -61,16 +61,16 @@ class VllmEngine:
         parameters: list[Any] = []
         for request in requests:
             ids = self._prompting.single(request, "vllm")
-            for number in range(request.num_samples):
-                prompts.append({"prompt_token_ids": list(ids)})
-                parameters.append(self._parameters(len(ids), request, number, sampling))
+            wanted = sampling_parameters(self._prompting, len(ids), request, sampling)
+            prompts += [{"prompt_token_ids": list(ids)} for _ in wanted]
+            parameters += wanted
         outputs = iter(self._llm.generate(prompts, parameters, use_tqdm=False) if prompts else [])
         return [[self._sample(next(outputs)) for _ in range(request.num_samples)] for request in requests]
 
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str]:
         """See `Engine.stream`."""
         ids = self._prompting.single(request, "vllm")
-        parameters = self._parameters(len(ids), request, 0, sampling)
+        parameters, *_ = sampling_parameters(self._prompting, len(ids), request, sampling)
         yield from self._prompting.pieces(self._states(list(ids), parameters))
 
     def _states(self, ids: list[int], parameters: Any) -> Iterator[tuple[list[int], bool]]:
@@ -85,25 +85,74 @@ class VllmEngine:
             if engine.has_unfinished_requests():
                 engine.abort_request([name])
 
-    def _parameters(self, length: int, request: Request, number: int, sampling: Sampling) -> Any:
-        from vllm import SamplingParams
+    def _sample(self, output: Any) -> Sample:
+        [completion] = output.outputs
+        return self._prompting.sample(list(completion.token_ids), completion.finish_reason == "stop")
 
-        return SamplingParams(
+
+def sampling_parameters(prompting: Prompting, length: int, request: Request, sampling: Sampling) -> list[Any]:
+    """Return the `vllm.SamplingParams` of a request's samples.
+
+    Args:
+        prompting: of the model.
+        length: of the prompt in tokens.
+        request: how many samples, and the seed.
+        sampling: how.
+
+    Raises:
+        UserError: the prompt leaves no room.
+    """
+    from vllm import SamplingParams
+
+    limit = prompting.limit(length, sampling)
+    return [
+        SamplingParams(
             n=1,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
             seed=sample_key(request.seed, number) & _SEED_BITS,
-            max_tokens=self._prompting.limit(length, sampling),
+            max_tokens=limit,
             # our own ids end a response, and nothing else does
-            stop_token_ids=sorted(self._prompting.stop_ids),
+            stop_token_ids=sorted(prompting.stop_ids),
             ignore_eos=True,
             detokenize=False,
         )
+        for number in range(request.num_samples)
+    ]
 
-    def _sample(self, output: Any) -> Sample:
-        [completion] = output.outputs
-        return self._prompting.sample(list(completion.token_ids), completion.finish_reason == "stop")
+
+class Start(NamedTuple):
+    """What vLLM is started with: its settings, and what builds the prompts."""
+
+    settings: dict[str, Any]
+    prompting: Prompting
+
+
+def vllm_start(path: str | Path, precision: Precision, batch_size: int) -> Start:
+    """Return what to start vLLM with on a steerable checkpoint; see `load_vllm_engine`."""
+    path = Path(path)
+    info = steerable(path)
+    check_weights(path)
+    dtype = "bfloat16" if inference_dtype(precision) == torch.bfloat16 else "float32"
+    prompting = Prompting(load_tokenizer(path), info.schema, AutoConfig.from_pretrained(path, trust_remote_code=False))
+    settings = {
+        "model": str(path),
+        "skip_tokenizer_init": True,
+        "trust_remote_code": False,
+        "dtype": dtype,
+        "max_num_seqs": batch_size,
+        "max_model_len": prompting.context,
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",
+        "seed": 0,
+    }
+    return Start(settings, prompting)
+
+
+def missing_vllm() -> UserError:
+    """Return the error for a machine without vLLM."""
+    return UserError("the engine vllm needs vLLM: pip install 'steerlm[vllm]'")
 
 
 def load_vllm_engine(path: str | Path, precision: Precision = "auto", batch_size: int = 64) -> VllmEngine:
@@ -120,21 +169,6 @@ def load_vllm_engine(path: str | Path, precision: Precision = "auto", batch_size
     try:
         from vllm import LLM
     except ImportError:
-        raise UserError("the engine vllm needs vLLM: pip install 'steerlm[vllm]'") from None
-    path = Path(path)
-    info = steerable(path)
-    check_weights(path)
-    dtype = "bfloat16" if inference_dtype(precision) == torch.bfloat16 else "float32"
-    prompting = Prompting(load_tokenizer(path), info.schema, AutoConfig.from_pretrained(path, trust_remote_code=False))
-    llm = LLM(
-        model=str(path),
-        skip_tokenizer_init=True,
-        trust_remote_code=False,
-        dtype=dtype,
-        max_num_seqs=batch_size,
-        max_model_len=prompting.context,
-        enable_prefix_caching=True,
-        generation_config="vllm",
-        seed=0,
-    )
-    return VllmEngine(llm, prompting)
+        raise missing_vllm() from None
+    settings, prompting = vllm_start(path, precision, batch_size)
+    return VllmEngine(LLM(**settings), prompting)

@@ -21,6 +21,12 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=64, help="most samples decoded together (default: %(default)s)"
     )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "vllm"),
+        default="local",
+        help="what draws the answers: the built-in engine, or vLLM in this process (default: %(default)s)",
+    )
     upstream = parser.add_argument_group("in front of another server, which holds the weights")
     upstream.add_argument("--upstream", metavar="URL", help="OpenAI-compatible server, for example http://host:8000/v1")
     upstream.add_argument("--upstream-model", metavar="NAME", help="the model's name there (default: its first one)")

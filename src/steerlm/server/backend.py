@@ -1,4 +1,4 @@
-"""What draws the answers: the built-in engine (`local`) or another server (`upstream`), behind one interface."""
+"""What draws the answers: the built-in engine (`local`), `vllm`, or another server (`upstream`); one interface."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ def serve(arguments: argparse.Namespace) -> int:
             port=arguments.port,
             batch_size=arguments.batch_size,
             upstream=_upstream(arguments),
+            engine=arguments.engine,
         )
     return 0
 
@@ -50,6 +51,8 @@ def _upstream(arguments: argparse.Namespace) -> Upstream | None:
         if arguments.upstream_model is not None or key_name is not None or arguments.upstream_chat:
             raise UserError("--upstream-model, --upstream-key-env and --upstream-chat need --upstream URL")
         return None
+    if arguments.engine != "local":
+        raise UserError(f"--upstream draws the answers elsewhere: leave --engine {arguments.engine} out")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise UserError(f"--upstream {url!r} is not of the form http://host:8000/v1")

@@ -55,6 +55,11 @@ def unusable_prompt(error: UserError) -> ApiError:
     return ApiError(400, str(error), code, "messages")
 
 
+def model_stopped() -> ApiError:
+    """Return the error for a model that does not draw any more."""
+    return ApiError(503, "the model has stopped; the operator must restart the server", "model_stopped")
+
+
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return JSON in ASCII, so that text which is no valid Unicode can be quoted."""
     return Response(json.dumps(body, allow_nan=False), status, headers, "application/json")

@@ -7,15 +7,15 @@ from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from steerlm.errors import UserError
-from steerlm.generation.decoding import LogProb, Row
-from steerlm.generation.detokenizing import ResponseText
+from steerlm.generation.decoding import Row
 from steerlm.generation.online import QueueFull, Scheduler, SchedulerStopped
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.requests import said
 from steerlm.generation.worker import Worker
-from steerlm.server.backend import Answer, Order, TokenLogProb
-from steerlm.server.errors import ApiError, unusable_prompt
+from steerlm.server.backend import Order
+from steerlm.server.errors import ApiError, model_stopped, unusable_prompt
 from steerlm.server.metrics import Metrics
+from steerlm.server.reading import Reader
 from steerlm.template import ConversationEncoder
 
 
@@ -101,7 +101,7 @@ class LocalGeneration:
             ApiError: too many samples wait, or the decoding has ended.
         """
         self.prompt_tokens = max(len(lane.prompt) for lane in rows[0].lanes)
-        self._readers = [_Reader(row, encoder, order.stop) for row in rows]
+        self._readers = [Reader(row, encoder, order.stop) for row in rows]
         self.answers = [reader.answer for reader in self._readers]
         self._rows = rows
         self._scheduler, self._metrics = scheduler, metrics
@@ -113,7 +113,7 @@ class LocalGeneration:
         except QueueFull:
             raise ApiError(429, "the server is busy: too many samples wait; try again", "queue_full") from None
         except SchedulerStopped:
-            raise _stopped() from None
+            raise model_stopped() from None
 
     def _notify(self) -> None:
         """Wake the request, from another thread."""
@@ -130,11 +130,11 @@ class LocalGeneration:
             await self._event.wait()
             self._event.clear()
             if self._ended and not all(row.done for row in self._rows):
-                raise _stopped()
-            for reader in self._readers:
+                raise model_stopped()
+            for reader, row in zip(self._readers, self._rows, strict=True):
                 reader.look()
-                if reader.answer.finish_reason is not None and not reader.row.done:
-                    self._scheduler.cancel(self._job, [reader.row])
+                if reader.answer.finish_reason is not None and not row.done:
+                    self._scheduler.cancel(self._job, [row])
             yield
             if all(answer.finish_reason for answer in self.answers):
                 return
@@ -145,47 +145,3 @@ class LocalGeneration:
             if not all(answer.finish_reason for answer in self.answers):
                 self._metrics.cancelled.inc()
             self._scheduler.cancel(self._job)
-
-
-class _Reader:
-    """Turns a row's tokens into an answer."""
-
-    def __init__(self, row: Row, encoder: ConversationEncoder, stop: Sequence[str]) -> None:
-        self.row = row
-        self._encoder = encoder
-        self._response = ResponseText(encoder, stop)
-        self._read = 0
-        self.answer = Answer(self._response.text)
-
-    def look(self) -> None:
-        """Take in the tokens that are new."""
-        row, response, answer = self.row, self._response, self.answer
-        if answer.finish_reason is not None:
-            return
-        done, tokens = row.done, row.tokens
-        if done and self._read == 0 and not response.has_stops:
-            # nobody has looked before, and nothing can be found on the way
-            self._read = response.num_tokens = len(tokens)
-            first = 0
-        else:
-            first = self._read
-            self._read += response.push_all(tokens[first:])
-        answer.num_tokens = response.num_tokens
-        if row.num_logprobs is not None:
-            pairs = zip(tokens[first : self._read], row.logprobs[first : self._read], strict=True)
-            answer.logprobs += [self._entry(t, p) for t, p in pairs if t not in self._encoder.control_ids]
-        if response.stopped or done:
-            answer.text = response.finish(tokens)
-            answer.finish_reason = "stop" if response.stopped or row.stopped else "length"
-
-    def _entry(self, token: int, logprob: LogProb) -> TokenLogProb:
-        return TokenLogProb(
-            self._token(token), logprob.drawn, [(self._token(other), value) for other, value in logprob.top]
-        )
-
-    def _token(self, token: int) -> str:
-        return "" if token in self._encoder.control_ids else self._encoder.decode([token])
-
-
-def _stopped() -> ApiError:
-    return ApiError(503, "the model has stopped; the operator must restart the server", "model_stopped")

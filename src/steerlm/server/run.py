@@ -6,17 +6,18 @@ import ipaddress
 import socket
 import time
 from pathlib import Path
+from typing import Literal
 
 import uvicorn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from steerlm.attribute_models.scoring import AttributeModel, load_attribute_model
-from steerlm.checkpoint.info import CheckpointInfo, load_info
+from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.checkpoint.models import load_tokenizer
 from steerlm.errors import UserError
 from steerlm.generation.engine import LocalEngine, steerable
 from steerlm.generation.prompting import Prompting
-from steerlm.generation.worker import process_worker, thread_worker
+from steerlm.generation.worker import Worker, process_worker, thread_worker
 from steerlm.server.app import create_app
 from steerlm.server.backend import Backend
 from steerlm.server.feasibility import TrainedCombinations
@@ -26,6 +27,7 @@ from steerlm.server.metrics import Metrics
 from steerlm.server.policy import Policy, load_policy
 from steerlm.server.service import Service, trained_schema
 from steerlm.server.upstream import Upstream, UpstreamBackend
+from steerlm.server.vllm import load_vllm_backend
 
 
 def build_service(
@@ -79,6 +81,61 @@ def build_upstream_service(
     return service_of(name, backend, metrics, info, policy, attribute_model)
 
 
+def build_local_service(
+    name: str,
+    model: Path,
+    worker: Worker,
+    batch_size: int,
+    info: CheckpointInfo,
+    policy: Policy,
+    attribute_model: AttributeModel | None,
+) -> Service:
+    """Put a worker that loads a checkpoint behind a service.
+
+    Args:
+        name: the model's name in the API.
+        model: folder of a steerable model.
+        worker: of `process_worker`, for the same folder.
+        batch_size: most samples decoded together.
+        info: of the checkpoint.
+        policy: made for `trained_schema(info)`.
+        attribute_model: for scores and best-of-n.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
+    metrics = Metrics()
+    prompting = Prompting(load_tokenizer(model), info.schema, config_of(model))
+    backend = LocalBackend(prompting, worker, batch_size, policy.limits.max_waiting, metrics)
+    return service_of(name, backend, metrics, info, policy, attribute_model)
+
+
+def build_vllm_service(
+    name: str,
+    model: Path,
+    batch_size: int,
+    info: CheckpointInfo,
+    policy: Policy,
+    attribute_model: AttributeModel | None,
+) -> Service:
+    """Start vLLM on a checkpoint and put it behind a service.
+
+    Args:
+        name: the model's name in the API.
+        model: folder of a steerable model.
+        batch_size: most samples decoded together.
+        info: of the checkpoint.
+        policy: made for `trained_schema(info)`.
+        attribute_model: for scores and best-of-n.
+
+    Raises:
+        UserError: see `load_vllm_backend`.
+    """
+    metrics = Metrics()
+    backend = load_vllm_backend(model, batch_size, policy.limits.max_waiting, metrics)
+    return service_of(name, backend, metrics, info, policy, attribute_model)
+
+
 def context_of(model: Path) -> int | None:
     """Return the most tokens that a checkpoint's configuration allows; None = it sets no limit."""
     text = config_of(model).get_text_config()
@@ -118,6 +175,7 @@ def serve(
     port: int,
     batch_size: int,
     upstream: Upstream | None = None,
+    engine: Literal["local", "vllm"] = "local",
 ) -> None:
     """Serve a model until interrupted.
 
@@ -131,30 +189,27 @@ def serve(
         port: port; 0 = any free one.
         batch_size: most samples decoded together.
         upstream: another server that draws the answers; then no weights are loaded.
+        engine: what draws them here.
 
     Raises:
         UserError: a model of the wrong kind, a policy that does not fit, or an open address without keys.
     """
-    info = load_info(model)
+    info = steerable(model)
     keys = load_keys(api_key_file)
     loopback = is_loopback(host)
     check_exposure(host, keys)
     checked = load_policy(policy, trained_schema(info), keys.names)
-    worker = None
-    if upstream is None:
-        steerable(model)
-        worker = process_worker(model, batch_size)  # loads while this process goes on
     called = name or served_name(model)
+    local = upstream is None and engine == "local"
+    worker = process_worker(model, batch_size) if local else None  # loads while this process goes on
     scorer = None if attribute_model is None else load_attribute_model(attribute_model)
-    tokenizer = load_tokenizer(model)
-    if worker is None:
-        assert upstream is not None
-        service = build_upstream_service(called, upstream, tokenizer, context_of(model), info, checked, scorer)
+    if worker is not None:
+        service = build_local_service(called, model, worker, batch_size, info, checked, scorer)
+    elif upstream is not None:
+        context = context_of(model)
+        service = build_upstream_service(called, upstream, load_tokenizer(model), context, info, checked, scorer)
     else:
-        metrics = Metrics()
-        prompting = Prompting(tokenizer, info.schema, config_of(model))
-        backend = LocalBackend(prompting, worker, batch_size, checked.limits.max_waiting, metrics)
-        service = service_of(called, backend, metrics, info, checked, scorer)
+        service = build_vllm_service(called, model, batch_size, info, checked, scorer)
     app = create_app(service, keys, loopback=loopback)
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5, server_header=False

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,13 +31,13 @@ from steerlm.generation.sampling import sample_key
 from steerlm.server.backend import Answer, FinishReason, Order
 from steerlm.server.errors import ApiError, unusable_prompt
 from steerlm.server.metrics import Metrics
+from steerlm.server.samples import Places, TaskGeneration, mixes_logits
 from steerlm.server.upstream_events import Event, Served, ask_models, broken, read_events, refusal, unreachable
 from steerlm.template import TEMPLATES, ConversationEncoder
 
 _CONNECT_S = 10.0
 _SEED_BITS = 31
 """Some servers keep seeds in 32 bits."""
-_SHORTEST_PAUSE_S = 0.015
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,9 @@ class UpstreamBackend:
             metrics: counts what was stopped early.
         """
         self.encoder = ConversationEncoder(tokenizer, schema)
-        self.num_running = 0
         self.running = True
-        self._upstream, self._tokenizer, self._metrics = upstream, tokenizer, metrics
-        self._context, self._most_samples = context, most_samples
+        self._upstream, self._tokenizer, self._context = upstream, tokenizer, context
+        self._places = Places(most_samples, metrics)
         self._encoding = ThreadPoolExecutor(1, "steerlm-encoding")
         self._served: Served | None = None
         self._client = httpx.AsyncClient(
@@ -107,39 +106,38 @@ class UpstreamBackend:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
 
-    async def start(self, order: Order) -> UpstreamGeneration:
+    @property
+    def num_running(self) -> int:
+        """See `Backend.num_running`."""
+        return self._places.taken
+
+    async def start(self, order: Order) -> TaskGeneration:
         """See `Backend.start`."""
         loop = asyncio.get_running_loop()
         try:
             prompt = await loop.run_in_executor(self._encoding, self.prompt, order)
         except UserError as error:
             raise unusable_prompt(error) from None
-        samples = order.request.num_samples
-        if self.num_running and self.num_running + samples > self._most_samples:
-            raise ApiError(429, "the server is busy: too many samples at the same time; try again", "queue_full")
-        self.num_running += samples
+        num_samples = order.request.num_samples
+        self._places.take(num_samples)
         try:
             if self._served is None:
                 self._served = await ask_models(self._client, self._upstream.model)
             bodies = self._bodies(order, prompt, self._served)
         except BaseException:
-            self.num_running -= samples
+            self._places.free(num_samples, given_up=False)
             raise
         ending = _Ending(self.encoder, self._tokenizer)
-        generation = UpstreamGeneration(
-            self._client, self._upstream.path, bodies, order, len(prompt.ids), ending, self._leave
-        )
+        samples = [_Sample(self._client, self._upstream.path, body, order, ending) for body in bodies]
+        answers, draws = [sample.answer for sample in samples], [sample.draw for sample in samples]
+        generation = TaskGeneration(answers, draws, len(prompt.ids), self._places)
         try:
-            await generation.opened()
+            # until all have begun to answer an error still has its status
+            await generation.until(lambda: all(sample.opened for sample in samples))
         except BaseException:
             generation.close()
             raise
         return generation
-
-    def _leave(self, samples: int, given_up: bool) -> None:
-        self.num_running -= samples
-        if given_up:
-            self._metrics.cancelled.inc()
 
     def prompt(self, order: Order) -> _Prompt:
         """Return the prompt: one, for nobody can mix the logits of several.
@@ -152,8 +150,7 @@ class UpstreamBackend:
         assert request.attributes is not None
         mixture = branches(self.encoder.schema, request.attributes, request.guidance or {})
         if len(mixture) > 1:
-            message = "guidance and values between two levels mix logits, which this server's upstream cannot do"
-            raise ApiError(400, f"{message}; use strength 1 and whole levels", "no_guidance", "steer")
+            raise mixes_logits("this server's upstream")
         attributes = mixture[0].attributes
         if not self._upstream.chat:
             return _Prompt(attributes, self.encoder.prompt(request.messages, attributes))
@@ -264,102 +261,57 @@ class _Ending:
         answer.finish_reason = reason
 
 
-class UpstreamGeneration:
-    """The samples of one request while an upstream draws them; see `Generation`."""
+class _Sample:
+    """One sample, drawn by an upstream.
+
+    Attributes:
+        answer: what it becomes.
+        opened: whether the upstream has begun to answer.
+    """
 
     def __init__(
-        self,
-        client: httpx.AsyncClient,
-        path: str,
-        bodies: Sequence[dict[str, Any]],
-        order: Order,
-        prompt_tokens: int,
-        ending: _Ending,
-        leave: Callable[[int, bool], None],
+        self, client: httpx.AsyncClient, path: str, body: dict[str, Any], order: Order, ending: _Ending
     ) -> None:
-        """Send the requests; `opened` must follow.
+        """Send nothing yet.
 
         Args:
             client: with the upstream's address.
             path: of the route.
-            bodies: of the requests, one per sample.
-            order: what they are for.
-            prompt_tokens: tokens of the prompt.
-            ending: makes answers and concludes them.
-            leave: called at the end with the number of samples and whether somebody gave up.
+            body: of the request.
+            order: what it is for.
+            ending: makes the answer and concludes it.
         """
-        self.prompt_tokens = prompt_tokens
-        self.answers = [ending.answer(order.stop) for _ in bodies]
-        self._client, self._path, self._order, self._ending, self._leave = client, path, order, ending, leave
-        self._event = asyncio.Event()
-        self._opened = 0
-        self._failure: ApiError | None = None
-        pairs = zip(self.answers, bodies, strict=True)
-        self._tasks = [asyncio.create_task(self._draw(answer, body)) for answer, body in pairs]
+        self.answer = ending.answer(order.stop)
+        self.opened = False
+        self._client, self._path, self._body, self._ending = client, path, body, ending
+        self._num_logprobs = order.num_logprobs
 
-    async def _draw(self, answer: Answer, body: dict[str, Any]) -> None:
+    async def draw(self, grown: Callable[[], None]) -> None:
+        """See `Draw`."""
         try:
-            async with self._client.stream("POST", self._path, json=body) as reply:
+            async with self._client.stream("POST", self._path, json=self._body) as reply:
                 if reply.status_code != 200:
                     raise await refusal(reply)
-                self._opened += 1
-                self._event.set()
-                await self._read(answer, reply)
-        except ApiError as error:
-            self._failure = error
+                self.opened = True
+                grown()
+                await self._read(reply, grown)
         except httpx.HTTPError as error:
-            self._failure = unreachable(error)
-        finally:
-            self._event.set()
+            raise unreachable(error) from None
 
-    async def _read(self, answer: Answer, reply: httpx.Response) -> None:
+    async def _read(self, reply: httpx.Response, grown: Callable[[], None]) -> None:
+        answer = self.answer
         reason: FinishReason | None = None
         num_tokens: int | None = None
         async with contextlib.aclosing(read_events(reply)) as events:
             async for event in events:
-                self._ending.take(answer, event, self._order.num_logprobs)
+                self._ending.take(answer, event, self._num_logprobs)
                 if answer.growing.stopped:
                     # leaving closes the connection, and with it the upstream's work
                     self._ending.finish(answer, "stop", None)
                     return
-                self._event.set()
+                grown()
                 reason = event.finish_reason or reason
                 num_tokens = num_tokens if event.num_tokens is None else event.num_tokens
         if reason is None:
             raise broken("its stream ended before the answer did")
         self._ending.finish(answer, reason, num_tokens)
-
-    async def opened(self) -> None:
-        """Wait until the upstream has begun to answer: until then an error still has its status.
-
-        Raises:
-            ApiError: it has not.
-        """
-        while self._opened < len(self._tasks):
-            await self._wait()
-        self._event.set()
-
-    async def _wait(self) -> None:
-        await self._event.wait()
-        self._event.clear()
-        if self._failure is not None:
-            raise self._failure
-        for task in self._tasks:
-            if task.done():
-                task.result()  # a mistake of ours shall not look like a slow upstream
-
-    async def steps(self) -> AsyncGenerator[None]:
-        """See `Generation.steps`."""
-        while True:
-            await self._wait()
-            yield
-            if all(answer.finish_reason for answer in self.answers):
-                return
-            await asyncio.sleep(_SHORTEST_PAUSE_S)
-
-    def close(self) -> None:
-        """See `Generation.close`."""
-        for task in self._tasks:
-            task.cancel()
-        finished = all(answer.finish_reason for answer in self.answers)
-        self._leave(len(self._tasks), not finished and self._failure is None)
