@@ -103,11 +103,13 @@ class Case:
         description: for the table.
         contestants: by name.
         devices: where it is run unless asked for.
+        further: a second engine of ours among the contestants, the peer it is held against, and the least ratio wanted.
     """
 
     description: str
     contestants: Mapping[str, Contestant]
     devices: tuple[str, ...] = ("cpu", "cuda")
+    further: tuple[str, str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -289,6 +291,10 @@ def run_case(
         if who != ours:
             about["ratio"] = ratio([row.rate for row in found[ours]], [row.rate for row in found[who]])
         peers[who] = about
+    if case.further is not None and not absent.keys() & set(case.further[:2]):
+        who, peer, target = case.further
+        rates = [[row.rate for row in found[name]] for name in (who, peer)]
+        peers[who]["further"] = {"peer": peer, "target": target, "ratio": ratio(*rates)}
     return {
         "description": case.description, "rounds": rounds, "ours": peers.pop(ours), "peers": peers, "checks": checks
     }  # fmt: skip

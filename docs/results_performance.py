@@ -15,7 +15,7 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent / "results" / "performance"
 PLAYGROUND = Path(__file__).resolve().parent / "results" / "playground"
-CLAIMS = ("sft", "annotate", "generative_labels", "sampling", "sampling_engines")
+CLAIMS = ("sft", "annotate", "generative_labels", "sampling", "engines")
 """Result files with ratios, in the order of the tables; those of a GPU end in `_cuda`."""
 QUICKSTART_S, BUSY = 300, 0.5
 _MISSING = "Not measured yet.\n"
@@ -63,6 +63,7 @@ def targets() -> str:
                 rows.append([claim, "", "", "", f"not run: {case['not_run']}"])
                 continue
             rows += [_peer(claim, peer) for peer in case["peers"].values()]
+            rows += _further(claim, case["peers"])
     rows += [*_io_rows(), *_quickstart_rows()]
     if not rows:
         return _MISSING
@@ -77,6 +78,15 @@ def _peer(claim: str, peer: dict[str, Any]) -> list[str]:
     ratio = peer["ratio"]
     measured = f"{ratio['median']:.2f} x [{ratio['low']:.2f}, {ratio['high']:.2f}], {len(ratio['pairs'])} pairs"
     return [claim, peer["description"] + variant, target, measured, verdict(ratio["median"], peer["target"])]
+
+
+def _further(claim: str, peers: dict[str, Any]) -> Iterator[list[str]]:
+    """A second engine of ours, measured in the same rounds."""
+    for peer in peers.values():
+        if "further" in peer:
+            held = peer["further"]
+            rival = peers[held["peer"]]
+            yield _peer(f"{claim}; {peer['description']}", {**rival, "target": held["target"], "ratio": held["ratio"]})
 
 
 def _io_rows() -> Iterator[list[str]]:

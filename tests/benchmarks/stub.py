@@ -42,7 +42,11 @@ CONTESTANTS = {
     "absent": Contestant("a peer that is not here", target=1.0),
 }
 BENCHMARK = Benchmark(
-    "stub", "A stub", "steps", {"one": Case("a case", CONTESTANTS), "two": Case("another", {"ours": Contestant("us")})},
+    "stub", "A stub", "steps",
+    {
+        "one": Case("a case", CONTESTANTS, further=("tuned", "slow", 1.25)),
+        "two": Case("another", {"ours": Contestant("us")}),
+    },
     prepare, measure, compare,
 )  # fmt: skip
 

@@ -51,6 +51,11 @@ def test_a_peer_runs_with_its_fastest_variant(result: dict[str, Any]) -> None:
     assert tuned["ratio"]["pairs"] == pytest.approx([8 / 6, 2.0, 1.5], abs=1e-3)
 
 
+def test_a_second_engine_of_ours_is_held_against_its_peer(result: dict[str, Any]) -> None:
+    ratio = {"median": 1.5, "low": 1.5, "high": 2.0, "pairs": [1.5, 1.5, 2.0]}
+    assert result["peers"]["tuned"]["further"] == {"peer": "slow", "target": 1.25, "ratio": ratio}
+
+
 def test_contestants_take_turns_in_alternating_order(result: dict[str, Any]) -> None:
     orders = [facts["order"] for facts in result["ours"]["facts"]]
     tuning = ["tuned2-1", "tuned6-1", "tuned4-1"]
