@@ -41,14 +41,16 @@ from steerlm.template import ConversationEncoder
 from steerlm.training.batching import sorted_batches
 from steerlm.training.collating import last_places, pad_layouts, pad_tokens
 from steerlm.training.losses import output_slices
+from steerlm.training.model_inputs import model_inputs
+from steerlm.training.ragged_attention import RAGGED
 from steerlm.training.shared_prompts import (
     Ids,
     ResponseScores,
     Sharing,
+    can_be_ragged,
     is_causal,
     lay_out,
     neighbours,
-    shared_attention,
     shared_rows,
     sharing_of,
 )
@@ -281,7 +283,11 @@ def make_scorer(
     if info.kind == "regression":
         residual_std = info.label_statistics.get("residual_std", {})
         regress = _regression(model, pad_id, torch.bfloat16 if autocast_bf16(precision) else model.dtype)
-        sharing = sharing_of(model, max_length)
+        # padded batches are computed as before: what else uses the model sees no difference
+        ragged = model.device.type == "cpu" and can_be_ragged(model, max_length, training=False)
+        if ragged:
+            model.set_attn_implementation(RAGGED)
+        sharing = sharing_of(model, max_length, RAGGED if ragged else None)
 
         def forward(rows: list[list[Ids]]) -> list[dict[str, Score]]:
             return _scores(info.schema, residual_std, regress(rows).double().cpu())
@@ -323,13 +329,9 @@ def _regression(model: Any, pad_id: int, dtype: torch.dtype) -> Callable[[list[l
     def together(rows: list[list[Ids]]) -> Tensor:
         layouts = [lay_out(row) for row in rows]
         batch = {name: tensor.to(model.device) for name, tensor in pad_layouts(layouts, pad_id).items()}
-        # padding is on the right, where causal attention cannot see it
-        inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
-        if "ends" in batch:
-            inputs["attention_mask"] = shared_attention(batch["ends"], model.config._attn_implementation, dtype)
-            inputs["position_ids"] = batch["position_ids"]
-        places_B_M = last_places(layouts)
-        outputs = response_scores(model, places_B_M.to(model.device), inputs)
+        given = model_inputs(batch, model.config._attn_implementation, dtype)
+        places_B_M = given.places(last_places(layouts).to(model.device))
+        outputs = response_scores(model, places_B_M, given.arguments)
         widest = places_B_M.shape[1]
         return outputs[[b * widest + m for b, row in enumerate(rows) for m in range(len(row))]]
 
