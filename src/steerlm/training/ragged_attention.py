@@ -29,6 +29,11 @@ _LONGEST_PIECE = 128
 """Tokens of a piece: more waste a larger half square, fewer make products too small."""
 
 
+_EVEN = 0.85
+"""Rows without branches stay rows when this share of them is no padding: a few large products are faster then than one
+for every row."""
+
+
 class Piece(NamedTuple):
     """Consecutive tokens of one sequence.
 
@@ -43,23 +48,23 @@ class Piece(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A batch without padding.
+    """A batch without padding, or rows that hardly have any.
 
     Attributes:
-        input_ids: (1, N).
-        position_ids: (1, N), of every token along its own sequence.
-        pieces: the N tokens in order.
-        moved: (B * T,) where in the line each token of the padded batch is; of no use for padding.
+        input_ids: (1, N); rows (B, T).
+        position_ids: likewise, of every token along its own sequence.
+        pieces: the N tokens in order; rows: the T tokens of each.
+        moved: (B * T,) where in the line each token of the padded batch is; of no use for padding. None: where it was.
     """
 
     input_ids: Tensor
     position_ids: Tensor
     pieces: Sequence[Piece]
-    moved: Tensor
+    moved: Tensor | None
 
 
 def line_up(batch: dict[str, Tensor]) -> Line:
-    """Take the padding out of a batch.
+    """Take the padding out of a batch, if there is much of it.
 
     Args:
         batch: of `collating.pad_layouts`: input_ids and attention_mask (B, T), and where a row branches position_ids
@@ -71,6 +76,10 @@ def line_up(batch: dict[str, Tensor]) -> Line:
         trees = zip(batch["ends"].numpy(), batch["position_ids"].numpy(), sizes, strict=True)
         rows = [_pieces(ends_T[:size], positions_T[:size]) for ends_T, positions_T, size in trees]
         positions_N = batch["position_ids"][present_B_T]
+    elif sum(sizes) >= _EVEN * present_B_T.numel():
+        width = present_B_T.shape[1]
+        positions_B_T = torch.arange(width).expand(len(sizes), -1)
+        return Line(batch["input_ids"], positions_B_T, _stretch(0, width, []), None)
     else:
         rows = [_stretch(0, size, []) for size in sizes]
         positions_N = torch.cat([torch.arange(size) for size in sizes])
@@ -177,25 +186,25 @@ class _Attention(torch.autograd.Function):
 
 
 def ragged_attention(
-    q_1_A_N_D: Tensor, k_1_H_N_D: Tensor, v_1_H_N_D: Tensor, pieces: Sequence[Piece], scale: float
+    q_B_A_N_D: Tensor, k_B_H_N_D: Tensor, v_B_H_N_D: Tensor, pieces: Sequence[Piece], scale: float
 ) -> Tensor:
-    """Return the attention of a line (1, N, A, D).
+    """Return the attention (B, N, A, D) of a line, or of rows that are cut into the same pieces.
 
     Args:
-        q_1_A_N_D: queries of A heads.
-        k_1_H_N_D: keys of H heads, each for A / H heads of queries.
-        v_1_H_N_D: values.
-        pieces: the line's.
+        q_B_A_N_D: queries of A heads.
+        k_B_H_N_D: keys of H heads, each for A / H heads of queries.
+        v_B_H_N_D: values.
+        pieces: of the line, or of every row.
         scale: of the products.
     """
-    kind = q_1_A_N_D.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else v_1_H_N_D.dtype
-    k_H_N_D, v_H_N_D = k_1_H_N_D[0].to(dtype).contiguous(), v_1_H_N_D[0].to(dtype).contiguous()
-    q_A_N_D = q_1_A_N_D[0].to(dtype).contiguous()
-    q_H_G_N_D = q_A_N_D.view(len(k_H_N_D), -1, *q_A_N_D.shape[1:])
+    kind = q_B_A_N_D.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else v_B_H_N_D.dtype
+    # rows are further heads
+    k_H_N_D, v_H_N_D = (x.to(dtype).contiguous().flatten(0, 1) for x in (k_B_H_N_D, v_B_H_N_D))
+    q_H_G_N_D = q_B_A_N_D.to(dtype).contiguous().view(len(k_H_N_D), -1, *q_B_A_N_D.shape[2:])
     with torch.autocast(kind, enabled=False):
         out_H_G_N_D: Tensor = _Attention.apply(q_H_G_N_D, k_H_N_D, v_H_N_D, pieces, scale)  # type: ignore[no-untyped-call]
-    return out_H_G_N_D.flatten(0, 1).transpose(0, 1)[None]
+    return out_H_G_N_D.view_as(q_B_A_N_D).transpose(1, 2)
 
 
 def _forward(
