@@ -11,7 +11,7 @@ a language model that writes the label after the response, decoded under constra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -175,7 +175,7 @@ class Scorer:
             rows = [list(shared.row(i)) for i in range(len(shared.lengths))]
             lengths = shared.lengths.tolist()
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            for batch in sorted_batches(lengths, tokens_per_batch):
+            for batch in _batches([len(row) > 1 for row in rows], lengths, tokens_per_batch):
                 scored = [i for row in batch for i in rows[row]]
                 for i, score in zip(scored, self.forward([[ids[i] for i in rows[row]] for row in batch]), strict=True):
                     results[i] = score
@@ -190,6 +190,14 @@ class Scorer:
             return level_of(attribute, score.mean, self.cuts.get(attribute.name) or halves(attribute))
         # max keeps the first of equals: the lowest level
         return max(attribute.levels, key=lambda level: score.probabilities[str(level)])  # type: ignore[index]
+
+
+def _batches(shared: Sequence[bool], lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Yield batches of rows that share prompts and of those that do not, which need no mask nor pieces of their own."""
+    for kind in (True, False):
+        rows = [i for i, this in enumerate(shared) if this == kind]
+        for batch in sorted_batches([lengths[i] for i in rows], tokens_per_batch):
+            yield [rows[i] for i in batch]
 
 
 def encode_for_scoring(encoder: ConversationEncoder, messages: Sequence[Message], max_length: int) -> list[int] | None:

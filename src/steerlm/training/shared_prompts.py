@@ -55,6 +55,11 @@ _ATTENTION_COST = 3.0
 gives 6; attention was taken to run at half the speed of matrix products."""
 
 
+_BRANCH_COST = 6000.0
+"""Tokens that the products of a branch cost without padding (`ragged_attention`), times the hidden size: about
+45 at 128, 10 at 640."""
+
+
 @dataclass(frozen=True)
 class Sharing:
     """What a row costs, so that prompts are shared only where that is cheaper.
@@ -63,10 +68,12 @@ class Sharing:
         quadratic: length at which the masked attention of a row costs as much as everything else; infinite where
             the attention skips what the mask hides.
         worth: share of its own cost that a sequence may at most add to a row.
+        branch: cost of each further branch, in tokens.
     """
 
     quadratic: float
     worth: float = _WORTH
+    branch: float = 0.0
 
     def cost(self, length: float, branched: bool) -> float:
         """Return the cost of a row in tokens; plain causal attention skips half of what a mask computes."""
@@ -94,9 +101,9 @@ def sharing_of(model: Any, longest: int, attention: str | None = None) -> Sharin
     core: PreTrainedModel = core_model(model)
     if not sees_all(core, longest) or core.config._attn_implementation not in ("sdpa", "eager", RAGGED):
         return None
-    if attention == RAGGED:
-        return Sharing(math.inf, _WORTH_UNMASKED)
     hidden = core.config.get_text_config().hidden_size
+    if attention == RAGGED:
+        return Sharing(math.inf, _WORTH_UNMASKED, _BRANCH_COST / hidden)
     return Sharing(math.inf if attention == "flex_attention" else _ATTENTION_COST * hidden)
 
 
@@ -275,7 +282,7 @@ def shared_rows(members: IntArray, lengths: IntArray, common: IntArray, limit: i
         if shared:
             joined = size + length - shared
             branches = branched or shared < int(lengths[i - 1])
-            more = sharing.cost(joined, branches) - cost
+            more = sharing.cost(joined, branches) - cost + sharing.branch
             if joined <= limit and more <= sharing.worth * alone:
                 size, branched, cost = joined, branches, cost + more
                 sizes[-1] = size
