@@ -80,7 +80,8 @@ def test_a_line_holds_every_token_once_and_no_padding() -> None:
     assert covered == list(range(line.input_ids.shape[1]))
     assert max(piece.stop - piece.start for piece in line.pieces) == _LONGEST_PIECE
     for piece in line.pieces:
-        path = [place for start, stop in piece.seen for place in range(start, stop)]
+        path = [place for start, stop in piece.seen for place in range(start, min(stop, piece.stop))]
+        assert path[piece.start - piece.stop :] == list(range(piece.start, piece.stop))
         assert line.position_ids[0, path].tolist() == list(range(len(path))), "a piece sees its path from the beginning"
     width = batch["input_ids"].shape[1]
     for row, layout in enumerate(layouts):

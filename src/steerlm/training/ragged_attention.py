@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -27,6 +28,10 @@ RAGGED = "steerlm_ragged"
 
 _LONGEST_PIECE = 128
 """Tokens of a piece: more waste a larger half square, fewer make products too small."""
+
+_QUERIES, _KEYS = 32, 64
+"""In a line, sizes of products are multiples of these: a kernel is compiled for every size that occurs, which can take
+longer than the few more tokens."""
 
 
 _EVEN = 0.85
@@ -39,12 +44,15 @@ class Piece(NamedTuple):
 
     Attributes:
         start, stop: where they are in the line.
-        seen: ranges of the tokens they look at, along the path; the last one ends with the piece.
+        seen: ranges of the tokens they look at, along the path. The last one holds the piece itself and may go on
+            behind it, up to a round number of tokens in all: hidden, as they are behind every token of the piece.
+        size: tokens from the start on that are computed; those behind the piece are thrown away.
     """
 
     start: int
     stop: int
     seen: Sequence[tuple[int, int]]
+    size: int
 
 
 class Line(NamedTuple):
@@ -79,14 +87,14 @@ def line_up(batch: dict[str, Tensor]) -> Line:
     elif sum(sizes) >= _EVEN * present_B_T.numel():
         width = present_B_T.shape[1]
         positions_B_T = torch.arange(width).expand(len(sizes), -1)
-        return Line(batch["input_ids"], positions_B_T, _stretch(0, width, []), None)
+        return Line(batch["input_ids"], positions_B_T, _stretch(0, width, [], 1, 1), None)
     else:
         rows = [_stretch(0, size, []) for size in sizes]
         positions_N = torch.cat([torch.arange(size) for size in sizes])
     pieces = [
-        Piece(start + first, stop + first, [(a + first, b + first) for a, b in seen])
+        Piece(start + first, stop + first, [(a + first, b + first) for a, b in seen], size)
         for row, first in zip(rows, itertools.accumulate([0, *sizes[:-1]]), strict=True)
-        for start, stop, seen in row
+        for start, stop, seen, size in row
     ]
     moved = present_B_T.flatten().cumsum(0) - 1
     return Line(batch["input_ids"][present_B_T][None], positions_N[None], pieces, moved)
@@ -105,14 +113,26 @@ def _pieces(ends_T: Any, positions_T: Any) -> list[Piece]:
     return pieces
 
 
-def _stretch(start: int, stop: int, before: list[tuple[int, int]]) -> list[Piece]:
-    """Cut consecutive tokens, which come after ranges of others, into pieces."""
+def _stretch(
+    start: int, stop: int, before: list[tuple[int, int]], queries: int = _QUERIES, keys: int = _KEYS
+) -> list[Piece]:
+    """Cut consecutive tokens, which come after ranges of others, into pieces of round sizes."""
     if before and before[-1][1] == start:
         *before, (beginning, _) = before
     else:
         beginning = start
-    stops = [*range(start + _LONGEST_PIECE, stop, _LONGEST_PIECE), stop]
-    return [Piece(a, b, [*before, (beginning, b)]) for a, b in itertools.pairwise([start, *stops])]
+    elsewhere = sum(b - a for a, b in before)
+    pieces = []
+    for first in range(start, stop, _LONGEST_PIECE):
+        last = min(first + _LONGEST_PIECE, stop)
+        size = _up(last - first, queries)
+        end = beginning - elsewhere + _up(elsewhere + first - beginning + size, keys)
+        pieces.append(Piece(first, last, [*before, (beginning, end)], size))
+    return pieces
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 def _gathered(states_H_N_D: Tensor, piece: Piece) -> Tensor:
@@ -129,13 +149,14 @@ def _scatter(states_H_N_D: Tensor, piece: Piece, parts_H_M_D: Tensor) -> None:
         place += stop - start
 
 
-def _probabilities(queries_H_Q_D: Tensor, keys_H_M_D: Tensor, length: int, scale: float) -> Tensor:
-    """Return what each token of a piece gives to those it sees (H, Q, M), in fp32; Q is `length`, or several heads'
-    tokens one after the other."""
-    scores = torch.bmm(queries_H_Q_D, keys_H_M_D.transpose(1, 2)).float().mul_(scale)
-    own = scores.view(len(scores), -1, length, scores.shape[-1])[..., -length:]
-    own += torch.full((length, length), -torch.inf, device=scores.device).triu_(1)
-    return torch.softmax(scores, dim=-1)
+def _probabilities(queries_H_Q_D: Tensor, keys_H_M_D: Tensor, piece: Piece, scale: float) -> Tensor:
+    """Return what each token of a piece gives to those it sees (H, Q, M), in fp32; Q are the piece's tokens, of several
+    heads one after the other."""
+    scores_H_Q_M = torch.bmm(queries_H_Q_D, keys_H_M_D.transpose(1, 2)).float().mul_(scale)
+    own = piece.seen[-1][1] - piece.start
+    latest = scores_H_Q_M.view(len(scores_H_Q_M), -1, piece.size, scores_H_Q_M.shape[-1])[..., -own:]
+    latest += torch.full((piece.size, own), -torch.inf, device=latest.device).triu_(1)
+    return torch.softmax(scores_H_Q_M, dim=-1)
 
 
 class _Attention(torch.autograd.Function):
@@ -148,13 +169,12 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, q_H_G_N_D: Tensor, k_H_N_D: Tensor, v_H_N_D: Tensor, pieces: Sequence[Piece], scale: float
     ) -> Tensor:
-        out_H_G_N_D = torch.empty_like(q_H_G_N_D)
+        out_H_G_N_D = torch.zeros_like(q_H_G_N_D)
         for piece in pieces:
-            queries = q_H_G_N_D[:, :, piece.start : piece.stop]
-            length = piece.stop - piece.start
-            p = _probabilities(queries.flatten(1, 2), _gathered(k_H_N_D, piece), length, scale)
-            out = torch.bmm(p.to(v_H_N_D.dtype), _gathered(v_H_N_D, piece))
-            out_H_G_N_D[:, :, piece.start : piece.stop] = out.view_as(queries)
+            queries = q_H_G_N_D[:, :, piece.start : piece.start + piece.size]
+            p = _probabilities(queries.flatten(1, 2), _gathered(k_H_N_D, piece), piece, scale)
+            out = torch.bmm(p.to(v_H_N_D.dtype), _gathered(v_H_N_D, piece)).view_as(queries)
+            out_H_G_N_D[:, :, piece.start : piece.stop] = out[:, :, : piece.stop - piece.start]
         ctx.save_for_backward(q_H_G_N_D, k_H_N_D, v_H_N_D, out_H_G_N_D)
         ctx.pieces, ctx.scale = pieces, scale
         return out_H_G_N_D
@@ -164,25 +184,34 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad_H_G_N_D: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q_H_G_N_D, k_H_N_D, v_H_N_D, out_H_G_N_D = ctx.saved_tensors
         dtype = q_H_G_N_D.dtype
-        dq_H_G_N_D = torch.empty_like(q_H_G_N_D)
+        dq_H_G_N_D = torch.zeros_like(q_H_G_N_D)
         # a prompt gathers from all its responses
         dk_H_N_D = torch.zeros_like(k_H_N_D, dtype=torch.float32)
         dv_H_N_D = torch.zeros_like(v_H_N_D, dtype=torch.float32)
         # softmax takes from every row its mean gradient, which is the output times the output's gradient
         means_H_G_N_1 = (grad_H_G_N_D.float() * out_H_G_N_D).sum(-1, keepdim=True)
         for piece in ctx.pieces:
-            where = slice(piece.start, piece.stop)
             length = piece.stop - piece.start
+            where = slice(piece.start, piece.start + piece.size)
             queries = q_H_G_N_D[:, :, where]
-            q, grad, mean = (x.flatten(1, 2) for x in (queries, grad_H_G_N_D[:, :, where], means_H_G_N_1[:, :, where]))
+            q = queries.flatten(1, 2)
+            grad, mean = (_own(x[:, :, where], length) for x in (grad_H_G_N_D, means_H_G_N_1))
             k, v = _gathered(k_H_N_D, piece), _gathered(v_H_N_D, piece)
-            p = _probabilities(q, k, length, ctx.scale)
+            p = _probabilities(q, k, piece, ctx.scale)
             dv = torch.bmm(p.to(dtype).transpose(1, 2), grad)
             ds = torch.bmm(grad, v.transpose(1, 2)).float().sub_(mean).mul_(p).mul_(ctx.scale).to(dtype)
-            dq_H_G_N_D[:, :, where] = torch.bmm(ds, k).view_as(queries)
+            dq_H_G_N_D[:, :, piece.start : piece.stop] = torch.bmm(ds, k).view_as(queries)[:, :, :length]
             _scatter(dk_H_N_D, piece, torch.bmm(ds.transpose(1, 2), q))
             _scatter(dv_H_N_D, piece, dv)
         return dq_H_G_N_D, dk_H_N_D.to(dtype), dv_H_N_D.to(dtype), None, None
+
+
+def _own(states_H_G_Q_D: Tensor, length: int) -> Tensor:
+    """Return gradients (H, G * Q, D), of other tokens behind the piece as zeros."""
+    if states_H_G_Q_D.shape[2] > length:
+        states_H_G_Q_D = states_H_G_Q_D.clone()
+        states_H_G_Q_D[:, :, length:] = 0
+    return states_H_G_Q_D.flatten(1, 2)
 
 
 def ragged_attention(
@@ -199,12 +228,15 @@ def ragged_attention(
     """
     kind = q_B_A_N_D.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else v_B_H_N_D.dtype
+    length = q_B_A_N_D.shape[2]
+    spare = max(max(piece.seen[-1][1], piece.start + piece.size) for piece in pieces) - length
+    padded = [functional.pad(x.to(dtype), (0, 0, 0, max(0, spare))) for x in (q_B_A_N_D, k_B_H_N_D, v_B_H_N_D)]
     # rows are further heads
-    k_H_N_D, v_H_N_D = (x.to(dtype).contiguous().flatten(0, 1) for x in (k_B_H_N_D, v_B_H_N_D))
-    q_H_G_N_D = q_B_A_N_D.to(dtype).contiguous().view(len(k_H_N_D), -1, *q_B_A_N_D.shape[2:])
+    k_H_N_D, v_H_N_D = (x.contiguous().flatten(0, 1) for x in padded[1:])
+    q_H_G_N_D = padded[0].contiguous().view(len(k_H_N_D), -1, *padded[0].shape[2:])
     with torch.autocast(kind, enabled=False):
         out_H_G_N_D: Tensor = _Attention.apply(q_H_G_N_D, k_H_N_D, v_H_N_D, pieces, scale)  # type: ignore[no-untyped-call]
-    return out_H_G_N_D.view_as(q_B_A_N_D).transpose(1, 2)
+    return out_H_G_N_D.view_as(padded[0])[:, :, :length].transpose(1, 2)
 
 
 def _forward(
