@@ -109,6 +109,28 @@ def _io_rows() -> Iterator[list[str]]:
         yield [claim, "peak memory", f"< {goals['peak_bytes'] / 1e9:g} GB", f"{peak * 2**20 / 1e9:.2f} GB", held]
 
 
+def plan() -> str:
+    """What the planning model predicts of trainings, and what they took (`benchmarks/planning.py`)."""
+    result = _read("planning")
+    if result is None:
+        return _MISSING
+    quick = " (quick check, no result)" if result["quick"] else ""
+    rows = [
+        [f"{name}{quick}", what, *_predicted(case["summary"][key], len(case["rounds"]), form)]
+        for name, case in result["plans"].items()
+        for key, what, form in (
+            ("memory_mib", "peak memory, MiB", ".0f"),
+            ("seconds_per_step", "seconds per step", ".2f"),
+        )
+    ]
+    return _table(["training", "of which", "predicted", "measured: median [range]", "error"], rows)
+
+
+def _predicted(found: dict[str, Any], rounds: int, form: str) -> list[str]:
+    predicted, measured, low, high = (format(found[key], form) for key in ("predicted", "measured", "low", "high"))
+    return [predicted, f"{measured} [{low}, {high}], {rounds} rounds", f"{found['error_percent']:+.0f} %"]
+
+
 def _playground() -> tuple[dict[str, Any], int]:
     costs = json.loads((PLAYGROUND / "cost.json").read_text(encoding="utf-8"))
     cpus = json.loads((PLAYGROUND / "environment.json").read_text(encoding="utf-8"))["cpus"]
@@ -185,6 +207,10 @@ def environment() -> str:
     for result in _results():
         for name, case in result.get("cases", {}).items():
             seen.setdefault(_machine(case["environment"]), []).append(f"{result['claim']} {name}")
+    for claim in ("io", "planning"):
+        result = _read(claim)
+        if result is not None:
+            seen.setdefault(_machine(result["environment"]), []).append(claim)
     if not seen:
         return _MISSING
     return "".join(f"- {', '.join(claims)}: {machine}\n" for machine, claims in seen.items())
@@ -203,5 +229,6 @@ BLOCKS = {
     "performance_targets": targets,
     "performance_quickstart": quickstart,
     "performance_work": work,
+    "performance_plan": plan,
     "performance_environment": environment,
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import annotate, engines, generative_labels, planning, sampling, sft
 from benchmarks.harness import environment
 from steerlm.files import write_json
 
@@ -76,14 +77,38 @@ def test_cost_per_record_has_its_own_targets(page: ModuleType, tmp_path: Path) -
         "largest_against_reference": 1.1,
         "targets": {"ratio": 1.2, "peak_bytes": 10**9, "reference": 10_000},
     }
-    write_json(tmp_path / "io.json", {"quick": False, "steps": {"prepare": found}})
+    write_json(tmp_path / "io.json", {"quick": False, "steps": {"prepare": found}, "environment": environment()})
     rows = page.targets()
     assert "its own time per record at 10,000 | <= 1.2 x | 1.10 x | holds |" in rows
     assert "| peak memory | < 1 GB | 2.10 GB | **missed** |" in rows
 
 
+def test_plans_stand_beside_what_happened(page: ModuleType, tmp_path: Path) -> None:
+    rounds = [
+        {
+            "predicted": {"memory_mib": 90.0, "seconds_per_step": 0.5},
+            "measured": {"memory_mib": m, "seconds_per_step": s},
+        }
+        for m, s in ((100.0, 0.4), (120.0, 0.45), (99.6, 0.38))
+    ]
+    found = {"6m": {"summary": planning.summarise(rounds), "rounds": rounds}}
+    write_json(tmp_path / "planning.json", {"quick": False, "environment": environment(), "plans": found})
+    rows = page.plan().splitlines()
+    assert "| 6m | peak memory, MiB | 90 | 100 [100, 120], 3 rounds | -10 % |" in rows
+    assert "| 6m | seconds per step | 0.50 | 0.40 [0.38, 0.45], 3 rounds | +25 % |" in rows
+    assert page.environment().startswith("- planning: ")
+    write_json(tmp_path / "planning.json", {"quick": True, "environment": environment(), "plans": found})
+    assert "| 6m (quick check, no result) |" in page.plan()
+
+
+@pytest.mark.parametrize("benchmark", [sft, annotate, generative_labels, sampling, engines])
+def test_every_comparison_has_its_place_on_the_page(page: ModuleType, benchmark: ModuleType) -> None:
+    assert benchmark.BENCHMARK.claim in page.CLAIMS
+    assert benchmark.__name__ == f"benchmarks.{benchmark.BENCHMARK.claim}"
+
+
 def test_nothing_measured_is_said(page: ModuleType) -> None:
-    assert page.work() == page.environment() == "Not measured yet.\n"
+    assert page.work() == page.plan() == page.environment() == "Not measured yet.\n"
 
 
 def test_the_machine_is_named(page: ModuleType, tmp_path: Path) -> None:

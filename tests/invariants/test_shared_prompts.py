@@ -197,6 +197,7 @@ def test_models_that_cannot_share_get_plain_rows() -> None:
 def cheap_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let models with so little besides attention share prompts as larger ones do."""
     monkeypatch.setattr(shared_prompts, "_ATTENTION_COST", 1000.0)
+    monkeypatch.setattr(shared_prompts, "_BRANCH_COST", 0.0)
 
 
 def conversations(prompts: int, responses: int, turns: int = 1) -> list[Conversation]:

@@ -11,7 +11,7 @@ a language model that writes the label after the response, decoded under constra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,14 +41,16 @@ from steerlm.template import ConversationEncoder
 from steerlm.training.batching import sorted_batches
 from steerlm.training.collating import last_places, pad_layouts, pad_tokens
 from steerlm.training.losses import output_slices
+from steerlm.training.model_inputs import model_inputs
+from steerlm.training.ragged_attention import RAGGED
 from steerlm.training.shared_prompts import (
     Ids,
     ResponseScores,
     Sharing,
+    can_be_ragged,
     is_causal,
     lay_out,
     neighbours,
-    shared_attention,
     shared_rows,
     sharing_of,
 )
@@ -173,7 +175,7 @@ class Scorer:
             rows = [list(shared.row(i)) for i in range(len(shared.lengths))]
             lengths = shared.lengths.tolist()
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            for batch in sorted_batches(lengths, tokens_per_batch):
+            for batch in _batches([len(row) > 1 for row in rows], lengths, tokens_per_batch):
                 scored = [i for row in batch for i in rows[row]]
                 for i, score in zip(scored, self.forward([[ids[i] for i in rows[row]] for row in batch]), strict=True):
                     results[i] = score
@@ -188,6 +190,14 @@ class Scorer:
             return level_of(attribute, score.mean, self.cuts.get(attribute.name) or halves(attribute))
         # max keeps the first of equals: the lowest level
         return max(attribute.levels, key=lambda level: score.probabilities[str(level)])  # type: ignore[index]
+
+
+def _batches(shared: Sequence[bool], lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Yield batches of rows that share prompts and of those that do not, which need no mask nor pieces of their own."""
+    for kind in (True, False):
+        rows = [i for i, this in enumerate(shared) if this == kind]
+        for batch in sorted_batches([lengths[i] for i in rows], tokens_per_batch):
+            yield [rows[i] for i in batch]
 
 
 def encode_for_scoring(encoder: ConversationEncoder, messages: Sequence[Message], max_length: int) -> list[int] | None:
@@ -281,7 +291,11 @@ def make_scorer(
     if info.kind == "regression":
         residual_std = info.label_statistics.get("residual_std", {})
         regress = _regression(model, pad_id, torch.bfloat16 if autocast_bf16(precision) else model.dtype)
-        sharing = sharing_of(model, max_length)
+        # padded batches are computed as before: what else uses the model sees no difference
+        ragged = model.device.type == "cpu" and can_be_ragged(model, max_length, training=False)
+        if ragged:
+            model.set_attn_implementation(RAGGED)
+        sharing = sharing_of(model, max_length, RAGGED if ragged else None)
 
         def forward(rows: list[list[Ids]]) -> list[dict[str, Score]]:
             return _scores(info.schema, residual_std, regress(rows).double().cpu())
@@ -323,13 +337,9 @@ def _regression(model: Any, pad_id: int, dtype: torch.dtype) -> Callable[[list[l
     def together(rows: list[list[Ids]]) -> Tensor:
         layouts = [lay_out(row) for row in rows]
         batch = {name: tensor.to(model.device) for name, tensor in pad_layouts(layouts, pad_id).items()}
-        # padding is on the right, where causal attention cannot see it
-        inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
-        if "ends" in batch:
-            inputs["attention_mask"] = shared_attention(batch["ends"], model.config._attn_implementation, dtype)
-            inputs["position_ids"] = batch["position_ids"]
-        places_B_M = last_places(layouts)
-        outputs = response_scores(model, places_B_M.to(model.device), inputs)
+        given = model_inputs(batch, model.config._attn_implementation, dtype)
+        places_B_M = given.places(last_places(layouts).to(model.device))
+        outputs = response_scores(model, places_B_M, given.arguments)
         widest = places_B_M.shape[1]
         return outputs[[b * widest + m for b, row in enumerate(rows) for m in range(len(row))]]
 

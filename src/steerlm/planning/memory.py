@@ -107,14 +107,6 @@ def _lora_bytes_per_token(shape: Architecture, lora: LoraSection) -> float:
     return widths * (7.0 if lora.dropout > 0 else 4.0)
 
 
-def _plain_attention_bytes(shape: Architecture, step: Step, tokens: float) -> float:
-    """Return what plain attention keeps of all layers: scores after the softmax in fp32 and in bf16."""
-    from steerlm.training.loop import SHORT
-
-    plain = step.cpu and step.bf16 and step.mean_length <= SHORT
-    return shape.layers * tokens * step.mean_length * shape.heads * 6 if plain else 0.0
-
-
 def activation_bytes(shape: Architecture, step: Step, tokens: float) -> float:
     """Return what all layers keep of a batch until its backward pass."""
     layer = layer_bytes_per_token(shape, step.numbers)
@@ -124,7 +116,7 @@ def activation_bytes(shape: Architecture, step: Step, tokens: float) -> float:
         # every layer keeps its input; one layer at a time is computed again
         stream = 2 if step.numbers == "bf16" else 4
         return tokens * (shape.layers * stream * shape.hidden + layer)
-    return tokens * shape.layers * layer + _plain_attention_bytes(shape, step, tokens)
+    return tokens * shape.layers * layer
 
 
 def training_memory(shape: Architecture, step: Step, tokens: int) -> Memory:

@@ -48,11 +48,12 @@ def pad_layouts(layouts: Sequence[Layout], pad_id: int) -> dict[str, Tensor]:
 
 
 def last_places(layouts: Sequence[Layout]) -> Tensor:
-    """Return where every sequence ends (B, M), 0 where a row has fewer of them."""
+    """Return where every sequence ends (B, M): b * T + t; the row's beginning where it has fewer of them."""
+    width = max(len(layout.input_ids) for layout in layouts)
     places = np.zeros((len(layouts), max(len(layout.places) for layout in layouts)), dtype=np.int64)
     for i, layout in enumerate(layouts):
         places[i, : len(layout.places)] = [place[-1] for place in layout.places]
-    return torch.from_numpy(places)
+    return torch.from_numpy(places + width * np.arange(len(layouts))[:, None])
 
 
 def collate_sft(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Tensor]:
@@ -81,8 +82,8 @@ def collate_sft(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Ten
 
 
 def collate_regression(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Tensor]:
-    """Return what `pad_layouts` does, `num_tokens`, `places` (B, M) of the last tokens, labels (B * M, K) with 0 where
-    missing, and label_mask (B * M, K)."""
+    """Return what `pad_layouts` does, `num_tokens`, `places` (B, M) of the last tokens (b * T + t), labels (B * M, K)
+    with 0 where missing, and label_mask (B * M, K)."""
     layouts = [lay_out([example.input_ids for example in row]) for row in rows]
     places = last_places(layouts)
     width = len(rows[0][0].labels)

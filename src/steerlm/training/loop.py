@@ -35,7 +35,8 @@ from steerlm.config import TrainingSection
 from steerlm.errors import UserError
 from steerlm.training.batching import Examples, RowPlan
 from steerlm.training.checkpoints import TRAINER_STATE, claim, identity, last_checkpoint, truncate_metrics
-from steerlm.training.shared_prompts import core_model, sharing_of
+from steerlm.training.ragged_attention import RAGGED
+from steerlm.training.shared_prompts import can_be_ragged, core_model, sharing_of
 from steerlm.training.trainer import FlowCallback, Objective, SteerTrainer, should_stop_early
 
 BEST = "best"
@@ -197,11 +198,15 @@ def train(
     flow = FlowCallback(metrics, config.early_stopping_patience)
     ranks = PartialState(cpu=not torch.accelerator.is_available())
     _check_environment(config, ranks)
-    plan, validation_plan = (_plan(config, model, examples) for examples in (train_dataset, validation_dataset))
+    data = (train_dataset, validation_dataset)
+    longest = max(int(examples.lengths.max()) for examples in data)
+    attention = _unmasked(core_model(model), longest)
+    sharing = sharing_of(model, longest, attention)
+    plan, validation_plan = (RowPlan(examples, config.tokens_per_batch, sharing) for examples in data)
     max_steps, steps_per_epoch = _total_batches(config, plan, ranks.num_processes)
     whole = out / BEST if _sharded(config) else None
     with ranks.main_process_first():
-        claim(checkpoints, identity(config, (train_dataset, validation_dataset), objective, seed))
+        claim(checkpoints, identity(config, data, objective, seed))
         start, state = _start(checkpoints, max_steps, flow.patience, whole)
     finished = _finished(state, max_steps, flow.patience)
     if ranks.is_main_process:
@@ -221,7 +226,7 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     flow.trainer = trainer
-    with quiet(), _attention(trainer.core, (plan, validation_plan), trainer.args):
+    with quiet(), _attention(trainer.core, attention, (plan, validation_plan), trainer.args):
         if finished:
             trainer.state = state
         else:
@@ -270,9 +275,11 @@ def _run(trainer: SteerTrainer, start: Path | None, config: TrainingSection) -> 
         ) from error
 
 
-def _plan(config: TrainingSection, model: Any, examples: Examples) -> RowPlan:
-    longest = int(examples.lengths.max())
-    return RowPlan(examples, config.tokens_per_batch, sharing_of(model, longest, _block_sparse(core_model(model))))
+def _unmasked(core: Any, longest: int) -> str | None:
+    """Return the attention that computes nothing for what rows that share prompts must not see; None: there is none."""
+    if torch.accelerator.is_available():
+        return "flex_attention" if _block_sparse(core) else None
+    return RAGGED if can_be_ragged(core, longest, training=True) else None
 
 
 def _block_sparse(core: Any) -> bool:
@@ -291,13 +298,14 @@ def _block_sparse(core: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _attention(core: Any, plans: Sequence[RowPlan], args: TrainingArguments) -> Iterator[None]:
-    """Use the fastest attention: on CUDA one that skips what a mask hides where prompts are shared; on the CPU in bf16
-    plain attention for short rows, for which the fused kernel is slower than matrices."""
+def _attention(core: Any, unmasked: str | None, plans: Sequence[RowPlan], args: TrainingArguments) -> Iterator[None]:
+    """Use the fastest attention: on CUDA one that skips what a mask hides where prompts are shared; on the CPU one that
+    needs no padding, or else in bf16 plain attention for short rows, for which the fused kernel is slower than
+    matrices."""
     implementation = core.config._attn_implementation
     wanted = implementation
-    if any(plan.sharing is not None for plan in plans) and _block_sparse(core):
-        wanted = "flex_attention"
+    if unmasked == RAGGED or (unmasked is not None and any(plan.sharing is not None for plan in plans)):
+        wanted = unmasked
     elif args.use_cpu and args.bf16 and implementation == "sdpa" and float(plans[0].rows(0).lengths.mean()) <= SHORT:
         wanted = "eager"
     if wanted != implementation:

@@ -22,6 +22,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from steerlm.training.ragged_attention import RAGGED
+
 IntArray = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.int32]
 
@@ -44,12 +46,18 @@ CAUSAL = frozenset(
 )
 """Model types known (by test) to see the past only and to take positions and a mask as they are given."""
 
-_WORTH = 0.7
-"""A sequence joins a row when it then costs at most this share of what it costs alone."""
+_WORTH, _WORTH_UNMASKED = 0.7, 0.9
+"""A sequence joins a row when it then costs at most this share of what it costs alone; the second where attention needs
+no mask, so that there is nothing to lose."""
 
 _ATTENTION_COST = 3.0
 """A row of so many times the hidden size costs as much in masked attention as in everything else. Counting operations
 gives 6; attention was taken to run at half the speed of matrix products."""
+
+
+_BRANCH_COST = 6000.0
+"""Tokens that the products of a branch cost without padding (`ragged_attention`), times the hidden size: about
+45 at 128, 10 at 640."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,13 @@ class Sharing:
     Attributes:
         quadratic: length at which the masked attention of a row costs as much as everything else; infinite where
             the attention skips what the mask hides.
+        worth: share of its own cost that a sequence may at most add to a row.
+        branch: cost of each further branch, in tokens.
     """
 
     quadratic: float
+    worth: float = _WORTH
+    branch: float = 0.0
 
     def cost(self, length: float, branched: bool) -> float:
         """Return the cost of a row in tokens; plain causal attention skips half of what a mask computes."""
@@ -78,24 +90,48 @@ def is_causal(model: Any) -> bool:
     return core_model(model).config.get_text_config().model_type in CAUSAL
 
 
-def sharing_of(model: Any, longest: int, block_sparse: bool = False) -> Sharing | None:
+def sharing_of(model: Any, longest: int, attention: str | None = None) -> Sharing | None:
     """Return how prompts can be shared with this model, None where they cannot.
-
-    Encoders see the future, other models keep a state or count positions by themselves, and a sliding window shorter
-    than the sequences would hide tokens by their place in the row: all these get plain rows.
 
     Args:
         model: a language model or sequence classifier, with or without adapters.
         longest: tokens of the longest sequence.
-        block_sparse: whether its attention skips what the mask hides (flex attention).
+        attention: what computes rows that share prompts, where it is not the model's own.
+    """
+    core: PreTrainedModel = core_model(model)
+    if not sees_all(core, longest) or core.config._attn_implementation not in ("sdpa", "eager", RAGGED):
+        return None
+    hidden = core.config.get_text_config().hidden_size
+    if attention == RAGGED:
+        return Sharing(math.inf, _WORTH_UNMASKED, _BRANCH_COST / hidden)
+    return Sharing(math.inf if attention == "flex_attention" else _ATTENTION_COST * hidden)
+
+
+def sees_all(model: Any, longest: int) -> bool:
+    """Return whether each token sees those before it and no others, wherever they stand.
+
+    Not so in encoders, which see the future, in models that keep a state or count positions by themselves, and with a
+    sliding window shorter than the sequences, which would hide tokens by their place in the row: all these get plain
+    rows.
+    """
+    config = core_model(model).config.get_text_config()
+    window = getattr(config, "sliding_window", None)  # most models have none
+    return config.model_type in CAUSAL and (window is None or longest <= window)
+
+
+def can_be_ragged(model: Any, longest: int, training: bool) -> bool:
+    """Return whether a model that computes on the CPU can do so without padding (`ragged_attention`).
+
+    Args:
+        model: a language model or sequence classifier, with or without adapters.
+        longest: tokens of the longest sequence.
+        training: whether its dropout counts: this attention has none.
     """
     core: PreTrainedModel = core_model(model)
     config = core.config.get_text_config()
-    window = getattr(config, "sliding_window", None)  # most models have none
-    full = window is None or longest <= window
-    if config.model_type not in CAUSAL or not full or core.config._attn_implementation not in ("sdpa", "eager"):
-        return None
-    return Sharing(math.inf if block_sparse else _ATTENTION_COST * config.hidden_size)
+    dropout = any(getattr(config, name, 0.0) for name in ("attention_dropout", "attn_pdrop"))  # the latter is gpt2's
+    known = core.config._attn_implementation in ("sdpa", RAGGED)
+    return known and sees_all(core, longest) and not (training and dropout)
 
 
 class Layout(NamedTuple):
@@ -246,8 +282,8 @@ def shared_rows(members: IntArray, lengths: IntArray, common: IntArray, limit: i
         if shared:
             joined = size + length - shared
             branches = branched or shared < int(lengths[i - 1])
-            more = sharing.cost(joined, branches) - cost
-            if joined <= limit and more <= _WORTH * alone:
+            more = sharing.cost(joined, branches) - cost + sharing.branch
+            if joined <= limit and more <= sharing.worth * alone:
                 size, branched, cost = joined, branches, cost + more
                 sizes[-1] = size
                 total += more
@@ -302,15 +338,20 @@ class ResponseScores:
     def _gather(self, module: nn.Module, inputs: tuple[Tensor, ...], outputs_B_T_O: Tensor) -> Tensor | None:
         if self._places is None:
             return None
-        rows_B_1 = torch.arange(outputs_B_T_O.shape[0], device=outputs_B_T_O.device)[:, None]
-        wanted_B_M_O = outputs_B_T_O[rows_B_1, self._places]
-        return wanted_B_M_O.flatten(1)[:, None].expand(-1, outputs_B_T_O.shape[1], -1)
+        wanted_N_O = outputs_B_T_O.flatten(0, 1)[self._places.flatten()]
+        return wanted_N_O.flatten().expand(*outputs_B_T_O.shape[:2], -1)
 
-    def __call__(self, model: Any, places_B_M: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Run the model (as it may have been wrapped since) and return (B * M, O) outputs."""
-        self._places = places_B_M
+    def __call__(self, model: Any, places: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Run the model (as it may have been wrapped since) and return (N, O) outputs.
+
+        Args:
+            model: the classifier, or what it is wrapped in.
+            places: N positions b * T + t, of any shape.
+            inputs: of the model.
+        """
+        self._places = places
         try:
-            outputs: Tensor = model(**inputs).logits
+            outputs: Tensor = model(**inputs).logits[0]
         finally:
             self._places = None
-        return outputs.reshape(places_B_M.numel(), -1)
+        return outputs.reshape(places.numel(), -1)

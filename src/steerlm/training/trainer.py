@@ -39,7 +39,8 @@ from steerlm.training.batching import BatchStream, EpochView, RowPlan, sorted_ba
 from steerlm.training.checkpoints import complete_checkpoints, mark_complete, saving
 from steerlm.training.collating import collate_regression, collate_sft
 from steerlm.training.losses import Loss, masked_attribute_loss, response_cross_entropy
-from steerlm.training.shared_prompts import ResponseScores, core_model, is_causal, shared_attention
+from steerlm.training.model_inputs import ModelInputs, model_inputs
+from steerlm.training.shared_prompts import ResponseScores, core_model, is_causal
 
 Objective = Literal["sft", "regression"]
 
@@ -159,16 +160,10 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
             count = self.accelerator.reduce(count, "sum")
         return batches, count
 
-    def _model_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    def _model_inputs(self, inputs: dict[str, Tensor]) -> ModelInputs:
         """Return what a decoder is called with."""
-        # padding is on the right, where causal attention cannot see it: without a mask the kernels are faster
-        given: dict[str, Any] = {"input_ids": inputs["input_ids"], "use_cache": False}
-        if "ends" in inputs:
-            implementation = self.core.config._attn_implementation
-            dtype = torch.bfloat16 if self.args.bf16 else self.core.dtype
-            given["attention_mask"] = shared_attention(inputs["ends"], implementation, dtype)
-            given["position_ids"] = inputs["position_ids"]
-        return given
+        dtype = torch.bfloat16 if self.args.bf16 else self.core.dtype
+        return model_inputs(inputs, self.core.config._attn_implementation, dtype)
 
     def loss_sum(self, model: nn.Module, inputs: dict[str, Tensor]) -> Loss:
         """Return the loss of one batch, summed, with its count."""
@@ -177,11 +172,13 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
             if self.response_scores is None:
                 outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
             else:
-                outputs = self.response_scores(model, inputs["places"], self._model_inputs(inputs))
+                given = self._model_inputs(inputs)
+                outputs = self.response_scores(model, given.places(inputs["places"]), given.arguments)
             return masked_attribute_loss(outputs, inputs["labels"], inputs["label_mask"], self.schema)
-        self.positions = inputs["positions"]
+        given = self._model_inputs(inputs)
+        self.positions = given.places(inputs["positions"])
         try:
-            logits_N_V = model(**self._model_inputs(inputs)).logits
+            logits_N_V = model(**given.arguments).logits
         finally:
             self.positions = None
         return response_cross_entropy(logits_N_V, inputs["targets"])
