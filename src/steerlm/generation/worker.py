@@ -8,6 +8,7 @@ many clients would take turns with the decoding.
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import multiprocessing
 import queue
@@ -128,6 +129,8 @@ def _load_and_work(path: str | Path, precision: Precision, batch_size: int, conn
     except UserError as error:
         connection.send(Ready(str(error)))
         return
+    gc.collect()
+    gc.freeze()  # what has been loaded stays: a collector that looked through all of it would stop every sample
     _work(decoder, connection)
 
 
