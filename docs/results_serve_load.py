@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ def rows(results: dict[str, Any]) -> str:
     one, engine = (_ratio(speed[name]) for name in ("against_one_client", "against_engine"))
     health, memory, first = soak["health_ms"], soak["memory_mib"], soak["first_text_s"]
     about = results["environment"]
+    rates = {who: [row["tokens"] / row["seconds"] for row in found] for who, found in speed["measurements"].items()}
+    most = statistics.median(a / b for a, b in zip(rates["engine"], rates["one"], strict=True))
     lines += [
         "",
         f"- Throughput, {speed['rounds']} rounds: {speed['clients']} clients against one {one}; "
-        f"against the engine {engine}.",
+        f"against the engine {engine}; the engine itself gets {most:.2f} x what one client gets.",
         f"- {soak['streams']} streams for {soak['seconds'] / 60:.1f} minutes: {soak['replies']:,} replies with "
         f"{soak['tokens']:,} tokens, {soak['distinct_replies']} different requests.",
         f"- `/health`, {health['n']:,} times: median {health['p50']:.1f} ms, p99 {health['p99']:.1f} ms, "

@@ -109,8 +109,13 @@ def test_the_table_says_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     found = results()
     found["throughput"]["against_engine"] = {"median": 0.8, "low": 0.7, "high": 0.85}
+    found["throughput"]["measurements"] = {
+        "one": [{"tokens": 10, "seconds": 2}, {"tokens": 10, "seconds": 1}, {"tokens": 10, "seconds": 5}],
+        "engine": [{"tokens": 50, "seconds": 2}, {"tokens": 60, "seconds": 1}, {"tokens": 21, "seconds": 3}],
+    }
     found["claims"] = [claim._asdict() for claim in claims(found)]
     text = results_serve_load.rows(found)
+    assert "the engine itself gets 5.00 x what one client gets" in text
     assert "80 % | **missed** |" in text
     assert text.count("holds") == 5
     assert "0.80 x [0.70, 0.85]" in text
