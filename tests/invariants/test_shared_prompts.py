@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,17 @@ def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def losses_apart(model: Any, rows: Sequence[Sequence[Example]]) -> torch.Tensor:
+    """Return the losses of all sequences' trained tokens, each sequence computed by itself."""
+    apart = []
+    for example in [example for row in rows for example in row]:
+        ids = torch.from_numpy(example.input_ids.astype(np.int64))
+        logits = model(input_ids=ids[None]).logits[0, :-1].float()
+        targets = torch.from_numpy(example.labels[1:].astype(np.int64))
+        apart.append(functional.cross_entropy(logits, targets, reduction="none")[targets >= 0])
+    return torch.cat(apart)
+
+
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
@@ -132,18 +143,13 @@ def test_losses_and_gradients_of_a_language_model(model_type: str, attention: st
     model = wide(AutoModelForCausalLM.from_config(tiny(model_type), attn_implementation=attention))
     assert sharing_of(model, 20) is not None
     rows = groups()
-    apart = []
-    for example in [example for row in rows for example in row]:
-        ids = torch.from_numpy(example.input_ids.astype(np.int64))
-        logits = model(input_ids=ids[None]).logits[0, :-1].float()
-        targets = torch.from_numpy(example.labels[1:].astype(np.int64))
-        apart.append(functional.cross_entropy(logits, targets, reduction="none")[targets >= 0])
+    apart = losses_apart(model, rows)
     batch = collate_sft(rows, PAD)
     assert batch["input_ids"].shape == (2, 9 + 6 + 4 + 3 + 5)
     logits = model(**model_inputs(model, batch)).logits.flatten(0, 1)[batch["positions"]].float()
     losses = functional.cross_entropy(logits, batch["targets"], reduction="none")
-    torch.testing.assert_close(losses, torch.cat(apart), rtol=1e-5, atol=1e-5)
-    same(gradients(model, torch.cat(apart).sum()), gradients(model, losses.sum()))
+    torch.testing.assert_close(losses, apart, rtol=1e-5, atol=1e-5)
+    same(gradients(model, apart.sum()), gradients(model, losses.sum()))
 
 
 @pytest.mark.parametrize("model_type", CLASSIFIERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -92,6 +92,18 @@ def counted(text: str) -> dict[str, Score]:
     scores["humor"] = Score(4 * vowels / max(1, len(text)), 0.1)
     scores["lang"] = Score(0.0, 0.0, {"en": 0.75, "de": 0.25})
     return scores
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until something is true.
+
+    Raises:
+        AssertionError: it is not after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class WatchedEngine(LocalEngine):

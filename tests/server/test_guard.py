@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
 
 from steerlm.server.guard import Guard
+from tests.server.running import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has process descriptors")
 
@@ -19,18 +19,12 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 SERVER = f"""
 import subprocess, sys, time
 from steerlm.server.guard import Guard
+from tests.server.running import eventually
 child = subprocess.Popen({SLEEP!r})
 guard = Guard([child.pid])
 print(child.pid, guard._process.pid, flush=True)
 time.sleep(60)
 """
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def ended(pid: int) -> bool:
@@ -49,7 +43,7 @@ def test_a_killed_server_leaves_nothing() -> None:
         time.sleep(0.3)  # the guard looks at its process first
         assert not ended(child)
         server.send_signal(signal.SIGKILL)
-    eventually(lambda: ended(child) and ended(guard))
+    eventually(lambda: ended(child) and ended(guard), seconds=20)
 
 
 def test_close_ends_what_is_left() -> None:

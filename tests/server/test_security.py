@@ -6,7 +6,7 @@ import base64
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from steerlm.errors import UserError
 from steerlm.server.keys import Keys, load_keys
 from steerlm.server.page import PAGE_ROUTES
 from steerlm.server.run import check_exposure, is_loopback, served_name
-from tests.server.running import Running, running, tiny_service
+from tests.server.running import Running, eventually, running, tiny_service
 
 KEYS = {"a": "key-a-0123456789abc", "b": "key-b-0123456789abc"}
 HI = [{"role": "user", "content": "Hi"}]
@@ -53,13 +53,6 @@ def narrow() -> Iterator[Running]:
     """A server with small limits, a long context and two places in the batch."""
     with running(tiny_service({"limits": LIMITS}, batch_size=2, context=4096)) as started:
         yield started
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_every_route_but_health_and_the_page_s_files_needs_a_key(closed: Running) -> None:
@@ -229,35 +222,35 @@ def slow_down(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_requests_of_one_key_are_counted(narrow: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     slow_down(narrow, monkeypatch)
     connections = busy(narrow, 3)
-    eventually(lambda: narrow.service._running[None] == 3)
+    eventually(lambda: narrow.service._running[None] == 3, seconds=20)
     reply = httpx.post(f"{narrow.url}/v1/chat/completions", json=body())
     assert (reply.status_code, reply.json()["error"]["code"]) == (429, "too_many_requests")
     assert reply.headers["retry-after"] == "1"
     assert httpx.get(f"{narrow.url}/health").status_code == 200
     for connection in connections:
         connection.close()
-    eventually(lambda: narrow.service._running[None] == 0)
+    eventually(lambda: narrow.service._running[None] == 0, seconds=20)
     assert httpx.post(f"{narrow.url}/v1/chat/completions", json=body()).status_code == 200
 
 
 def test_the_queue_is_bounded(narrow: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     slow_down(narrow, monkeypatch)
     connections = busy(narrow, 2)
-    eventually(lambda: narrow.local.scheduler.num_running == 2)
+    eventually(lambda: narrow.local.scheduler.num_running == 2, seconds=20)
     with httpx.Client(base_url=narrow.url) as client:
         request = client.build_request("POST", "/v1/chat/completions", json=body(n=4, stream=True))
         waiting = client.send(request, stream=True)
         assert waiting.status_code == 200
-        eventually(lambda: narrow.service._running[None] == 3)
+        eventually(lambda: narrow.service._running[None] == 3, seconds=20)
         for connection in connections[:1]:
             connection.close()
-        eventually(lambda: narrow.service._running[None] == 2)
+        eventually(lambda: narrow.service._running[None] == 2, seconds=20)
         reply = client.post("/v1/chat/completions", json=body(n=4))
         assert (reply.status_code, reply.json()["error"]["code"]) == (429, "queue_full")
         waiting.close()
     for connection in connections[1:]:
         connection.close()
-    eventually(lambda: narrow.local.scheduler.num_running == 0)
+    eventually(lambda: narrow.local.scheduler.num_running == 0, seconds=20)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -266,10 +259,10 @@ def test_a_vanished_client_frees_its_place(narrow: Running, monkeypatch: pytest.
     request = json.dumps(body(max_tokens=400, stream=stream)).encode()
     head = f"Content-Type: application/json\r\nContent-Length: {len(request)}"
     connection = raw(narrow, head, request)
-    eventually(lambda: narrow.local.scheduler.num_running == 1)
+    eventually(lambda: narrow.local.scheduler.num_running == 1, seconds=20)
     started = time.monotonic()
     connection.close()
-    eventually(lambda: narrow.local.scheduler.num_running == 0)
+    eventually(lambda: narrow.local.scheduler.num_running == 0, seconds=20)
     # 400 tokens at 0.02 s would take 8 s
     assert time.monotonic() - started < 6
     assert narrow.service._running[None] == 0
@@ -283,7 +276,7 @@ def test_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
         reply = httpx.post(f"{server.url}/v1/chat/completions", json=body(max_tokens=2000, stream=True))
         last = json.loads(reply.text.strip().splitlines()[-1].removeprefix("data: "))
         assert last["error"]["code"] == "request_timeout"
-        eventually(lambda: server.local.scheduler.num_running == 0)
+        eventually(lambda: server.local.scheduler.num_running == 0, seconds=20)
 
 
 def test_a_stopped_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import json
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,16 @@ from steerlm.server.run import build_upstream_service, context_of
 from steerlm.server.service import trained_schema
 from steerlm.server.upstream import Upstream, UpstreamBackend
 from tests.server.fake_upstream import FakeUpstream, fake_upstream
-from tests.server.running import SCHEMA, Running, counted, running, statistics, tiny_engine, tiny_upstream_service
+from tests.server.running import (
+    SCHEMA,
+    Running,
+    counted,
+    eventually,
+    running,
+    statistics,
+    tiny_engine,
+    tiny_upstream_service,
+)
 from tests.server.test_locks import FORGED, HI, KEYS, POLICY, SPLIT, VIOLATIONS, holds
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
@@ -75,13 +84,6 @@ def ask(
         base["messages"] = HI
     headers = {} if key is None else {"authorization": f"Bearer {KEYS[key]}"}
     return httpx.post(f"{server.url}/v1/{path}", json=base | body, headers=headers, timeout=30)
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def rounded(value: Any) -> Any:

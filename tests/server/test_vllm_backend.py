@@ -30,7 +30,7 @@ from steerlm.server.run import build_service, build_vllm_service, serve
 from steerlm.server.service import trained_schema
 from steerlm.server.vllm import VllmBackend, load_vllm_backend
 from tests.server.fake_vllm import FakeVllm, RequestOutputKind, install
-from tests.server.running import SCHEMA, Running, counted, running, statistics, tiny_vllm_service
+from tests.server.running import SCHEMA, Running, counted, eventually, running, statistics, tiny_vllm_service
 from tests.server.test_locks import HI, KEYS, POLICY, VIOLATIONS, holds
 from tests.server.test_upstream import (
     ENCODER,
@@ -40,7 +40,6 @@ from tests.server.test_upstream import (
     SAME,
     ask,
     client_that_leaves,
-    eventually,
     headers,
     rounded,
     streamed,

@@ -16,7 +16,7 @@ from steerlm.training.collating import collate_sft, pad_layouts
 from steerlm.training.model_inputs import model_inputs
 from steerlm.training.ragged_attention import _LONGEST_PIECE, RAGGED, line_up, ragged_attention
 from steerlm.training.shared_prompts import can_be_ragged, lay_out, shared_attention
-from tests.invariants.test_shared_prompts import groups, same, tiny, wide
+from tests.invariants.test_shared_prompts import gradients, groups, losses_apart, same, tiny, wide
 from tests.small_training import language_model, run, section, token_examples
 
 # gemma2 caps its attention scores, which this attention cannot
@@ -93,28 +93,17 @@ def test_a_line_holds_every_token_once_and_no_padding() -> None:
 def test_losses_and_gradients_are_those_of_the_sequences_apart(model_type: str) -> None:
     model = wide(AutoModelForCausalLM.from_config(tiny(model_type), attn_implementation="sdpa"))
     rows = groups()
-    apart = []
-    for example in [example for row in rows for example in row]:
-        ids = torch.from_numpy(example.input_ids.astype(np.int64))
-        logits = model(input_ids=ids[None]).logits[0, :-1].float()
-        targets = torch.from_numpy(example.labels[1:].astype(np.int64))
-        apart.append(functional.cross_entropy(logits, targets, reduction="none")[targets >= 0])
+    apart = losses_apart(model, rows)
     assert can_be_ragged(model, 20, training=False)
-    expected = _gradients(model, torch.cat(apart).sum())
+    expected = gradients(model, apart.sum())
     model.set_attn_implementation(RAGGED)
     for shared in (rows, [[example] for row in rows for example in row]):
         batch = collate_sft(shared, 255)
         given = model_inputs(batch, RAGGED, torch.float32)
         out = model(**given.arguments).logits[0][given.places(batch["positions"])].float()
         losses = functional.cross_entropy(out, batch["targets"], reduction="none")
-        torch.testing.assert_close(losses, torch.cat(apart), rtol=1e-5, atol=1e-5)
-        same(expected, _gradients(model, losses.sum()))
-
-
-def _gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        torch.testing.assert_close(losses, apart, rtol=1e-5, atol=1e-5)
+        same(expected, gradients(model, losses.sum()))
 
 
 def test_padded_rows_are_computed_as_ever() -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-from steerlm.errors import UserError
 from steerlm.generation.decoding import Row
 from steerlm.generation.online import QueueFull, Scheduler, SchedulerStopped
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.requests import said
 from steerlm.generation.worker import Worker
 from steerlm.server.backend import Order
-from steerlm.server.errors import ApiError, model_stopped, unusable_prompt
+from steerlm.server.encoding import Encoding
+from steerlm.server.errors import ApiError, model_stopped
 from steerlm.server.metrics import Metrics
 from steerlm.server.reading import Reader
 from steerlm.template import ConversationEncoder
@@ -45,8 +44,7 @@ class LocalBackend:
         """
         self.scheduler = Scheduler(worker, max_waiting)
         self._prompting, self._batch_size, self._metrics = prompting, batch_size, metrics
-        # one worker: encoding waits in line rather than take the processor from decoding
-        self._encoding = ThreadPoolExecutor(1, "steerlm-encoding")
+        self._encoding = Encoding()
 
     @property
     def running(self) -> bool:
@@ -65,11 +63,7 @@ class LocalBackend:
 
     async def start(self, order: Order) -> LocalGeneration:
         """See `Backend.start`."""
-        loop = asyncio.get_running_loop()
-        try:
-            rows = await loop.run_in_executor(self._encoding, self._rows, order)
-        except UserError as error:
-            raise unusable_prompt(error) from None
+        rows = await self._encoding(self._rows, order)
         return LocalGeneration(rows, order, self._prompting.encoder, self.scheduler, self._metrics)
 
     def _rows(self, order: Order) -> list[Row]:
@@ -81,7 +75,7 @@ class LocalBackend:
     async def close(self) -> None:
         """See `Backend.close`."""
         self.scheduler.close()
-        self._encoding.shutdown(cancel_futures=True)
+        self._encoding.close()
 
 
 class LocalGeneration:

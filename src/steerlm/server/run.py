@@ -43,10 +43,8 @@ def build_service(
         policy: made for `trained_schema(info)`.
         attribute_model: for scores and best-of-n.
     """
-    metrics = Metrics()
     worker = thread_worker(engine.decoder())
-    backend = LocalBackend(engine.prompting, worker, engine.batch_size, policy.limits.max_waiting, metrics)
-    return service_of(name, backend, metrics, info, policy, attribute_model)
+    return build_local_service(name, engine.prompting, worker, engine.batch_size, info, policy, attribute_model)
 
 
 def build_upstream_service(
@@ -84,19 +82,19 @@ def build_upstream_service(
 
 def build_local_service(
     name: str,
-    model: Path,
+    prompting: Prompting,
     worker: Worker,
     batch_size: int,
     info: CheckpointInfo,
     policy: Policy,
     attribute_model: AttributeModel | None,
 ) -> Service:
-    """Put a worker that loads a checkpoint behind a service.
+    """Put a worker behind a service, once it is ready.
 
     Args:
         name: the model's name in the API.
-        model: folder of a steerable model.
-        worker: of `process_worker`, for the same folder.
+        prompting: of the model.
+        worker: decodes with the model.
         batch_size: most samples decoded together.
         info: of the checkpoint.
         policy: made for `trained_schema(info)`.
@@ -106,7 +104,6 @@ def build_local_service(
         UserError: the model cannot be loaded.
     """
     metrics = Metrics()
-    prompting = Prompting(load_tokenizer(model), info.schema, config_of(model))
     backend = LocalBackend(prompting, worker, batch_size, policy.limits.max_waiting, metrics)
     return service_of(name, backend, metrics, info, policy, attribute_model)
 
@@ -205,7 +202,8 @@ def serve(
     worker = process_worker(model, batch_size) if local else None  # loads while this process goes on
     scorer = None if attribute_model is None else load_attribute_model(attribute_model)
     if worker is not None:
-        service = build_local_service(called, model, worker, batch_size, info, checked, scorer)
+        prompting = Prompting(load_tokenizer(model), info.schema, config_of(model))
+        service = build_local_service(called, prompting, worker, batch_size, info, checked, scorer)
     elif upstream is not None:
         context = context_of(model)
         service = build_upstream_service(called, upstream, load_tokenizer(model), context, info, checked, scorer)

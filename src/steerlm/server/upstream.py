@@ -11,10 +11,8 @@ mix logits, which no such server does: they are refused.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,12 +22,12 @@ from transformers import PreTrainedTokenizerBase
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Message
-from steerlm.errors import UserError
 from steerlm.generation.detokenizing import GrowingText
 from steerlm.generation.guidance import branches
 from steerlm.generation.sampling import sample_key
 from steerlm.server.backend import Answer, FinishReason, Order
-from steerlm.server.errors import ApiError, unusable_prompt
+from steerlm.server.encoding import Encoding
+from steerlm.server.errors import ApiError
 from steerlm.server.metrics import Metrics
 from steerlm.server.samples import Places, TaskGeneration, mixes_logits
 from steerlm.server.upstream_events import Event, Served, ask_models, broken, read_events, refusal, unreachable
@@ -97,7 +95,7 @@ class UpstreamBackend:
         self.running = True
         self._upstream, self._tokenizer, self._context = upstream, tokenizer, context
         self._places = Places(most_samples, metrics)
-        self._encoding = ThreadPoolExecutor(1, "steerlm-encoding")
+        self._encoding = Encoding()
         self._served: Served | None = None
         self._client = httpx.AsyncClient(
             base_url=upstream.url.rstrip("/") + "/",
@@ -113,11 +111,7 @@ class UpstreamBackend:
 
     async def start(self, order: Order) -> TaskGeneration:
         """See `Backend.start`."""
-        loop = asyncio.get_running_loop()
-        try:
-            prompt = await loop.run_in_executor(self._encoding, self.prompt, order)
-        except UserError as error:
-            raise unusable_prompt(error) from None
+        prompt = await self._encoding(self.prompt, order)
         num_samples = order.request.num_samples
         self._places.take(num_samples)
         try:
@@ -219,7 +213,7 @@ class UpstreamBackend:
         """See `Backend.close`."""
         self.running = False
         await self._client.aclose()
-        self._encoding.shutdown(cancel_futures=True)
+        self._encoding.close()
 
 
 def _chat(messages: Sequence[Message]) -> list[dict[str, str]]:

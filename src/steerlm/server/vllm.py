@@ -10,14 +10,12 @@ there. Guidance and levels between levels mix logits, which vLLM does not: they 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import logging
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,12 +23,12 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from steerlm.errors import UserError
 from steerlm.generation.decoding import LogProb
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.vllm import missing_vllm, sampling_parameters, vllm_start
 from steerlm.server.backend import Order
-from steerlm.server.errors import ApiError, model_stopped, unusable_prompt
+from steerlm.server.encoding import Encoding
+from steerlm.server.errors import ApiError, model_stopped
 from steerlm.server.guard import Guard
 from steerlm.server.metrics import Metrics
 from steerlm.server.reading import Reader
@@ -69,8 +67,7 @@ class VllmBackend:
         self._places = Places(most_samples, metrics)
         self._numbers = itertools.count()
         self._closed = False
-        # one worker: encoding waits in line rather than hold up the event loop
-        self._encoding = ThreadPoolExecutor(1, "steerlm-encoding")
+        self._encoding = Encoding()
 
     @property
     def running(self) -> bool:
@@ -84,11 +81,7 @@ class VllmBackend:
 
     async def start(self, order: Order) -> TaskGeneration:
         """See `Backend.start`."""
-        loop = asyncio.get_running_loop()
-        try:
-            prompt = await loop.run_in_executor(self._encoding, self._prompt, order)
-        except UserError as error:
-            raise unusable_prompt(error) from None
+        prompt = await self._encoding(self._prompt, order)
         if not self.running:
             raise model_stopped()
         self._places.take(order.request.num_samples)
@@ -124,7 +117,7 @@ class VllmBackend:
     async def close(self) -> None:
         """See `Backend.close`."""
         self._closed = True
-        self._encoding.shutdown(cancel_futures=True)
+        self._encoding.close()
         self._llm.shutdown()
         if self._guard is not None:
             self._guard.close()
