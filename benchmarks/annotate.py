@@ -4,7 +4,8 @@
 
 Everyone scores conversations with the same weights. Ours starts from messages and encodes them while the clock runs;
 the peers start from rendered text. Counted are real tokens (no padding, a shared prompt as often as it occurs). The
-slow peers get the first conversations only, and everyone's scores are compared on those.
+slow peers get the first conversations only, and everyone's scores are compared on those. Everyone has scored as many
+other conversations before the clock runs, so that nobody pays for memory that is touched for the first time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Conversation, read_conversations, write_conversations
 
 SCHEMA = AttributeSchema.preset("helpsteer")
-CONVERSATIONS, SLOW_CONVERSATIONS, WARMUP_CONVERSATIONS = 64, 16, 8
+CONVERSATIONS, SLOW_CONVERSATIONS = 64, 16
 TOKENS_PER_BATCH = 8192
 US = "steerlm annotate's scorer, bf16"
 LOOP = "loop in arrival order, batch 8, padded, fp32"
@@ -51,22 +52,21 @@ def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> Non
     count = (32 if quick else CONVERSATIONS) * (8 if device == "cuda" and not quick else 1)
     for name in cases:
         responses = 8 if name.endswith("-8") else 1
-        rows = list(conversations(tokenizer, SCHEMA, count // responses, responses))
-        write_conversations(folder / f"{name}.jsonl", rows, SCHEMA)
-    warmup = conversations(tokenizer, SCHEMA, WARMUP_CONVERSATIONS, 1, seed=1)
-    write_conversations(folder / "warmup.jsonl", warmup, SCHEMA)
+        for file, seed in ((f"{name}.jsonl", 0), (f"{name}-warmup.jsonl", 1)):
+            rows = list(conversations(tokenizer, SCHEMA, count // responses, responses, seed))
+            write_conversations(folder / file, rows, SCHEMA)
 
 
 def measure(job: Job) -> Measurement:
-    """Score the conversations once for warming up (others), and once for the clock."""
+    """Score conversations for warming up, then as many others for the clock."""
     rows = list(read_conversations(job.folder / f"{job.case}.jsonl", SCHEMA))
-    warmup = list(read_conversations(job.folder / "warmup.jsonl", SCHEMA))
-    texts, lengths = _rendered(job.folder, rows)
-    warm_texts, _ = _rendered(job.folder, warmup)
+    warmup = list(read_conversations(job.folder / f"{job.case}-warmup.jsonl", SCHEMA))
     if job.contestant in ("loop", "pipeline") or job.round < 0:
         # the choice of a batch size needs no more than the slow ones get
-        count = min(SLOW_CONVERSATIONS * (2 if job.round < 0 else 1), len(rows))
-        rows, texts, lengths = rows[:count], texts[:count], lengths[:count]
+        count = SLOW_CONVERSATIONS * (2 if job.round < 0 else 1)
+        rows, warmup = rows[:count], warmup[:count]
+    texts, lengths = _rendered(job.folder, rows)
+    warm_texts, _ = _rendered(job.folder, warmup)
     if job.contestant == "steerlm":
         seconds, scores = _ours(job, warmup, rows)
     elif job.contestant == "pipeline":
