@@ -6,6 +6,7 @@ the same. The processes are those of PyTorch's DataLoader: they end when this on
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -88,7 +89,12 @@ def _as_it_is(chunk: T) -> T:
 
 @contextmanager
 def _forking() -> Iterator[None]:
-    """Silence two warnings about copies of a process that has threads: these copies use none of what threads hold."""
+    """Let the copies share the memory of what is there, as long as nobody writes to it: a collector would.
+
+    And silence two warnings about copies of a process that has threads: these copies use none of what threads hold.
+    """
+    gc.collect()
+    gc.freeze()
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ[name] = "false"
@@ -97,6 +103,7 @@ def _forking() -> Iterator[None]:
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             yield
     finally:
+        gc.unfreeze()
         if before is None:
             del os.environ[name]
         else:

@@ -99,7 +99,7 @@ class AttributeModel(Protocol):
         ...
 
     def score_encoded(
-        self, rows: Sequence[list[int] | None], tokens_per_batch: int = 16384
+        self, rows: Sequence[Sequence[int] | Ids | None], tokens_per_batch: int = 16384
     ) -> list[dict[str, Score] | None]:
         """Return `score` of what `encode` returned."""
         ...
@@ -152,7 +152,7 @@ class Scorer:
         return [encode_for_scoring(self.encoder, messages, self.max_length) for messages in conversations]
 
     def score_encoded(
-        self, rows: Sequence[list[int] | None], tokens_per_batch: int = 16384
+        self, rows: Sequence[Sequence[int] | Ids | None], tokens_per_batch: int = 16384
     ) -> list[dict[str, Score] | None]:
         """See `AttributeModel.score_encoded`."""
         fitting = [(i, ids) for i, ids in enumerate(rows) if ids is not None]
@@ -161,7 +161,7 @@ class Scorer:
             results[i] = score
         return results
 
-    def score_ids(self, sequences: Sequence[list[int]], tokens_per_batch: int) -> list[dict[str, Score]]:
+    def score_ids(self, sequences: Sequence[Sequence[int] | Ids], tokens_per_batch: int) -> list[dict[str, Score]]:
         """Score conversations that are ids already (`encode_for_scoring`)."""
         results: list[dict[str, Score]] = [{} for _ in sequences]
         ids = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]

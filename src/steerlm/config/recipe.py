@@ -159,7 +159,7 @@ class AnnotateConfig(Section):
     """Step 2: label every assistant turn with the attribute model."""
 
     tokens_per_batch: int = Field(16384, ge=16, description="Token budget of one scoring batch, padding included.")
-    window: int = Field(4096, ge=1, description="Records read ahead and sorted by length; bounds memory.")
+    window: int = Field(2048, ge=1, description="Records read ahead and sorted by length; bounds memory.")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Precision of scoring.")
 
 

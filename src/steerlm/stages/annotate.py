@@ -185,7 +185,7 @@ class Labeller:
 
     def score(self, window: Window) -> ScoredWindow:
         """Let the model work."""
-        rows = [window.rows[i].tolist() or None for i in range(len(window.rows))]
+        rows = [row if len(row) else None for row in map(window.rows.__getitem__, range(len(window.rows)))]
         return ScoredWindow(window.lines, self.loaded().score_encoded(rows, self.config.tokens_per_batch))
 
     def label(self, path: Path, window: ScoredWindow) -> bytes:

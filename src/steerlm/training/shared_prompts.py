@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -82,7 +81,8 @@ class Sharing:
 
 def core_model(model: Any) -> Any:
     """Return the model inside adapters."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    # not by asking for a PeftModel: most who use this have no adapters, and peft takes memory and time to import
+    return model if isinstance(model, PreTrainedModel) else model.get_base_model()
 
 
 def is_causal(model: Any) -> bool:
