@@ -100,16 +100,16 @@ def decode_labels(
             together, each beginning that they have in common once.
         pad_id: any token id.
         dtype: the model computes in.
-        tokens_per_batch: upper bound of what the caches of the conversations hold at a time.
+        tokens_per_batch: upper bound of the conversations whose caches are held at a time times the longest of them.
 
     Returns:
         Per attribute the distribution over its levels, (N, L), fp32, rows sum to 1.
     """
     read = _read(model, rows, pad_id, dtype)
     room = longest_label(steps)
-    lengths = [len(places) + room for places in read.places]
+    lengths = [len(places) for places in read.places]
     even = all(len({len(level) for level in step.levels}) == 1 for step in steps)
-    if not even and not sees_all(model, max(lengths)):
+    if not even and not sees_all(model, max(lengths) + room):
         tokens_per_batch = 1  # where levels differ in length there is padding, which a sliding window would count
     distributions = [torch.empty(len(lengths), len(step.levels), device=model.device) for step in steps]
     for group in sorted_batches(lengths, tokens_per_batch):
