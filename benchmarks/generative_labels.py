@@ -3,8 +3,9 @@
     python -m benchmarks.generative_labels [--quick] [--pairs 5] [--device cuda]
 
 `prepare` trains the model until it writes labels by itself, or `generate` would write no labels that could be compared;
-the last word of a response tells which, so that they differ. Both sides compute in fp32, so that the labels must be the
-same. Counted are labelled responses.
+the last word of a response tells which, so that they differ. We are measured twice: as `annotate` runs by default
+(`precision: auto`, which is bf16 autocast where there is bf16) and in fp32, as `generate` computes. Both times the
+labels are compared with those that `generate` wrote: in fp32 they must be the same. Counted are labelled responses.
 """
 
 from __future__ import annotations
@@ -23,16 +24,19 @@ from torch import Tensor
 from benchmarks.harness import Benchmark, Case, Contestant, Job, Measurement, main
 from benchmarks.synthetic import SIZES, conversations, make_tokenizer, save_attribute_model, words
 from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.models import Precision
 from steerlm.conversation import Conversation, read_conversations, write_conversations
 
 SCHEMA = AttributeSchema.preset("steerlm")
 CONVERSATIONS, WARMUP_CONVERSATIONS = 128, 16
 TOKENS_PER_BATCH = 8192
 TRAINING_STEPS, TRAINING_ROWS = 240, 8
-US = "steerlm's generative attribute model, fp32"
+US = "steerlm's generative attribute model, precision auto"
+US_FP32 = "steerlm's generative attribute model, fp32"
 ARRIVAL = "generate in arrival order, greedy, fp32, fastest batch size"
 SORTED = "generate sorted by length, greedy, fp32, fastest batch size"
 SIZES_OF_BATCHES = ("16", "32")
+OURS: dict[str, Precision] = {"steerlm": "auto", "fp32": "fp32"}
 
 
 def _case(description: str) -> Case:
@@ -42,7 +46,9 @@ def _case(description: str) -> Case:
             "steerlm": Contestant(US),
             "generate": Contestant(ARRIVAL, 5.0, SIZES_OF_BATCHES),
             "sorted": Contestant(SORTED, 5.0, SIZES_OF_BATCHES),
+            "fp32": Contestant(US_FP32),
         },
+        further=("fp32", "generate", 5.0),
     )
 
 
@@ -125,7 +131,7 @@ def measure(job: Job) -> Measurement:
     warmup = [row.messages for row in read_conversations(job.folder / "warmup.jsonl", SCHEMA)]
     if job.round < 0:
         rows = rows[: len(rows) // 2]
-    label = _ours(job) if job.contestant == "steerlm" else _generate(job)
+    label = _ours(job) if job.contestant in OURS else _generate(job)
     label(warmup)
     began = time.perf_counter()
     labels = label(rows)
@@ -143,7 +149,7 @@ def measure(job: Job) -> Measurement:
 def _ours(job: Job) -> Any:
     from steerlm.attribute_models.scoring import load_attribute_model
 
-    scorer = load_attribute_model(job.folder / "model", "fp32")
+    scorer = load_attribute_model(job.folder / "model", OURS[job.contestant])
 
     def label(rows: Sequence[Any]) -> list[Any]:
         found = scorer.score(rows, TOKENS_PER_BATCH)
@@ -195,15 +201,20 @@ def _read(text: str) -> dict[str, int] | None:
 
 
 def compare(case: str, found: Mapping[str, Measurement]) -> dict[str, Any]:
-    """Return the share of labels that are the same as ours, over all that the peer wrote in the right form."""
-    ours = found["steerlm"].output
-    shares = {}
-    for who, row in found.items():
-        if who != "steerlm":
-            readable = [(mine, theirs) for mine, theirs in zip(ours, row.output, strict=True) if theirs is not None]
-            equal = [mine[name] == theirs[name] for mine, theirs in readable for name in SCHEMA.names]
-            shares[who] = sum(equal) / len(equal) if equal else None
+    """Return the share of our labels, of both precisions, that are those a peer wrote in the right form."""
+    peers = [who for who in found if who not in OURS]
+    shares: dict[str, dict[str, float | None]] = {}
+    for ours, precision in OURS.items():
+        if ours in found:
+            mine = found[ours].output
+            shares[precision] = {who: _share_equal(mine, found[who].output) for who in peers}
     return {"equal_labels": shares}
+
+
+def _share_equal(ours: Sequence[Mapping[str, int]], theirs: Sequence[Mapping[str, int] | None]) -> float | None:
+    readable = [(mine, other) for mine, other in zip(ours, theirs, strict=True) if other is not None]
+    equal = [mine[name] == other[name] for mine, other in readable for name in SCHEMA.names]
+    return sum(equal) / len(equal) if equal else None
 
 
 BENCHMARK = Benchmark(

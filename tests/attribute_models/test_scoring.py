@@ -1,9 +1,8 @@
-"""Attribute models behind one interface: regression against Hugging Face's own head, generative against brute force."""
+"""Attribute models behind one interface: regression against Hugging Face's own head, and what both forms share."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,13 @@ import torch
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
-    GPT2Config,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from steerlm.attribute_models.scoring import Scorer, context_length, load_attribute_model, make_scorer
-from steerlm.attribute_models.scoring_generative import encode_label, label_steps, longest_label
-from steerlm.attributes import Attribute, AttributeSchema, Value
+from steerlm.attribute_models.scoring_generative import label_steps, longest_label
+from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.checkpoint.models import CheckpointInfo, load_tokenizer, save_model
 from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
@@ -69,12 +67,6 @@ def classifier(config: Any, tokenizer: PreTrainedTokenizerBase, schema: Attribut
                 parameter.normal_(0, 0.2)
     assert isinstance(model, PreTrainedModel)
     return model.eval()
-
-
-def gpt2_config(vocab_size: int) -> GPT2Config:
-    return GPT2Config(
-        vocab_size=vocab_size, n_positions=512, n_embd=32, n_layer=2, n_head=4, bos_token_id=None, eos_token_id=None
-    )
 
 
 @pytest.fixture(scope="module")
@@ -216,60 +208,7 @@ def test_a_conversation_must_end_with_the_turn_to_score(regression: Scorer) -> N
         regression.score([TURNS[:3]], 100)
 
 
-# Generative, against full forward passes without a cache
-
-
-def log_p_of(model: PreTrainedModel, prefix: list[int], continuation: list[int]) -> float:
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([prefix + continuation])).logits[0].double()
-    rows = torch.log_softmax(logits, dim=-1)
-    return sum(float(rows[len(prefix) - 1 + t, token]) for t, token in enumerate(continuation))
-
-
-def brute_force(
-    model: PreTrainedModel, encoder: ConversationEncoder, messages: tuple[Message, ...]
-) -> dict[str, dict[str, float]]:
-    """Score every level by its own forward pass over the whole text, then append the likeliest."""
-    ids = [*encoder.conversation(messages, headers=False).input_ids, encoder.attributes_open]
-    chosen: dict[str, Value] = {}
-    found = {}
-    for k, attribute in enumerate(SCHEMA):
-        names = [piece.name_ids for piece in encoder.label_ids(SCHEMA.defaults)]
-        prefix = ids + names[k]
-        # what can stand behind a value: the next attribute's comma, or the end
-        ends = {encoder.attributes_close} | {name[0] for name in names[k + 1 :]}
-        weights = []
-        levels = encoder.level_ids(attribute.name)
-        for level in levels:
-            begins_another = any(other[: len(level)] == level for other in levels if other != level)
-            tails = [[end] for end in ends] if begins_another else [[]]
-            joint = torch.tensor([log_p_of(model, prefix, [*level, *tail]) for tail in tails])
-            weights.append(float(joint.logsumexp(dim=0)))
-        probabilities = torch.softmax(torch.tensor(weights), dim=0).tolist()
-        found[attribute.name] = dict(zip(map(str, attribute.levels), probabilities, strict=True))
-        chosen[attribute.name] = attribute.levels[probabilities.index(max(probabilities))]
-        ids = prefix + levels[probabilities.index(max(probabilities))]
-    return found
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_generative_probabilities_equal_brute_force(family: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    # relative and absolute positions: padding must take none
-    config = tiny_llama_config(len(tokenizer)) if family == "llama" else gpt2_config(len(tokenizer))
-    model = random_model(config, scale=0.2)
-    encoder = ConversationEncoder(tokenizer, SCHEMA)
-    scorer = make_scorer(model, tokenizer, info("generative"), "", "fp32")
-    lengths = set()
-    rows = scorer.score(CONVERSATIONS, 100_000)
-    for messages, row in zip(CONVERSATIONS, rows, strict=True):
-        expected = brute_force(model, encoder, messages)
-        assert row is not None
-        assert list(row) == list(SCHEMA.names)
-        for name, score in row.items():
-            assert score.probabilities == pytest.approx(expected[name], abs=1e-5), name
-            assert sum(score.probabilities.values()) == pytest.approx(1, abs=1e-6)
-        lengths.add(len(str(scorer.values(row)["steps"])) + len(str(scorer.values(row)["lang"])))
-    assert len(lengths) > 1, "all rows grow alike: uneven labels are not tested"
+# Generative (`test_scoring_generative` has the distributions)
 
 
 def test_generative_mean_and_spread_are_those_of_the_distribution(generative: Scorer) -> None:
@@ -308,26 +247,6 @@ def test_regression_values_are_clamped_and_rounded(regression: Scorer) -> None:
         "humor": Score(-3.0, 0.1),
     }
     assert regression.values(row) == {"quality": 4, "steps": 3, "lang": "deu", "humor": 1}
-
-
-@pytest.mark.parametrize("template", ["steerlm", "chatml", "llama3", "nemo"])
-def test_the_label_parses_in_every_template(template: Any) -> None:
-    encoder = ConversationEncoder(byte_tokenizer(SCHEMA, template), SCHEMA)
-    plain = byte_tokenizer(None)
-    steps = label_steps(encoder)
-    for values in itertools.islice(itertools.product(*(a.levels for a in SCHEMA)), 0, None, 7):
-        setting = dict(zip(SCHEMA.names, values, strict=True))
-        ids = encode_label(encoder, setting)
-        assert ids[0] == encoder.attributes_open
-        assert ids[-1] == encoder.attributes_close
-        assert SCHEMA.parse(plain.decode(ids[1:-1])) == setting
-        spelled = [
-            token
-            for step, value in zip(steps, values, strict=True)
-            for token in (*step.forced, *step.levels[step.attribute.levels.index(value)])
-        ]
-        assert [*spelled, encoder.attributes_close] == ids
-        assert len(ids) <= longest_label(steps)
 
 
 # Loading

@@ -136,8 +136,14 @@ def test_labels_are_read_as_written() -> None:
     assert generative_labels._read(text[1:]) is None
     ours = [dict.fromkeys(names, 1)] * 3
     theirs = [ours[0], None, {**ours[0], names[0]: 2}]
-    found = {"steerlm": Measurement(1.0, {}, ours), "generate": Measurement(1.0, {}, theirs)}
-    assert generative_labels.compare("6m", found)["equal_labels"]["generate"] == pytest.approx(17 / 18)
+    found = {
+        "steerlm": Measurement(1.0, {}, ours),
+        "generate": Measurement(1.0, {}, theirs),
+        "fp32": Measurement(1.0, {}, [ours[0], ours[0], theirs[2]]),
+    }
+    equal = generative_labels.compare("6m", found)["equal_labels"]
+    assert equal["auto"]["generate"] == pytest.approx(17 / 18)
+    assert equal["fp32"] == {"generate": 1.0}
 
 
 @pytest.mark.slow

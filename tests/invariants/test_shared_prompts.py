@@ -340,9 +340,10 @@ def test_ranks_divide_the_rows_among_them(world_size: int) -> None:
 
 @pytest.mark.usefixtures("cheap_attention")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_scores_do_not_depend_on_sharing(precision: Any) -> None:
-    info = CheckpointInfo(kind="regression", schema=SCHEMA, template="steerlm", provenance={"max_length": 512})
-    scorer = make_scorer(regressor(), TOKENIZER, info, "", precision)
+@pytest.mark.parametrize(("kind", "make_model"), [("regression", regressor), ("generative", language_model)])
+def test_scores_do_not_depend_on_sharing(kind: Any, make_model: Callable[[], Any], precision: Any) -> None:
+    info = CheckpointInfo(kind=kind, schema=SCHEMA, template="steerlm", provenance={"max_length": 512})
+    scorer = make_scorer(make_model(), TOKENIZER, info, "", precision)
     turns = [
         record.messages[: index + 1] for record in conversations(3, 4, 2) for index in reversed(record.assistant_turns)
     ]
@@ -352,9 +353,9 @@ def test_scores_do_not_depend_on_sharing(precision: Any) -> None:
     for i, sharing in enumerate((scorer.sharing, None)):
         seen = widths[i]
 
-        def counting(rows: Any, seen: list[int] = seen) -> Any:
+        def counting(rows: Any, tokens_per_batch: int, seen: list[int] = seen) -> Any:
             seen.append(sum(len(row) for row in rows))
-            return scorer.forward(rows)
+            return scorer.forward(rows, tokens_per_batch)
 
         scores.append(dataclasses.replace(scorer, sharing=sharing, forward=counting).score(turns, 400))
     assert sum(widths[0]) == sum(widths[1]) == len(turns)

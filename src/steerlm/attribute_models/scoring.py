@@ -122,11 +122,11 @@ class Scorer:
         fingerprint: of the checkpoint.
         encoder: builds the ids.
         max_length: most tokens of a conversation, what the model needs for its label not counted.
-        label_length: tokens that are decoded after the conversation (0 for regression).
         device: where the model is.
         autocast: whether to compute in bf16 autocast.
         cuts: per ordinal attribute where a mean becomes the next level; not given = at the halves.
-        forward: scores one batch of rows, each of one or more token sequences; returns the scores row after row.
+        forward: scores one batch of rows, each of one or more token sequences, within `tokens_per_batch`; returns the
+            scores row after row.
         sharing: what rows cost where sequences can share what they have in common; None: one sequence per row.
     """
 
@@ -134,11 +134,10 @@ class Scorer:
     fingerprint: str
     encoder: ConversationEncoder
     max_length: int
-    label_length: int
     device: torch.device
     autocast: bool
     cuts: Mapping[str, Sequence[float]]
-    forward: Callable[[list[list[Ids]]], list[dict[str, Score]]]
+    forward: Callable[[list[list[Ids]], int], list[dict[str, Score]]]
     sharing: Sharing | None
 
     def score(
@@ -166,7 +165,7 @@ class Scorer:
         results: list[dict[str, Score]] = [{} for _ in sequences]
         ids = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
         rows = [[i] for i in range(len(ids))]
-        lengths = [len(sequence) + self.label_length for sequence in ids]
+        lengths = [len(sequence) for sequence in ids]
         if self.sharing is not None:
             # the turns of a conversation, and the responses to a prompt, are one row with all their tokens once
             alike = neighbours(np.zeros(len(ids), dtype=np.int64), ids.__getitem__)
@@ -177,7 +176,8 @@ class Scorer:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             for batch in _batches([len(row) > 1 for row in rows], lengths, tokens_per_batch):
                 scored = [i for row in batch for i in rows[row]]
-                for i, score in zip(scored, self.forward([[ids[i] for i in rows[row]] for row in batch]), strict=True):
+                found = self.forward([[ids[i] for i in rows[row]] for row in batch], tokens_per_batch)
+                for i, score in zip(scored, found, strict=True):
                     results[i] = score
         return results
 
@@ -286,26 +286,25 @@ def make_scorer(
     encoder = ConversationEncoder(tokenizer, info.schema)
     max_length = min(context_length(model, tokenizer), int(info.provenance["max_length"]))
     pad_id = int(tokenizer.pad_token_id)
+    dtype = torch.bfloat16 if autocast_bf16(precision) else model.dtype
+    # padded batches are computed as before: what else uses the model sees no difference
+    ragged = model.device.type == "cpu" and can_be_ragged(model, max_length, training=False)
+    if ragged:
+        model.set_attn_implementation(RAGGED)
     label_length = 0
-    sharing = None
     if info.kind == "regression":
         residual_std = info.label_statistics.get("residual_std", {})
-        regress = _regression(model, pad_id, torch.bfloat16 if autocast_bf16(precision) else model.dtype)
-        # padded batches are computed as before: what else uses the model sees no difference
-        ragged = model.device.type == "cpu" and can_be_ragged(model, max_length, training=False)
-        if ragged:
-            model.set_attn_implementation(RAGGED)
-        sharing = sharing_of(model, max_length, RAGGED if ragged else None)
+        regress = _regression(model, pad_id, dtype)
 
-        def forward(rows: list[list[Ids]]) -> list[dict[str, Score]]:
+        def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
             return _scores(info.schema, residual_std, regress(rows).double().cpu())
 
     else:
         steps = label_steps(encoder)
         label_length = longest_label(steps)
 
-        def forward(rows: list[list[Ids]]) -> list[dict[str, Score]]:
-            distributions = decode_labels(model, steps, [ids.tolist() for row in rows for ids in row], pad_id)
+        def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
+            distributions = decode_labels(model, steps, rows, pad_id, dtype, tokens_per_batch)
             return _by_row(info.schema, [d.double().cpu() for d in distributions])
 
     return Scorer(
@@ -313,12 +312,11 @@ def make_scorer(
         fingerprint=model_fingerprint,
         encoder=encoder,
         max_length=max_length - label_length,
-        label_length=label_length,
         device=model.device,
         autocast=autocast_bf16(precision),
         cuts=info.label_statistics.get("cut_points", {}),
         forward=forward,
-        sharing=sharing,
+        sharing=sharing_of(model, max_length, RAGGED if ragged else None),
     )
 
 

@@ -5,21 +5,28 @@ is forced, in schema order, and among all tokens only the ones that spell a leve
 output therefore always parses, and the model's distribution over the levels comes with it. Greedy, as in
 the paper: the likeliest level is appended before the next attribute is asked for.
 
-One forward pass covers the conversation; each further attribute costs one pass over a few tokens on its
-key-value cache. Shapes: B conversations, L levels of an attribute, V vocabulary, T tokens.
+One forward pass covers the conversations, in rows where what several have in common stands once (`shared_prompts`).
+Then each conversation gets a key-value cache of its own, copied from the row it stands in, and each attribute costs one
+pass over a few tokens. Shapes: N conversations, B of which are decoded at a time, L levels of an attribute, V
+vocabulary, T tokens; caches have H heads of D dimensions.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from steerlm.attributes import Attribute, Value
+from steerlm.generation.prefill import BufferLayer, forward, left_pad
+from steerlm.training.batching import sorted_batches
+from steerlm.training.collating import pad_layouts
+from steerlm.training.model_inputs import model_inputs
+from steerlm.training.shared_prompts import Ids, core_model, lay_out, sees_all
 
 if TYPE_CHECKING:
     from steerlm.template import ConversationEncoder
@@ -76,84 +83,143 @@ def longest_label(steps: Sequence[LabelStep]) -> int:
     return sum(len(step.forced) + max(map(len, step.levels)) for step in steps) + 1
 
 
-class CachedBatch:
-    """A batch of token sequences that grows on the right, with its key-value cache.
-
-    Chunks are padded on the left; padding is masked and takes no position, so rows may grow unequally.
-
-    Args:
-        model: a causal language model.
-        pad_id: any token id.
-    """
-
-    def __init__(self, model: Any, pad_id: int) -> None:
-        self._model = model
-        self._pad_id = pad_id
-        self._cache: Any = None
-        self._mask_B_T: Tensor | None = None
-
-    def extend(self, chunks: Sequence[Sequence[int]], keep: int = 1) -> Tensor:
-        """Append one chunk to every row and return the logits after its last `keep` tokens, (B, keep, V), fp32."""
-        width = max(map(len, chunks))
-        device = self._model.device
-        ids_B_T = torch.tensor([[self._pad_id] * (width - len(c)) + list(c) for c in chunks], device=device)
-        mask_B_T = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in chunks], device=device)
-        if self._mask_B_T is not None:
-            mask_B_T = torch.cat([self._mask_B_T, mask_B_T], dim=1)
-        positions_B_T = (mask_B_T.cumsum(dim=1) - 1).clamp(min=0)[:, -width:]
-        out = self._model(
-            input_ids=ids_B_T,
-            attention_mask=mask_B_T,
-            position_ids=positions_B_T,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=keep,
-        )
-        self._cache, self._mask_B_T = out.past_key_values, mask_B_T
-        logits: Tensor = out.logits.float()
-        return logits
-
-    def peek(self, chunk: Sequence[int]) -> Tensor:
-        """Return the logits after every token of a chunk common to all rows, (B, T, V), and take it back."""
-        assert self._mask_B_T is not None
-        cache, mask_B_T = copy.deepcopy(self._cache), self._mask_B_T
-        logits = self.extend([chunk] * mask_B_T.shape[0], keep=len(chunk))
-        self._cache, self._mask_B_T = cache, mask_B_T
-        return logits
-
-
 def decode_labels(
-    model: Any, steps: Sequence[LabelStep], conversations: Sequence[Sequence[int]], pad_id: int
+    model: Any,
+    steps: Sequence[LabelStep],
+    rows: Sequence[Sequence[Ids]],
+    pad_id: int,
+    dtype: torch.dtype,
+    tokens_per_batch: int,
 ) -> list[Tensor]:
     """Decode the label of every conversation under constraint.
 
     Args:
         model: a causal language model trained to write the label after a response.
         steps: the spelling of the label, see `label_steps`.
-        conversations: B token sequences, each up to and including the end of the response.
+        rows: N conversations, each up to and including the end of the response; those of a row are computed
+            together, each beginning that they have in common once.
         pad_id: any token id.
+        dtype: the model computes in.
+        tokens_per_batch: upper bound of the conversations whose caches are held at a time times the longest of them.
 
     Returns:
-        Per attribute the distribution over its levels, (B, L), fp32, rows sum to 1.
+        Per attribute the distribution over its levels, (N, L), fp32, rows sum to 1.
     """
-    batch = CachedBatch(model, pad_id)
-    chunks = [list(ids) for ids in conversations]
-    distributions = []
-    for step in steps:
-        logits_B_V = batch.extend([chunk + list(step.forced) for chunk in chunks])[:, -1]
-        probabilities_B_L = torch.softmax(_level_log_probabilities(batch, step, logits_B_V), dim=-1)
-        distributions.append(probabilities_B_L)
-        chunks = [list(step.levels[i]) for i in probabilities_B_L.argmax(dim=-1).tolist()]
+    read = _read(model, rows, pad_id, dtype)
+    room = longest_label(steps)
+    lengths = [len(places) for places in read.places]
+    even = all(len({len(level) for level in step.levels}) == 1 for step in steps)
+    if not even and not sees_all(model, max(lengths) + room):
+        tokens_per_batch = 1  # where levels differ in length there is padding, which a sliding window would count
+    distributions = [torch.empty(len(lengths), len(step.levels), device=model.device) for step in steps]
+    for group in sorted_batches(lengths, tokens_per_batch):
+        batch = _CachedBatch(model, read, group, room, dtype)
+        for distribution_N_L, found_B_L in zip(distributions, _decode(batch, steps), strict=True):
+            distribution_N_L[group] = found_B_L
     return distributions
 
 
-def _level_log_probabilities(batch: CachedBatch, step: LabelStep, logits_B_V: Tensor) -> Tensor:
+class _Read(NamedTuple):
+    """What the pass over the conversations left.
+
+    Attributes:
+        layers: keys and values of all rows, (rows, H, T, D) each.
+        places: per conversation where its tokens are, row * T + t.
+    """
+
+    layers: Sequence[CacheLayerMixin]
+    places: Sequence[Tensor]
+
+
+def _read(model: Any, rows: Sequence[Sequence[Ids]], pad_id: int, dtype: torch.dtype) -> _Read:
+    """Compute the keys and values of all tokens; no logits are needed yet."""
+    layouts = [lay_out(row) for row in rows]
+    batch = {name: tensor.to(model.device) for name, tensor in pad_layouts(layouts, pad_id).items()}
+    given = model_inputs(batch, model.config._attn_implementation, dtype)
+    cache = DynamicCache()  # made without the model's configuration it keeps all tokens, also those behind a window
+    core_model(model).base_model(**given.arguments | {"use_cache": True, "past_key_values": cache})
+    width = batch["input_ids"].shape[1]
+    places = [
+        given.places(torch.from_numpy(place + number * width).to(model.device))
+        for number, layout in enumerate(layouts)
+        for place in layout.places
+    ]
+    return _Read(cache.layers, places)
+
+
+class _CachedBatch:
+    """Conversations that grow on the right, each with its own key-value cache.
+
+    All end in the same column. Padding is masked and takes no position, so they may grow unequally.
+
+    Args:
+        model: a causal language model.
+        read: what it read.
+        group: the conversations, by number.
+        room: most tokens they grow by.
+        dtype: of the cache.
+    """
+
+    def __init__(self, model: Any, read: _Read, group: Sequence[int], room: int, dtype: torch.dtype) -> None:
+        places = [read.places[i] for i in group]
+        width = max(map(len, places))
+        where_B_T = torch.full((len(places), width), -1, device=model.device)
+        for where_T, place in zip(where_B_T, places, strict=True):
+            where_T[width - len(place) :] = place
+        self._model = model
+        self._present_B_T = torch.zeros(len(places), width + room, dtype=torch.bool, device=model.device)
+        self._present_B_T[:, :width] = where_B_T >= 0
+
+        def copied(states: Tensor) -> Tensor:
+            tokens_N_H_D = states.transpose(1, 2).flatten(0, 1)
+            buffer_B_H_T_D = states.new_empty(
+                (len(places), states.shape[1], width + room, states.shape[3]), dtype=dtype
+            )
+            # padding repeats some token: a masked column must not be NaN
+            buffer_B_H_T_D[:, :, :width] = tokens_N_H_D[where_B_T.clamp(min=0)].transpose(1, 2)
+            return buffer_B_H_T_D
+
+        self._layers = [BufferLayer(copied(layer.keys), copied(layer.values), width) for layer in read.layers]
+
+    def __len__(self) -> int:
+        return len(self._present_B_T)
+
+    def extend(self, chunks: Sequence[Sequence[int]], keep: int = 1) -> Tensor:
+        """Append one chunk to every row and return the logits after its last `keep` tokens, (B, keep, V), fp32."""
+        ids_B_T = left_pad(chunks, self._model.device)
+        width = ids_B_T.shape[1]
+        start = self._layers[0].end
+        padding_B = torch.tensor([width - len(chunk) for chunk in chunks], device=ids_B_T.device)
+        self._present_B_T[:, start : start + width] = torch.arange(width, device=ids_B_T.device) >= padding_B[:, None]
+        present_B_T = self._present_B_T[:, : start + width]
+        positions_B_T = (present_B_T.cumsum(dim=1) - 1).clamp(min=0)[:, start:]
+        return forward(self._model, ids_B_T, positions_B_T, present_B_T, Cache(layers=list(self._layers)), keep)
+
+    def peek(self, chunk: Sequence[int]) -> Tensor:
+        """Return the logits after every token of a chunk common to all rows, (B, T, V), and take it back."""
+        end = self._layers[0].end
+        logits = self.extend([chunk] * len(self), keep=len(chunk))
+        for layer in self._layers:
+            layer.end = end
+        return logits
+
+
+def _decode(batch: _CachedBatch, steps: Sequence[LabelStep]) -> Iterator[Tensor]:
+    """Yield per attribute the distribution over its levels, (B, L)."""
+    chosen: list[tuple[int, ...]] = [()] * len(batch)
+    for step in steps:
+        logits_B_V = batch.extend([level + step.forced for level in chosen])[:, -1]
+        probabilities_B_L = torch.softmax(_level_log_probabilities(batch, step, logits_B_V), dim=-1)
+        yield probabilities_B_L
+        chosen = [step.levels[i] for i in probabilities_B_L.argmax(dim=-1).tolist()]
+
+
+def _level_log_probabilities(batch: _CachedBatch, step: LabelStep, logits_B_V: Tensor) -> Tensor:
     """Return log P(level | what was decoded so far), (B, L), up to a constant per row."""
-    first_B_V = torch.log_softmax(logits_B_V, dim=-1)
     peeked: dict[tuple[int, ...], Tensor] = {}
     columns = []
     for i, level in enumerate(step.levels):
-        log_p_B = first_B_V[:, level[0]]
+        log_p_B = logits_B_V[:, level[0]]  # up to what normalises it, the same for all levels
         ambiguous = step.is_prefix(i)
         context = level if ambiguous else level[:-1]
         if context:

@@ -23,7 +23,7 @@ _WORTH_A_PASS = 512
 """Prompt tokens that must be saved for a second pass through the model to pay off."""
 
 
-class _BufferLayer(DynamicLayer):  # type: ignore[misc]
+class BufferLayer(DynamicLayer):  # type: ignore[misc]
     """A layer of the cache that writes into a buffer with free columns; `DynamicLayer` copies itself every step."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, end: int) -> None:
@@ -48,7 +48,7 @@ class _BufferLayer(DynamicLayer):  # type: ignore[misc]
 class State:
     """The cache of some rows: row i has its `lengths[i]` tokens in the last used columns."""
 
-    layers: list[_BufferLayer]
+    layers: list[BufferLayer]
     lengths: list[int]
 
     @property
@@ -83,7 +83,7 @@ def join(parts: Sequence[Part], headroom: int) -> State:
                 buffer[first : first + len(rows), :, width - used : width] = source if whole else source[list(rows)]
                 first += len(rows)
             buffers.append(buffer)
-        layers.append(_BufferLayer(buffers[0], buffers[1], width))
+        layers.append(BufferLayer(buffers[0], buffers[1], width))
     return State(layers, lengths)
 
 
@@ -111,7 +111,8 @@ def padding_mask(lengths: Sequence[int], width: int, capacity: int, device: torc
     return torch.arange(capacity, device=device) >= starts[:, None]
 
 
-def _left_pad(sequences: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+def left_pad(sequences: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """Return ids that end with the last token of every sequence, (sequences, longest), zeros before them."""
     width = max(map(len, sequences))
     return torch.tensor([[0] * (width - len(sequence)) + list(sequence) for sequence in sequences], device=device)
 
@@ -147,14 +148,14 @@ def forward(
 def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Prefilled:
     """Compute prompts of mixed lengths in one pass."""
     lengths = [len(prompt) for prompt in prompts]
-    ids = _left_pad(prompts, model.device)
+    ids = left_pad(prompts, model.device)
     width = ids.shape[1]
     mask = padding_mask(lengths, width, width, model.device)
     starts = torch.tensor([width - length for length in lengths], device=model.device)
     positions = (torch.arange(width, device=model.device) - starts[:, None]).clamp(min=0)
     cache = DynamicCache()
     logits = forward(model, ids, positions, mask, cache)[:, -1]
-    layers = [_BufferLayer(layer.keys, layer.values, width) for layer in cache.layers]
+    layers = [BufferLayer(layer.keys, layer.values, width) for layer in cache.layers]
     return Prefilled(State(layers, lengths), logits)
 
 
@@ -182,7 +183,7 @@ class Memory:
         if shared == 0:
             return None
         end = state.end - state.lengths[0] + shared
-        layers = [_BufferLayer(layer.keys[:, :, :end], layer.values[:, :, :end], end) for layer in state.layers]
+        layers = [BufferLayer(layer.keys[:, :, :end], layer.values[:, :, :end], end) for layer in state.layers]
         return State(layers, [shared])
 
     def remember(self, conversation: Hashable, prompt: Sequence[int], state: State, index: int) -> None:
@@ -284,5 +285,5 @@ def _prefill_rest(model: PreTrainedModel, stems: Sequence[Part], prompts: Sequen
     def aligned(buffer: torch.Tensor) -> torch.Tensor:
         return buffer.gather(2, order.to(buffer.device).expand_as(buffer))
 
-    layers = [_BufferLayer(aligned(layer.keys), aligned(layer.values), before + width) for layer in state.layers]
+    layers = [BufferLayer(aligned(layer.keys), aligned(layer.values), before + width) for layer in state.layers]
     return Prefilled(State(layers, whole), logits)
