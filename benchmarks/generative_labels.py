@@ -10,6 +10,7 @@ labels are compared with those that `generate` wrote: in fp32 they must be the s
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,9 +29,10 @@ from steerlm.checkpoint.models import Precision
 from steerlm.conversation import Conversation, read_conversations, write_conversations
 
 SCHEMA = AttributeSchema.preset("steerlm")
-CONVERSATIONS, WARMUP_CONVERSATIONS = 128, 16
+CONVERSATIONS, WARMUP_CONVERSATIONS = 128, 64
 TOKENS_PER_BATCH = 8192
-TRAINING_STEPS, TRAINING_ROWS = 240, 8
+LESSONS = ((160, 16, 24), (80, 8, 1000))
+"""Steps, conversations of a step, and most tokens of each: what is learnt from their ends is soon right for the whole."""
 US = "steerlm's generative attribute model, precision auto"
 US_FP32 = "steerlm's generative attribute model, fp32"
 ARRIVAL = "generate in arrival order, greedy, fp32, fastest batch size"
@@ -77,14 +79,13 @@ def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> Non
     count = 32 if quick else CONVERSATIONS
     for name in cases:
         responses = 8 if name.endswith("-8") else 1
-        rows = _labelled(count // responses, responses, tokenizer)
-        write_conversations(folder / f"{name}.jsonl", rows, SCHEMA)
-    warmup = _labelled(WARMUP_CONVERSATIONS, 1, tokenizer, seed=1)
-    write_conversations(folder / "warmup.jsonl", warmup, SCHEMA)
+        for file, number, seed in ((f"{name}.jsonl", count, 0), (f"{name}-warmup.jsonl", WARMUP_CONVERSATIONS, 1)):
+            rows = _labelled(number // responses, responses, tokenizer, seed)
+            write_conversations(folder / file, rows, SCHEMA)
 
 
 def _teach(folder: Path, device: str) -> None:
-    """Train the weights in a folder on labels until they are written in the right form."""
+    """Train the weights in a folder on labels until the model has no doubt about them."""
     from transformers import AutoModelForCausalLM
 
     from steerlm.attribute_models.scoring import encode_for_scoring
@@ -96,17 +97,16 @@ def _teach(folder: Path, device: str) -> None:
     tokenizer = load_tokenizer(folder)
     encoder = ConversationEncoder(tokenizer, SCHEMA)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    rows = _labelled(TRAINING_STEPS * TRAINING_ROWS, 1, tokenizer, seed=2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    rows = _labelled(sum(steps * count for steps, count, _ in LESSONS), 1, tokenizer, seed=2)
     generator = np.random.default_rng(2)
-    for _ in range(TRAINING_STEPS):
+    for count, most in [(count, most) for steps, count, most in LESSONS for _ in range(steps)]:
         batch, labels = [], []
-        for _, row in zip(range(TRAINING_ROWS), rows, strict=False):
+        for row in itertools.islice(rows, count):
             conversation = encode_for_scoring(encoder, row.messages, 2048)
             assert conversation is not None
             label = encode_label(encoder, row.messages[-1].attributes or {})
-            # a part of the conversation is all that the form of a label needs, if only the parts differ in length
-            part = conversation[-int(generator.integers(8, len(conversation))) :]
+            part = conversation[-int(generator.integers(6, min(most, len(conversation)) + 1)) :]
             batch.append(np.asarray([*part, *label], dtype=np.int32))
             labels.append(len(label) - 1)
         ids, mask = pad_tokens(batch, int(tokenizer.pad_token_id))
@@ -126,9 +126,9 @@ def _label_loss(logits_T_V: Tensor, ids_T: Tensor, length: int, trained: int) ->
 
 
 def measure(job: Job) -> Measurement:
-    """Label other conversations for warming up, then those that count."""
+    """Label half as many other conversations for warming up, then those that count."""
     rows = [row.messages for row in read_conversations(job.folder / f"{job.case}.jsonl", SCHEMA)]
-    warmup = [row.messages for row in read_conversations(job.folder / "warmup.jsonl", SCHEMA)]
+    warmup = [row.messages for row in read_conversations(job.folder / f"{job.case}-warmup.jsonl", SCHEMA)]
     if job.round < 0:
         rows = rows[: len(rows) // 2]
     label = _ours(job) if job.contestant in OURS else _generate(job)
