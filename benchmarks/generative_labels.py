@@ -32,7 +32,7 @@ SCHEMA = AttributeSchema.preset("steerlm")
 CONVERSATIONS, WARMUP_CONVERSATIONS = 128, 64
 TOKENS_PER_BATCH = 8192
 LESSONS = ((160, 16, 24), (80, 8, 1000))
-"""Steps, conversations of a step, and most tokens of each: what is learnt from their ends is soon right for the whole."""
+"""Steps, conversations of a step, and most tokens of each: what is learnt from their ends soon holds for the whole."""
 US = "steerlm's generative attribute model, precision auto"
 US_FP32 = "steerlm's generative attribute model, fp32"
 ARRIVAL = "generate in arrival order, greedy, fp32, fastest batch size"
