@@ -116,7 +116,6 @@ def test_trl_gets_the_ids_that_we_train_on(trained: tuple[Path, Measurement]) ->
 
 def test_annotation_is_measured_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annotate, "SLOW_CONVERSATIONS", 4)
-    monkeypatch.setattr(annotate, "WARMUP_CONVERSATIONS", 2)
     annotate.prepare(tmp_path, ["80m-8"], True, "cpu")
     found = {
         who: annotate.measure(Job("80m-8", who, variant, 0, True, "cpu", tmp_path))
