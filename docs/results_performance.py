@@ -207,10 +207,11 @@ def environment() -> str:
     for result in _results():
         for name, case in result.get("cases", {}).items():
             seen.setdefault(_machine(case["environment"]), []).append(f"{result['claim']} {name}")
-    for claim in ("io", "planning"):
-        result = _read(claim)
-        if result is not None:
-            seen.setdefault(_machine(result["environment"]), []).append(claim)
+    for step, found in (_read("io") or {"steps": {}})["steps"].items():
+        seen.setdefault(_machine(found["environment"]), []).append(f"io {step}")
+    planning = _read("planning")
+    if planning is not None:
+        seen.setdefault(_machine(planning["environment"]), []).append("planning")
     if not seen:
         return _MISSING
     return "".join(f"- {', '.join(claims)}: {machine}\n" for machine, claims in seen.items())

@@ -77,7 +77,8 @@ def test_cost_per_record_has_its_own_targets(page: ModuleType, tmp_path: Path) -
         "largest_against_reference": 1.1,
         "targets": {"ratio": 1.2, "peak_bytes": 10**9, "reference": 10_000},
     }
-    write_json(tmp_path / "io.json", {"quick": False, "steps": {"prepare": found}, "environment": environment()})
+    steps = {"prepare": {**found, "environment": environment()}}
+    write_json(tmp_path / "io.json", {"quick": False, "steps": steps})
     rows = page.targets()
     assert "its own time per record at 10,000 | <= 1.2 x | 1.10 x | holds |" in rows
     assert "| peak memory | < 1 GB | 2.10 GB | **missed** |" in rows
