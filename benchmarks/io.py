@@ -217,12 +217,12 @@ def summarise(runs: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def _measured(path: Path) -> dict[str, Any]:
-    """Return what the result file says of steps, which a run of other steps keeps."""
+def _measured(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return what the result file says of steps and of the inputs' sizes, which a run of others keeps."""
     if not path.is_file():
-        return {}
-    steps: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["steps"]
-    return steps
+        return {}, {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found["steps"], found["input_bytes"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -244,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = (args.work or Path(temporary)).resolve()
         make_inputs(folder, sizes)
         facts = environment()
-        steps = {} if args.quick else _measured(out / "io.json")
+        steps, input_bytes = ({}, {}) if args.quick else _measured(out / "io.json")
         for step in args.steps:
             runs: dict[int, list[dict[str, Any]]] = {size: [] for size in sizes}
             for size in _order(sizes):
@@ -252,10 +252,10 @@ def main(arguments: list[str] | None = None) -> int:
                 each, memory = found["seconds"] / size * 1e6, found["peak_bytes"] / 2**20
                 print(f"{step} {size}: {each:.1f} us per record, {memory:.0f} MiB", flush=True)
             steps[step] = {**summarise(runs), "environment": facts}
-        size_of = {str(size): (folder / f"chats-{size}.jsonl").stat().st_size for size in sizes}
+        input_bytes |= {str(size): (folder / f"chats-{size}.jsonl").stat().st_size for size in sizes}
     out.mkdir(parents=True, exist_ok=True)
     title = "Cost of a record where there are few and where there are many"
-    result = {"claim": "io", "title": title, "quick": args.quick, "input_bytes": size_of, "steps": steps}
+    result = {"claim": "io", "title": title, "quick": args.quick, "input_bytes": input_bytes, "steps": steps}
     write_json(out / "io.json", result)
     print(out / "io.json")
     return 0

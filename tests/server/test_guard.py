@@ -19,7 +19,6 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 SERVER = f"""
 import subprocess, sys, time
 from steerlm.server.guard import Guard
-from tests.server.running import eventually
 child = subprocess.Popen({SLEEP!r})
 guard = Guard([child.pid])
 print(child.pid, guard._process.pid, flush=True)
