@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 _MASK = (1 << 64) - 1
@@ -19,6 +20,9 @@ _CANDIDATES = 128
 """Among so many the set of `top_p` is looked for first; sorting the whole vocabulary is slow."""
 _ROUNDING = 1e-4
 """Of probabilities, when it is decided whether the candidates hold the whole set."""
+_FEW = 64
+"""PyTorch sorts partially on the CPU where the vocabulary is this many times what is wanted; where it is less, NumPy's
+selection is three to five times as fast as PyTorch's."""
 _NOISE_BITS = 23  # (n + 0.5) / 2**23 is exact in float32 and never 0 or 1
 
 
@@ -92,7 +96,7 @@ def next_tokens(logits_BV: torch.Tensor, keys_B: torch.Tensor, steps_B: torch.Te
         return logits_BV.argmax(dim=-1)
     vocabulary = logits_BV.shape[-1]
     if 0 < top_k < vocabulary:
-        logits_BK, tokens_BK = logits_BV.topk(top_k, dim=-1)
+        logits_BK, tokens_BK = logits_BV.topk(top_k, dim=-1) if top_p < 1 else _largest(logits_BV, top_k)
     elif top_p < 1:
         return _from_nucleus(logits_BV / temperature, keys_B, steps_B, top_p)
     else:
@@ -101,6 +105,14 @@ def next_tokens(logits_BV: torch.Tensor, keys_B: torch.Tensor, steps_B: torch.Te
     if top_p < 1:
         scores_BK = _nucleus(scores_BK, scores_BK.logsumexp(dim=-1), top_p)
     return _choose(scores_BK, tokens_BK, keys_B, steps_B)
+
+
+def _largest(logits_BV: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the largest scores of every row and their tokens (B, K), in any order."""
+    if logits_BV.device.type == "cpu" and logits_BV.shape[-1] < _FEW * count:
+        tokens_BK = torch.from_numpy(np.argpartition(logits_BV.numpy(), -count, axis=-1)[:, -count:])
+        return logits_BV.gather(-1, tokens_BK), tokens_BK
+    return logits_BV.topk(count, dim=-1, sorted=False)
 
 
 def _from_nucleus(scores_BV: torch.Tensor, keys_B: torch.Tensor, steps_B: torch.Tensor, top_p: float) -> torch.Tensor:
