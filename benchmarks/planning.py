@@ -3,9 +3,9 @@
     python -m benchmarks.planning [--quick] [--rounds 3] [--out FOLDER]
 
 Llamas of two sizes train for a few steps on random tokens with the lengths of chats, each time in a fresh process.
-Measured are the seconds per step after a warm-up, and the peak of the resident memory above what the process held after
-its imports. Predicted are both with the formulas of docs/planning.md, the CPU's speed being measured right before as
-`steerlm plan` does. The errors are reported as they are; nothing is fitted to them.
+Measured are the seconds per step after a warm-up, and the peak of the resident memory. Predicted are both with the
+formulas of docs/planning.md, the CPU's speed being measured right before as `steerlm plan` does. The errors are
+reported as they are.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ SETTINGS = {
 }
 
 
-def _resident(key: str) -> int:
-    """Return VmRSS or VmHWM of this process in bytes."""
-    found = re.search(rf"{key}:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"))
+def _peak() -> int:
+    """Return the most resident memory that this process has had, in bytes."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="utf-8"))
     assert found is not None
     return int(found.group(1)) * 1024
 
@@ -113,13 +113,12 @@ def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
         mean_length=float((lengths**2).sum() / lengths.sum()),
         response_share=1 / 3,
     )
-    _REFERENCES.write_text("5", encoding="utf-8")  # resets the peak (proc(5))
-    base = _resident("VmRSS")
+    _REFERENCES.write_text("5", encoding="utf-8")  # resets the peak (proc(5)): measuring the speed took some, too
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
     clock = Clock(2, steps * setting.tokens_per_batch * 4 // 5)
     watch(clock, lambda: train(section, model, tokenizer, rows, rows, "sft", folder, seed))
-    peak = _resident("VmHWM") - base
+    peak = _peak()
     measured_steps = clock.facts()["steps"] - 2
     # steps differ in their real tokens: the prediction is for as many as were trained
     predicted = training_seconds(shape, step, machines, clock.timed_tokens / PADDING, setting.tokens_per_batch)
@@ -127,7 +126,7 @@ def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
         "parameters": shape.parameters,
         "tokens": clock.timed_tokens,
         "steps": measured_steps,
-        "matrix_gflops": round(machines.device.flops / 1e9, 1),
+        "layer_gflops": round(machines.device.flops / 1e9, 1),
         "copy_gb_s": round(machines.device.bandwidth / 1e9, 1),
         "predicted": {
             "memory_mib": round(training_memory(shape, step, setting.tokens_per_batch).total / 2**20, 1),

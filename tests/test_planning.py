@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 import pytest
@@ -12,12 +13,20 @@ from rich.console import Console
 
 from steerlm.checkpoint.models import add_lora
 from steerlm.cli import main
-from steerlm.config import LoraSection, Recipe, TrainingSection, build_recipe
+from steerlm.config import BootstrapConfig, LoraSection, Recipe, TrainingSection, build_recipe
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, count_parameters, known
-from steerlm.planning.devices import DEVICES, parse_gpus
+from steerlm.planning.devices import DEVICES, Machines, parse_gpus
 from steerlm.planning.estimate import Plan, plan
-from steerlm.planning.memory import Step, adapter_parameters, largest_batch, layer_bytes_per_token, training_memory
+from steerlm.planning.measuring import layer_speed
+from steerlm.planning.memory import (
+    PROCESS,
+    Step,
+    adapter_parameters,
+    largest_batch,
+    layer_bytes_per_token,
+    training_memory,
+)
 from steerlm.planning.printing import print_plan
 from steerlm.planning.speed import training_flops, training_seconds
 
@@ -73,6 +82,43 @@ def test_an_estimate_scales_with_the_work(raw: dict[str, Any]) -> None:
     assert four["train_sft"].tokens == 4 * one["train_sft"].tokens
     assert four["annotate"].tokens == one["annotate"].tokens
     assert set(one) == {"playground", "train_attribute_model", "annotate", "train_sft", "bootstrap", "evaluate"}
+
+
+@pytest.mark.parametrize("name", get_args(BootstrapConfig.model_fields["filter"].annotation))
+def test_bootstrapping_is_planned_with_every_filter(raw: dict[str, Any], tmp_path: Path, name: str) -> None:
+    raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))
+    raw["bootstrap"] |= {"filter": name, "samples_per_prompt": 4, "keep_per_prompt": 1}
+    costs = {cost.stage: cost for cost in planned(raw).stages}
+    assert costs["bootstrap"].seconds is not None
+    raw["bootstrap"]["filter"] = "none"
+    everything = {cost.stage: cost for cost in planned(raw).stages}["bootstrap"]
+    # only of `top` it is known beforehand how many answers it lets pass
+    assert (costs["bootstrap"].tokens == everything.tokens) == (name != "top")
+
+
+@pytest.mark.parametrize("shape", [None, "narrow", "wide"])
+def test_the_speed_of_a_layer_is_measured_for_any_shape(shape: str | None, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    changes = {
+        "narrow": {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 2},
+        "wide": {"hidden_size": 4096, "intermediate_size": 64, "num_attention_heads": 32, "num_key_value_heads": 1},
+    }
+    model = None
+    if shape is not None:
+        model = architecture(AutoConfig.from_pretrained(save_config(tmp_path, **changes[shape])))
+    assert 1e6 < layer_speed(model) < 1e15
+
+
+def test_a_process_on_a_cpu_takes_memory_of_its_own(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))
+    recipe = build_recipe(raw)
+
+    def least(machines: Machines) -> float:
+        return min(cost.memory_gib for cost in plan(recipe, machines).stages if cost.memory_gib is not None)
+
+    assert least(Machines(dataclasses.replace(DEVICES["A100-80GB"], cpu=True))) > PROCESS / 2**30
+    assert least(Machines(DEVICES["A100-80GB"])) < PROCESS / 2**30 / 2
 
 
 def test_nothing_is_written(raw: dict[str, Any], tmp_path: Path) -> None:

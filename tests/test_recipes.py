@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from steerlm.config import build_recipe, dump_recipe, load_recipe
+from steerlm.planning.devices import parse_gpus
+from steerlm.planning.estimate import plan
 from steerlm.runs import recipe_stages
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").rglob("*.yaml"))
@@ -21,6 +23,14 @@ def test_a_shipped_recipe_is_valid(path: Path) -> None:
     assert recipe.run_dir.parts[0] == "runs"
     assert {"prepare", "train_attribute_model", "annotate", "train_sft", "evaluate"} <= set(recipe_stages(recipe))
     assert recipe.description
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_can_be_planned(path: Path) -> None:
+    recipe = load_recipe(path)
+    result = plan(recipe, parse_gpus("8xH100"), tokens=1_000_000)
+    stages = [stage for stage in recipe_stages(recipe) if stage != "prepare"]
+    assert [cost.stage for cost in result.stages] == stages
 
 
 def test_the_promised_recipes_are_shipped() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from steerlm.planning.architectures import Architecture
 
 GPUS_PER_NODE = 16
-_COPY_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Device:
     Attributes:
         name: for tables.
         memory_gib: its memory.
-        flops: dense bf16 matrix operations per second with fp32 accumulation; of a CPU, as measured.
+        flops: dense bf16 matrix operations per second with fp32 accumulation; of a CPU, what training a layer reaches.
         bandwidth: bytes per second from its memory.
         link: bytes per second to another device of the same node, one direction.
         network: bytes per second to another node, its share of the node's network.
@@ -108,53 +106,21 @@ def parse_gpus(text: str, nodes: int = 1) -> Machines:
 
 
 def this_machine(shape: Architecture | None = None) -> Machines:
-    """Return this machine's devices; a CPU's speed is measured now, on matrices of `shape` (well under a second)."""
+    """Return this machine's devices; a CPU's speed is measured now, on a layer of `shape`."""
     import torch
 
+    from steerlm.planning.measuring import copy_speed, layer_speed, matrix_speed
+
     if not torch.cuda.is_available():
-        rows, width, out = (2048, shape.hidden, shape.intermediate) if shape else (1024, 1024, 1024)
-        return Machines(
-            Device("CPU", _cpu_memory_gib(), _matrix_speed(rows, width, out), _copy_speed(), 1e9, 1e9, True)
-        )
+        return Machines(Device("CPU", _cpu_memory_gib(), layer_speed(shape), copy_speed(), 1e9, 1e9, True))
     name = torch.cuda.get_device_name()
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30
     for key, device in DEVICES.items():
         if key.split("-")[0].removeprefix("RTX") in name.replace(" ", "") and abs(device.memory_gib / memory - 1) < 0.2:
             return Machines(device, torch.cuda.device_count())
     # a device that is not in the table: what it measures stands for its specification
-    speed = _matrix_speed(8192, 8192, 8192)
+    speed = matrix_speed(8192)
     return Machines(Device(name, memory, speed, 1e12, 32e9, 1e9), torch.cuda.device_count())
-
-
-def _matrix_speed(rows: int, width: int, out: int) -> float:
-    """Return bf16 operations per second of the present device, the fastest of a few tries."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.ones(rows, width, dtype=torch.bfloat16, device=device)
-    b = torch.ones(out, width, dtype=torch.bfloat16, device=device)
-    best = float("inf")
-    for _ in range(6):
-        started = time.monotonic()
-        torch.nn.functional.linear(a, b)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.monotonic() - started)
-    return 2.0 * rows * width * out / best
-
-
-def _copy_speed() -> float:
-    """Return bytes per second that the CPU reads and writes."""
-    import torch
-
-    source = torch.zeros(_COPY_BYTES, dtype=torch.uint8)
-    target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(4):
-        started = time.monotonic()
-        target.copy_(source)
-        best = min(best, time.monotonic() - started)
-    return 2.0 * _COPY_BYTES / best
 
 
 def _cpu_memory_gib() -> float:

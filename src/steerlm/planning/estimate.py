@@ -219,7 +219,7 @@ class _Estimator:
         tokens = self.data.tokens if self.sized else None
         if shape is None:
             return StageCost("annotate", tokens, None)
-        memory = scoring_memory(shape, tokens_per_batch, self.width)
+        memory = scoring_memory(shape, tokens_per_batch, self.width, self.machines.device.cpu)
         seconds = None if tokens is None else scoring_seconds(shape, self.machines, tokens, self.data.length)
         return StageCost("annotate", tokens, shape.parameters, memory, seconds, None, memory.gib <= self.room)
 
@@ -227,7 +227,7 @@ class _Estimator:
         """Return memory, seconds and tokens of sampling answers to the data's prompts."""
         prompt = self.data.tokens_per_record * (1 - self.data.response_share)
         answer = min(float(longest), self.data.tokens_per_record * self.data.response_share)
-        memory = sampling_memory(shape, together, prompt + longest, self.width)
+        memory = sampling_memory(shape, together, prompt + longest, self.width, self.machines.device.cpu)
         seconds = sampling_seconds(shape, self.machines, answers, prompt, answer, together, self.width)
         return memory, seconds, answers * (prompt + answer)
 
@@ -241,10 +241,8 @@ class _Estimator:
             return StageCost("bootstrap", None, shape.parameters)
         answers = float(prompts * config.samples_per_prompt * config.rounds)
         memory, seconds, sampled = self.sampling(shape, answers, config.max_new_tokens, config.batch_size)
-        kept = (
-            answers
-            * {"none": 1.0, "top": config.keep_per_prompt / config.samples_per_prompt, "minimum": 1.0}[config.filter]
-        )
+        # how many answers "minimum" and "agreement" let pass is not known: all of them at most
+        kept = answers * (config.keep_per_prompt / config.samples_per_prompt if config.filter == "top" else 1.0)
         mixed = min(kept * config.mix_original, records) if self.sized else kept * config.mix_original
         trained = (kept + mixed) * self.data.tokens_per_record * (config.epochs or sft.epochs)
         step = self.step(sft, True)

@@ -11,6 +11,9 @@ from steerlm.planning.architectures import Architecture
 RESERVED = 0.1
 """Share of a device's memory left to its context, the allocator's gaps and the communication's buffers."""
 
+PROCESS = 0.75 * 2**30
+"""Bytes of a process on a CPU besides: Python and its libraries, compiled kernels, the allocator's gaps."""
+
 LONGEST_SHARE = 1.5
 """A batch may hold so many times the mean share of response tokens."""
 
@@ -33,11 +36,12 @@ class Memory:
     activations: float
     logits: float
     gradients_stay: bool = True
+    process: float = 0.0
 
     @property
     def total(self) -> float:
         """The peak: gradients grow while activations go, unless an earlier batch of the step left some."""
-        held = self.weights + self.optimizer + self.copies
+        held = self.weights + self.optimizer + self.copies + self.process
         moving = self.activations + self.logits
         return held + (moving + self.gradients if self.gradients_stay else max(moving, self.gradients))
 
@@ -157,6 +161,7 @@ def training_memory(shape: Architecture, step: Step, tokens: int) -> Memory:
         activations=activations,
         logits=logits,
         gradients_stay=step.section.gradient_accumulation_steps > 1 or step.shards > 1,
+        process=PROCESS if step.cpu else 0.0,
     )
 
 
@@ -165,16 +170,17 @@ def cache_bytes_per_token(shape: Architecture, width: float) -> float:
     return 2.0 * shape.layers * shape.key_value * width
 
 
-def scoring_memory(shape: Architecture, tokens: int, width: float) -> Memory:
+def scoring_memory(shape: Architecture, tokens: int, width: float, cpu: bool) -> Memory:
     """Return the memory of scoring batches of `tokens` tokens with weights of `width` bytes."""
     layer = tokens * (2 * 4 * shape.hidden + width * (2 * shape.query + 2 * shape.key_value + 3 * shape.intermediate))
-    return Memory(width * shape.parameters, 0, 0, 0, layer, 0)
+    return Memory(width * shape.parameters, 0, 0, 0, layer, 0, process=PROCESS if cpu else 0.0)
 
 
-def sampling_memory(shape: Architecture, sequences: int, length: float, width: float) -> Memory:
+def sampling_memory(shape: Architecture, sequences: int, length: float, width: float, cpu: bool) -> Memory:
     """Return the memory of decoding `sequences` at once, each up to `length` tokens: weights, cache and logits."""
     cache = sequences * length * cache_bytes_per_token(shape, width)
-    return Memory(width * shape.parameters, 0, 0, 0, cache, sequences * shape.vocab * 8.0)
+    logits = sequences * shape.vocab * 8.0
+    return Memory(width * shape.parameters, 0, 0, 0, cache, logits, process=PROCESS if cpu else 0.0)
 
 
 def largest_batch(shape: Architecture, step: Step, memory_gib: float, least: int) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from steerlm.planning.architectures import Architecture
 from steerlm.planning.devices import Machines
-from steerlm.planning.memory import Step, activation_bytes, adapter_parameters, cache_bytes_per_token
+from steerlm.planning.memory import Step, adapter_parameters, cache_bytes_per_token
 
 UTILISATION = 0.4
 """Share of a GPU's dense bf16 speed that training and scoring reach, recomputation included."""
@@ -18,11 +18,11 @@ DECODE_UTILISATION = 0.6
 LAUNCH_S = 0.5e-3
 """Least time of one layer for one token of every sequence on a GPU, whose kernels wait for Python."""
 
+CPU_LAUNCH_S = 0.2e-3
+"""The same on a CPU, which computes a small layer in less time than Python takes to ask for it."""
+
 PADDING = 1.05
 """Tokens computed per real token: batches hold rows of similar length."""
-
-CPU_PASSES = 6
-"""How often a CPU moves every kept activation: written, read forward and backward, its gradient likewise, casts."""
 
 
 def forward_flops(shape: Architecture, mean_length: float, head_share: float) -> float:
@@ -48,19 +48,16 @@ def training_flops(shape: Architecture, step: Step) -> float:
     return forward + backward + again
 
 
-def compute_seconds(shape: Architecture, machines: Machines, flops: float, moved: float) -> float:
-    """Return the time of `flops` operations on one device; a CPU also moves `moved` bytes of activations meanwhile."""
+def compute_seconds(machines: Machines, flops: float) -> float:
+    """Return the time of `flops` operations on one device."""
     device = machines.device
-    if device.cpu:
-        return flops / device.flops + moved / device.bandwidth
-    return flops / (device.flops * UTILISATION)
+    return flops / (device.flops * (1.0 if device.cpu else UTILISATION))
 
 
 def training_seconds(shape: Architecture, step: Step, machines: Machines, tokens: float, per_batch: int) -> float:
     """Return the time of training on `tokens` tokens with batches of `per_batch` on every device."""
     batches = tokens * PADDING / per_batch / machines.count
-    moved = CPU_PASSES * activation_bytes(shape, step, per_batch) if machines.device.cpu else 0.0
-    batch = compute_seconds(shape, machines, training_flops(shape, step) * per_batch, moved)
+    batch = compute_seconds(machines, training_flops(shape, step) * per_batch)
     total = shape.parameters if step.head else shape.parameters_without_head
     trained = total if step.section.lora is None else adapter_parameters(shape, step.section.lora)
     steps = batches / step.section.gradient_accumulation_steps
@@ -90,9 +87,7 @@ def _gradient_seconds(trained: int, step: Step, machines: Machines) -> float:
 def scoring_seconds(shape: Architecture, machines: Machines, tokens: float, mean_length: float) -> float:
     """Return the time of scoring `tokens` tokens, spread over all devices."""
     flops = forward_flops(shape, mean_length, 0.0) * tokens * PADDING / machines.count
-    # nothing is kept: what a layer makes is written and read once
-    moved = tokens * shape.layers * 8.0 * (4 * shape.hidden + 3 * shape.intermediate) if machines.device.cpu else 0.0
-    return compute_seconds(shape, machines, flops, moved)
+    return compute_seconds(machines, flops)
 
 
 def sampling_seconds(
@@ -113,10 +108,8 @@ def sampling_seconds(
     read = width * shape.parameters + together * (prompt + answer / 2) * cache_bytes_per_token(shape, width)
     one = max(
         read / (device.bandwidth * DECODE_UTILISATION),
-        forward_flops(shape, 2 * (prompt + answer), 1.0)
-        * together
-        / (device.flops * (1 if device.cpu else UTILISATION)),
-        0.0 if device.cpu else shape.layers * LAUNCH_S,
+        compute_seconds(machines, forward_flops(shape, 2 * (prompt + answer), 1.0) * together),
+        shape.layers * (CPU_LAUNCH_S if device.cpu else LAUNCH_S),
     )
     decoding = answers / together * answer * one / machines.count
     return decoding + scoring_seconds(shape, machines, answers * prompt, prompt)
