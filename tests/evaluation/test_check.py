@@ -189,3 +189,9 @@ def test_nothing_demanded_and_nothing_there(tmp_path: Path, results: dict[str, A
     (tmp_path / "plain" / "results.json").write_text("{")
     with pytest.raises(UserError, match=r"results\.json: malformed JSON"):
         check(tmp_path / "plain", [], max_leak=0.1)
+
+
+def test_the_results_of_another_command_are_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "results.json", {"systems": ["a", "b"]})
+    with pytest.raises(UserError, match=r"results\.json holds no evaluation"):
+        check(tmp_path, [], max_leak=1)

@@ -301,6 +301,10 @@ def test_nothing_to_report_on_and_damaged_files(tmp_path: Path):
     (tmp_path / "results.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"results\.json: malformed JSON"):
         write_report(tmp_path)
+    # a comparison, a judgement and a study write a results.json too
+    (tmp_path / "results.json").write_text('{"systems": []}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"results\.json holds no evaluation"):
+        write_report(tmp_path)
 
 
 def test_steering_table_is_of_the_last_model_and_fits_a_terminal(run_dir: Path):

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError, did_you_mean
-from steerlm.files import read_json
+from steerlm.evaluation.results import read_results
 
 Compare = Literal["estimate", "interval"]
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -114,16 +114,12 @@ def check(
         raise UserError("nothing to check: give --require, --max-leak or both")
     if max_leak is not None and not max_leak >= 0:
         raise UserError(f"--max-leak {max_leak} must be 0 or more")
-    gate = _Gate(_read_results(run_dir), compare, model, scorer)
+    results = read_results(run_dir)
+    if results is None:
+        raise UserError(f"{run_dir} holds no results.json; run `steerlm evaluate` first")
+    gate = _Gate(results, compare, model, scorer)
     rows = [row for requirement in requirements for row in gate.rows(requirement)]
     return [*rows, *(gate.leaks(max_leak) if max_leak is not None else [])]
-
-
-def _read_results(run_dir: Path) -> Any:
-    for path in (run_dir / "evaluate" / "results.json", run_dir / "results.json"):
-        if path.is_file():
-            return read_json(path)
-    raise UserError(f"{run_dir} holds no results.json; run `steerlm evaluate` first")
 
 
 class _Gate:

@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import atomic_writer
 from steerlm.errors import UserError
+from steerlm.evaluation.results import read_results
 from steerlm.files import read_json
 from steerlm.reporting.ablation import read_ablation
 from steerlm.reporting.formatting import DASH, inline_code
@@ -109,7 +110,7 @@ def collect(run_dir: Path, ablation: Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: nothing to report on, or a damaged file.
     """
-    results = _read(run_dir / "evaluate" / "results.json") or _read(run_dir / "results.json")
+    results = read_results(run_dir)
     suites = read_suites(run_dir)
     if results and "suite" in results:  # the folder of a suite alone
         results = None
