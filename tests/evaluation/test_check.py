@@ -195,3 +195,9 @@ def test_the_results_of_another_command_are_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "results.json", {"systems": ["a", "b"]})
     with pytest.raises(UserError, match=r"results\.json holds no evaluation"):
         check(tmp_path, [], max_leak=1)
+
+
+def test_a_figure_that_no_attribute_has_is_not_offered(tmp_path: Path, results: dict[str, Any]) -> None:
+    results["attributes"] = AttributeSchema((Attribute("quality", best="max"),)).to_dict()
+    with pytest.raises(UserError, match=r"no attribute has a figure 'accuracy': valid: spearman, .*leak$"):
+        rows(tmp_path, results, "*.accuracy>=0.9")

@@ -146,9 +146,10 @@ class _Gate:
         if requirement.name == "*":
             names = [a.name for a in self.schema if requirement.figure in self._figures(a.name)]
             if not names:
+                valid = dict.fromkeys(figure for name in self.schema.names for figure in self._figures(name))
                 raise UserError(
                     f"{requirement}: no attribute has a figure {requirement.figure!r}: "
-                    f"{did_you_mean(requirement.figure, (*_ORDINAL, *_CATEGORICAL))}"
+                    f"{did_you_mean(requirement.figure, valid)}"
                 )
         else:
             self._attribute(requirement)
