@@ -54,6 +54,7 @@ def test_overrides_are_yaml() -> None:
         (["prepare", "--out", "OUT", "--source", "chats.jsonl", "--attributes", "oasst"], "FORMAT:PATH"),
         (["prepare", "--out", "OUT", "--source", "nope:chats.jsonl", "--attributes", "oasst"], "format"),
         (["evaluate", "--out", "OUT", "--prompts", "p"], "--model is missing"),
+        (["evaluate", "--out", "OUT", "--model", "a/model", "--model", "b/model"], "the name 'model' stands twice"),
         (["playground"], "needs a recipe"),
         (["report", "nowhere"], "no such run folder"),
         (["export-nemo", "a", "b", "--attributes", "oast"], "did you mean 'oasst'"),

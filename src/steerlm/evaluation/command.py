@@ -53,10 +53,13 @@ def run_evaluate(arguments: argparse.Namespace, config: EvaluateConfig, out: Pat
     from steerlm.reporting.report import write_report
     from steerlm.stages.evaluate import evaluate
 
-    models = {}
+    models: dict[str, Path] = {}
     for text in arguments.model:
         name, equals, path = text.partition("=")
-        models[name if equals else Path(text).name] = Path(path if equals else text)
+        name, path = (name, path) if equals else (Path(text).name, text)
+        if name in models:
+            raise UserError(f"--model: the name {name!r} stands twice; give NAME=PATH with another name")
+        models[name] = Path(path)
     if not models:
         raise UserError("--model is missing; give one or more NAME=PATH")
     schema = load_info(next(iter(models.values()))).schema
