@@ -149,6 +149,20 @@ def test_bad_records_are_a_note_where_the_recipe_skips_them(raw: dict[str, Any],
     assert not any("a.jsonl" in problem for problem in result.problems)
 
 
+def test_what_the_evaluation_lacks_is_a_problem_before_the_training(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["attributes"] = [{"name": "toxicity", "best": "min"}, {"name": "quality", "best": "max"}]
+    raw["evaluate"] = {
+        "attribute_models": [str(tmp_path / "no-scorer"), str(tmp_path / "run" / "train_attribute_model" / "model")],
+        "suites": ["toxicity"],
+        "toxicity_prompts": str(tmp_path / "red-team.jsonl.gz"),
+    }
+    problems = planned(raw).problems
+    assert [p for p in problems if p.startswith("evaluate.")] == [
+        f"evaluate.attribute_models: no such checkpoint folder: {tmp_path / 'no-scorer'}",
+        f"evaluate.suites: no such file: {tmp_path / 'red-team.jsonl.gz'}",
+    ]
+
+
 def test_data_without_assistant_turns_is_a_problem(raw: dict[str, Any], tmp_path: Path) -> None:
     row = {"id": "1", "messages": [{"role": "user", "content": "only a question"}]}
     (tmp_path / "a.jsonl").write_bytes(orjson.dumps(row))

@@ -17,6 +17,7 @@ from steerlm.planning.inputs import (
     assumed_data,
     check_model,
     check_prompts,
+    check_scorers,
     inspect_data,
     made_by_run,
 )
@@ -108,6 +109,7 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         machines = this_machine(shapes["train_sft"] or shapes["train_attribute_model"])
     if recipe.evaluate.prompts is not None and not made_by_run(recipe, recipe.evaluate.prompts):
         check_prompts(recipe.evaluate.prompts, found)
+    check_scorers(recipe, found)
     result = Plan(machines, [], found.problems, found.notes)
     worker = _Estimator(machines, data or assumed_data(0), data is not None)
     if recipe.playground is not None:

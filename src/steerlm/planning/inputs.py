@@ -10,6 +10,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.config import PlaygroundConfig, Recipe, TrainingSection
 from steerlm.conversation import BadRecords, Conversation, read_conversations
 from steerlm.errors import UserError
+from steerlm.evaluation.suites import make_suite
 from steerlm.planning.architectures import Architecture, architecture, known
 from steerlm.sources import read_source
 from steerlm.stages.prepare import inspect_source
@@ -110,6 +111,25 @@ def check_prompts(path: Path, found: Findings) -> None:
         return
     if count < 2:
         found.problems.append(f"{path} holds {count} prompts; evaluation needs at least 2")
+
+
+def check_scorers(recipe: Recipe, found: Findings) -> None:
+    """Check the evaluation's attribute models and the prompts of its suites, which are read last of all."""
+    from steerlm.checkpoint.models import load_info
+
+    config = recipe.evaluate
+    for path in config.attribute_models:
+        if not made_by_run(recipe, path):
+            try:
+                load_info(path)
+            except UserError as error:
+                found.problems.append(f"evaluate.attribute_models: {error}")
+    for name in config.suites:
+        asked = config.toxicity_prompts if name == "toxicity" else None
+        try:
+            make_suite(name, recipe.schema_, asked, config.suite_prompts, recipe.seed)
+        except UserError as error:
+            found.problems.append(f"evaluate.suites: {error}")
 
 
 def made_by_run(recipe: Recipe, path: Path) -> bool:
