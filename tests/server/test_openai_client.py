@@ -155,6 +155,16 @@ def test_a_system_message_and_history(client: OpenAI) -> None:
     assert chat(client, messages=messages).choices[0].message.content == expected[0]
 
 
+@pytest.mark.parametrize("dumped", [False, True])
+def test_an_answer_goes_back_as_the_client_holds_it(client: OpenAI, dumped: bool) -> None:
+    reply = chat(client).choices[0].message
+    assert reply.content is not None
+    earlier = {**reply.model_dump(), "parsed": None} if dumped else reply
+    said = (Message("user", "Hi"), Message("assistant", reply.content), Message("user", "Why?"))
+    asked = chat(client, messages=[*HI, earlier, {"role": "user", "content": "Why?"}])
+    assert asked.choices[0].message.content == alone(DEFAULTS, said)[0]
+
+
 def test_history_may_carry_its_attributes(client: OpenAI) -> None:
     messages = [
         {"role": "user", "content": "Hi"},

@@ -60,6 +60,13 @@ class ChatMessage(_Strict):
     content: str | list[TextPart]
     name: str | None = None
     attributes: AnySetting = Field(None, description="Assistant only: the values it was written with.")
+    # an answer that goes back as OpenAI's client holds it has these fields, empty
+    refusal: None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: None = None
+    parsed: None = None
 
     @property
     def text(self) -> str:
