@@ -101,9 +101,11 @@ def test_support_is_that_of_the_hugging_face_processors(temperature: float, top_
         assert stats.chisquare(counts, np.array(expected) / sum(expected) * sum(counts)).pvalue > 1e-3
 
 
-def test_temperature_zero_is_the_argmax() -> None:
+@pytest.mark.parametrize(("top_k", "top_p"), [(3, 0.5), (0, 1.0), (3, 1.0), (0, 0.5)])
+@pytest.mark.parametrize("temperature", [0, 1e-300, 1e-38])
+def test_temperature_zero_or_nearly_is_the_argmax(temperature: float, top_k: int, top_p: float) -> None:
     logits = torch.randn(5, 9)
-    drawn = next_tokens(logits, keys(5), zeros(5), Drawing(0, 3, 0.5))
+    drawn = next_tokens(logits, keys(5), zeros(5), Drawing(temperature, top_k, top_p))
     assert drawn.tolist() == logits.argmax(-1).tolist()
 
 

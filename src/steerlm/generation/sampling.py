@@ -23,6 +23,8 @@ _ROUNDING = 1e-4
 _FEW = 64
 """PyTorch sorts partially on the CPU where the vocabulary is this many times what is wanted; where it is less, NumPy's
 selection is three to five times as fast as PyTorch's."""
+_GREEDY = 1e-6
+"""Below this temperature the likeliest token is taken: scores divided by less would leave float32."""
 _NOISE_BITS = 23  # (n + 0.5) / 2**23 is exact in float32 and never 0 or 1
 
 
@@ -92,7 +94,7 @@ def next_tokens(logits_BV: torch.Tensor, keys_B: torch.Tensor, steps_B: torch.Te
         int64 token ids, shape (B,).
     """
     temperature, top_k, top_p = drawing
-    if temperature == 0:
+    if temperature < _GREEDY:
         return logits_BV.argmax(dim=-1)
     vocabulary = logits_BV.shape[-1]
     if 0 < top_k < vocabulary:
