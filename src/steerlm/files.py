@@ -28,6 +28,20 @@ def open_text_bytes(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a small file that a person wrote.
+
+    Raises:
+        UserError: the file does not exist, or is not UTF-8.
+    """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason}); convert it to UTF-8") from None
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the non-blank lines of a file with their numbers (from 1), through gzip where its name ends in .gz.
 

@@ -10,6 +10,7 @@ import yaml
 
 from steerlm.attributes import HELPSTEER, OASST, PAPER, STEERLM, Attribute, AttributeSchema
 from steerlm.errors import UserError
+from steerlm.server.keys import load_keys
 from steerlm.server.policy import Lock, Policy, load_policy, shipped_presets
 
 
@@ -81,6 +82,16 @@ def test_yaml_that_is_none(tmp_path: Path) -> None:
         load_policy(path, STEERLM, [])
     path.write_text("", encoding="utf-8")
     assert load_policy(path, STEERLM, []).locks(None) == {}
+
+
+def test_files_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "utf16.txt"
+    path.write_text("presets: {}", encoding="utf-16")
+    for read in (lambda path: load_policy(path, STEERLM, []), load_keys):
+        with pytest.raises(UserError, match=r"utf16\.txt: not UTF-8"):
+            read(path)
+        with pytest.raises(UserError, match="no such file"):
+            read(tmp_path / "none")
 
 
 @pytest.mark.parametrize("schema", [OASST, HELPSTEER, STEERLM, PAPER])

@@ -18,6 +18,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.config.evaluate import EvaluateConfig
 from steerlm.config.section import EngineName, Section
 from steerlm.errors import UserError, did_you_mean
+from steerlm.files import read_text
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
 SourceFormat = Literal[
@@ -298,7 +299,7 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     if not path.is_file():
         raise UserError(f"no such recipe: {path}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.safe_load(read_text(path))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)

@@ -9,6 +9,7 @@ import hmac
 from pathlib import Path
 
 from steerlm.errors import UserError
+from steerlm.files import read_text
 
 _SHORTEST = 16
 
@@ -55,12 +56,13 @@ def load_keys(path: Path | None) -> Keys:
     """Read a key file: a name and a key per line, `#` for comments.
 
     Raises:
-        UserError: a line of another form, a name or key that stands twice, or a key that is too short.
+        UserError: no such file or not UTF-8, a line of another form, a name or key that stands twice, or a key
+            that is too short.
     """
     if path is None:
         return Keys({})
     keys: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         words = line.split("#")[0].split()
         if not words:
             continue

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.config import validate
 from steerlm.errors import UserError
+from steerlm.files import read_text
 from steerlm.generation.guidance import Wish, check_wishes
 
 
@@ -165,7 +166,7 @@ def load_policy(path: Path | None, schema: AttributeSchema, key_names: list[str]
     if path is None:
         return build_policy(PolicyFile(), schema, key_names, "policy")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: malformed YAML: {error}") from None
     if raw is not None and not isinstance(raw, dict):
