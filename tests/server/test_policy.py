@@ -66,6 +66,13 @@ def test_a_key_s_entry_replaces_the_general_one(tmp_path: Path) -> None:
         ({"presets": {"x": {"attributes": {"humour": 1}}}}, r"presets\.x.*did you mean 'humor'"),
         ({"presets": {"x": {"attributes": {"humor": 7}}}}, r"presets\.x"),
         ({"presets": {"x": {"attributes": {}, "guidance": {"wit": 1.0}}}}, r"presets\.x"),
+        (
+            {"presets": {"x": {"attributes": {}, "guidance": {"humor": 5.5}}}},
+            r"presets\.x: a strength .* 0 to 5, got 5\.5",
+        ),
+        ({"presets": {"x": {"attributes": {}, "guidance": {"humor": -1.0}}}}, r"presets\.x: a strength"),
+        ({"presets": {"dry, short": {"attributes": {"humor": 0}}}}, "without commas"),
+        ({"presets": {"": {"attributes": {"humor": 0}}}}, "cannot stand in"),
         ({"limits": {"max_samples": 0}}, "max_samples"),
         ({"limits": {"max_sample": 1}}, "did you mean 'max_samples'"),
     ],

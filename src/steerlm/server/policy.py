@@ -52,7 +52,7 @@ class Preset(_Strict):
     """A named setting."""
 
     description: str = Field("", description="One sentence for people.")
-    attributes: dict[str, int | float | str] = Field(description="Values; names that the model lacks are left out.")
+    attributes: dict[str, int | float | str] = Field(description="Values by attribute.")
     guidance: dict[str, float] = Field(default_factory=dict, description="Strengths by attribute.")
 
 
@@ -187,10 +187,14 @@ def build_policy(file: PolicyFile, schema: AttributeSchema, key_names: list[str]
     for name, preset in file.presets.items():
         try:
             check_wishes(schema, preset.attributes)
-            for strength in preset.guidance:
-                schema[strength]
+            for attribute, strength in preset.guidance.items():
+                schema[attribute]
+                if not 0 <= strength <= file.limits.max_guidance:
+                    raise UserError(f"a strength is a number from 0 to {file.limits.max_guidance:g}, got {strength:g}")
         except UserError as error:
             raise UserError(f"{place}: presets.{name}: {error}") from None
+        if not name or name != name.strip() or "," in name:
+            raise UserError(f"{place}: presets: {name!r} cannot stand in MODEL@preset=NAME; take a name without commas")
         presets[name] = preset
     return Policy({**shipped_presets(schema), **presets}, file.limits, general, by_key)
 
