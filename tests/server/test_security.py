@@ -14,6 +14,7 @@ import httpx
 import pytest
 from starlette.routing import Route
 
+from steerlm.cli import main
 from steerlm.errors import UserError
 from steerlm.server.keys import Keys, load_keys
 from steerlm.server.page import PAGE_ROUTES
@@ -141,6 +142,11 @@ def test_other_machines_need_keys() -> None:
 def test_names_of_models() -> None:
     assert served_name(Path("/runs/playground/bootstrap/model")) == "bootstrap"
     assert served_name(Path("/models/my@model")) == "my-model"
+
+
+def test_a_name_with_a_setting_s_sign_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "nowhere", "--name", "my@model"]) == 2
+    assert "--name my@model: what follows an @ is a setting" in capsys.readouterr().err
 
 
 def test_another_site_gets_no_answer(server: Running, closed: Running) -> None:

@@ -26,6 +26,8 @@ def serve(arguments: argparse.Namespace) -> int:
         raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}")
     if not 0 <= arguments.port < 1 << 16:
         raise UserError(f"--port must be 0 to 65535, got {arguments.port}")
+    if "@" in (arguments.name or ""):
+        raise UserError(f"--name {arguments.name}: what follows an @ is a setting, as in model@humor=4; leave it out")
     # Ctrl-C is how a server ends; by then it has shut down in order
     with contextlib.suppress(KeyboardInterrupt):
         run(
