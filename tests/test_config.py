@@ -149,3 +149,10 @@ def test_every_field_is_described() -> None:
         if not field.description
     ]
     assert undescribed == []
+
+
+def test_a_character_that_yaml_does_not_allow(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("run_dir: a\x01b\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"malformed YAML: unacceptable character #x0001"):
+        load_recipe(path)

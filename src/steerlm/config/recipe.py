@@ -304,6 +304,8 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
         mark = error.problem_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise UserError(f"{place}: malformed YAML: {error.problem}") from None
+    except yaml.YAMLError as error:  # a character that YAML does not allow
+        raise UserError(f"{path}: malformed YAML: {error}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a recipe is a YAML mapping, got {type(raw).__name__}")
     for dotted, value in (overrides or {}).items():
