@@ -36,8 +36,16 @@ def test_a_minimal_recipe_gets_defaults_and_its_run_dir() -> None:
     assert recipe.bootstrap is None
 
 
-def test_the_resolved_copy_loads_to_an_equal_recipe() -> None:
-    recipe = build_recipe(with_value("bootstrap.samples_per_prompt", 2))
+@pytest.mark.parametrize(
+    ("dotted", "value"),
+    [
+        ("bootstrap.samples_per_prompt", 2),
+        ("evaluate.num_prompts", None),
+        ("train_attribute_model.early_stopping_patience", None),
+    ],
+)
+def test_the_resolved_copy_loads_to_an_equal_recipe(dotted: str, value: Any) -> None:
+    recipe = build_recipe(with_value(dotted, value))
     assert build_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
 
 

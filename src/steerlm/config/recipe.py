@@ -385,4 +385,4 @@ def _substitute(node: Any, run_dir: str) -> Any:
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML; loading it gives an equal recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
