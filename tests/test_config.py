@@ -79,6 +79,13 @@ def test_human_labels_cannot_condition_bootstrapped_samples() -> None:
         build_recipe(labels | {"bootstrap": {"samples_per_prompt": 2}})
 
 
+def test_a_plain_model_cannot_bootstrap() -> None:
+    plain = with_value("train_sft.conditioning", False)
+    assert build_recipe(plain).train_sft.conditioning is False
+    with pytest.raises(UserError, match="bootstrapping needs a model to ask for quality"):
+        build_recipe(plain | {"bootstrap": {"samples_per_prompt": 2}})
+
+
 def test_two_sources_of_one_name_are_refused() -> None:
     source = {"name": "a", "format": "messages", "path": "x.jsonl"}
     with pytest.raises(UserError, match="'a' stands twice"):

@@ -56,8 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
     _print_steering(folder.path)
     model = list(final_models(folder).values())[-1]
     console.print(f"\nreport   {folder.path / 'report.html'}")
-    dial = recipe.schema_.names[-1]
-    console.print(f"chat     steerlm chat {model} --{dial} {recipe.schema_[dial].levels[-1]}", highlight=False)
+    last = recipe.schema_.attributes[-1]
+    dial = f" --{last.name} {last.levels[-1]}" if recipe.train_sft.conditioning else ""
+    console.print(f"chat     steerlm chat {model}{dial}", highlight=False)
     console.print(f"serve    steerlm serve {model}", highlight=False)
     console.print(f"[dim]peak memory of this process {peak_memory_mib()} MiB[/dim]")
     return 0

@@ -24,6 +24,8 @@ Notify = Callable[[str, dict[str, Any] | None], None]
 def run_recipe(recipe: Recipe, *, redo_from: str | None = None, notify: Notify | None = None) -> RunFolder:
     """Run every stage of the recipe that is not done yet, then write the report.
 
+    A plain model (`train_sft.conditioning: false`) is not evaluated: it has no dials.
+
     Args:
         recipe: the resolved recipe.
         redo_from: name of a stage to start again from; its results and the later ones are deleted.
@@ -41,7 +43,8 @@ def run_recipe(recipe: Recipe, *, redo_from: str | None = None, notify: Notify |
     with folder.lock():
         folder.open(redo_from)
         for stage in recipe_stages(recipe):
-            _run(folder, stage, notify)
+            if stage != "evaluate" or recipe.train_sft.conditioning:
+                _run(folder, stage, notify)
         write_report(folder.path)
     return folder
 

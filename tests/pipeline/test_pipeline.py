@@ -16,6 +16,10 @@ import orjson
 import pytest
 import yaml
 
+from steerlm import pipeline
+from steerlm.config import load_recipe
+from steerlm.planning.estimate import plan
+
 ROOT = Path(__file__).resolve().parents[2]
 TEXT_OUTPUTS = (
     "prepare/train.jsonl",
@@ -187,3 +191,14 @@ def test_killed_twice_a_run_ends_the_same(whole_run: tuple[Path, str, float], tm
 def test_killed_at_20_random_points_a_run_ends_the_same(whole_run: tuple[Path, str, float], tmp_path: Path) -> None:
     folder, _, seconds = whole_run
     assert kill_at_random(tmp_path, 20, outputs(folder / "run"), seconds, seed=2) == 20
+
+
+def test_a_plain_model_is_neither_planned_nor_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_recipe(tmp_path / "recipe.yaml", tmp_path / "run")
+    recipe = load_recipe(path, {"train_sft.conditioning": False, "bootstrap": None})
+    ran: list[str] = []
+    monkeypatch.setattr(pipeline, "_run", lambda folder, stage, notify: ran.append(stage))
+    monkeypatch.setattr("steerlm.reporting.report.write_report", lambda folder: folder)
+    pipeline.run_recipe(recipe)
+    assert ran == ["playground", "prepare", "train_attribute_model", "annotate", "train_sft"]
+    assert plan(recipe).stages[-1].stage == "train_sft"

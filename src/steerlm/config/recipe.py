@@ -279,6 +279,11 @@ class Recipe(Section):
                     "train_sft.labels is human, but nobody labels bootstrapped samples: use labels: predicted, or "
                     "leave bootstrap out"
                 )
+            if not self.train_sft.conditioning:
+                raise ValueError(
+                    "train_sft.conditioning is false, but bootstrapping needs a model to ask for quality: set it to "
+                    "true, or leave bootstrap out (--set bootstrap=null)"
+                )
         names = [source.name for source in self.prepare.sources]
         for name in names:
             if names.count(name) > 1:

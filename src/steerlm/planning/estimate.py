@@ -121,7 +121,8 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
     result.stages.append(worker.training("train_sft", recipe.train_sft, model, True))
     if recipe.bootstrap is not None:
         result.stages.append(worker.bootstrap(recipe.bootstrap, recipe.train_sft, model))
-    result.stages.append(worker.evaluation(recipe, model))
+    if recipe.train_sft.conditioning:
+        result.stages.append(worker.evaluation(recipe, model))
     result.notes += _remarks(recipe, result)
     return result
 
