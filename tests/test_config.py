@@ -74,6 +74,12 @@ def test_mistakes_name_the_place_the_value_and_the_fix(dotted: str, value: Any, 
         assert word in str(error.value)
 
 
+def test_a_mistake_between_sections_does_not_show_the_whole_recipe() -> None:
+    with pytest.raises(UserError) as error:
+        build_recipe(with_value("bootstrap.quality_attributes", ["humor"]), "recipe.yaml")
+    assert str(error.value) == "recipe.yaml: bootstrap.quality_attributes: 'humor' has no best end in the schema"
+
+
 def test_human_labels_cannot_condition_bootstrapped_samples() -> None:
     labels = with_value("train_sft.labels", "human")
     assert build_recipe(labels).train_sft.labels == "human"

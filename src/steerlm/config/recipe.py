@@ -353,8 +353,11 @@ def validate(model: type[ModelT], raw: Mapping[str, Any], place: str) -> ModelT:
                 problems.append(f"unknown key {where!r}: {did_you_mean(key, valid)}")
             elif item["type"] == "missing":
                 problems.append(f"{where!r} is missing")
-            else:
+            elif item["type"] == "value_error":  # ours: it names the value, and the input is the whole section
                 message = item["msg"].removeprefix("Value error, ")
+                problems.append(f"{where + ': ' if where else ''}{message}")
+            else:
+                message = item["msg"]
                 problems.append(f"{where + ': ' if where else ''}{message} (got {item['input']!r})"[:500])
         raise UserError(f"{place}: " + "; ".join(problems)) from None
 
