@@ -96,6 +96,17 @@ def test_bootstrapping_is_planned_with_every_filter(raw: dict[str, Any], tmp_pat
     assert (costs["bootstrap"].tokens == everything.tokens) == (name != "top")
 
 
+@pytest.mark.parametrize("changes", [{"filter": "top", "keep_per_prompt": 9}, {"rounds": 2, "mix_original": 100}])
+def test_bootstrapping_trains_no_more_than_it_has(raw: dict[str, Any], tmp_path: Path, changes: dict[str, Any]) -> None:
+    raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))
+    raw["bootstrap"] |= {"samples_per_prompt": 3, "mix_original": 100}
+    once = next(cost.tokens for cost in planned(raw).stages if cost.stage == "bootstrap")
+    raw["bootstrap"] |= changes
+    tokens = next(cost.tokens for cost in planned(raw).stages if cost.stage == "bootstrap")
+    assert once is not None
+    assert tokens == once * raw["bootstrap"].get("rounds", 1)
+
+
 @pytest.mark.parametrize("shape", [None, "narrow", "wide"])
 def test_the_speed_of_a_layer_is_measured_for_any_shape(shape: str | None, tmp_path: Path) -> None:
     from transformers import AutoConfig

@@ -245,8 +245,10 @@ class _Estimator:
         answers = float(prompts * config.samples_per_prompt * config.rounds)
         memory, seconds, sampled = self.sampling(shape, answers, config.max_new_tokens, config.batch_size)
         # how many answers "minimum" and "agreement" let pass is not known: all of them at most
-        kept = answers * (config.keep_per_prompt / config.samples_per_prompt if config.filter == "top" else 1.0)
-        mixed = min(kept * config.mix_original, records) if self.sized else kept * config.mix_original
+        share = config.keep_per_prompt / config.samples_per_prompt if config.filter == "top" else 1.0
+        kept = answers * min(1.0, share)
+        # every round mixes anew, at most all records
+        mixed = min(kept * config.mix_original, records * config.rounds) if self.sized else kept * config.mix_original
         trained = (kept + mixed) * self.data.tokens_per_record * (config.epochs or sft.epochs)
         step = self.step(sft, True)
         again = training_memory(shape, step, sft.tokens_per_batch)
