@@ -136,6 +136,12 @@ def test_suites_and_classifiers_need_an_ordinal_attribute() -> None:
         build_recipe({**raw, "evaluate": {"classifiers": [{"model": "m", "labels": {"x": "humor"}}]}})
 
 
+def test_overrides_open_a_section_that_the_resolved_copy_leaves_out(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(build_recipe(MINIMAL)))
+    recipe = load_recipe(tmp_path / "recipe.yaml", {"train_sft.lora.rank": 4})
+    assert recipe.train_sft.lora is not None and recipe.train_sft.lora.rank == 4
+
+
 def test_missing_file_and_malformed_yaml(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such recipe: .*nowhere.yaml"):
         load_recipe(tmp_path / "nowhere.yaml")

@@ -317,7 +317,9 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
         node = raw
         *parents, last = dotted.split(".")
         for key in parents:
-            node = node.setdefault(key, {})
+            if node.get(key) is None:  # a resolved recipe says null where a section is left out
+                node[key] = {}
+            node = node[key]
             if not isinstance(node, dict):
                 raise UserError(f"--set {dotted}: {key!r} is not a section")
         node[last] = value
