@@ -317,7 +317,7 @@ def conversation_from_dict(raw: object, schema: AttributeSchema | None = None, p
 
 @dataclass
 class BadRecords:
-    """Collects records that could not be read, when the user asked to skip them (`--skip-bad-records`)."""
+    """Collects records that could not be read, when the user asked to skip them (`prepare.skip_bad_records`)."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
