@@ -151,6 +151,16 @@ def test_a_broken_parquet_file(tmp_path: Path) -> None:
         list(read_file_rows(tmp_path / "a.parquet"))
 
 
+def test_a_parquet_file_that_is_damaged_inside(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_parquet(path)
+    content = bytearray(path.read_bytes())
+    content[4:24] = bytes(20)  # the header of the first page; the footer is whole
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.parquet: not a readable parquet file"):
+        list(read_file_rows(path))
+
+
 @pytest.mark.parametrize("name", ["large.jsonl", "large.json", "large.parquet"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

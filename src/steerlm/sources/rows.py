@@ -141,7 +141,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                 for value in batch.to_pylist():
                     yield Row(f"{path}:row {number + 1}", number, value)
                     number += 1
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as error:
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
         raise UserError(f"{path}: not a readable parquet file: {error}") from None
 
 
