@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
-from transformers import BertConfig, BertModel, LlamaForCausalLM, PreTrainedModel
+from transformers import BertConfig, BertForMaskedLM, BertModel, LlamaForCausalLM, PreTrainedModel
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import (
@@ -163,6 +163,9 @@ def test_folder_without_config_and_model_of_another_kind(tmp_path: Path) -> None
     BertModel(small).save_pretrained(tmp_path / "encoder")
     with pytest.raises(UserError, match=r"lacks .* weights of a causal language model"):
         load_causal_lm(tmp_path / "encoder")
+    BertForMaskedLM(small).save_pretrained(tmp_path / "masked")  # transformers loads it as a causal one, unmasked
+    with pytest.raises(UserError, match=r"masked' is an encoder \(bert\)"):
+        load_causal_lm(tmp_path / "masked")
 
 
 def test_sequence_classifier_gets_one_output_per_attribute(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -136,7 +137,8 @@ def load_causal_lm(
         quantize_4bit: NF4 weights of bitsandbytes, for QLoRA.
 
     Raises:
-        UserError: missing, cut short, not safetensors, not a causal language model, or weights missing in it.
+        UserError: missing, cut short, not safetensors, not a causal language model (a masked one will not do), or
+            weights missing in it.
     """
     name = _resolve(name_or_path)
     arguments: dict[str, Any] = {
@@ -160,6 +162,11 @@ def load_causal_lm(
             "it is another kind of model"
         )
     assert isinstance(model, PreTrainedModel)
+    if type(model.config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(model.config, "is_decoder", True):
+        raise UserError(
+            f"{name!r} is an encoder ({model.config.model_type}): its tokens see those after them, so that it cannot "
+            "learn to write; take a causal language model"
+        )
     return model
 
 
