@@ -11,19 +11,18 @@ Reading is streaming and strict (errors name file and line); writing is atomic.
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.errors import UserError, did_you_mean
 from steerlm.files import atomic_writer as atomic_writer
+from steerlm.files import lines_writer
 from steerlm.files import open_text_bytes as open_text_bytes
 from steerlm.files import parse_json_line as parse_json_line
 from steerlm.files import read_lines as read_lines
@@ -387,14 +386,8 @@ def write_conversations(
     path: str | Path, conversations: Iterable[Conversation], schema: AttributeSchema | None = None
 ) -> int:
     """Write a JSONL file atomically (gzip where the name ends in .gz); returns the number of records."""
-    path = Path(path)
     count = 0
-    with atomic_writer(path) as raw, contextlib.ExitStack() as stack:
-        stream: IO[bytes] = raw
-        if path.suffix == ".gz":
-            # no name and mtime 0 keep the bytes a function of the records alone
-            zipped = gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0)
-            stream = cast("IO[bytes]", stack.enter_context(zipped))
+    with lines_writer(path) as stream:
         for conversation in conversations:
             stream.write(to_json_line(conversation, schema))
             count += 1

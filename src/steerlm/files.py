@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import orjson
 
@@ -101,6 +101,18 @@ def atomic_writer(path: str | Path) -> Iterator[IO[bytes]]:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lines_writer(path: str | Path) -> Iterator[IO[bytes]]:
+    """Write a file of lines as `atomic_writer` does, gzip where the name ends in .gz."""
+    with atomic_writer(path) as raw, contextlib.ExitStack() as stack:
+        stream: IO[bytes] = raw
+        if Path(path).suffix == ".gz":
+            # no name and mtime 0 keep the bytes a function of the lines alone
+            zipped = gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0)
+            stream = cast("IO[bytes]", stack.enter_context(zipped))
+        yield stream
 
 
 @contextlib.contextmanager

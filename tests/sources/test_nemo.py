@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,13 @@ def test_labels_of_user_turns_are_counted(read: Import) -> None:
     given = row("quality:1")
     given["conversations"][0]["label"] = "quality:3"
     assert read("nemo", given).dropped == {"(label of a user turn)": 1}
+
+
+def test_export_is_compressed_where_the_name_says_so(tmp_path: Path) -> None:
+    conversation = Conversation("a", (Message("user", "Tea?"), Message("assistant", "Green.")))
+    for name in ("a.jsonl", "a.jsonl.gz"):
+        export_nemo([conversation], STEERLM, tmp_path / name)
+    assert gzip.decompress((tmp_path / "a.jsonl.gz").read_bytes()) == (tmp_path / "a.jsonl").read_bytes()
 
 
 def test_export_is_exact(tmp_path: Path) -> None:

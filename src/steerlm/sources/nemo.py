@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from steerlm.attributes import STEERLM, AttributeSchema, Value
 from steerlm.conversation import Conversation, Message, Role
 from steerlm.errors import UserError
-from steerlm.files import atomic_writer
+from steerlm.files import lines_writer
 from steerlm.sources.draft import Draft, Labelled, Labels, expect_object, expect_text, optional_text
 
 _LOW, _HIGH = 0, 4
@@ -138,7 +138,7 @@ def parse_label(text: str, labels: Labels, own_scale: bool = False) -> Labelled:
 
 
 def export_nemo(conversations: Iterable[Conversation], schema: AttributeSchema, path: str | Path) -> int:
-    """Write conversations in NeMo-Aligner's format, atomically; returns their number.
+    """Write conversations in NeMo-Aligner's format, atomically (gzip for .gz); returns their number.
 
     Labels stand on the schema's scale. Where that is not NeMo's 0..4 for every attribute, each line carries the
     schema's signature under a further key `schema`, which NeMo ignores and `convert` reads.
@@ -148,7 +148,7 @@ def export_nemo(conversations: Iterable[Conversation], schema: AttributeSchema, 
     """
     standard = all((a.minimum, a.maximum) == (_LOW, _HIGH) for a in schema.ordinal)
     count = 0
-    with atomic_writer(path) as stream:
+    with lines_writer(path) as stream:
         for conversation in conversations:
             row = _export_row(conversation, schema)
             if not standard:
