@@ -5,8 +5,8 @@ Two forms. `regression`: an encoder or decoder with one linear head, an output p
 a language model that writes the label after the response, decoded under constraint (`scoring_generative`).
 
     scorer = load_attribute_model("runs/playground/train_attribute_model/model")
-    scores = scorer.score([messages], tokens_per_batch=16384)[0]    # {"quality": Score(mean=3.1, std=0.4), …}
-    scorer.values(scores)                                           # {"quality": 3, …}
+    scores = scorer.score([messages], tokens_per_batch=16384)[0]    # {"humor": Score(mean=3.1, std=0.4), …}
+    scorer.values(scores)                                           # {"humor": 3, …}
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     from steerlm import Message, Request, Sampling, load_engine
     engine = load_engine("runs/playground/bootstrap/model")
-    request = Request((Message("user", "Why is the sky blue?"),), {"quality": 4, "humor": 3}, num_samples=4)
+    request = Request((Message("user", "Why is the sky blue?"),), {"helpfulness": 4, "humor": 3}, num_samples=4)
     [samples] = engine.generate([request], Sampling(max_new_tokens=256))
 
 The in-process engine works on any Hugging Face causal language model with a key-value cache. A prompt is computed once
