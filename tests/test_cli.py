@@ -71,6 +71,13 @@ def test_a_users_mistake_is_one_line_and_status_2(
     assert "Traceback" not in captured
 
 
+def test_a_source_of_any_file_name_gets_a_name(tmp_path: Path) -> None:
+    (tmp_path / "my data (1).jsonl").write_text('{"instruction": "Tea?", "output": "Green."}\n')
+    source = f"alpaca:{tmp_path / 'my data (1).jsonl'}"
+    assert main(["prepare", "--out", str(tmp_path / "out"), "--source", source, "--attributes", "oasst"]) == 0
+    assert '"source":"my-data-1-"' in (tmp_path / "out" / "train.jsonl").read_text()
+
+
 def test_unknown_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(["run", "x.yaml", "--humor", "3"])

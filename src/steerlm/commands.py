@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def _prepare(arguments: argparse.Namespace, options: dict[str, Any], out: Path) 
         source_format, colon, path = text.partition(":")
         if not colon:
             raise UserError(f"--source {text!r} is not of the form FORMAT:PATH, for example messages:chats.jsonl")
-        name = Path(path).name.split(".")[0]
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).resolve().name.split(".")[0]) or "data"
         taken = [source["name"] for source in sources]
         sources.append(
             {"name": name if name not in taken else f"{name}-{len(taken)}", "format": source_format, "path": path}
