@@ -221,6 +221,11 @@ def adapted(tied: bool) -> tuple[Any, list[int]]:
     return add_lora(random_model(config), LoraSection(rank=2, dropout=0.0), trained), trained
 
 
+def test_lora_of_modules_that_the_model_lacks() -> None:
+    with pytest.raises(UserError, match=r"lora\.target_modules \('q_prj',\): Target modules .* not found"):
+        add_lora(random_model(tiny_llama_config(300)), LoraSection(target_modules=("q_prj",)), [])
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_lora_trains_adapters_and_the_rows_of_control_tokens_only(tied: bool) -> None:
     model, trained = adapted(tied)

@@ -302,6 +302,9 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence
 
     Returns:
         A `peft.PeftModel`.
+
+    Raises:
+        UserError: the model has no such target modules.
     """
     from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
 
@@ -325,8 +328,11 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence
         task_type=TaskType.CAUSAL_LM if causal else TaskType.SEQ_CLS,
         trainable_token_indices=rows or None,
     )
-    with _old_names():
-        adapted = get_peft_model(model, config)
+    try:
+        with _old_names():
+            adapted = get_peft_model(model, config)
+    except ValueError as error:  # no module has such a name, or it is of a kind that takes no adapter
+        raise UserError(f"lora.target_modules {target!r}: {str(error).splitlines()[0]}") from error
     # the trained rows are in the adapter; peft would store the whole resized embeddings in every checkpoint
     adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted
