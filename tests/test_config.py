@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from steerlm.config import Recipe, build_recipe, dump_recipe, load_recipe
+from steerlm.config import LoraSection, Recipe, build_recipe, dump_recipe, load_recipe
 from steerlm.errors import UserError
 
 MINIMAL: dict[str, Any] = {
@@ -136,10 +136,16 @@ def test_suites_and_classifiers_need_an_ordinal_attribute() -> None:
         build_recipe({**raw, "evaluate": {"classifiers": [{"model": "m", "labels": {"x": "humor"}}]}})
 
 
+def test_a_wrong_item_is_not_reported_as_a_list_too_short() -> None:
+    with pytest.raises(UserError, match=r"sources\.0\.format") as error:
+        build_recipe(with_value("prepare.sources", [{"name": "a", "format": "alpacca", "path": "a.jsonl"}]))
+    assert "at least 1 item" not in str(error.value)
+
+
 def test_overrides_open_a_section_that_the_resolved_copy_leaves_out(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(dump_recipe(build_recipe(MINIMAL)))
     recipe = load_recipe(tmp_path / "recipe.yaml", {"train_sft.lora.rank": 4})
-    assert recipe.train_sft.lora is not None and recipe.train_sft.lora.rank == 4
+    assert recipe.train_sft.lora == LoraSection(rank=4)
 
 
 def test_missing_file_and_malformed_yaml(tmp_path: Path) -> None:

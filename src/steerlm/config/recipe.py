@@ -348,6 +348,8 @@ def validate(model: type[ModelT], raw: Mapping[str, Any], place: str) -> ModelT:
     except ValidationError as error:
         problems = []
         for item in error.errors():
+            if item["type"] == "too_short" and item["input"]:
+                continue  # pydantic counts the valid items only; what is wrong with the others is said as well
             where = ".".join(str(part) for part in item["loc"])
             if item["type"] == "extra_forbidden":
                 key = str(item["loc"][-1])
