@@ -177,7 +177,7 @@ def test_ids_are_unique(tmp_path: Path) -> None:
 def test_bad_records_stop_or_are_counted_with_examples(tmp_path: Path) -> None:
     rows = [chat("a", "b"), chat("c", ""), chat("d", "e", attributes={"quality": 9})]
     given = source(tmp_path / "a.jsonl", *rows)
-    with pytest.raises(UserError, match=r"a\.jsonl:2: .*empty.*skip_bad_records: true"):
+    with pytest.raises(UserError, match=r"a\.jsonl:2: .*empty.*--skip-bad-records counts"):
         run(tmp_path / "out", given)
     assert list((tmp_path / "out").iterdir()) == []
     report = run(tmp_path / "out", given, skip_bad_records=True)

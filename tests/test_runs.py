@@ -55,15 +55,38 @@ def test_a_stage_that_fails_is_not_done_and_counts_as_resumed(raw: dict[str, obj
 
 
 def test_a_folder_of_another_recipe_is_refused_and_names_the_difference(raw: dict[str, object]) -> None:
-    RunFolder(build_recipe(raw)).open()
+    folder = RunFolder(build_recipe(raw))
+    folder.open()
+    folder.execute("train_sft", lambda _: {})
     other = build_recipe({**raw, "train_sft": {"base_model": "m", "epochs": 7}})
     with pytest.raises(UserError, match=r"holds the run of another recipe \(different: train_sft.epochs\)"):
         RunFolder(other).open()
 
 
+def test_a_mistake_in_what_no_stage_has_used_yet_is_mended_in_the_recipe(raw: dict[str, object]) -> None:
+    folder = RunFolder(build_recipe(raw))
+    folder.open()
+    folder.execute("prepare", lambda _: {})
+
+    def fail(out: Path) -> dict[str, int]:
+        raise UserError("no such model")
+
+    with pytest.raises(UserError):
+        folder.execute("train_attribute_model", fail)  # leaves an empty folder
+    mended = RunFolder(build_recipe({**raw, "train_attribute_model": {"base_model": "other"}}))
+    mended.open()
+    assert mended.done("prepare") is not None
+    assert yaml.safe_load((folder.path / "recipe.yaml").read_text())["train_attribute_model"]["base_model"] == "other"
+    # what belongs to no stage, and to one that has begun, may not change any more
+    for change in ({"seed": 5}, {"prepare": {**raw["prepare"], "skip_bad_records": True}}):  # type: ignore[dict-item]
+        with pytest.raises(UserError, match="holds the run of another recipe"):
+            RunFolder(build_recipe({**raw, **change})).open()
+
+
 def test_a_run_goes_on_after_a_new_version_added_a_key(raw: dict[str, object]) -> None:
     folder = RunFolder(build_recipe(raw))
     folder.open()
+    folder.execute("train_sft", lambda _: {})
     recipe = folder.path / "recipe.yaml"
     stored = yaml.safe_load(recipe.read_text())
     del stored["train_sft"]["adam_beta2"]  # as if written before the key existed
@@ -83,6 +106,7 @@ def test_redo_from_keeps_earlier_stages_and_accepts_later_changes(raw: dict[str,
     changed.open(redo_from="train_sft")
     assert changed.done("annotate") is not None
     assert changed.done("train_sft") is None
+    changed.execute("train_sft", lambda _: {})
     with pytest.raises(UserError, match=r"train_sft\.epochs"):
         RunFolder(build_recipe(raw)).open(redo_from="evaluate")
 

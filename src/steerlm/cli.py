@@ -56,10 +56,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--from", dest="redo_from", metavar="STAGE", help="delete the results from this stage on and redo them"
     )
     _add_overrides(run)
+    _add_skip_bad_records(run)
 
     plan = commands.add_parser("plan", help="memory, time and cost of every step on given devices, before any of them")
     add_plan(plan)
     _add_overrides(plan)
+    _add_skip_bad_records(plan)
 
     for name, text in _STAGE_HELP.items():
         stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
@@ -231,12 +233,20 @@ def _add_overrides(parser: argparse.ArgumentParser, note: str = "") -> None:
     )  # fmt: skip
 
 
+def _add_skip_bad_records(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--skip-bad-records", dest="overrides", action="append_const", const="prepare.skip_bad_records=true",
+        help="count and list malformed records of the sources instead of stopping",
+    )  # fmt: skip
+
+
 def _no_arguments(parser: argparse.ArgumentParser) -> None:
     """The command works on recipes only."""
 
 
 def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", action="append", default=[], metavar="FORMAT:PATH", help="a data file (repeatable)")
+    _add_skip_bad_records(parser)
     _schema_out_seed(parser)
 
 

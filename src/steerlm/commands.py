@@ -92,7 +92,8 @@ def standalone(arguments: argparse.Namespace, stage: str) -> int:
     if stage == "playground":
         raise UserError("steerlm playground needs a recipe, for example recipes/playground.yaml")
     _quiet()
-    options = parse_overrides(arguments.overrides)
+    section = stage.replace("-", "_") + "."  # a field may be named as in a recipe
+    options = {key.removeprefix(section): value for key, value in parse_overrides(arguments.overrides).items()}
     out = _needed(arguments, "out")
     out.mkdir(parents=True, exist_ok=True)
     summary = _STANDALONE[stage](arguments, options, out)

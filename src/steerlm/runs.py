@@ -2,7 +2,8 @@
 
     runs/NAME/recipe.yaml  environment.json  inputs.json  <stage>/…  <stage>/done.json
 
-A folder belongs to one recipe: running another one in it is an error, never a mix of both.
+A folder belongs to one recipe: running another one in it is an error, never a mix of both. What no stage has used yet
+may still change: a mistake in the recipe is mended there, and the same command goes on.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ class RunFolder:
         """Claim the folder for the recipe, or check that it is already its own.
 
         Args:
-            redo_from: delete what this stage and the later ones produced; sections of those stages may differ
-                from the stored recipe's.
+            redo_from: delete what this stage and the later ones produced. Sections of those stages may differ from
+                the stored recipe's, and of stages that have left nothing yet.
         """
         stored_path = self.path / "recipe.yaml"
         if stored_path.is_file():
@@ -105,14 +106,18 @@ class RunFolder:
     def _check_stored(self, stored_path: Path, redo_from: str | None) -> None:
         stored = _completed(yaml.safe_load(stored_path.read_text(encoding="utf-8")))
         current = yaml.safe_load(dump_recipe(self.recipe))
-        free = set(STAGES[STAGES.index(redo_from) :]) if redo_from else set()
+        begun = [number for number, stage in enumerate(STAGES) if self._begun(stage)]
+        first_free = min(len(STAGES) if redo_from is None else STAGES.index(redo_from), max(begun, default=-1) + 1)
         changed = sorted(_differences(stored, current))
-        changed = [key for key in changed if key.split(".")[0] not in free]
-        if changed:
+        changed = [key for key in changed if key.split(".")[0] not in STAGES[first_free:]]
+        if begun and changed:
             raise UserError(
                 f"{self.path} holds the run of another recipe (different: {', '.join(changed[:8])}); "
                 "set another run_dir, or redo the stages that the change concerns with --from STAGE"
             )
+
+    def _begun(self, stage: str) -> bool:
+        return self.stage(stage).is_dir() and any(self.stage(stage).iterdir())
 
     def _check_inputs(self) -> None:
         """Record the input files' identity at the first start; refuse to go on with other ones."""

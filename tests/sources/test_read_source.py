@@ -34,7 +34,7 @@ def test_a_bad_record_stops_the_import_unless_they_are_skipped(tmp_path: Path) -
         next(conversations)
     assert str(error.value) == (
         f"{tmp_path / 'a.jsonl'}:2: message 0 (user) is empty "
-        "(skip_bad_records: true counts and lists such records instead)"
+        "(--skip-bad-records counts and lists such records instead)"
     )
     bad = BadRecords()
     assert [c.id for c in read_source(source, STEERLM, bad)] == ["s/0", "s/2"]  # the position, whatever is skipped

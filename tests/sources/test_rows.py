@@ -110,7 +110,7 @@ def test_malformed_lines_can_be_skipped_but_a_malformed_array_cannot(tmp_path: P
     bad = BadRecords()
     assert [(row.value, row.number) for row in read_file_rows(path, bad)] == [(1, 0), (2, 3)]
     assert [example.split(" ")[0] for example in bad.examples] == [f"{path}:2:2:", f"{path}:4:"]
-    with pytest.raises(UserError, match="skip_bad_records: true"):
+    with pytest.raises(UserError, match="--skip-bad-records counts"):
         list(read_file_rows(path))
     path = tmp_path / "a.json"
     path.write_text("[1, {, 2]")

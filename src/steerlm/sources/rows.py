@@ -38,7 +38,7 @@ class Row(NamedTuple):
 def reject(message: str, bad: BadRecords | None) -> None:
     """Count a bad record, or raise if the user did not ask to skip them."""
     if bad is None:
-        raise UserError(f"{message} (skip_bad_records: true counts and lists such records instead)")
+        raise UserError(f"{message} (--skip-bad-records counts and lists such records instead)")
     bad.add(message)
 
 
