@@ -57,6 +57,7 @@ def test_the_resolved_copy_loads_to_an_equal_recipe(dotted: str, value: Any) -> 
         ("train_sft.lora", {"rnk": 3}, ["train_sft.lora.rnk", "'rank'"]),
         ("train_sft.learning_rate", -1, ["train_sft.learning_rate", "greater than 0", "-1"]),
         ("train_sft.epochs", float("inf"), ["train_sft.epochs", "finite number"]),
+        ("train_sft.max_steps", 0, ["train_sft.max_steps", "0 steps train nothing"]),
         ("bootstrap.minimum_quality", float("nan"), ["bootstrap.minimum_quality", "finite number"]),
         ("train_sft.template", "chatlm", ["train_sft.template", "'chatml'", "'chatlm'"]),
         ("bootstrap.quality_attributes", ["humor"], ["'humor' has no best end"]),

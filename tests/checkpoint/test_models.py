@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
-from transformers import BertConfig, BertForMaskedLM, BertModel, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import (
@@ -219,6 +227,14 @@ def adapted(tied: bool) -> tuple[Any, list[int]]:
     config.tie_word_embeddings = tied
     trained = [256, 257, 258]
     return add_lora(random_model(config), LoraSection(rank=2, dropout=0.0), trained), trained
+
+
+def test_lora_trains_the_whole_head_of_a_distilbert() -> None:
+    config = DistilBertConfig(dim=16, n_heads=2, n_layers=1, hidden_dim=16, vocab_size=50, num_labels=2)
+    adapted = add_lora(DistilBertForSequenceClassification(config), LoraSection(rank=2), [])
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert any(".pre_classifier." in name and "lora" not in name for name in trained)
+    assert any(".q_lin.lora_A." in name for name in trained)
 
 
 def test_lora_of_modules_that_the_model_lacks() -> None:

@@ -325,6 +325,8 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=target if isinstance(target, str) else list(target),
+        # a part of DistilBERT's head, which is trained in full: peft takes it for one by the end of its name
+        exclude_modules=None if causal else ["pre_classifier"],
         task_type=TaskType.CAUSAL_LM if causal else TaskType.SEQ_CLS,
         trainable_token_indices=rows or None,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config.evaluate import EvaluateConfig
@@ -143,6 +143,13 @@ class TrainingSection(Section):
     fsdp: bool = Field(False, description="Shard with FSDP2 (under accelerate launch or torchrun).")
     deepspeed: Path | None = Field(None, description="DeepSpeed configuration file.")
     init_seed: int | None = Field(None, description="Seed of this stage; null: the recipe's.")
+
+    @field_validator("max_steps")
+    @classmethod
+    def _some_steps(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("0 steps train nothing; -1 trains by epochs")
+        return value
 
 
 class TrainAttributeModelConfig(TrainingSection):
