@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -27,7 +26,7 @@ from steerlm.config import (
 )
 from steerlm.conversation import read_conversations
 from steerlm.errors import UserError
-from steerlm.files import write_json
+from steerlm.files import read_yaml, write_json
 
 console = Console()
 
@@ -339,10 +338,7 @@ def _schema(arguments: argparse.Namespace) -> AttributeSchema:
         return AttributeSchema.preset(text)
     if not Path(text).is_file():
         raise UserError(f"--attributes: no such file: {text}")
-    try:
-        rows = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{text}: malformed YAML: {error}") from None
+    rows = read_yaml(Path(text))
     # A recipe works as well as a bare list: its `attributes` section is the list.
     rows = rows.get("attributes") if isinstance(rows, dict) else rows
     if isinstance(rows, str):

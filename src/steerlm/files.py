@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import orjson
+import yaml
 
 from steerlm.errors import UserError
 
@@ -40,6 +41,22 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); convert it to UTF-8") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the content of a YAML file that a person wrote.
+
+    Raises:
+        UserError: the file does not exist, is not UTF-8, or is malformed.
+    """
+    try:
+        return yaml.safe_load(read_text(path))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise UserError(f"{place}: malformed YAML: {error.problem}") from None
+    except yaml.YAMLError as error:  # a character that YAML does not allow
+        raise UserError(f"{path}: malformed YAML: {error}") from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:

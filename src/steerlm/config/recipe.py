@@ -18,7 +18,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.config.evaluate import EvaluateConfig
 from steerlm.config.section import EngineName, Section
 from steerlm.errors import UserError, did_you_mean
-from steerlm.files import read_text
+from steerlm.files import read_yaml
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
 SourceFormat = Literal[
@@ -310,14 +310,7 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no such recipe: {path}")
-    try:
-        raw = yaml.safe_load(read_text(path))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise UserError(f"{place}: malformed YAML: {error.problem}") from None
-    except yaml.YAMLError as error:  # a character that YAML does not allow
-        raise UserError(f"{path}: malformed YAML: {error}") from None
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a recipe is a YAML mapping, got {type(raw).__name__}")
     for dotted, value in (overrides or {}).items():
@@ -364,12 +357,11 @@ def validate(model: type[ModelT], raw: Mapping[str, Any], place: str) -> ModelT:
                 problems.append(f"unknown key {where!r}: {did_you_mean(key, valid)}")
             elif item["type"] == "missing":
                 problems.append(f"{where!r} is missing")
-            elif item["type"] == "value_error":  # ours: it names the value, and the input is the whole section
-                message = item["msg"].removeprefix("Value error, ")
-                problems.append(f"{where + ': ' if where else ''}{message}")
             else:
-                message = item["msg"]
-                problems.append(f"{where + ': ' if where else ''}{message} (got {item['input']!r})"[:500])
+                message = f"{where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')}"
+                if item["type"] != "value_error":  # ours name the value, and their input is the whole section
+                    message = f"{message} (got {item['input']!r})"[:500]
+                problems.append(message)
         raise UserError(f"{place}: " + "; ".join(problems)) from None
 
 

@@ -19,13 +19,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.config import validate
 from steerlm.errors import UserError
-from steerlm.files import read_text
+from steerlm.files import read_yaml
 from steerlm.generation.guidance import Wish, check_wishes
 
 
@@ -165,10 +164,7 @@ def load_policy(path: Path | None, schema: AttributeSchema, key_names: list[str]
     """
     if path is None:
         return build_policy(PolicyFile(), schema, key_names, "policy")
-    try:
-        raw = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: malformed YAML: {error}") from None
+    raw = read_yaml(path)
     if raw is not None and not isinstance(raw, dict):
         raise UserError(f"{path}: a policy is a YAML mapping, got {type(raw).__name__}")
     return build_policy(validate(PolicyFile, raw or {}, str(path)), schema, key_names, str(path))
