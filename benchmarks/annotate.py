@@ -24,7 +24,6 @@ from steerlm.conversation import Conversation, read_conversations, write_convers
 
 SCHEMA = AttributeSchema.preset("helpsteer")
 CONVERSATIONS, SLOW_CONVERSATIONS = 64, 16
-TOKENS_PER_BATCH = 8192
 US = "steerlm annotate's scorer, bf16"
 LOOP = "loop in arrival order, batch 8, padded, fp32"
 PIPELINE = "transformers pipeline, batch 8, fp32"
@@ -98,9 +97,9 @@ def _ours(
     from steerlm.attribute_models.scoring import load_attribute_model
 
     scorer = load_attribute_model(job.folder / "model", "bf16")
-    scorer.score([row.messages for row in warmup], TOKENS_PER_BATCH)
+    scorer.score([row.messages for row in warmup])
     began = time.perf_counter()
-    found = scorer.score([row.messages for row in rows], TOKENS_PER_BATCH)
+    found = scorer.score([row.messages for row in rows])
     seconds = time.perf_counter() - began
     assert None not in found
     return seconds, [[scores[a.name].mean for a in SCHEMA] for scores in found if scores is not None]

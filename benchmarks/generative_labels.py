@@ -30,7 +30,6 @@ from steerlm.conversation import Conversation, read_conversations, write_convers
 
 SCHEMA = AttributeSchema.preset("steerlm")
 CONVERSATIONS, WARMUP_CONVERSATIONS = 128, 64
-TOKENS_PER_BATCH = 8192
 LESSONS = ((160, 16, 24), (80, 8, 1000))
 """Steps, conversations of a step, and most tokens of each: what is learnt from their ends soon holds for the whole."""
 US = "steerlm's generative attribute model, precision auto"
@@ -152,7 +151,7 @@ def _ours(job: Job) -> Any:
     scorer = load_attribute_model(job.folder / "model", OURS[job.contestant])
 
     def label(rows: Sequence[Any]) -> list[Any]:
-        found = scorer.score(rows, TOKENS_PER_BATCH)
+        found = scorer.score(rows)
         return [None if scores is None else scorer.values(scores) for scores in found]
 
     return label

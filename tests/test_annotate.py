@@ -56,13 +56,17 @@ class FakeScorer:
             for messages, text in zip(conversations, texts, strict=True)
         ]
 
-    def score_encoded(self, rows: Sequence[list[int] | None], tokens_per_batch: int) -> list[dict[str, Score] | None]:
+    def score_encoded(
+        self, rows: Sequence[list[int] | None], tokens_per_batch: int | None = None
+    ) -> list[dict[str, Score] | None]:
         self.calls.append(len(rows))
         said = [None if row is None else [Message(*turn) for turn in json.loads(bytes(row))] for row in rows]
         trace = zlib.crc32(repr([m and m[-1].content for m in said]).encode()) % 1000 / 1000
         return [None if messages is None else self._one(messages, trace) for messages in said]
 
-    def score(self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int) -> list[dict[str, Score] | None]:
+    def score(
+        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int | None = None
+    ) -> list[dict[str, Score] | None]:
         return self.score_encoded(self.encode(conversations), tokens_per_batch)
 
     def _one(self, messages: Sequence[Message], trace: float) -> dict[str, Score]:
@@ -205,7 +209,7 @@ def test_reading_goes_on_while_the_model_works_but_no_more_than_a_few_windows_ah
             stream.write(b".")
         return encode(conversations)
 
-    def slow(rows: Sequence[list[int] | None], tokens_per_batch: int) -> list[dict[str, Score] | None]:
+    def slow(rows: Sequence[list[int] | None], tokens_per_batch: int | None = None) -> list[dict[str, Score] | None]:
         deadline = time.monotonic() + 20  # waits for the reader, so that a busy machine changes nothing
         while trace.stat().st_size < 5 * min(12, len(read) + 2) and time.monotonic() < deadline:
             time.sleep(0.01)

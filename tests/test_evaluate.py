@@ -95,7 +95,9 @@ class FakeAttributeModel:
     schema = SCHEMA
     fingerprint = "fake"
 
-    def score(self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int) -> list[dict[str, Score] | None]:
+    def score(
+        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int | None = None
+    ) -> list[dict[str, Score] | None]:
         out: list[dict[str, Score] | None] = []
         for messages in conversations:
             assert messages[-1].content, "an attribute model reads no empty turn"

@@ -112,8 +112,9 @@ def test_probabilities_equal_brute_force(family: str, tokenizer: PreTrainedToken
 @pytest.mark.usefixtures("_sharing_pays")
 @pytest.mark.parametrize(("budget", "at_a_time"), [(100_000, 3), (200, 2)])
 def test_what_is_shared_is_computed_once_and_caches_stay_within_the_budget(
-    budget: int, at_a_time: int, tokenizer: PreTrainedTokenizerBase
+    budget: int, at_a_time: int, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("steerlm.training.model_inputs._SMALL", 0)
     model = writer("llama", tokenizer)
     scorer = make_scorer(model, tokenizer, info("generative"), "", "fp32")
     read: list[int] = []

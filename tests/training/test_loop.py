@@ -63,7 +63,12 @@ def test_regression_learns_what_can_be_learnt(tmp_path: Path) -> None:
     assert summary["validation_loss"] < losses[0] / 3
 
 
-def test_logits_are_computed_at_response_positions_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("multiple", [1, 64])
+def test_logits_are_computed_at_response_positions_only(
+    multiple: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if multiple == 1:
+        monkeypatch.setattr("steerlm.training.model_inputs._SMALL", 0)
     examples = token_examples(12)
     model = language_model()
     rows: list[torch.Size] = []
@@ -71,7 +76,9 @@ def test_logits_are_computed_at_response_positions_only(tmp_path: Path) -> None:
     run(section(epochs=1), model, examples, tmp_path, examples)
     trained = int((examples.lengths - 3).sum())
     assert all(len(shape) == 2 for shape in rows)
-    assert sum(shape[0] for shape in rows) == 2 * trained  # one epoch and one validation
+    if multiple == 1:
+        assert sum(shape[0] for shape in rows) == 2 * trained  # one epoch and one validation
+    assert {shape[0] % multiple for shape in rows} == {0}
 
 
 @pytest.mark.parametrize(("epochs", "max_steps", "steps"), [(1.0, -1, 5), (0.5, -1, 3), (2.5, -1, 13), (1.0, 7, 7)])

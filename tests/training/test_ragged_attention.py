@@ -89,8 +89,13 @@ def test_a_line_holds_every_token_once_and_no_padding() -> None:
             assert line.input_ids[0, line.moved[place + row * width]].tolist() == sequence.tolist()
 
 
+@pytest.mark.parametrize("round_up", [False, True])
 @pytest.mark.parametrize("model_type", MODELS)
-def test_losses_and_gradients_are_those_of_the_sequences_apart(model_type: str) -> None:
+def test_losses_and_gradients_are_those_of_the_sequences_apart(
+    model_type: str, round_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not round_up:
+        monkeypatch.setattr("steerlm.training.model_inputs._SMALL", 0)
     model = wide(AutoModelForCausalLM.from_config(tiny(model_type), attn_implementation="sdpa"))
     rows = groups()
     apart = losses_apart(model, rows)
@@ -99,7 +104,9 @@ def test_losses_and_gradients_are_those_of_the_sequences_apart(model_type: str) 
     model.set_attn_implementation(RAGGED)
     for shared in (rows, [[example] for row in rows for example in row]):
         batch = collate_sft(shared, 255)
-        given = model_inputs(batch, RAGGED, torch.float32)
+        given = model_inputs(batch, model.config, torch.float32)
+        width = given.arguments["input_ids"].shape[1]
+        assert not round_up or width % (16 if len(given.arguments["input_ids"]) > 1 else 128) == 0
         out = model(**given.arguments).logits[0][given.places(batch["positions"])].float()
         losses = functional.cross_entropy(out, batch["targets"], reduction="none")
         torch.testing.assert_close(losses, apart, rtol=1e-5, atol=1e-5)
@@ -144,3 +151,16 @@ def test_training_leaves_the_model_as_it_was(tmp_path: Any) -> None:
     saved = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("config.json")]
     assert saved
     assert not any(RAGGED in text for text in saved)
+
+
+def test_rows_of_a_round_width_stay_within_the_positions_that_a_model_knows() -> None:
+    model = wide(AutoModelForCausalLM.from_config(tiny("gpt2", n_positions=13), attn_implementation="sdpa"))
+    ids = np.random.default_rng(0).integers(0, 200, (2, 13)).astype(np.int32)
+    batch = pad_layouts([lay_out([row]) for row in ids], 255)
+    with torch.no_grad():
+        wanted = model(input_ids=torch.from_numpy(ids).long()).logits.flatten(0, 1)
+        model.set_attn_implementation(RAGGED)
+        given = model_inputs(batch, model.config, torch.float32)
+        assert given.arguments["input_ids"].shape == (2, 16)
+        found = model(**given.arguments).logits.flatten(0, 1)[given.places(torch.arange(26))]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

@@ -5,8 +5,8 @@ Two forms. `regression`: an encoder or decoder with one linear head, an output p
 a language model that writes the label after the response, decoded under constraint (`scoring_generative`).
 
     scorer = load_attribute_model("runs/playground/train_attribute_model/model")
-    scores = scorer.score([messages], tokens_per_batch=16384)[0]    # {"humor": Score(mean=3.1, std=0.4), …}
-    scorer.values(scores)                                           # {"humor": 3, …}
+    scores = scorer.score([messages])[0]    # {"humor": Score(mean=3.1, std=0.4), …}
+    scorer.values(scores)                   # {"humor": 3, …}
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from steerlm.checkpoint.models import (
     load_sequence_classifier,
     load_tokenizer,
 )
+from steerlm.config import scoring_tokens
 from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
 from steerlm.template import ConversationEncoder
@@ -71,13 +72,14 @@ class AttributeModel(Protocol):
     def fingerprint(self) -> str: ...
 
     def score(
-        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int = 16384
+        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int | None = None
     ) -> list[dict[str, Score] | None]:
         """Score conversations that each end with the assistant turn to judge: `encode`, then `score_encoded`.
 
         Args:
             conversations: what was said up to and including that turn; labels in it are not looked at.
-            tokens_per_batch: upper bound of rows times longest row of a batch.
+            tokens_per_batch: upper bound of rows times longest row of a batch; None: what suits the device
+                (`config.scoring_tokens`).
 
         Returns:
             Per conversation one `Score` per attribute, in schema order; None where even the last exchange
@@ -99,7 +101,7 @@ class AttributeModel(Protocol):
         ...
 
     def score_encoded(
-        self, rows: Sequence[Sequence[int] | Ids | None], tokens_per_batch: int = 16384
+        self, rows: Sequence[Sequence[int] | Ids | None], tokens_per_batch: int | None = None
     ) -> list[dict[str, Score] | None]:
         """Return `score` of what `encode` returned."""
         ...
@@ -141,7 +143,7 @@ class Scorer:
     sharing: Sharing | None
 
     def score(
-        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int = 16384
+        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int | None = None
     ) -> list[dict[str, Score] | None]:
         """See `AttributeModel.score`."""
         return self.score_encoded(self.encode(conversations), tokens_per_batch)
@@ -151,7 +153,7 @@ class Scorer:
         return [encode_for_scoring(self.encoder, messages, self.max_length) for messages in conversations]
 
     def score_encoded(
-        self, rows: Sequence[Sequence[int] | Ids | None], tokens_per_batch: int = 16384
+        self, rows: Sequence[Sequence[int] | Ids | None], tokens_per_batch: int | None = None
     ) -> list[dict[str, Score] | None]:
         """See `AttributeModel.score_encoded`."""
         fitting = [(i, ids) for i, ids in enumerate(rows) if ids is not None]
@@ -160,8 +162,11 @@ class Scorer:
             results[i] = score
         return results
 
-    def score_ids(self, sequences: Sequence[Sequence[int] | Ids], tokens_per_batch: int) -> list[dict[str, Score]]:
+    def score_ids(
+        self, sequences: Sequence[Sequence[int] | Ids], tokens_per_batch: int | None = None
+    ) -> list[dict[str, Score]]:
         """Score conversations that are ids already (`encode_for_scoring`)."""
+        tokens_per_batch = tokens_per_batch or scoring_tokens(self.device.type == "cpu")
         results: list[dict[str, Score]] = [{} for _ in sequences]
         ids = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
         rows = [[i] for i in range(len(ids))]
@@ -335,7 +340,7 @@ def _regression(model: Any, pad_id: int, dtype: torch.dtype) -> Callable[[list[l
     def together(rows: list[list[Ids]]) -> Tensor:
         layouts = [lay_out(row) for row in rows]
         batch = {name: tensor.to(model.device) for name, tensor in pad_layouts(layouts, pad_id).items()}
-        given = model_inputs(batch, model.config._attn_implementation, dtype)
+        given = model_inputs(batch, model.config, dtype)
         places_B_M = given.places(last_places(layouts).to(model.device))
         outputs = response_scores(model, places_B_M, given.arguments)
         widest = places_B_M.shape[1]

@@ -135,7 +135,7 @@ def _read(model: Any, rows: Sequence[Sequence[Ids]], pad_id: int, dtype: torch.d
     """Compute the keys and values of all tokens; no logits are needed yet."""
     layouts = [lay_out(row) for row in rows]
     batch = {name: tensor.to(model.device) for name, tensor in pad_layouts(layouts, pad_id).items()}
-    given = model_inputs(batch, model.config._attn_implementation, dtype)
+    given = model_inputs(batch, model.config, dtype)
     cache = DynamicCache()  # made without the model's configuration it keeps all tokens, also those behind a window
     core_model(model).base_model(**given.arguments | {"use_cache": True, "past_key_values": cache})
     width = batch["input_ids"].shape[1]

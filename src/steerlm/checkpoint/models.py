@@ -42,10 +42,11 @@ from steerlm.training.losses import output_names
 Precision = Literal["auto", "bf16", "fp32"]
 _SAFE = {"use_safetensors": True, "trust_remote_code": False}
 
-# On the CPU oneDNN, and PyTorch on top of it, keep the kernels for the last 1,024 sizes of products. Batches are of any
-# size, so that few are used again, and all together hold several hundred MB. Both look here when they are first used.
+# On the CPU oneDNN, and PyTorch on top of it, keep the kernels for the last 1,024 sizes of products, which hold several
+# hundred MB. A small model's batches, of round sizes (`training.model_inputs`), need 200 or so; of those of others few
+# are used again. Both look here when they are first used.
 for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-    os.environ.setdefault(_cache, "64")
+    os.environ.setdefault(_cache, "256")
 
 
 @contextlib.contextmanager

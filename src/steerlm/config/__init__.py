@@ -19,5 +19,6 @@ from steerlm.config.recipe import TrainSftConfig as TrainSftConfig
 from steerlm.config.recipe import build_recipe as build_recipe
 from steerlm.config.recipe import dump_recipe as dump_recipe
 from steerlm.config.recipe import load_recipe as load_recipe
+from steerlm.config.recipe import scoring_tokens as scoring_tokens
 from steerlm.config.recipe import validate as validate
 from steerlm.config.section import Section as Section

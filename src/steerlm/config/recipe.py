@@ -163,10 +163,17 @@ class TrainAttributeModelConfig(TrainingSection):
     )
 
 
+def scoring_tokens(cpu: bool) -> int:
+    """Return how many tokens a scoring batch has unless told: on a CPU no more than its caches hold well."""
+    return 4096 if cpu else 16384
+
+
 class AnnotateConfig(Section):
     """Step 2: label every assistant turn with the attribute model."""
 
-    tokens_per_batch: int = Field(16384, ge=16, description="Token budget of one scoring batch, padding included.")
+    tokens_per_batch: int | None = Field(
+        None, ge=16, description="Token budget of one scoring batch, padding included; null: 4096 on a CPU, else 16384."
+    )
     window: int = Field(2048, ge=1, description="Records read ahead and sorted by length; bounds memory.")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Precision of scoring.")
 

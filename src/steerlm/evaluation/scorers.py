@@ -25,8 +25,6 @@ Measure = Callable[[Sequence[Message]], dict[str, float]]
 Measured = Mapping[str, float] | None
 """Attribute -> level (or index of the category), some of them perhaps missing; None where the scorer has no answer."""
 
-_TOKENS_PER_BATCH = 16384
-
 
 @dataclass(frozen=True)
 class Scorer:
@@ -117,7 +115,7 @@ def _attribute_model(
         model = model or load_attribute_model(path, config.precision)
         # an attribute model reads no empty turn; an answer without text has no score of it
         said = [i for i, messages in enumerate(conversations) if messages[-1].content.strip()]
-        rows = model.score([conversations[i] for i in said], _TOKENS_PER_BATCH)
+        rows = model.score([conversations[i] for i in said])
         scores: list[Measured] = [None] * len(conversations)
         for i, row in zip(said, rows, strict=True):
             if row is not None:

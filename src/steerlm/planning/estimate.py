@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from steerlm.config import BootstrapConfig, PlaygroundConfig, Recipe, TrainingSection
+from steerlm.config import BootstrapConfig, PlaygroundConfig, Recipe, TrainingSection, scoring_tokens
 from steerlm.planning.architectures import Architecture
 from steerlm.planning.devices import Machines, this_machine
 from steerlm.planning.inputs import (
@@ -117,7 +117,8 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
     attribute_model, model = shapes["train_attribute_model"], shapes["train_sft"]
     head = recipe.train_attribute_model.kind == "generative"
     result.stages.append(worker.training("train_attribute_model", recipe.train_attribute_model, attribute_model, head))
-    result.stages.append(worker.annotation(attribute_model, recipe.annotate.tokens_per_batch))
+    tokens = recipe.annotate.tokens_per_batch or scoring_tokens(worker.machines.device.cpu)
+    result.stages.append(worker.annotation(attribute_model, tokens))
     result.stages.append(worker.training("train_sft", recipe.train_sft, model, True))
     if recipe.bootstrap is not None:
         result.stages.append(worker.bootstrap(recipe.bootstrap, recipe.train_sft, model))

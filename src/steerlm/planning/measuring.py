@@ -51,7 +51,7 @@ def layer_speed(shape: Architecture | None) -> float:
     )
     layer = LlamaModel(config)
     batch = torch.ones(_ROWS, _LENGTH, dtype=torch.long)
-    inputs = model_inputs({"input_ids": batch, "attention_mask": batch}, RAGGED, torch.float32).arguments
+    inputs = model_inputs({"input_ids": batch, "attention_mask": batch}, config, torch.float32).arguments
     bf16 = autocast_bf16("auto")
 
     def train() -> None:

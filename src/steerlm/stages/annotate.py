@@ -308,7 +308,7 @@ def _record_id(line: bytes) -> str | None:
 
 
 def annotate_records(
-    records: Sequence[Conversation], scorer: AttributeModel, tokens_per_batch: int
+    records: Sequence[Conversation], scorer: AttributeModel, tokens_per_batch: int | None = None
 ) -> list[Conversation]:
     """Label every assistant turn, each in the light of what was said before it and nothing after.
 

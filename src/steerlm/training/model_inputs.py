@@ -6,9 +6,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from steerlm.training.ragged_attention import RAGGED, line_up
 from steerlm.training.shared_prompts import shared_attention
+
+_SMALL = 256
+"""Hidden size up to which products on the CPU get round sizes: compiling a kernel for every size, about half a
+millisecond for each, costs such a model more than some padding."""
+
+_OUTPUTS = 64
+"""The number of its outputs is then a multiple of this."""
 
 
 class ModelInputs(NamedTuple):
@@ -17,26 +25,30 @@ class ModelInputs(NamedTuple):
     Attributes:
         arguments: by name.
         moved: where each of the B * T tokens of the padded batch is now; None: where it was.
+        multiple: of this the number of outputs should be.
     """
 
     arguments: dict[str, Any]
     moved: Tensor | None
+    multiple: int = 1
 
     def places(self, positions: Tensor) -> Tensor:
         """Return where tokens are that were at b * T + t of the padded batch."""
         return positions if self.moved is None else self.moved[positions]
 
 
-def model_inputs(batch: dict[str, Tensor], attention: str, dtype: torch.dtype) -> ModelInputs:
+def model_inputs(batch: dict[str, Tensor], config: PreTrainedConfig, dtype: torch.dtype) -> ModelInputs:
     """Return what the model is called with.
 
     Args:
         batch: of `collating.pad_layouts`, on the model's device.
-        attention: the model's implementation of it.
+        config: the model's.
         dtype: the model computes in.
     """
+    attention = config._attn_implementation
     if attention == RAGGED:
-        line = line_up(batch)
+        small = config.get_text_config().hidden_size <= _SMALL
+        line = line_up(batch, round_up=small)
         arguments = {
             "input_ids": line.input_ids,
             "position_ids": line.position_ids,
@@ -45,7 +57,7 @@ def model_inputs(batch: dict[str, Tensor], attention: str, dtype: torch.dtype) -
             "attention_mask": torch.empty(1, 1, 1, 1),
             "use_cache": False,
         }
-        return ModelInputs(arguments, line.moved)
+        return ModelInputs(arguments, line.moved, _OUTPUTS if small else 1)
     # padding is on the right, where causal attention cannot see it: without a mask the kernels are faster
     arguments = {"input_ids": batch["input_ids"], "use_cache": False}
     if "ends" in batch:

@@ -33,6 +33,8 @@ _QUERIES, _KEYS = 32, 64
 """In a line, sizes of products are multiples of these: a kernel is compiled for every size that occurs, which can take
 longer than the few more tokens."""
 
+_LINE, _WIDTH = 128, 16
+"""The same for the length of a line and of rows, where models are so small that what is added costs less."""
 
 _EVEN = 0.85
 """Rows without branches stay rows when this share of them is no padding: a few large products are faster then than one
@@ -59,10 +61,10 @@ class Line(NamedTuple):
     """A batch without padding, or rows that hardly have any.
 
     Attributes:
-        input_ids: (1, N); rows (B, T).
+        input_ids: (1, N) and maybe some padding; rows (B, T).
         position_ids: likewise, of every token along its own sequence.
         pieces: the N tokens in order; rows: the T tokens of each.
-        moved: (B * T,) where in the line each token of the padded batch is; of no use for padding. None: where it was.
+        moved: (B * T,) where each token of the padded batch is now; of no use for padding. None: where it was.
     """
 
     input_ids: Tensor
@@ -71,12 +73,13 @@ class Line(NamedTuple):
     moved: Tensor | None
 
 
-def line_up(batch: dict[str, Tensor]) -> Line:
+def line_up(batch: dict[str, Tensor], round_up: bool = False) -> Line:
     """Take the padding out of a batch, if there is much of it.
 
     Args:
         batch: of `collating.pad_layouts`: input_ids and attention_mask (B, T), and where a row branches position_ids
             and ends.
+        round_up: whether to add padding up to one of few lengths.
     """
     present_B_T = batch["attention_mask"].bool()
     sizes = present_B_T.sum(1).tolist()
@@ -85,9 +88,7 @@ def line_up(batch: dict[str, Tensor]) -> Line:
         rows = [_pieces(ends_T[:size], positions_T[:size]) for ends_T, positions_T, size in trees]
         positions_N = batch["position_ids"][present_B_T]
     elif sum(sizes) >= _EVEN * present_B_T.numel():
-        width = present_B_T.shape[1]
-        positions_B_T = torch.arange(width).expand(len(sizes), -1)
-        return Line(batch["input_ids"], positions_B_T, _stretch(0, width, [], 1, 1), None)
+        return _rows(batch["input_ids"], _WIDTH if round_up else 1)
     else:
         rows = [_stretch(0, size, []) for size in sizes]
         positions_N = torch.cat([torch.arange(size) for size in sizes])
@@ -97,7 +98,20 @@ def line_up(batch: dict[str, Tensor]) -> Line:
         for start, stop, seen, size in row
     ]
     moved = present_B_T.flatten().cumsum(0) - 1
-    return Line(batch["input_ids"][present_B_T][None], positions_N[None], pieces, moved)
+    spare = -sum(sizes) % _LINE if round_up else 0
+    ids_N, positions_N = (functional.pad(x, (0, spare)) for x in (batch["input_ids"][present_B_T], positions_N))
+    return Line(ids_N[None], positions_N[None], pieces, moved)
+
+
+def _rows(ids_B_T: Tensor, multiple: int) -> Line:
+    """Leave rows as they are, but for a round width."""
+    num_rows, width = ids_B_T.shape
+    spare = -width % multiple
+    # padding must not go past the last position that the model knows
+    positions_B_T = torch.arange(width + spare).clamp(max=width - 1).expand(num_rows, -1)
+    places_B_T = torch.arange(num_rows * (width + spare)).view(num_rows, -1)[:, :width]
+    pieces = _stretch(0, width + spare, [], 1, 1)
+    return Line(functional.pad(ids_B_T, (0, spare)), positions_B_T, pieces, places_B_T.flatten() if spare else None)
 
 
 def _pieces(ends_T: Any, positions_T: Any) -> list[Piece]:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedTokenizerBase,
@@ -35,7 +36,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError
-from steerlm.training.batching import BatchStream, EpochView, RowPlan, sorted_batches
+from steerlm.training.batching import IGNORED, BatchStream, EpochView, RowPlan, sorted_batches
 from steerlm.training.checkpoints import complete_checkpoints, mark_complete, saving
 from steerlm.training.collating import collate_regression, collate_sft
 from steerlm.training.losses import Loss, masked_attribute_loss, response_cross_entropy
@@ -163,7 +164,7 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
     def _model_inputs(self, inputs: dict[str, Tensor]) -> ModelInputs:
         """Return what a decoder is called with."""
         dtype = torch.bfloat16 if self.args.bf16 else self.core.dtype
-        return model_inputs(inputs, self.core.config._attn_implementation, dtype)
+        return model_inputs(inputs, self.core.config, dtype)
 
     def loss_sum(self, model: nn.Module, inputs: dict[str, Tensor]) -> Loss:
         """Return the loss of one batch, summed, with its count."""
@@ -176,12 +177,13 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
                 outputs = self.response_scores(model, given.places(inputs["places"]), given.arguments)
             return masked_attribute_loss(outputs, inputs["labels"], inputs["label_mask"], self.schema)
         given = self._model_inputs(inputs)
-        self.positions = given.places(inputs["positions"])
+        spare = -len(inputs["targets"]) % given.multiple
+        self.positions = functional.pad(given.places(inputs["positions"]), (0, spare))
         try:
             logits_N_V = model(**given.arguments).logits
         finally:
             self.positions = None
-        return response_cross_entropy(logits_N_V, inputs["targets"])
+        return response_cross_entropy(logits_N_V, functional.pad(inputs["targets"], (0, spare), value=IGNORED), spare)
 
     def compute_loss(
         self,
