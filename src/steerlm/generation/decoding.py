@@ -20,11 +20,13 @@ from steerlm.generation.prefill import (
     Memory,
     Part,
     Prefilled,
+    additive,
     forward,
     join,
     overwrite,
     padding_mask,
     prefill_shared,
+    takes_additive_mask,
 )
 from steerlm.generation.sampling import Drawing, next_tokens
 
@@ -172,14 +174,18 @@ class _Batch:
     Rows that are done are carried along until others take their places or the batch is built anew.
     """
 
-    def __init__(self, places: list[_Place], parts: Sequence[Part], logits: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self, places: list[_Place], parts: Sequence[Part], logits: Sequence[torch.Tensor], additive_mask: bool
+    ) -> None:
         """Build it.
 
         Args:
             places: what is decoded.
             parts: where their caches lie, as `join` takes them.
             logits: of their next tokens, part for part.
+            additive_mask: see `takes_additive_mask`.
         """
+        self._additive_mask = additive_mask
         longest = max(place.length for place in places)
         left = max(place.row.limit - len(place.row.tokens) for place in places)
         self.places = places
@@ -208,6 +214,8 @@ class _Batch:
         last = [len(place.lane.prompt) + place.row.limit - 1 for place in places]
         self.last_positions_B = torch.tensor(last, device=device)
         self.mask = padding_mask(lengths, self.state.end, self.state.end + self.state.free, device)
+        if self.mask is not None and self._additive_mask:
+            self.mask = additive(self.mask, self.state.layers[0].dtype)
         self.row_of_B: torch.Tensor | None = None
         if len(self.rows) < len(places):
             numbers = {row: i for i, row in enumerate(self.rows)}
@@ -254,7 +262,14 @@ class _Batch:
         """Feed every row the token drawn for it."""
         assert self.tokens_R is not None
         tokens_B = self.tokens_R if self.row_of_B is None else self.tokens_R[self.row_of_B]
-        mask = None if self.mask is None else self.mask[:, : self.state.end + 1]
+        end = self.state.end + 1
+        begin = 0
+        if self._additive_mask:
+            # rows that were longer than all that go on have left columns behind
+            begin = end - max(place.length for place in self.places if not place.row.done)
+            for layer in self.state.layers:
+                layer.begin = begin
+        mask = None if self.mask is None else self.mask[..., begin:end].contiguous()
         cache = Cache(layers=list(self.state.layers))
         self.logits_BV = forward(model, tokens_B[:, None], self.positions_B[:, None], mask, cache)[:, -1]
         self.steps_R += 1
@@ -283,6 +298,7 @@ class Decoder:
         self._stop_ids = stop_ids
         self._online = online
         self._queue = _Queue(model, Memory() if online else None)
+        self._additive_mask = takes_additive_mask(model)
         self._batch: _Batch | None = None
         self._waited = 0
 
@@ -347,7 +363,7 @@ class Decoder:
             parts = [batch.part(alive), *parts]
             logits = [batch.logits_BV[alive], *logits]
             new = [*(batch.places[b] for b in alive), *new]
-        return _Batch(new, parts, logits)
+        return _Batch(new, parts, logits, self._additive_mask)
 
     def _enters(self, alive: int, idle: int, places: int) -> bool:
         """Whether rows that wait should enter now; several at once are computed in the time of one."""

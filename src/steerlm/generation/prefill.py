@@ -8,6 +8,7 @@ that enter into a new cache, which makes room for further columns. Both expand a
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from steerlm.training.ragged_attention import RAGGED
+from steerlm.training.shared_prompts import sees_all
+
 _REMEMBERED_TOKENS = 16384
 """Most prompt tokens that `Memory` keeps."""
 _WORTH_A_PASS = 512
@@ -24,11 +28,16 @@ _WORTH_A_PASS = 512
 
 
 class BufferLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer of the cache that writes into a buffer with free columns; `DynamicLayer` copies itself every step."""
+    """A layer of the cache that writes into a buffer with free columns; `DynamicLayer` copies itself every step.
+
+    Attributes:
+        begin: columns before it are not looked at.
+        end: columns from it on are free.
+    """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, end: int) -> None:
         super().__init__()
-        self.keys, self.values, self.end = keys, values, end
+        self.keys, self.values, self.begin, self.end = keys, values, 0, end
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
 
@@ -38,7 +47,8 @@ class BufferLayer(DynamicLayer):  # type: ignore[misc]
         start, self.end = self.end, self.end + key_states.shape[-2]
         self.keys[:, :, start : self.end] = key_states
         self.values[:, :, start : self.end] = value_states
-        return self.keys[:, :, : self.end], self.values[:, :, : self.end]
+        columns = slice(self.begin, self.end)
+        return self.keys[:, :, columns], self.values[:, :, columns]
 
     def get_seq_length(self) -> int:
         return self.end
@@ -109,6 +119,20 @@ def padding_mask(lengths: Sequence[int], width: int, capacity: int, device: torc
         return None
     starts = torch.tensor([width - length for length in lengths], device=device)
     return torch.arange(capacity, device=device) >= starts[:, None]
+
+
+def takes_additive_mask(model: PreTrainedModel) -> bool:
+    """Return whether a model takes a mask (rows, 1, 1, columns) as it is, for a step of one token per row.
+
+    Not where some layers look through a window: each kind of layer needs a mask of its own then, which the model makes.
+    """
+    return sees_all(model, sys.maxsize) and model.config._attn_implementation in ("eager", "sdpa", RAGGED)
+
+
+def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return `padding_mask`'s as it is added to attention scores, (rows, 1, 1, capacity)."""
+    zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return zeros.masked_fill_(~mask, torch.finfo(dtype).min)[:, None, None]
 
 
 def left_pad(sequences: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
