@@ -39,7 +39,7 @@ def tiny_recipe(path: Path, run_dir: Path) -> Path:
     recipe["playground"] |= {"num_prompts": 500, "hidden_size": 48, "num_layers": 2}
     for stage in ("train_attribute_model", "train_sft"):
         recipe[stage] |= {"epochs": 1, "tokens_per_batch": 1024, "eval_steps": 20}
-    recipe["annotate"] |= {"window": 64, "tokens_per_batch": 2048}
+    recipe["annotate"] = {"window": 64, "tokens_per_batch": 2048}
     recipe["bootstrap"] |= {"num_prompts": 24, "samples_per_prompt": 2, "max_new_tokens": 160, "batch_size": 48}
     recipe["bootstrap"]["filter"] = "none"  # a model this small seldom does what it is asked
     recipe["evaluate"] |= {"num_prompts": 6, "samples_per_prompt": 1, "max_new_tokens": 16}
