@@ -15,7 +15,9 @@ from steerlm.attributes import OASST, Attribute, AttributeSchema
 from steerlm.checkpoint.models import CheckpointInfo, load_causal_lm, load_tokenizer, resize_embeddings, save_model
 from steerlm.conversation import Message
 from steerlm.errors import UserError
+from steerlm.generation.decoding import Decoder
 from steerlm.generation.engine import LocalEngine, Request, Sample, Sampling, load_engine, strip_label_echo
+from steerlm.generation.prefill import BufferLayer
 from steerlm.template import ConversationEncoder, install_template
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
@@ -189,6 +191,34 @@ def test_finished_rows_leave_and_waiting_ones_enter() -> None:
     assert longest * len(requests) * 8 > 2 * needed, "all responses are equally long: nothing to save"
     assert calls.decoded_rows < 1.3 * needed
     assert max(rows for rows, _ in calls.shapes) <= 20
+
+
+def test_columns_that_only_a_finished_row_used_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+    update = BufferLayer.update
+
+    def recorded(layer: BufferLayer, *states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = update(layer, *states)
+        widths.append(keys.shape[2])
+        return keys, values
+
+    monkeypatch.setattr(BufferLayer, "update", recorded)
+    model = llama()
+    sampler = engine(model)
+    short, long = Request(user("Hi"), {}), Request(user("Why is the sky blue? " * 5), {})
+    [rows, [brief]] = [
+        [row for i in range(count) for row in sampler.rows(request, Sampling(new, temperature=0), (new, i))]
+        for request, count, new in ((short, 7, 20), (long, 1, 3))
+    ]
+    decoder = Decoder(model, batch_size=8, stop_ids=frozenset())
+    decoder.add([brief, *rows])
+    while decoder.busy:
+        decoder.step()
+    assert [len(row.tokens) for row in (brief, *rows)] == [3, *[20] * 7]
+    prompts = [len(row.lanes[0].prompt) for row in (brief, rows[0])]
+    assert prompts[0] > prompts[1] + 20
+    layers = len(widths) // 19
+    assert widths[::layers] == [prompts[0] + 1, prompts[0] + 2, *range(prompts[1] + 3, prompts[1] + 20)]
 
 
 def test_room_and_context() -> None:
