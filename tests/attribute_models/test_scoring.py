@@ -23,6 +23,7 @@ from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
 from steerlm.template import ConversationEncoder, install_template
 from steerlm.training.losses import output_names
+from steerlm.training.shared_prompts import Ids
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 SCHEMA = AttributeSchema(
@@ -114,6 +115,21 @@ def numbers(scores: dict[str, Score] | None) -> list[float]:
 
 
 # Regression
+
+
+def test_a_batch_has_as_many_tokens_as_suit_the_device(regression: Scorer) -> None:
+    sizes: list[int] = []
+
+    def spied(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
+        sizes.append(sum(len(ids) for row in rows for ids in row))
+        return regression.forward(rows, tokens_per_batch)
+
+    scorer = dataclasses.replace(regression, forward=spied, sharing=None)
+    scorer.score_ids([[5] * 100] * 100)
+    assert sizes == [4000, 4000, 2000]
+    sizes.clear()
+    scorer.score_ids([[5] * 100] * 100, 1000)
+    assert sizes == [1000] * 10
 
 
 @pytest.mark.parametrize("backbone", ["llama", "bert"])
