@@ -396,6 +396,17 @@ def test_completions_in_a_stream_and_with_logprobs(client: OpenAI) -> None:
     assert [o for logprobs in streamed_logprobs for o in logprobs.text_offset] == whole.logprobs.text_offset
 
 
+def test_fields_that_ask_for_nothing_are_taken(client: OpenAI) -> None:
+    plain = chat(client).choices[0].message.content
+    neutral: dict[str, Any] = {
+        "tools": [], "tool_choice": "none", "parallel_tool_calls": False,
+        "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {},
+        "modalities": ["text"], "response_format": {"type": "text"},
+        "extra_body": {"min_p": 0, "repetition_penalty": 1.0},
+    }  # fmt: skip
+    assert chat(client, **neutral).choices[0].message.content == plain
+
+
 # -- errors and retries -----------------------------------------------------------------------------------------------
 
 
@@ -421,6 +432,9 @@ def test_completions_in_a_stream_and_with_logprobs(client: OpenAI) -> None:
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"presence_penalty": 1}, "presence_penalty"),
         ({"logit_bias": {"1": 1}}, "logit_bias"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"extra_body": {"min_p": 0.1}}, "min_p"),
+        ({"extra_body": {"repetition_penalty": 1.1}}, "repetition_penalty"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"extra_body": {"steer": {"best_of": 17}}}, "at most 16"),

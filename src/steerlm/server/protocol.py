@@ -105,6 +105,8 @@ class _Common(_Strict):
     chat_template_kwargs: TemplateArguments | None = None
     presence_penalty: Literal[0] | Annotated[float, Field(ge=0, le=0)] | None = 0
     frequency_penalty: Literal[0] | Annotated[float, Field(ge=0, le=0)] | None = 0
+    repetition_penalty: Literal[1] | Annotated[float, Field(ge=1, le=1)] | None = 1
+    min_p: Literal[0] | Annotated[float, Field(ge=0, le=0)] | None = 0
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -125,6 +127,10 @@ class ChatRequest(_Common):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     verbosity: Literal["low", "medium", "high"] | None = None
     response_format: ResponseFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+    tools: Annotated[list[object], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
     store: Literal[False] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
