@@ -2,11 +2,12 @@
 
     python -m benchmarks.serve_load [--run runs/playground] [--minutes 5] [--rounds 5] [--threads 1] [--quick]
 
-Throughput: one client, 16 clients, and the same requests given to `LocalEngine.generate` with a batch of 16, each in
-fresh processes, in turn; the streamed answers must be those of the engine. Soak: 64 streams over a pool of requests
-that differ in everything a batch could mix up, every reply compared token for token with the same request sampled
-alone, while another process asks `/health` and the server's memory is watched. The exit status is 1 if a claim fails.
-`--quick` is a check that everything works; its figures mean nothing and do not go to `docs/results/performance/`.
+Throughput: one client, 16 clients, and the same requests given to the engine with a batch of 16, all at once and a
+further one whenever another has ended, each in fresh processes, in turn; the streamed answers must be those of the
+engine. Soak: 64 streams over a pool of requests that differ in everything a batch could mix up, every reply compared
+token for token with the same request sampled alone, while another process asks `/health` and the server's memory is
+watched. The exit status is 1 if a claim fails. `--quick` is a check that everything works; its figures mean nothing
+and do not go to `docs/results/performance/`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Claim(NamedTuple):
 
 
 def throughput(model: Path, pool: Sequence[Any], load: Load, folder: Path, variables: dict[str, str]) -> dict[str, Any]:
-    """Measure one client, 16 clients and the engine, in turn."""
+    """Measure one client, 16 clients and the engine in two ways, one after the other."""
 
     def served(count: int, requests: Sequence[Any]) -> dict[str, Any]:
         with serving(model, variables) as server:
@@ -71,25 +72,26 @@ def throughput(model: Path, pool: Sequence[Any], load: Load, folder: Path, varia
             found["server_cpu_seconds"] = server.cpu_seconds() - before
         return found
 
-    def engine() -> dict[str, Any]:
+    def engine(role: str) -> dict[str, Any]:
         job = {"model": str(model), "batch_size": CLIENTS, "pool": pool[: load.many]}
-        found: dict[str, Any] = Helper("direct", job, folder, variables).result()
+        found: dict[str, Any] = Helper(role, job, folder, variables).result()
         return found
 
-    rows: dict[str, list[dict[str, Any]]] = {"one": [], "many": [], "engine": []}
+    rows: dict[str, list[dict[str, Any]]] = {"one": [], "many": [], "engine": [], "engine_in_turn": []}
     errors: list[str] = []
     for number in range(load.rounds):
         measures = {
             "one": lambda: served(1, pool[: load.single]),
             "many": lambda: served(CLIENTS, pool[: load.many]),
-            "engine": engine,
+            "engine": lambda: engine("direct"),
+            "engine_in_turn": lambda: engine("in_turn"),
         }
         for name in list(measures) if number % 2 == 0 else reversed(measures):
             rows[name].append(measures[name]())
         last = {name: found[-1] for name, found in rows.items()}
         errors += [*last["one"]["errors"], *last["many"]["errors"]]
         texts = last["engine"].pop("texts")
-        for name in ("one", "many"):
+        for name in ("one", "many", "engine_in_turn"):
             served_texts = last[name].pop("texts")
             errors += [f"reply {i} is not the engine's" for i, text in enumerate(served_texts) if text != texts[i]]
         speeds = ", ".join(f"{name} {_rate(row):.0f}" for name, row in last.items())
@@ -101,6 +103,7 @@ def throughput(model: Path, pool: Sequence[Any], load: Load, folder: Path, varia
         "errors": errors,
         "against_one_client": ratio(many, [_rate(row) for row in rows["one"]]),
         "against_engine": ratio(many, [_rate(row) for row in rows["engine"]]),
+        "against_engine_in_turn": ratio(many, [_rate(row) for row in rows["engine_in_turn"]]),
         "measurements": {name: [_short(row) for row in found] for name, found in rows.items()},
     }
 

@@ -2,12 +2,14 @@
 
     python -m benchmarks.serving ROLE JOB.json      (run by `serve_load`; writes its answer to standard output)
 
-Roles: `alone` samples every request by itself with the engine, `direct` a list of requests in one call.
+Roles: `alone` samples every request by itself with the engine, `direct` a list of requests in one call, `in_turn` the
+same list with as many at a time as there are clients.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -15,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from benchmarks.clients import Body
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Message
 from steerlm.files import parse_json_line, read_lines
-from steerlm.generation.engine import LocalEngine, Request, Sampling, load_engine, said, strip_label_echo
+from steerlm.generation.engine import LocalEngine, Request, Sample, Sampling, load_engine, said, strip_label_echo
 
 Prompt = list[dict[str, str]]
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,18 +144,39 @@ def alone(job: Mapping[str, Any]) -> Any:
 
 def direct(job: Mapping[str, Any]) -> Any:
     """Time the engine itself on a list of requests that share their sampling settings."""
-    engine = load_engine(job["model"], batch_size=job["batch_size"])
+    return _timed(job, lambda engine, requests, sampling: [s for [s] in engine.generate(requests, sampling)])
+
+
+def in_turn(job: Mapping[str, Any]) -> Any:
+    """Time the engine itself where a request comes only when another one has ended, as clients ask."""
+
+    def sampled(engine: LocalEngine, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
+        rows = [engine.rows(request, sampling, said(request.messages))[0] for request in requests]
+        waiting = iter(rows)
+        decoder = engine.decoder()
+        decoder.add(list(itertools.islice(waiting, job["batch_size"])))
+        while decoder.busy:
+            ended = sum(row.done for row in decoder.step())
+            decoder.add(list(itertools.islice(waiting, ended)))
+        return [engine.prompting.sample(row.tokens, row.stopped) for row in rows]
+
+    return _timed(job, sampled)
+
+
+def _timed(
+    job: Mapping[str, Any], sampled: Callable[[LocalEngine, Sequence[Request], Sampling], list[Sample]]
+) -> dict[str, Any]:
     asked = [request_of(body) for body in job["pool"]]
     sampling = asked[0][1]
     assert all(other == sampling for _, other in asked)
     requests = [request for request, _ in asked]
-    engine.generate(requests[: job["batch_size"]], sampling)
+    sampled(load_engine(job["model"], batch_size=job["batch_size"]), requests[: job["batch_size"]], sampling)
     engine = load_engine(job["model"], batch_size=job["batch_size"])  # remembers no prompt
     began, used = time.perf_counter(), time.process_time()
-    samples = engine.generate(requests, sampling)
+    samples = sampled(engine, requests, sampling)
     seconds, used = time.perf_counter() - began, time.process_time() - used
-    tokens = sum(sample.num_tokens for [sample] in samples)
-    return {"seconds": seconds, "cpu_seconds": used, "tokens": tokens, "texts": [sample.text for [sample] in samples]}
+    tokens = sum(sample.num_tokens for sample in samples)
+    return {"seconds": seconds, "cpu_seconds": used, "tokens": tokens, "texts": [sample.text for sample in samples]}
 
 
 class Server:
@@ -208,8 +231,8 @@ def serving(model: Path, environment: Mapping[str, str]) -> Iterator[Server]:
         server.stop()
 
 
-ROLES = {"alone": alone, "direct": direct}
-_MODULES = {"alone": "serving", "direct": "serving", "clients": "clients", "probe": "clients"}
+ROLES = {"alone": alone, "direct": direct, "in_turn": in_turn}
+_MODULES = {"alone": "serving", "direct": "serving", "in_turn": "serving", "clients": "clients", "probe": "clients"}
 
 
 class Helper:

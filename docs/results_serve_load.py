@@ -27,6 +27,9 @@ def rows(results: dict[str, Any]) -> str:
         "",
         f"- Throughput, {speed['rounds']} rounds: {speed['clients']} clients against one {one}; "
         f"against the engine {engine}; the engine itself gets {most:.2f} x what one client gets.",
+        f"- Against the engine that is given {speed['clients']} requests, and a further one whenever one has ended, as "
+        "the clients ask (given all of them at once it sorts them by length): "
+        f"{_ratio(speed['against_engine_in_turn'])}.",
         f"- {soak['streams']} streams for {soak['seconds'] / 60:.1f} minutes: {soak['replies']:,} replies with "
         f"{soak['tokens']:,} tokens, {soak['distinct_replies']} different requests.",
         f"- `/health`, {health['n']:,} times: median {health['p50']:.1f} ms, p99 {health['p99']:.1f} ms, "

@@ -81,7 +81,8 @@ def results() -> dict[str, Any]:
         "mixed_up": [], "first_text_s": quantiles, "health_ms": {"n": 2000, "failed": 0, **quantiles},
         "memory_mib": {"start": 400.0, "first": 500.0, "last": 501.0, "growth": 1.0, "slope": 0.1, "peak": 510.0},
     }  # fmt: skip
-    speed = {"clients": 16, "rounds": 5, "errors": [], "against_one_client": ratio, "against_engine": ratio}
+    ratios = dict.fromkeys(("against_one_client", "against_engine", "against_engine_in_turn"), ratio)
+    speed = {"clients": 16, "rounds": 5, "errors": [], **ratios}
     about = {"cpus": 2, "cpu": "a CPU", "threads": "1"}
     return {"quick": False, "command": "python", "environment": about, "throughput": speed, "soak": soak}
 
