@@ -242,7 +242,7 @@ def test_scores_need_a_model_and_an_answer(monkeypatch: pytest.MonkeyPatch) -> N
     class Scorer:
         schema = SCHEMA
 
-        def score(self, conversations: Any, tokens_per_batch: int) -> Any:
+        def score(self, conversations: Any) -> Any:
             assert [m.content for m in conversations[0]] == ["Hi", "You said Hi."]
             scores = {name: Score(1.234, 0.5) for name in SCHEMA.names}
             return [scores | {"lang": Score(0, 0, {"en": 0.1, "de": 0.9})}]

@@ -38,7 +38,6 @@ _HELP = {
 _LEAST_ROOM = 64
 """Tokens an answer should have room for before the oldest exchange is dropped."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_TOKENS_PER_BATCH = 4096
 
 
 def main_loop(
@@ -343,7 +342,7 @@ class Session:
         if self._scorer is None:
             self._scorer = load_attribute_model(self.attribute_model)
         messages = self._prompt(self.history[-1], self.history[:-1])
-        [scores] = self._scorer.score([messages], _TOKENS_PER_BATCH)
+        [scores] = self._scorer.score([messages])
         if scores is None:
             raise UserError("the answer is longer than the attribute model's context")
         asked = self.history[-1].attributes or {}

@@ -129,7 +129,7 @@ class FixedScores:
     schema = SCHEMA
     words: ClassVar[dict[str, Score]] = {"good": Score(3.5, 0.1), "bad": Score(0.5, 0.1)}
 
-    def score(self, conversations: Sequence[Any], tokens_per_batch: int) -> list[Any]:
+    def score(self, conversations: Sequence[Any]) -> list[Any]:
         assert all(messages[-1].content.strip() for messages in conversations)
         return [
             {"quality": self.words[messages[-1].content], "toxicity": Score(1.0, 0.1)}

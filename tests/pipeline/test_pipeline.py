@@ -14,11 +14,11 @@ from typing import Any
 
 import orjson
 import pytest
-import yaml
 
 from steerlm import pipeline
 from steerlm.config import load_recipe
 from steerlm.planning.estimate import plan
+from tests.tiny_recipe import write_tiny_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT_OUTPUTS = (
@@ -32,19 +32,17 @@ FINAL_LOSSES = ("train_attribute_model", "train_sft", "bootstrap")
 
 
 def tiny_recipe(path: Path, run_dir: Path) -> Path:
-    """Write the shipped playground recipe, shrunk until a run takes seconds."""
-    text = (ROOT / "recipes" / "playground.yaml").read_text(encoding="utf-8")
-    recipe: dict[str, Any] = yaml.safe_load(text)
-    recipe["run_dir"] = str(run_dir)
-    recipe["playground"] |= {"num_prompts": 500, "hidden_size": 48, "num_layers": 2}
-    for stage in ("train_attribute_model", "train_sft"):
-        recipe[stage] |= {"epochs": 1, "tokens_per_batch": 1024, "eval_steps": 20}
-    recipe["annotate"] = {"window": 64, "tokens_per_batch": 2048}
-    recipe["bootstrap"] |= {"num_prompts": 24, "samples_per_prompt": 2, "max_new_tokens": 160, "batch_size": 48}
-    recipe["bootstrap"]["filter"] = "none"  # a model this small seldom does what it is asked
-    recipe["evaluate"] |= {"num_prompts": 6, "samples_per_prompt": 1, "max_new_tokens": 16}
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    return path
+    """Write the tiny recipe with stages long enough to be killed at any place, and more than one validation."""
+    trained = {"epochs": 1, "max_steps": -1, "eval_steps": 20}
+    return write_tiny_recipe(
+        path,
+        run_dir,
+        playground={"num_prompts": 500, "num_layers": 2},
+        train_attribute_model=trained,
+        train_sft=trained,
+        bootstrap={"num_prompts": 24, "batch_size": 48},
+        evaluate={"num_prompts": 6, "samples_per_prompt": 1, "max_new_tokens": 16},
+    )
 
 
 def start(recipe: Path) -> subprocess.Popen[bytes]:

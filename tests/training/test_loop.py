@@ -76,8 +76,8 @@ def test_logits_are_computed_at_response_positions_only(
     run(section(epochs=1), model, examples, tmp_path, examples)
     trained = int((examples.lengths - 3).sum())
     assert all(len(shape) == 2 for shape in rows)
-    if multiple == 1:
-        assert sum(shape[0] for shape in rows) == 2 * trained  # one epoch and one validation
+    more = sum(shape[0] for shape in rows) - 2 * trained  # one epoch and one validation
+    assert 0 <= more <= (multiple - 1) * len(rows)
     assert {shape[0] % multiple for shape in rows} == {0}
 
 

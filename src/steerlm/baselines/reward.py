@@ -14,8 +14,6 @@ from steerlm.evaluation.sweeping import Prompt
 Reward = Callable[[Sequence[tuple[tuple[Message, ...], str]]], list[float]]
 """What answers (history, text) are worth."""
 
-_TOKENS_PER_BATCH = 16384
-
 
 def reward_of(scorer: AttributeModel, names: Sequence[str]) -> Reward:
     """Return the reward: the mean predicted level of the attributes, each towards its best end.
@@ -30,7 +28,7 @@ def reward_of(scorer: AttributeModel, names: Sequence[str]) -> Reward:
         said = [i for i, (_, text) in enumerate(answers) if text.strip()]
         conversations = [[*answers[i][0], Message("assistant", answers[i][1])] for i in said]
         values = [least] * len(answers)
-        for i, scores in zip(said, scorer.score(conversations, _TOKENS_PER_BATCH), strict=True):
+        for i, scores in zip(said, scorer.score(conversations), strict=True):
             if scores is not None:
                 values[i] = predicted_quality(schema, names, scores)
         return values

@@ -26,7 +26,6 @@ from steerlm.hash_set import hash64
 
 _NUM_PROMPTS = 64
 _CHUNK = 64
-_TOKENS_PER_BATCH = 16384
 
 Row = dict[str, Any]
 
@@ -90,7 +89,7 @@ def _answer(
     answers = {i: sample for i, [sample] in zip(fitting, samples, strict=True)}
     said = [i for i, sample in answers.items() if sample.text.strip()]
     conversations = [[*requests[i].messages, Message("assistant", answers[i].text)] for i in said]
-    scores = dict(zip(said, scorer.score(conversations, _TOKENS_PER_BATCH), strict=True))
+    scores = dict(zip(said, scorer.score(conversations), strict=True))
     rows = []
     for i, (prompt, asked, requested) in enumerate(asks):
         answer, score = answers.get(i), scores.get(i)

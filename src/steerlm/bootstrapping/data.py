@@ -35,8 +35,6 @@ from steerlm.hash_set import HashSet, hash64
 _ROWS_PER_SLOT = 8
 """Samples of a chunk for every place in the batch: enough that the batch is full most of the time."""
 _PROMPTS_PER_SCORING = 512
-_TOKENS_PER_BATCH = 16384
-"""Scores are rounded to so many decimals, as annotation does."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def score(run: Bootstrap, folder: Path, prompts: int) -> None:
                 if result["dropped"] is None:
                     waiting.append((result, [*prompt.messages, Message("assistant", sample["text"])]))
             rows.append({"id": prompt.id, "samples": found})
-        scores = scorer.score([messages for _, messages in waiting], _TOKENS_PER_BATCH)
+        scores = scorer.score([messages for _, messages in waiting])
         for (result, _), score in zip(waiting, scores, strict=True):
             if score is None:
                 result["dropped"] = "unscorable"

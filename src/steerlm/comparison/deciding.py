@@ -17,7 +17,6 @@ from steerlm.errors import UserError, did_you_mean
 from steerlm.evaluation.rankings import Match
 from steerlm.evaluation.scorers import exact_measure
 
-_TOKENS_PER_BATCH = 16384
 EXACT = ("playground", "text")
 """The exact measures; any other scorer is the folder of an attribute model."""
 
@@ -143,7 +142,7 @@ class AnswerScorer:
             return [self._measure(messages) for messages in conversations]
         from steerlm.attribute_models.scoring import load_attribute_model
 
-        rows = load_attribute_model(self._path).score(conversations, _TOKENS_PER_BATCH)
+        rows = load_attribute_model(self._path).score(conversations)
         return [None if row is None else {name: row[name].mean for name in self.measured} for row in rows]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config import ClassifierConfig
+from steerlm.config import ClassifierConfig, scoring_tokens
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
 from steerlm.evaluation.scorers import Measured, Scorer
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from steerlm.checkpoint.models import Precision
 
 _WINDOW = 512
-_TOKENS_PER_BATCH = 16384
 
 
 def classifier_scorer(
@@ -144,7 +143,8 @@ class _Classifier:
         from steerlm.training.batching import sorted_batches
 
         logits: dict[int, Any] = {}
-        for batch in sorted_batches([len(ids) for ids in windows], _TOKENS_PER_BATCH):
+        budget = scoring_tokens(self.model.device.type == "cpu")
+        for batch in sorted_batches([len(ids) for ids in windows], budget):
             padded = self.tokenizer.pad({"input_ids": [windows[i] for i in batch]}, return_tensors="pt")
             inputs = {name: padded[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
             with torch.inference_mode():

@@ -18,8 +18,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from steerlm.training.ragged_attention import RAGGED
-from steerlm.training.shared_prompts import sees_all
+from steerlm.training.shared_prompts import TAKE_MASKS, sees_all
 
 _REMEMBERED_TOKENS = 16384
 """Most prompt tokens that `Memory` keeps."""
@@ -126,7 +125,7 @@ def takes_additive_mask(model: PreTrainedModel) -> bool:
 
     Not where some layers look through a window: each kind of layer needs a mask of its own then, which the model makes.
     """
-    return sees_all(model, sys.maxsize) and model.config._attn_implementation in ("eager", "sdpa", RAGGED)
+    return sees_all(model, sys.maxsize) and model.config._attn_implementation in TAKE_MASKS
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -45,6 +45,9 @@ CAUSAL = frozenset(
 )
 """Model types known (by test) to see the past only and to take positions and a mask as they are given."""
 
+TAKE_MASKS = frozenset({"eager", "sdpa", RAGGED})
+"""Implementations of attention that add a mask (rows, 1, queries, keys) as it is given."""
+
 _WORTH, _WORTH_UNMASKED = 0.7, 0.9
 """A sequence joins a row when it then costs at most this share of what it costs alone; the second where attention needs
 no mask, so that there is nothing to lose."""
@@ -99,7 +102,7 @@ def sharing_of(model: Any, longest: int, attention: str | None = None) -> Sharin
         attention: what computes rows that share prompts, where it is not the model's own.
     """
     core: PreTrainedModel = core_model(model)
-    if not sees_all(core, longest) or core.config._attn_implementation not in ("sdpa", "eager", RAGGED):
+    if not sees_all(core, longest) or core.config._attn_implementation not in TAKE_MASKS:
         return None
     hidden = core.config.get_text_config().hidden_size
     if attention == RAGGED:
