@@ -134,6 +134,7 @@ def test_ratings_are_finite_numbers_in_range(rating: object) -> None:
         ({"name": "a", "maximum": True}, "True"),
         ({"name": "a", "default": 7}, "7"),
         ({"name": "a", "best": "high"}, "'high'"),
+        ({"name": "a", "user_settable": "no"}, "'no'"),
         ({"name": "a", "kind": "nominal"}, "'nominal'"),
         ({"name": "a", "kind": "ordinal", "categories": ["x", "y"]}, "categorical"),
         ({"name": "a", "categories": ["x"]}, "two or more"),

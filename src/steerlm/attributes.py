@@ -79,6 +79,8 @@ class Attribute:
                 raise UserError(f"attribute {self.name!r}: a categorical attribute has no best end")
         else:
             raise UserError(f"attribute {self.name!r}: kind {self.kind!r} is not one of ordinal, categorical")
+        if not isinstance(self.user_settable, bool):
+            raise UserError(f"attribute {self.name!r}: user_settable is true or false, got {self.user_settable!r}")
         if self.best not in (None, "max", "min"):
             raise UserError(f"attribute {self.name!r}: best {self.best!r} is not one of max, min, null")
         if self.default is not None:

@@ -30,7 +30,7 @@ def open_text_bytes(path: Path) -> IO[bytes]:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a small file that a person wrote.
+    """Return the text of a small file that a person wrote, without the byte order mark that some editors begin with.
 
     Raises:
         UserError: the file does not exist, or is not UTF-8.
@@ -38,7 +38,7 @@ def read_text(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); convert it to UTF-8") from None
 

@@ -113,10 +113,13 @@ def test_every_key_is_compared_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_key_files(tmp_path: Path) -> None:
     path = tmp_path / "keys"
-    path.write_text("# ours\nteam-a  0123456789abcdef\nteam-b fedcba9876543210 # theirs\n\n", encoding="utf-8")
+    lines = ["# ours", "team-a  0123456789abcdef"]
+    lines += ["team-b fedcba9876543210 # theirs", "", "team-c 0123456789abcdef#0123"]
+    path.write_text("\n".join(lines), encoding="utf-8-sig")  # as Windows' editors write it
     keys = load_keys(path)
-    assert keys.names == ["team-a", "team-b"]
+    assert keys.names == ["team-a", "team-b", "team-c"]
     assert keys.find("Bearer fedcba9876543210") == "team-b"
+    assert keys.find("Bearer 0123456789abcdef#0123") == "team-c"
     for text, message in (
         ("", "holds no key"),
         ("a b c\n", ":1: a line is a name and a key"),

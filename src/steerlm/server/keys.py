@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import itertools
 from pathlib import Path
 
 from steerlm.errors import UserError
@@ -53,7 +54,7 @@ def _credential(authorization: str) -> str:
 
 
 def load_keys(path: Path | None) -> Keys:
-    """Read a key file: a name and a key per line, `#` for comments.
+    """Read a key file: a name and a key per line; a word that begins with `#` begins a comment.
 
     Raises:
         UserError: no such file or not UTF-8, a line of another form, a name or key that stands twice, or a key
@@ -63,7 +64,8 @@ def load_keys(path: Path | None) -> Keys:
         return Keys({})
     keys: dict[str, str] = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
-        words = line.split("#")[0].split()
+        # a `#` within a key is part of it: cut there, it would still be taken, but nobody's request with it
+        words = list(itertools.takewhile(lambda word: not word.startswith("#"), line.split()))
         if not words:
             continue
         if len(words) != 2:
