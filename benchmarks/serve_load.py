@@ -1,6 +1,6 @@
 """The server under load: throughput against one client and against the engine itself, and many streams for minutes.
 
-    python -m benchmarks.serve_load [--run runs/playground] [--minutes 5] [--rounds 5] [--threads 1] [--quick]
+    python -m benchmarks.serve_load [--run runs/playground] [--minutes 5] [--rounds 15] [--threads 1] [--quick]
 
 Throughput: one client, 16 clients, and the same requests given to the engine with a batch of 16, all at once and a
 further one whenever another has ended, each in fresh processes, in turn; the streamed answers must be those of the
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve_load", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--run", type=Path, default=Path("runs/playground"), help="run folder of the playground recipe")
     parser.add_argument("--minutes", type=float, default=5.0, help="of the soak (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="of the throughput measurement (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="of the throughput measurement (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch, everywhere (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="one short round and 15 s of streams")
     parser.add_argument("--out", type=Path, help="folder of the result file (default: docs/results/performance)")
