@@ -1,6 +1,6 @@
 """The server under load: throughput against one client and against the engine itself, and many streams for minutes.
 
-    python -m benchmarks.serve_load [--run runs/playground] [--minutes 5] [--rounds 15] [--threads 1] [--quick]
+    python -m benchmarks.serve_load [--run runs/playground] [--minutes 5] [--rounds 11] [--threads 1] [--quick]
 
 Throughput: one client, 16 clients, and the same requests given to the engine with a batch of 16, all at once and a
 further one whenever another has ended, each in fresh processes, in turn; the streamed answers must be those of the
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.harness import QUICK_RESULTS, RESULTS, environment, ratio
-from benchmarks.serving import Helper, mixed_pool, model_of, prompts_of, serving, throughput_pool
+from benchmarks.serving import Helper, Prompt, mixed_pool, model_of, prompts_of, serving, throughput_pool
 from steerlm.checkpoint.info import load_info
 from steerlm.files import write_json
 from steerlm.server.service import trained_schema
@@ -41,6 +41,7 @@ class Load(NamedTuple):
         rounds: of the throughput measurement.
         single: requests of the one client.
         many: requests of the 16 clients, and of the engine.
+        before: requests before that, to warm up.
         pool: different requests in the soak.
         seconds: of the soak.
     """
@@ -48,6 +49,7 @@ class Load(NamedTuple):
     rounds: int
     single: int
     many: int
+    before: int
     pool: int
     seconds: float
 
@@ -60,20 +62,37 @@ class Claim(NamedTuple):
     met: bool
 
 
-def throughput(model: Path, pool: Sequence[Any], load: Load, folder: Path, variables: dict[str, str]) -> dict[str, Any]:
-    """Measure one client, 16 clients and the engine in two ways, one after the other."""
+def throughput(
+    model: Path,
+    pool: Sequence[Any],
+    before: Sequence[Any],
+    load: Load,
+    folder: Path,
+    variables: dict[str, str],
+) -> dict[str, Any]:
+    """Measure one client, 16 clients and the engine in two ways, one after the other.
+
+    Args:
+        model: the checkpoint.
+        pool: what is asked.
+        before: other requests of the same kind, which each process answers first; the server and the engine need some
+            until they no longer touch new memory.
+        load: how much of the pool, and how often.
+        folder: for files.
+        variables: of the environment.
+    """
 
     def served(count: int, requests: Sequence[Any]) -> dict[str, Any]:
         with serving(model, variables) as server:
             job = {"url": server.url, "name": "load", "clients": count}
-            Helper("clients", {**job, "pool": requests[:count]}, folder, variables).result()
-            before = server.cpu_seconds()
+            Helper("clients", {**job, "clients": CLIENTS, "pool": before}, folder, variables).result()
+            used = server.cpu_seconds()
             found: dict[str, Any] = Helper("clients", {**job, "pool": requests}, folder, variables).result()
-            found["server_cpu_seconds"] = server.cpu_seconds() - before
+            found["server_cpu_seconds"] = server.cpu_seconds() - used
         return found
 
     def engine(role: str) -> dict[str, Any]:
-        job = {"model": str(model), "batch_size": CLIENTS, "pool": pool[: load.many]}
+        job = {"model": str(model), "batch_size": CLIENTS, "pool": pool[: load.many], "before": before}
         found: dict[str, Any] = Helper(role, job, folder, variables).result()
         return found
 
@@ -106,6 +125,11 @@ def throughput(model: Path, pool: Sequence[Any], load: Load, folder: Path, varia
         "against_engine_in_turn": ratio(many, [_rate(row) for row in rows["engine_in_turn"]]),
         "measurements": {name: [_short(row) for row in found] for name, found in rows.items()},
     }
+
+
+def _reworded(prompt: Prompt) -> Prompt:
+    """Return a prompt of which nothing is remembered when the prompt itself is asked."""
+    return [{**message, "content": f"Well, {message['content']}"} for message in prompt]
 
 
 def _rate(row: dict[str, Any]) -> float:
@@ -197,12 +221,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve_load", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--run", type=Path, default=Path("runs/playground"), help="run folder of the playground recipe")
     parser.add_argument("--minutes", type=float, default=5.0, help="of the soak (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=15, help="of the throughput measurement (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=11, help="of the throughput measurement (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch, everywhere (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="one short round and 15 s of streams")
     parser.add_argument("--out", type=Path, help="folder of the result file (default: docs/results/performance)")
     args = parser.parse_args(arguments)
-    load = Load(1, 8, 96, 48, 15.0) if args.quick else Load(args.rounds, 48, 480, 192, 60 * args.minutes)
+    load = Load(1, 8, 96, 16, 48, 15.0) if args.quick else Load(args.rounds, 48, 480, 160, 192, 60 * args.minutes)
     model = model_of(args.run.resolve())
     schema = trained_schema(load_info(model))
     work = "--quick" if args.quick else f"--minutes {args.minutes:g} --rounds {args.rounds}"
@@ -217,7 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(temporary)
         prompts = prompts_of(args.run)
         pool = throughput_pool(prompts, schema, load.many)
-        results["throughput"] = throughput(model, pool, load, folder, variables)
+        before = throughput_pool([_reworded(prompt) for prompt in prompts], schema, load.before)
+        results["throughput"] = throughput(model, pool, before, load, folder, variables)
         results["soak"] = soak(model, mixed_pool(prompts, schema, load.pool), load, folder, variables)
     found = claims(results)
     results["claims"] = [claim._asdict() for claim in found]

@@ -166,12 +166,13 @@ def in_turn(job: Mapping[str, Any]) -> Any:
 def _timed(
     job: Mapping[str, Any], sampled: Callable[[LocalEngine, Sequence[Request], Sampling], list[Sample]]
 ) -> dict[str, Any]:
-    asked = [request_of(body) for body in job["pool"]]
+    asked = [request_of(body) for body in [*job["before"], *job["pool"]]]
     sampling = asked[0][1]
     assert all(other == sampling for _, other in asked)
     requests = [request for request, _ in asked]
-    sampled(load_engine(job["model"], batch_size=job["batch_size"]), requests[: job["batch_size"]], sampling)
-    engine = load_engine(job["model"], batch_size=job["batch_size"])  # remembers no prompt
+    engine = load_engine(job["model"], batch_size=job["batch_size"])
+    sampled(engine, requests[: len(job["before"])], sampling)
+    requests = requests[len(job["before"]) :]
     began, used = time.perf_counter(), time.process_time()
     samples = sampled(engine, requests, sampling)
     seconds, used = time.perf_counter() - began, time.process_time() - used
