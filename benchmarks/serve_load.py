@@ -1,13 +1,14 @@
 """The server under load: throughput against one client and against the engine itself, and many streams for minutes.
 
-    python -m benchmarks.serve_load [--run runs/playground] [--minutes 5] [--rounds 11] [--threads 1] [--quick]
+    python -m benchmarks.serve_load [--run runs/playground] [--minutes 5] [--rounds 9] [--threads 1] [--quick]
 
 Throughput: one client, 16 clients, and the same requests given to the engine with a batch of 16, all at once and a
 further one whenever another has ended, each in fresh processes, in turn; the streamed answers must be those of the
-engine. Soak: 64 streams over a pool of requests that differ in everything a batch could mix up, every reply compared
-token for token with the same request sampled alone, while another process asks `/health` and the server's memory is
-watched. The exit status is 1 if a claim fails. `--quick` is a check that everything works; its figures mean nothing
-and do not go to `docs/results/performance/`.
+engine. Then the same without the one client for a model of 80 M parameters with random weights. Soak: 64 streams over
+a pool of requests that differ in everything a batch could mix up, every reply compared token for token with the same
+request sampled alone, while another process asks `/health` and the server's memory is watched. The exit status is 1
+if a claim fails. `--quick` is a check that everything works; its figures mean nothing and do not go to
+`docs/results/performance/`.
 """
 
 from __future__ import annotations
@@ -17,19 +18,23 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import sampling
+from benchmarks.clients import Body
 from benchmarks.harness import QUICK_RESULTS, RESULTS, environment, ratio
-from benchmarks.serving import Helper, Prompt, mixed_pool, model_of, prompts_of, serving, throughput_pool
+from benchmarks.serving import Helper, Prompt, larger_pool, mixed_pool, model_of, prompts_of, serving, throughput_pool
 from steerlm.checkpoint.info import load_info
 from steerlm.files import write_json
 from steerlm.server.service import trained_schema
 
 CLIENTS, STREAMS = 16, 64
+LARGER = "80m"
+"""Size of a model with random weights (`benchmarks.synthetic`)."""
 _WARM_UP_S = 20.0
 _PROBE_S = 0.15
 
@@ -44,6 +49,7 @@ class Load(NamedTuple):
         before: requests before that, to warm up.
         pool: different requests in the soak.
         seconds: of the soak.
+        larger: requests to the larger model, and the tokens of each.
     """
 
     rounds: int
@@ -52,6 +58,7 @@ class Load(NamedTuple):
     before: int
     pool: int
     seconds: float
+    larger: tuple[int, int]
 
 
 class Claim(NamedTuple):
@@ -62,67 +69,93 @@ class Claim(NamedTuple):
     met: bool
 
 
-def throughput(
-    model: Path,
-    pool: Sequence[Any],
-    before: Sequence[Any],
-    load: Load,
-    folder: Path,
-    variables: dict[str, str],
-) -> dict[str, Any]:
-    """Measure one client, 16 clients and the engine in two ways, one after the other.
+class Measuring(NamedTuple):
+    """How a model is measured; every measurement takes fresh processes.
 
-    Args:
+    Attributes:
         model: the checkpoint.
-        pool: what is asked.
-        before: other requests of the same kind, which each process answers first; the server and the engine need some
-            until they no longer touch new memory.
-        load: how much of the pool, and how often.
+        before: requests that come first; the server and the engine need some until they no longer touch new memory.
         folder: for files.
         variables: of the environment.
     """
 
-    def served(count: int, requests: Sequence[Any]) -> dict[str, Any]:
-        with serving(model, variables) as server:
-            job = {"url": server.url, "name": "load", "clients": count}
-            Helper("clients", {**job, "clients": CLIENTS, "pool": before}, folder, variables).result()
+    model: Path
+    before: Sequence[Body]
+    folder: Path
+    variables: dict[str, str]
+
+    def served(self, count: int, requests: Sequence[Body]) -> dict[str, Any]:
+        """Let so many clients share the requests."""
+        with serving(self.model, self.variables) as server:
+            job = {"url": server.url, "name": "load"}
+            first = {**job, "clients": CLIENTS, "pool": self.before}
+            Helper("clients", first, self.folder, self.variables).result()
             used = server.cpu_seconds()
-            found: dict[str, Any] = Helper("clients", {**job, "pool": requests}, folder, variables).result()
+            measured = {**job, "clients": count, "pool": requests}
+            found: dict[str, Any] = Helper("clients", measured, self.folder, self.variables).result()
             found["server_cpu_seconds"] = server.cpu_seconds() - used
         return found
 
-    def engine(role: str) -> dict[str, Any]:
-        job = {"model": str(model), "batch_size": CLIENTS, "pool": pool[: load.many], "before": before}
-        found: dict[str, Any] = Helper(role, job, folder, variables).result()
+    def engine(self, role: str, requests: Sequence[Body]) -> dict[str, Any]:
+        """Give the requests to the engine itself."""
+        job = {"model": str(self.model), "batch_size": CLIENTS, "pool": requests, "before": self.before}
+        found: dict[str, Any] = Helper(role, job, self.folder, self.variables).result()
         return found
 
-    rows: dict[str, list[dict[str, Any]]] = {"one": [], "many": [], "engine": [], "engine_in_turn": []}
-    errors: list[str] = []
-    for number in range(load.rounds):
-        measures = {
-            "one": lambda: served(1, pool[: load.single]),
-            "many": lambda: served(CLIENTS, pool[: load.many]),
-            "engine": lambda: engine("direct"),
-            "engine_in_turn": lambda: engine("in_turn"),
-        }
+
+def throughput(measuring: Measuring, pool: Sequence[Body], load: Load) -> dict[str, Any]:
+    """Measure one client, 16 clients and the engine in two ways, one after the other."""
+    rows = _rounds(
+        load.rounds,
+        {
+            "one": lambda: measuring.served(1, pool[: load.single]),
+            "many": lambda: measuring.served(CLIENTS, pool[: load.many]),
+            "engine": lambda: measuring.engine("direct", pool[: load.many]),
+            "engine_in_turn": lambda: measuring.engine("in_turn", pool[: load.many]),
+        },
+    )
+    errors = [error for name in ("one", "many") for row in rows[name] for error in row["errors"]]
+    texts = rows["engine"][0]["texts"]
+    for name, found in rows.items():
+        for row in found:
+            different = [i for i, text in enumerate(row["texts"]) if text != texts[i]]
+            errors += [f"{name}: reply {i} is not the engine's" for i in different]
+    return {"errors": errors, **_speeds(rows, "one", "engine", "engine_in_turn")}
+
+
+def larger(measuring: Measuring, pool: Sequence[Body], rounds: int) -> dict[str, Any]:
+    """Measure 16 clients and the engine with a model whose steps take as long as those of models that people use."""
+    rows = _rounds(
+        rounds,
+        {
+            "many": lambda: measuring.served(CLIENTS, pool),
+            "engine": lambda: measuring.engine("direct", pool),
+            "engine_in_turn": lambda: measuring.engine("in_turn", pool),
+        },
+    )
+    errors = [error for row in rows["many"] for error in row["errors"]]
+    return {"model": f"{LARGER}, random weights", "errors": errors, **_speeds(rows, "engine", "engine_in_turn")}
+
+
+def _rounds(count: int, measures: dict[str, Callable[[], dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Measure everything so often, in alternating order."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in measures}
+    for number in range(count):
         for name in list(measures) if number % 2 == 0 else reversed(measures):
             rows[name].append(measures[name]())
-        last = {name: found[-1] for name, found in rows.items()}
-        errors += [*last["one"]["errors"], *last["many"]["errors"]]
-        texts = last["engine"].pop("texts")
-        for name in ("one", "many", "engine_in_turn"):
-            served_texts = last[name].pop("texts")
-            errors += [f"reply {i} is not the engine's" for i, text in enumerate(served_texts) if text != texts[i]]
-        speeds = ", ".join(f"{name} {_rate(row):.0f}" for name, row in last.items())
-        print(f"round {number + 1} of {load.rounds}: tokens/s: {speeds}", flush=True)
-    many = [_rate(row) for row in rows["many"]]
+        speeds = ", ".join(f"{name} {_rate(found[-1]):.0f}" for name, found in rows.items())
+        print(f"round {number + 1} of {count}: tokens/s: {speeds}", flush=True)
+    return rows
+
+
+def _speeds(rows: dict[str, list[dict[str, Any]]], *others: str) -> dict[str, Any]:
+    """Return the tokens/s of 16 clients over those of others, and what was measured."""
+    rates = {name: [_rate(row) for row in found] for name, found in rows.items()}
+    names = {"one": "one_client"}
     return {
         "clients": CLIENTS,
-        "rounds": load.rounds,
-        "errors": errors,
-        "against_one_client": ratio(many, [_rate(row) for row in rows["one"]]),
-        "against_engine": ratio(many, [_rate(row) for row in rows["engine"]]),
-        "against_engine_in_turn": ratio(many, [_rate(row) for row in rows["engine_in_turn"]]),
+        "rounds": len(rows["many"]),
+        **{f"against_{names.get(other, other)}": ratio(rates["many"], rates[other]) for other in others},
         "measurements": {name: [_short(row) for row in found] for name, found in rows.items()},
     }
 
@@ -204,7 +237,7 @@ def claims(results: dict[str, Any]) -> list[Claim]:
     speed, soaked = results["throughput"], results["soak"]
     one, engine = (speed[name]["median"] for name in ("against_one_client", "against_engine"))
     growth = soaked["memory_mib"]["growth"] / soaked["memory_mib"]["first"]
-    failed = len(soaked["errors"]) + len(speed["errors"])
+    failed = sum(len(part["errors"]) for part in (soaked, speed, results["larger"]))
     p99 = soaked["health_ms"]["p99"]
     return [
         Claim(f"{CLIENTS} clients get at least 4 times one client's tokens/s", f"{one:.2f}", one >= 4),
@@ -221,12 +254,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve_load", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--run", type=Path, default=Path("runs/playground"), help="run folder of the playground recipe")
     parser.add_argument("--minutes", type=float, default=5.0, help="of the soak (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=11, help="of the throughput measurement (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="of the throughput measurement (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch, everywhere (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="one short round and 15 s of streams")
     parser.add_argument("--out", type=Path, help="folder of the result file (default: docs/results/performance)")
     args = parser.parse_args(arguments)
-    load = Load(1, 8, 96, 16, 48, 15.0) if args.quick else Load(args.rounds, 48, 480, 160, 192, 60 * args.minutes)
+    load = Load(args.rounds, 48, 480, 160, 192, 60 * args.minutes, (64, 64))
+    if args.quick:
+        load = Load(1, 8, 96, 16, 48, 15.0, (32, 8))
     model = model_of(args.run.resolve())
     schema = trained_schema(load_info(model))
     work = "--quick" if args.quick else f"--minutes {args.minutes:g} --rounds {args.rounds}"
@@ -242,7 +277,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prompts = prompts_of(args.run)
         pool = throughput_pool(prompts, schema, load.many)
         before = throughput_pool([_reworded(prompt) for prompt in prompts], schema, load.before)
-        results["throughput"] = throughput(model, pool, before, load, folder, variables)
+        results["throughput"] = throughput(Measuring(model, before, folder, variables), pool, load)
+        sampling.prepare(folder, [LARGER], args.quick, "cpu")
+        asked = larger_pool(folder / f"{LARGER}.jsonl", *load.larger)
+        first = [{**body, "messages": _reworded(body["messages"])} for body in asked[:CLIENTS]]
+        results["larger"] = larger(Measuring(folder / LARGER, first, folder, variables), asked, min(load.rounds, 5))
         results["soak"] = soak(model, mixed_pool(prompts, schema, load.pool), load, folder, variables)
     found = claims(results)
     results["claims"] = [claim._asdict() for claim in found]

@@ -23,9 +23,10 @@ from typing import Any
 
 import psutil
 
+from benchmarks import sampling
 from benchmarks.clients import Body
 from steerlm.attributes import AttributeSchema
-from steerlm.conversation import Message
+from steerlm.conversation import Message, read_conversations
 from steerlm.files import parse_json_line, read_lines
 from steerlm.generation.engine import LocalEngine, Request, Sample, Sampling, load_engine, said, strip_label_echo
 
@@ -63,6 +64,23 @@ def throughput_pool(prompts: Sequence[Prompt], schema: AttributeSchema, count: i
             "seed": i,
         }
         for i in range(count)
+    ]
+
+
+def larger_pool(path: Path, count: int, max_tokens: int) -> list[Body]:
+    """Return requests of one kind for a model with random weights, with the prompts of a file."""
+    rows = list(read_conversations(path, sampling.SCHEMA))
+    return [
+        {
+            "messages": [{"role": "user", "content": row.messages[0].content}],
+            "steer": {"attributes": dict(row.messages[1].attributes or {})},
+            "temperature": sampling.TEMPERATURE,
+            "top_k": sampling.TOP_K,
+            "max_tokens": max_tokens,
+            "seed": i,
+        }
+        for i in range(count)
+        for row in [rows[i % len(rows)]]
     ]
 
 

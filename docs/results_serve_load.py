@@ -17,7 +17,7 @@ def rows(results: dict[str, Any]) -> str:
     lines = [f"| claim{quick} | found | verdict |", "|---|---|---|"]
     for claim in results["claims"]:
         lines.append(f"| {claim['claim']} | {claim['found']} | {'holds' if claim['met'] else '**missed**'} |")
-    speed, soak = results["throughput"], results["soak"]
+    speed, large, soak = results["throughput"], results["larger"], results["soak"]
     one, engine = (_ratio(speed[name]) for name in ("against_one_client", "against_engine"))
     health, memory, first = soak["health_ms"], soak["memory_mib"], soak["first_text_s"]
     about = results["environment"]
@@ -30,6 +30,8 @@ def rows(results: dict[str, Any]) -> str:
         f"- Against the engine that is given {speed['clients']} requests, and a further one whenever one has ended, as "
         "the clients ask (given all of them at once it sorts them by length): "
         f"{_ratio(speed['against_engine_in_turn'])}.",
+        f"- The same with a larger model ({large['model']}), {large['rounds']} rounds: against the engine "
+        f"{_ratio(large['against_engine'])}, fed as the clients ask {_ratio(large['against_engine_in_turn'])}.",
         f"- {soak['streams']} streams for {soak['seconds'] / 60:.1f} minutes: {soak['replies']:,} replies with "
         f"{soak['tokens']:,} tokens, {soak['distinct_replies']} different requests.",
         f"- `/health`, {health['n']:,} times: median {health['p50']:.1f} ms, p99 {health['p99']:.1f} ms, "

@@ -84,7 +84,10 @@ def results() -> dict[str, Any]:
     ratios = dict.fromkeys(("against_one_client", "against_engine", "against_engine_in_turn"), ratio)
     speed = {"clients": 16, "rounds": 5, "errors": [], **ratios}
     about = {"cpus": 2, "cpu": "a CPU", "threads": "1"}
-    return {"quick": False, "command": "python", "environment": about, "throughput": speed, "soak": soak}
+    large = {**speed, "model": "80m, random weights"}
+    return {
+        "quick": False, "command": "python", "environment": about, "throughput": speed, "larger": large, "soak": soak,
+    }  # fmt: skip
 
 
 def test_claims_fail_one_by_one() -> None:
@@ -93,6 +96,7 @@ def test_claims_fail_one_by_one() -> None:
         ("throughput", "against_one_client", {"median": 3.9}),
         ("throughput", "against_engine", {"median": 0.89}),
         ("throughput", "errors", ["x"]),
+        ("larger", "errors", ["x"]),
         ("soak", "errors", ["x"]),
         ("soak", "mixed_up", ["x"]),
         ("soak", "memory_mib", {"first": 500.0, "growth": 11.0}),
@@ -120,4 +124,5 @@ def test_the_table_says_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "80 % | **missed** |" in text
     assert text.count("holds") == 5
     assert "0.80 x [0.70, 0.85]" in text
+    assert "larger model (80m, random weights), 5 rounds: against the engine 5.00 x" in text
     sys.modules.pop("results_serve_load")
