@@ -12,10 +12,11 @@ from transformers import PreTrainedModel
 
 from steerlm.attributes import OASST
 from steerlm.conversation import Message
-from steerlm.generation.decoding import Decoder, Row
+from steerlm.generation.decoding import Decoder
 from steerlm.generation.detokenizing import ResponseText
 from steerlm.generation.engine import LocalEngine, Request, Sampling, said
 from steerlm.generation.online import Job, QueueFull, Scheduler, SchedulerStopped
+from steerlm.generation.rows import Row
 from steerlm.generation.worker import thread_worker
 from steerlm.template import ConversationEncoder
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config

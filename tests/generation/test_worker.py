@@ -20,9 +20,9 @@ from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.checkpoint.models import save_model
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.generation.decoding import Row
 from steerlm.generation.engine import LocalEngine, Request, Sampling, load_engine, said
 from steerlm.generation.online import Scheduler, SchedulerStopped
+from steerlm.generation.rows import Row
 from steerlm.generation.worker import Worker, process_worker, thread_worker
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 

@@ -19,8 +19,9 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.responses import JSONResponse, StreamingResponse
 
-from steerlm.generation.decoding import Decoder, Lane, Row
+from steerlm.generation.decoding import Decoder
 from steerlm.generation.detokenizing import ResponseText
+from steerlm.generation.rows import Lane, Row
 from steerlm.generation.sampling import Drawing, sample_key
 from tests.server.running import tiny_engine
 

@@ -23,7 +23,8 @@ from typing import Any
 import psutil
 import pytest
 
-from steerlm.generation.decoding import Decoder, Lane, LogProb, Row
+from steerlm.generation.decoding import Decoder
+from steerlm.generation.rows import Lane, LogProb, Row
 from steerlm.generation.sampling import Drawing
 from tests.server.running import tiny_engine
 

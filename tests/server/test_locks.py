@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from steerlm.generation.decoding import Row
 from steerlm.generation.online import Job
+from steerlm.generation.rows import Row
 from tests.server.running import SCHEMA, Running, running, tiny_service
 
 KEYS = {"team": "team-key-0123456789", "admin": "admin-key-0123456789"}

@@ -19,6 +19,7 @@ from tests.server.running import DIALS, Running, counted, tiny_engine
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
 DEFAULTS = {"quality": 4, "toxicity": 0, "humor": 0, "verbosity": 2, "lang": "en"}
+CONTROL = sorted(tiny_engine().encoder.control_ids)
 
 
 @pytest.fixture(scope="module")
@@ -402,7 +403,7 @@ def test_fields_that_ask_for_nothing_are_taken(client: OpenAI) -> None:
         "tools": [], "tool_choice": "none", "parallel_tool_calls": False,
         "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {},
         "modalities": ["text"], "response_format": {"type": "text"},
-        "extra_body": {"min_p": 0, "repetition_penalty": 1.0},
+        "extra_body": {"min_p": 0, "repetition_penalty": 1.0, "skip_special_tokens": False, "stop_token_ids": CONTROL},
     }  # fmt: skip
     assert chat(client, **neutral).choices[0].message.content == plain
 
@@ -435,6 +436,7 @@ def test_fields_that_ask_for_nothing_are_taken(client: OpenAI) -> None:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"extra_body": {"min_p": 0.1}}, "min_p"),
         ({"extra_body": {"repetition_penalty": 1.1}}, "repetition_penalty"),
+        ({"extra_body": {"stop_token_ids": [65]}}, "give texts as stop"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"extra_body": {"steer": {"best_of": 17}}}, "at most 16"),

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from jinja2 import TemplateError
 
+from steerlm.arguments import build_parser
 from steerlm.checkpoint.models import CheckpointInfo, load_tokenizer, save_model
-from steerlm.cli import build_parser
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.server.commands import _upstream
@@ -445,6 +445,13 @@ def test_the_model_s_name(stock: FakeUpstream, models: list[Any], name: str | No
         reply = ask(server, {"messages": [{"role": "user", "content": "x" * 80}]})
         assert reply.status_code == status
         assert all(body["model"] == (name or "only") for body in stock.bodies)
+
+
+def test_another_of_these_servers(server: Running) -> None:
+    with running(tiny_upstream_service(Upstream(f"{server.url}/v1", chat=True))) as front:
+        for body in ({}, {"steer": {"attributes": {"humor": 0}}, "logprobs": True, "top_logprobs": 2}, {"stop": ["a"]}):
+            assert rounded(ask(front, body).json()["choices"]) == rounded(ask(server, body).json()["choices"])
+        assert ask(front, {"n": 2, "temperature": 1, "seed": 3}).status_code == 200
 
 
 # -- starting it ------------------------------------------------------------------------------------------------------

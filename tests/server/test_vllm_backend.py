@@ -18,8 +18,8 @@ import psutil
 import pytest
 import torch
 
+from steerlm.arguments import build_parser
 from steerlm.checkpoint.models import CheckpointInfo, save_model
-from steerlm.cli import build_parser
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.generation.engine import load_engine

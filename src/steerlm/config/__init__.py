@@ -3,6 +3,10 @@
 from steerlm.config.evaluate import ClassifierConfig as ClassifierConfig
 from steerlm.config.evaluate import EvaluateConfig as EvaluateConfig
 from steerlm.config.evaluate import JudgeScorerConfig as JudgeScorerConfig
+from steerlm.config.loading import build_recipe as build_recipe
+from steerlm.config.loading import dump_recipe as dump_recipe
+from steerlm.config.loading import load_recipe as load_recipe
+from steerlm.config.loading import validate as validate
 from steerlm.config.recipe import AnnotateConfig as AnnotateConfig
 from steerlm.config.recipe import BaselinesConfig as BaselinesConfig
 from steerlm.config.recipe import BootstrapConfig as BootstrapConfig
@@ -16,9 +20,5 @@ from steerlm.config.recipe import TemplateName as TemplateName
 from steerlm.config.recipe import TrainAttributeModelConfig as TrainAttributeModelConfig
 from steerlm.config.recipe import TrainingSection as TrainingSection
 from steerlm.config.recipe import TrainSftConfig as TrainSftConfig
-from steerlm.config.recipe import build_recipe as build_recipe
-from steerlm.config.recipe import dump_recipe as dump_recipe
-from steerlm.config.recipe import load_recipe as load_recipe
 from steerlm.config.recipe import scoring_tokens as scoring_tokens
-from steerlm.config.recipe import validate as validate
 from steerlm.config.section import Section as Section

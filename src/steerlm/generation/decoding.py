@@ -7,9 +7,7 @@ leave and enter between any two steps, also while others are being decoded: `Dec
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -19,141 +17,23 @@ from transformers.cache_utils import Cache
 from steerlm.generation.prefill import (
     Memory,
     Part,
-    Prefilled,
     additive,
     forward,
     join,
     overwrite,
     padding_mask,
-    prefill_shared,
     takes_additive_mask,
 )
+from steerlm.generation.rows import Lane, LogProb, Row
 from steerlm.generation.sampling import Drawing, next_tokens
+from steerlm.generation.waiting import WaitingRows
 
-_PREFILL_TOKENS = 16384
-"""Most prompt tokens, padding included, that one forward pass computes."""
 _HEADROOM = 64
 """Free columns of a new cache, at least (unless no row can use them)."""
 _PATIENCE = 3
 """Steps that a row waits for others to enter with it."""
 _FLOOR = -1e30
 """Stands for a logit of minus infinity where logits are mixed."""
-
-
-class Lane(NamedTuple):
-    """A prompt of a sample, as token ids, and the weight of its logits; the weights of a sample sum to 1."""
-
-    prompt: tuple[int, ...]
-    weight: float = 1.0
-
-
-class LogProb(NamedTuple):
-    """Natural logarithms of probabilities at one position: of the token drawn, and of the likeliest tokens."""
-
-    drawn: float
-    top: list[tuple[int, float]]
-
-
-@dataclass(eq=False)
-class Row:
-    """One sample that is to be decoded.
-
-    Attributes:
-        lanes: its prompts.
-        conversation: rows with equal ones have the same messages and differ at most in the attributes.
-        key: its randomness, from `sampling.sample_key`.
-        limit: most tokens it may get, at least 1.
-        drawing: how its tokens are drawn.
-        num_logprobs: how many of the likeliest tokens to report with each drawn one; None for no report.
-        tokens: what has been decoded so far, with the stop token at the end if there was one.
-        logprobs: of every token, if asked for: of the model's distribution, before temperature, top-k and top-p.
-        stopped: whether it has ended with a stop token.
-        cancelled: set from outside: nobody wants it any more.
-    """
-
-    lanes: tuple[Lane, ...]
-    conversation: Hashable
-    key: int
-    limit: int
-    drawing: Drawing
-    num_logprobs: int | None = None
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[LogProb] = field(default_factory=list)
-    stopped: bool = False
-    cancelled: bool = False
-
-    @property
-    def done(self) -> bool:
-        return self.stopped or self.cancelled or len(self.tokens) >= self.limit
-
-
-class _Queue:
-    """The rows that wait, in order, and the prompts computed for them."""
-
-    def __init__(self, model: PreTrainedModel, memory: Memory | None) -> None:
-        self._model = model
-        self._memory = memory
-        self._waiting: deque[Row] = deque()
-        self._users: Counter[tuple[int, ...]] = Counter()
-        self._computed: dict[tuple[int, ...], tuple[Prefilled, int]] = {}
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def add(self, rows: Sequence[Row]) -> None:
-        self._waiting.extend(rows)
-        self._users.update(lane.prompt for row in rows for lane in row.lanes)
-
-    def fits(self, count: int) -> bool:
-        """Whether a row waits that needs no more than `count` lanes; those that were cancelled are dropped."""
-        while self._waiting and self._waiting[0].done:
-            self._release(self._waiting.popleft())
-        return bool(self._waiting) and len(self._waiting[0].lanes) <= count
-
-    def take(self, count: int) -> tuple[list[Row], list[Part], list[torch.Tensor]]:
-        """Return rows with up to `count` lanes, where their caches lie (as `join` takes them) and their logits."""
-        rows: list[Row] = []
-        free = count
-        while self.fits(free):
-            rows.append(self._waiting.popleft())
-            free -= len(rows[-1].lanes)
-        self._compute(rows)
-        found: list[tuple[Prefilled, list[int]]] = []
-        for lane in (lane for row in rows for lane in row.lanes):
-            prefilled, index = self._computed[lane.prompt]
-            if found and found[-1][0] is prefilled:
-                found[-1][1].append(index)
-            else:
-                found.append((prefilled, [index]))
-        parts: list[Part] = [(prefilled.state, indices) for prefilled, indices in found]
-        logits = [prefilled.logits[indices] for prefilled, indices in found]
-        for row in rows:
-            self._release(row)
-        return rows, parts, logits
-
-    def _release(self, row: Row) -> None:
-        for lane in row.lanes:
-            self._users[lane.prompt] -= 1
-            if self._users[lane.prompt] == 0:
-                del self._users[lane.prompt]
-                self._computed.pop(lane.prompt, None)
-
-    def _compute(self, rows: Sequence[Row]) -> None:
-        """Prefill the prompts of the rows that are not computed yet, within the token limit of one pass."""
-        missing: dict[tuple[int, ...], Hashable] = {}
-        for row in rows:
-            missing.update((lane.prompt, row.conversation) for lane in row.lanes if lane.prompt not in self._computed)
-        prompts = deque(missing)
-        while prompts:
-            chunk: list[tuple[int, ...]] = []
-            width = 0
-            while prompts:
-                width = max(width, len(prompts[0]))
-                if chunk and width * (len(chunk) + 1) > _PREFILL_TOKENS:
-                    break
-                chunk.append(prompts.popleft())
-            places = prefill_shared(self._model, chunk, [missing[prompt] for prompt in chunk], self._memory)
-            self._computed.update(zip(chunk, places, strict=True))
 
 
 class _Place(NamedTuple):
@@ -297,7 +177,7 @@ class Decoder:
         self._batch_size = batch_size
         self._stop_ids = stop_ids
         self._online = online
-        self._queue = _Queue(model, Memory() if online else None)
+        self._queue = WaitingRows(model, Memory() if online else None)
         self._additive_mask = takes_additive_mask(model)
         self._batch: _Batch | None = None
         self._waited = 0

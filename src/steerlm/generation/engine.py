@@ -22,7 +22,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.checkpoint.models import Precision, default_device, load_causal_lm, load_info, load_tokenizer
 from steerlm.errors import UserError
-from steerlm.generation.decoding import Decoder, Row, decode
+from steerlm.generation.decoding import Decoder, decode
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.prompting import settled as settled
 from steerlm.generation.prompting import strip_label_echo as strip_label_echo
@@ -31,6 +31,7 @@ from steerlm.generation.requests import Request as Request
 from steerlm.generation.requests import Sample as Sample
 from steerlm.generation.requests import Sampling as Sampling
 from steerlm.generation.requests import said as said
+from steerlm.generation.rows import Row
 from steerlm.template import ConversationEncoder
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from steerlm.errors import UserError
-from steerlm.generation.decoding import Row
+from steerlm.generation.rows import Row
 from steerlm.generation.worker import Cancelled, Counts, Growth, Report, Submitted, Worker
 
 

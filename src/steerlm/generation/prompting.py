@@ -14,9 +14,9 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.generation.decoding import Lane, Row
 from steerlm.generation.guidance import branches
 from steerlm.generation.requests import Request, Sample, Sampling, said
+from steerlm.generation.rows import Lane, Row
 from steerlm.generation.sampling import sample_key
 from steerlm.template import ConversationEncoder
 

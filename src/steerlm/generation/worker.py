@@ -22,8 +22,9 @@ from typing import NamedTuple, Protocol
 
 from steerlm.checkpoint.models import Precision
 from steerlm.errors import UserError
-from steerlm.generation.decoding import Decoder, LogProb, Row
+from steerlm.generation.decoding import Decoder
 from steerlm.generation.engine import load_engine
+from steerlm.generation.rows import LogProb, Row
 
 _PAUSE_S = 0.012
 """Between two reports about samples that only grow: writing to a client costs more than drawing a token."""

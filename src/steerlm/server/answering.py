@@ -162,6 +162,9 @@ def _plan(
     if len(stop) > limits.max_stop or not all(0 < len(text) <= 256 for text in stop):
         message = f"stop takes up to {limits.max_stop} strings of 1 to 256 characters"
         raise ApiError(400, message, "invalid_value", "stop")
+    if not service.backend.encoder.control_ids.issuperset(body.stop_token_ids or ()):
+        message = "stop_token_ids takes control tokens only, which end every answer anyway; give texts as stop"
+        raise ApiError(400, message, "invalid_value", "stop_token_ids")
     num_answers = body.n or 1
     num_samples = steer.best_of or num_answers
     if max(num_answers, num_samples) > limits.max_samples:

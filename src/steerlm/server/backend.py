@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from steerlm.conversation import Score
 from steerlm.generation.detokenizing import GrowingText
 from steerlm.generation.engine import Request, Sampling
+from steerlm.template import ConversationEncoder
 
 FinishReason = Literal["stop", "length"]
 
@@ -93,6 +94,11 @@ class Generation(Protocol):
 
 class Backend(Protocol):
     """Whatever draws answers."""
+
+    @property
+    def encoder(self) -> ConversationEncoder:
+        """Makes the prompts."""
+        ...
 
     @property
     def guides(self) -> bool:

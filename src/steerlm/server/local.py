@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
-from steerlm.generation.decoding import Row
 from steerlm.generation.online import QueueFull, Scheduler, SchedulerStopped
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.requests import said
+from steerlm.generation.rows import Row
 from steerlm.generation.worker import Worker
 from steerlm.server.backend import Order
 from steerlm.server.encoding import Encoding
@@ -22,6 +22,7 @@ class LocalBackend:
     """A `Backend` on the built-in engine.
 
     Attributes:
+        encoder: of the model.
         scheduler: has the samples decoded.
     """
 
@@ -42,6 +43,7 @@ class LocalBackend:
         Raises:
             UserError: the worker could not load the model.
         """
+        self.encoder = prompting.encoder
         self.scheduler = Scheduler(worker, max_waiting)
         self._prompting, self._batch_size, self._metrics = prompting, batch_size, metrics
         self._encoding = Encoding()
@@ -64,7 +66,7 @@ class LocalBackend:
     async def start(self, order: Order) -> LocalGeneration:
         """See `Backend.start`."""
         rows = await self._encoding(self._rows, order)
-        return LocalGeneration(rows, order, self._prompting.encoder, self.scheduler, self._metrics)
+        return LocalGeneration(rows, order, self.encoder, self.scheduler, self._metrics)
 
     def _rows(self, order: Order) -> list[Row]:
         request = order.request

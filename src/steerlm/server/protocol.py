@@ -97,6 +97,8 @@ class _Common(_Strict):
     max_tokens: int | None = Field(None, ge=1)
     n: int | None = Field(1, ge=1)
     stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = Field(None, description="Control tokens only: they end every answer anyway.")
+    skip_special_tokens: bool | None = Field(None, description="No matter: an answer holds no control token.")
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
     temperature: float | None = Field(1.0, ge=0, le=2)
     top_p: float | None = Field(1.0, gt=0, le=1)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from steerlm.generation.decoding import LogProb
 from steerlm.generation.detokenizing import ResponseText
+from steerlm.generation.rows import LogProb
 from steerlm.server.backend import Answer, TokenLogProb
 from steerlm.template import ConversationEncoder
 
 
 class Drawn(Protocol):
-    """One sample that grows, as `steerlm.generation.decoding.Row` does."""
+    """One sample that grows, as `steerlm.generation.rows.Row` does."""
 
     @property
     def num_logprobs(self) -> int | None:

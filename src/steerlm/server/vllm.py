@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from steerlm.generation.decoding import LogProb
 from steerlm.generation.prompting import Prompting
+from steerlm.generation.rows import LogProb
 from steerlm.generation.vllm import missing_vllm, sampling_parameters, vllm_start
 from steerlm.server.backend import Order
 from steerlm.server.encoding import Encoding
@@ -62,7 +62,7 @@ class VllmBackend:
             metrics: counts what was stopped early.
             guard: watches over the engine's processes.
         """
-        self.prompting = prompting
+        self.prompting, self.encoder = prompting, prompting.encoder
         self._llm, self._guard = llm, guard
         self._places = Places(most_samples, metrics)
         self._numbers = itertools.count()
@@ -111,7 +111,7 @@ class VllmBackend:
 
     def _sample(self, ids: tuple[int, ...], parameters: Any, order: Order) -> _Sample:
         drawn = _Drawn(order.num_logprobs)
-        reader = Reader(drawn, self.prompting.encoder, order.stop)
+        reader = Reader(drawn, self.encoder, order.stop)
         return _Sample(self._llm, f"steerlm-{next(self._numbers)}", list(ids), parameters, drawn, reader)
 
     async def close(self) -> None:
