@@ -247,6 +247,8 @@ def test_mistakes_are_named() -> None:
             Sampling(**{"max_new_tokens": 5, **wrong})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="top_p"):
         Sampling(5, top_p=0.0)
+    with pytest.raises(UserError, match="batch_size must be at least 1, got 0"):
+        engine(llama(), batch_size=0)
 
 
 def test_load_engine(tmp_path: Path) -> None:

@@ -59,8 +59,10 @@ class LocalEngine:
             batch_size: most responses decoded together.
 
         Raises:
-            UserError: the tokenizer has no template of ours, or the model keeps a recurrent state.
+            UserError: the tokenizer has no template of ours, the model keeps a recurrent state, or no response fits.
         """
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
         if model._is_stateful:
             raise UserError(
                 f"{model.name_or_path!r} keeps a recurrent state, which the in-process engine cannot batch; "
