@@ -2,7 +2,7 @@
 
     python -m benchmarks.clients ROLE JOB.json      (run by `serve_load`; writes its answer to standard output)
 
-Roles: `clients` sends requests, each client one after the other, and reads the streamed answers; `probe` asks for the
+Roles: `clients` sends requests, each client one after the other, and reads the answers; `probe` asks for the
 server's health at fixed intervals.
 """
 
@@ -25,7 +25,7 @@ Body = dict[str, Any]
 
 
 class Clients:
-    """Clients that each send one request after the other and read the streamed answers.
+    """Clients that each send one request after the other and read the answers, streamed or whole.
 
     Attributes:
         errors: what went wrong, in words.
@@ -34,8 +34,8 @@ class Clients:
         first_text_s: time to the first piece of every reply.
     """
 
-    def __init__(self, url: str, model: str, pool: Sequence[Body]) -> None:
-        self._url, self._model, self._pool = url, model, pool
+    def __init__(self, url: str, model: str, pool: Sequence[Body], stream: bool) -> None:
+        self._url, self._model, self._pool, self._stream = url, model, pool, stream
         self.errors: list[str] = []
         self.replies: list[tuple[int, list[dict[str, Any]], int]] = []
         self.first_text_s: list[float] = []
@@ -56,7 +56,9 @@ class Clients:
             return time.perf_counter() - began
 
     async def _ask(self, session: httpx.AsyncClient, number: int) -> None:
-        body = {**self._pool[number], "model": self._model, "stream": True, "stream_options": {"include_usage": True}}
+        body = {**self._pool[number], "model": self._model}
+        if self._stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
         began = time.perf_counter()
         pieces: list[bytes] = []
         try:
@@ -67,7 +69,8 @@ class Clients:
                         self.first_text_s.append(time.perf_counter() - began)
             if response.status_code != 200:
                 raise ValueError(f"status {response.status_code}: {b''.join(pieces)[:200]!r}")
-            answers, tokens = parse_stream(b"".join(pieces), body.get("n", 1))
+            whole = b"".join(pieces)
+            answers, tokens = parse_stream(whole, body.get("n", 1)) if self._stream else parse_reply(whole)
             self.replies.append((number, answers, tokens))
         except (httpx.HTTPError, ValueError, KeyError) as error:
             self.errors.append(f"request {number}: {type(error).__name__}: {error}")
@@ -100,6 +103,18 @@ def parse_stream(raw: bytes, count: int) -> tuple[list[dict[str, Any]], int]:
     return answers, tokens
 
 
+def parse_reply(raw: bytes) -> tuple[list[dict[str, Any]], int]:
+    """Return the answers of a reply that is not streamed, and how many tokens they have together."""
+    reply = json.loads(raw)
+    answers = []
+    for choice in sorted(reply["choices"], key=lambda choice: int(choice["index"])):
+        logprobs = choice["logprobs"]
+        tokens = None if logprobs is None else [row["token"] for row in logprobs["content"]]
+        text, reason = choice["message"]["content"], choice["finish_reason"]
+        answers.append({"text": text, "finish_reason": reason, "tokens": tokens})
+    return answers, reply["usage"]["completion_tokens"]
+
+
 def difference(expected: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]], tokens: int) -> str:
     """Say how a reply differs from the request sampled alone; empty where it does not."""
     for index, (alone, answer) in enumerate(zip(expected, answers, strict=True)):
@@ -117,7 +132,7 @@ def difference(expected: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[
 def clients(job: Mapping[str, Any]) -> Any:
     """Send requests: all of the pool once, or for some minutes in random order with every reply checked."""
     pool = job["pool"]
-    sending = Clients(job["url"], job["name"], pool)
+    sending = Clients(job["url"], job["name"], pool, job.get("stream", True))
     seconds = job.get("seconds")
     if seconds is None:
         order: Iterator[int] = iter(range(len(pool)))

@@ -84,10 +84,10 @@ class Measuring(NamedTuple):
     folder: Path
     variables: dict[str, str]
 
-    def served(self, count: int, requests: Sequence[Body]) -> dict[str, Any]:
+    def served(self, count: int, requests: Sequence[Body], stream: bool = True) -> dict[str, Any]:
         """Let so many clients share the requests."""
         with serving(self.model, self.variables) as server:
-            job = {"url": server.url, "name": "load"}
+            job = {"url": server.url, "name": "load", "stream": stream}
             first = {**job, "clients": CLIENTS, "pool": self.before}
             Helper("clients", first, self.folder, self.variables).result()
             used = server.cpu_seconds()
@@ -104,23 +104,26 @@ class Measuring(NamedTuple):
 
 
 def throughput(measuring: Measuring, pool: Sequence[Body], load: Load) -> dict[str, Any]:
-    """Measure one client, 16 clients and the engine in two ways, one after the other."""
+    """Measure one client, 16 clients that read streams or whole answers, and the engine in two ways, in turn."""
     rows = _rounds(
         load.rounds,
         {
             "one": lambda: measuring.served(1, pool[: load.single]),
             "many": lambda: measuring.served(CLIENTS, pool[: load.many]),
+            "many_whole": lambda: measuring.served(CLIENTS, pool[: load.many], stream=False),
             "engine": lambda: measuring.engine("direct", pool[: load.many]),
             "engine_in_turn": lambda: measuring.engine("in_turn", pool[: load.many]),
         },
     )
-    errors = [error for name in ("one", "many") for row in rows[name] for error in row["errors"]]
+    errors = [error for name in ("one", "many", "many_whole") for row in rows[name] for error in row["errors"]]
     texts = rows["engine"][0]["texts"]
     for name, found in rows.items():
         for row in found:
             different = [i for i, text in enumerate(row["texts"]) if text != texts[i]]
             errors += [f"{name}: reply {i} is not the engine's" for i in different]
-    return {"errors": errors, **_speeds(rows, "one", "engine", "engine_in_turn")}
+    whole = [_rate(row) for row in rows["many_whole"]]
+    against = ratio(whole, [_rate(row) for row in rows["engine"]])
+    return {"errors": errors, **_speeds(rows, "one", "engine", "engine_in_turn"), "whole_against_engine": against}
 
 
 def larger(measuring: Measuring, pool: Sequence[Body], rounds: int) -> dict[str, Any]:

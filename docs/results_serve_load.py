@@ -30,6 +30,8 @@ def rows(results: dict[str, Any]) -> str:
         f"- Against the engine that is given {speed['clients']} requests, and a further one whenever one has ended, as "
         "the clients ask (given all of them at once it sorts them by length): "
         f"{_ratio(speed['against_engine_in_turn'])}.",
+        f"- {speed['clients']} clients that read whole answers in place of streams: against the engine "
+        f"{_ratio(speed['whole_against_engine'])}.",
         f"- The same with a larger model ({large['model']}), {large['rounds']} rounds: against the engine "
         f"{_ratio(large['against_engine'])}, fed as the clients ask {_ratio(large['against_engine_in_turn'])}.",
         f"- {soak['streams']} streams for {soak['seconds'] / 60:.1f} minutes: {soak['replies']:,} replies with "

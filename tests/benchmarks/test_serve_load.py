@@ -20,7 +20,8 @@ TRAINED = AttributeSchema(tuple(attribute for attribute in SCHEMA if attribute.n
 PROMPTS = [[{"role": "user", "content": text}] for text in ("Hi", "Why is the sky blue?", "Tell me a joke.")]
 
 
-def test_every_reply_is_that_of_the_request_alone() -> None:
+@pytest.mark.parametrize("stream", [True, False])
+def test_every_reply_is_that_of_the_request_alone(stream: bool) -> None:
     pool = mixed_pool(PROMPTS, TRAINED, 44)
     for body in pool:
         body["max_tokens"] = min(body["max_tokens"], 24)
@@ -29,7 +30,7 @@ def test_every_reply_is_that_of_the_request_alone() -> None:
     engine = tiny_engine()
     expected = [sampled_alone(engine, body) for body in pool]
     with running(tiny_service()) as server:
-        sending = Clients(server.url, "tiny", pool)
+        sending = Clients(server.url, "tiny", pool, stream)
         asyncio.run(sending.run(8, iter(range(len(pool)))))
         found = probe({"url": server.url, "seconds": 0.05, "interval_s": 0.01})
     assert sending.errors == []
@@ -81,7 +82,9 @@ def results() -> dict[str, Any]:
         "mixed_up": [], "first_text_s": quantiles, "health_ms": {"n": 2000, "failed": 0, **quantiles},
         "memory_mib": {"start": 400.0, "first": 500.0, "last": 501.0, "growth": 1.0, "slope": 0.1, "peak": 510.0},
     }  # fmt: skip
-    ratios = dict.fromkeys(("against_one_client", "against_engine", "against_engine_in_turn"), ratio)
+    ratios = dict.fromkeys(
+        ("against_one_client", "against_engine", "against_engine_in_turn", "whole_against_engine"), ratio
+    )
     speed = {"clients": 16, "rounds": 5, "errors": [], **ratios}
     about = {"cpus": 2, "cpu": "a CPU", "threads": "1"}
     large = {**speed, "model": "80m, random weights"}

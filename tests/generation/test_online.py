@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from steerlm.attributes import OASST
 from steerlm.conversation import Message
-from steerlm.generation.decoding import Decoder
+from steerlm.generation.decoding import Decoder, decode
 from steerlm.generation.detokenizing import ResponseText
 from steerlm.generation.engine import LocalEngine, Request, Sampling, said
 from steerlm.generation.online import Job, QueueFull, Scheduler, SchedulerStopped
@@ -104,6 +104,27 @@ def endless(model: PreTrainedModel) -> LocalEngine:
     fresh = random_model(tiny_llama_config(len(TOKENIZER), 100_000), 5, 0.25)
     fresh.lm_head.register_forward_hook(never)
     return LocalEngine(fresh, TOKENIZER, OASST, batch_size=2)
+
+
+def test_whole_samples_are_told_of_when_they_are_done(engine: LocalEngine, scheduler: Scheduler) -> None:
+    request = Request((Message("user", "Hi"),), {"humor": 3}, 3, seed=1)
+    rows = engine.rows(request, Sampling(40, temperature=1), said(request.messages))
+    seen: list[list[tuple[int, bool]]] = []
+    ended = threading.Event()
+
+    def notify() -> None:
+        seen.append([(len(row.tokens), row.done) for row in rows])
+        if all(row.done for row in rows):
+            ended.set()
+
+    scheduler.submit(rows, notify, every_step=False)
+    assert ended.wait(30)
+    assert len(seen) <= len(rows)
+    assert all(done for state in seen for count, done in state if count)
+    expected = engine.rows(request, Sampling(40, temperature=1), said(request.messages))
+    for _ in decode(engine._model, expected, batch_size=6, stop_ids=engine.prompting.stop_ids):
+        pass
+    assert [row.tokens for row in rows] == [row.tokens for row in expected]
 
 
 def test_a_cancelled_request_frees_its_place(model: PreTrainedModel) -> None:

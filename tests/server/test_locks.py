@@ -42,9 +42,9 @@ class Spy:
         self._encoder = server.engine.encoder
         self._submit = server.local.scheduler.submit
 
-    def __call__(self, rows: Sequence[Row], notify: Callable[[], None]) -> Job:
+    def __call__(self, rows: Sequence[Row], notify: Callable[[], None], every_step: bool) -> Job:
         self.rows += rows
-        return self._submit(rows, notify)
+        return self._submit(rows, notify, every_step)
 
     def headers(self) -> list[list[dict[str, Any]]]:
         """Return the attributes of every prompt: of each earlier answer, and last of the answer asked for."""

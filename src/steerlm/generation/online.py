@@ -93,12 +93,13 @@ class Scheduler:
         new = [job for job in tuple(self._jobs.values()) if job.number > counts.last_job]
         return counts.waiting + sum(len(job.rows) for job in new)
 
-    def submit(self, rows: Sequence[Row], notify: Callable[[], None]) -> Job:
+    def submit(self, rows: Sequence[Row], notify: Callable[[], None], every_step: bool = True) -> Job:
         """Let samples be decoded.
 
         Args:
             rows: the samples.
             notify: see `Job`.
+            every_step: whether somebody wants to see them grow; otherwise they come when they are done, each at once.
 
         Raises:
             QueueFull: too many samples wait; these too would.
@@ -113,7 +114,7 @@ class Scheduler:
             job = Job(self._num_submitted, rows, notify)
             self._num_submitted += 1
             self._jobs[job.number] = job
-            self._send(Submitted(job.number, rows))
+            self._send(Submitted(job.number, rows, every_step))
         return job
 
     def cancel(self, job: Job, rows: Sequence[Row] | None = None) -> None:

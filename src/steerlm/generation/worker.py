@@ -33,10 +33,11 @@ _MOST_AT_ONCE = 8
 
 
 class Submitted(NamedTuple):
-    """Samples that somebody wants."""
+    """Samples that somebody wants, and whether to see them grow."""
 
     job: int
     rows: Sequence[Row]
+    every_step: bool
 
 
 class Cancelled(NamedTuple):
@@ -156,6 +157,7 @@ class _Loop:
         self._jobs: dict[int, Sequence[Row]] = {}
         self._places: dict[Row, tuple[int, int]] = {}
         self._told: dict[Row, int] = {}
+        self._silent: set[Row] = set()
         self._grown: dict[Row, None] = {}
         self._last_job = -1
         self._counts = Counts(0, 0, -1)
@@ -166,7 +168,8 @@ class _Loop:
         # whoever sends must never wait for a step to end
         threading.Thread(target=self._receive, name="steerlm-inbox", daemon=True).start()
         while self._take():
-            self._grown |= dict.fromkeys(self._decoder.step())
+            rows = self._decoder.step()
+            self._grown |= dict.fromkeys(row for row in rows if row.done or row not in self._silent)
             self._report()
 
     def _receive(self) -> None:
@@ -194,7 +197,8 @@ class _Loop:
 
     def _handle(self, message: Submitted | Cancelled | None) -> bool:
         match message:
-            case Submitted(job, rows):
+            case Submitted(job, rows, every_step):
+                self._silent.update(() if every_step else rows)
                 self._jobs[job] = rows
                 self._places |= {row: (job, place) for place, row in enumerate(rows)}
                 self._told |= dict.fromkeys(rows, 0)
@@ -236,6 +240,7 @@ class _Loop:
             return
         job, _ = self._places.pop(row)
         del self._told[row]
+        self._silent.discard(row)
         self._grown.pop(row, None)
         if not any(other in self._places for other in self._jobs[job]):
             del self._jobs[job]

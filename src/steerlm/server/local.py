@@ -101,11 +101,11 @@ class LocalGeneration:
         self.answers = [reader.answer for reader in self._readers]
         self._rows = rows
         self._scheduler, self._metrics = scheduler, metrics
-        self._every_step = order.every_step or bool(order.stop)
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         try:
-            self._job = scheduler.submit(rows, self._notify)
+            # an answer that may be cut must be read while it grows
+            self._job = scheduler.submit(rows, self._notify, every_step=order.every_step or bool(order.stop))
         except QueueFull:
             raise ApiError(429, "the server is busy: too many samples wait; try again", "queue_full") from None
         except SchedulerStopped:
@@ -113,8 +113,7 @@ class LocalGeneration:
 
     def _notify(self) -> None:
         """Wake the request, from another thread."""
-        if self._every_step or self._ended:
-            self._loop.call_soon_threadsafe(self._event.set)
+        self._loop.call_soon_threadsafe(self._event.set)
 
     @property
     def _ended(self) -> bool:
