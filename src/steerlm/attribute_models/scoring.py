@@ -130,6 +130,7 @@ class Scorer:
         forward: scores one batch of rows, each of one or more token sequences, within `tokens_per_batch`; returns the
             scores row after row.
         sharing: what rows cost where sequences can share what they have in common; None: one sequence per row.
+        tokens_per_batch: of a batch, unless told.
     """
 
     schema: AttributeSchema
@@ -141,6 +142,7 @@ class Scorer:
     cuts: Mapping[str, Sequence[float]]
     forward: Callable[[list[list[Ids]], int], list[dict[str, Score]]]
     sharing: Sharing | None
+    tokens_per_batch: int
 
     def score(
         self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int | None = None
@@ -166,7 +168,7 @@ class Scorer:
         self, sequences: Sequence[Sequence[int] | Ids], tokens_per_batch: int | None = None
     ) -> list[dict[str, Score]]:
         """Score conversations that are ids already (`encode_for_scoring`)."""
-        tokens_per_batch = tokens_per_batch or scoring_tokens(self.device.type == "cpu")
+        tokens_per_batch = tokens_per_batch or self.tokens_per_batch
         results: list[dict[str, Score]] = [{} for _ in sequences]
         ids = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
         rows = [[i] for i in range(len(ids))]
@@ -322,6 +324,7 @@ def make_scorer(
         cuts=info.label_statistics.get("cut_points", {}),
         forward=forward,
         sharing=sharing_of(model, max_length, RAGGED if ragged else None),
+        tokens_per_batch=scoring_tokens(model.device.type == "cpu", info.kind == "generative"),
     )
 
 

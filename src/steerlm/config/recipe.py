@@ -158,16 +158,23 @@ class TrainAttributeModelConfig(TrainingSection):
     )
 
 
-def scoring_tokens(cpu: bool) -> int:
-    """Return how many tokens a scoring batch has unless told: on a CPU no more than its caches hold well."""
-    return 4096 if cpu else 16384
+def scoring_tokens(cpu: bool, generative: bool = False) -> int:
+    """Return how many tokens a scoring batch has unless told.
+
+    On a CPU no more than its caches hold well; more where labels are written, which takes passes of one token per row.
+    """
+    if not cpu:
+        return 16384
+    return 8192 if generative else 4096
 
 
 class AnnotateConfig(Section):
     """Step 2: label every assistant turn with the attribute model."""
 
     tokens_per_batch: int | None = Field(
-        None, ge=16, description="Token budget of one scoring batch, padding included; null: 4096 on a CPU, else 16384."
+        None,
+        ge=16,
+        description="Tokens of a scoring batch, padding included; null: 16384, on a CPU 4096 or (generative) 8192.",
     )
     window: int = Field(2048, ge=1, description="Records read ahead and sorted by length; bounds memory.")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Precision of scoring.")

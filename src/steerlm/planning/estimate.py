@@ -117,7 +117,7 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
     attribute_model, model = shapes["train_attribute_model"], shapes["train_sft"]
     head = recipe.train_attribute_model.kind == "generative"
     result.stages.append(worker.training("train_attribute_model", recipe.train_attribute_model, attribute_model, head))
-    tokens = recipe.annotate.tokens_per_batch or scoring_tokens(worker.machines.device.cpu)
+    tokens = recipe.annotate.tokens_per_batch or scoring_tokens(worker.machines.device.cpu, head)
     result.stages.append(worker.annotation(attribute_model, tokens))
     result.stages.append(worker.training("train_sft", recipe.train_sft, model, True))
     if recipe.bootstrap is not None:
