@@ -23,8 +23,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks import sampling
 from benchmarks.clients import Body
+from benchmarks.sampling import SCHEMA, TEMPERATURE, TOP_K
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Message, read_conversations
 from steerlm.files import parse_json_line, read_lines
@@ -54,34 +54,28 @@ def prompts_of(run: Path) -> list[Prompt]:
 def throughput_pool(prompts: Sequence[Prompt], schema: AttributeSchema, count: int) -> list[Body]:
     """Return requests of one kind: seeded sampling of whole answers, each at a setting of its own."""
     draw = random.Random(0)
-    return [
-        {
-            "messages": prompts[i % len(prompts)],
-            "steer": {"attributes": {a.name: draw.choice(a.levels) for a in schema}},
-            "temperature": 0.7,
-            "top_k": 50,
-            "max_tokens": 160,
-            "seed": i,
-        }
-        for i in range(count)
-    ]
+    settings = [{a.name: draw.choice(a.levels) for a in schema} for _ in range(count)]
+    return [_sampled(prompts[i % len(prompts)], setting, 160, i) for i, setting in enumerate(settings)]
 
 
 def larger_pool(path: Path, count: int, max_tokens: int) -> list[Body]:
     """Return requests of one kind for a model with random weights, with the prompts of a file."""
-    rows = list(read_conversations(path, sampling.SCHEMA))
-    return [
-        {
-            "messages": [{"role": "user", "content": row.messages[0].content}],
-            "steer": {"attributes": dict(row.messages[1].attributes or {})},
-            "temperature": sampling.TEMPERATURE,
-            "top_k": sampling.TOP_K,
-            "max_tokens": max_tokens,
-            "seed": i,
-        }
-        for i in range(count)
-        for row in [rows[i % len(rows)]]
-    ]
+    pool = []
+    for i, row in enumerate(itertools.islice(itertools.cycle(read_conversations(path, SCHEMA)), count)):
+        prompt = [{"role": "user", "content": row.messages[0].content}]
+        pool.append(_sampled(prompt, row.messages[1].attributes or {}, max_tokens, i))
+    return pool
+
+
+def _sampled(prompt: Prompt, setting: Mapping[str, Any], max_tokens: int, seed: int) -> Body:
+    return {
+        "messages": prompt,
+        "steer": {"attributes": dict(setting)},
+        "temperature": TEMPERATURE,
+        "top_k": TOP_K,
+        "max_tokens": max_tokens,
+        "seed": seed,
+    }
 
 
 def mixed_pool(prompts: Sequence[Prompt], schema: AttributeSchema, count: int) -> list[Body]:
