@@ -89,13 +89,15 @@ def test_a_line_holds_every_token_once_and_no_padding() -> None:
             assert line.input_ids[0, line.moved[place + row * width]].tolist() == sequence.tolist()
 
 
+@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("round_up", [False, True])
 @pytest.mark.parametrize("model_type", MODELS)
 def test_losses_and_gradients_are_those_of_the_sequences_apart(
-    model_type: str, round_up: bool, monkeypatch: pytest.MonkeyPatch
+    model_type: str, round_up: bool, plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not round_up:
         monkeypatch.setattr("steerlm.training.model_inputs._SMALL", 0)
+    monkeypatch.setattr("steerlm.training.model_inputs.plain_rows", lambda dtype: plain)
     model = wide(AutoModelForCausalLM.from_config(tiny(model_type), attn_implementation="sdpa"))
     rows = groups()
     apart = losses_apart(model, rows)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from steerlm.training.ragged_attention import RAGGED, line_up
+from steerlm.training.ragged_attention import RAGGED, line_up, plain_rows
 from steerlm.training.shared_prompts import shared_attention
 
 _SMALL = 256
@@ -48,7 +48,7 @@ def model_inputs(batch: dict[str, Tensor], config: PreTrainedConfig, dtype: torc
     attention = config._attn_implementation
     if attention == RAGGED:
         small = config.get_text_config().hidden_size <= _SMALL
-        line = line_up(batch, round_up=small)
+        line = line_up(batch, plain_rows(dtype), round_up=small)
         arguments = {
             "input_ids": line.input_ids,
             "position_ids": line.position_ids,

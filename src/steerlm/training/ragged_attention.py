@@ -3,13 +3,13 @@
 A batch is one line of N tokens: trees of sequences whose common beginnings stand once (`shared_prompts`), end to end.
 It is cut into pieces of consecutive tokens of one sequence. A piece looks at the tokens before it on its path and,
 causally, at itself: nothing is computed for padding, nor for a token that is not seen (but for half of the square that
-a piece makes with itself). Products run in the dtype of the layer, softmax in fp32. With bf16 that is two to four times
-as fast as PyTorch's fused kernel for the CPU, which computes in fp32 inside; like it, the backward pass computes the
-probabilities again instead of keeping them.
+a piece makes with itself). Products and probabilities have the dtype of the layer, softmax computes in fp32 inside.
+Like PyTorch's fused kernel, the backward pass computes the probabilities again instead of keeping them.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ class Line(NamedTuple):
     Attributes:
         input_ids: (1, N) and maybe some padding; rows (B, T).
         position_ids: likewise, of every token along its own sequence.
-        pieces: the N tokens in order; rows: the T tokens of each.
+        pieces: the N tokens in order; rows: the T tokens of each, or none where plain attention is faster.
         moved: (B * T,) where each token of the padded batch is now; of no use for padding. None: where it was.
     """
 
@@ -73,12 +73,18 @@ class Line(NamedTuple):
     moved: Tensor | None
 
 
-def line_up(batch: dict[str, Tensor], round_up: bool = False) -> Line:
+def plain_rows(dtype: torch.dtype) -> bool:
+    """Return whether PyTorch's fused kernel is faster for rows: its forward pass in bf16, where there is AMX."""
+    return dtype == torch.bfloat16 and not torch.is_grad_enabled() and torch.cpu._is_amx_tile_supported()
+
+
+def line_up(batch: dict[str, Tensor], plain: bool = False, round_up: bool = False) -> Line:
     """Take the padding out of a batch, if there is much of it.
 
     Args:
         batch: of `collating.pad_layouts`: input_ids and attention_mask (B, T), and where a row branches position_ids
             and ends.
+        plain: whether rows are left to plain attention (`plain_rows`).
         round_up: whether to add padding up to one of few lengths.
     """
     present_B_T = batch["attention_mask"].bool()
@@ -88,7 +94,7 @@ def line_up(batch: dict[str, Tensor], round_up: bool = False) -> Line:
         rows = [_pieces(ends_T[:size], positions_T[:size]) for ends_T, positions_T, size in trees]
         positions_N = batch["position_ids"][present_B_T]
     elif sum(sizes) >= _EVEN * present_B_T.numel():
-        return _rows(batch["input_ids"], _WIDTH if round_up else 1)
+        return _rows(batch["input_ids"], plain, _WIDTH if round_up else 1)
     else:
         rows = [_stretch(0, size, []) for size in sizes]
         positions_N = torch.cat([torch.arange(size) for size in sizes])
@@ -103,14 +109,14 @@ def line_up(batch: dict[str, Tensor], round_up: bool = False) -> Line:
     return Line(ids_N[None], positions_N[None], pieces, moved)
 
 
-def _rows(ids_B_T: Tensor, multiple: int) -> Line:
+def _rows(ids_B_T: Tensor, plain: bool, multiple: int) -> Line:
     """Leave rows as they are, but for a round width."""
     num_rows, width = ids_B_T.shape
     spare = -width % multiple
     # padding must not go past the last position that the model knows
     positions_B_T = torch.arange(width + spare).clamp(max=width - 1).expand(num_rows, -1)
     places_B_T = torch.arange(num_rows * (width + spare)).view(num_rows, -1)[:, :width]
-    pieces = _stretch(0, width + spare, [], 1, 1)
+    pieces = [] if plain else _stretch(0, width + spare, [], 1, 1)
     return Line(functional.pad(ids_B_T, (0, spare)), positions_B_T, pieces, places_B_T.flatten() if spare else None)
 
 
@@ -163,61 +169,64 @@ def _scatter(states_H_N_D: Tensor, piece: Piece, parts_H_M_D: Tensor) -> None:
         place += stop - start
 
 
-def _probabilities(queries_H_Q_D: Tensor, keys_H_M_D: Tensor, piece: Piece, scale: float) -> Tensor:
-    """Return what each token of a piece gives to those it sees (H, Q, M), in fp32; Q are the piece's tokens, of several
-    heads one after the other."""
-    scores_H_Q_M = torch.bmm(queries_H_Q_D, keys_H_M_D.transpose(1, 2)).float().mul_(scale)
+@functools.lru_cache(maxsize=256)
+def _future(size: int, own: int, dtype: torch.dtype) -> Tensor:
+    """Return what hides from each token of a piece the tokens behind it: (Q, own), to be added to their products."""
+    return torch.full((size, own), -torch.inf, dtype=dtype).triu_(1)
+
+
+def _probabilities(queries_H_Q_D: Tensor, keys_H_M_D: Tensor, piece: Piece) -> Tensor:
+    """Return what each token of a piece gives to those it sees (H, Q, M); Q are the piece's tokens, of several heads
+    one after the other."""
+    scores_H_Q_M = torch.bmm(queries_H_Q_D, keys_H_M_D.transpose(1, 2))
     own = piece.seen[-1][1] - piece.start
     latest = scores_H_Q_M.view(len(scores_H_Q_M), -1, piece.size, scores_H_Q_M.shape[-1])[..., -own:]
-    latest += torch.full((piece.size, own), -torch.inf, device=latest.device).triu_(1)
+    latest += _future(piece.size, own, latest.dtype)
     return torch.softmax(scores_H_Q_M, dim=-1)
 
 
 class _Attention(torch.autograd.Function):
-    """Attention of all pieces.
+    """Attention of all pieces; queries are scaled.
 
     H heads of keys, G groups of queries per such head, N tokens, D dimensions.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, q_H_G_N_D: Tensor, k_H_N_D: Tensor, v_H_N_D: Tensor, pieces: Sequence[Piece], scale: float
-    ) -> Tensor:
-        out_H_G_N_D = torch.zeros_like(q_H_G_N_D)
+    def forward(ctx: Any, q_H_G_N_D: Tensor, k_H_N_D: Tensor, v_H_N_D: Tensor, pieces: Sequence[Piece]) -> Tensor:
+        out_H_G_N_D = torch.empty_like(q_H_G_N_D)
+        out_H_G_N_D[:, :, pieces[-1].stop :] = 0
         for piece in pieces:
             queries = q_H_G_N_D[:, :, piece.start : piece.start + piece.size]
-            p = _probabilities(queries.flatten(1, 2), _gathered(k_H_N_D, piece), piece, scale)
-            out = torch.bmm(p.to(v_H_N_D.dtype), _gathered(v_H_N_D, piece)).view_as(queries)
+            p = _probabilities(queries.flatten(1, 2), _gathered(k_H_N_D, piece), piece)
+            out = torch.bmm(p, _gathered(v_H_N_D, piece)).view_as(queries)
             out_H_G_N_D[:, :, piece.start : piece.stop] = out[:, :, : piece.stop - piece.start]
-        ctx.save_for_backward(q_H_G_N_D, k_H_N_D, v_H_N_D, out_H_G_N_D)
-        ctx.pieces, ctx.scale = pieces, scale
+        ctx.save_for_backward(q_H_G_N_D, k_H_N_D, v_H_N_D)
+        ctx.pieces = pieces
         return out_H_G_N_D
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_H_G_N_D: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q_H_G_N_D, k_H_N_D, v_H_N_D, out_H_G_N_D = ctx.saved_tensors
+    def backward(ctx: Any, grad_H_G_N_D: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q_H_G_N_D, k_H_N_D, v_H_N_D = ctx.saved_tensors
         dtype = q_H_G_N_D.dtype
-        dq_H_G_N_D = torch.zeros_like(q_H_G_N_D)
+        dq_H_G_N_D = torch.empty_like(q_H_G_N_D)
+        dq_H_G_N_D[:, :, ctx.pieces[-1].stop :] = 0
         # a prompt gathers from all its responses
         dk_H_N_D = torch.zeros_like(k_H_N_D, dtype=torch.float32)
         dv_H_N_D = torch.zeros_like(v_H_N_D, dtype=torch.float32)
-        # softmax takes from every row its mean gradient, which is the output times the output's gradient
-        means_H_G_N_1 = (grad_H_G_N_D.float() * out_H_G_N_D).sum(-1, keepdim=True)
         for piece in ctx.pieces:
             length = piece.stop - piece.start
             where = slice(piece.start, piece.start + piece.size)
             queries = q_H_G_N_D[:, :, where]
             q = queries.flatten(1, 2)
-            grad, mean = (_own(x[:, :, where], length) for x in (grad_H_G_N_D, means_H_G_N_1))
+            grad = _own(grad_H_G_N_D[:, :, where], length)
             k, v = _gathered(k_H_N_D, piece), _gathered(v_H_N_D, piece)
-            p = _probabilities(q, k, piece, ctx.scale)
-            dv = torch.bmm(p.to(dtype).transpose(1, 2), grad)
-            ds = torch.bmm(grad, v.transpose(1, 2)).float().sub_(mean).mul_(p).mul_(ctx.scale).to(dtype)
+            p = _probabilities(q, k, piece)
+            ds = torch._softmax_backward_data(torch.bmm(grad, v.transpose(1, 2)), p, -1, dtype)
             dq_H_G_N_D[:, :, piece.start : piece.stop] = torch.bmm(ds, k).view_as(queries)[:, :, :length]
             _scatter(dk_H_N_D, piece, torch.bmm(ds.transpose(1, 2), q))
-            _scatter(dv_H_N_D, piece, dv)
-        return dq_H_G_N_D, dk_H_N_D.to(dtype), dv_H_N_D.to(dtype), None, None
+            _scatter(dv_H_N_D, piece, torch.bmm(p.transpose(1, 2), grad))
+        return dq_H_G_N_D, dk_H_N_D.to(dtype), dv_H_N_D.to(dtype), None
 
 
 def _own(states_H_G_Q_D: Tensor, length: int) -> Tensor:
@@ -249,7 +258,7 @@ def ragged_attention(
     k_H_N_D, v_H_N_D = (x.contiguous().flatten(0, 1) for x in padded[1:])
     q_H_G_N_D = padded[0].contiguous().view(len(k_H_N_D), -1, *padded[0].shape[2:])
     with torch.autocast(kind, enabled=False):
-        out_H_G_N_D: Tensor = _Attention.apply(q_H_G_N_D, k_H_N_D, v_H_N_D, pieces, scale)  # type: ignore[no-untyped-call]
+        out_H_G_N_D: Tensor = _Attention.apply(q_H_G_N_D * scale, k_H_N_D, v_H_N_D, pieces)  # type: ignore[no-untyped-call]
     return out_H_G_N_D.view_as(padded[0])[:, :, :length].transpose(1, 2)
 
 
@@ -262,10 +271,12 @@ def _forward(
     pieces: Sequence[Piece] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as Hugging Face's models ask for: a line where they were called with `pieces`, padded rows otherwise."""
-    if pieces is None:
-        padded: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        return padded
+    """Attend as Hugging Face's models ask for: in pieces where they were called with them, padded rows otherwise."""
+    if not pieces:
+        if pieces is not None:
+            attention_mask, kwargs = None, {**kwargs, "is_causal": True}
+        rows: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return rows
     scale = kwargs.get("scaling")
     return ragged_attention(query, key, value, pieces, query.shape[-1] ** -0.5 if scale is None else scale), None
 
