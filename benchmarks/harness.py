@@ -143,21 +143,11 @@ def environment() -> dict[str, Any]:
             facts["packages"][package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    facts["cpu"] = _cpu_name()
     facts["threads"] = os.environ.get("OMP_NUM_THREADS", f"{facts['cpus']} (default)")
     facts["glibc_tunables"] = os.environ.get("GLIBC_TUNABLES", "")
     facts["commit"] = _commit()
     facts["load_before"] = round(os.getloadavg()[0], 2)
     return facts
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    values = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
-    flags = values.get("flags", "").split()
-    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    return f"{values.get('model name', 'unknown')} ({', '.join(known)})"
 
 
 def _commit() -> str:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from results_playground import cpu_name
+
 FOLDER = Path(__file__).resolve().parent / "results" / "performance"
 PLAYGROUND = Path(__file__).resolve().parent / "results" / "playground"
 CLAIMS = ("sft", "annotate", "generative_labels", "sampling", "engines")
@@ -57,17 +59,17 @@ def targets() -> str:
     rows = []
     for result in _results():
         if "not_run" in result:
-            rows.append([f"{result['title']}, {result['device']}", "", "", "", f"not run: {result['not_run']}"])
+            rows.append([f"{result['title']}, {result['device']}", "", "", "", f"not run: {result['not_run']}", ""])
         for claim, case in _cases(result):
             if "not_run" in case:
-                rows.append([claim, "", "", "", f"not run: {case['not_run']}"])
+                rows.append([claim, "", "", "", f"not run: {case['not_run']}", ""])
                 continue
-            rows += [_peer(claim, peer) for peer in case["peers"].values()]
-            rows += _further(claim, case["peers"])
+            found = [*(_peer(claim, peer) for peer in case["peers"].values()), *_further(claim, case["peers"])]
+            rows += [[*row, cpu_name(case["environment"])] for row in found]
     rows += [*_io_rows(), *_quickstart_rows()]
     if not rows:
         return _MISSING
-    return _table(["claim", "against", "target", "measured: median [range]", "verdict"], rows)
+    return _table(["claim", "against", "target", "measured: median [range]", "verdict", "CPU"], rows)
 
 
 def _peer(claim: str, peer: dict[str, Any]) -> list[str]:
@@ -97,16 +99,16 @@ def _io_rows() -> Iterator[list[str]]:
     quick = " (quick check, no result)" if result["quick"] else ""
     for step, found in result["steps"].items():
         largest = max(map(int, found["sizes"]))
-        goals = found["targets"]
+        goals, cpu = found["targets"], cpu_name(found["environment"])
         claim = f"{step}, {largest:,} conversations{quick}"
         ratio = found["largest_against_reference"]
         if ratio is not None:
             against = f"its own time per record at {goals['reference']:,}"
             held = "holds" if ratio <= goals["ratio"] else "**missed**"
-            yield [claim, against, f"<= {goals['ratio']:g} x", f"{ratio:.2f} x", held]
+            yield [claim, against, f"<= {goals['ratio']:g} x", f"{ratio:.2f} x", held, cpu]
         peak = found["sizes"][str(largest)]["peak_mib"]
         held = "holds" if peak * 2**20 < goals["peak_bytes"] else "**missed**"
-        yield [claim, "peak memory", f"< {goals['peak_bytes'] / 1e9:g} GB", f"{peak * 2**20 / 1e9:.2f} GB", held]
+        yield [claim, "peak memory", f"< {goals['peak_bytes'] / 1e9:g} GB", f"{peak * 2**20 / 1e9:.2f} GB", held, cpu]
 
 
 def plan() -> str:
@@ -131,21 +133,21 @@ def _predicted(found: dict[str, Any], rounds: int, form: str) -> list[str]:
     return [predicted, f"{measured} [{low}, {high}], {rounds} rounds", f"{found['error_percent']:+.0f} %"]
 
 
-def _playground() -> tuple[dict[str, Any], int]:
-    costs = json.loads((PLAYGROUND / "cost.json").read_text(encoding="utf-8"))
-    cpus = json.loads((PLAYGROUND / "environment.json").read_text(encoding="utf-8"))["cpus"]
-    return costs, int(cpus)
+def _playground() -> tuple[dict[str, Any], dict[str, Any]]:
+    costs, facts = (json.loads((PLAYGROUND / f"{name}.json").read_text("utf-8")) for name in ("cost", "environment"))
+    return costs, facts
 
 
 def _quickstart_rows() -> Iterator[list[str]]:
-    costs, cpus = _playground()
+    costs, facts = _playground()
+    cpus, cpu = facts["cpus"], cpu_name(facts)
     seconds = sum(row["seconds"] for row in costs.values())
     claim = f"quickstart, {cpus} cores, after installation"
     held = "holds" if seconds <= QUICKSTART_S else "**missed**"
-    yield [claim, "", f"<= {QUICKSTART_S} s", f"{seconds:.0f} s", held]
+    yield [claim, "", f"<= {QUICKSTART_S} s", f"{seconds:.0f} s", held, cpu]
     name, busy = min(((name, _busy(row, cpus)) for name, row in _lasting(costs).items()), key=lambda pair: pair[1])
     held = "holds" if busy >= BUSY else "**missed**"
-    yield [claim, "cores busy in the idlest step", f">= {BUSY:.0%}", f"{busy:.0%} in {name}", held]
+    yield [claim, "cores busy in the idlest step", f">= {BUSY:.0%}", f"{busy:.0%} in {name}", held, cpu]
 
 
 def _lasting(costs: dict[str, Any]) -> dict[str, Any]:
@@ -159,7 +161,8 @@ def _busy(row: dict[str, Any], cpus: int) -> float:
 
 def quickstart() -> str:
     """Time of every step of the playground run, its share, and how busy the cores were."""
-    costs, cpus = _playground()
+    costs, facts = _playground()
+    cpus = facts["cpus"]
     total = sum(row["seconds"] for row in costs.values())
     rows = [
         [name, f"{row['seconds']:.0f} s", f"{row['seconds'] / total:.0%}", f"{_busy(row, cpus):.0%}"]

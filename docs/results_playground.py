@@ -55,16 +55,21 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
+def cpu_name(facts: dict[str, Any]) -> str:
+    """Return the name of the CPU of an environment, and whether it has a matrix unit."""
+    name, flags = facts["cpu"].rsplit(" (", 1)
+    return f"{name}, AMX" if "amx" in flags else str(name)
+
+
 def cost() -> str:
     """Time and memory of every stage."""
-    costs = _read("cost.json")
+    costs, facts = _read("cost.json"), _read("environment.json")
     seconds = sum(row["seconds"] for row in costs.values())
     peak = max(row["peak_memory_mib"] for row in costs.values())
-    cpus = _read("environment.json")["cpus"]
     rows = [[name, f"{row['seconds']:.0f} s", f"{row['peak_memory_mib']} MiB"] for name, row in costs.items()]
     intro = (
-        f"Measured on {cpus} CPU cores after installation: **{seconds / 60:.1f} minutes** of computing, "
-        f"peak memory **{peak / 1024:.1f} GiB**.\n\n"
+        f"Measured on {facts['cpus']} CPU cores ({cpu_name(facts)}) after installation: "
+        f"**{seconds / 60:.1f} minutes** of computing, peak memory **{peak / 1024:.1f} GiB**.\n\n"
     )
     return intro + _table(["step", "time", "peak memory so far"], rows)
 

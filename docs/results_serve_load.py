@@ -45,9 +45,7 @@ def rows(results: dict[str, Any]) -> str:
 
 
 def _further(results: dict[str, Any]) -> list[str]:
-    """Return what result files say since the benchmark measures whole answers and a larger model."""
-    if "larger" not in results:
-        return ["- Whole answers in place of streams, and a larger model: not measured yet."]
+    """Return what other clients and a larger model get."""
     speed, large = results["throughput"], results["larger"]
     return [
         f"- {speed['clients']} clients that read whole answers in place of streams: against the engine "

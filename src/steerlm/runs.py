@@ -54,8 +54,19 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpus": len(os.sched_getaffinity(0)),
+        "cpu": _cpu_name(),
         "packages": versions,
     }
+
+
+def _cpu_name() -> str:
+    """Return the name of the CPU, and what it has of the instructions that the speed depends on most."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    values = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
+    flags = values.get("flags", "").split()
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{values.get('model name', 'unknown')} ({', '.join(known)})"
 
 
 def recipe_stages(recipe: Recipe) -> list[str]:

@@ -15,6 +15,7 @@ from benchmarks.harness import environment
 from steerlm.files import write_json
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+ENVIRONMENT = {**environment(), "cpu": "A CPU (R) (avx2, amx_bf16)"}
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def _write(folder: Path, quick: bool = False) -> None:
     ours = {"description": "us", "facts": [{"tokens": 3, "loss": 1.5}, {"tokens": 4, "loss": 1.0}]}
     case = {
         "description": "a case", "ours": ours, "peers": peers, "checks": [{"equal_labels": {"good": 1.0}}],
-        "quick": quick, "environment": environment(),
+        "quick": quick, "environment": ENVIRONMENT,
     }  # fmt: skip
     write_json(folder / "sft.json", {"title": "SFT", "claim": "sft", "device": "cpu", "cases": {"one": case}})
     write_json(folder / "sft_cuda.json", {"title": "SFT", "claim": "sft", "device": "cuda", "not_run": "no GPU here"})
@@ -51,11 +52,11 @@ def _write(folder: Path, quick: bool = False) -> None:
 def test_targets_are_judged_by_the_median(page: ModuleType, tmp_path: Path) -> None:
     _write(tmp_path)
     rows = page.targets().splitlines()
-    assert "| SFT: a case | a peer | >= 2 x | 3.00 x [2.50, 3.50], 5 pairs | holds |" in rows
-    assert "| SFT: a case | a peer | >= 2 x | 1.50 x [1.00, 2.00], 5 pairs | **missed** |" in rows
-    assert "| SFT: a case | a peer |  | 0.90 x [0.40, 1.40], 5 pairs | no target |" in rows
-    assert "| SFT: a case | another | >= 1 x |  | not run: not installed |" in rows
-    assert "| SFT, cuda |  |  |  | not run: no GPU here |" in rows
+    assert "| SFT: a case | a peer | >= 2 x | 3.00 x [2.50, 3.50], 5 pairs | holds | A CPU (R), AMX |" in rows
+    assert "| SFT: a case | a peer | >= 2 x | 1.50 x [1.00, 2.00], 5 pairs | **missed** | A CPU (R), AMX |" in rows
+    assert "| SFT: a case | a peer |  | 0.90 x [0.40, 1.40], 5 pairs | no target | A CPU (R), AMX |" in rows
+    assert "| SFT: a case | another | >= 1 x |  | not run: not installed | A CPU (R), AMX |" in rows
+    assert "| SFT, cuda |  |  |  | not run: no GPU here |  |" in rows
 
 
 def test_a_quick_check_is_no_result(page: ModuleType, tmp_path: Path) -> None:
@@ -77,11 +78,11 @@ def test_cost_per_record_has_its_own_targets(page: ModuleType, tmp_path: Path) -
         "largest_against_reference": 1.1,
         "targets": {"ratio": 1.2, "peak_bytes": 10**9, "reference": 10_000},
     }
-    steps = {"prepare": {**found, "environment": environment()}}
+    steps = {"prepare": {**found, "environment": ENVIRONMENT}}
     write_json(tmp_path / "io.json", {"quick": False, "steps": steps})
     rows = page.targets()
-    assert "its own time per record at 10,000 | <= 1.2 x | 1.10 x | holds |" in rows
-    assert "| peak memory | < 1 GB | 2.10 GB | **missed** |" in rows
+    assert "its own time per record at 10,000 | <= 1.2 x | 1.10 x | holds | A CPU (R), AMX |" in rows
+    assert "| peak memory | < 1 GB | 2.10 GB | **missed** | A CPU (R), AMX |" in rows
 
 
 def test_plans_stand_beside_what_happened(page: ModuleType, tmp_path: Path) -> None:
