@@ -78,8 +78,8 @@ def measure(job: Job) -> Measurement:
 
 def _rendered(folder: Path, rows: Sequence[Conversation]) -> tuple[list[str], list[int]]:
     """Return the text that a user of Hugging Face's tools would score, and its lengths in tokens."""
-    from steerlm.attribute_models.scoring import encode_for_scoring
     from steerlm.checkpoint.models import load_tokenizer
+    from steerlm.scorers.attribute_models import encode_for_scoring
     from steerlm.template import ConversationEncoder
 
     tokenizer = load_tokenizer(folder / "model")
@@ -94,7 +94,7 @@ def _rendered(folder: Path, rows: Sequence[Conversation]) -> tuple[list[str], li
 def _ours(
     job: Job, warmup: Sequence[Conversation], rows: Sequence[Conversation]
 ) -> tuple[float, list[list[float]]]:  # fmt: skip
-    from steerlm.attribute_models.scoring import load_attribute_model
+    from steerlm.scorers.attribute_models import load_attribute_model
 
     scorer = load_attribute_model(job.folder / "model", "bf16")
     scorer.score([row.messages for row in warmup])

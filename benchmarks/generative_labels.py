@@ -87,11 +87,11 @@ def _teach(folder: Path, device: str) -> None:
     """Train the weights in a folder on labels until the model has no doubt about them."""
     from transformers import AutoModelForCausalLM
 
-    from steerlm.attribute_models.scoring import encode_for_scoring
-    from steerlm.attribute_models.scoring_generative import encode_label
+    from steerlm.batching.collating import pad_tokens
     from steerlm.checkpoint.models import load_tokenizer
+    from steerlm.scorers.attribute_models import encode_for_scoring
+    from steerlm.scorers.generative import encode_label
     from steerlm.template import ConversationEncoder
-    from steerlm.training.collating import pad_tokens
 
     tokenizer = load_tokenizer(folder)
     encoder = ConversationEncoder(tokenizer, SCHEMA)
@@ -146,7 +146,7 @@ def measure(job: Job) -> Measurement:
 
 
 def _ours(job: Job) -> Any:
-    from steerlm.attribute_models.scoring import load_attribute_model
+    from steerlm.scorers.attribute_models import load_attribute_model
 
     scorer = load_attribute_model(job.folder / "model", OURS[job.contestant])
 
@@ -161,8 +161,8 @@ def _generate(job: Job) -> Any:
     """Let the model write, and read what it wrote."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from steerlm.attribute_models.scoring import encode_for_scoring
-    from steerlm.attribute_models.scoring_generative import label_steps, longest_label
+    from steerlm.scorers.attribute_models import encode_for_scoring
+    from steerlm.scorers.generative import label_steps, longest_label
     from steerlm.template import ConversationEncoder
 
     tokenizer = AutoTokenizer.from_pretrained(job.folder / "model", padding_side="left")

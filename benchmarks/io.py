@@ -31,7 +31,7 @@ from benchmarks.harness import QUICK_RESULTS, RESULTS, ROOT, environment
 from benchmarks.synthetic import Size, make_tokenizer, save_attribute_model, words
 from steerlm.attributes import STEERLM
 from steerlm.conversation import Conversation, Message, write_conversations
-from steerlm.files import write_json
+from steerlm.storage.files import write_json
 
 STEPS = ("prepare", "annotate", "batching")
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -97,7 +97,7 @@ def make_inputs(folder: Path, sizes: tuple[int, ...]) -> None:
 def prepare(folder: Path, size: int, out: Path) -> dict[str, Any]:
     """Import, check, deduplicate and split the records."""
     from steerlm.config import PrepareConfig, SourceConfig
-    from steerlm.stages.prepare import prepare as stage
+    from steerlm.stages.prepare.stage import prepare as stage
 
     source = SourceConfig(name="generated", format="messages", path=folder / f"chats-{size}.jsonl")
     report = stage(
@@ -110,7 +110,7 @@ def prepare(folder: Path, size: int, out: Path) -> dict[str, Any]:
 def annotate(folder: Path, size: int, out: Path) -> dict[str, Any]:
     """Label the records with a tiny attribute model."""
     from steerlm.config import AnnotateConfig
-    from steerlm.stages.annotate import annotate as stage
+    from steerlm.stages.annotate.stage import annotate as stage
 
     summary = stage(AnnotateConfig(), [folder / f"chats-{size}.jsonl"], folder / "model", out)
     return dict(summary["files"][f"chats-{size}.jsonl"])
@@ -118,7 +118,7 @@ def annotate(folder: Path, size: int, out: Path) -> dict[str, Any]:
 
 def batching(folder: Path, size: int, out: Path) -> dict[str, Any]:
     """Make the batches of three epochs, in their order."""
-    from steerlm.training.batching import token_budget_batches
+    from steerlm.batching.batches import token_budget_batches
 
     lengths = np.minimum(np.random.default_rng(0).lognormal(5.5, 0.6, size).astype(np.int64) + 1, 4096)
     batches = [len(token_budget_batches(lengths, 16384, seed=0, epoch=epoch)) for epoch in range(3)]

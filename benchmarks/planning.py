@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import QUICK_RESULTS, RESULTS, ROOT, TIMEOUT_S, environment
-from steerlm.files import write_json
+from steerlm.storage.files import write_json
 
 _STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _MEAN_LENGTH, _SPREAD, _LONGEST = 288, 0.6, 1000
@@ -75,12 +75,12 @@ def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
     from benchmarks.clock import Clock, watch
     from benchmarks.synthetic import SIZES, make_config, make_tokenizer
     from steerlm.attributes import AttributeSchema
+    from steerlm.batching.batches import EncodedExamples
     from steerlm.config import TrainingSection
     from steerlm.planning.architectures import architecture
     from steerlm.planning.devices import this_machine
     from steerlm.planning.memory import Step, training_memory
     from steerlm.planning.speed import PADDING, training_seconds
-    from steerlm.training.batching import EncodedExamples
     from steerlm.training.loop import train
 
     setting = SETTINGS[name]

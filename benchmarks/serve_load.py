@@ -29,8 +29,8 @@ from benchmarks.clients import Body
 from benchmarks.harness import QUICK_RESULTS, RESULTS, environment, ratio
 from benchmarks.serving import Helper, Prompt, larger_pool, mixed_pool, model_of, prompts_of, serving, throughput_pool
 from steerlm.checkpoint.info import load_info
-from steerlm.files import write_json
 from steerlm.server.service import trained_schema
+from steerlm.storage.files import write_json
 
 CLIENTS, STREAMS = 16, 64
 LARGER = "80m"

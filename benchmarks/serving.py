@@ -27,8 +27,8 @@ from benchmarks.clients import Body
 from benchmarks.sampling import SCHEMA, TEMPERATURE, TOP_K
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Message, read_conversations
-from steerlm.files import parse_json_line, read_lines
 from steerlm.generation.engine import LocalEngine, Request, Sample, Sampling, load_engine, said, strip_label_echo
+from steerlm.storage.files import parse_json_line, read_lines
 
 Prompt = list[dict[str, str]]
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from steerlm.ablation.tables import estimate, explain, ladder, markdown_table, seed_interval, seeds
-from steerlm.baselines.tables import baselines_table, explain_baselines
+from steerlm.studies.ablate.tables import estimate, explain, ladder, markdown_table, seed_interval, seeds
+from steerlm.studies.baselines.tables import baselines_table, explain_baselines
 
 FOLDER = Path(__file__).resolve().parent / "results" / "ablation"
 STEPS = (("plain", "human"), ("human", "best"), ("human", "predicted"), ("predicted", "more"), ("more", "bootstrap"))

@@ -17,12 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerlm.ablation.tables import estimate, markdown_table
+from steerlm.studies.ablate.tables import estimate, markdown_table
 
 if TYPE_CHECKING:
-    from steerlm.evaluation.fidelity import Sweeps
-    from steerlm.evaluation.sweeping import Plan
     from steerlm.generation.engine import LocalEngine
+    from steerlm.stages.evaluate.fidelity import Sweeps
+    from steerlm.stages.evaluate.sweeping import Plan
 
 FOLDER = Path(__file__).resolve().parent / "results" / "guidance"
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
@@ -35,8 +35,8 @@ _INK, _OTHER, _GRID = "#1f4e79", "#e07b39", "#d9d9d9"
 def measure(run: Path) -> dict[str, Any]:
     """Let the run's final model answer at every strength, and at levels between levels."""
     from steerlm.checkpoint.info import load_info
-    from steerlm.evaluation.sweeping import make_plan, read_prompts, seen_combinations
     from steerlm.generation.engine import load_engine
+    from steerlm.stages.evaluate.sweeping import make_plan, read_prompts, seen_combinations
 
     model = run / "bootstrap" / "model"
     engine = load_engine(model, batch_size=128)
@@ -79,7 +79,7 @@ class _Answered:
 
 def _answer(engine: LocalEngine, plans: Mapping[str, Plan], strength: float, way: str) -> _Answered:
     """Answer the plans of all dials and join them into one."""
-    from steerlm.evaluation.sweeping import Plan
+    from steerlm.stages.evaluate.sweeping import Plan
 
     asks: list[Any] = []
     cells: list[Any] = []
@@ -115,7 +115,7 @@ def _draw(
 def _sweeps(engine: LocalEngine, plan: Plan, answers: Sequence[dict[str, Any]]) -> Sweeps:
     from steerlm import playground
     from steerlm.conversation import Message
-    from steerlm.evaluation.observing import lay_out_sweeps
+    from steerlm.stages.evaluate.observing import lay_out_sweeps
 
     scores = []
     for ask, row in zip(plan.asks, answers, strict=True):
@@ -128,9 +128,9 @@ def _sweeps(engine: LocalEngine, plan: Plan, answers: Sequence[dict[str, Any]]) 
 
 def _describe(engine: LocalEngine, found: _Answered, ordinary: _Answered) -> dict[str, Any]:
     """Fidelity, quality and defects at one strength, and the difference from ordinary decoding on the same asks."""
-    from steerlm.evaluation.answers import answer_statistics
-    from steerlm.evaluation.estimates import cluster_bootstrap, mean
-    from steerlm.evaluation.fidelity import dial_report, paired_comparison
+    from steerlm.stages.evaluate.answers import answer_statistics
+    from steerlm.stages.evaluate.fidelity import dial_report, paired_comparison
+    from steerlm.statistics.estimates import cluster_bootstrap, mean
 
     schema, sweeps = engine.schema, found.sweeps
     kept = ("mae", "spearman", "slope", "curve")
@@ -159,7 +159,7 @@ def _describe(engine: LocalEngine, found: _Answered, ordinary: _Answered) -> dic
 
 def _between(engine: LocalEngine, plan: Plan, dial: str) -> list[dict[str, Any]]:
     """What comes of a request half-way between two levels; the plan names the lower one."""
-    from steerlm.evaluation.estimates import cluster_bootstrap, estimate_share, mean
+    from steerlm.statistics.estimates import cluster_bootstrap, estimate_share, mean
 
     def half_up(attributes: Mapping[str, Any]) -> dict[str, Any]:
         return {**attributes, dial: attributes[dial] + 0.5}

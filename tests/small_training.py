@@ -13,8 +13,8 @@ import torch
 from transformers import LlamaForSequenceClassification, PreTrainedModel
 
 from steerlm.attributes import AttributeSchema
+from steerlm.batching.batches import EncodedExamples, RegressionExamples
 from steerlm.config import TrainingSection
-from steerlm.training.batching import EncodedExamples, RegressionExamples
 from steerlm.training.loop import train
 from steerlm.training.losses import output_names
 from steerlm.training.trainer import SteerTrainer

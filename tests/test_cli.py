@@ -88,7 +88,7 @@ def test_unknown_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_full_disk_is_reported_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from steerlm import commands
+    from steerlm.commands import handlers as commands
 
     def full(_: object) -> int:
         raise OSError(28, "No space left on device")

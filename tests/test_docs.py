@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from steerlm.arguments import build_parser
+from steerlm.commands.arguments import build_parser
 from steerlm.runs import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]

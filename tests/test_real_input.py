@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from steerlm.attributes import AttributeSchema
 from steerlm.config import load_recipe
 from steerlm.conversation import Conversation, Message, Score, read_conversations
-from steerlm.evaluation.estimates import Weights
+from steerlm.statistics.estimates import Weights
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "real_input"
 SCHEMA = load_recipe(FOLDER / "recipe.yaml").schema_

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from steerlm.attributes import AttributeSchema
 from steerlm.config import load_recipe
 from steerlm.conversation import Message, read_conversations
-from steerlm.files import atomic_writer, write_json
-from steerlm.progress import progress
+from steerlm.storage.files import atomic_writer, write_json
+from steerlm.storage.progress import progress
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 MAX_LENGTH = 512

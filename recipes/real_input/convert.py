@@ -23,7 +23,7 @@ from public_data import SOURCES, Converted, digest, normalise
 from steerlm.attributes import AttributeSchema
 from steerlm.config import load_recipe
 from steerlm.conversation import Conversation, write_conversations
-from steerlm.files import write_json
+from steerlm.storage.files import write_json
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 TEST_SHARE = 0.25

@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 from baselines import Floats, Row, labelled_rows
 
-from steerlm.attribute_models.scoring import load_attribute_model
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.config import load_recipe
 from steerlm.conversation import Conversation, Message, read_conversations
-from steerlm.evaluation.estimates import Weights, cluster_bootstrap, divide, mean, mean_absolute_error, spearman
-from steerlm.evaluation.metrics import fleiss_kappa, human_ceiling, regression_report
-from steerlm.files import write_json
+from steerlm.scorers.attribute_models import load_attribute_model
+from steerlm.statistics.estimates import Weights, cluster_bootstrap, divide, mean, mean_absolute_error, spearman
+from steerlm.statistics.metrics import fleiss_kappa, human_ceiling, regression_report
+from steerlm.storage.files import write_json
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 UNLABELLED = ("hh_rlhf", "model_self_identification", "open_assistant")

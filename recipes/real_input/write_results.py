@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steerlm.files import atomic_writer
+from steerlm.storage.files import atomic_writer
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs/results/real_input"
 

@@ -13,10 +13,10 @@ from steerlm.conversation import Conversation, Message, Score, read_conversation
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
-    from steerlm.attribute_models.scoring import load_attribute_model
     from steerlm.config import Recipe, build_recipe, load_recipe
     from steerlm.generation.engine import Request, Sample, Sampling, load_engine
     from steerlm.pipeline import run_recipe, run_stage
+    from steerlm.scorers.attribute_models import load_attribute_model
     from steerlm.template import ConversationEncoder, install_template
 
 _LAZY = {

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from steerlm.attribute_models.scoring import AttributeModel, load_attribute_model
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.checkpoint.info import CheckpointInfo, load_info
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
 from steerlm.generation.engine import Engine, Request, Sampling, load_engine
+from steerlm.scorers.attribute_models import AttributeModel, load_attribute_model
 
 _HELP = {
     "/set": "show the dials",

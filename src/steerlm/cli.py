@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from steerlm.arguments import build_parser
+from steerlm.commands.arguments import build_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,13 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from steerlm import commands
+    from steerlm.commands import handlers as commands
 
     command: str = arguments.command
     if command == "run":
         return commands.run(arguments)
     if command == "plan":
-        from steerlm.planning.command import run_plan
+        from steerlm.commands.plan import run_plan
 
         return run_plan(arguments)
     if command == "report":
@@ -56,11 +56,11 @@ def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
     if command == "judge":
         return commands.judge(arguments)
     if command == "serve":
-        from steerlm.server.commands import serve
+        from steerlm.commands.serve import serve
 
         return serve(arguments)
     if command == "rate":
-        from steerlm.rating.commands import rate
+        from steerlm.commands.rate import rate
 
         return rate(arguments)
     if command == "compare":

@@ -21,12 +21,12 @@ import orjson
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.errors import UserError, did_you_mean
-from steerlm.files import atomic_writer as atomic_writer
-from steerlm.files import lines_writer
-from steerlm.files import open_text_bytes as open_text_bytes
-from steerlm.files import parse_json_line as parse_json_line
-from steerlm.files import read_lines as read_lines
-from steerlm.files import write_json as write_json
+from steerlm.storage.files import atomic_writer as atomic_writer
+from steerlm.storage.files import lines_writer
+from steerlm.storage.files import open_text_bytes as open_text_bytes
+from steerlm.storage.files import parse_json_line as parse_json_line
+from steerlm.storage.files import read_lines as read_lines
+from steerlm.storage.files import write_json as write_json
 
 Role = Literal["system", "user", "assistant"]
 _ROLES = ("system", "user", "assistant")

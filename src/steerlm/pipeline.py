@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steerlm.cluster import Cluster
 from steerlm.config import Recipe, SourceConfig
 from steerlm.errors import UserError
 from steerlm.runs import RunFolder, recipe_stages
+from steerlm.storage.cluster import Cluster
 
 Notify = Callable[[str, dict[str, Any] | None], None]
 """Called with a stage's name and None when it starts, and with its record when it is done."""
@@ -95,13 +95,13 @@ def _playground(run: RunFolder, out: Path) -> Mapping[str, Any]:
 
 
 def _prepare(run: RunFolder, out: Path) -> Mapping[str, Any]:
-    from steerlm.stages.prepare import prepare
+    from steerlm.stages.prepare.stage import prepare
 
     return prepare(run.recipe.prepare, run.recipe.schema_, out, run.recipe.seed)
 
 
 def _train_attribute_model(run: RunFolder, out: Path) -> Mapping[str, Any]:
-    from steerlm.stages.train_attribute_model import train_attribute_model
+    from steerlm.stages.train_attribute_model.stage import train_attribute_model
 
     config, prepared = run.recipe.train_attribute_model, run.stage("prepare")
     return train_attribute_model(
@@ -110,7 +110,7 @@ def _train_attribute_model(run: RunFolder, out: Path) -> Mapping[str, Any]:
 
 
 def _annotate(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Mapping[str, Any]:
-    from steerlm.stages.annotate import annotate
+    from steerlm.stages.annotate.stage import annotate
 
     data = [run.stage("prepare") / name for name in ("train.jsonl", "validation.jsonl")]
     return annotate(run.recipe.annotate, data, run.stage("train_attribute_model") / "model", out, cluster)
@@ -132,7 +132,7 @@ def _train_sft(run: RunFolder, out: Path) -> Mapping[str, Any]:
 
 
 def _bootstrap(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Mapping[str, Any]:
-    from steerlm.stages.bootstrap import bootstrap
+    from steerlm.stages.bootstrap.stage import bootstrap
 
     assert run.recipe.bootstrap is not None
     annotated = run.stage("annotate")
@@ -152,7 +152,7 @@ def _bootstrap(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Map
 
 
 def _evaluate(run: RunFolder, out: Path) -> Mapping[str, Any]:
-    from steerlm.stages.evaluate import evaluate
+    from steerlm.stages.evaluate.stage import evaluate
 
     prompts = run.recipe.evaluate.prompts or run.stage("prepare") / "validation.jsonl"
     return evaluate(

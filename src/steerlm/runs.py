@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from steerlm.config import Recipe, dump_recipe
 from steerlm.errors import UserError
-from steerlm.files import atomic_writer, write_json
+from steerlm.storage.files import atomic_writer, write_json
 
 STAGES = (
     "playground",

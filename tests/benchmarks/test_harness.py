@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness import Job, Measurement, NotRun, build_parser, environment, ratio, run_benchmark, run_case
-from steerlm.files import write_json
+from steerlm.storage.files import write_json
 from tests.benchmarks.stub import BENCHMARK
 
 

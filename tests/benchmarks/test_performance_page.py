@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import annotate, engines, generative_labels, planning, sampling, sft
 from benchmarks.harness import environment
-from steerlm.files import write_json
+from steerlm.storage.files import write_json
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 ENVIRONMENT = {**environment(), "cpu": "A CPU (R) (avx2, amx_bf16)"}

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from steerlm.attribute_models.scoring import load_attribute_model
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.checkpoint.models import load_tokenizer
 from steerlm.conversation import Message
 from steerlm.exporting.export import export
 from steerlm.generation.engine import Request, Sampling, load_engine
+from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.template import ConversationEncoder
 from tests.exporting.models import SCHEMA, scorer, steerable, without_steerlm
 

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from steerlm.batching.batches import EncodedExamples
 from steerlm.checkpoint.models import add_lora, load_causal_lm, resize_embeddings
 from steerlm.config import LoraSection, TrainingSection
-from steerlm.training.batching import EncodedExamples
 from tests.small_training import TOKENIZER, language_model, run, section, token_examples
 
 LORA = LoraSection(rank=4, alpha=8, dropout=0.0)

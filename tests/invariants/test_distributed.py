@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from steerlm.training.batching import BatchStream, RowPlan, count_batches
+from steerlm.batching.batches import BatchStream, RowPlan, count_batches
 from tests.invariants.ranks import examples, model_of, settings
 from tests.small_training import logged, run
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from steerlm.batching.batches import count_batches
 from steerlm.checkpoint.models import add_lora
 from steerlm.config import LoraSection
-from steerlm.training.batching import count_batches
 from tests.small_training import (
     Killed,
     kill_at,

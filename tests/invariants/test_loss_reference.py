@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from steerlm.training.batching import EncodedExamples
-from steerlm.training.collating import pad_tokens
+from steerlm.batching.batches import EncodedExamples
+from steerlm.batching.collating import pad_tokens
 from steerlm.training.loop import train
 from tests.small_training import TOKENIZER, language_model, logged, run, section, token_examples
 

@@ -15,17 +15,17 @@ import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig
 
-from steerlm.attribute_models.scoring import make_scorer
+from steerlm.batching import shared_prompts
+from steerlm.batching.batches import BatchStream, EpochView, Example, RegressionExamples, RowPlan
+from steerlm.batching.collating import collate_regression, collate_sft
+from steerlm.batching.shared_prompts import CAUSAL, ResponseScores, Sharing, shared_attention, sharing_of
 from steerlm.checkpoint.models import CheckpointInfo, add_lora
 from steerlm.config import LoraSection
 from steerlm.conversation import Conversation, Message
+from steerlm.scorers.attribute_models import make_scorer
 from steerlm.template import ConversationEncoder
-from steerlm.training import shared_prompts
-from steerlm.training.batching import BatchStream, EpochView, Example, RegressionExamples, RowPlan
-from steerlm.training.collating import collate_regression, collate_sft
 from steerlm.training.conditioning import ConditionedExamples, Conditioning
 from steerlm.training.losses import output_names
-from steerlm.training.shared_prompts import CAUSAL, ResponseScores, Sharing, shared_attention, sharing_of
 from tests.small_training import (
     SCHEMA,
     TOKENIZER,

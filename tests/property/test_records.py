@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from steerlm.attributes import STEERLM, AttributeSchema
 from steerlm.conversation import conversation_from_dict, read_conversations, to_json_line, write_conversations
 from steerlm.errors import UserError
-from steerlm.hash_set import HashSet
 from steerlm.sources import IMPORTERS
 from steerlm.sources.draft import Labels, normalise
 from steerlm.sources.json_array import read_array
 from steerlm.sources.nemo import convert, export_nemo, unflatten
+from steerlm.storage.hash_set import HashSet
 from tests.property.schemas import JSON, TEXT, conversations, schemas
 from tests.property.schemas import settings as label_settings
 

@@ -13,14 +13,14 @@ import pytest
 from steerlm.cli import main
 from steerlm.config import EvaluateConfig
 from steerlm.errors import UserError
-from steerlm.files import write_json
 from steerlm.reporting import charts
 from steerlm.reporting.formatting import estimate_text, inline_code
 from steerlm.reporting.report import number, write_report
 from steerlm.reporting.suites import suite_table
-from steerlm.stages.evaluate import evaluate_suite
+from steerlm.stages.evaluate.stage import evaluate_suite
+from steerlm.storage.files import write_json
 from tests.reporting.test_report import Structure, markdown, page
-from tests.test_evaluate import SCHEMA, World, deaf, exact
+from tests.stages.evaluate.test_evaluate import SCHEMA, World, deaf, exact
 
 
 def estimate(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, Any]:

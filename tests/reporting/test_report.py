@@ -22,12 +22,12 @@ from steerlm.checkpoint.models import CheckpointInfo
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
-from steerlm.evaluation.metrics import fleiss_kappa, human_ceiling, regression_report
-from steerlm.files import write_json
 from steerlm.reporting import charts
 from steerlm.reporting.report import markdown_text, number, percent, shade, steering_table, write_report
-from steerlm.stages import evaluate as stage
-from tests.test_evaluate import SCHEMA, World, exact, noisy
+from steerlm.stages.evaluate import stage
+from steerlm.statistics.metrics import fleiss_kappa, human_ceiling, regression_report
+from steerlm.storage.files import write_json
+from tests.stages.evaluate.test_evaluate import SCHEMA, World, exact, noisy
 
 NASTY = '<script>alert("x")</script> & | *bold* `code` <img src=http://example.org/x.png>'
 

@@ -15,11 +15,11 @@ import httpx
 import pytest
 from jinja2 import TemplateError
 
-from steerlm.arguments import build_parser
 from steerlm.checkpoint.models import CheckpointInfo, load_tokenizer, save_model
+from steerlm.commands.arguments import build_parser
+from steerlm.commands.serve import _upstream
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.server.commands import _upstream
 from steerlm.server.policy import PolicyFile, build_policy
 from steerlm.server.run import build_upstream_service, context_of
 from steerlm.server.service import trained_schema

@@ -18,12 +18,12 @@ import psutil
 import pytest
 import torch
 
-from steerlm.arguments import build_parser
 from steerlm.checkpoint.models import CheckpointInfo, save_model
+from steerlm.commands.arguments import build_parser
+from steerlm.commands.serve import _upstream
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.generation.engine import load_engine
-from steerlm.server.commands import _upstream
 from steerlm.server.metrics import Metrics
 from steerlm.server.policy import PolicyFile, build_policy
 from steerlm.server.run import build_service, build_vllm_service, serve

@@ -255,7 +255,7 @@ def test_importing_sources_loads_neither_torch_nor_the_extra() -> None:
     import subprocess
 
     code = (
-        "import sys, steerlm.sources, steerlm.stages.prepare\n"
+        "import sys, steerlm.sources, steerlm.stages.prepare.stage\n"
         "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

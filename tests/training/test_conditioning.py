@@ -12,10 +12,10 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.batching.batches import IGNORED, Example
 from steerlm.config import SourceConfig, TemplateName
 from steerlm.conversation import Conversation, Message
 from steerlm.template import TEMPLATES, ConversationEncoder, install_template
-from steerlm.training.batching import IGNORED, Example
 from steerlm.training.conditioning import ConditionedExamples, Conditioning
 from tests.tiny import byte_tokenizer
 from tests.tokenizer_families import FAMILIES

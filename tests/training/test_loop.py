@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from steerlm.batching.batches import EncodedExamples
+from steerlm.batching.ragged_attention import RAGGED
 from steerlm.errors import UserError
 from steerlm.training import loop
-from steerlm.training.batching import EncodedExamples
 from steerlm.training.checkpoints import complete_checkpoints, last_checkpoint
 from steerlm.training.losses import Loss
-from steerlm.training.ragged_attention import RAGGED
 from steerlm.training.trainer import SteerTrainer
 from tests.small_training import (
     Killed,
@@ -68,7 +68,7 @@ def test_logits_are_computed_at_response_positions_only(
     multiple: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if multiple == 1:
-        monkeypatch.setattr("steerlm.training.model_inputs._SMALL", 0)
+        monkeypatch.setattr("steerlm.batching.model_inputs._SMALL", 0)
     examples = token_examples(12)
     model = language_model()
     rows: list[torch.Size] = []

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError
-from steerlm.files import write_json
+from steerlm.storage.files import write_json
 
 INFO_FILE = "steerlm.json"
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from steerlm.checkpoint.info import INFO_FILE
 from steerlm.errors import UserError
-from steerlm.files import full_disk_is_user_error
+from steerlm.storage.files import full_disk_is_user_error
 
 
 def check_weights(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from steerlm.config.recipe import Recipe
 from steerlm.errors import UserError, did_you_mean
-from steerlm.files import read_yaml
+from steerlm.storage.files import read_yaml
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from steerlm.attribute_models.scoring import context_length
 from steerlm.checkpoint.card_usage import attribute_outputs
 from steerlm.checkpoint.info import CheckpointInfo, save_info
 from steerlm.checkpoint.model_card import Publication, model_card
@@ -31,7 +30,8 @@ from steerlm.exporting.gguf import Tools, check_quants, find_tools, write_gguf, 
 from steerlm.exporting.locating import Found, base_model, find, is_hub_id
 from steerlm.exporting.results import accuracy_rows, curves_png, steering_rows
 from steerlm.exporting.weights import Dtype, load_merged
-from steerlm.files import read_json, write_json
+from steerlm.scorers.attribute_models import context_length
+from steerlm.storage.files import read_json, write_json
 from steerlm.template import ConversationEncoder
 
 RECORD = "export.json"

@@ -21,8 +21,8 @@ from transformers import PreTrainedTokenizerBase
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.errors import UserError, did_you_mean
 from steerlm.exporting.chat_templates import ollama_template, template_of, without_generation
-from steerlm.files import read_json, write_json
 from steerlm.server.policy import shipped_presets
+from steerlm.storage.files import read_json, write_json
 
 CONVERTER = "convert_hf_to_gguf.py"
 _QUANTIZER = "llama-quantize"

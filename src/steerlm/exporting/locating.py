@@ -13,8 +13,8 @@ import yaml
 from steerlm.checkpoint.info import INFO_FILE, CheckpointInfo, load_info
 from steerlm.checkpoint.weights import fingerprint
 from steerlm.errors import UserError
-from steerlm.files import read_json
 from steerlm.runs import STAGES
+from steerlm.storage.files import read_json
 
 _ADAPTER = "adapter_config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

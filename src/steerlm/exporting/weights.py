@@ -17,7 +17,7 @@ from steerlm.checkpoint.models import (
 )
 from steerlm.errors import UserError
 from steerlm.exporting.locating import Found
-from steerlm.files import read_json
+from steerlm.storage.files import read_json
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from steerlm.checkpoint.models import load_causal_lm, quiet
 from steerlm.checkpoint.weights import fingerprint, whole_folder
 from steerlm.errors import UserError
-from steerlm.files import read_json, write_json
+from steerlm.storage.files import read_json, write_json
 
 _KEY_FILE = "steerlm_conversion.json"
 _PROMPT_TOKENS = 40

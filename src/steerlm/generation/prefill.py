@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from steerlm.training.shared_prompts import TAKE_MASKS, sees_all
+from steerlm.batching.shared_prompts import TAKE_MASKS, sees_all
 
 _REMEMBERED_TOKENS = 16384
 """Most prompt tokens that `Memory` keeps."""

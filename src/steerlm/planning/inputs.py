@@ -10,10 +10,10 @@ from steerlm.attributes import AttributeSchema
 from steerlm.config import PlaygroundConfig, Recipe, TrainingSection
 from steerlm.conversation import BadRecords, Conversation, read_conversations
 from steerlm.errors import UserError
-from steerlm.evaluation.suites import make_suite
 from steerlm.planning.architectures import Architecture, architecture, known
 from steerlm.sources import read_source
-from steerlm.stages.prepare import inspect_source
+from steerlm.stages.evaluate.suites import make_suite
+from steerlm.stages.prepare.stage import inspect_source
 
 _SAMPLE = 256
 _CHARACTERS_PER_TOKEN = 4.0

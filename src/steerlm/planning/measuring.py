@@ -26,9 +26,9 @@ def layer_speed(shape: Architecture | None) -> float:
     """
     from transformers import LlamaConfig, LlamaModel
 
+    from steerlm.batching.model_inputs import model_inputs
+    from steerlm.batching.ragged_attention import RAGGED
     from steerlm.checkpoint.models import autocast_bf16
-    from steerlm.training.model_inputs import model_inputs
-    from steerlm.training.ragged_attention import RAGGED
 
     hidden, intermediate, query, key_value, heads = (
         (shape.hidden, shape.intermediate, shape.query, shape.key_value, shape.heads)

@@ -16,10 +16,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from steerlm.attributes import AttributeSchema
+from steerlm.batching.batches import EncodedExamples
 from steerlm.checkpoint.models import quiet
 from steerlm.checkpoint.weights import whole_folder
 from steerlm.config import PlaygroundConfig, TrainingSection
-from steerlm.training.batching import EncodedExamples
 from steerlm.training.loop import train
 
 CONTEXT = 512

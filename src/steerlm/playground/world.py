@@ -20,7 +20,6 @@ from steerlm.attributes import AttributeSchema
 from steerlm.config import PlaygroundConfig
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
-from steerlm.files import write_json
 from steerlm.playground.annotators import Annotator, draw_annotators, rate
 from steerlm.playground.generate import (
     Dialogue,
@@ -30,6 +29,7 @@ from steerlm.playground.generate import (
     withheld_levels,
 )
 from steerlm.playground.lexicon import ATTRIBUTES, LEVELS
+from steerlm.storage.files import write_json
 
 
 def build(config: PlaygroundConfig, schema: AttributeSchema, out: Path, seed: int) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.errors import UserError
-from steerlm.files import read_json
 from steerlm.reporting.formatting import DASH, estimate_text, number
+from steerlm.storage.files import read_json
 
 
 def read_ablation(run_dir: Path, ablation: Path | None) -> dict[str, Any] | None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from steerlm.files import atomic_writer
 from steerlm.reporting.report import markdown_quote, markdown_text, number, percent
+from steerlm.storage.files import atomic_writer
 
 STATISTICS = {
     "characters": "characters",

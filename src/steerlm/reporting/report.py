@@ -19,8 +19,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import atomic_writer
 from steerlm.errors import UserError
-from steerlm.evaluation.results import read_results
-from steerlm.files import read_json
 from steerlm.reporting.ablation import read_ablation
 from steerlm.reporting.formatting import DASH, inline_code
 from steerlm.reporting.formatting import markdown_quote as markdown_quote
@@ -29,7 +27,9 @@ from steerlm.reporting.formatting import number as number
 from steerlm.reporting.formatting import percent as percent
 from steerlm.reporting.formatting import shade as shade
 from steerlm.reporting.suites import read_suites
+from steerlm.results.evaluation import read_results
 from steerlm.runs import STAGES
+from steerlm.storage.files import read_json
 
 
 class Loss(NamedTuple):

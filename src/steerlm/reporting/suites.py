@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from steerlm.evaluation.suites import SUITES, published_scores
-from steerlm.files import read_json
 from steerlm.reporting.formatting import DASH, estimate_text, number
+from steerlm.stages.evaluate.suites import SUITES, published_scores
+from steerlm.storage.files import read_json
 
 
 def read_suites(run_dir: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import itertools
 from pathlib import Path
 
 from steerlm.errors import UserError
-from steerlm.files import read_text
+from steerlm.storage.files import read_text
 
 _SHORTEST = 16
 

@@ -24,8 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.config import validate
 from steerlm.errors import UserError
-from steerlm.files import read_yaml
 from steerlm.generation.guidance import Wish, check_wishes
+from steerlm.storage.files import read_yaml
 
 
 class _Strict(BaseModel):

@@ -12,13 +12,13 @@ from typing import Literal
 import uvicorn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from steerlm.attribute_models.scoring import AttributeModel, load_attribute_model
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.checkpoint.models import load_tokenizer
 from steerlm.errors import UserError
 from steerlm.generation.engine import LocalEngine, steerable
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.worker import Worker, process_worker, thread_worker
+from steerlm.scorers.attribute_models import AttributeModel, load_attribute_model
 from steerlm.server.app import create_app
 from steerlm.server.backend import Backend
 from steerlm.server.feasibility import TrainedCombinations

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from steerlm.attribute_models.scoring import AttributeModel
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
+from steerlm.scorers.attribute_models import AttributeModel
 from steerlm.server.backend import Backend
 from steerlm.server.errors import ApiError
 from steerlm.server.feasibility import TrainedCombinations

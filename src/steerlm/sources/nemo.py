@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from steerlm.attributes import STEERLM, AttributeSchema, Value
 from steerlm.conversation import Conversation, Message, Role
 from steerlm.errors import UserError
-from steerlm.files import lines_writer
 from steerlm.sources.draft import Draft, Labelled, Labels, expect_object, expect_text, optional_text
+from steerlm.storage.files import lines_writer
 
 _LOW, _HIGH = 0, 4
 _MARKER = re.compile(r"^<extra_id_[01]>(System|User|Assistant)(?:\n|\Z)(?:<extra_id_2>([^\n]*)\n)?", re.MULTILINE)

@@ -14,8 +14,8 @@ import orjson
 from steerlm.config import SourceConfig
 from steerlm.conversation import BadRecords
 from steerlm.errors import UserError
-from steerlm.files import open_text_bytes, parse_json_line, read_lines
 from steerlm.sources.json_array import read_array
+from steerlm.storage.files import open_text_bytes, parse_json_line, read_lines
 
 _SUFFIXES = (".jsonl", ".json", ".parquet")
 _PARQUET_BATCH = 256

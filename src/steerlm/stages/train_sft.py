@@ -19,7 +19,6 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from steerlm.attribute_models.scoring import context_length
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.model_card import model_card
 from steerlm.checkpoint.models import (
@@ -37,8 +36,9 @@ from steerlm.checkpoint.models import (
 from steerlm.config import SourceConfig, TrainSftConfig
 from steerlm.conversation import Conversation, read_conversations
 from steerlm.errors import UserError
-from steerlm.files import write_json
-from steerlm.progress import progress
+from steerlm.scorers.attribute_models import context_length
+from steerlm.storage.files import write_json
+from steerlm.storage.progress import progress
 from steerlm.template import ConversationEncoder, install_template
 from steerlm.training.conditioning import ConditionedExamples, Conditioning, EncodingReport
 from steerlm.training.loop import BEST, train

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from steerlm.batching.batches import Examples
 from steerlm.config import TrainingSection
 from steerlm.errors import UserError
-from steerlm.files import atomic_writer, write_json
-from steerlm.training.batching import Examples
+from steerlm.storage.files import atomic_writer, write_json
 
 COMPLETE = "complete.json"
 """Record in a checkpoint: its files and their sizes, written after all of them."""

@@ -19,15 +19,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from steerlm.attributes import Value
+from steerlm.batching.batches import IGNORED, Example
+from steerlm.batching.flat_array import FlatArray
+from steerlm.batching.shared_prompts import Ids, IntArray, common_length
 from steerlm.checkpoint.label_statistics import label_statistics
 from steerlm.config import SourceConfig
 from steerlm.conversation import Conversation, Message
 from steerlm.encoding import Encoded
 from steerlm.template import ConversationEncoder
-from steerlm.training.batching import IGNORED, Example
 from steerlm.training.draws import Draws
-from steerlm.training.flat_array import FlatArray
-from steerlm.training.shared_prompts import Ids, IntArray, common_length
 
 _HEADERS_CACHED = 1 << 16
 

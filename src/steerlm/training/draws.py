@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from steerlm.batching.shared_prompts import IntArray
 from steerlm.config import SourceConfig
-from steerlm.training.shared_prompts import IntArray
 
 
 class Draws:

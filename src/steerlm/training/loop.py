@@ -30,13 +30,13 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.utils import is_liger_kernel_available
 
 from steerlm.attributes import AttributeSchema
+from steerlm.batching.batches import Examples, RowPlan
+from steerlm.batching.ragged_attention import RAGGED
+from steerlm.batching.shared_prompts import can_be_ragged, core_model, sharing_of
 from steerlm.checkpoint.models import autocast_bf16, quiet
 from steerlm.config import TrainingSection
 from steerlm.errors import UserError
-from steerlm.training.batching import Examples, RowPlan
 from steerlm.training.checkpoints import TRAINER_STATE, claim, identity, last_checkpoint, truncate_metrics
-from steerlm.training.ragged_attention import RAGGED
-from steerlm.training.shared_prompts import can_be_ragged, core_model, sharing_of
 from steerlm.training.trainer import FlowCallback, Objective, SteerTrainer, should_stop_early
 
 BEST = "best"

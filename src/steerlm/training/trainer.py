@@ -35,13 +35,13 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 
 from steerlm.attributes import AttributeSchema
+from steerlm.batching.batches import IGNORED, BatchStream, EpochView, RowPlan, sorted_batches
+from steerlm.batching.collating import collate_regression, collate_sft
+from steerlm.batching.model_inputs import ModelInputs, model_inputs
+from steerlm.batching.shared_prompts import ResponseScores, core_model, is_causal
 from steerlm.errors import UserError
-from steerlm.training.batching import IGNORED, BatchStream, EpochView, RowPlan, sorted_batches
 from steerlm.training.checkpoints import complete_checkpoints, mark_complete, saving
-from steerlm.training.collating import collate_regression, collate_sft
 from steerlm.training.losses import Loss, masked_attribute_loss, response_cross_entropy
-from steerlm.training.model_inputs import ModelInputs, model_inputs
-from steerlm.training.shared_prompts import ResponseScores, core_model, is_causal
 
 Objective = Literal["sft", "regression"]
 

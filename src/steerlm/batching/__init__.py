@@ -1,0 +1,1 @@
+"""Rows of tokens that training, scoring and sampling share: shared prompts, batches, attention without padding."""

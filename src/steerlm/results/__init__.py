@@ -1,0 +1,1 @@
+"""Typed results of evaluate, compare and ablate, and the demands that a check makes on them."""

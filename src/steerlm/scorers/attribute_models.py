@@ -1,0 +1,389 @@
+"""Attribute models behind one interface: step 1 of SteerLM put to work (section 3.1).
+
+Two forms. `regression`: an encoder or decoder with one linear head, an output per ordinal attribute on the unit scale
+(and one logit per category), pooled as Hugging Face's `*ForSequenceClassification` does. `generative`: the paper's,
+a language model that writes the label after the response, decoded under constraint (`scoring_generative`).
+
+    scorer = load_attribute_model("runs/playground/train_attribute_model/model")
+    scores = scorer.score([messages])[0]    # {"humor": Score(mean=3.1, std=0.4), …}
+    scorer.values(scores)                   # {"humor": 3, …}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from steerlm.attributes import Attribute, AttributeSchema, Value
+from steerlm.batching.batches import sorted_batches
+from steerlm.batching.collating import last_places, pad_layouts, pad_tokens
+from steerlm.batching.model_inputs import model_inputs
+from steerlm.batching.ragged_attention import RAGGED
+from steerlm.batching.shared_prompts import (
+    Ids,
+    ResponseScores,
+    Sharing,
+    can_be_ragged,
+    is_causal,
+    lay_out,
+    neighbours,
+    shared_rows,
+    sharing_of,
+)
+from steerlm.checkpoint.models import (
+    CheckpointInfo,
+    Precision,
+    autocast_bf16,
+    default_device,
+    fingerprint,
+    load_causal_lm,
+    load_info,
+    load_sequence_classifier,
+    load_tokenizer,
+)
+from steerlm.config import scoring_tokens
+from steerlm.conversation import Message, Score
+from steerlm.errors import UserError
+from steerlm.scorers.cut_points import halves, level_of
+from steerlm.scorers.generative import decode_labels, label_steps, longest_label
+from steerlm.template import ConversationEncoder
+from steerlm.training.losses import output_slices
+
+
+class AttributeModel(Protocol):
+    """Scores the last assistant turn of a conversation.
+
+    Attributes:
+        schema: the attributes it was trained on.
+        fingerprint: identifies its weights and schema.
+    """
+
+    @property
+    def schema(self) -> AttributeSchema: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def score(
+        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int | None = None
+    ) -> list[dict[str, Score] | None]:
+        """Score conversations that each end with the assistant turn to judge: `encode`, then `score_encoded`.
+
+        Args:
+            conversations: what was said up to and including that turn; labels in it are not looked at.
+            tokens_per_batch: upper bound of rows times longest row of a batch; None: what suits the device
+                (`config.scoring_tokens`).
+
+        Returns:
+            Per conversation one `Score` per attribute, in schema order; None where even the last exchange
+            is longer than the context (older exchanges are dropped to make room).
+
+        Raises:
+            UserError: wrong roles, or a conversation that does not end with an assistant turn.
+        """
+        ...
+
+    def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int] | None]:
+        """Return the model's input for each conversation, None where `score` has None.
+
+        Needs the tokenizer only, so another process can do it while this one scores.
+
+        Raises:
+            UserError: as `score`.
+        """
+        ...
+
+    def score_encoded(
+        self, rows: Sequence[Sequence[int] | Ids | None], tokens_per_batch: int | None = None
+    ) -> list[dict[str, Score] | None]:
+        """Return `score` of what `encode` returned."""
+        ...
+
+    def values(self, scores: Mapping[str, Score]) -> dict[str, Value]:
+        """Return the value on the schema's scale that each score stands for.
+
+        The likeliest level where the model gives a distribution (as the paper's greedy decoding does), else the
+        level whose cuts the mean lies between (`cut_points`).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """An attribute model in this process; see `AttributeModel`.
+
+    Attributes:
+        schema: the attributes.
+        fingerprint: of the checkpoint.
+        encoder: builds the ids.
+        max_length: most tokens of a conversation, what the model needs for its label not counted.
+        device: where the model is.
+        autocast: whether to compute in bf16 autocast.
+        cuts: per ordinal attribute where a mean becomes the next level; not given = at the halves.
+        forward: scores one batch of rows, each of one or more token sequences, within `tokens_per_batch`; returns the
+            scores row after row.
+        sharing: what rows cost where sequences can share what they have in common; None: one sequence per row.
+        tokens_per_batch: of a batch, unless told.
+    """
+
+    schema: AttributeSchema
+    fingerprint: str
+    encoder: ConversationEncoder
+    max_length: int
+    device: torch.device
+    autocast: bool
+    cuts: Mapping[str, Sequence[float]]
+    forward: Callable[[list[list[Ids]], int], list[dict[str, Score]]]
+    sharing: Sharing | None
+    tokens_per_batch: int
+
+    def score(
+        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int | None = None
+    ) -> list[dict[str, Score] | None]:
+        """See `AttributeModel.score`."""
+        return self.score_encoded(self.encode(conversations), tokens_per_batch)
+
+    def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int] | None]:
+        """See `AttributeModel.encode`."""
+        return [encode_for_scoring(self.encoder, messages, self.max_length) for messages in conversations]
+
+    def score_encoded(
+        self, rows: Sequence[Sequence[int] | Ids | None], tokens_per_batch: int | None = None
+    ) -> list[dict[str, Score] | None]:
+        """See `AttributeModel.score_encoded`."""
+        fitting = [(i, ids) for i, ids in enumerate(rows) if ids is not None]
+        results: list[dict[str, Score] | None] = [None] * len(rows)
+        for (i, _), score in zip(fitting, self.score_ids([ids for _, ids in fitting], tokens_per_batch), strict=True):
+            results[i] = score
+        return results
+
+    def score_ids(
+        self, sequences: Sequence[Sequence[int] | Ids], tokens_per_batch: int | None = None
+    ) -> list[dict[str, Score]]:
+        """Score conversations that are ids already (`encode_for_scoring`)."""
+        tokens_per_batch = tokens_per_batch or self.tokens_per_batch
+        results: list[dict[str, Score]] = [{} for _ in sequences]
+        ids = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
+        rows = [[i] for i in range(len(ids))]
+        lengths = [len(sequence) for sequence in ids]
+        if self.sharing is not None:
+            # the turns of a conversation, and the responses to a prompt, are one row with all their tokens once
+            alike = neighbours(np.zeros(len(ids), dtype=np.int64), ids.__getitem__)
+            members, common = alike.sorted(np.arange(len(ids)))
+            shared = shared_rows(members, np.asarray(lengths)[members], common, tokens_per_batch, self.sharing)
+            rows = [list(shared.row(i)) for i in range(len(shared.lengths))]
+            lengths = shared.lengths.tolist()
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            for batch in _batches([len(row) > 1 for row in rows], lengths, tokens_per_batch):
+                scored = [i for row in batch for i in rows[row]]
+                found = self.forward([[ids[i] for i in rows[row]] for row in batch], tokens_per_batch)
+                for i, score in zip(scored, found, strict=True):
+                    results[i] = score
+        return results
+
+    def values(self, scores: Mapping[str, Score]) -> dict[str, Value]:
+        """See `AttributeModel.values`."""
+        return {attribute.name: self._value(attribute, scores[attribute.name]) for attribute in self.schema}
+
+    def _value(self, attribute: Attribute, score: Score) -> Value:
+        if score.probabilities is None:
+            return level_of(attribute, score.mean, self.cuts.get(attribute.name) or halves(attribute))
+        # max keeps the first of equals: the lowest level
+        return max(attribute.levels, key=lambda level: score.probabilities[str(level)])  # type: ignore[index]
+
+
+def _batches(shared: Sequence[bool], lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Yield batches of rows that share prompts and of those that do not, which need no mask nor pieces of their own."""
+    for kind in (True, False):
+        rows = [i for i, this in enumerate(shared) if this == kind]
+        for batch in sorted_batches([lengths[i] for i in rows], tokens_per_batch):
+            yield [rows[i] for i in batch]
+
+
+def encode_for_scoring(encoder: ConversationEncoder, messages: Sequence[Message], max_length: int) -> list[int] | None:
+    """Return the input of an attribute model: the conversation up to the end of its last turn, without any label.
+
+    Args:
+        encoder: of the attribute model's tokenizer.
+        messages: ends with the assistant turn to judge; the system message is the record's own.
+        max_length: most tokens; the oldest exchanges are dropped to meet it.
+
+    Returns:
+        Token ids, or None where even the last exchange is too long.
+
+    Raises:
+        UserError: wrong roles, or the last turn is not the assistant's.
+    """
+    if not messages or messages[-1].role != "assistant":
+        raise UserError("a conversation to score must end with an assistant turn")
+    ids = encoder.conversation(messages, headers=False).input_ids
+    if len(ids) <= max_length:
+        return ids
+    fitting = encoder.fit(messages, max_length, headers=False)
+    return None if fitting is None else encoder.conversation(fitting, headers=False).input_ids
+
+
+def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the most tokens the model can read: its positions, or fewer where the tokenizer says so.
+
+    RoBERTa's positions start behind its padding id, so that only the tokenizer knows the right number.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # some models have no limit
+    limit = int(tokenizer.model_max_length)
+    return limit if positions is None else min(limit, int(positions))
+
+
+def load_attribute_model(path: str | Path, precision: Precision = "auto") -> AttributeModel:
+    """Load a regression or generative attribute model, whichever the folder holds, onto the default device.
+
+    Args:
+        path: folder that `train-attribute-model` wrote.
+        precision: bf16 = autocast, and bf16 weights; auto = that on a GPU with bf16, autocast on a CPU with bf16.
+
+    Raises:
+        UserError: no such folder, no attribute model, or a damaged one.
+    """
+    path = Path(path)
+    info = load_info(path)
+    if info.kind == "sft":
+        raise UserError(
+            f"{path} is a steerable model, not an attribute model; give the folder that train-attribute-model wrote"
+        )
+    tokenizer = load_tokenizer(path)
+    if info.kind == "regression":
+        model = load_sequence_classifier(path, precision=precision)
+    else:
+        model = load_causal_lm(path, precision=precision)
+    return make_scorer(model.to(default_device()), tokenizer, info, fingerprint(path), precision)
+
+
+def make_scorer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    info: CheckpointInfo,
+    model_fingerprint: str,
+    precision: Precision,
+) -> Scorer:
+    """Put a model that is in memory behind the interface.
+
+    Args:
+        model: a sequence classifier (`info.kind` regression) or causal language model (generative), on its device.
+        tokenizer: with its template installed.
+        info: kind, schema, `label_statistics["residual_std"]` (regression: spread in levels by attribute),
+            `label_statistics["cut_points"]` and `provenance["max_length"]` (the length it was trained with).
+        model_fingerprint: identifies the model in what it labels.
+        precision: of the computation.
+
+    Raises:
+        UserError: a generative model that keeps a recurrent state, which cannot take a left-padded batch.
+    """
+    if info.kind == "generative" and model._is_stateful:
+        raise UserError(
+            f"{model.name_or_path!r} keeps a recurrent state and cannot be a generative attribute model; "
+            "use kind: regression"
+        )
+    model.eval()
+    encoder = ConversationEncoder(tokenizer, info.schema)
+    max_length = min(context_length(model, tokenizer), int(info.provenance["max_length"]))
+    pad_id = int(tokenizer.pad_token_id)
+    dtype = torch.bfloat16 if autocast_bf16(precision) else model.dtype
+    # padded batches are computed as before: what else uses the model sees no difference
+    ragged = model.device.type == "cpu" and can_be_ragged(model, max_length, training=False)
+    if ragged:
+        model.set_attn_implementation(RAGGED)
+    label_length = 0
+    if info.kind == "regression":
+        residual_std = info.label_statistics.get("residual_std", {})
+        regress = _regression(model, pad_id, dtype)
+
+        def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
+            return _scores(info.schema, residual_std, regress(rows).double().cpu())
+
+    else:
+        steps = label_steps(encoder)
+        label_length = longest_label(steps)
+
+        def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
+            distributions = decode_labels(model, steps, rows, pad_id, dtype, tokens_per_batch)
+            return _by_row(info.schema, [d.double().cpu() for d in distributions])
+
+    return Scorer(
+        schema=info.schema,
+        fingerprint=model_fingerprint,
+        encoder=encoder,
+        max_length=max_length - label_length,
+        device=model.device,
+        autocast=autocast_bf16(precision),
+        cuts=info.label_statistics.get("cut_points", {}),
+        forward=forward,
+        sharing=sharing_of(model, max_length, RAGGED if ragged else None),
+        tokens_per_batch=scoring_tokens(model.device.type == "cpu", info.kind == "generative"),
+    )
+
+
+def _regression(model: Any, pad_id: int, dtype: torch.dtype) -> Callable[[list[list[Ids]]], Tensor]:
+    """Return what runs one batch of rows through a regression head and gives (N, O) outputs, row after row."""
+    if not is_causal(model):
+
+        def apart(rows: list[list[Ids]]) -> Tensor:
+            ids_B_T, mask_B_T = pad_tokens([ids for (ids,) in rows], pad_id)
+            outputs: Tensor = model(input_ids=ids_B_T.to(model.device), attention_mask=mask_B_T.to(model.device)).logits
+            return outputs
+
+        return apart
+    response_scores = ResponseScores(model)
+
+    def together(rows: list[list[Ids]]) -> Tensor:
+        layouts = [lay_out(row) for row in rows]
+        batch = {name: tensor.to(model.device) for name, tensor in pad_layouts(layouts, pad_id).items()}
+        given = model_inputs(batch, model.config, dtype)
+        places_B_M = given.places(last_places(layouts).to(model.device))
+        outputs = response_scores(model, places_B_M, given.arguments)
+        widest = places_B_M.shape[1]
+        return outputs[[b * widest + m for b, row in enumerate(rows) for m in range(len(row))]]
+
+    return together
+
+
+def _scores(schema: AttributeSchema, residual_std: Mapping[str, float], outputs_N_O: Tensor) -> list[dict[str, Score]]:
+    """Turn outputs of a regression head into scores; an output may lie somewhat outside its range."""
+    scores: list[dict[str, Score]] = []
+    for outputs_O in outputs_N_O:
+        row: dict[str, Score] = {}
+        for attribute, where in zip(schema, output_slices(schema), strict=True):
+            if attribute.kind == "ordinal":
+                mean = attribute.from_unit(float(outputs_O[where.start]))
+                row[attribute.name] = Score(mean, float(residual_std.get(attribute.name, 0.0)))
+            else:
+                row[attribute.name] = _from_distribution(attribute, torch.softmax(outputs_O[where], dim=-1))
+        scores.append(row)
+    return scores
+
+
+def _by_row(schema: AttributeSchema, distributions: Sequence[Tensor]) -> list[dict[str, Score]]:
+    """Turn distributions per attribute, (B, L) each, into scores per conversation."""
+    return [
+        {
+            a.name: _from_distribution(a, distribution_B_L[i])
+            for a, distribution_B_L in zip(schema, distributions, strict=True)
+        }
+        for i in range(len(distributions[0]))
+    ]
+
+
+def _from_distribution(attribute: Attribute, probabilities_L: Tensor) -> Score:
+    """Expected level and spread of a distribution over levels; 0 and 0 over categories."""
+    named = {str(level): float(p) for level, p in zip(attribute.levels, probabilities_L, strict=True)}
+    if attribute.kind == "categorical":
+        return Score(0.0, 0.0, named)
+    levels_L = torch.arange(attribute.minimum, attribute.maximum + 1, dtype=probabilities_L.dtype)
+    mean = float((probabilities_L * levels_L).sum())
+    variance = float((probabilities_L * (levels_L - mean) ** 2).sum())
+    return Score(mean, variance**0.5, named)

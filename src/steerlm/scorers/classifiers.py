@@ -1,0 +1,154 @@
+"""External sequence classifiers as independent scorers, for example a toxicity classifier.
+
+Any Hugging Face `*ForSequenceClassification` with safetensors weights; its own code is never run. Some of its labels
+mean a high level of an attribute: their probability, mapped onto the attribute's range, is the score. The order of two
+answers is what such a score says best; a probability of one half need not be the middle of the scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerlm.attributes import AttributeSchema
+from steerlm.config import ClassifierConfig, scoring_tokens
+from steerlm.conversation import Message
+from steerlm.errors import UserError, did_you_mean
+from steerlm.scorers.opening import Measured, Scorer
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from steerlm.checkpoint.models import Precision
+
+_WINDOW = 512
+
+
+def classifier_scorer(
+    scorer_id: str, config: ClassifierConfig, schema: AttributeSchema, precision: Precision, annotator: Path | None
+) -> Scorer:
+    """Return a classifier as a scorer.
+
+    It reads the answer alone, in windows of at most 512 tokens; an answer is as toxic as its most toxic window.
+
+    Args:
+        scorer_id: its id in the results.
+        config: the model, and which of its labels mean which attribute.
+        schema: the attributes.
+        precision: of its weights.
+        annotator: the attribute model that labelled the training data; given as a classifier it is not independent.
+
+    Raises:
+        UserError: no such model, a regression model, an unknown label or attribute, a categorical attribute.
+    """
+    from steerlm.checkpoint.models import fingerprint
+
+    labels = _labels(config)
+    for label, name in config.labels.items():
+        if label not in labels:
+            raise UserError(f"classifier {config.model} has no label {label!r}: {did_you_mean(label, labels)}")
+        if schema[name].kind != "ordinal":
+            raise UserError(
+                f"classifier {config.model}: {name!r} is categorical; a label's probability has no place on its scale"
+            )
+    columns = {
+        name: [labels.index(label) for label, attribute in config.labels.items() if attribute == name]
+        for name in schema.names
+        if name in config.labels.values()
+    }
+    classifier: _Classifier | None = None
+
+    def score(conversations: Sequence[Sequence[Message]]) -> list[Measured]:
+        nonlocal classifier
+        classifier = classifier or _Classifier(config, precision)
+        said = [i for i, messages in enumerate(conversations) if messages[-1].content.strip()]
+        rows = classifier.score([conversations[i][-1].content for i in said], columns)
+        scores: list[Measured] = [None] * len(conversations)
+        for i, row in zip(said, rows, strict=True):
+            scores[i] = {name: schema[name].from_unit(unit) for name, unit in row.items()}
+        return scores
+
+    folder = Path(config.model)
+    key = fingerprint(folder) if folder.is_dir() else config.model
+    independent = annotator is None or key != fingerprint(annotator)
+    described = f"{key} {sorted(config.labels.items())} {config.multi_label}"
+    return Scorer(scorer_id, f"classifier {_name(config.model)}", independent, tuple(columns), score, described)
+
+
+def _name(model: str) -> str:
+    return Path(model).name if Path(model).is_dir() else model
+
+
+def _labels(config: ClassifierConfig) -> list[str]:
+    """Read a classifier's labels in the order of its outputs, without its weights."""
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot load the classifier {config.model!r}: {str(error).strip().splitlines()[0]}") from error
+    if found.problem_type == "regression":
+        raise UserError(
+            f"{config.model!r} is a regression model, not a classifier; an attribute model of ours belongs under "
+            "attribute_models"
+        )
+    return [str(found.id2label[i]) for i in range(found.num_labels)]
+
+
+class _Classifier:
+    """A loaded classifier."""
+
+    def __init__(self, config: ClassifierConfig, precision: Precision) -> None:
+        from steerlm.checkpoint.models import default_device, load_sequence_classifier, load_tokenizer
+
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(config.model)
+        if not self.tokenizer.is_fast:
+            raise UserError(f"classifier {config.model!r}: its tokenizer cannot cut a text into windows (no fast one)")
+        self.model: PreTrainedModel = (
+            load_sequence_classifier(config.model, None, precision).to(default_device()).eval()
+        )
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+            self.model.config.pad_token_id = self.tokenizer.pad_token_id
+        # RoBERTa and its kin count positions from 2
+        context = getattr(self.model.config, "max_position_embeddings", _WINDOW + 2) - 2
+        self.window = min(_WINDOW, self.tokenizer.model_max_length, context)
+        of_model = self.model.config.problem_type == "multi_label_classification" or self.model.config.num_labels == 1
+        self.multi_label = of_model if config.multi_label is None else config.multi_label
+
+    def score(self, texts: Sequence[str], columns: Mapping[str, Sequence[int]]) -> list[dict[str, float]]:
+        """Return per text and attribute the probability (0..1) of its labels, in the window where it is highest."""
+        if not texts:
+            return []
+        found = self.tokenizer(
+            list(texts), truncation=True, max_length=self.window, return_overflowing_tokens=True, verbose=False
+        )
+        owners: list[int] = list(found["overflow_to_sample_mapping"])
+        probabilities_W_L = self._probabilities(found["input_ids"])
+        rows: list[dict[str, float]] = [dict.fromkeys(columns, 0.0) for _ in texts]
+        for window, owner in enumerate(owners):
+            for name, labels in columns.items():
+                of_labels = probabilities_W_L[window, list(labels)]
+                # labels that exclude each other add up; of labels that may hold together the likeliest counts
+                unit = float(of_labels.max() if self.multi_label else of_labels.sum().clamp(max=1.0))
+                rows[owner][name] = max(rows[owner][name], unit)
+        return rows
+
+    def _probabilities(self, windows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the probability of every label, shape (windows, labels)."""
+        import torch
+
+        from steerlm.batching.batches import sorted_batches
+
+        logits: dict[int, Any] = {}
+        budget = scoring_tokens(self.model.device.type == "cpu")
+        for batch in sorted_batches([len(ids) for ids in windows], budget):
+            padded = self.tokenizer.pad({"input_ids": [windows[i] for i in batch]}, return_tensors="pt")
+            inputs = {name: padded[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+            with torch.inference_mode():
+                outputs = self.model(**inputs).logits.float().cpu()
+            logits.update(zip(batch, outputs, strict=True))
+        logits_W_L = torch.stack([logits[i] for i in range(len(windows))])
+        return logits_W_L.sigmoid() if self.multi_label else logits_W_L.softmax(dim=-1)

@@ -1,0 +1,203 @@
+"""Judging: pairs of answers, single answers, and answers per attribute; each call resumes and never pays twice.
+
+    steerlm judge --protocol vicuna --questions q.jsonl --answers ours=a.jsonl --answers theirs=b.jsonl --out judged
+
+The judgements file is a JSONL of `Judgement`; `read_judgements` reads it back without any endpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+from steerlm.attributes import AttributeSchema
+from steerlm.conversation import Message
+from steerlm.errors import UserError
+from steerlm.scorers.llm.client import JudgeClient
+from steerlm.scorers.llm.parsing import parse
+from steerlm.scorers.llm.protocols import (
+    Ask,
+    PairProtocol,
+    Question,
+    SystemAnswers,
+    pair_asks,
+    rubric_asks,
+    single_asks,
+)
+from steerlm.statistics.rankings import Match
+from steerlm.storage.files import atomic_writer, parse_json_line, read_lines
+
+MAX_TOKENS = {"vicuna": 1024, "mt-bench-pair": 2048, "mt-bench-single": 2048, "rubric": 512}
+"""Longest output of the judge: FastChat's values, and one for the rubric's short explanation."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a judge said about one thing.
+
+    Attributes:
+        question: id of the question or conversation.
+        turn: which answer counted, from 1.
+        kind: name of the prompt.
+        judge: the judging model.
+        systems: the systems in the order shown.
+        text: the judge's output, verbatim; empty where there is none.
+        scores: the scores in the order shown; empty for a verdict in words and where there is none.
+        outcome: for a pair 1.0 the first won, 0.5 tie, 0.0 the second won; None for single ratings and without verdict.
+        problem: why there is no verdict; empty where there is one.
+        failed: the judge gave no output at all (the problem says why); asked again by the next run.
+        attribute: the rated attribute; empty for other protocols.
+        user_prompt: what the judge was shown.
+    """
+
+    question: str
+    turn: int
+    kind: str
+    judge: str
+    systems: tuple[str, ...]
+    text: str
+    scores: tuple[float, ...] = ()
+    outcome: float | None = None
+    problem: str = ""
+    failed: bool = False
+    attribute: str = ""
+    user_prompt: str = ""
+
+
+def judge_pairs(
+    questions: Sequence[Question],
+    answers_a: SystemAnswers,
+    answers_b: SystemAnswers,
+    protocol: PairProtocol,
+    client: JudgeClient,
+    out: Path,
+) -> list[Judgement]:
+    """Judge two systems' answers against each other, every pair in both orders.
+
+    Questions that one of them did not answer are left out.
+
+    Args:
+        questions: the questions.
+        answers_a: one system's answers.
+        answers_b: the other's.
+        protocol: `vicuna` or `mt-bench-pair`.
+        client: the judge.
+        out: judgements file to write.
+
+    Raises:
+        UserError: no question in common, or the endpoint gives out (the replies so far are kept).
+    """
+    return judge(pair_asks(protocol, questions, answers_a, answers_b, MAX_TOKENS[protocol]), client, out)
+
+
+def rate_attributes(
+    conversations: Sequence[Sequence[Message]], schema: AttributeSchema, client: JudgeClient, out: Path
+) -> list[dict[str, float]]:
+    """Rate the last answer of every conversation on every attribute of the schema.
+
+    Args:
+        conversations: each ends with the answer to rate.
+        schema: the attributes; one request per conversation and attribute.
+        client: the judge.
+        out: judgements file to write.
+
+    Returns:
+        Per conversation attribute -> level on its scale (index of the category); what has no verdict is left out.
+
+    Raises:
+        UserError: the endpoint gives out (the replies so far are kept).
+    """
+    numbered = {str(i): messages for i, messages in enumerate(conversations)}
+    judgements = judge(rubric_asks("", numbered, schema, MAX_TOKENS["rubric"]), client, out)
+    ratings: list[dict[str, float]] = [{} for _ in conversations]
+    for judgement in judgements:
+        if not judgement.problem:
+            ratings[int(judgement.question)][judgement.attribute] = judgement.scores[0]
+    return ratings
+
+
+def rate_answers(
+    questions: Sequence[Question], answers: SystemAnswers, client: JudgeClient, out: Path
+) -> list[Judgement]:
+    """Rate a system's answers 1..10, each turn on its own (MT-bench, single-answer grading)."""
+    return judge(single_asks(questions, answers, MAX_TOKENS["mt-bench-single"]), client, out)
+
+
+def judge(asks: Sequence[Ask], client: JudgeClient, out: Path) -> list[Judgement]:
+    """Put every question to the judge and write the judgements file.
+
+    Raises:
+        UserError: the endpoint gives out (the replies so far are kept).
+    """
+    replies = client.complete([ask.prompt for ask in asks])
+    judgements = []
+    for ask, reply in zip(asks, replies, strict=True):
+        scores: tuple[float, ...] = ()
+        outcome, problem = None, reply.failure
+        if not reply.failure:
+            scores, outcome, problem = parse(ask.kind, reply.text, ask.attribute, reply.finish_reason)
+        judgements.append(
+            Judgement(
+                question=ask.question,
+                turn=ask.turn,
+                kind=ask.kind,
+                judge=client.endpoint.model,
+                systems=ask.systems,
+                text=reply.text,
+                scores=scores,
+                outcome=outcome,
+                problem=problem,
+                failed=bool(reply.failure),
+                attribute=ask.attribute.name if ask.attribute else "",
+                user_prompt=ask.prompt.user,
+            )
+        )
+    write_judgements(out, judgements)
+    return judgements
+
+
+def to_matches(judgements: Iterable[Judgement]) -> list[Match]:
+    """Return the verdicts on pairs; those without one are left out (count them with `problem`)."""
+    return [
+        Match(judgement.question, *judgement.systems, judgement.outcome)
+        for judgement in judgements
+        if judgement.outcome is not None and len(judgement.systems) == 2
+    ]
+
+
+def write_judgements(path: Path, judgements: Iterable[Judgement]) -> None:
+    """Write a judgements file atomically."""
+    with atomic_writer(path) as stream:
+        for judgement in judgements:
+            stream.write(orjson.dumps(asdict(judgement)) + b"\n")
+
+
+def read_judgements(path: Path) -> list[Judgement]:
+    """Read a judgements file.
+
+    Raises:
+        UserError: with file and line.
+    """
+    judgements = []
+    for number, line in read_lines(path):
+        row = parse_json_line(line, path, number)
+        judgements.append(judgement_from_dict(row, f"{path}:{number}"))
+    return judgements
+
+
+def judgement_from_dict(row: Mapping[str, object], place: str) -> Judgement:
+    """Build a judgement from its JSON form.
+
+    Raises:
+        UserError: naming the place.
+    """
+    try:
+        fields = dict(row)
+        for name in ("systems", "scores"):
+            fields[name] = tuple(fields[name])  # type: ignore[arg-type]
+        return Judgement(**fields)  # type: ignore[arg-type]
+    except (TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{place}: no judgement of steerlm judge ({error})") from None

@@ -1,0 +1,169 @@
+"""What a round of bootstrapping changed: quality and fidelity of two models on held-out prompts.
+
+Both models answer the same requests with the same seeds: every prompt once at a best-quality combination (what quality
+is obtained where the best is asked for), and once at any combination seen in training (how far what is obtained
+lies from what was asked for). The judge is the attribute model that bootstrapping itself uses, so these numbers tell
+whether a round did what it meant to do; `steerlm evaluate` brings in independent measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steerlm.attributes import AttributeSchema, Value
+from steerlm.conversation import Message, Score
+from steerlm.generation.engine import LocalEngine, Request, Sampling, load_engine
+from steerlm.scorers.attribute_models import AttributeModel, load_attribute_model
+from steerlm.stages.bootstrap.selection import Combinations, predicted_quality
+from steerlm.stages.evaluate.sweeping import Prompt, read_prompts
+from steerlm.statistics.estimates import FloatArray, Weights, cluster_bootstrap, mean
+from steerlm.storage.hash_set import hash64
+from steerlm.storage.resumable import map_lines, read_rows
+
+_NUM_PROMPTS = 64
+_CHUNK = 64
+
+Row = dict[str, Any]
+
+
+def held_out_answers(
+    path: Path,
+    *,
+    model: Path,
+    attribute_model: Path,
+    prompts: Path,
+    schema: AttributeSchema,
+    combinations: Combinations,
+    sampling: Sampling,
+    batch_size: int,
+    seed: int,
+) -> list[Row]:
+    """Let a model answer held-out prompts and score the answers; computed once, kept in `path`.
+
+    Args:
+        path: JSONL that is written.
+        model: the steerable model.
+        attribute_model: the judge.
+        prompts: held-out conversations.
+        schema: the attributes.
+        combinations: what to ask for.
+        sampling: how to sample.
+        batch_size: of the sampling.
+        seed: of the choice of prompts and combinations and of the sampling.
+
+    Returns:
+        Per request `{asked: "best"|"any", cluster, requested, text, finished, scores}`; text and scores are None where
+        the prompt left no room, scores alone where nothing was said or it does not fit the judge's context.
+    """
+    asks = [
+        (prompt, asked, pool[hash64(str(seed), asked, prompt.id) % len(pool)])
+        for prompt in read_prompts(prompts, schema, _NUM_PROMPTS, seed)
+        for asked, pool in (("best", combinations.best), ("any", combinations.all))
+    ]
+    engine: LocalEngine | None = None
+    scorer: AttributeModel | None = None
+
+    def work(chunk: list[tuple[Prompt, str, Mapping[str, Value]]]) -> list[Any]:
+        nonlocal engine, scorer
+        engine = engine or load_engine(model, batch_size=batch_size)
+        scorer = scorer or load_attribute_model(attribute_model)
+        return _answer(engine, scorer, chunk, sampling)
+
+    map_lines(path, asks, work, chunk=_CHUNK, total=len(asks), description=f"held-out prompts, {path.stem}")
+    return list(read_rows(path))
+
+
+def _answer(
+    engine: LocalEngine,
+    scorer: AttributeModel,
+    asks: Sequence[tuple[Prompt, str, Mapping[str, Value]]],
+    sampling: Sampling,
+) -> list[Row]:
+    requests = [Request(prompt.messages, requested, seed=prompt.seed) for prompt, _, requested in asks]
+    fitting = [i for i, request in enumerate(requests) if engine.room(request) > 0]
+    samples = engine.generate([requests[i] for i in fitting], sampling)
+    answers = {i: sample for i, [sample] in zip(fitting, samples, strict=True)}
+    said = [i for i, sample in answers.items() if sample.text.strip()]
+    conversations = [[*requests[i].messages, Message("assistant", answers[i].text)] for i in said]
+    scores = dict(zip(said, scorer.score(conversations), strict=True))
+    rows = []
+    for i, (prompt, asked, requested) in enumerate(asks):
+        answer, score = answers.get(i), scores.get(i)
+        rows.append(
+            {
+                "prompt": prompt.id,
+                "cluster": prompt.cluster,
+                "asked": asked,
+                "requested": dict(requested),
+                "text": None if answer is None else answer.text,
+                "finished": None if answer is None else answer.finished,
+                "scores": None if score is None else {name: round(s.mean, 6) for name, s in score.items()},
+            }
+        )
+    return rows
+
+
+def compare(
+    before: Sequence[Row], after: Sequence[Row], schema: AttributeSchema, quality_attributes: Sequence[str]
+) -> dict[str, Any]:
+    """Compare two models' answers to the same requests.
+
+    Args:
+        before: of `held_out_answers`.
+        after: of the other model.
+        schema: the attributes.
+        quality_attributes: names of the attributes that count as quality.
+
+    Returns:
+        JSON-able: `requests`, `unanswered` (left out of the figures: one of the models said nothing that can be
+        scored), `truncated` by model, and as estimates `before`, `after` and `difference`, with intervals from
+        resampled prompts: `quality` where the best was asked for, and `error`: the mean absolute error between
+        requested and obtained level per ordinal attribute, and its mean over them.
+    """
+    assert [row["requested"] for row in before] == [row["requested"] for row in after]
+    pairs = [(b, a) for b, a in zip(before, after, strict=True) if b["scores"] and a["scores"]]
+    best = [pair for pair in pairs if pair[0]["asked"] == "best"]
+    other = [pair for pair in pairs if pair[0]["asked"] == "any"]
+    quality = [[_quality(schema, quality_attributes, row) for row in pair] for pair in best]
+    errors: dict[str, Any] = {}
+    everything: list[list[float]] = []
+    clusters: list[int] = []
+    for attribute in schema.ordinal:
+        asked = [pair for pair in other if attribute.name in pair[0]["requested"]]
+        error = [[abs(row["scores"][attribute.name] - row["requested"][attribute.name]) for row in p] for p in asked]
+        group = [pair[0]["cluster"] for pair in asked]
+        if asked:
+            errors[attribute.name] = _estimates(error, group)
+            everything += error
+            clusters += group
+    return {
+        "requests": len(before),
+        "unanswered": len(before) - len(pairs),
+        "truncated": {
+            name: sum(row["finished"] is False for row in rows) for name, rows in (("before", before), ("after", after))
+        },
+        "quality": _estimates(quality, [pair[0]["cluster"] for pair in best]),
+        "error": {"mean": _estimates(everything, clusters), **errors},
+    }
+
+
+def _quality(schema: AttributeSchema, names: Sequence[str], row: Row) -> float:
+    return predicted_quality(schema, names, {name: Score(row["scores"][name], 0.0) for name in names})
+
+
+def _estimates(pairs: Sequence[Sequence[float]], clusters: Sequence[int]) -> dict[str, Any]:
+    """Estimate the mean before, after, and of the difference after minus before."""
+    columns = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+
+    def difference(weights: Weights, x_N: FloatArray, y_N: FloatArray) -> FloatArray:
+        return mean(weights, y_N - x_N)
+
+    return {
+        "before": cluster_bootstrap(mean, [columns[0]], clusters).to_dict(),
+        "after": cluster_bootstrap(mean, [columns[1]], clusters).to_dict(),
+        "difference": cluster_bootstrap(difference, [*columns], clusters).to_dict(),
+    }

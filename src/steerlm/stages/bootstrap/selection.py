@@ -1,0 +1,198 @@
+"""What bootstrapping asks for and which of the samples it keeps (SteerLM, section 3.4).
+
+The paper keeps the attribute combinations that occur in the annotated training data with the best quality, and draws
+one uniformly per sample. Which samples are dropped, and how many are kept per prompt, the paper does not say: here
+duplicates and samples that are no answers are dropped and counted, and filtering is a choice of the recipe. The
+filter `agreement` is ours: a sample on which request and prediction agree is far more often labelled right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from steerlm.attributes import Attribute, AttributeSchema, Value
+from steerlm.checkpoint.models import CheckpointInfo
+from steerlm.config import BootstrapConfig
+from steerlm.conversation import Conversation, Message, Score
+from steerlm.errors import UserError
+from steerlm.scorers.measures import has_label_leak, is_degenerate, says_things_twice, words
+
+DROPPED = ("empty", "truncated", "repeating", "leaking", "duplicate", "unscorable")
+"""Why a sample is dropped: no words; cut off by the length limit; stuck in repetition; shows attribute text or control
+tokens; says the same as another sample of its prompt; does not fit the attribute model's context."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Combinations:
+    """The attribute combinations seen in training.
+
+    Attributes:
+        all: every one that sets all quality attributes, commonest first.
+        best: those with the best quality.
+        is_maximum: whether every quality attribute is at its best end there.
+    """
+
+    all: tuple[Mapping[str, Value], ...]
+    best: tuple[Mapping[str, Value], ...]
+    is_maximum: bool
+
+    def summary(self) -> dict[str, Any]:
+        """Return the JSON form for a report."""
+        out: dict[str, Any] = {"seen": len(self.all), "best": len(self.best), "commonest_best": dict(self.best[0])}
+        if not self.is_maximum:
+            out["note"] = (
+                "no training label has every quality attribute at its best end (predictions seldom reach the ends of "
+                "a scale); the best that does occur was asked for"
+            )
+        return out
+
+
+def seen_combinations(info: CheckpointInfo, quality_attributes: Sequence[str], owner: str) -> Combinations:
+    """Return the combinations a steerable model was trained with, and the best of them.
+
+    Args:
+        info: of the steerable model; its label statistics list the combinations.
+        quality_attributes: names; "best" is the highest mean of their levels, each counted towards its best end.
+        owner: path of the model, for messages.
+
+    Raises:
+        UserError: a quality attribute is unknown or has no best end, or occurs in no training label.
+    """
+    attributes = [quality_attribute(info.schema, name) for name in quality_attributes]
+    rows = [row["attributes"] for row in info.label_statistics.get("combinations", ())]
+    complete = tuple(info.schema.validate(row) for row in rows if all(name in row for name in quality_attributes))
+    if not complete:
+        raise UserError(
+            f"no training label of {owner} sets {', '.join(quality_attributes)}; "
+            "set bootstrap.quality_attributes to attributes that are labelled"
+        )
+    goodness = [_goodness(attributes, row) for row in complete]
+    highest = max(goodness)
+    best = tuple(row for row, value in zip(complete, goodness, strict=True) if value == highest)
+    return Combinations(complete, best, all(best[0][a.name] == a.best_value for a in attributes))
+
+
+def quality_attribute(schema: AttributeSchema, name: str) -> Attribute:
+    """Return an attribute that counts as quality.
+
+    Raises:
+        UserError: unknown, or neither end is better.
+    """
+    attribute = schema[name]
+    if attribute.best is None:
+        raise UserError(f"bootstrap.quality_attributes: {name!r} has no best end in the schema")
+    return attribute
+
+
+def _goodness(attributes: Sequence[Attribute], values: Mapping[str, Any]) -> float:
+    """Return the mean level of the attributes, each mirrored where its lowest level is the best."""
+    levels = [values[a.name] if a.best == "max" else a.minimum + a.maximum - values[a.name] for a in attributes]
+    return float(sum(levels)) / len(levels)
+
+
+def predicted_quality(schema: AttributeSchema, quality_attributes: Sequence[str], scores: Mapping[str, Score]) -> float:
+    """Return the mean predicted quality of a response, real-valued, high = good."""
+    means = {name: scores[name].mean for name in quality_attributes}
+    return _goodness([quality_attribute(schema, name) for name in quality_attributes], means)
+
+
+def defects(samples: Sequence[Mapping[str, Any]], schema: AttributeSchema) -> list[str | None]:
+    """Say of every sample of one prompt why it is dropped before scoring; None = it is not.
+
+    Args:
+        samples: rows with `text` and `finished`.
+        schema: the attribute names that a leaked label would show.
+
+    Returns:
+        One of `DROPPED` or None per sample.
+    """
+    seen: set[str] = set()
+    found: list[str | None] = []
+    for sample in samples:
+        text = sample["text"].strip()
+        reason = None
+        if not words(text):
+            reason = "empty"
+        elif not sample["finished"]:
+            reason = "truncated"
+        elif has_label_leak(text, schema):
+            reason = "leaking"
+        elif text in seen:
+            reason = "duplicate"
+        elif is_degenerate(text) or says_things_twice(text):
+            reason = "repeating"
+        seen.add(text)
+        found.append(reason)
+    return found
+
+
+class Scored(NamedTuple):
+    """A sample that the attribute model scored.
+
+    Attributes:
+        requested: the values that the model was asked for.
+        values: the values that the attribute model sees, on the schema's scale.
+        scores: what they were rounded from.
+    """
+
+    requested: Mapping[str, Value]
+    values: Mapping[str, Value]
+    scores: Mapping[str, Score]
+
+
+def keep(config: BootstrapConfig, schema: AttributeSchema, samples: Sequence[Scored | None]) -> list[int]:
+    """Return which samples of one prompt the recipe's filter keeps, in order.
+
+    Args:
+        config: filter and its thresholds.
+        schema: the attributes.
+        samples: of one prompt; None where one was dropped before.
+    """
+    scored = {i: sample for i, sample in enumerate(samples) if sample is not None}
+    if config.filter == "agreement":
+        return [i for i, s in scored.items() if disagreement(s.requested, s.values) <= config.tolerance]
+    quality = {i: predicted_quality(schema, config.quality_attributes, s.scores) for i, s in scored.items()}
+    if config.filter == "top":
+        return sorted(sorted(quality, key=lambda i: -quality[i])[: config.keep_per_prompt])
+    if config.filter == "minimum":
+        return [i for i, value in quality.items() if value >= config.minimum_quality]
+    return list(quality)
+
+
+def disagreement(requested: Mapping[str, Value], values: Mapping[str, Value]) -> float:
+    """Return the most levels by which a value differs from the one asked for; infinite for another category."""
+    distances = [0.0]
+    for name, wanted in requested.items():
+        value = values[name]
+        if isinstance(wanted, str) or isinstance(value, str):
+            distances.append(0.0 if wanted == value else math.inf)
+        else:
+            distances.append(abs(wanted - value))
+    return max(distances)
+
+
+def bootstrapped_record(
+    prompt: Conversation,
+    number: int,
+    round_number: int,
+    text: str,
+    sample: Scored,
+    labelled_by: str,
+) -> Conversation:
+    """Return a sample as a record that is conditioned on what the attribute model sees in it.
+
+    Earlier responses of the prompt are context: the original data train them already. What was asked for stands in
+    the record's `bootstrap`, for the curious; training does not look at it.
+    """
+    context = (dataclasses.replace(m, weight=0) if m.role == "assistant" else m for m in prompt.messages)
+    response = Message("assistant", text, attributes=sample.values, scores=sample.scores, labelled_by=labelled_by)
+    return Conversation(
+        f"{prompt.id}/bootstrap-{round_number}-{number}",
+        (*context, response),
+        "bootstrap",
+        prompt.group,
+        {"bootstrap": {"round": round_number, "prompt": prompt.id, "requested": sample.requested}},
+    )

@@ -1,0 +1,256 @@
+"""Step 4: bootstrap (SteerLM, section 3.4).
+
+    steerlm bootstrap RECIPE
+
+The steerable model answers its own training prompts at the best quality seen in training; the attribute model labels
+the answers; a second fine-tuning is conditioned on what it predicts, not on what was requested. The paper does not say
+how many answers per prompt, where the second fine-tuning starts, nor how it mixes with the first one's data: those are
+choices of the recipe, and every round reports what they changed on held-out prompts.
+
+    OUT/round-1/prompts.jsonl       the prompts, one per line
+               /samples.jsonl       what was asked for and said, one prompt per line
+               /scored.jsonl        what the attribute model says, and which samples are dropped, one prompt per line
+               /bootstrapped.jsonl  the records that are kept
+               /training.jsonl      the same after the original records mixed in
+               /train/              the second fine-tuning
+    OUT/held_out/round-0.jsonl      answers to held-out prompts before the first round, -1 after it, …
+    OUT/model/                      the last round's model
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.models import fingerprint, load_info
+from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
+from steerlm.errors import UserError
+from steerlm.stages.bootstrap.before_after import compare, held_out_answers
+from steerlm.stages.bootstrap.data import Bootstrap, mix, sample, score, select, write_prompts
+from steerlm.stages.bootstrap.selection import Combinations, seen_combinations
+from steerlm.stages.train_sft import train_sft
+from steerlm.storage.cluster import Cluster
+from steerlm.storage.files import write_json
+
+
+def bootstrap(
+    config: BootstrapConfig,
+    *,
+    sft: TrainSftConfig,
+    sft_model: Path,
+    attribute_model: Path,
+    data: Path,
+    validation: Path,
+    schema: AttributeSchema,
+    out: Path,
+    seed: int,
+    sources: Sequence[SourceConfig] = (),
+    cluster: Cluster | None = None,
+) -> dict[str, Any]:
+    """Let a steerable model teach itself.
+
+    Args:
+        config: the recipe's section.
+        sft: the section of the first fine-tuning; the second one is like it.
+        sft_model: the steerable model to begin with.
+        attribute_model: labels the samples.
+        data: annotated training conversations: their prompts are sampled, and their records mixed in.
+        validation: annotated held-out conversations.
+        schema: the attributes, those of both models and of the data.
+        out: see the module's docstring. Called again after an interruption, it goes on where it stopped.
+        seed: of every random choice.
+        sources: weight and epochs by source name of the original records, from the recipe's `prepare` section.
+        cluster: where the training prompts are answered and the answers scored; None = in this process. The files are
+            the same.
+
+    Returns:
+        What is in `out/report.json`: the combinations asked for, and per round the samples drawn, dropped and kept,
+        the course of training, and quality and fidelity before and after.
+
+    Raises:
+        UserError: a model of another kind or schema, training labels without the quality attributes, human labels or
+            a plain baseline to bootstrap from, no sample left, or an `out` that holds something else.
+    """
+    combinations = _check(config, sft, sft_model, attribute_model, schema)
+    _claim(out, _inputs(config, sft, sft_model, attribute_model, data, validation, schema, seed, sources))
+    scorer = fingerprint(attribute_model)
+    run = Bootstrap(
+        config,
+        sft,
+        attribute_model,
+        f"model:{scorer}",
+        data,
+        validation,
+        schema,
+        combinations,
+        out,
+        seed,
+        tuple(sources),
+        cluster,
+    )
+    model = sft_model
+    rounds = []
+    for number in range(1, config.rounds + 1):
+        rounds.append(_round(run, number, model))
+        model = out / f"round-{number}" / "train" / "model"
+    if not (out / "report.json").is_file():
+        _publish(model, out / "model")
+    report = {
+        "combinations": combinations.summary(),
+        "scorer": {
+            "attribute_model": scorer,
+            "independent": False,
+            "note": "quality and fidelity are judged by the attribute model that also labelled the training data and "
+            "the samples; `steerlm evaluate` adds independent measures",
+        },
+        "rounds": rounds,
+    }
+    write_json(out / "report.json", report)
+    return report
+
+
+def _check(
+    config: BootstrapConfig, sft: TrainSftConfig, sft_model: Path, attribute_model: Path, schema: AttributeSchema
+) -> Combinations:
+    """Refuse what cannot work before anything is computed; returns the combinations to ask for."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "bootstrap samples and scores in one process: run it without accelerate launch or torchrun (for several "
+            "devices: --ray), or give its round-1/training.jsonl to `steerlm train-sft` under them"
+        )
+    info, scorer = load_info(sft_model), load_info(attribute_model)
+    if info.kind != "sft" or not info.conditioning:
+        raise UserError(f"{sft_model} was not trained with attributes; bootstrapping needs a model to ask for quality")
+    if scorer.kind == "sft":
+        raise UserError(f"{attribute_model} is not an attribute model; give one that train-attribute-model wrote")
+    schema.require_same(info.schema.signature, "the recipe", str(sft_model))
+    schema.require_same(scorer.schema.signature, "the recipe", str(attribute_model))
+    if sft.labels == "human" or not sft.conditioning:
+        raise UserError(
+            "bootstrap conditions on the attribute model's values, which human labels are on another scale than; "
+            "set train_sft.labels: predicted and train_sft.conditioning: true, or leave bootstrap out"
+        )
+    return seen_combinations(info, config.quality_attributes, str(sft_model))
+
+
+def _inputs(
+    config: BootstrapConfig,
+    sft: TrainSftConfig,
+    sft_model: Path,
+    attribute_model: Path,
+    data: Path,
+    validation: Path,
+    schema: AttributeSchema,
+    seed: int,
+    sources: Sequence[SourceConfig],
+) -> dict[str, Any]:
+    """Return all that the result depends on."""
+    return {
+        "bootstrap": config.model_dump(mode="json"),
+        "train_sft": sft.model_dump(mode="json"),
+        "schema": schema.to_dict(),
+        "seed": seed,
+        "sources": [source.model_dump(mode="json") for source in sources],
+        "sft_model": fingerprint(sft_model),
+        "attribute_model": fingerprint(attribute_model),
+        "data": _digest(data),
+        "validation": _digest(validation),
+    }
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _claim(out: Path, inputs: dict[str, Any]) -> None:
+    """Make the folder this run's own; hours of training are not overwritten by a command with other arguments."""
+    record = out / "inputs.json"
+    if record.is_file():
+        stored = orjson.loads(record.read_bytes())
+        changed = [key for key, value in inputs.items() if stored.get(key) != value]
+        if changed:
+            raise UserError(
+                f"{out} holds a bootstrap with other inputs (different: {', '.join(changed)}); "
+                "choose another folder or delete this one"
+            )
+    write_json(record, inputs)
+
+
+def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
+    """Sample, score, select, train, compare; each part is skipped where its result exists."""
+    folder = run.out / f"round-{number}"
+    prompts = write_prompts(run, number, folder / "prompts.jsonl")
+    before = _held_out(run, number - 1, model)
+    sample(run, number, model, folder, prompts)
+    score(run, folder, prompts)
+    selection = select(run, number, folder)
+    mix(run, number, folder, selection["kept"])
+    course = train_sft(
+        _training_section(run, model),
+        folder / "training.jsonl",
+        run.validation,
+        run.schema,
+        folder / "train",
+        run.seed + number,
+        run.sources,
+    )
+    after = _held_out(run, number, folder / "train" / "model")
+    report = {
+        "round": number,
+        "prompts": prompts,
+        **selection,
+        "training": course,
+        "held_out": compare(before, after, run.schema, run.config.quality_attributes),
+    }
+    write_json(folder / "report.json", report)
+    return report
+
+
+def _training_section(run: Bootstrap, model: Path) -> TrainSftConfig:
+    """Return the section of the second fine-tuning."""
+    config = run.config
+    changes: dict[str, Any] = {"base_model": run.sft.base_model if config.start_from == "base" else str(model)}
+    if config.learning_rate is not None:
+        changes["learning_rate"] = config.learning_rate
+    if config.epochs is not None:
+        changes |= {"epochs": config.epochs, "max_steps": -1}
+    return run.sft.model_copy(update=changes)
+
+
+def _held_out(run: Bootstrap, number: int, model: Path) -> list[Any]:
+    """Return the model's scored answers to held-out prompts after round `number` (0: before the first)."""
+    return held_out_answers(
+        run.out / "held_out" / f"round-{number}.jsonl",
+        model=model,
+        attribute_model=run.attribute_model,
+        prompts=run.validation,
+        schema=run.schema,
+        combinations=run.combinations,
+        sampling=run.sampling,
+        batch_size=run.config.batch_size,
+        seed=run.seed,
+    )
+
+
+def _publish(model: Path, target: Path) -> None:
+    """Make the last round's model appear at `target`, whole; files are shared with it where the disk allows."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(model, partial, copy_function=os.link)
+    except OSError:  # another disk, or a file system without hard links
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(model, partial)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(partial, target)

@@ -1,0 +1,187 @@
+"""Answers and scores of an evaluation on disk: every model answers the same plan, every scorer reads the answers.
+
+Both are files of JSON lines, written chunk by chunk and resumed behind the last; what they depend on stands beside them
+in a `.key` file, so that another model, another plan or other settings replace them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.config import EvaluateConfig
+from steerlm.conversation import Message
+from steerlm.scorers import measures
+from steerlm.scorers.opening import Measured, Scorer
+from steerlm.stages.evaluate.fidelity import Sweeps
+from steerlm.stages.evaluate.sweeping import Plan
+from steerlm.storage.resumable import map_lines, read_rows
+
+CHUNK = 256
+"""Asks answered (and stored) together; ordered by prompt, so that prefixes are shared within a chunk."""
+
+Row = dict[str, Any]
+
+
+def answer_plan(config: EvaluateConfig, plan: Plan, model: Path, model_key: str, out: Path, name: str) -> list[Row]:
+    """Let a model answer the plan.
+
+    Args:
+        config: sampling, number of samples, precision.
+        plan: the asks.
+        model: checkpoint folder.
+        model_key: its fingerprint.
+        out: receives `samples.jsonl`.
+        name: of the model, for the progress bar.
+
+    Returns:
+        One row per ask: `ask`, `prompt`, `attributes`, `samples` (none where the prompt leaves no room).
+    """
+    from steerlm.generation.opening import open_engine
+    from steerlm.generation.requests import Request, Sampling
+
+    sampling = Sampling(config.max_new_tokens, config.temperature, config.top_k)
+    asked = [(a.prompt, dict(a.attributes)) for a in plan.asks]
+    texts = [[(m.role, m.content) for m in prompt.messages] for prompt in plan.prompts]
+    parts = [model_key, config.samples_per_prompt, config.precision, vars(sampling), asked, texts]
+    if config.engine != "local":  # its random numbers are others
+        parts.append(config.engine)
+    key = _digest(*parts)
+    path = out / "samples.jsonl"
+    _discard_stale(path, key)
+    engine = None
+
+    def work(chunk: list[int]) -> list[Row]:
+        nonlocal engine
+        engine = engine or open_engine(config.engine, model, config.precision, config.batch_size)
+        requests = []
+        for i in chunk:
+            prompt = plan.prompts[plan.asks[i].prompt]
+            requests.append(Request(prompt.messages, plan.asks[i].attributes, config.samples_per_prompt, prompt.seed))
+        # a prompt longer than the context has no answer; it is counted, not cut
+        fitting = [i for i, request in enumerate(requests) if engine.room(request) > 0]
+        answers = dict(zip(fitting, engine.generate([requests[i] for i in fitting], sampling), strict=True))
+        return [
+            {
+                "ask": ask,
+                "prompt": plan.prompts[plan.asks[ask].prompt].id,
+                "attributes": dict(plan.asks[ask].attributes),
+                "samples": [vars(sample) for sample in answers.get(i, [])],
+            }
+            for i, ask in enumerate(chunk)
+        ]
+
+    map_lines(path, range(len(plan.asks)), work, chunk=CHUNK, total=len(plan.asks), description=f"answers of {name}")
+    return list(read_rows(path))
+
+
+def score_answers(scorer: Scorer, plan: Plan, answers: Sequence[Row], out: Path, name: str) -> list[Row]:
+    """Let a scorer read a model's answers.
+
+    Returns:
+        One row per ask: `ask`, `scores` (per sample an object of attribute -> number or null, or null altogether).
+    """
+    path = out / f"scores-{scorer.id}.jsonl"
+    _discard_stale(path, _digest(scorer.key, scorer.attributes, list(answers)))
+
+    def work(chunk: list[int]) -> list[Row]:
+        owners, conversations = [], []
+        for i in chunk:
+            for sample in answers[i]["samples"]:
+                owners.append(i)
+                messages = plan.prompts[plan.asks[i].prompt].messages
+                conversations.append((*messages, Message("assistant", sample["text"])))
+        scores: dict[int, list[Row | None]] = {i: [] for i in chunk}
+        for i, row in zip(owners, scorer.score(conversations), strict=True):
+            scores[i].append(_stored(row, scorer.attributes))
+        return [{"ask": i, "scores": scores[i]} for i in chunk]
+
+    description = f"{scorer.label} on {name}"
+    map_lines(path, range(len(plan.asks)), work, chunk=CHUNK, total=len(plan.asks), description=description)
+    return list(read_rows(path))
+
+
+def unscored(scores: Sequence[Row]) -> dict[str, int]:
+    """Count what a scorer left open: `answers` in all, `none` without any score, `partly` without some of them."""
+    rows = [row for ask in scores for row in ask["scores"]]
+    return {
+        "answers": len(rows),
+        "none": sum(row is None for row in rows),
+        "partly": sum(row is not None and None in row.values() for row in rows),
+    }
+
+
+def _stored(row: Measured, attributes: Sequence[str]) -> Row | None:
+    # six decimals: far below any error, and the file does not depend on the last bit
+    return None if row is None else {n: round(row[n], 6) if n in row else None for n in attributes}
+
+
+def lay_out_sweeps(
+    plan: Plan,
+    schema: AttributeSchema,
+    answers: Sequence[Row],
+    scores: Sequence[Row],
+    names: Sequence[str],
+    seen: Sequence[bool],
+) -> Sweeps:
+    """Lay out one scorer's measurements as sweeps, one observation per cell and sample.
+
+    Args:
+        plan: what was asked.
+        schema: the attributes.
+        answers: of `answer_plan`.
+        scores: of `score_answers`.
+        names: what was measured.
+        seen: per ask, whether its setting occurs among the training labels.
+    """
+    rows = [
+        (cell, k, scores[cell.ask]["scores"][k])
+        for cell in plan.cells
+        for k in range(len(answers[cell.ask]["samples"]))
+    ]
+    per_series = max((len(row["samples"]) for row in answers), default=1) or 1
+    return Sweeps(
+        dial=np.array([cell.dial for cell, _, _ in rows], dtype=np.str_),
+        context=np.array([cell.context for cell, _, _ in rows], dtype=np.str_),
+        requested=np.array([_level_number(schema[cell.dial], cell.level) for cell, _, _ in rows], dtype=np.float64),
+        cluster=np.array([plan.prompts[plan.asks[cell.ask].prompt].cluster for cell, _, _ in rows], dtype=np.int64),
+        series=np.array([cell.series * per_series + k for cell, k, _ in rows], dtype=np.int64),
+        seen=np.array([seen[cell.ask] for cell, _, _ in rows], dtype=np.bool_),
+        obtained={
+            # None becomes NaN
+            name: np.array([None if row is None else row[name] for _, _, row in rows], dtype=np.float64)
+            for name in names
+        },
+    )
+
+
+def _level_number(attribute: Attribute, level: Any) -> float:
+    return float(level) if attribute.kind == "ordinal" else float(attribute.levels.index(level))
+
+
+def text_sweeps(plan: Plan, schema: AttributeSchema, answers: Sequence[Row], seen: Sequence[bool]) -> Sweeps:
+    """The same sweeps measured by the text statistics."""
+    rows = [
+        {"scores": [measures.text_statistics(sample["text"])._asdict() for sample in row["samples"]]} for row in answers
+    ]
+    return lay_out_sweeps(plan, schema, answers, rows, measures.TextStatistics._fields, seen)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(orjson.dumps(parts)).hexdigest()
+
+
+def _discard_stale(path: Path, key: str) -> None:
+    """Delete answers or scores that belong to something else, and record what the new ones depend on."""
+    record = path.with_suffix(".key")
+    if not record.is_file() or record.read_text(encoding="utf-8") != key:
+        for stale in (path, path.with_name(f"{path.name}.partial")):
+            stale.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(key, encoding="utf-8")

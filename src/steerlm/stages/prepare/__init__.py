@@ -1,0 +1,1 @@
+"""Import, check, deduplicate and split the data of a run (SteerLM, section 4.1)."""

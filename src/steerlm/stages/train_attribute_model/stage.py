@@ -1,0 +1,344 @@
+"""Step 1: train the attribute prediction model (SteerLM, section 3.1).
+
+    steerlm train-attribute-model RECIPE
+
+Reads the turns that people labelled, trains a regression head (or the paper's generative form) on them, keeps the
+weights with the lowest validation loss, and reports per attribute how well held-out labels are predicted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from steerlm.attributes import AttributeSchema
+from steerlm.batching.batches import RegressionExamples
+from steerlm.checkpoint.label_statistics import label_statistics
+from steerlm.checkpoint.model_card import model_card
+from steerlm.checkpoint.models import (
+    CheckpointInfo,
+    Precision,
+    add_lora,
+    default_device,
+    fingerprint,
+    load_causal_lm,
+    load_sequence_classifier,
+    load_tokenizer,
+    merge_adapter,
+    resize_embeddings,
+    save_model,
+)
+from steerlm.config import TrainAttributeModelConfig
+from steerlm.errors import UserError
+from steerlm.scorers.attribute_models import Scorer, context_length, make_scorer
+from steerlm.scorers.cut_points import fit_cut_points
+from steerlm.stages.train_attribute_model.examples import (
+    AttributeData,
+    label_codes,
+    read_attribute_data,
+    require_all_labelled,
+)
+from steerlm.stages.train_attribute_model.report import attribute_reports, label_warnings, residual_std
+from steerlm.storage.files import write_json
+from steerlm.template import ConversationEncoder, install_template
+from steerlm.training.checkpoints import claim
+from steerlm.training.loop import BEST, train
+from steerlm.training.trainer import Objective
+
+_HEAD_EXAMPLES, _HEAD_TOKENS = 8, 64
+"""Examples, and tokens at their end, that show where the inputs of a head without bias lie."""
+_CUT_POINT_EXAMPLES = 4096
+"""Training examples that show where predictions are cut into levels."""
+
+
+def train_attribute_model(
+    config: TrainAttributeModelConfig, train_data: Path, validation: Path, schema: AttributeSchema, out: Path, seed: int
+) -> dict[str, Any]:
+    """Train an attribute model and report on it.
+
+    Args:
+        config: the recipe's section.
+        train_data: JSONL of conversations; turns without human labels are passed over.
+        validation: the same, held out; its loss picks the best weights.
+        schema: the attributes.
+        out: receives `model/` (a Hugging Face folder), `report.json`, `metrics.jsonl` and `checkpoints/`. Called again
+            after an interruption, it goes on from the last checkpoint.
+        seed: of everything random.
+
+    Returns:
+        Numbers of turns, the course of the training, and per attribute n, error and correlation on validation data.
+
+    Raises:
+        UserError: no labelled turn, an attribute without any label, a base model that does not fit `kind`, a loss that
+            is not finite.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    claim(out, _owner(config, train_data, validation, schema, seed))
+    report_path = out / "report.json"
+    if report_path.is_file():
+        return _summary(json.loads(report_path.read_text(encoding="utf-8")))
+    _refuse_impossible(config)
+    set_seed(seed)
+    tokenizer = _load_tokenizer(config, schema)
+    encoder = ConversationEncoder(tokenizer, schema)
+    model = _load_base(config, schema)
+    resize_embeddings(model, tokenizer)
+    max_length = min(config.max_length, context_length(model, tokenizer))
+    learned = read_attribute_data(train_data, encoder, config.kind, max_length, keep_turns=False)
+    require_all_labelled(learned.labels_N_K, schema, train_data)
+    held_out = read_attribute_data(validation, encoder, config.kind, max_length, keep_turns=True)
+    if isinstance(learned.examples, RegressionExamples):
+        centre_head(model, learned)
+    if config.lora is not None:
+        model = add_lora(model, config.lora, sorted(encoder.control_ids))
+    objective: Objective = "regression" if config.kind == "regression" else "sft"
+    mine = schema if config.kind == "regression" else None
+    course = train(config, model, tokenizer, learned.examples, held_out.examples, objective, out, seed, mine)
+    report = {
+        "kind": config.kind,
+        "base_model": base_name(config.base_model),
+        "max_length": max_length,
+        "train": _counts(learned),
+        "validation": _counts(held_out),
+        "training": course,
+        "warnings": _warnings(learned, held_out),
+    }
+    if PartialState().is_main_process:
+        model = _plain_model(config, model, tokenizer, out, course["best_step"])
+        report |= _score_and_save(config, model, tokenizer, learned, held_out, report, out, seed)
+        write_json(report_path, report)
+    PartialState().wait_for_everyone()
+    return _summary(json.loads(report_path.read_text(encoding="utf-8")))
+
+
+def _owner(
+    config: TrainAttributeModelConfig, train_data: Path, validation: Path, schema: AttributeSchema, seed: int
+) -> str:
+    """Return a digest of everything the result depends on."""
+    digests = []
+    for path in (train_data, validation):
+        if not path.is_file():
+            raise UserError(f"no such file: {path}")
+        with path.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    what = [config.model_dump(mode="json"), *digests, schema.to_dict(), seed]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_impossible(config: TrainAttributeModelConfig) -> None:
+    if config.lora is None or config.kind == "generative":
+        return
+    if config.lora.quantize_4bit:
+        raise UserError(
+            "train_attribute_model.lora.quantize_4bit needs kind: generative; a regression head is not 4 bit"
+        )
+    if config.fsdp or config.deepspeed is not None:
+        raise UserError("train_attribute_model: sharding (fsdp, deepspeed) with lora needs kind: generative")
+
+
+def _load_tokenizer(config: TrainAttributeModelConfig, schema: AttributeSchema) -> PreTrainedTokenizerBase:
+    tokenizer = load_tokenizer(config.base_model)
+    if tokenizer.bos_token is None and tokenizer.cls_token is not None:
+        # BERT reads its verdict off the first token, which it knows as [CLS]
+        tokenizer.bos_token = tokenizer.cls_token
+    install_template(tokenizer, config.template, schema)
+    return tokenizer
+
+
+def _load_base(config: TrainAttributeModelConfig, schema: AttributeSchema) -> Any:
+    if config.kind == "regression":
+        return load_sequence_classifier(config.base_model, schema)
+    if config.lora is None:
+        return load_causal_lm(config.base_model)
+    # frozen weights need no fp32 copy: bf16 where the device computes in it
+    precision: Precision = "auto" if torch.cuda.is_available() and config.precision != "fp32" else "fp32"
+    return load_causal_lm(config.base_model, precision, config.lora.quantize_4bit)
+
+
+def _plain_model(
+    config: TrainAttributeModelConfig, model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, best_step: int
+) -> PreTrainedModel:
+    """Return the trained model in one piece and without adapters, which are kept beside it."""
+    sharded = config.fsdp or config.deepspeed is not None
+    best = out / BEST if sharded else out / "checkpoints" / f"checkpoint-{best_step}"
+    if config.lora is not None:
+        # 4-bit weights would lose the adapter, and no rank holds sharded ones: read both again
+        again = (best, config.base_model) if sharded or config.lora.quantize_4bit else None
+        return merge_adapter(model, out / "adapter", tokenizer, again)
+    if sharded:
+        return load_causal_lm(best) if config.kind == "generative" else load_sequence_classifier(best)
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def centre_head(model: PreTrainedModel, data: AttributeData) -> None:
+    """Set the regression head so that it predicts the mean of the training labels, whatever it reads.
+
+    A random head starts with an error that the first, most expensive steps only go to undo. Where the head has no
+    bias (decoders), its weights are the mean prediction along the mean of its inputs over a few examples.
+
+    Args:
+        model: a sequence classifier.
+        data: the training data, with `RegressionExamples`.
+    """
+    means_O = mean_outputs(data)
+    heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == len(means_O)]
+    assert heads, "the sequence classifier has no linear head"
+    head = heads[-1]
+    with torch.no_grad():
+        if head.bias is not None:
+            head.weight.zero_()
+            head.bias.copy_(means_O)
+        else:
+            input_H = _mean_head_input(model, head, data)
+            head.weight.copy_(torch.outer(means_O, input_H / input_H.dot(input_H)))
+
+
+def mean_outputs(data: AttributeData) -> Tensor:
+    """Return the outputs (O,) of the best constant prediction: mean on the unit scale, log shares of categories."""
+    outputs: list[float] = []
+    for attribute, label_N in zip(data.schema, data.labels_N_K.T, strict=True):
+        present = label_N[~np.isnan(label_N)]
+        if attribute.kind == "ordinal":
+            outputs.append(attribute.to_unit(float(present.mean())))
+        else:
+            # one more of each, so that a category that does not occur has a finite logit
+            counts = np.bincount(present.astype(int), minlength=len(attribute.categories)) + 1
+            outputs += np.log(counts / counts.sum()).tolist()
+    return torch.tensor(outputs)
+
+
+def _mean_head_input(model: PreTrainedModel, head: nn.Linear, data: AttributeData) -> Tensor:
+    """Return the mean (H,) of what the head reads at the end of a few examples."""
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].reshape(-1, inputs[0].shape[-1])[-1])
+    )
+    model.eval()
+    for index in range(min(_HEAD_EXAMPLES, len(data.labels_N_K))):
+        ids = torch.from_numpy(data.examples.example(index, 0).input_ids[-_HEAD_TOKENS:].astype("int64"))
+        model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None])
+    hook.remove()
+    return torch.stack(seen).mean(dim=0)
+
+
+def _score_and_save(
+    config: TrainAttributeModelConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    learned: AttributeData,
+    held_out: AttributeData,
+    report: dict[str, Any],
+    out: Path,
+    seed: int,
+) -> dict[str, Any]:
+    """Score the held-out turns, save the model with that spread, and return what the report says of it."""
+    schema = held_out.schema
+    statistics = label_statistics(label_codes(learned.labels_N_K, schema), schema)
+    info = CheckpointInfo(
+        kind=config.kind,
+        schema=schema,
+        template=config.template,
+        label_statistics=statistics,
+        provenance={
+            "base_model": report["base_model"],
+            "max_length": report["max_length"],
+            "seed": seed,
+            "recipe": config.model_dump(mode="json", exclude={"base_model", "report_to", "deepspeed"}),
+        },
+    )
+    scorer = make_scorer(model.to(default_device()), tokenizer, info, "", config.precision)
+    if config.kind == "regression":
+        scorer = dataclasses.replace(scorer, cuts=_cut_points(scorer, learned, config.tokens_per_batch, seed))
+    scored = scorer.score([turn.messages for turn in held_out.turns], config.tokens_per_batch)
+    scores = [score for score in scored if score is not None]
+    assert len(scores) == len(held_out.turns), "only turns that fit are kept"
+    labels = dict(zip(schema.names, learned.labels_N_K.T.astype(np.float64), strict=True))
+    # without held-out labels the spread of the labels themselves is all that is known
+    spread = {attribute.name: float(np.nanstd(labels[attribute.name])) for attribute in schema.ordinal}
+    spread |= residual_std(held_out.turns, scores, schema)
+    means = {attribute.name: float(np.nanmean(labels[attribute.name])) for attribute in schema.ordinal}
+    values = [scorer.values(score) for score in scores]
+    found = {
+        "residual_std": spread,
+        "cut_points": scorer.cuts,
+        **attribute_reports(held_out.turns, scores, values, schema, means, seed),
+    }
+    statistics |= {"residual_std": spread, "cut_points": scorer.cuts}
+    info = dataclasses.replace(info, label_statistics=statistics)
+    save_model(out / "model", model, tokenizer, info, _card(info, {**report, **found}))
+    return found
+
+
+def _cut_points(scorer: Scorer, data: AttributeData, tokens_per_batch: int, seed: int) -> dict[str, tuple[float, ...]]:
+    """Fit the cuts on training examples: the few held-out ones would only fit their noise."""
+    rows = np.sort(np.random.default_rng(seed).permutation(len(data.labels_N_K))[:_CUT_POINT_EXAMPLES])
+    scores = scorer.score_ids([data.examples.example(int(i), 0).input_ids.tolist() for i in rows], tokens_per_batch)
+    labels = dict(zip(data.schema.names, data.labels_N_K[rows].T.astype(np.float64), strict=True))
+    return {
+        attribute.name: fit_cut_points(
+            attribute, labels[attribute.name], np.array([score[attribute.name].mean for score in scores])
+        )
+        for attribute in data.schema.ordinal
+    }
+
+
+def _warnings(learned: AttributeData, held_out: AttributeData) -> list[str]:
+    return label_warnings(learned.labels_N_K, learned.schema) + [
+        f"{name} has no held-out label: nothing is known about how well it is predicted"
+        for name, label_N in zip(held_out.schema.names, held_out.labels_N_K.T, strict=True)
+        if np.isnan(label_N).all()
+    ]
+
+
+def base_name(base_model: str) -> str:
+    """Return what identifies a base model wherever it lies: its hub id, or its folder's name and fingerprint."""
+    folder = Path(base_model)
+    return f"{folder.name} {fingerprint(folder)}" if folder.is_dir() else base_model
+
+
+def _counts(data: AttributeData) -> dict[str, Any]:
+    labels = (~np.isnan(data.labels_N_K)).sum(axis=0).tolist()
+    return {
+        "turns": len(data.labels_N_K),
+        "too_long": data.num_too_long,
+        "labels": dict(zip(data.schema.names, labels, strict=True)),
+    }
+
+
+def _summary(report: dict[str, Any]) -> dict[str, Any]:
+    """Return what of the report goes into the run's record."""
+    keys = ("n", "mae", "mean_baseline_mae", "spearman", "accuracy", "commonest_baseline_accuracy")
+    attributes = {name: {k: row[k] for k in keys if k in row} for name, row in report["attributes"].items()}
+    return {key: report[key] for key in ("kind", "train", "validation", "training", "warnings")} | {
+        "attributes": attributes
+    }
+
+
+def _card(info: CheckpointInfo, report: dict[str, Any]) -> str:
+    data = {
+        "labelled_responses": report["train"]["turns"],
+        "held_out_responses": report["validation"]["turns"],
+        "responses_too_long": report["train"]["too_long"] + report["validation"]["too_long"],
+        **{f"labels of {name}": n for name, n in report["train"]["labels"].items()},
+    }
+    results = {key: report["training"][key] for key in ("steps", "validation_loss", "best_step")}
+    for name, row in report["attributes"].items():
+        if "mae" in row:
+            results[f"{name}: mean absolute error (of the mean)"] = (
+                f"{row['mae']['value']:.3f} ({row['mean_baseline_mae']['value']:.3f})"
+            )
+        else:
+            results[f"{name}: accuracy (of the commonest)"] = (
+                f"{row['accuracy']['value']:.3f} ({row['commonest_baseline_accuracy']['value']:.3f})"
+            )
+    return model_card(info, data, results)

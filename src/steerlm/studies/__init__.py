@@ -1,0 +1,1 @@
+"""Experiments around a run: compare, judge, rate, ablate, baselines."""

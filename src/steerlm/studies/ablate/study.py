@@ -1,0 +1,315 @@
+"""The paper's ablation ladder on any recipe (SteerLM, section 5.1 and table 4).
+
+    steerlm ablate RECIPE --seeds 3
+
+The rungs share what does not depend on a seed (data, split and, on the playground, world and base model) and, within a
+seed, the attribute model and the annotation. Every rung fine-tunes the recipe's base model anew; `bootstrap` goes on
+from the rung before it, as step 4 does.
+
+    OUT/shared/prepare/…            (and playground/) once for all
+    OUT/seed-N/train_attribute_model/  annotate/  <rung>/…    each with its done.json: a finished rung is not redone
+    OUT/ablation.json  ablation.md  ablation.svg
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steerlm.config import Recipe
+from steerlm.conversation import read_conversations
+from steerlm.errors import UserError
+from steerlm.runs import RunFolder, environment
+from steerlm.storage.files import atomic_writer, write_json
+from steerlm.storage.resumable import read_rows
+from steerlm.storage.spending import spending
+from steerlm.studies.ablate.measuring import Questions, measure_model, read_answers, read_questions
+from steerlm.studies.ablate.rungs import Rung, chosen_rungs, is_labelled, parent, quality_names, write_records
+from steerlm.studies.ablate.statistics import Answers, Judged, describe, gain
+from steerlm.studies.ablate.tables import explain, ladder, plot
+
+Notify = Callable[[str, dict[str, Any] | None], None]
+SAMPLING = {"num_prompts", "samples_per_prompt", "temperature", "top_k", "max_new_tokens"}
+"""What of the `evaluate` section stands in the results: how answers are drawn."""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """What all rungs of one seed share."""
+
+    run: RunFolder
+    prepared: Path
+    rungs: tuple[Rung, ...]
+    questions: Questions
+    quality: tuple[str, ...]
+    notify: Notify
+
+    @property
+    def seed(self) -> int:
+        return self.run.recipe.seed
+
+    def execute(self, name: str, work: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
+        """Run one part in its own folder unless it is done."""
+        label = f"seed {self.seed}: {name}"
+        finished = self.run.done(name)
+        if finished is None:
+            self.notify(label, None)
+        record = self.run.execute(name, work)
+        self.notify(label, {**record, "skipped": finished is not None})
+        return record
+
+
+def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, notify: Notify) -> dict[str, Any]:
+    """Climb the ladder with several seeds.
+
+    Args:
+        recipe: its run folder must be `out/shared` (see `in_folder`); its seed is the first one.
+        num_seeds: how often every rung is trained, each time with another seed.
+        names: of the rungs; empty = all.
+        out: see the module's docstring. Called again after an interruption it goes on; rungs and seeds may be added.
+        notify: progress callback, as in `pipeline`.
+
+    Returns:
+        What is in `ablation.json`.
+
+    Raises:
+        UserError: see `chosen_rungs`, `RunFolder.open` and the stages; no labelled record.
+    """
+    rungs = chosen_rungs(names, recipe)
+    quality = quality_names(recipe)
+    shared = shared_run(recipe, out)
+    with shared.lock():
+        shared.open()
+        prepared = prepare_shared(shared, notify)
+        rungs, notes = possible_rungs(rungs, prepared, recipe)
+        prompts = recipe.evaluate.prompts or prepared / "validation.jsonl"
+        questions = read_questions(recipe.evaluate, prompts, recipe.schema_, quality, recipe.seed)
+        done = {}
+        for seed in range(recipe.seed, recipe.seed + num_seeds):
+            run = seed_run(shared.recipe, out, seed)
+            done[seed] = climb_rungs(Climb(run, prepared, rungs, questions, quality, notify))
+        results = _results(recipe, rungs, questions, quality, done, out, notes)
+        write_json(out / "ablation.json", results)
+        write_text(out / "ablation.md", f"# Ablation: {recipe.name}\n\n{ladder(results)}\n{explain(results)}")
+        write_text(out / "ablation.svg", plot(results))
+    return results
+
+
+def shared_run(recipe: Recipe, out: Path) -> RunFolder:
+    """Return the folder of what all seeds share; the section `baselines` does not concern it."""
+    assert recipe.run_dir == out / "shared"
+    return RunFolder(recipe.model_copy(update={"baselines": None}))
+
+
+def seed_run(recipe: Recipe, out: Path, seed: int) -> RunFolder:
+    """Return the folder of one seed, opened."""
+    run = RunFolder(recipe.model_copy(update={"run_dir": out / f"seed-{seed}", "seed": seed}))
+    run.open()
+    return run
+
+
+def prepare_shared(shared: RunFolder, notify: Notify) -> Path:
+    """Do what comes before step 1, once for all seeds; returns the folder of the prepared data."""
+    from steerlm.playground import build
+    from steerlm.stages.prepare.stage import prepare
+
+    recipe = shared.recipe
+    parts: list[tuple[str, Callable[[Path], Mapping[str, Any]]]] = []
+    if (world := recipe.playground) is not None:
+        parts.append(("playground", lambda folder: build(world, recipe.schema_, folder, recipe.seed)))
+    parts.append(("prepare", lambda folder: prepare(recipe.prepare, recipe.schema_, folder, recipe.seed)))
+    for name, work in parts:
+        finished = shared.done(name)
+        if finished is None:
+            notify(name, None)
+        record = shared.execute(name, work)
+        notify(name, {**record, "skipped": finished is not None})
+    return shared.stage("prepare")
+
+
+def possible_rungs(rungs: tuple[Rung, ...], prepared: Path, recipe: Recipe) -> tuple[tuple[Rung, ...], list[str]]:
+    """Leave out the rung that adds data where there are no more, and say so."""
+    labelled = unlabelled = 0
+    for record in read_conversations(prepared / "train.jsonl", recipe.schema_):
+        labelled += is_labelled(record)
+        unlabelled += not is_labelled(record)
+    if not labelled:
+        raise UserError(f"{prepared / 'train.jsonl'} holds no human label: there is nothing to ablate")
+    if unlabelled:
+        return rungs, []
+    left = tuple(rung for rung in rungs if rung.name != "more")
+    if not any(rung.labels == "predicted" for rung in left if rung.name != "bootstrap"):
+        left = tuple(rung for rung in left if rung.name != "bootstrap")
+    if left == rungs:
+        return rungs, []
+    return left, ["every training record is labelled by people: the rung `more` would equal `predicted`"]
+
+
+def climb_rungs(climb: Climb) -> dict[str, Any]:
+    """Train and measure every rung with one seed; returns the record of each."""
+    from steerlm.stages.annotate.stage import annotate
+    from steerlm.stages.train_attribute_model.stage import train_attribute_model
+
+    recipe, seed, run = climb.run.recipe, climb.seed, climb.run
+    train, validation = climb.prepared / "train.jsonl", climb.prepared / "validation.jsonl"
+    climb.execute(
+        "train_attribute_model",
+        lambda out: train_attribute_model(recipe.train_attribute_model, train, validation, recipe.schema_, out, seed),
+    )
+    if any(rung.labels == "predicted" for rung in climb.rungs):
+        attribute_model = run.stage("train_attribute_model") / "model"
+        climb.execute("annotate", lambda out: annotate(recipe.annotate, [train, validation], attribute_model, out))
+    return {rung.name: climb.execute(rung.name, functools.partial(_rung, climb, rung)) for rung in climb.rungs}
+
+
+def _rung(climb: Climb, rung: Rung, out: Path) -> dict[str, Any]:
+    """Train one rung and measure it; returns its summary."""
+    recipe = climb.run.recipe
+    annotator = climb.run.stage("train_attribute_model") / "model"
+    cost: dict[str, Any] = {}
+    with spending(cost):
+        model, training = _bootstrap(climb, out, annotator) if rung.name == "bootstrap" else _train(climb, rung, out)
+    measured = measure_model(recipe.evaluate, model, climb.questions, recipe.schema_, annotator, out, seed=climb.seed)
+    return {"training": {**training, **cost}, "measured": measured}
+
+
+def _train(climb: Climb, rung: Rung, out: Path) -> tuple[Path, dict[str, Any]]:
+    """Fine-tune the base model on the rung's records."""
+    from steerlm.stages.train_sft import train_sft
+
+    recipe = climb.run.recipe
+    source = climb.run.stage("annotate") if rung.labels == "predicted" else climb.prepared
+    data = {}
+    for name in ("train.jsonl", "validation.jsonl"):
+        data[name] = out / "data" / name
+        found = write_records(source / name, data[name], rung.data, recipe.schema_, climb.quality)
+        if not found and name == "validation.jsonl" and rung.data == "best":
+            # too few held-out records to have a best one: the labelled ones pick the weights
+            write_records(source / name, data[name], "labelled", recipe.schema_, climb.quality)
+    config = recipe.train_sft.model_copy(
+        update={"conditioning": rung.labels is not None, "labels": rung.labels or "predicted"}
+    )
+    summary = train_sft(
+        config,
+        data["train.jsonl"],
+        data["validation.jsonl"],
+        recipe.schema_,
+        out / "train",
+        climb.seed,
+        recipe.prepare.sources,
+    )
+    return out / "train" / "model", {**_training(summary), "starts_from": "base model"}
+
+
+def _bootstrap(climb: Climb, out: Path, attribute_model: Path) -> tuple[Path, dict[str, Any]]:
+    """Bootstrap from the rung before."""
+    from steerlm.stages.bootstrap.stage import bootstrap
+
+    recipe, start = climb.run.recipe, parent(climb.rungs)
+    assert recipe.bootstrap is not None
+    before = climb.run.stage(start.name)
+    report = bootstrap(
+        recipe.bootstrap,
+        sft=recipe.train_sft,
+        sft_model=before / "train" / "model",
+        attribute_model=attribute_model,
+        data=before / "data" / "train.jsonl",
+        validation=before / "data" / "validation.jsonl",
+        schema=recipe.schema_,
+        out=out / "bootstrap",
+        seed=climb.seed,
+        sources=recipe.prepare.sources,
+    )
+    last = report["rounds"][-1]
+    rounds = [row["training"] for row in report["rounds"]]
+    training = _training(last["training"]) | {
+        "steps": sum(row["steps"] for row in rounds),
+        "starts_from": start.name,
+        "bootstrapped": last["kept"],
+        "spent_tokens": sum(_training(row)["spent_tokens"] for row in rounds),
+        "sampled_tokens": sum(
+            sample["num_tokens"]
+            for number in range(1, recipe.bootstrap.rounds + 1)
+            for row in read_rows(out / "bootstrap" / f"round-{number}" / "samples.jsonl")
+            for sample in row["samples"]
+        ),
+    }
+    return out / "bootstrap" / "model", training
+
+
+def _training(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a rung trained on and for how long, from the summary of `train_sft`.
+
+    `tokens` and `trained_tokens` (those of responses) are of one epoch, `spent_tokens` all that went through the model.
+    """
+    learned = summary["train"]
+    return {
+        "records": learned["records"],
+        "tokens": learned["tokens"],
+        "trained_tokens": learned["trained_tokens"],
+        "spent_tokens": round(learned["tokens"] * summary["epochs"]),
+        "sampled_tokens": 0,
+        "epochs": summary["epochs"],
+        "steps": summary["steps"],
+        "best_step": summary["best_step"],
+        "validation_loss": summary["validation_loss"],
+    }
+
+
+def _results(
+    recipe: Recipe,
+    rungs: Sequence[Rung],
+    questions: Questions,
+    quality: tuple[str, ...],
+    done: Mapping[int, Mapping[str, Any]],
+    out: Path,
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """Put the figures of all rungs and seeds together."""
+    measured = next(iter(done.values()))[rungs[0].name]["summary"]["measured"]
+    judged = Judged(recipe.schema_, measured["headline"], quality)
+    rows: dict[str, Any] = {}
+    below: dict[str, Answers] = {}
+    for number, rung in enumerate(rungs):
+        answers = {seed: read_answers(out / f"seed-{seed}" / rung.name) for seed in done}
+        versus = {name: gain(before, answers, judged) for name, before in below.items()}
+        records = {seed: stages[rung.name] for seed, stages in done.items()}
+        rows[rung.name] = {
+            "adds": rung.adds,
+            "data": rung.data,
+            "labels": rung.labels,
+            "paper": rung.paper,
+            "steerable": rung.labels is not None,
+            "training": [{"seed": seed, **record["summary"]["training"]} for seed, record in records.items()],
+            "seconds": [record["seconds"] for record in records.values()],
+            **describe(answers, judged),
+            "gain": versus[rungs[number - 1].name] if number else None,
+            "versus": versus,
+        }
+        below[rung.name] = answers
+    first = recipe.schema_[quality[0]]
+    return {
+        "recipe": recipe.name,
+        "seeds": list(done),
+        "attributes": recipe.schema_.to_dict(),
+        "quality_attributes": list(quality),
+        "quality_scale": [first.maximum, first.minimum],
+        "best_setting": dict(questions.best),
+        "prompts": len(questions.prompts),
+        "swept": len(questions.swept),
+        "settings": recipe.evaluate.model_dump(mode="json", include=SAMPLING),
+        "training": recipe.train_sft.model_dump(mode="json", exclude={"base_model"}),
+        "scorers": measured["scorers"],
+        "headline": measured["headline"],
+        "environment": environment(),
+        "notes": list(notes),
+        "rungs": rows,
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_writer(path) as stream:
+        stream.write(text.encode())

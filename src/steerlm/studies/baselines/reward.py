@@ -1,0 +1,50 @@
+"""The reward of the baselines: what the attribute model sees in an answer, as one number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from steerlm.conversation import Message, Score
+from steerlm.scorers.attribute_models import AttributeModel
+from steerlm.stages.bootstrap.selection import predicted_quality
+from steerlm.stages.evaluate.sweeping import Prompt
+from steerlm.studies.ablate.measuring import without_labels
+
+Reward = Callable[[Sequence[tuple[tuple[Message, ...], str]]], list[float]]
+"""What answers (history, text) are worth."""
+
+
+def reward_of(scorer: AttributeModel, names: Sequence[str]) -> Reward:
+    """Return the reward: the mean predicted level of the attributes, each towards its best end.
+
+    An answer without text, or longer than the attribute model's context, is worth the least.
+    """
+    schema = scorer.schema
+    ends = {name: schema[name].minimum if schema[name].best == "max" else schema[name].maximum for name in names}
+    least = predicted_quality(schema, names, {name: Score(float(level), 0.0) for name, level in ends.items()})
+
+    def reward(answers: Sequence[tuple[tuple[Message, ...], str]]) -> list[float]:
+        said = [i for i, (_, text) in enumerate(answers) if text.strip()]
+        conversations = [[*answers[i][0], Message("assistant", answers[i][1])] for i in said]
+        values = [least] * len(answers)
+        for i, scores in zip(said, scorer.score(conversations), strict=True):
+            if scores is not None:
+                values[i] = predicted_quality(schema, names, scores)
+        return values
+
+    return reward
+
+
+def mean_reward(
+    model: Path, prompts: Sequence[Prompt], reward: Reward, max_new_tokens: int, temperature: float, batch_size: int
+) -> float:
+    """Return the mean reward of a plain model's answers; 0 where no prompt fits its context."""
+    from steerlm.generation.engine import Request, Sampling, load_engine
+
+    engine = load_engine(model, batch_size=batch_size)
+    requests = [Request(without_labels(prompt.messages), {}, seed=prompt.seed) for prompt in prompts]
+    requests = [request for request in requests if engine.room(request) > 0]
+    samples = engine.generate(requests, Sampling(max_new_tokens, temperature))
+    rewards = reward([(request.messages, sample.text) for request, [sample] in zip(requests, samples, strict=True)])
+    return sum(rewards) / max(1, len(rewards))

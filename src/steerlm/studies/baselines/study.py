@@ -1,0 +1,396 @@
+"""Alignment baselines beside SteerLM, at equal data and equal tokens.
+
+    steerlm baselines RECIPE
+
+SteerLM's own steps (fine-tuning and, where the recipe has it, bootstrapping) set the budget: all tokens that go through
+the model in training, and all that it samples. Plain SFT and SFT on the best samples spend it on training; DPO and
+RLOO (through TRL) spend a share on plain SFT and the rest on their own. All see the same records, labels and attribute
+model, answer the same held-out prompts and are measured in the same way.
+
+    OUT is the folder of `steerlm ablate`: what that has done (data, attribute model, SteerLM itself) is used again
+    OUT/seed-N/baselines/<method>/   OUT/baselines.json  baselines.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from steerlm.attributes import AttributeSchema
+from steerlm.config import BaselinesConfig, Recipe, TrainSftConfig
+from steerlm.errors import UserError
+from steerlm.runs import RunFolder, environment
+from steerlm.scorers.attribute_models import load_attribute_model
+from steerlm.stages.evaluate.sweeping import read_prompts
+from steerlm.storage.files import write_json
+from steerlm.storage.spending import spending
+from steerlm.studies.ablate.measuring import Questions, measure_model, read_answers, read_questions, without_labels
+from steerlm.studies.ablate.rungs import RUNGS, parent, quality_names
+from steerlm.studies.ablate.statistics import Answers, Judged, describe, gain
+from steerlm.studies.ablate.study import (
+    SAMPLING,
+    Climb,
+    Notify,
+    climb_rungs,
+    possible_rungs,
+    prepare_shared,
+    seed_run,
+    shared_run,
+    write_text,
+)
+from steerlm.studies.baselines.encoding import encode_pair, plain_encoder, plain_tokens
+from steerlm.studies.baselines.reward import mean_reward, reward_of
+from steerlm.studies.baselines.tables import baselines_table, explain_baselines
+
+METHODS = {
+    "steerlm": "attribute-conditioned SFT, then bootstrapping",
+    "plain": "SFT without attributes on all records",
+    "best": "SFT without attributes on the best tenth of the records (by the attribute model)",
+    "dpo": "plain SFT, then DPO on pairs that the attribute model ordered",
+    "rloo": "plain SFT, then RLOO with the attribute model as reward",
+}
+_SAMPLES = 4
+"""Answers per prompt: enough to see whether a method always says the same."""
+_VALIDATION_PROMPTS = 64
+_BEST_SHARES = (0.25, 1.0)
+"""Shares of the budget that SFT on the best records tries."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all methods of one seed share.
+
+    Attributes:
+        climb: the ladder's folder and questions of this seed; SteerLM's rungs are done.
+        run: the folder of this seed's baselines; its recipe has the section `baselines`.
+        reward_names: the attributes that count: all with a best end.
+        questions: as the ladder's, with the setting that is best for those attributes.
+        budget: tokens of SteerLM.
+    """
+
+    climb: Climb
+    run: RunFolder
+    config: BaselinesConfig
+    reward_names: tuple[str, ...]
+    questions: Questions
+    budget: int
+
+    @property
+    def seed(self) -> int:
+        return self.climb.seed
+
+    @property
+    def schema(self) -> AttributeSchema:
+        return self.run.recipe.schema_
+
+    @property
+    def sft(self) -> TrainSftConfig:
+        return self.run.recipe.train_sft
+
+    @property
+    def attribute_model(self) -> Path:
+        return self.climb.run.stage("train_attribute_model") / "model"
+
+    @property
+    def max_new_tokens(self) -> int:
+        bootstrap = self.run.recipe.bootstrap
+        return self.run.recipe.evaluate.max_new_tokens if bootstrap is None else bootstrap.max_new_tokens
+
+    def annotated(self, name: str) -> Path:
+        return self.climb.run.stage("annotate") / f"{name}.jsonl"
+
+
+def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> dict[str, Any]:
+    """Train and measure every method with several seeds.
+
+    Args:
+        recipe: its run folder must be `out/shared`; its seed is the first one.
+        num_seeds: how often every method is trained.
+        out: see the module's docstring. Called again after an interruption it goes on behind the last method done.
+        notify: progress callback.
+
+    Returns:
+        What is in `baselines.json`.
+
+    Raises:
+        UserError: TRL is not installed, no attribute has a best end, nothing to make preference pairs of, and what the
+            stages raise.
+    """
+    _require_trl()
+    rewarded = tuple(a.name for a in recipe.schema_.ordinal if a.best is not None)
+    if not rewarded:
+        raise UserError("no attribute of the recipe has a best end, so there is nothing to reward; set `best`")
+    shared = shared_run(recipe, out)
+    config = recipe.baselines or BaselinesConfig()
+    with shared.lock():
+        shared.open()
+        prepared = prepare_shared(shared, notify)
+        names = ("predicted", "more") if recipe.bootstrap is None else ("predicted", "more", "bootstrap")
+        rungs, _ = possible_rungs(tuple(rung for rung in RUNGS if rung.name in names), prepared, recipe)
+        start = parent(rungs)
+        rungs = tuple(rung for rung in rungs if rung.name in (start.name, "bootstrap"))
+        prompts = recipe.evaluate.prompts or prepared / "validation.jsonl"
+        asked = [
+            read_questions(recipe.evaluate, prompts, recipe.schema_, quality, recipe.seed)
+            for quality in (quality_names(recipe), rewarded)
+        ]
+        done: dict[int, dict[str, Any]] = {}
+        for seed in range(recipe.seed, recipe.seed + num_seeds):
+            run = seed_run(shared.recipe, out, seed)
+            climb = Climb(run, prepared, rungs, asked[0], quality_names(recipe), notify)
+            spent = [record["summary"]["training"] for record in climb_rungs(climb).values()]
+            mine = RunFolder(recipe.model_copy(update={"run_dir": run.path / "baselines", "seed": seed}))
+            mine.open()
+            budget = sum(row["spent_tokens"] + row["sampled_tokens"] for row in spent)
+            done[seed] = _methods(Setup(climb, mine, config, rewarded, asked[1], budget), spent, notify)
+        results = _results(recipe, config, rewarded, asked[1], done, out)
+        write_json(out / "baselines.json", results)
+        text = f"# Baselines: {recipe.name}\n\n{baselines_table(results)}\n{explain_baselines(results)}"
+        write_text(out / "baselines.md", text)
+    return results
+
+
+def _require_trl() -> None:
+    try:
+        import trl  # noqa: F401
+    except ImportError:
+        raise UserError("steerlm baselines needs TRL: pip install 'steerlm[baselines]'") from None
+
+
+def _methods(setup: Setup, steerlm: Sequence[Mapping[str, Any]], notify: Notify) -> dict[str, Any]:
+    """Run every method that is not done; returns the record of each."""
+    work: dict[str, Callable[[Path], Mapping[str, Any]]] = {
+        "sft": lambda out: {"training": _sft(setup, out, setup.config.sft_share * setup.budget)},
+        "steerlm": lambda out: _measured(setup, out, _steerlm_model(setup), _total(steerlm)),
+        "plain": lambda out: _measured(setup, out, out / "train" / "model", _sft(setup, out, setup.budget)),
+        "best": lambda out: _best(setup, out),
+        "dpo": lambda out: _tuned(setup, out, _dpo, setup.config.dpo_learning_rates),
+        "rloo": lambda out: _tuned(setup, out, _rloo, setup.config.rloo_learning_rates),
+    }
+    done = {}
+    for name, part in work.items():
+        label = f"seed {setup.seed}: baseline {name}"
+        finished = setup.run.done(name)
+        if finished is None:
+            notify(label, None)
+        done[name] = setup.run.execute(name, part)
+        notify(label, {**done[name], "skipped": finished is not None})
+    return done
+
+
+def _steerlm_model(setup: Setup) -> Path:
+    last = setup.climb.rungs[-1]
+    return setup.climb.run.stage(last.name) / ("bootstrap" if last.name == "bootstrap" else "train") / "model"
+
+
+def _total(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add up what the parts of a method spent."""
+    memory = [part["peak_memory_mib"] for part in parts if part["peak_memory_mib"] is not None]
+    return {
+        "records": parts[0]["records"],
+        "steps": sum(part["steps"] for part in parts),
+        "spent_tokens": sum(part["spent_tokens"] for part in parts),
+        "sampled_tokens": sum(part["sampled_tokens"] for part in parts),
+        "seconds": round(sum(part["seconds"] for part in parts), 2),
+        "peak_memory_mib": max(memory, default=None),
+    }
+
+
+def _measured(setup: Setup, out: Path, model: Path, training: Mapping[str, Any]) -> dict[str, Any]:
+    config = setup.run.recipe.evaluate
+    config = config.model_copy(update={"samples_per_prompt": max(_SAMPLES, config.samples_per_prompt)})
+    measured = measure_model(config, model, setup.questions, setup.schema, setup.attribute_model, out, setup.seed)
+    return {"training": dict(training), "measured": measured}
+
+
+def _best(setup: Setup, out: Path) -> dict[str, Any]:
+    """Fine-tune on the best records, for shares of the budget: all of it repeats few records very often."""
+    from steerlm.studies.baselines.preferences import write_best
+
+    files = {}
+    for name in ("train", "validation"):
+        files[name] = out / "data" / f"{name}.jsonl"
+        if not write_best(setup.annotated(name), files[name], setup.schema, setup.reward_names):
+            raise UserError(f"{setup.annotated(name)} holds no scores to choose the best records by")
+    trials = []
+    for share in _BEST_SHARES:
+        folder = out / f"share-{share:g}"
+        training = _sft(setup, folder, share * setup.budget, files)
+        liked = _validation_reward(setup, folder / "train" / "model")
+        trials.append({"share": share, "validation_reward": liked, **training})
+    best = max(trials, key=lambda trial: trial["validation_reward"])
+    model = out / f"share-{best['share']:g}" / "train" / "model"
+    return _measured(setup, out, model, {**best, "trials": trials})
+
+
+def _sft(setup: Setup, out: Path, tokens: float, data: Mapping[str, Path] | None = None) -> dict[str, Any]:
+    """Fine-tune the base model without attributes until `tokens` have gone through it."""
+    from steerlm.stages.train_sft import train_sft
+
+    recipe = setup.run.recipe
+    files = data or {name: setup.annotated(name) for name in ("train", "validation")}
+    config = setup.sft.model_copy(update={"conditioning": False, "max_steps": -1})
+    epochs = tokens / plain_tokens(config, files["train"], setup.schema)
+    cost: dict[str, Any] = {}
+    with spending(cost):
+        summary = train_sft(
+            config.model_copy(update={"epochs": epochs}),
+            files["train"],
+            files["validation"],
+            setup.schema,
+            out / "train",
+            setup.seed,
+            recipe.prepare.sources,
+        )
+    return {
+        "records": summary["train"]["records"],
+        "steps": summary["steps"],
+        "best_step": summary["best_step"],
+        "epochs": summary["epochs"],
+        "spent_tokens": round(summary["train"]["tokens"] * summary["epochs"]),
+        "sampled_tokens": 0,
+        **cost,
+    }
+
+
+Tune = Callable[[Setup, Path, Path, float, int], dict[str, Any]]
+"""`tune(setup, policy, out, learning_rate, budget)` writes `out/model`."""
+
+
+def _tuned(setup: Setup, out: Path, tune: Tune, learning_rates: Sequence[float]) -> dict[str, Any]:
+    """Tune the plain SFT model with every learning rate and keep the one whose answers the attribute model likes best.
+
+    The other rates' tokens are not counted: that favours the baselines.
+    """
+    record = setup.run.done("sft")
+    assert record is not None
+    first = record["summary"]["training"]
+    policy = setup.run.stage("sft") / "train" / "model"
+    budget = max(1, setup.budget - first["spent_tokens"])
+    trials = [_trial(setup, tune, policy, out / f"rate-{rate:g}", rate, budget) for rate in learning_rates]
+    if len(trials) > 1:
+        for trial in trials:
+            liked = _validation_reward(setup, out / f"rate-{trial['learning_rate']:g}" / "model")
+            trial["validation_reward"] = liked
+    best = max(trials, key=lambda trial: trial.get("validation_reward", 0.0))
+    second = {"records": first["records"], "spent_tokens": best["trained_tokens"], **best}
+    training = {**_total([first, second]), "learning_rate": best["learning_rate"], "trials": trials}
+    return _measured(setup, out, out / f"rate-{best['learning_rate']:g}" / "model", training)
+
+
+def _trial(setup: Setup, tune: Tune, policy: Path, folder: Path, rate: float, budget: int) -> dict[str, Any]:
+    """Tune with one learning rate; a trial that is done is not done again."""
+    record = folder / "trial.json"
+    if not record.is_file():
+        cost: dict[str, Any] = {}
+        with spending(cost):
+            course = tune(setup, policy, folder, rate, budget)
+        write_json(record, {"learning_rate": rate, **course, **cost})
+    found: dict[str, Any] = orjson.loads(record.read_bytes())
+    return found
+
+
+def _dpo(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> dict[str, Any]:
+    from steerlm.studies.baselines.preferences import read_pairs
+    from steerlm.studies.baselines.trainers import train_dpo
+
+    pairs = read_pairs(setup.annotated("train"), setup.schema, setup.reward_names)
+    encoder = plain_encoder(policy, setup.sft, setup.schema)
+    encoded = [row for pair in pairs if (row := encode_pair(encoder, pair, setup.sft.max_length)) is not None]
+    if not encoded:
+        raise UserError(
+            f"{setup.annotated('train')} holds no prompt with two answers of different quality: DPO has nothing to "
+            "learn from; the data need several answers per prompt"
+        )
+    course = train_dpo(policy, encoded, setup.config, setup.sft, rate, out, budget, setup.seed)
+    return {"pairs": len(encoded), **course}
+
+
+def _rloo(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> dict[str, Any]:
+    from steerlm.studies.baselines.trainers import train_rloo
+
+    encoder = plain_encoder(policy, setup.sft, setup.schema)
+    room = setup.sft.max_length - setup.max_new_tokens
+    prompts = []
+    for prompt in read_prompts(setup.annotated("train"), setup.schema, None, setup.seed):
+        messages = without_labels(prompt.messages)
+        ids = encoder.prompt(messages, {})
+        if len(ids) <= room:
+            prompts.append((messages, ids))
+    if not prompts:
+        raise UserError(
+            f"no prompt of {setup.annotated('train')} leaves room for an answer; raise train_sft.max_length"
+        )
+    course = train_rloo(
+        policy,
+        prompts,
+        reward_of(load_attribute_model(setup.attribute_model), setup.reward_names),
+        encoder.decode,
+        setup.config,
+        setup.sft,
+        setup.max_new_tokens,
+        rate,
+        out,
+        budget,
+        setup.seed,
+    )
+    return {"prompts": len(prompts), **course}
+
+
+def _validation_reward(setup: Setup, model: Path) -> float:
+    """Return the mean reward of a plain model's answers to validation prompts (not the held-out ones)."""
+    evaluate = setup.run.recipe.evaluate
+    prompts = read_prompts(setup.annotated("validation"), setup.schema, _VALIDATION_PROMPTS, setup.seed)
+    reward = reward_of(load_attribute_model(setup.attribute_model), setup.reward_names)
+    return mean_reward(model, prompts, reward, setup.max_new_tokens, evaluate.temperature, evaluate.batch_size)
+
+
+def _results(
+    recipe: Recipe,
+    config: BaselinesConfig,
+    rewarded: tuple[str, ...],
+    questions: Questions,
+    done: Mapping[int, Mapping[str, Any]],
+    out: Path,
+) -> dict[str, Any]:
+    """Put the figures of all methods and seeds together."""
+    measured = next(iter(done.values()))["steerlm"]["summary"]["measured"]
+    judged = Judged(recipe.schema_, measured["headline"], rewarded)
+    annotator = Judged(recipe.schema_, dict.fromkeys(recipe.schema_.names, "annotator"), rewarded)
+    answers: dict[str, Answers] = {
+        name: {seed: read_answers(out / f"seed-{seed}" / "baselines" / name) for seed in done} for name in METHODS
+    }
+    rows = {}
+    for name, what in METHODS.items():
+        records = {seed: methods[name]["summary"] for seed, methods in done.items()}
+        rows[name] = {
+            "what": what,
+            "steerable": name == "steerlm",
+            "training": [{"seed": seed, **record["training"]} for seed, record in records.items()],
+            **describe(answers[name], judged),
+            "by_annotator": describe(answers[name], annotator)["quality"],
+            "minus_steerlm": None if name == "steerlm" else gain(answers["steerlm"], answers[name], judged),
+        }
+    first = recipe.schema_[rewarded[0]]
+    return {
+        "recipe": recipe.name,
+        "seeds": list(done),
+        "attributes": recipe.schema_.to_dict(),
+        "quality_attributes": list(rewarded),
+        "quality_scale": [first.maximum, first.minimum],
+        "best_setting": dict(questions.best),
+        "prompts": len(questions.prompts),
+        "swept": len(questions.swept),
+        "samples_per_prompt": max(_SAMPLES, recipe.evaluate.samples_per_prompt),
+        "settings": recipe.evaluate.model_dump(mode="json", include=SAMPLING),
+        "baselines": config.model_dump(mode="json"),
+        "training": recipe.train_sft.model_dump(mode="json", exclude={"base_model"}),
+        "scorers": measured["scorers"],
+        "headline": measured["headline"],
+        "environment": environment(),
+        "methods": rows,
+    }

@@ -1,0 +1,181 @@
+"""Decide between two answers by what a scorer measures: a weighted sum of attributes, with a margin for ties.
+
+A scorer reads one answer at a time, so the order of two answers cannot matter and every pair is decided once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from steerlm.attributes import AttributeSchema
+from steerlm.conversation import Message
+from steerlm.errors import UserError, did_you_mean
+from steerlm.scorers.opening import exact_measure
+from steerlm.statistics.rankings import Match
+from steerlm.studies.compare.systems import Answer, Prompt
+
+EXACT = ("playground", "text")
+"""The exact measures; any other scorer is the folder of an attribute model."""
+
+Scores = Mapping[str, float] | None
+"""What one answer measures, by attribute; None where the scorer has no answer."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What counts as better.
+
+    Attributes:
+        weights: per attribute; an answer's worth is the sum of weight times level.
+        tie_margin: differences in worth up to this are ties.
+    """
+
+    weights: Mapping[str, float]
+    tie_margin: float = 0.0
+
+    def worth(self, scores: Mapping[str, float]) -> float:
+        """Return the worth of an answer."""
+        return sum(weight * scores[name] for name, weight in self.weights.items())
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """Read `helpfulness=1,toxicity=-0.5`.
+
+    Raises:
+        UserError: another form.
+    """
+    weights = {}
+    for piece in text.split(","):
+        name, equals, value = piece.partition("=")
+        try:
+            weights[name.strip()] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not name.strip():
+            raise UserError(f"--weights {text!r}: {piece!r} is not of the form attribute=number")
+    return weights
+
+
+def default_weights(schema: AttributeSchema | None, measured: Sequence[str]) -> dict[str, float]:
+    """Weigh every attribute that has a best end 1 (highest) or -1 (lowest).
+
+    Raises:
+        UserError: no attribute that the scorer measures has one.
+    """
+    weights = {a.name: 1.0 if a.best == "max" else -1.0 for a in schema or () if a.best and a.name in measured}
+    if not weights:
+        raise UserError(
+            f"nothing says what counts as better: give --weights, for example --weights {measured[0]}=1 "
+            f"(measured: {', '.join(measured)})"
+        )
+    return weights
+
+
+def check_weights(weights: Mapping[str, float], measured: Sequence[str]) -> None:
+    """Raise unless every weighted attribute is measured.
+
+    Raises:
+        UserError: naming the nearest one that is.
+    """
+    for name in weights:
+        if name not in measured:
+            raise UserError(f"--weights: the scorer does not measure {name!r}: {did_you_mean(name, measured)}")
+
+
+class AnswerScorer:
+    """An exact measure or an attribute model.
+
+    Attributes:
+        label: for people.
+        schema: of an attribute model; None for an exact measure.
+        measured: the names of what it measures.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Prepare a scorer.
+
+        Args:
+            name: `playground`, `text`, or the folder of an attribute model.
+
+        Raises:
+            UserError: neither.
+        """
+        self.schema: AttributeSchema | None = None
+        self._path: Path | None = None
+        if name in EXACT:
+            measure = exact_measure("playground" if name == "playground" else "text")
+            assert measure is not None
+            self._measure = measure
+            probe = measure([Message("user", "What is this?"), Message("assistant", "It is a probe.")])
+            self.label, self.measured = f"exact measures ({name})", tuple(probe)
+            return
+        from steerlm.checkpoint.info import load_info
+
+        self._path = Path(name)
+        if not self._path.is_dir():
+            raise UserError(f"--scorer {name!r} is none of {', '.join(EXACT)} and no folder of an attribute model")
+        info = load_info(self._path)
+        if info.kind == "sft":
+            raise UserError(f"--scorer {name}: that is a steerable model; give the attribute model")
+        self.schema = info.schema
+        self.label = f"attribute model {self._path.parent.name}/{self._path.name}"
+        self.measured = tuple(attribute.name for attribute in info.schema.ordinal)
+
+    def score(self, prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]]) -> dict[str, list[Scores]]:
+        """Score every system's answers; None for an empty answer, and where the model has no score."""
+        asked = [
+            (name, i, (*prompts[i].messages, Message("assistant", answer.text)))
+            for name, found in answers.items()
+            for i, answer in enumerate(found)
+            if answer.text is not None and answer.text.strip()
+        ]
+        out: dict[str, list[Scores]] = {name: [None] * len(prompts) for name in answers}
+        for (name, i, _), scores in zip(asked, self._score([row[2] for row in asked]), strict=True):
+            out[name][i] = scores
+        return out
+
+    def _score(self, conversations: Sequence[Sequence[Message]]) -> list[Scores]:
+        if self._path is None:
+            return [self._measure(messages) for messages in conversations]
+        from steerlm.scorers.attribute_models import load_attribute_model
+
+        rows = load_attribute_model(self._path).score(conversations)
+        return [None if row is None else {name: row[name].mean for name in self.measured} for row in rows]
+
+
+def decide(
+    prompts: Sequence[Prompt],
+    answers: Mapping[str, Sequence[Answer]],
+    scores: Mapping[str, Sequence[Scores]],
+    objective: Objective,
+) -> tuple[list[Match], int]:
+    """Match every two systems on every prompt.
+
+    An empty answer loses against any other. Pairs in which an answer has no score are left out.
+
+    Args:
+        prompts: the prompts.
+        answers: per system, one per prompt, all of them there.
+        scores: likewise.
+        objective: what counts as better.
+
+    Returns:
+        The verdicts, and the number of pairs left out.
+    """
+    matches, unscored = [], 0
+    for first, second in itertools.combinations(answers, 2):
+        for i, prompt in enumerate(prompts):
+            said = [bool((answers[name][i].text or "").strip()) for name in (first, second)]
+            one, other = scores[first][i], scores[second][i]
+            if not all(said):
+                matches.append(Match(prompt.id, first, second, 0.5 + (said[0] - said[1]) / 2))
+            elif one is None or other is None:
+                unscored += 1
+            else:
+                gain = objective.worth(one) - objective.worth(other)
+                outcome = 0.5 if abs(gain) <= objective.tie_margin else float(gain > 0)
+                matches.append(Match(prompt.id, first, second, outcome))
+    return matches, unscored

@@ -1,0 +1,244 @@
+"""What a comparison compares: systems, the prompts they all answer, and their answers.
+
+A system is written `NAME=WHERE`, where WHERE is a checkpoint, an endpoint or a file of stored answers:
+
+    tuned=runs/x/bootstrap/model@humor=4,verbosity=1     a steerable checkpoint at a setting (others at their defaults)
+    base=some-org/some-chat-model                        any Hugging Face chat model, a folder or an id
+    served=https://host/v1#model-name@humor=4            an OpenAI-compatible endpoint, with a setting where it steers
+    theirs=answers.jsonl                                 stored answers: ours, FastChat's or QLoRA's
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from steerlm.attributes import AttributeSchema, Value
+from steerlm.conversation import Message, read_conversations
+from steerlm.errors import UserError
+from steerlm.scorers.llm.protocols import Question
+from steerlm.storage.files import parse_json_line, read_lines
+from steerlm.studies.judge.formats import read_answers, read_questions
+
+Kind = Literal["steerable", "plain", "endpoint", "stored"]
+
+_SETTING = re.compile(r"^(?P<where>.+?)@(?P<setting>\w+=[^@/]*)$")
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_FORMS = "NAME=FOLDER[@humor=4,…], NAME=https://host/v1#model, NAME=answers.jsonl or NAME=hub-org/model"
+
+
+@dataclass(frozen=True)
+class System:
+    """One side of a comparison.
+
+    Attributes:
+        name: as users call it.
+        kind: `steerable` (a checkpoint of ours), `plain` (any other chat model), `endpoint` or `stored`.
+        where: folder, Hugging Face id, base URL, or file.
+        model: name of the model at an endpoint.
+        setting: what is asked of its attributes; empty for systems without dials.
+        schema: the attributes of a steerable checkpoint.
+    """
+
+    name: str
+    kind: Kind
+    where: str
+    model: str = ""
+    setting: Mapping[str, Value] | None = None
+    schema: AttributeSchema | None = None
+
+    @property
+    def shown(self) -> str:
+        """Where it is, without a user name or password in an address."""
+        return re.sub(r"^(https?://)[^/@]*@", r"\1", self.where) if self.kind == "endpoint" else self.where
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a report says of it, JSON-able."""
+        out: dict[str, Any] = {"kind": self.kind, "where": self.shown}
+        if self.model:
+            out["model"] = self.model
+        return {**out, "setting": dict(self.setting)} if self.setting else out
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation that ends with a user turn.
+
+    Attributes:
+        id: what stored answers refer to.
+        messages: the turns.
+        category: of a benchmark question, such as `math`; chooses a judge's prompt.
+        seed: of the answers' sampling, the same for every system.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    category: str
+    seed: int
+
+    def question(self) -> Question:
+        """Return the prompt as a judge is shown it: earlier turns are written out."""
+        system = self.messages[0].content if self.messages[0].role == "system" else ""
+        turns = [message for message in self.messages if message.role != "system"]
+        text = turns[0].content
+        if len(turns) > 1:
+            text = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in turns)
+        return Question(self.id, (text,), self.category, system=system)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a system said to a prompt.
+
+    Attributes:
+        text: the answer, possibly empty; None where there is none.
+        num_tokens: its length in the system's own tokens, where known.
+        finished: False where it was cut off at the longest length; None where not known.
+        problem: why there is no answer.
+    """
+
+    text: str | None
+    num_tokens: int | None = None
+    finished: bool | None = None
+    problem: str = ""
+
+
+def parse_systems(texts: Sequence[str]) -> tuple[System, ...]:
+    """Read the systems of a command line.
+
+    Raises:
+        UserError: fewer than two, a name that stands twice, or a system that cannot be told.
+    """
+    systems = tuple(parse_system(text) for text in texts)
+    names = [system.name for system in systems]
+    double = [name for name in names if names.count(name) > 1]
+    if double:
+        raise UserError(f"two systems are called {double[0]!r}; give each its own name: NAME=…")
+    if len(systems) < 2:
+        raise UserError(f"a comparison needs at least two systems, got {len(systems)}; write {_FORMS}")
+    return systems
+
+
+def parse_system(text: str) -> System:
+    """Read one system, `NAME=WHERE`.
+
+    Raises:
+        UserError: another form, nothing at that place, or a setting it does not know.
+    """
+    name, equals, where = text.partition("=")
+    if not equals or not where:
+        raise UserError(f"system {text!r} is not of the form NAME=WHERE; write {_FORMS}")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise UserError(f"system name {name!r} may hold letters, digits and _ . - only")
+    setting_text = ""
+    match = _SETTING.match(where)
+    if match and not Path(where).exists():
+        where, setting_text = match["where"], match["setting"]
+    if where.startswith(("http://", "https://")):
+        url, hash_sign, model = where.partition("#")
+        if not hash_sign or not model:
+            raise UserError(f"system {name!r}: an endpoint is written URL#MODEL, for example {url}#my-model")
+        return System(name, "endpoint", url.rstrip("/"), model, _loose_setting(name, setting_text))
+    path = Path(where)
+    if path.is_dir() and (path / "steerlm.json").is_file():
+        return _checkpoint(name, path, setting_text)
+    if setting_text:
+        raise UserError(f"system {name!r}: {where} has no dials; only steerable checkpoints and endpoints take @…")
+    if path.is_file():
+        return System(name, "stored", where)
+    if path.is_dir() or (_HUB_ID.match(where) and path.suffix not in (".jsonl", ".gz", ".json")):
+        return System(name, "plain", where)
+    raise UserError(f"system {name!r}: there is no file or folder {where}; write {_FORMS}")
+
+
+def _checkpoint(name: str, path: Path, setting_text: str) -> System:
+    from steerlm.checkpoint.info import load_info
+
+    info = load_info(path)
+    if info.kind != "sft":
+        raise UserError(f"system {name!r}: {path} is an attribute model; it rates answers (--scorer) and gives none")
+    if not info.conditioning:
+        if setting_text:
+            raise UserError(f"system {name!r}: {path} was trained without attributes and has no dials to set")
+        return System(name, "steerable", str(path), "", {}, info.schema)
+    setting = {key: info.schema[key].parse(value) for key, value in _pairs(name, setting_text)}
+    return System(
+        name, "steerable", str(path), "", info.schema.validate({**info.schema.defaults, **setting}), info.schema
+    )
+
+
+def _pairs(name: str, text: str) -> list[tuple[str, str]]:
+    pairs = [piece.partition("=") for piece in text.split(",")] if text else []
+    for key, equals, value in pairs:
+        if not key or not equals or not value:
+            raise UserError(f"system {name!r}: setting {text!r} is not of the form humor=4,verbosity=1")
+    return [(key, value) for key, _, value in pairs]
+
+
+def _loose_setting(name: str, text: str) -> dict[str, Value]:
+    """A setting whose schema only the server knows: whole numbers are levels, the rest are categories."""
+    return {key: int(value) if value.isdecimal() else value for key, value in _pairs(name, text)}
+
+
+class _Asked(NamedTuple):
+    messages: tuple[Message, ...]
+    category: str
+
+
+def read_prompts(path: Path, num_prompts: int | None, seed: int) -> tuple[Prompt, ...]:
+    """Read the prompts of a comparison: conversations (each up to its last user turn) or FastChat's questions.
+
+    Of questions with several turns the first is asked.
+
+    Args:
+        path: JSONL.
+        num_prompts: take so many, drawn at random; None or more than there are: all.
+        seed: of the draw and of the answers' sampling.
+
+    Raises:
+        UserError: no file, a malformed record, an id that stands twice, or no prompt in it.
+    """
+    found: dict[str, _Asked] = {}
+    if _holds_conversations(path):
+        for conversation in read_conversations(path):
+            last = max(i for i, message in enumerate(conversation.messages) if message.role == "user")
+            if conversation.id in found:
+                raise UserError(f"{path}: prompt id {conversation.id!r} stands twice; answers could not be told apart")
+            category = str(conversation.meta.get("category", ""))
+            found[conversation.id] = _Asked(conversation.messages[: last + 1], category)
+    else:
+        for question in read_questions(path):
+            found[question.id] = _Asked((Message("user", question.turns[0]),), question.category)
+    if not found:
+        raise UserError(f"{path} holds no prompts")
+    rows = list(found.items())
+    order = np.random.default_rng((seed, len(rows))).permutation(len(rows))
+    chosen = [rows[i] for i in sorted(order[:num_prompts])]
+    return tuple(
+        Prompt(key, row.messages, row.category, seed * 1_000_003 + number) for number, (key, row) in enumerate(chosen)
+    )
+
+
+def _holds_conversations(path: Path) -> bool:
+    for number, line in read_lines(path):
+        row = parse_json_line(line, path, number)
+        return isinstance(row, dict) and "messages" in row
+    return False
+
+
+def stored_answers(system: System, prompts: Sequence[Prompt]) -> list[Answer]:
+    """Look a system's stored answers up by the prompts' ids."""
+    stored = read_answers(Path(system.where), system.name).answers
+    answers = []
+    for prompt in prompts:
+        turns = stored.get(prompt.id)
+        if turns is None:
+            answers.append(Answer(None, problem="no answer in the file"))
+            continue
+        answers.append(Answer(turns[0]))  # prompts have one turn to answer
+    return answers

@@ -1,0 +1,221 @@
+"""Judgements in other tools' files: FastChat's `model_judgment` and QLoRA's reviews, read and written.
+
+Read back, a stored verdict counts as it was stored; `reparsed` reads the stored outputs anew with our parsers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from steerlm.errors import UserError
+from steerlm.scorers.llm.judge import Judgement, judgement_from_dict
+from steerlm.scorers.llm.parsing import Parsed, parse, parse_three_way
+from steerlm.scorers.llm.protocols import SystemAnswers
+from steerlm.storage.files import atomic_writer, parse_json_line, read_lines
+from steerlm.studies.judge.reviews import Review, read_pairwise_reviews, read_relative_reviews, review_matches
+
+THREE_WAY = "three-way"
+"""Kind of QLoRA's three-way reviews, which this tool reads but does not ask for."""
+
+_REVIEWERS = {"vicuna-general": 1, "vicuna-coding": 2, "vicuna-math": 3}
+_FASTCHAT_ERROR = "$ERROR$"
+
+
+def read_stored(paths: Sequence[Path], authors: Mapping[str, str]) -> list[Judgement]:
+    """Read judgements of this tool, FastChat's, or QLoRA's reviews; which of them shows in the first row's keys.
+
+    Args:
+        paths: the files; reviews of one study together, as they tell whose answer is whose.
+        authors: answer id -> system, for reviews that do not tell.
+
+    Raises:
+        UserError: with file and line.
+    """
+    by_form: dict[str, list[Path]] = {}
+    for path in paths:
+        by_form.setdefault(_form(path), []).append(path)
+    judgements = []
+    for path in by_form.get("ours", []):
+        judgements += [judgement_from_dict(row, place) for row, place in _rows(path)]
+    for path in by_form.get("fastchat", []):
+        judgements += [judgement for row, place in _rows(path) for judgement in _from_fastchat(row, place)]
+    relative = read_relative_reviews(by_form.get("relative", []), authors)
+    three_way = read_pairwise_reviews(by_form.get("three-way", []), authors)
+    judgements += [_from_review(review, "vicuna") for review in relative]
+    judgements += [_from_review(review, THREE_WAY) for review in three_way]
+    return judgements
+
+
+def reparsed(judgements: Iterable[Judgement]) -> list[Judgement]:
+    """Return the judgements with the verdicts that our parsers read in their stored outputs.
+
+    Ratings by rubric stay as they are: their scale is not stored.
+    """
+    return [j if j.kind == "rubric" or j.failed else _with(j, _parse_stored(j)) for j in judgements]
+
+
+def write_fastchat(path: Path, judgements: Sequence[Judgement]) -> None:
+    """Write MT-bench judgements in FastChat's form: one row per rating, or per pair with both of its orders."""
+    singles = [judgement for judgement in judgements if judgement.kind.startswith("single-")]
+    pairs: dict[tuple[str, int, frozenset[str]], dict[tuple[str, ...], Judgement]] = {}
+    for judgement in judgements:
+        if judgement.kind.startswith("pair-"):
+            key = (judgement.question, judgement.turn, frozenset(judgement.systems))
+            pairs.setdefault(key, {})[judgement.systems] = judgement
+    with atomic_writer(path) as stream:
+        for row in [*map(_fastchat_single, singles), *(_fastchat_pair(both) for both in pairs.values())]:
+            stream.write(orjson.dumps(row) + b"\n")
+
+
+def write_reviews(folder: Path, judgements: Sequence[Judgement], systems: Mapping[str, SystemAnswers]) -> list[Path]:
+    """Write Vicuna judgements as reviews in QLoRA's form, one file `A-vs-B.jsonl` per pair and order.
+
+    Args:
+        folder: where to write.
+        judgements: of the Vicuna protocol; others are passed over.
+        systems: name -> its answers, for their ids.
+
+    Returns:
+        The files.
+    """
+    files: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for judgement in judgements:
+        if judgement.kind not in _REVIEWERS:
+            continue
+        ids = [systems[name].answer_ids[judgement.question] for name in judgement.systems]
+        text = orjson.dumps([judgement.question, *ids, judgement.judge])
+        row = {
+            "review_id": hashlib.sha256(text).hexdigest()[:22],
+            "question_id": _number(judgement.question),
+            "answer1_id": ids[0],
+            "answer2_id": ids[1],
+            "reviewer_id": _REVIEWERS[judgement.kind],
+            "metadata": {"judge": judgement.judge},
+            "text": judgement.text,
+            "score": list(judgement.scores) or [-1, -1],
+        }
+        files.setdefault(judgement.systems, []).append(row)
+    paths = []
+    for (first, second), rows in files.items():
+        paths.append(folder / f"{first.replace('/', '_')}-vs-{second.replace('/', '_')}.jsonl")
+        with atomic_writer(paths[-1]) as stream:
+            stream.write(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return paths
+
+
+def _form(path: Path) -> str:
+    row, place = next(_rows(path), ({}, str(path)))
+    if "kind" in row and "systems" in row:
+        return "ours"
+    if "judge" in row and ("judgment" in row or "g1_judgment" in row):
+        return "fastchat"
+    if "answer1_id" in row:
+        return "relative" if isinstance(row.get("score"), list) else "three-way"
+    raise UserError(f"{place}: neither a judgement of steerlm judge, nor FastChat's, nor a review of QLoRA's form")
+
+
+def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    for number, line in read_lines(path):
+        row = parse_json_line(line, path, number)
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: a record must be a JSON object, got {type(row).__name__}")
+        yield row, f"{path}:{number}"
+
+
+def _from_review(review: Review, kind: str) -> Judgement:
+    scores = review.score if isinstance(review.score, tuple) else ()
+    matches = review_matches([review])
+    outcome, problem = (matches[0].outcome, "") if matches else (None, "stored as not parsed")
+    systems = (review.first, review.second)
+    # the first generation of tools wrote `error` where the endpoint had failed
+    failed = review.text == "error"
+    return Judgement(review.prompt, 1, kind, "", systems, review.text, scores, outcome, problem, failed)
+
+
+def _from_fastchat(row: Mapping[str, Any], place: str) -> list[Judgement]:
+    try:
+        judge, kind = row["judge"]
+        question, turn = str(row["question_id"]), int(row.get("turn", 1))
+        if "judgment" in row:
+            score = float(row["score"])
+            problem = "" if score >= 0 else "stored as not parsed"
+            scores = (score,) if score >= 0 else ()
+            failed = row["judgment"] == _FASTCHAT_ERROR
+            shown = row.get("user_prompt", "")
+            return [
+                Judgement(
+                    question,
+                    turn,
+                    kind,
+                    judge,
+                    (row["model"],),
+                    row["judgment"],
+                    scores,
+                    None,
+                    problem,
+                    failed,
+                    "",
+                    shown,
+                )
+            ]
+        found = []
+        for game, (first, second) in (("g1", ("model_1", "model_2")), ("g2", ("model_2", "model_1"))):
+            outcome = {first: 1.0, second: 0.0, "tie": 0.5}.get(row[f"{game}_winner"])
+            text = row[f"{game}_judgment"]
+            problem = "stored as not parsed" if outcome is None else ""
+            failed, shown = text == _FASTCHAT_ERROR, row.get(f"{game}_user_prompt", "")
+            systems = (row[first], row[second])
+            found.append(Judgement(question, turn, kind, judge, systems, text, (), outcome, problem, failed, "", shown))
+        return found
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{place}: no judgement of FastChat's form ({error!r})") from None
+
+
+def _fastchat_single(judgement: Judgement) -> dict[str, Any]:
+    return {
+        "question_id": _number(judgement.question),
+        "model": judgement.systems[0],
+        "judge": [judgement.judge, judgement.kind],
+        "user_prompt": judgement.user_prompt,
+        "judgment": _FASTCHAT_ERROR if judgement.failed else judgement.text,
+        "score": judgement.scores[0] if judgement.scores else -1,
+        "turn": judgement.turn,
+    }
+
+
+def _fastchat_pair(both: Mapping[tuple[str, ...], Judgement]) -> dict[str, Any]:
+    one = next(iter(both.values()))
+    models = dict(zip(one.systems, ("model_1", "model_2"), strict=True))
+    row: dict[str, Any] = {
+        "question_id": _number(one.question),
+        "model_1": one.systems[0],
+        "model_2": one.systems[1],
+        "judge": [one.judge, one.kind],
+        "turn": one.turn,
+    }
+    for game, shown in (("g1", one.systems), ("g2", one.systems[::-1])):
+        judgement = both[shown]
+        winner = {1.0: models[shown[0]], 0.0: models[shown[1]], 0.5: "tie", None: "error"}[judgement.outcome]
+        row[f"{game}_winner"] = winner
+        row[f"{game}_user_prompt"] = judgement.user_prompt
+        row[f"{game}_judgment"] = _FASTCHAT_ERROR if judgement.failed else judgement.text
+    return row
+
+
+def _parse_stored(judgement: Judgement) -> Parsed:
+    return parse_three_way(judgement.text) if judgement.kind == THREE_WAY else parse(judgement.kind, judgement.text)
+
+
+def _with(judgement: Judgement, parsed: Parsed) -> Judgement:
+    return replace(judgement, scores=parsed.scores, outcome=parsed.outcome, problem=parsed.problem)
+
+
+def _number(question: str) -> int | str:
+    """FastChat's and QLoRA's question ids are integers."""
+    return int(question) if question.isascii() and question.isdecimal() and str(int(question)) == question else question
