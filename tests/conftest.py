@@ -23,3 +23,10 @@ def shared_models() -> Path:
     if not (SHARED / "models").is_dir():
         pytest.skip(f"no real models at {SHARED / 'models'}")
     return SHARED / "models"
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' endpoints listen on the loopback interface: a proxy of the environment could not reach it."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
