@@ -1,28 +1,41 @@
-"""Shared fixtures: where the real data and models lie, and one thread per test process."""
+"""What holds for every test: one thread per process, reproducible examples, and where the real data lies."""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start; models this small only lose by more
+
 import pytest
+from hypothesis import HealthCheck, settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# a busy machine is slower: that is nobody's mistake, and the same examples everywhere can be repeated anywhere
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real data beside the checkout; skips where it is absent."""
-    if not (SHARED / "data").is_dir():
-        pytest.skip(f"no real data at {SHARED / 'data'}")
-    return SHARED / "data"
+    return _shared("data")
 
 
 @pytest.fixture(scope="session")
 def shared_models() -> Path:
     """Folder of real checkpoints beside the checkout; skips where it is absent."""
-    if not (SHARED / "models").is_dir():
-        pytest.skip(f"no real models at {SHARED / 'models'}")
-    return SHARED / "models"
+    return _shared("models")
+
+
+def _shared(kind: str) -> Path:
+    if not (SHARED / kind).is_dir():
+        pytest.skip(f"no ../shared/{kind} beside the checkout")
+    return SHARED / kind
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +43,11 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' endpoints listen on the loopback interface: a proxy of the environment could not reach it."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line how many tests were skipped, and why."""
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped"))
+    if reasons:
+        why = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"{reasons.total()} tests skipped: {why}")

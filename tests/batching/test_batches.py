@@ -28,7 +28,7 @@ from steerlm.batching.flat_array import FlatArray
 LENGTHS = st.lists(st.integers(1, 600), max_size=120)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LENGTHS, st.integers(1, 1000), st.integers(0, 5), st.integers(0, 5))
 def test_every_example_once_within_the_budget(lengths: list[int], budget: int, seed: int, epoch: int) -> None:
     batches = token_budget_batches(lengths, budget, seed, epoch)
@@ -39,7 +39,7 @@ def test_every_example_once_within_the_budget(lengths: list[int], budget: int, s
     assert len(batches) == count_batches(lengths, budget)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LENGTHS, st.integers(1, 1000))
 def test_sorted_batches_hold_the_same_promises_longest_first(lengths: list[int], budget: int) -> None:
     batches = sorted_batches(lengths, budget)

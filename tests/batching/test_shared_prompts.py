@@ -47,7 +47,7 @@ def test_a_conversation_that_goes_on_needs_no_mask() -> None:
 
 
 @given(SEQUENCES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_token_sees_its_own_sequence_and_nothing_else(rows: list[list[int]]) -> None:
     sequences = [ids(*row) for row in rows]
     layout = lay_out(sequences)
@@ -71,7 +71,7 @@ def test_flex_attention_gets_the_same_mask() -> None:
 
 
 @given(SEQUENCES, st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_neighbours_have_in_common_what_they_have(rows: list[list[int]], data: st.DataObject) -> None:
     sequences = [ids(*row) for row in rows]
     prompts = np.array(data.draw(st.lists(st.integers(0, 1), min_size=len(rows), max_size=len(rows))))

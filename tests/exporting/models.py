@@ -78,7 +78,6 @@ def without_steerlm(code: str, folder: Path) -> Any:
         "        if name.split('.')[0] == 'steerlm':\n"
         "            raise ImportError('steerlm is not to be used here')\n"
         "sys.meta_path.insert(0, Barred())\n"
-        "sys.path[:] = [p for p in sys.path if 'steerlm' not in p]\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", barred + code], capture_output=True, text=True, cwd=folder, check=False

@@ -88,7 +88,7 @@ def test_requests_at_any_time_get_what_they_get_alone(engine: LocalEngine, sched
         assert [row.tokens for row in job.rows] == [row.tokens for row in alone]
         texts.update(tuple(row.tokens) for row in job.rows)
     assert len(texts) > 20
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while scheduler.num_running and time.monotonic() < deadline:
         time.sleep(0.001)
     assert (scheduler.num_running, scheduler.num_waiting) == (0, 0)
@@ -118,7 +118,7 @@ def test_whole_samples_are_told_of_when_they_are_done(engine: LocalEngine, sched
             ended.set()
 
     scheduler.submit(rows, notify, every_step=False)
-    assert ended.wait(30)
+    assert ended.wait(60)
     assert len(seen) <= len(rows)
     assert all(done for state in seen for count, done in state if count)
     expected = engine.rows(request, Sampling(40, temperature=1), said(request.messages))
@@ -137,11 +137,11 @@ def test_a_cancelled_request_frees_its_place(model: PreTrainedModel) -> None:
     waiting, done = submit(scheduler, engine, request, short)
     never, never_done = submit(scheduler, engine, request, long)
     scheduler.cancel(never)
-    assert never_done.wait(10)
+    assert never_done.wait(60)
     assert not done.wait(0.2), "two places are taken"
     scheduler.cancel(first)
-    assert gone.wait(10)
-    assert done.wait(10)
+    assert gone.wait(60)
+    assert done.wait(60)
     assert len(waiting.rows[0].tokens) == 5
     assert not never.rows[0].tokens
     scheduler.close()
@@ -160,7 +160,7 @@ def test_the_queue_is_bounded_and_close_wakes_those_who_wait(model: PreTrainedMo
     with pytest.raises(QueueFull):
         submit(scheduler, engine, request, Sampling(50_000))
     scheduler.close()
-    assert all(done.wait(5) for _, done in jobs)
+    assert all(done.wait(60) for _, done in jobs)
     assert not any(job.done for job, _ in jobs)
 
 
@@ -174,7 +174,7 @@ def test_an_error_while_decoding_reaches_those_who_wait(engine: LocalEngine, mon
     monkeypatch.setattr(Decoder, "step", broken)
     scheduler = Scheduler(thread_worker(engine.decoder()), max_waiting=4)
     job, done = submit(scheduler, engine, Request((Message("user", "Hi"),), None), Sampling(5))
-    assert done.wait(5)
+    assert done.wait(60)
     assert not job.done
     assert not scheduler.running
     scheduler.close()

@@ -100,7 +100,7 @@ def test_a_killed_process_is_told(engine: LocalEngine, started: tuple[Scheduler,
     assert isinstance(worker.body, BaseProcess)
     assert worker.body.pid is not None
     os.kill(worker.body.pid, signal.SIGKILL)
-    assert told.wait(20)
+    assert told.wait(60)
     assert not any(row.done for row in rows)
     with pytest.raises(SchedulerStopped):
         scheduler.submit(rows_of(engine, 0), lambda: None)
@@ -120,7 +120,7 @@ def test_the_worker_ends_with_the_process_that_started_it(folder: Path) -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "it goes on for nobody"
         time.sleep(0.02)
@@ -142,7 +142,7 @@ def test_growth_is_told_now_and_then_and_ends_at_once(
             done.set()
 
     scheduler.submit([row], notify)
-    assert done.wait(30)
+    assert done.wait(60)
     scheduler.close()
     assert len(row.tokens) > 5
     assert told == ([1, len(row.tokens)] if pause else list(range(1, len(row.tokens) + 1)))

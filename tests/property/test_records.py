@@ -25,7 +25,7 @@ from steerlm.storage.hash_set import HashSet
 from tests.property.schemas import JSON, TEXT, conversations, schemas
 from tests.property.schemas import settings as label_settings
 
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=60)
 
 
 @given(st.data())
@@ -58,7 +58,7 @@ def test_record_parses_back(data: st.DataObject) -> None:
     assert to_json_line(conversation_from_dict(orjson.loads(line), schema), schema) == line
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 def test_file_of_records_reads_back(data: st.DataObject) -> None:
     schema = data.draw(schemas())
@@ -98,7 +98,7 @@ ROWS = st.recursive(
 
 
 @pytest.mark.parametrize("name", list(IMPORTERS))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(row=ROWS)
 def test_importers_take_any_json_or_raise_a_user_error(name: str, row: object) -> None:
     with contextlib.suppress(UserError):
@@ -106,7 +106,7 @@ def test_importers_take_any_json_or_raise_a_user_error(name: str, row: object) -
             assert isinstance(draft.messages, tuple)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_nemo_export_imports_back(data: st.DataObject) -> None:
     schema = data.draw(st.just(STEERLM) | schemas())

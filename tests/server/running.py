@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import httpx
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
@@ -33,6 +34,10 @@ from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 if TYPE_CHECKING:
     from tests.server.fake_vllm import FakeVllm
+
+# httpx gives up after five seconds of silence, which a busy machine may need
+for _phase in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, _phase, 60)
 
 SCHEMA = AttributeSchema(
     (
@@ -94,7 +99,7 @@ def counted(text: str) -> dict[str, Score]:
     return scores
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait until something is true.
 
     Raises:

@@ -42,7 +42,7 @@ def test_a_killed_server_leaves_nothing() -> None:
         time.sleep(0.3)  # the guard looks at its process first
         assert not ended(child)
         server.send_signal(signal.SIGKILL)
-    eventually(lambda: ended(child) and ended(guard), seconds=20)
+    eventually(lambda: ended(child) and ended(guard))
 
 
 def test_close_ends_what_is_left() -> None:

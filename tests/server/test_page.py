@@ -17,6 +17,8 @@ from steerlm.server.middleware import OPEN_ROUTES
 from steerlm.server.page import PAGE_ROUTES
 from tests.server.running import Running, running, tiny_service
 
+expect.set_options(timeout=60_000)  # a machine may be busy; what is right is there at once
+
 PHONE = {"width": 360, "height": 740}
 KEYS = {"team": "team-key-0123456789"}
 POLICY: dict[str, Any] = {
@@ -51,7 +53,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
     def open_(url: str, ready: bool = True, **options: Any) -> Page:
         context = browser.new_context(**options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -257,7 +259,7 @@ def test_text_comes_as_it_is_written_and_stops(locked: Running, open_page: Calla
     )
     page.get_by_label("Question", exact=True).fill("Hi")
     page.keyboard.press("Enter")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while page.evaluate("lengths.size") < 4:
         assert time.monotonic() < deadline, "the text comes all at once"
         time.sleep(0.02)
@@ -266,7 +268,7 @@ def test_text_comes_as_it_is_written_and_stops(locked: Running, open_page: Calla
     expect(page.locator(".note")).to_have_text("Stopped.")
     expect(page.locator("#status")).to_have_text("Stopped.")
     expect(page.locator("#ask")).to_be_visible()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while locked.local.scheduler.num_running:
         assert time.monotonic() < deadline, "the server goes on for nobody"
         time.sleep(0.02)

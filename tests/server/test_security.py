@@ -179,10 +179,8 @@ def test_another_site_gets_no_answer(server: Running, closed: Running) -> None:
     ],
 )
 def test_limits_on_one_request(narrow: Running, request_body: Any, status: int, code: str) -> None:
-    started = time.monotonic()
     reply = httpx.post(f"{narrow.url}/v1/chat/completions", json=request_body)
     assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
-    assert time.monotonic() - started < 5
 
 
 def raw(server: Running, head: str, content: bytes = b"") -> socket.socket:
@@ -215,65 +213,66 @@ def busy(server: Running, count: int, tokens: int = 400) -> list[socket.socket]:
     return [raw(server, head, request) for _ in range(count)]
 
 
-def slow_down(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every step take a while, and no answer end by itself."""
+def slow_down(server: Running, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Make every step take a while, and no answer end by itself; returns the times of the steps, which grow."""
     decoder = server.engine.latest
     step = decoder.step
+    steps: list[float] = []
 
     def slow() -> Any:
         time.sleep(0.02)
+        steps.append(time.monotonic())
         return step()
 
     monkeypatch.setattr(decoder, "step", slow)
     monkeypatch.setattr(decoder, "_stop_ids", frozenset())
+    return steps
 
 
 def test_requests_of_one_key_are_counted(narrow: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     slow_down(narrow, monkeypatch)
     connections = busy(narrow, 3)
-    eventually(lambda: narrow.service._running[None] == 3, seconds=20)
+    eventually(lambda: narrow.service._running[None] == 3)
     reply = httpx.post(f"{narrow.url}/v1/chat/completions", json=body())
     assert (reply.status_code, reply.json()["error"]["code"]) == (429, "too_many_requests")
     assert reply.headers["retry-after"] == "1"
     assert httpx.get(f"{narrow.url}/health").status_code == 200
     for connection in connections:
         connection.close()
-    eventually(lambda: narrow.service._running[None] == 0, seconds=20)
+    eventually(lambda: narrow.service._running[None] == 0)
     assert httpx.post(f"{narrow.url}/v1/chat/completions", json=body()).status_code == 200
 
 
 def test_the_queue_is_bounded(narrow: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     slow_down(narrow, monkeypatch)
     connections = busy(narrow, 2)
-    eventually(lambda: narrow.local.scheduler.num_running == 2, seconds=20)
+    eventually(lambda: narrow.local.scheduler.num_running == 2)
     with httpx.Client(base_url=narrow.url) as client:
         request = client.build_request("POST", "/v1/chat/completions", json=body(n=4, stream=True))
         waiting = client.send(request, stream=True)
         assert waiting.status_code == 200
-        eventually(lambda: narrow.service._running[None] == 3, seconds=20)
+        eventually(lambda: narrow.service._running[None] == 3)
         for connection in connections[:1]:
             connection.close()
-        eventually(lambda: narrow.service._running[None] == 2, seconds=20)
+        eventually(lambda: narrow.service._running[None] == 2)
         reply = client.post("/v1/chat/completions", json=body(n=4))
         assert (reply.status_code, reply.json()["error"]["code"]) == (429, "queue_full")
         waiting.close()
     for connection in connections[1:]:
         connection.close()
-    eventually(lambda: narrow.local.scheduler.num_running == 0, seconds=20)
+    eventually(lambda: narrow.local.scheduler.num_running == 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_vanished_client_frees_its_place(narrow: Running, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
-    slow_down(narrow, monkeypatch)
+    steps = slow_down(narrow, monkeypatch)
     request = json.dumps(body(max_tokens=400, stream=stream)).encode()
     head = f"Content-Type: application/json\r\nContent-Length: {len(request)}"
     connection = raw(narrow, head, request)
-    eventually(lambda: narrow.local.scheduler.num_running == 1, seconds=20)
-    started = time.monotonic()
+    eventually(lambda: narrow.local.scheduler.num_running == 1)
     connection.close()
-    eventually(lambda: narrow.local.scheduler.num_running == 0, seconds=20)
-    # 400 tokens at 0.02 s would take 8 s
-    assert time.monotonic() - started < 6
+    eventually(lambda: narrow.local.scheduler.num_running == 0)
+    assert len(steps) < 400, "it was written to its end for nobody"
     assert narrow.service._running[None] == 0
 
 
@@ -285,7 +284,7 @@ def test_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
         reply = httpx.post(f"{server.url}/v1/chat/completions", json=body(max_tokens=2000, stream=True))
         last = json.loads(reply.text.strip().splitlines()[-1].removeprefix("data: "))
         assert last["error"]["code"] == "request_timeout"
-        eventually(lambda: server.local.scheduler.num_running == 0, seconds=20)
+        eventually(lambda: server.local.scheduler.num_running == 0)
 
 
 def test_a_stopped_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -342,16 +342,17 @@ def test_faults_of_the_upstream(front: Running, stock: FakeUpstream, fault: int 
     assert ask(front, {}).status_code == 200
 
 
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that nobody listens at and nobody else can take."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 @pytest.mark.parametrize("model", [None, "named"])
-def test_an_upstream_that_is_not_there(model: str | None) -> None:
-    upstream = Upstream(f"http://127.0.0.1:{closed_port()}/v1", model)
+def test_an_upstream_that_is_not_there(model: str | None, closed_port: int) -> None:
+    upstream = Upstream(f"http://127.0.0.1:{closed_port}/v1", model)
     with running(tiny_upstream_service(upstream)) as server:
         for stream in (False, True):
             reply = ask(server, {"stream": stream})

@@ -199,6 +199,7 @@ def test_reading_goes_on_while_the_model_works_but_no_more_than_a_few_windows_ah
     path, trace = tmp_path / "in.jsonl", tmp_path / "trace"
     write_conversations(path, map(conversation, range(0, 180, 3)), SCHEMA)  # 60 of one turn
     trace.touch()
+    monkeypatch.setattr("steerlm.storage.ahead._num_processes", lambda: 1)  # more cores would read further ahead
     encode, score = fake.encode, fake.score_encoded
     here = os.getpid()
     read: list[float] = []
@@ -210,7 +211,7 @@ def test_reading_goes_on_while_the_model_works_but_no_more_than_a_few_windows_ah
         return encode(conversations)
 
     def slow(rows: Sequence[list[int] | None], tokens_per_batch: int | None = None) -> list[dict[str, Score] | None]:
-        deadline = time.monotonic() + 20  # waits for the reader, so that a busy machine changes nothing
+        deadline = time.monotonic() + 60  # waits for the reader, so that a busy machine changes nothing
         while trace.stat().st_size < 5 * min(12, len(read) + 2) and time.monotonic() < deadline:
             time.sleep(0.01)
         read.append(trace.stat().st_size / 5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from steerlm.studies.rate.items import comparisons, order, swapped
 from steerlm.studies.rate.store import Study, annotators, create_study, invite, read_answers
 from tests.studies.rate.studies import SCHEMA, comparison, rating, write_answers
+
+expect.set_options(timeout=60_000)  # a machine may be busy; what is right is there at once
 
 PHONE = {"width": 360, "height": 740}
 
@@ -40,7 +41,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
     def open_(url: str, **options: object) -> Page:
         context = browser.new_context(**options)  # type: ignore[arg-type]
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -57,35 +58,27 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     assert problems == []
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @contextmanager
-def serving(study: Study, port: int) -> Iterator[subprocess.Popen[str]]:
+def serving(study: Study, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Serve the study, at a free port unless one is named; gives the process and its address."""
     command = [sys.executable, "-m", "steerlm.cli", "rate", "serve", str(study.folder), "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
-        for line in server.stdout:
-            if line.startswith("serving"):
-                break
-        yield server
+        yield server, next(line.split()[3].rstrip(";") for line in server.stdout if line.startswith("serving"))
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(20)
+        server.wait(60)
         server.stdout.close()
 
 
 @pytest.fixture
 def compared(tmp_path: Path) -> Iterator[tuple[Study, str]]:
     study = comparison(tmp_path, num_prompts=5)
-    port = free_port()
     for name in ("ana", "ben"):
         invite(study, name)
-    with serving(study, port):
-        yield study, f"http://127.0.0.1:{port}/#"
+    with serving(study) as (_, url):
+        yield study, f"{url}/#"
 
 
 def link(study: Study, name: str) -> str:
@@ -181,19 +174,18 @@ def test_keys_can_be_switched_off_and_modifiers_are_left_alone(
 def test_a_killed_server_loses_nothing(tmp_path: Path, open_page: Callable[..., Page]) -> None:
     study = comparison(tmp_path, num_prompts=5)
     token = invite(study, "ana").token
-    port = free_port()
-    with serving(study, port) as server:
-        page = open_page(f"http://127.0.0.1:{port}/#{token}")
+    with serving(study) as (server, url):
+        page = open_page(f"{url}/#{token}")
         ready(page, "0 of 5 done")
         press(page, "1", "1 of 5 done")
         press(page, "2", "2 of 5 done")
         server.kill()  # SIGKILL
-        server.wait(20)
+        server.wait(60)
         page.keyboard.press("3")  # given while nobody listens
         expect(page.get_by_role("alert")).to_contain_text("Not saved yet: the server does not answer")
         page.keyboard.press("1")  # dropped: the vote before it is not saved
         assert values(study, "ana") == as_shown(study, "ana", ["first", "second"])
-    with serving(study, port):
+    with serving(study, int(url.rsplit(":", 1)[1])):
         ready(page, "3 of 5 done")
         expect(page.get_by_role("alert")).to_be_hidden()
         assert values(study, "ana") == as_shown(study, "ana", ["first", "second", "tie"])
@@ -217,9 +209,8 @@ def test_markup_from_a_model_stays_text(tmp_path: Path, open_page: Callable[...,
     )
     name = "<b>ana</b>"
     token = invite(study, name).token
-    port = free_port()
-    with serving(study, port):
-        page = open_page(f"http://127.0.0.1:{port}/#{token}", viewport=PHONE)
+    with serving(study) as (_, url):
+        page = open_page(f"{url}/#{token}", viewport=PHONE)
         ready(page, "0 of 1 done")
         said = page.locator(".said").all()
         texts = [node.text_content() for node in said]
@@ -239,9 +230,8 @@ def test_markup_from_a_model_stays_text(tmp_path: Path, open_page: Callable[...,
 def rated(tmp_path: Path) -> Iterator[tuple[Study, str]]:
     study = rating(tmp_path, 2)
     token = invite(study, "ana").token
-    port = free_port()
-    with serving(study, port):
-        yield study, f"http://127.0.0.1:{port}/#{token}"
+    with serving(study) as (_, url):
+        yield study, f"{url}/#{token}"
 
 
 def ratings(study: Study, position: int) -> dict[str, str]:
