@@ -265,7 +265,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from steerlm.config import AnnotateConfig
-from steerlm.stages import annotate as stage
+from steerlm.stages.annotate import stage
 
 load = stage.load_attribute_model
 

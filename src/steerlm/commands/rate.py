@@ -98,7 +98,8 @@ def _serve(arguments: argparse.Namespace) -> int:
                 "[yellow]this address is open to the network and links travel in clear text: put a proxy with TLS in "
                 f"front, or stay on {DEFAULT_HOST} and let annotators in by a tunnel[/yellow]"
             )
-        console.print(f"serving {study.folder} on http://{host}:{port}; Ctrl-C ends it", markup=False, highlight=False)
+        said = f"serving {study.folder} on http://{host}:{port}; Ctrl-C ends it"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
         config = uvicorn.Config(create_app(study), log_level="warning", access_log=False, server_header=False)
         with contextlib.suppress(KeyboardInterrupt):  # how people end it
             uvicorn.Server(config).run(sockets=[listener])
