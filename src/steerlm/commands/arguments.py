@@ -157,8 +157,13 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="the judge (default: STEERLM_JUDGE_MODEL); its key is OPENAI_API_KEY")
     parser.add_argument("--temperature", type=float, default=0.0, help="of the judge (default: %(default)s)")
     parser.add_argument(
-        "--reasoning", action="store_true", help="the judge takes no temperature, and max_completion_tokens"
-    )
+        "--reasoning", action="store_true",
+        help="the judge thinks first: no temperature, max_completion_tokens, and room to think",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-tokens", type=int,
+        help="its longest output, thinking included (default: the protocol's 512 to 2048; 8192 more with --reasoning)",
+    )  # fmt: skip
     parser.add_argument("--max-in-flight", type=int, default=8, help="requests at once (default: %(default)s)")
     parser.add_argument("--price-in", type=float, help="price of a million tokens read, for the estimate")
     parser.add_argument("--price-out", type=float, help="price of a million tokens written")
@@ -207,6 +212,10 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         "--judge", metavar="MODEL", help="let this model at an OpenAI-compatible endpoint decide instead"
     )
     parser.add_argument("--judge-url", metavar="URL", help="its endpoint (default: OPENAI_BASE_URL)")
+    parser.add_argument("--judge-reasoning", action="store_true", help="it thinks first: see `steerlm judge`")
+    parser.add_argument(
+        "--judge-max-tokens", type=int, metavar="N", help="its longest output, thinking included (default: as there)"
+    )
     parser.add_argument("--protocol", choices=("vicuna", "mt-bench-pair"), default="vicuna", help="what it is asked")
     parser.add_argument("--references", type=Path, help="reference answers for the judge, JSONL (mt-bench)")
     parser.add_argument("--yes", action="store_true", help="do not ask before the judge costs money")

@@ -67,9 +67,13 @@ def _judge(arguments: argparse.Namespace, console: Console) -> ByJudge:
     def approve(cost: Cost) -> bool:
         return confirm(cost, None, None, False, arguments.yes, console)
 
-    return ByJudge(
-        JudgeClient(endpoint, arguments.out / "replies.jsonl"), arguments.protocol, approve, arguments.references
+    client = JudgeClient(
+        endpoint,
+        arguments.out / "replies.jsonl",
+        reasoning=arguments.judge_reasoning,
+        max_tokens=arguments.judge_max_tokens,
     )
+    return ByJudge(client, arguments.protocol, approve, arguments.references)
 
 
 def print_comparison(results: Mapping[str, Any], console: Console) -> None:

@@ -230,7 +230,10 @@ def judge(arguments: argparse.Namespace) -> int:
     files = _named_files(arguments.answers, "--answers")
     systems = stage.read_systems(files)
     if arguments.reviews:
-        results = stage.analyse(arguments.reviews, systems, out, arguments.baseline, arguments.reparse)
+        schema = _schema(arguments) if arguments.attributes else None
+        results = stage.analyse(
+            arguments.reviews, systems, out, baseline=arguments.baseline, reparse=arguments.reparse, schema=schema
+        )
         print_results(results, out, console)
         return 0
     protocol = arguments.protocol
@@ -245,6 +248,7 @@ def judge(arguments: argparse.Namespace) -> int:
         arguments.max_in_flight,
         arguments.temperature,
         arguments.reasoning,
+        arguments.max_tokens,
     )
     if bare := stage.without_reference(protocol, questions):
         console.print(f"{len(bare)} questions are judged without the reference answers of MT-bench (--references)")

@@ -33,6 +33,12 @@ class JudgeScorerConfig(Section):
     base_url: str | None = Field(None, description="OpenAI-compatible endpoint; null: OPENAI_BASE_URL, or OpenAI's.")
     attributes: tuple[str, ...] = Field((), description="What it rates, one request each per answer; empty: all.")
     max_in_flight: int = Field(8, ge=1, description="Requests under way at once.")
+    reasoning: bool = Field(
+        False, description="It thinks first: no temperature, `max_completion_tokens`, and room to think."
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, description="Its longest output, thinking included; null: 512, and 8192 more where it thinks."
+    )
 
 
 class EvaluateConfig(Section):
@@ -59,7 +65,8 @@ class EvaluateConfig(Section):
     )
     judge: JudgeScorerConfig | None = Field(
         None,
-        description="LLM judge used as a scorer: `folder`, `model`, `base_url`, `attributes`, `max_in_flight`.",
+        description="LLM judge used as a scorer: `folder`, `model`, `base_url`, `attributes`, `max_in_flight`, "
+        "`reasoning`, `max_tokens`.",
     )
     suites: tuple[Literal["toxicity", "humor"], ...] = Field((), description="Experiments of the paper to run as well.")
     toxicity_prompts: str | None = Field(

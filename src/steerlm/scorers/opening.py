@@ -137,7 +137,13 @@ def _judge(config: JudgeScorerConfig, schema: AttributeSchema) -> Scorer:
 
     rated = AttributeSchema(tuple(schema[name] for name in config.attributes)) if config.attributes else schema
     endpoint = Endpoint.from_environment(config.base_url, config.model)
-    client = JudgeClient(endpoint, config.folder / "replies.jsonl", config.max_in_flight)
+    client = JudgeClient(
+        endpoint,
+        config.folder / "replies.jsonl",
+        config.max_in_flight,
+        reasoning=config.reasoning,
+        max_tokens=config.max_tokens,
+    )
 
     def score(conversations: Sequence[Sequence[Message]]) -> list[Measured]:
         said = [i for i, messages in enumerate(conversations) if messages[-1].content.strip()]

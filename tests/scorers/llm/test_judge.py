@@ -20,15 +20,13 @@ from steerlm.errors import UserError
 from steerlm.scorers.llm.cache import read_replies
 from steerlm.scorers.llm.client import Endpoint, JudgeClient
 from steerlm.scorers.llm.judge import judge_pairs, rate_answers, rate_attributes, read_judgements, to_matches
-from steerlm.scorers.llm.protocols import Question, SystemAnswers
+from steerlm.scorers.llm.protocols import BenchmarkQuestion, SystemAnswers
 from steerlm.statistics.rankings import Match
 from tests.studies.judge.fake_endpoint import FakeEndpoint
 
 
 def client_of(endpoint: FakeEndpoint, folder: Path) -> JudgeClient:
-    return JudgeClient(
-        Endpoint(endpoint.base_url, "judge-1", "k"), folder / "replies.jsonl", backoff_s=0.01, attempts=2
-    )
+    return JudgeClient(Endpoint(endpoint.base_url, "judge-1", "k"), folder / "replies.jsonl", retries=1)
 
 
 def longer_wins(body: dict[str, Any]) -> str:
@@ -44,7 +42,7 @@ def first_wins(body: dict[str, Any]) -> str:
     return "I look at the order. [[A]]"
 
 
-QUESTIONS = [Question(str(i), (f"Question {i}?", "And?")) for i in range(1, 7)]
+QUESTIONS = [BenchmarkQuestion(str(i), (f"Question {i}?", "And?")) for i in range(1, 7)]
 LONG = SystemAnswers("long", {q.id: ("one two three", "one two three") for q in QUESTIONS}, {})
 SHORT = SystemAnswers("short", {q.id: ("one two", "one two") for q in QUESTIONS[:5]}, {})
 

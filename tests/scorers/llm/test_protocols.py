@@ -9,14 +9,21 @@ from steerlm.attributes import OASST, Attribute, AttributeSchema
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.scorers.llm.prompts import PROMPTS
-from steerlm.scorers.llm.protocols import Question, SystemAnswers, pair_asks, rubric_asks, rubric_text, single_asks
+from steerlm.scorers.llm.protocols import (
+    BenchmarkQuestion,
+    SystemAnswers,
+    pair_asks,
+    rubric_asks,
+    rubric_text,
+    single_asks,
+)
 
 
 def answers(name: str, turns: dict[str, tuple[str, ...]]) -> SystemAnswers:
     return SystemAnswers(name, turns, {question: f"{name}-{question}" for question in turns})
 
 
-TWO_TURNS = Question("101", ("How many?", "And now?"), "math", ("Four.", "Five."))
+TWO_TURNS = BenchmarkQuestion("101", ("How many?", "And now?"), "math", ("Four.", "Five."))
 A = answers("a", {"101": ("A one {x}", "A two"), "7": ("only a",)})
 B = answers("b", {"101": ("B one", "B two")})
 
@@ -37,7 +44,7 @@ def test_the_prompts_are_the_published_ones_to_the_letter(shared_data: Path) -> 
     [("coding", "vicuna-coding"), ("math", "vicuna-math"), ("generic", "vicuna-general"), ("", "vicuna-general")],
 )
 def test_vicuna_shows_both_orders_with_the_prompt_of_the_category(category: str, kind: str) -> None:
-    asks = pair_asks("vicuna", [Question("101", ("Why?",), category)], A, B, 50)
+    asks = pair_asks("vicuna", [BenchmarkQuestion("101", ("Why?",), category)], A, B, 50)
     assert [(ask.systems, ask.kind, ask.turn) for ask in asks] == [(("a", "b"), kind, 1), (("b", "a"), kind, 1)]
     user = asks[0].prompt.user
     assert user.startswith(
@@ -68,16 +75,16 @@ def test_mt_bench_pairs_have_two_turns_with_references_where_the_category_wants_
 
 
 def test_without_a_reference_the_general_prompt_judges() -> None:
-    asks = pair_asks("mt-bench-pair", [Question("101", TWO_TURNS.turns, "math")], A, B, 50)
+    asks = pair_asks("mt-bench-pair", [BenchmarkQuestion("101", TWO_TURNS.turns, "math")], A, B, 50)
     assert [ask.kind for ask in asks][:2] == ["pair-v2", "pair-v2-multi-turn"]
-    writing = Question("101", TWO_TURNS.turns, "writing", TWO_TURNS.references)
+    writing = BenchmarkQuestion("101", TWO_TURNS.turns, "writing", TWO_TURNS.references)
     assert single_asks([writing], A, 50)[0].kind == "single-v1"
-    half = Question("101", TWO_TURNS.turns, "math", ("Four.",))
+    half = BenchmarkQuestion("101", TWO_TURNS.turns, "math", ("Four.",))
     assert [ask.kind for ask in single_asks([half], A, 50)] == ["single-math-v1", "single-v1-multi-turn"]
 
 
 def test_mt_bench_single_rates_every_turn_that_was_answered() -> None:
-    asks = single_asks([TWO_TURNS, Question("7", ("Hm?", "Well?"))], A, 50)
+    asks = single_asks([TWO_TURNS, BenchmarkQuestion("7", ("Hm?", "Well?"))], A, 50)
     assert [(ask.question, ask.turn, ask.kind) for ask in asks] == [
         ("101", 1, "single-math-v1"),
         ("101", 2, "single-math-v1-multi-turn"),
@@ -87,14 +94,14 @@ def test_mt_bench_single_rates_every_turn_that_was_answered() -> None:
 
 
 def test_only_questions_that_both_answered_are_compared() -> None:
-    questions = [Question("7", ("Hm?",)), Question("101", ("Why?",))]
+    questions = [BenchmarkQuestion("7", ("Hm?",)), BenchmarkQuestion("101", ("Why?",))]
     assert {ask.question for ask in pair_asks("vicuna", questions, A, B, 50)} == {"101"}
     with pytest.raises(UserError, match="a and c answered none of the 2 questions both; ids look like '101' and 'zzz'"):
         pair_asks("vicuna", questions, A, answers("c", {"zzz": ("c",)}), 50)
     with pytest.raises(UserError, match="two systems are called 'a'"):
         pair_asks("vicuna", questions, A, A, 50)
     with pytest.raises(UserError, match="a answered none of the 1 questions"):
-        single_asks([Question("8", ("Hm?",))], A, 50)
+        single_asks([BenchmarkQuestion("8", ("Hm?",))], A, 50)
 
 
 def test_the_rubric_asks_for_one_attribute_at_a_time() -> None:

@@ -16,7 +16,7 @@ class FakeEndpoint:
     Args:
         answer: from the request's body to the text of the reply.
         faults: each `down`, `slow`, `garbage`, `half`, `cut`, `html`, `empty_choices`, `null`, `length`, or a status
-            with headers `(429, {"Retry-After": "1"})`.
+            with headers `(429, {"Retry-After": "1"})` and, third, more of the error.
         delay_s: time that every good answer takes.
     """
 
@@ -87,7 +87,8 @@ class FakeEndpoint:
             self.released.wait(30)
             return
         if isinstance(fault, tuple):
-            send(request, fault[0], json.dumps({"error": {"message": "as asked"}}), fault[1])
+            error = {"message": "as asked", **(fault[2] if len(fault) > 2 else {})}
+            send(request, fault[0], json.dumps({"error": error}), fault[1])
             return
         time.sleep(self.delay_s)
         choice = {"index": 0, "message": {"role": "assistant", "content": self.answer(body)}, "finish_reason": "stop"}

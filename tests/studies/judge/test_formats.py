@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from steerlm.errors import UserError
-from steerlm.scorers.llm.protocols import Question
+from steerlm.scorers.llm.protocols import BenchmarkQuestion
 from steerlm.studies.judge.formats import answer_id, read_answers, read_questions, with_references
 
 
@@ -37,10 +37,10 @@ def test_questions_in_every_form(tmp_path: Path) -> None:
         {"id": "p2", "messages": [{"role": "user", "content": "just asked"}]},
     )
     assert read_questions(path) == [
-        Question("1", ("Why?",), "math"),
-        Question("2", ("How?", "And?"), "coding"),
-        Question("p1", ("User: q1\n\nAssistant: a1\n\nUser: q2",), system="Be brief."),
-        Question("p2", ("just asked",)),
+        BenchmarkQuestion("1", ("Why?",), "math"),
+        BenchmarkQuestion("2", ("How?", "And?"), "coding"),
+        BenchmarkQuestion("p1", ("User: q1\n\nAssistant: a1\n\nUser: q2",), system="Be brief."),
+        BenchmarkQuestion("p2", ("just asked",)),
     ]
 
 

@@ -26,6 +26,7 @@ class Reply:
         prompt_tokens: tokens read, as the endpoint counted them; None where it does not.
         completion_tokens: tokens written.
         failure: why there is no reply; empty where there is one. Failures are never stored, so they are tried again.
+        thought: the endpoint handed out thinking beside the text.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Reply:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     failure: str = ""
+    thought: bool = False
 
 
 def read_replies(path: Path) -> dict[str, Reply]:
@@ -43,7 +45,8 @@ def read_replies(path: Path) -> dict[str, Reply]:
             with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):
                 row = orjson.loads(line)
                 counts = row["prompt_tokens"], row["completion_tokens"]
-                replies[str(row["key"])] = Reply(row["text"], row["finish_reason"], *counts)
+                thought = bool(row.get("thought"))
+                replies[str(row["key"])] = Reply(row["text"], row["finish_reason"], *counts, thought=thought)
     return replies
 
 
@@ -55,6 +58,7 @@ def append_reply(stream: IO[bytes], key: str, reply: Reply) -> None:
         "finish_reason": reply.finish_reason,
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens,
+        "thought": reply.thought,
     }
     stream.write(orjson.dumps(row) + b"\n")
     stream.flush()

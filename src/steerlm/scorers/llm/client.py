@@ -1,20 +1,18 @@
-"""The judge's endpoint: any OpenAI-compatible server, through the official client.
+"""An OpenAI-compatible endpoint, asked through the official client; every reply is stored before it counts.
 
-Every reply is stored under the hash of its exact request before it counts, so nothing is paid for twice and a run that
-is killed loses at most the requests in flight.
+A reply's key is the hash of its exact request, so nothing is paid for twice and a run that is killed loses at most the
+requests in flight. The official client tries again (no connection, timeouts, 408, 409, 429, 5xx, `Retry-After`); here
+stand what it does not know: replies that are no chat completion, and when a whole run has to end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
 import hashlib
 import math
 import os
-import random
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -23,27 +21,31 @@ import orjson
 
 from steerlm.errors import UserError
 from steerlm.scorers.llm.cache import Reply, append_reply, open_cache, read_replies
-from steerlm.scorers.llm.protocols import Prompt
+from steerlm.scorers.llm.protocols import JudgeRequest
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    import openai
 
-_RETRIED_STATUS = (408, 409, 425, 429)
-"""Beside these, every 5xx: all of them may be gone a moment later."""
-_MISCONFIGURED_STATUS = (401, 404, 405)
+Body = Mapping[str, object]
+"""A request's body, as it is sent."""
+
+_MISCONFIGURED_STATUS = (401, 402, 404, 405)
 """No request can succeed. 403 is not among them: some servers refuse single prompts with it."""
-_MAX_BACKOFF_S = 60.0
-_LONGEST_WAIT_S = 300.0
-"""A server that asks for a longer pause is not waited for: the run ends and can be resumed."""
 _NO_KEY = "no-key-needed"
 """Sent to a server of one's own when no key is set; the official client insists on one."""
 _GIVE_UP_AFTER = 5
-"""Requests that fail in a row, without any success between them, before the run ends."""
+"""Requests that fail in a row, each after all its attempts, before the run ends."""
+_MALFORMED_ATTEMPTS = 4
+_MALFORMED_PAUSE_S = 0.5
+_TRICKLE = 3
+"""Timeouts' worth of time that an attempt may take while something still arrives."""
+ROOM_TO_THINK = 8192
+"""Tokens that a reasoning judge may think, beside those for its answer."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the judge answers.
+    """Where a model answers.
 
     Attributes:
         base_url: for example `http://localhost:8000/v1`.
@@ -108,12 +110,11 @@ class JudgeClient:
         cache: file of the replies; created where it does not exist.
         max_in_flight: requests under way at once.
         temperature: 0 for the likeliest answer.
-        reasoning: the model takes neither a temperature nor `max_tokens`: send `max_completion_tokens` alone.
-        timeout_s: longest time for one attempt.
-        attempts: attempts per request. Tried again are: no connection, timeout, status 408, 409, 425, 429 and 5xx,
-            and a reply that is no chat completion (not JSON, cut off, without choices).
-        backoff_s: first pause; doubles with every attempt up to 60 s, with jitter. A longer `Retry-After` is kept to,
-            by all requests of the run.
+        reasoning: the model takes neither a temperature nor `max_tokens`: send `max_completion_tokens` alone, with room
+            to think.
+        max_tokens: longest output, thinking included; None: the protocol's, and `ROOM_TO_THINK` for a reasoning model.
+        timeout_s: longest silence in one attempt.
+        retries: of the official client.
     """
 
     endpoint: Endpoint
@@ -121,219 +122,266 @@ class JudgeClient:
     max_in_flight: int = 8
     temperature: float = 0.0
     reasoning: bool = False
+    max_tokens: int | None = None
     timeout_s: float = 180.0
-    attempts: int = 6
-    backoff_s: float = 1.0
+    retries: int = 5
 
-    def body(self, prompt: Prompt) -> dict[str, Any]:
+    def body(self, request: JudgeRequest) -> Body:
         """Return the request's body."""
-        messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
-        body: dict[str, Any] = {"model": self.endpoint.model, "messages": messages}
+        body: dict[str, object] = {
+            "model": self.endpoint.model,
+            "messages": [{"role": "system", "content": request.system}, {"role": "user", "content": request.user}],
+        }
         if self.reasoning:
-            return {**body, "max_completion_tokens": prompt.max_tokens}
-        return {**body, "temperature": self.temperature, "max_tokens": prompt.max_tokens}
+            return {**body, "max_completion_tokens": self.longest(request)}
+        return {**body, "temperature": self.temperature, "max_tokens": self.longest(request)}
 
-    def key(self, prompt: Prompt) -> str:
+    def longest(self, request: JudgeRequest) -> int:
+        """Return the most tokens that the judge may write."""
+        return self.max_tokens or request.max_tokens + (ROOM_TO_THINK if self.reasoning else 0)
+
+    def key(self, request: JudgeRequest) -> str:
         """Hash the exact request: address and body."""
-        text = orjson.dumps([self.endpoint.base_url, self.body(prompt)], option=orjson.OPT_SORT_KEYS)
-        return hashlib.sha256(text).hexdigest()
+        return _key(self.endpoint, self.body(request))
 
-    def estimate(self, prompts: Sequence[Prompt]) -> Cost:
+    def estimate(self, requests: Sequence[JudgeRequest]) -> Cost:
         """Return what `complete` would cost; sends nothing."""
         stored = read_replies(self.cache)
-        keyed = {self.key(prompt): prompt for prompt in prompts}
-        todo = [prompt for key, prompt in keyed.items() if key not in stored]
-        tokens = sum(math.ceil(len((p.system + p.user).encode()) / 4) + 8 for p in todo)
-        return Cost(len(todo), len(keyed) - len(todo), tokens, sum(p.max_tokens for p in todo))
+        keyed = {self.key(request): request for request in requests}
+        todo = [request for key, request in keyed.items() if key not in stored]
+        tokens = sum(math.ceil(len((r.system + r.user).encode()) / 4) + 8 for r in todo)
+        return Cost(len(todo), len(keyed) - len(todo), tokens, sum(self.longest(r) for r in todo))
 
-    def complete(self, prompts: Sequence[Prompt]) -> list[Reply]:
-        """Return the reply to every prompt, in order; equal requests are sent once.
-
-        A request that fails for good is returned as a failure and not stored.
-
-        Raises:
-            UserError: the endpoint refuses the key, the model or the address, or several requests in a row fail; the
-                replies so far are stored.
-        """
-        replies = read_replies(self.cache)
-        keys = [self.key(prompt) for prompt in prompts]
-        todo = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in replies}
-        if todo:
-            with open_cache(self.cache) as stream:
-                stored = read_replies(self.cache)  # another process may have written while we waited for the hold
-                replies.update(stored)
-                run = _Run(self, stream, {key: prompt for key, prompt in todo.items() if key not in stored})
-                replies.update(asyncio.run(run.all()))
-        return [replies[key] for key in keys]
-
-
-class _AttemptError(Exception):
-    """One attempt failed; `retry_after_s` is the pause the server asks for, None where it may not be tried again."""
-
-    def __init__(self, message: str, retry_after_s: float | None) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
-class _Run:
-    """The state of one call of `complete`."""
-
-    def __init__(self, client: JudgeClient, stream: IO[bytes], todo: Mapping[str, Prompt]) -> None:
-        self.client = client
-        self.stream = stream
-        self.todo = todo
-        self.replies: dict[str, Reply] = {}
-        self.failures_in_a_row = 0
-        self.not_before = 0.0
-        self.ended = asyncio.Event()
-        self.jitter = random.Random(0)
-
-    async def all(self) -> dict[str, Reply]:
-        openai_client = _openai_client(self.client)
-        waiting = iter(self.todo.items())
-        with _bar(len(self.todo)) as advance:
-            num_workers = min(self.client.max_in_flight, len(self.todo))
-            workers = [asyncio.create_task(self._worker(openai_client, waiting, advance)) for _ in range(num_workers)]
-            try:
-                ends = await asyncio.gather(*workers, return_exceptions=True)
-            finally:
-                await openai_client.close()
-        for end in ends:
-            if end is not None:
-                raise end
-        return self.replies
-
-    async def _worker(
-        self, openai_client: AsyncOpenAI, waiting: Iterator[tuple[str, Prompt]], advance: Callable[[], None]
-    ) -> None:
-        """Take requests until there are none, or until another worker ends the run: what is in flight then is kept."""
-        try:
-            for key, prompt in waiting:
-                reply = await self._with_retries(openai_client, prompt)
-                self.replies[key] = reply
-                if not reply.failure:
-                    append_reply(self.stream, key, reply)
-                    self.failures_in_a_row = 0
-                if self.ended.is_set():
-                    return
-                self.failures_in_a_row += bool(reply.failure)
-                if self.failures_in_a_row >= _GIVE_UP_AFTER:
-                    raise self._stopped(reply.failure)
-                advance()
-        except (UserError, OSError):
-            self.ended.set()
-            raise
-
-    async def _with_retries(self, openai_client: AsyncOpenAI, prompt: Prompt) -> Reply:
-        for attempt in range(1, self.client.attempts + 1):
-            await self._pause(self.not_before - time.monotonic())
-            try:
-                return await _attempt(openai_client, self.client, prompt)
-            except _AttemptError as error:
-                if error.retry_after_s is None or attempt == self.client.attempts or self.ended.is_set():
-                    return Reply("", failure=str(error))
-                if error.retry_after_s > _LONGEST_WAIT_S:
-                    raise self._stopped(f"{error}; it asks for a pause of {error.retry_after_s:.0f} s") from None
-                backoff = min(self.client.backoff_s * 2 ** (attempt - 1), _MAX_BACKOFF_S)
-                if error.retry_after_s > 0:
-                    self.not_before = max(self.not_before, time.monotonic() + error.retry_after_s)
-                await self._pause(backoff * self.jitter.uniform(0.5, 1.0))
-        raise AssertionError("attempts is at least 1")
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but no longer than the run lasts."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, seconds)):
-                await self.ended.wait()
-
-    def _stopped(self, cause: str) -> UserError:
-        done = sum(not reply.failure for reply in self.replies.values())
-        return UserError(
-            f"{self.client.endpoint.base_url}: {cause}; stopped after {done} of {len(self.todo)} requests; "
-            "their replies are kept, the same command goes on"
+    def complete(self, requests: Sequence[JudgeRequest]) -> list[Reply]:
+        """Return the reply to every request, in order; see `ask_endpoint`."""
+        return ask_endpoint(
+            self.endpoint,
+            [self.body(request) for request in requests],
+            self.cache,
+            max_in_flight=self.max_in_flight,
+            timeout_s=self.timeout_s,
+            retries=self.retries,
         )
 
 
-async def _attempt(openai_client: AsyncOpenAI, client: JudgeClient, prompt: Prompt) -> Reply:
-    """Send one request.
+def ask_endpoint(
+    endpoint: Endpoint,
+    bodies: Sequence[Body],
+    cache: Path,
+    *,
+    max_in_flight: int = 8,
+    timeout_s: float = 180.0,
+    retries: int = 5,
+    doing: str = "judging",
+) -> list[Reply]:
+    """Return the reply to every request, in order; equal requests are sent once, stored ones not at all.
+
+    A request that fails for good is returned as a failure and not stored.
+
+    Args:
+        endpoint: where to ask.
+        bodies: the requests.
+        cache: file of the replies.
+        max_in_flight: requests under way at once.
+        timeout_s: longest silence in one attempt.
+        retries: of the official client.
+        doing: word for the progress bar.
 
     Raises:
-        _AttemptError: it failed, and whether it may be tried again.
+        UserError: the endpoint refuses the key, the model or the address, or several requests in a row fail; the
+            replies so far are stored.
+    """
+    replies = read_replies(cache)
+    keys = [_key(endpoint, body) for body in bodies]
+    todo = {key: body for key, body in zip(keys, bodies, strict=True) if key not in replies}
+    if todo:
+        with open_cache(cache) as stream:
+            replies |= read_replies(cache)  # another process may have written while we waited for the hold
+            todo = {key: body for key, body in todo.items() if key not in replies}
+            run = _Asking(endpoint, stream, todo, replies, timeout_s)
+            asyncio.run(run.all(max_in_flight, retries, doing))
+    return [replies[key] for key in keys]
+
+
+def _key(endpoint: Endpoint, body: Body) -> str:
+    text = orjson.dumps([endpoint.base_url, body], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(text).hexdigest()
+
+
+class _FailedRequest(Exception):
+    """A request failed after all its attempts; `refused` where the endpoint will not answer this one."""
+
+    def __init__(self, message: str, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+class _Asking:
+    """The state of one call of `ask_endpoint`; `replies` holds those of earlier calls and receives the new ones."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        stream: IO[bytes],
+        todo: Mapping[str, Body],
+        replies: dict[str, Reply],
+        timeout_s: float,
+    ) -> None:
+        self.endpoint, self.timeout_s = endpoint, timeout_s
+        self.stream = stream
+        self.todo = todo
+        self.replies = replies
+        self.ever_answered = bool(replies)
+        self.failures_in_a_row = 0
+        self.ended = False
+
+    async def all(self, max_in_flight: int, retries: int, doing: str) -> None:
+        waiting = iter(self.todo.items())
+        with _bar(len(self.todo), doing) as advance:
+            async with _openai_client(self.endpoint, self.timeout_s, retries) as client:
+                num_workers = min(max_in_flight, len(self.todo))
+                # all of them end before the first error is raised: what is in flight then is kept
+                ends = await asyncio.gather(
+                    *(self._worker(client, waiting, advance) for _ in range(num_workers)), return_exceptions=True
+                )
+        for end in ends:
+            if end is not None:
+                raise end
+
+    async def _worker(
+        self, client: openai.AsyncOpenAI, waiting: Iterator[tuple[str, Body]], advance: Callable[[], None]
+    ) -> None:
+        try:
+            for key, body in waiting:
+                try:
+                    reply = await _reply(client, self.endpoint, body, self.timeout_s)
+                except _FailedRequest as failure:
+                    self.replies[key] = Reply("", failure=str(failure))
+                    self._count(failure)
+                else:
+                    self.replies[key] = reply
+                    append_reply(self.stream, key, reply)
+                    self.failures_in_a_row, self.ever_answered = 0, True
+                if self.ended:
+                    return
+                advance()
+        except (UserError, OSError):
+            self.ended = True
+            raise
+
+    def _count(self, failure: _FailedRequest) -> None:
+        """End the run where the endpoint is gone; single prompts that it refuses are no sign of that."""
+        if self.ended or (failure.refused and self.ever_answered):
+            return
+        self.failures_in_a_row += 1
+        if self.failures_in_a_row >= _GIVE_UP_AFTER:
+            done = sum(key in self.replies and not self.replies[key].failure for key in self.todo)
+            raise UserError(
+                f"{self.endpoint.base_url}: {failure}; stopped after {done} of {len(self.todo)} requests; "
+                "their replies are kept, the same command goes on"
+            )
+
+
+async def _reply(client: openai.AsyncOpenAI, endpoint: Endpoint, body: Body, timeout_s: float) -> Reply:
+    """Send one request until it has a reply.
+
+    Raises:
+        _FailedRequest: after all attempts there is none.
         UserError: no request can succeed.
     """
     import openai
 
-    create: Callable[..., Awaitable[Any]] = openai_client.chat.completions.with_raw_response.create
-    try:
-        # the client's own timeout is per read: a server that trickles would never run into it
-        async with asyncio.timeout(client.timeout_s):
-            raw = await create(**client.body(prompt))
-    except (TimeoutError, openai.APITimeoutError):
-        raise _AttemptError(f"no reply within {client.timeout_s:g} s", 0.0) from None
-    except openai.APIStatusError as error:
-        raise _status_error(error, client.endpoint) from None
-    except openai.APIConnectionError as error:
-        raise _AttemptError(f"no connection ({error.__cause__ or error})", 0.0) from None
-    return _read(raw.content)
+    more = {key: value for key, value in body.items() if key not in ("model", "messages")}
+    messages: Any = body["messages"]
+    for attempt in range(1, _MALFORMED_ATTEMPTS + 1):
+        try:
+            # the client's timeout is per read: a server that trickles would never run into it
+            async with asyncio.timeout(timeout_s * _TRICKLE * (client.max_retries + 1)):
+                raw = await client.chat.completions.with_raw_response.create(
+                    model=str(body["model"]), messages=messages, extra_body=more
+                )
+        except (TimeoutError, openai.APITimeoutError):
+            raise _FailedRequest(f"no reply within {timeout_s:g} s") from None
+        except openai.APIStatusError as error:
+            raise _status_error(error, endpoint) from None
+        except openai.APIConnectionError as error:
+            raise _FailedRequest(f"no connection ({error.__cause__ or error})") from None
+        reply = _read(raw.content)
+        if reply is not None:
+            return reply
+        await asyncio.sleep(_MALFORMED_PAUSE_S * attempt)
+    raise _FailedRequest(f"the reply is no chat completion: {raw.content[:200].decode(errors='replace')!r}")
 
 
-def _read(content: bytes) -> Reply:
-    """Take a chat completion apart; what is none may be a passing fault of the server."""
+def _read(content: bytes) -> Reply | None:
+    """Take a chat completion apart; None where it is none, which may be a passing fault of the server.
+
+    The text is what the model said: parts of type text, and nothing of its thinking.
+    """
     try:
         body = orjson.loads(content)
         choice = body["choices"][0]
-        text = choice["message"].get("content")
+        message = choice["message"]
+        said, thought = _text_of(message.get("content"))
+        thought = thought or any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
+        usage = body.get("usage") or {}
+        counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        reason = "refusal" if message.get("refusal") and not said else str(choice.get("finish_reason") or "unknown")
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
-        start = content[:200].decode(errors="replace")
-        raise _AttemptError(f"the reply is no chat completion: {start!r}", 0.0) from None
-    usage = body.get("usage")
-    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens")) if isinstance(usage, dict) else (None, None)
-    return Reply(text if isinstance(text, str) else "", choice.get("finish_reason") or "unknown", *counts)
+        return None
+    return Reply(said, reason, *counts, thought=bool(thought))
 
 
-def _status_error(error: Any, endpoint: Endpoint) -> Exception:
-    """Return what an HTTP error means: the run's end, a retry, or a failure of this request alone."""
-    status: int = error.status_code
+def _text_of(content: object) -> tuple[str, bool]:
+    """Return the text of a message's content, and whether parts of it are thinking.
+
+    Raises:
+        TypeError: content of no known form.
+    """
+    if content is None or isinstance(content, str):
+        return content or "", False
+    if not isinstance(content, list):
+        raise TypeError
+    texts: list[str] = []
+    for part in content:
+        kind = "text" if isinstance(part, str) else part.get("type")
+        if kind in ("text", "output_text"):
+            text = part if isinstance(part, str) else part["text"]
+            # an object in place of the text is the form of the older Assistants API
+            texts.append(text if isinstance(text, str) else text["value"])
+    return "".join(texts), len(texts) < len(content)
+
+
+def _status_error(error: openai.APIStatusError, endpoint: Endpoint) -> Exception:
+    """Return what an HTTP error means: the run's end, or a failure of this request alone."""
+    status = error.status_code
     words = " ".join(str(error.message).split())[:300].replace(endpoint.api_key, "***")
-    if status in _MISCONFIGURED_STATUS:
+    if status in _MISCONFIGURED_STATUS or error.code == "insufficient_quota":
+        key = "OPENAI_API_KEY" if endpoint.api_key != _NO_KEY else "OPENAI_API_KEY, which is not set"
         return UserError(
             f"{endpoint.base_url} refuses the request with status {status}: {words}; check the base URL, the model "
-            f"({endpoint.model!r}) and OPENAI_API_KEY"
+            f"({endpoint.model!r}) and {key}"
         )
-    if status in _RETRIED_STATUS or status >= 500:
-        return _AttemptError(f"status {status}: {words}", _retry_after(error.response.headers.get("retry-after")))
-    return _AttemptError(f"status {status}: {words}", None)
+    if status == 400 and ("max_completion_tokens" in words or "temperature" in words):
+        words += " (a reasoning model? give --reasoning)"
+    return _FailedRequest(f"status {status}: {words}", refused=400 <= status < 500 and status not in (408, 409, 429))
 
 
-def _retry_after(header: str | None) -> float:
-    """Return the seconds that a `Retry-After` header asks for (a number or a date); 0 where it asks for none."""
-    if header is None:
-        return 0.0
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(header))
-    with contextlib.suppress(ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    return 0.0
-
-
-def _openai_client(client: JudgeClient) -> AsyncOpenAI:
+def _openai_client(endpoint: Endpoint, timeout_s: float, retries: int) -> openai.AsyncOpenAI:
     try:
         from openai import AsyncOpenAI
     except ImportError:
-        raise UserError("a judge needs the openai package: pip install 'steerlm[judge]'") from None
-    # retries are ours: the client's own do not cover malformed replies and do not stop a run
-    return AsyncOpenAI(
-        base_url=client.endpoint.base_url, api_key=client.endpoint.api_key, max_retries=0, timeout=client.timeout_s
-    )
+        raise UserError("an endpoint needs the openai package: pip install 'steerlm[judge]'") from None
+    return AsyncOpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=retries, timeout=timeout_s)
 
 
 @contextlib.contextmanager
-def _bar(total: int) -> Iterator[Callable[[], None]]:
+def _bar(total: int, doing: str) -> Iterator[Callable[[], None]]:
     """A progress bar on standard error; silent where that is not a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("judging", total=total)
+        task = progress.add_task(doing, total=total)
         yield lambda: progress.advance(task)

@@ -17,16 +17,17 @@ from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.scorers.llm.client import JudgeClient
-from steerlm.scorers.llm.parsing import parse
+from steerlm.scorers.llm.parsing import Parsed, parse
 from steerlm.scorers.llm.protocols import (
-    Ask,
+    BenchmarkQuestion,
+    JudgeAsk,
     PairProtocol,
-    Question,
     SystemAnswers,
     pair_asks,
     rubric_asks,
     single_asks,
 )
+from steerlm.scorers.llm.thinking import without_thinking
 from steerlm.statistics.rankings import Match
 from steerlm.storage.files import atomic_writer, parse_json_line, read_lines
 
@@ -49,6 +50,7 @@ class Judgement:
         outcome: for a pair 1.0 the first won, 0.5 tie, 0.0 the second won; None for single ratings and without verdict.
         problem: why there is no verdict; empty where there is one.
         failed: the judge gave no output at all (the problem says why); asked again by the next run.
+        finish_reason: why the judge stopped; `length` where it was cut off.
         attribute: the rated attribute; empty for other protocols.
         user_prompt: what the judge was shown.
     """
@@ -65,10 +67,11 @@ class Judgement:
     failed: bool = False
     attribute: str = ""
     user_prompt: str = ""
+    finish_reason: str = "stop"
 
 
 def judge_pairs(
-    questions: Sequence[Question],
+    questions: Sequence[BenchmarkQuestion],
     answers_a: SystemAnswers,
     answers_b: SystemAnswers,
     protocol: PairProtocol,
@@ -120,25 +123,27 @@ def rate_attributes(
 
 
 def rate_answers(
-    questions: Sequence[Question], answers: SystemAnswers, client: JudgeClient, out: Path
+    questions: Sequence[BenchmarkQuestion], answers: SystemAnswers, client: JudgeClient, out: Path
 ) -> list[Judgement]:
     """Rate a system's answers 1..10, each turn on its own (MT-bench, single-answer grading)."""
     return judge(single_asks(questions, answers, MAX_TOKENS["mt-bench-single"]), client, out)
 
 
-def judge(asks: Sequence[Ask], client: JudgeClient, out: Path) -> list[Judgement]:
+def judge(asks: Sequence[JudgeAsk], client: JudgeClient, out: Path) -> list[Judgement]:
     """Put every question to the judge and write the judgements file.
 
     Raises:
         UserError: the endpoint gives out (the replies so far are kept).
     """
     replies = client.complete([ask.prompt for ask in asks])
+    thinks = client.reasoning or any(reply.thought or without_thinking(reply.text).thought for reply in replies)
     judgements = []
     for ask, reply in zip(asks, replies, strict=True):
-        scores: tuple[float, ...] = ()
-        outcome, problem = None, reply.failure
+        parsed = Parsed(problem=reply.failure)
         if not reply.failure:
-            scores, outcome, problem = parse(ask.kind, reply.text, ask.attribute, reply.finish_reason)
+            # thinking that came in a field of its own is none of the text
+            unseparated = thinks and not reply.thought
+            parsed = parse(ask.kind, reply.text, ask.attribute, reply.finish_reason, unseparated)
         judgements.append(
             Judgement(
                 question=ask.question,
@@ -147,12 +152,13 @@ def judge(asks: Sequence[Ask], client: JudgeClient, out: Path) -> list[Judgement
                 judge=client.endpoint.model,
                 systems=ask.systems,
                 text=reply.text,
-                scores=scores,
-                outcome=outcome,
-                problem=problem,
+                scores=parsed.scores,
+                outcome=parsed.outcome,
+                problem=parsed.problem,
                 failed=bool(reply.failure),
                 attribute=ask.attribute.name if ask.attribute else "",
                 user_prompt=ask.prompt.user,
+                finish_reason=reply.finish_reason,
             )
         )
     write_judgements(out, judgements)

@@ -29,7 +29,7 @@ REFERENCE_CATEGORIES = ("math", "reasoning", "coding")
 
 
 @dataclass(frozen=True)
-class Question:
+class BenchmarkQuestion:
     """A benchmark question.
 
     Attributes:
@@ -62,7 +62,7 @@ class SystemAnswers:
     answer_ids: Mapping[str, str]
 
 
-class Prompt(NamedTuple):
+class JudgeRequest(NamedTuple):
     """One request to the judge: what it is shown and how long it may answer."""
 
     system: str
@@ -71,7 +71,7 @@ class Prompt(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ask:
+class JudgeAsk:
     """One thing to be judged.
 
     Attributes:
@@ -87,13 +87,13 @@ class Ask:
     turn: int
     kind: str
     systems: tuple[str, ...]
-    prompt: Prompt
+    prompt: JudgeRequest
     attribute: Attribute | None = None
 
 
 def pair_asks(
-    protocol: PairProtocol, questions: Sequence[Question], a: SystemAnswers, b: SystemAnswers, max_tokens: int
-) -> list[Ask]:
+    protocol: PairProtocol, questions: Sequence[BenchmarkQuestion], a: SystemAnswers, b: SystemAnswers, max_tokens: int
+) -> list[JudgeAsk]:
     """Ask about two systems' answers to every question that both answered, in both orders.
 
     Raises:
@@ -113,7 +113,7 @@ def pair_asks(
     return [ask for question in common for pair in ((a, b), (b, a)) for ask in build(question, *pair, max_tokens)]
 
 
-def single_asks(questions: Sequence[Question], answers: SystemAnswers, max_tokens: int) -> list[Ask]:
+def single_asks(questions: Sequence[BenchmarkQuestion], answers: SystemAnswers, max_tokens: int) -> list[JudgeAsk]:
     """Ask for a rating 1..10 of every answer and turn (MT-bench, single-answer grading).
 
     Raises:
@@ -130,7 +130,7 @@ def single_asks(questions: Sequence[Question], answers: SystemAnswers, max_token
             if turn == 2:
                 fields = {f"question_{i}": text for i, text in enumerate(question.turns[:2], 1)}
                 fields |= {f"answer_{i}": text for i, text in enumerate(given[:2], 1)}
-            asks.append(Ask(question.id, turn, kind, (answers.name,), _fill(kind, question, fields, max_tokens)))
+            asks.append(JudgeAsk(question.id, turn, kind, (answers.name,), _fill(kind, question, fields, max_tokens)))
     if not asks:
         raise UserError(
             f"{answers.name} answered none of the {len(questions)} questions; ids look like {_example(answers.answers)}"
@@ -140,7 +140,7 @@ def single_asks(questions: Sequence[Question], answers: SystemAnswers, max_token
 
 def rubric_asks(
     name: str, conversations: Mapping[str, Sequence[Message]], schema: AttributeSchema, max_tokens: int
-) -> list[Ask]:
+) -> list[JudgeAsk]:
     """Ask for a level of every attribute of the last answer of every conversation.
 
     One attribute per request: a judge that rates several at once lets them rub off on each other, which would show as
@@ -154,8 +154,8 @@ def rubric_asks(
             user = _RUBRIC.template.format(
                 conversation=shown, answer=messages[-1].content, rubric=rubric_text(attribute), name=attribute.name
             )
-            prompt = Prompt(_RUBRIC.system, user, max_tokens)
-            asks.append(Ask(conversation_id, len(messages) // 2, "rubric", (name,), prompt, attribute))
+            prompt = JudgeRequest(_RUBRIC.system, user, max_tokens)
+            asks.append(JudgeAsk(conversation_id, len(messages) // 2, "rubric", (name,), prompt, attribute))
     return asks
 
 
@@ -190,17 +190,21 @@ _RUBRIC = JudgePrompt(
 )
 
 
-def _vicuna_asks(question: Question, first: SystemAnswers, second: SystemAnswers, max_tokens: int) -> list[Ask]:
+def _vicuna_asks(
+    question: BenchmarkQuestion, first: SystemAnswers, second: SystemAnswers, max_tokens: int
+) -> list[JudgeAsk]:
     kind = _VICUNA_PROMPTS.get(question.category, "vicuna-general")
     fields = {
         "question": question.turns[0],
         "answer_1": first.answers[question.id][0],
         "answer_2": second.answers[question.id][0],
     }
-    return [Ask(question.id, 1, kind, (first.name, second.name), _fill(kind, question, fields, max_tokens))]
+    return [JudgeAsk(question.id, 1, kind, (first.name, second.name), _fill(kind, question, fields, max_tokens))]
 
 
-def _mt_bench_pair_asks(question: Question, first: SystemAnswers, second: SystemAnswers, max_tokens: int) -> list[Ask]:
+def _mt_bench_pair_asks(
+    question: BenchmarkQuestion, first: SystemAnswers, second: SystemAnswers, max_tokens: int
+) -> list[JudgeAsk]:
     asks = []
     shown = (first.answers[question.id], second.answers[question.id])
     for turn in range(1, min(_num_turns(question, given) for given in shown) + 1):
@@ -211,22 +215,22 @@ def _mt_bench_pair_asks(question: Question, first: SystemAnswers, second: System
             for letter, given in zip("ab", shown, strict=True):
                 fields |= {f"answer_{letter}_{i}": text for i, text in enumerate(given[:2], 1)}
         prompt = _fill(kind, question, fields, max_tokens)
-        asks.append(Ask(question.id, turn, kind, (first.name, second.name), prompt))
+        asks.append(JudgeAsk(question.id, turn, kind, (first.name, second.name), prompt))
     return asks
 
 
-def _fill(kind: str, question: Question, fields: Mapping[str, str], max_tokens: int) -> Prompt:
+def _fill(kind: str, question: BenchmarkQuestion, fields: Mapping[str, str], max_tokens: int) -> JudgeRequest:
     references = {f"ref_answer_{i}": text for i, text in enumerate(question.references[:2], 1)}
     system, template = PROMPTS[kind]
-    return Prompt(system, template.format(**fields, **references), max_tokens)
+    return JudgeRequest(system, template.format(**fields, **references), max_tokens)
 
 
-def _use_reference(question: Question, turn: int) -> bool:
+def _use_reference(question: BenchmarkQuestion, turn: int) -> bool:
     """As FastChat: by category. A question without a reference is judged by the general prompt."""
     return question.category in REFERENCE_CATEGORIES and len(question.references) >= turn
 
 
-def _num_turns(question: Question, given: Sequence[str]) -> int:
+def _num_turns(question: BenchmarkQuestion, given: Sequence[str]) -> int:
     return min(len(question.turns), len(given), 2)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Message, read_conversations
 from steerlm.errors import UserError
-from steerlm.scorers.llm.protocols import Question
+from steerlm.scorers.llm.protocols import BenchmarkQuestion
 from steerlm.storage.files import parse_json_line, read_lines
 from steerlm.studies.judge.formats import read_answers, read_questions
 
@@ -81,14 +81,14 @@ class Prompt:
     category: str
     seed: int
 
-    def question(self) -> Question:
+    def question(self) -> BenchmarkQuestion:
         """Return the prompt as a judge is shown it: earlier turns are written out."""
         system = self.messages[0].content if self.messages[0].role == "system" else ""
         turns = [message for message in self.messages if message.role != "system"]
         text = turns[0].content
         if len(turns) > 1:
             text = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in turns)
-        return Question(self.id, (text,), self.category, system=system)
+        return BenchmarkQuestion(self.id, (text,), self.category, system=system)
 
 
 @dataclass(frozen=True)

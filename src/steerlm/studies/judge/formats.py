@@ -17,20 +17,20 @@ from typing import Any
 
 from steerlm.conversation import Conversation, conversation_from_dict
 from steerlm.errors import UserError
-from steerlm.scorers.llm.protocols import Question, SystemAnswers
+from steerlm.scorers.llm.protocols import BenchmarkQuestion, SystemAnswers
 from steerlm.storage.files import parse_json_line, read_lines
 
 _QLORA_SYSTEM_PROMPT = "A chat between a curious human and an artificial intelligence"
 _SHORTUUID_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path) -> list[BenchmarkQuestion]:
     """Read a question file, in any of the forms.
 
     Raises:
         UserError: with file and line: another form, or an id that stands twice.
     """
-    questions: dict[str, Question] = {}
+    questions: dict[str, BenchmarkQuestion] = {}
     for row, place in _rows(path):
         question = _question(row, place)
         if question.id in questions:
@@ -65,7 +65,7 @@ def read_answers(path: Path, name: str) -> SystemAnswers:
     return SystemAnswers(name, answers, answer_ids)
 
 
-def with_references(questions: Sequence[Question], references: SystemAnswers) -> list[Question]:
+def with_references(questions: Sequence[BenchmarkQuestion], references: SystemAnswers) -> list[BenchmarkQuestion]:
     """Return the questions with the reference answers that there are."""
     return [
         replace(question, references=references.answers.get(question.id, question.references)) for question in questions
@@ -94,7 +94,7 @@ def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
         yield row, place
 
 
-def _question(row: Mapping[str, Any], place: str) -> Question:
+def _question(row: Mapping[str, Any], place: str) -> BenchmarkQuestion:
     if "messages" in row:
         conversation = _conversation(row, place)
         messages = conversation.messages
@@ -103,10 +103,10 @@ def _question(row: Mapping[str, Any], place: str) -> Question:
         text = asked[0].content
         if len(asked) > 1:
             text = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in asked)
-        return Question(conversation.id, (text,), str(row.get("category", "")), system=system)
+        return BenchmarkQuestion(conversation.id, (text,), str(row.get("category", "")), system=system)
     turns = _texts(row.get("turns", [row.get("text")]), "turns", place)
     # MT-bench's own `reference` notes are shown to no judge: FastChat takes the reference answers of another file
-    return Question(str(row["question_id"]), turns, str(row.get("category", "")))
+    return BenchmarkQuestion(str(row["question_id"]), turns, str(row.get("category", "")))
 
 
 def _answer(row: Mapping[str, Any], place: str) -> tuple[str, ...]:

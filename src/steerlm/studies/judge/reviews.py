@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steerlm.errors import UserError
+from steerlm.errors import UserError, did_you_mean
 from steerlm.statistics.rankings import Match
 from steerlm.statistics.score_ratios import ScoredPair
 from steerlm.storage.files import parse_json_line, read_lines
@@ -149,8 +149,14 @@ def _sides(files: Sequence[_File], authors: Mapping[str, str]) -> list[tuple[str
                 candidates[f, other] -= candidates[f, one]
         found = [candidates[f, key] for key in _SIDES]
         if not all(found):
+            unknown = sorted({authors[a] for key in _SIDES for a in file.side(key) if a in authors} - file.names)
+            hint = (
+                f": {unknown[0]!r} is neither of them; {did_you_mean(unknown[0], sorted(file.names))}"
+                if unknown
+                else ""
+            )
             raise UserError(
-                f"{file.path}: its answers are not those of the two systems in its name, {_and(file.names)}"
+                f"{file.path}: its answers are not those of the two systems in its name, {_and(file.names)}{hint}"
             )
         if any(len(names) > 1 for names in found):
             raise UserError(

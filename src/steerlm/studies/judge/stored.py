@@ -13,15 +13,14 @@ from typing import Any
 
 import orjson
 
+from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError
 from steerlm.scorers.llm.judge import Judgement, judgement_from_dict
-from steerlm.scorers.llm.parsing import Parsed, parse, parse_three_way
+from steerlm.scorers.llm.parsing import THREE_WAY, parse
 from steerlm.scorers.llm.protocols import SystemAnswers
+from steerlm.scorers.llm.thinking import without_thinking
 from steerlm.storage.files import atomic_writer, parse_json_line, read_lines
 from steerlm.studies.judge.reviews import Review, read_pairwise_reviews, read_relative_reviews, review_matches
-
-THREE_WAY = "three-way"
-"""Kind of QLoRA's three-way reviews, which this tool reads but does not ask for."""
 
 _REVIEWERS = {"vicuna-general": 1, "vicuna-coding": 2, "vicuna-math": 3}
 _FASTCHAT_ERROR = "$ERROR$"
@@ -52,12 +51,22 @@ def read_stored(paths: Sequence[Path], authors: Mapping[str, str]) -> list[Judge
     return judgements
 
 
-def reparsed(judgements: Iterable[Judgement]) -> list[Judgement]:
+def reparsed(judgements: Iterable[Judgement], schema: AttributeSchema | None = None) -> list[Judgement]:
     """Return the judgements with the verdicts that our parsers read in their stored outputs.
 
-    Ratings by rubric stay as they are: their scale is not stored.
+    Ratings by rubric stay as they are where the schema does not have their attribute: their scale is not stored.
     """
-    return [j if j.kind == "rubric" or j.failed else _with(j, _parse_stored(j)) for j in judgements]
+    found = list(judgements)
+    thinkers = {judgement.judge for judgement in found if without_thinking(judgement.text).thought}
+    return [_reparsed(judgement, schema, judgement.judge in thinkers) for judgement in found]
+
+
+def _reparsed(judgement: Judgement, schema: AttributeSchema | None, thinks: bool) -> Judgement:
+    attribute = schema[judgement.attribute] if schema is not None and judgement.attribute in schema.names else None
+    if judgement.failed or (judgement.kind == "rubric" and attribute is None):
+        return judgement
+    parsed = parse(judgement.kind, judgement.text, attribute, judgement.finish_reason, thinks)
+    return replace(judgement, scores=parsed.scores, outcome=parsed.outcome, problem=parsed.problem)
 
 
 def write_fastchat(path: Path, judgements: Sequence[Judgement]) -> None:
@@ -206,14 +215,6 @@ def _fastchat_pair(both: Mapping[tuple[str, ...], Judgement]) -> dict[str, Any]:
         row[f"{game}_user_prompt"] = judgement.user_prompt
         row[f"{game}_judgment"] = _FASTCHAT_ERROR if judgement.failed else judgement.text
     return row
-
-
-def _parse_stored(judgement: Judgement) -> Parsed:
-    return parse_three_way(judgement.text) if judgement.kind == THREE_WAY else parse(judgement.kind, judgement.text)
-
-
-def _with(judgement: Judgement, parsed: Parsed) -> Judgement:
-    return replace(judgement, scores=parsed.scores, outcome=parsed.outcome, problem=parsed.problem)
 
 
 def _number(question: str) -> int | str:

@@ -23,9 +23,9 @@ from steerlm.scorers.llm.client import JudgeClient
 from steerlm.scorers.llm.judge import MAX_TOKENS, Judgement, judge
 from steerlm.scorers.llm.protocols import (
     REFERENCE_CATEGORIES,
-    Ask,
+    BenchmarkQuestion,
+    JudgeAsk,
     Protocol,
-    Question,
     SystemAnswers,
     pair_asks,
     rubric_asks,
@@ -44,7 +44,7 @@ def read_systems(files: Mapping[str, Path]) -> dict[str, SystemAnswers]:
     return {name: read_answers(path, name) for name, path in files.items()}
 
 
-def questions_for(questions: Path | None, answers: Sequence[Path], references: Path | None) -> list[Question]:
+def questions_for(questions: Path | None, answers: Sequence[Path], references: Path | None) -> list[BenchmarkQuestion]:
     """Read the questions; without a question file they are taken from answers that are whole conversations.
 
     Raises:
@@ -65,11 +65,11 @@ def questions_for(questions: Path | None, answers: Sequence[Path], references: P
 
 def build_asks(
     protocol: Protocol,
-    questions: Sequence[Question],
+    questions: Sequence[BenchmarkQuestion],
     systems: Mapping[str, SystemAnswers],
     baseline: str | None = None,
     schema: AttributeSchema | None = None,
-) -> list[Ask]:
+) -> list[JudgeAsk]:
     """Return everything to ask the judge.
 
     Args:
@@ -102,7 +102,7 @@ def build_asks(
     ]
 
 
-def conversations(questions: Sequence[Question], system: SystemAnswers) -> dict[str, list[Message]]:
+def conversations(questions: Sequence[BenchmarkQuestion], system: SystemAnswers) -> dict[str, list[Message]]:
     """Return question id -> the conversation that ends with the system's last answer.
 
     Raises:
@@ -122,13 +122,15 @@ def conversations(questions: Sequence[Question], system: SystemAnswers) -> dict[
     return found
 
 
-def missing_answers(questions: Sequence[Question], systems: Mapping[str, SystemAnswers]) -> dict[str, list[str]]:
+def missing_answers(
+    questions: Sequence[BenchmarkQuestion], systems: Mapping[str, SystemAnswers]
+) -> dict[str, list[str]]:
     """Return, per system that did not answer every question, the questions without an answer."""
     missing = {name: [q.id for q in questions if q.id not in system.answers] for name, system in systems.items()}
     return {name: ids for name, ids in missing.items() if ids}
 
 
-def without_reference(protocol: Protocol, questions: Sequence[Question]) -> list[str]:
+def without_reference(protocol: Protocol, questions: Sequence[BenchmarkQuestion]) -> list[str]:
     """Return the questions that MT-bench would judge beside a reference answer, but that have none."""
     if not protocol.startswith("mt-bench"):
         return []
@@ -136,8 +138,8 @@ def without_reference(protocol: Protocol, questions: Sequence[Question]) -> list
 
 
 def run_judge(
-    asks: Sequence[Ask],
-    questions: Sequence[Question],
+    asks: Sequence[JudgeAsk],
+    questions: Sequence[BenchmarkQuestion],
     systems: Mapping[str, SystemAnswers],
     client: JudgeClient,
     out: Path,
@@ -155,7 +157,13 @@ def run_judge(
 
 
 def analyse(
-    reviews: Sequence[Path], systems: Mapping[str, SystemAnswers], out: Path, baseline: str | None, reparse: bool
+    reviews: Sequence[Path],
+    systems: Mapping[str, SystemAnswers],
+    out: Path,
+    *,
+    baseline: str | None = None,
+    reparse: bool = False,
+    schema: AttributeSchema | None = None,
 ) -> dict[str, Any]:
     """Sum up stored judgements without any endpoint, and say where our parsers read the stored outputs otherwise.
 
@@ -165,10 +173,18 @@ def analyse(
         out: folder to write to.
         baseline: the system that scores are given as a share of.
         reparse: let our parsers' verdicts count instead of the stored ones.
+        schema: the attributes that were rated (rubric); None: their stored verdicts are not read anew.
+
+    Raises:
+        UserError: a system that no judgement is about.
     """
     authors = {answer: system.name for system in systems.values() for answer in system.answer_ids.values()}
     stored = read_stored(reviews, authors)
-    anew = reparsed(stored)
+    judged = sorted({name for judgement in stored for name in judgement.systems})
+    for name in [*systems, *([baseline] if baseline is not None else [])]:
+        if name not in judged:
+            raise UserError(f"no stored judgement is about system {name!r}: {did_you_mean(name, judged)}")
+    anew = reparsed(stored, schema)
     changed = [(a, b) for a, b in zip(stored, anew, strict=True) if (a.scores, a.outcome) != (b.scores, b.outcome)]
     differences = {
         "read_only_by_us": sum(bool(a.problem) for a, _ in changed),
