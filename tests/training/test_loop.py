@@ -210,9 +210,9 @@ def test_a_full_disk_loses_no_earlier_checkpoint(tmp_path: Path, monkeypatch: py
 
 def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
     run(section(max_steps=1), language_model(), token_examples(8), tmp_path)
-    with pytest.raises(UserError, match="holds checkpoints of another configuration or other data"):
+    with pytest.raises(UserError, match="holds checkpoints of a training with other inputs"):
         run(section(max_steps=1, learning_rate=1e-5), language_model(), token_examples(8), tmp_path)
-    with pytest.raises(UserError, match="holds checkpoints of another configuration or other data"):
+    with pytest.raises(UserError, match="holds checkpoints of a training with other inputs"):
         run(section(max_steps=1), language_model(), token_examples(9), tmp_path)
     other = token_examples(8)
     relabelled = EncodedExamples(
@@ -220,7 +220,7 @@ def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
         for example in (other.example(i, 0) for i in range(8))
     )
     assert relabelled.lengths.tolist() == other.lengths.tolist()
-    with pytest.raises(UserError, match="holds checkpoints of another configuration or other data"):
+    with pytest.raises(UserError, match="holds checkpoints of a training with other inputs"):
         run(section(max_steps=1), language_model(), relabelled, tmp_path)
 
 

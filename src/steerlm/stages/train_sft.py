@@ -9,7 +9,6 @@ apart. With `conditioning: false` the same command trains the plain SFT baseline
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,6 +36,7 @@ from steerlm.config import SourceConfig, TrainSftConfig
 from steerlm.conversation import Conversation, read_conversations
 from steerlm.errors import UserError
 from steerlm.scorers.attribute_models import context_length
+from steerlm.storage.claims import digest_of, digest_of_file
 from steerlm.storage.files import write_json
 from steerlm.storage.progress import progress
 from steerlm.template import ConversationEncoder, install_template
@@ -100,7 +100,7 @@ def train_sft(
         label_statistics=learned.label_statistics(),
         provenance={
             "base_model": config.base_model,
-            "data": {"train": _digest(train_data), "validation": _digest(validation)},
+            "data": {"train": digest_of_file(train_data)[:16], "validation": digest_of_file(validation)[:16]},
             "seed": seed,
             "recipe": config.model_dump(mode="json"),
         },
@@ -219,13 +219,6 @@ def _save(
     save_model(out / "model", model, tokenizer, info, model_card(info, data, results))
 
 
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-
-
 def _owner(
     config: TrainSftConfig,
     train_data: Path,
@@ -237,10 +230,10 @@ def _owner(
     """Return a digest of everything the result depends on."""
     what = [
         config.model_dump(mode="json"),
-        _digest(train_data),
-        _digest(validation),
+        digest_of_file(train_data),
+        digest_of_file(validation),
         schema.to_dict(),
         seed,
         [source.model_dump(mode="json") for source in sources],
     ]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of(*what)[:16]

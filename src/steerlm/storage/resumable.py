@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import orjson
 
+from steerlm.storage.claims import partial_of
 from steerlm.storage.cluster import Cluster, map_in_order
 from steerlm.storage.files import full_disk_is_user_error, open_text_bytes, parse_json_line, read_lines
 from steerlm.storage.progress import progress
@@ -119,7 +120,7 @@ def map_lines(
         return
     assert len(items) == total
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_of(path)
     done, size = _whole_chunks(partial, chunk)
 
     def block(number: int) -> bytes:

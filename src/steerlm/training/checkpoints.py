@@ -95,20 +95,6 @@ def identity(config: TrainingSection, examples: Sequence[Examples], objective: s
     return digest.hexdigest()
 
 
-def claim(checkpoints: Path, owner: str) -> None:
-    """Raise when the folder holds checkpoints of another training."""
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    file = checkpoints / "identity.json"
-    if file.is_file():
-        if json.loads(file.read_text(encoding="utf-8")) != owner:
-            raise UserError(
-                f"{checkpoints} holds checkpoints of another configuration or other data; "
-                "delete the folder to train anew, or restore what they were made with"
-            )
-    else:
-        write_json(file, owner)
-
-
 def truncate_metrics(metrics: Path, step: int) -> None:
     """Drop what was logged after `step`, which a resumed run logs again."""
     rows = metrics.read_bytes().splitlines(keepends=True) if metrics.is_file() else []

@@ -36,7 +36,8 @@ from steerlm.batching.shared_prompts import can_be_ragged, core_model, sharing_o
 from steerlm.checkpoint.models import autocast_bf16, quiet
 from steerlm.config import TrainingSection
 from steerlm.errors import UserError
-from steerlm.training.checkpoints import TRAINER_STATE, claim, identity, last_checkpoint, truncate_metrics
+from steerlm.storage.claims import claim
+from steerlm.training.checkpoints import TRAINER_STATE, identity, last_checkpoint, truncate_metrics
 from steerlm.training.trainer import FlowCallback, Objective, SteerTrainer, should_stop_early
 
 BEST = "best"
@@ -206,7 +207,8 @@ def train(
     max_steps, steps_per_epoch = _total_batches(config, plan, ranks.num_processes)
     whole = out / BEST if _sharded(config) else None
     with ranks.main_process_first():
-        claim(checkpoints, identity(config, data, objective, seed))
+        inputs = {"training": identity(config, data, objective, seed)}
+        claim(checkpoints / "inputs.json", inputs, otherwise="refuse", holds="checkpoints of a training")
         start, state = _start(checkpoints, max_steps, flow.patience, whole)
     finished = _finished(state, max_steps, flow.patience)
     if ranks.is_main_process:

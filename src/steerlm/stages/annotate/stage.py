@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +30,7 @@ from steerlm.errors import UserError
 from steerlm.scorers.attribute_models import AttributeModel, load_attribute_model
 from steerlm.stages.annotate.summary import summarise
 from steerlm.storage.ahead import read_ahead
+from steerlm.storage.claims import claim, digest_of_file, partial_of
 from steerlm.storage.cluster import Cluster, map_in_order
 from steerlm.storage.files import atomic_writer, full_disk_is_user_error, read_lines, write_json
 from steerlm.storage.progress import progress
@@ -70,7 +70,7 @@ def annotate(
     out.mkdir(parents=True, exist_ok=True)
     labeller = _labeller(config, model, cluster)
     keys = {target.name: _key(config, labeller, path) for path, target in targets.items()}
-    _discard_stale(keys, out)
+    claim(out / "inputs.json", keys, otherwise="replace", outputs={path.name: path for path in targets.values()})
     for path, target in targets.items():
         if not target.is_file():
             _annotate_file(config, path, target, labeller, cluster)
@@ -104,24 +104,8 @@ def _targets(data: Sequence[Path], out: Path) -> dict[Path, Path]:
 
 def _key(config: AnnotateConfig, labeller: Labeller, path: Path) -> dict[str, Any]:
     """Return all that the bytes of an annotated file depend on."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"model": labeller.fingerprint, **config.model_dump(mode="json"), "input_sha256": digest}
-
-
-def _discard_stale(keys: Mapping[str, Any], out: Path) -> None:
-    """Delete results of another model, other settings or another input, and record what the new ones depend on."""
-    record = out / "inputs.json"
-    stored = orjson.loads(record.read_bytes()) if record.is_file() else {}
-    for name, key in keys.items():
-        if stored.get(name) != key:
-            (out / name).unlink(missing_ok=True)
-            _partial(out / name).unlink(missing_ok=True)
-    write_json(record, {**stored, **keys})
-
-
-def _partial(target: Path) -> Path:
-    return target.with_name(f"{target.name}.partial")
+    settings = config.model_dump(mode="json")
+    return {"model": labeller.fingerprint, **settings, "input_sha256": digest_of_file(path)}
 
 
 class Window(NamedTuple):
@@ -207,7 +191,7 @@ def _annotate_file(
 ) -> None:
     with _unpacked(path, target) as plain:
         items = LineItems(plain if cluster is None else plain.resolve(), _numbered)
-        partial = _partial(target)
+        partial = partial_of(target)
         done, size = _resume(partial, items, config.window)
         windows = range(done, -(-len(items) // config.window))
 

@@ -19,14 +19,11 @@ choices of the recipe, and every round reports what they changed on held-out pro
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import fingerprint, load_info
@@ -36,6 +33,7 @@ from steerlm.stages.bootstrap.before_after import compare, held_out_answers
 from steerlm.stages.bootstrap.data import Bootstrap, mix, sample, score, select, write_prompts
 from steerlm.stages.bootstrap.selection import Combinations, seen_combinations
 from steerlm.stages.train_sft import train_sft
+from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.cluster import Cluster
 from steerlm.storage.files import write_json
 
@@ -79,7 +77,8 @@ def bootstrap(
             a plain baseline to bootstrap from, no sample left, or an `out` that holds something else.
     """
     combinations = _check(config, sft, sft_model, attribute_model, schema)
-    _claim(out, _inputs(config, sft, sft_model, attribute_model, data, validation, schema, seed, sources))
+    inputs = _inputs(config, sft, sft_model, attribute_model, data, validation, schema, seed, sources)
+    claim(out / "inputs.json", inputs, otherwise="refuse", holds="a bootstrap")
     scorer = fingerprint(attribute_model)
     run = Bootstrap(
         config,
@@ -160,30 +159,9 @@ def _inputs(
         "sources": [source.model_dump(mode="json") for source in sources],
         "sft_model": fingerprint(sft_model),
         "attribute_model": fingerprint(attribute_model),
-        "data": _digest(data),
-        "validation": _digest(validation),
+        "data": digest_of_file(data),
+        "validation": digest_of_file(validation),
     }
-
-
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _claim(out: Path, inputs: dict[str, Any]) -> None:
-    """Make the folder this run's own; hours of training are not overwritten by a command with other arguments."""
-    record = out / "inputs.json"
-    if record.is_file():
-        stored = orjson.loads(record.read_bytes())
-        changed = [key for key, value in inputs.items() if stored.get(key) != value]
-        if changed:
-            raise UserError(
-                f"{out} holds a bootstrap with other inputs (different: {', '.join(changed)}); "
-                "choose another folder or delete this one"
-            )
-    write_json(record, inputs)
 
 
 def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:

@@ -1,18 +1,16 @@
 """Answers and scores of an evaluation on disk: every model answers the same plan, every scorer reads the answers.
 
 Both are files of JSON lines, written chunk by chunk and resumed behind the last; what they depend on stands beside them
-in a `.key` file, so that another model, another plan or other settings replace them.
+in an `.inputs.json` file, so that another model, another plan or other settings replace them.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.config import EvaluateConfig
@@ -21,6 +19,7 @@ from steerlm.scorers import measures
 from steerlm.scorers.opening import Measured, Scorer
 from steerlm.stages.evaluate.fidelity import Sweeps
 from steerlm.stages.evaluate.sweeping import Plan
+from steerlm.storage.claims import claim, digest_of
 from steerlm.storage.resumable import map_lines, read_rows
 
 CHUNK = 256
@@ -52,9 +51,8 @@ def answer_plan(config: EvaluateConfig, plan: Plan, model: Path, model_key: str,
     parts = [model_key, config.samples_per_prompt, config.precision, vars(sampling), asked, texts]
     if config.engine != "local":  # its random numbers are others
         parts.append(config.engine)
-    key = _digest(*parts)
     path = out / "samples.jsonl"
-    _discard_stale(path, key)
+    _claim(path, digest_of(*parts))
     engine = None
 
     def work(chunk: list[int]) -> list[Row]:
@@ -88,7 +86,7 @@ def score_answers(scorer: Scorer, plan: Plan, answers: Sequence[Row], out: Path,
         One row per ask: `ask`, `scores` (per sample an object of attribute -> number or null, or null altogether).
     """
     path = out / f"scores-{scorer.id}.jsonl"
-    _discard_stale(path, _digest(scorer.key, scorer.attributes, list(answers)))
+    _claim(path, digest_of(scorer.key, scorer.attributes, list(answers)))
 
     def work(chunk: list[int]) -> list[Row]:
         owners, conversations = [], []
@@ -173,15 +171,5 @@ def text_sweeps(plan: Plan, schema: AttributeSchema, answers: Sequence[Row], see
     return lay_out_sweeps(plan, schema, answers, rows, measures.TextStatistics._fields, seen)
 
 
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(orjson.dumps(parts)).hexdigest()
-
-
-def _discard_stale(path: Path, key: str) -> None:
-    """Delete answers or scores that belong to something else, and record what the new ones depend on."""
-    record = path.with_suffix(".key")
-    if not record.is_file() or record.read_text(encoding="utf-8") != key:
-        for stale in (path, path.with_name(f"{path.name}.partial")):
-            stale.unlink(missing_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(key, encoding="utf-8")
+def _claim(path: Path, inputs: str) -> None:
+    claim(path.with_suffix(".inputs.json"), {path.name: inputs}, otherwise="replace", outputs={path.name: path})

@@ -9,7 +9,6 @@ weights with the lowest validation loss, and reports per attribute how well held
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -48,9 +47,9 @@ from steerlm.stages.train_attribute_model.examples import (
     require_all_labelled,
 )
 from steerlm.stages.train_attribute_model.report import attribute_reports, label_warnings, residual_std
+from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.files import write_json
 from steerlm.template import ConversationEncoder, install_template
-from steerlm.training.checkpoints import claim
 from steerlm.training.loop import BEST, train
 from steerlm.training.trainer import Objective
 
@@ -82,7 +81,8 @@ def train_attribute_model(
             is not finite.
     """
     out.mkdir(parents=True, exist_ok=True)
-    claim(out, _owner(config, train_data, validation, schema, seed))
+    inputs = _inputs(config, train_data, validation, schema, seed)
+    claim(out / "inputs.json", inputs, otherwise="refuse", holds="an attribute model")
     report_path = out / "report.json"
     if report_path.is_file():
         return _summary(json.loads(report_path.read_text(encoding="utf-8")))
@@ -120,18 +120,17 @@ def train_attribute_model(
     return _summary(json.loads(report_path.read_text(encoding="utf-8")))
 
 
-def _owner(
+def _inputs(
     config: TrainAttributeModelConfig, train_data: Path, validation: Path, schema: AttributeSchema, seed: int
-) -> str:
-    """Return a digest of everything the result depends on."""
-    digests = []
-    for path in (train_data, validation):
-        if not path.is_file():
-            raise UserError(f"no such file: {path}")
-        with path.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    what = [config.model_dump(mode="json"), *digests, schema.to_dict(), seed]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+) -> dict[str, Any]:
+    """Return all that the result depends on."""
+    return {
+        "train_attribute_model": config.model_dump(mode="json"),
+        "data": digest_of_file(train_data),
+        "validation": digest_of_file(validation),
+        "schema": schema.to_dict(),
+        "seed": seed,
+    }
 
 
 def _refuse_impossible(config: TrainAttributeModelConfig) -> None:

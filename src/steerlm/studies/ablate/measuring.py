@@ -8,19 +8,17 @@ its answer to a prompt stands for every setting, which is what ignoring a reques
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
 from steerlm.scorers.opening import Scorer, headline_scorers, make_scorers
 from steerlm.stages.evaluate.sweeping import Prompt, read_prompts, sweep_levels
+from steerlm.storage.claims import claim, digest_of
 from steerlm.storage.hash_set import hash64
 from steerlm.storage.resumable import map_lines, read_rows
 
@@ -103,7 +101,9 @@ def measure_model(
     scorers = make_scorers(config, schema, annotator)
     asked = [(prompt.id, prompt.id in questions.swept) for prompt in questions.prompts]
     how = config.model_dump(mode="json")
-    _discard_stale(out, [fingerprint(model), [s.key for s in scorers], how, dict(questions.best), asked, seed])
+    path = out / "answers.jsonl"
+    made_from = digest_of(fingerprint(model), [s.key for s in scorers], how, dict(questions.best), asked, seed)
+    claim(out / "answers.inputs.json", {path.name: made_from}, otherwise="replace", outputs={path.name: path})
     engine: LocalEngine | None = None
 
     def work(chunk: list[Prompt]) -> list[Any]:
@@ -114,23 +114,12 @@ def measure_model(
         return _answers(config, engine, chunk, questions, schema, steerable, scorers, seed)
 
     prompts = questions.prompts
-    path = out / "answers.jsonl"
     map_lines(path, prompts, work, chunk=_CHUNK, total=len(prompts), description=f"answers of {out.name}")
     return {
         "steerable": steerable,
         "scorers": [scorer.to_dict() for scorer in scorers],
         "headline": headline_scorers(schema, scorers),
     }
-
-
-def _discard_stale(out: Path, what: list[Any]) -> None:
-    """Delete answers that belong to something else, and record what the new ones depend on."""
-    key, record = hashlib.sha256(orjson.dumps(what)).hexdigest(), out / "answers.key"
-    if not record.is_file() or record.read_text(encoding="utf-8") != key:
-        for name in ("answers.jsonl", "answers.jsonl.partial"):
-            (out / name).unlink(missing_ok=True)
-        out.mkdir(parents=True, exist_ok=True)
-        record.write_text(key, encoding="utf-8")
 
 
 def read_answers(out: Path) -> list[Row]:

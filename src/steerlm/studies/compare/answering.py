@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import orjson
 
 from steerlm.conversation import Message
 from steerlm.errors import UserError
+from steerlm.storage.claims import claim, digest_of
 from steerlm.storage.files import atomic_writer
 from steerlm.storage.resumable import map_lines, read_rows
 from steerlm.studies.compare.systems import Answer, Prompt, System, stored_answers
@@ -82,7 +82,8 @@ def answer_prompts(system: System, prompts: Sequence[Prompt], generation: Genera
 
 
 def _generated(system: System, prompts: Sequence[Prompt], generation: Generation, path: Path) -> list[Answer]:
-    _discard_stale(path, _key(system, prompts, generation))
+    inputs = {path.name: _key(system, prompts, generation)}
+    claim(path.with_suffix(".inputs.json"), inputs, otherwise="replace", outputs={path.name: path})
     work: Work | None = None
 
     def rows(chunk: list[Prompt]) -> list[dict[str, Any]]:
@@ -105,16 +106,7 @@ def _key(system: System, prompts: Sequence[Prompt], generation: Generation) -> s
     asked = [[p.id, p.seed, [(m.role, m.content, dict(m.attributes or {})) for m in p.messages]] for p in prompts]
     sampling = {**asdict(generation), "batch_size": None}
     parts = [system.kind, content, dict(system.setting or {}), sampling, asked]
-    return hashlib.sha256(orjson.dumps(parts)).hexdigest()
-
-
-def _discard_stale(path: Path, key: str) -> None:
-    record = path.with_suffix(".key")
-    if not record.is_file() or record.read_text(encoding="utf-8") != key:
-        for stale in (path, path.with_name(f"{path.name}.partial")):
-            stale.unlink(missing_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(key, encoding="utf-8")
+    return digest_of(*parts)
 
 
 def _write_answers(path: Path, system: System, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> None:
