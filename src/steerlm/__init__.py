@@ -29,7 +29,7 @@ _LAZY = {
     "load_engine": "generation.engine",
     "run_recipe": "pipeline",
     "run_stage": "pipeline",
-    "load_attribute_model": "attribute_models.scoring",
+    "load_attribute_model": "scorers.attribute_models",
     "ConversationEncoder": "template",
     "install_template": "template",
 }

@@ -398,4 +398,4 @@ def test_the_deepspeed_configuration_leaves_the_recipes_settings_to_the_recipe()
     for config in ACCELERATE:
         if "deepspeed" in config.stem:
             named = yaml.safe_load(config.read_text(encoding="utf-8"))["deepspeed_config"]["deepspeed_config_file"]
-            assert (ACCELERATE[0].parents[3] / named) == path
+            assert (ACCELERATE[0].parents[2] / named) == path

@@ -238,9 +238,9 @@ def test_a_finished_run_is_left_alone_and_another_one_refused(
     summary = train_attribute_model(config, *data, SCHEMA, tmp_path, 0)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert train_attribute_model(config, *data, SCHEMA, tmp_path, 0) == summary
-    with pytest.raises(UserError, match="another configuration or other data"):
+    with pytest.raises(UserError, match="with other inputs"):
         train_attribute_model(config, data[1], data[1], SCHEMA, tmp_path, 0)
-    with pytest.raises(UserError, match="another configuration or other data"):
+    with pytest.raises(UserError, match="with other inputs"):
         train_attribute_model(settings(base, max_steps=3), *data, SCHEMA, tmp_path, 0)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 

@@ -134,11 +134,11 @@ def test_called_again_when_done_nothing_is_computed(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")}
     assert run(folder) == summary
     assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")} == before
-    with pytest.raises(UserError, match="another configuration or other data"):
+    with pytest.raises(UserError, match="with other inputs"):
         run(folder, learning_rate=1e-4)
     relabelled = (c.with_message(1, replace(c.messages[1], attributes={"loud": 0, "lang": "en"})) for c in records(160))
     write_conversations(folder / "train.jsonl", relabelled, SCHEMA)
-    with pytest.raises(UserError, match="another configuration or other data"):
+    with pytest.raises(UserError, match="with other inputs"):
         run(folder)
 
 
