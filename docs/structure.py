@@ -4,8 +4,8 @@
     python docs/structure.py --rooms         every room with its floor, lines and what it imports
     python docs/structure.py --src OTHER     the same of another checkout's src/steerlm
 
-A room is a folder directly under `src/steerlm` with all that is in it, or a file there. A room's floor is the longest way
-down from it along imports; an arrow is an import of one room by another, wherever it stands in the file.
+A room is a folder directly under `src/steerlm` with all that is in it, or a file there. A room's floor is the longest
+way down from it along imports; an arrow is an import of one room by another, wherever it stands in the file.
 """
 
 from __future__ import annotations

@@ -12,11 +12,10 @@ import pytest
 import torch
 from transformers import LlamaForSequenceClassification, PreTrainedModel
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import AttributeSchema, output_names
 from steerlm.batching.batches import EncodedExamples, RegressionExamples
 from steerlm.config import TrainingSection
 from steerlm.training.loop import train
-from steerlm.training.losses import output_names
 from steerlm.training.trainer import SteerTrainer
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 

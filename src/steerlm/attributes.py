@@ -321,6 +321,28 @@ class AttributeSchema:
         return PRESETS[key]
 
 
+def output_names(schema: AttributeSchema) -> tuple[str, ...]:
+    """Return the name of every output of a regression head, in order: `quality`, or `lang=en` per category."""
+    names: list[str] = []
+    for attribute in schema:
+        if attribute.kind == "ordinal":
+            names.append(attribute.name)
+        else:
+            names.extend(f"{attribute.name}={category}" for category in attribute.categories)
+    return tuple(names)
+
+
+def output_slices(schema: AttributeSchema) -> tuple[slice, ...]:
+    """Return for every attribute, in schema order, which of the O outputs are its own."""
+    slices = []
+    start = 0
+    for attribute in schema:
+        width = 1 if attribute.kind == "ordinal" else len(attribute.categories)
+        slices.append(slice(start, start + width))
+        start += width
+    return tuple(slices)
+
+
 _DESCRIPTIONS: dict[str, tuple[str, Literal["max", "min"] | None, int]] = {
     # name: (description, best end, default on a 0..4 scale)
     "quality": ("How good the response is overall.", "max", 4),

@@ -12,9 +12,8 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import AttributeSchema, output_names
 from steerlm.checkpoint.models import CheckpointInfo, fingerprint, save_model
-from steerlm.training.losses import output_names
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "playground"

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig
 
+from steerlm.attributes import output_names
 from steerlm.batching import shared_prompts
 from steerlm.batching.batches import BatchStream, EpochView, Example, RegressionExamples, RowPlan
 from steerlm.batching.collating import collate_regression, collate_sft
@@ -25,7 +26,6 @@ from steerlm.conversation import Conversation, Message
 from steerlm.scorers.attribute_models import make_scorer
 from steerlm.template import ConversationEncoder
 from steerlm.training.conditioning import ConditionedExamples, Conditioning
-from steerlm.training.losses import output_names
 from tests.small_training import (
     SCHEMA,
     TOKENIZER,

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.attributes import Attribute, AttributeSchema, output_names
 from steerlm.batching.shared_prompts import Ids
 from steerlm.checkpoint.models import CheckpointInfo, load_tokenizer, save_model
 from steerlm.conversation import Message, Score
@@ -23,7 +23,6 @@ from steerlm.errors import UserError
 from steerlm.scorers.attribute_models import Scorer, context_length, load_attribute_model, make_scorer
 from steerlm.scorers.generative import label_steps, longest_label
 from steerlm.template import ConversationEncoder, install_template
-from steerlm.training.losses import output_names
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 SCHEMA = AttributeSchema(

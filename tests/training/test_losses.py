@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from steerlm.attributes import Attribute, AttributeSchema
-from steerlm.training.losses import masked_attribute_loss, output_names, output_slices, response_cross_entropy
+from steerlm.attributes import Attribute, AttributeSchema, output_names, output_slices
+from steerlm.training.losses import masked_attribute_loss, response_cross_entropy
 
 MIXED = AttributeSchema(
     (

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as hf_logging
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import AttributeSchema, output_names
 from steerlm.checkpoint.info import INFO_FILE as INFO_FILE
 from steerlm.checkpoint.info import CheckpointInfo as CheckpointInfo
 from steerlm.checkpoint.info import load_info as load_info
@@ -37,7 +37,6 @@ from steerlm.checkpoint.weights import check_weights, whole_folder
 from steerlm.checkpoint.weights import fingerprint as fingerprint
 from steerlm.config import LoraSection
 from steerlm.errors import UserError
-from steerlm.training.losses import output_names
 
 Precision = Literal["auto", "bf16", "fp32"]
 _SAFE = {"use_safetensors": True, "trust_remote_code": False}

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from steerlm.attributes import Attribute, AttributeSchema, Value
+from steerlm.attributes import Attribute, AttributeSchema, Value, output_slices
 from steerlm.batching.batches import sorted_batches
 from steerlm.batching.collating import last_places, pad_layouts, pad_tokens
 from steerlm.batching.model_inputs import model_inputs
@@ -54,7 +54,6 @@ from steerlm.errors import UserError
 from steerlm.scorers.cut_points import halves, level_of
 from steerlm.scorers.generative import decode_labels, label_steps, longest_label
 from steerlm.template import ConversationEncoder
-from steerlm.training.losses import output_slices
 
 
 class AttributeModel(Protocol):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import AttributeSchema, output_slices
 
 
 class Loss(NamedTuple):
@@ -40,28 +40,6 @@ def response_cross_entropy(logits_N_V: Tensor, targets_N: Tensor, spare: int = 0
     assert logits_N_V.dim() == 2
     assert logits_N_V.shape[0] == targets_N.shape[0]
     return Loss(functional.cross_entropy(logits_N_V.float(), targets_N, reduction="sum"), targets_N.shape[0] - spare)
-
-
-def output_names(schema: AttributeSchema) -> tuple[str, ...]:
-    """Return the name of every output of a regression head, in order: `quality`, or `lang=en` per category."""
-    names: list[str] = []
-    for attribute in schema:
-        if attribute.kind == "ordinal":
-            names.append(attribute.name)
-        else:
-            names.extend(f"{attribute.name}={category}" for category in attribute.categories)
-    return tuple(names)
-
-
-def output_slices(schema: AttributeSchema) -> tuple[slice, ...]:
-    """Return for every attribute, in schema order, which of the O outputs are its own."""
-    slices = []
-    start = 0
-    for attribute in schema:
-        width = 1 if attribute.kind == "ordinal" else len(attribute.categories)
-        slices.append(slice(start, start + width))
-        start += width
-    return tuple(slices)
 
 
 def masked_attribute_loss(outputs_B_O: Tensor, targets_B_K: Tensor, mask_B_K: Tensor, schema: AttributeSchema) -> Loss:

@@ -39,7 +39,7 @@ _PROMPTS_PER_SCORING = 512
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """What all rounds share: the arguments of `stages.bootstrap.bootstrap`, and what follows from them."""
+    """What all rounds share: the arguments of `stages.bootstrap.stage.bootstrap`, and what follows from them."""
 
     config: BootstrapConfig
     sft: TrainSftConfig

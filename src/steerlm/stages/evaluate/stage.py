@@ -57,7 +57,7 @@ def evaluate(
         prompts: held-out conversations; each is used up to its last user turn.
         schema: the attributes; every model must have been trained with it.
         out: receives `<model>/samples.jsonl`, `<model>/scores-<scorer>.jsonl` and `results.json`; each of
-            `config.suites` the same under `suites/<name>/`. Called again after an interruption it goes on behind the
+            the recipe's `suites` the same under `suites/<name>/`. Called again after an interruption it goes on behind the
             last chunk written; answers of other models, prompts or settings are replaced.
         seed: of every random choice.
         annotator: the attribute model that labelled the training data; reported as not independent.
