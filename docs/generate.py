@@ -8,6 +8,7 @@ A test regenerates every block and fails on a difference.
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -28,6 +29,7 @@ import results_guidance
 import results_performance
 import results_playground
 import results_serve_load
+import structure
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- generated: ([a-z_-]+)(?: ([a-z_-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -71,33 +73,33 @@ def presets() -> str:
     return "\n".join(rows) + "\n"
 
 
-def tree() -> str:
-    """The package's modules, sub-packages and stages, each with the first sentence of its docstring."""
-    package = ROOT / "src" / "steerlm"
-    lines = ["```text", "src/steerlm/"]
-    packages = sorted(path.parent for path in package.glob("*/__init__.py"))
-    for path in [*sorted(package.glob("*.py")), *packages]:
-        lines += _line(path, package)
-        if path.name == "stages":
-            lines += [line for stage in sorted(path.glob("[!_]*.py")) for line in _line(stage, package)]
-    return "\n".join([*lines, "```", ""])
+def rooms() -> str:
+    """The rooms of the package by floor, each with the first sentence of its docstring."""
+    edges = structure.room_edges(structure.PACKAGE)
+    rows = ["| floor | room | what stands there | imports |", "|---|---|---|---|"]
+    for room, floor in sorted(structure.floors(edges).items(), key=lambda pair: (-pair[1], pair[0])):
+        path = structure.MODULES["" if room == "steerlm" else room]
+        name = path.relative_to(structure.PACKAGE).as_posix().removesuffix("__init__.py") or "__init__.py"
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        first = re.split(r"(?<=[.;])\\s|\n\n", " ".join(docstring.split("\n\n")[0].split()))[0].rstrip(".;:")
+        rows.append(f"| {floor} | `{name}` | {first} | {', '.join(sorted(edges[room]))} |")
+    return "\n".join(rows) + "\n"
 
 
-def _line(path: Path, package: Path) -> list[str]:
-    file = path / "__init__.py" if path.is_dir() else path
-    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-    if not docstring:
-        return []
-    first = re.split(r"(?<=[.;])\s|\n\n", " ".join(docstring.split("\n\n")[0].split()))[0].rstrip(".;:")
-    name = path.relative_to(package).as_posix() + ("/" if path.is_dir() else "")
-    return [f"  {name:<36}{first[:120]}"]
+def house() -> str:
+    """The counts of the structure: before the rooms were arranged by floors, and now."""
+    now = structure.counts(structure.PACKAGE)
+    before = json.loads((ROOT / "docs" / "structure_before.json").read_text(encoding="utf-8"))
+    rows = ["| | before | now |", "|---|---|---|"]
+    return "\n".join([*rows, *(f"| {name} | {before[name]:,} | {value:,} |" for name, value in now.items())]) + "\n"
 
 
 BLOCKS: dict[str, Callable[..., str]] = {
     "fields": fields,
     "command": command,
     "presets": presets,
-    "tree": tree,
+    "rooms": rooms,
+    "house": house,
     "cost": results_playground.cost,
     "steering": results_playground.steering,
     "labels": results_playground.labels,

@@ -141,6 +141,9 @@ def counts(package: Path) -> dict[str, int]:
     }
 
 
+MODULES = modules(PACKAGE)
+
+
 def main() -> None:
     """Print the table, or the rooms."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

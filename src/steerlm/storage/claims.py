@@ -68,6 +68,8 @@ def claim(
             f"{record.parent} holds {holds} with other inputs (different: {', '.join(changed)}); "
             "choose another folder, or delete this one to start anew"
         )
+    if changed == []:
+        return
     for name, path in (outputs or {}).items():
         if changed is None or name in changed:
             path.unlink(missing_ok=True)

@@ -200,7 +200,7 @@ def _untrained(turn: Turn) -> Turn:
 
 
 class ConditionedExamples:
-    """Conversations as language-model examples whose headers differ from epoch to epoch (see `batching.batches.Examples`).
+    """Conversations as language-model examples whose headers differ by epoch (see `batching.batches.Examples`).
 
     Args:
         conversations: the records, in the order of the file.

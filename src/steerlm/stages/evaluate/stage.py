@@ -57,8 +57,8 @@ def evaluate(
         prompts: held-out conversations; each is used up to its last user turn.
         schema: the attributes; every model must have been trained with it.
         out: receives `<model>/samples.jsonl`, `<model>/scores-<scorer>.jsonl` and `results.json`; each of
-            the recipe's `suites` the same under `suites/<name>/`. Called again after an interruption it goes on behind the
-            last chunk written; answers of other models, prompts or settings are replaced.
+            the recipe's `suites` the same under `suites/<name>/`. Called again after an interruption it goes on
+            behind the last chunk written; answers of other models, prompts or settings are replaced.
         seed: of every random choice.
         annotator: the attribute model that labelled the training data; reported as not independent.
         annotated: files it labelled; where they hold human labels too, both are compared with the exact measure.
