@@ -23,7 +23,7 @@ from steerlm.checkpoint.info import CheckpointInfo, load_info
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
 from steerlm.generation.engine import Engine, Request, Sampling, load_engine
-from steerlm.scorers.attribute_models import AttributeModel, load_attribute_model
+from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
 
 _HELP = {
     "/set": "show the dials",
@@ -194,7 +194,7 @@ class Session:
     attribute_model: Path | None = None
     system: str | None = None
     history: list[Message] = field(default_factory=list)
-    _scorer: AttributeModel | None = None
+    _scorer: LoadedAttributeModel | None = None
     _answers: int = 0
     # notes and errors stand beside the answers on a terminal, and apart from them in a pipe
     _notes: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))

@@ -23,7 +23,7 @@ from steerlm.batching.shared_prompts import CAUSAL, ResponseScores, Sharing, sha
 from steerlm.checkpoint.models import CheckpointInfo, add_lora
 from steerlm.config import LoraSection
 from steerlm.conversation import Conversation, Message
-from steerlm.scorers.attribute_models import make_scorer
+from steerlm.scorers.attribute_models import loaded_attribute_model
 from steerlm.template import ConversationEncoder
 from steerlm.training.conditioning import ConditionedExamples, Conditioning
 from tests.small_training import (
@@ -343,7 +343,7 @@ def test_ranks_divide_the_rows_among_them(world_size: int) -> None:
 @pytest.mark.parametrize(("kind", "make_model"), [("regression", regressor), ("generative", language_model)])
 def test_scores_do_not_depend_on_sharing(kind: Any, make_model: Callable[[], Any], precision: Any) -> None:
     info = CheckpointInfo(kind=kind, schema=SCHEMA, template="steerlm", provenance={"max_length": 512})
-    scorer = make_scorer(make_model(), TOKENIZER, info, "", precision)
+    scorer = loaded_attribute_model(make_model(), TOKENIZER, info, "", precision)
     turns = [
         record.messages[: index + 1] for record in conversations(3, 4, 2) for index in reversed(record.assistant_turns)
     ]

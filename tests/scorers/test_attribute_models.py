@@ -20,7 +20,12 @@ from steerlm.batching.shared_prompts import Ids
 from steerlm.checkpoint.models import CheckpointInfo, load_tokenizer, save_model
 from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
-from steerlm.scorers.attribute_models import Scorer, context_length, load_attribute_model, make_scorer
+from steerlm.scorers.attribute_models import (
+    LoadedAttributeModel,
+    context_length,
+    load_attribute_model,
+    loaded_attribute_model,
+)
 from steerlm.scorers.generative import label_steps, longest_label
 from steerlm.template import ConversationEncoder, install_template
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
@@ -93,9 +98,9 @@ def bert(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 
 @pytest.fixture(scope="module")
-def regression(llama: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scorer:
+def regression(llama: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoadedAttributeModel:
     spread = {"quality": 0.5, "steps": 1.5, "humor": 0.25}
-    return make_scorer(llama, tokenizer, info("regression", residual_std=spread), "f" * 16, "fp32")
+    return loaded_attribute_model(llama, tokenizer, info("regression", residual_std=spread), "f" * 16, "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +109,8 @@ def writer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 
 @pytest.fixture(scope="module")
-def generative(writer: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Scorer:
-    return make_scorer(writer, tokenizer, info("generative"), "f" * 16, "fp32")
+def generative(writer: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoadedAttributeModel:
+    return loaded_attribute_model(writer, tokenizer, info("generative"), "f" * 16, "fp32")
 
 
 def numbers(scores: dict[str, Score] | None) -> list[float]:
@@ -116,7 +121,7 @@ def numbers(scores: dict[str, Score] | None) -> list[float]:
 # Regression
 
 
-def test_a_batch_has_as_many_tokens_as_suit_the_device(regression: Scorer) -> None:
+def test_a_batch_has_as_many_tokens_as_suit_the_device(regression: LoadedAttributeModel) -> None:
     sizes: list[int] = []
 
     def spied(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
@@ -136,7 +141,7 @@ def test_regression_equals_the_stored_head_on_each_conversation_alone(
     backbone: str, tokenizer: PreTrainedTokenizerBase, request: pytest.FixtureRequest
 ) -> None:
     model = request.getfixturevalue(backbone)
-    scorer = make_scorer(model, tokenizer, info("regression"), "", "fp32")
+    scorer = loaded_attribute_model(model, tokenizer, info("regression"), "", "fp32")
     scores = scorer.score(CONVERSATIONS, 100_000)
     assert len({round(numbers(row)[0], 3) for row in scores}) == len(CONVERSATIONS), "the model ignores its input"
     for messages, row in zip(CONVERSATIONS, scores, strict=True):
@@ -154,7 +159,7 @@ def test_regression_equals_the_stored_head_on_each_conversation_alone(
         assert list((row["lang"].probabilities or {}).values()) == pytest.approx(expected, abs=1e-5)
 
 
-def test_spread_of_a_regression_is_its_error_on_validation_data(regression: Scorer) -> None:
+def test_spread_of_a_regression_is_its_error_on_validation_data(regression: LoadedAttributeModel) -> None:
     [row] = regression.score(CONVERSATIONS[:1], 1000)
     assert row is not None
     assert (row["quality"].std, row["steps"].std, row["humor"].std) == (0.5, 1.5, 0.25)
@@ -196,8 +201,8 @@ def test_a_turn_that_does_not_fit_is_not_scored_and_older_ones_make_room(
     model = request.getfixturevalue({"regression": "llama", "generative": "writer"}[kind])
     last = len(ConversationEncoder(tokenizer, SCHEMA).conversation(TURNS[2:], headers=False).input_ids)
     label = longest_label(label_steps(ConversationEncoder(tokenizer, SCHEMA))) if kind == "generative" else 0
-    exact = make_scorer(model, tokenizer, info(kind, max_length=last + label), "", "fp32")
-    short = make_scorer(model, tokenizer, info(kind, max_length=last + label - 1), "", "fp32")
+    exact = loaded_attribute_model(model, tokenizer, info(kind, max_length=last + label), "", "fp32")
+    short = loaded_attribute_model(model, tokenizer, info(kind, max_length=last + label - 1), "", "fp32")
     rows = exact.score([TURNS, TURNS[2:], TURNS[:2]], 10_000)
     assert numbers(rows[0]) == pytest.approx(numbers(rows[1]), abs=1e-5)
     assert rows[2] is not None
@@ -213,12 +218,12 @@ def test_the_context_is_what_the_model_and_its_tokenizer_can_read(llama: PreTrai
     assert context_length(llama, other) == 100
 
 
-def test_no_conversations_no_scores(regression: Scorer, generative: Scorer) -> None:
+def test_no_conversations_no_scores(regression: LoadedAttributeModel, generative: LoadedAttributeModel) -> None:
     assert regression.score([], 100) == []
     assert generative.score([], 100) == []
 
 
-def test_a_conversation_must_end_with_the_turn_to_score(regression: Scorer) -> None:
+def test_a_conversation_must_end_with_the_turn_to_score(regression: LoadedAttributeModel) -> None:
     with pytest.raises(UserError, match="must end with an assistant turn"):
         regression.score([TURNS[:3]], 100)
 
@@ -226,7 +231,7 @@ def test_a_conversation_must_end_with_the_turn_to_score(regression: Scorer) -> N
 # Generative (`test_scoring_generative` has the distributions)
 
 
-def test_generative_mean_and_spread_are_those_of_the_distribution(generative: Scorer) -> None:
+def test_generative_mean_and_spread_are_those_of_the_distribution(generative: LoadedAttributeModel) -> None:
     for row in generative.score(CONVERSATIONS, 100_000):
         assert row is not None
         for attribute in SCHEMA.ordinal:
@@ -239,7 +244,7 @@ def test_generative_mean_and_spread_are_those_of_the_distribution(generative: Sc
         assert (row["lang"].mean, row["lang"].std) == (0.0, 0.0)
 
 
-def test_generative_values_are_the_likeliest_levels(generative: Scorer) -> None:
+def test_generative_values_are_the_likeliest_levels(generative: LoadedAttributeModel) -> None:
     seen = set()
     for row in generative.score(CONVERSATIONS, 100_000):
         assert row is not None
@@ -253,7 +258,7 @@ def test_generative_values_are_the_likeliest_levels(generative: Scorer) -> None:
     assert len(seen) > 1, "the model ignores its input"
 
 
-def test_regression_values_are_clamped_and_rounded(regression: Scorer) -> None:
+def test_regression_values_are_clamped_and_rounded(regression: LoadedAttributeModel) -> None:
     probabilities = {"de": 0.2, "deu": 0.4, "dem": 0.4}
     row = {
         "quality": Score(4.7, 0.1),
@@ -272,8 +277,8 @@ def test_load_gives_the_scores_of_the_model_in_memory(
     llama: PreTrainedModel,
     writer: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    regression: Scorer,
-    generative: Scorer,
+    regression: LoadedAttributeModel,
+    generative: LoadedAttributeModel,
 ) -> None:
     spread = {"quality": 0.5, "steps": 1.5, "humor": 0.25}
     save_model(tmp_path / "a", llama, tokenizer, info("regression", residual_std=spread), "")
@@ -306,8 +311,10 @@ def test_a_steerable_model_is_no_attribute_model(
         load_attribute_model(tmp_path / "none")
 
 
-def test_bf16_is_close_to_fp32(llama: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, regression: Scorer) -> None:
-    half = make_scorer(llama, tokenizer, info("regression"), "", "bf16")
+def test_bf16_is_close_to_fp32(
+    llama: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, regression: LoadedAttributeModel
+) -> None:
+    half = loaded_attribute_model(llama, tokenizer, info("regression"), "", "bf16")
     exact = regression.score(CONVERSATIONS, 1000)
     rounded = half.score(CONVERSATIONS, 1000)
     differences = [abs(a["quality"].mean - b["quality"].mean) for a, b in zip(exact, rounded, strict=True) if a and b]
@@ -326,7 +333,7 @@ def test_stories260k_scores_in_both_forms(shared_models: Path) -> None:
     for kind in ("regression", "generative"):
         model = load_sequence_classifier(folder, SCHEMA) if kind == "regression" else load_causal_lm(folder)
         resize_embeddings(model, tokenizer)
-        scorer = make_scorer(model, tokenizer, info(kind), "", "fp32")
+        scorer = loaded_attribute_model(model, tokenizer, info(kind), "", "fp32")
         alone = [scorer.score([messages], 1)[0] for messages in CONVERSATIONS]
         for row, expected in zip(scorer.score(CONVERSATIONS, 100_000), alone, strict=True):
             assert row is not None

@@ -9,10 +9,11 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, pipeline
 
 from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.checkpoint.models import fingerprint
 from steerlm.config import ClassifierConfig
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.scorers.classifiers import classifier_scorer
+from steerlm.scorers.classifiers import ClassifierScorer
 
 SCHEMA = AttributeSchema(
     (
@@ -42,12 +43,17 @@ def save(folder: Path, labels: list[str], problem_type: str | None = None, conte
 
 
 def scores(folder: Path, labels: dict[str, str], texts: list[str]) -> list[dict[str, float] | None]:
-    scorer = classifier_scorer(
-        "classifier-1", ClassifierConfig(model=str(folder), labels=labels), SCHEMA, "fp32", annotator=None
-    )
-    assert scorer.independent
+    scorer = ClassifierScorer(ClassifierConfig(model=str(folder), labels=labels), SCHEMA, "fp32")
     rows = scorer.score([(Message("user", "Hm?"), Message("assistant", text)) for text in texts])
-    return [None if row is None else dict(row) for row in rows]
+    return [None if row is None else {name: score.mean for name, score in row.items()} for row in rows]
+
+
+def test_it_is_independent_of_all_but_itself(tmp_path: Path) -> None:
+    folder = save(tmp_path / "model", ["fine", "toxic"])
+    scorer = ClassifierScorer(ClassifierConfig(model=str(folder), labels={"toxic": "toxicity"}), SCHEMA)
+    assert scorer.independent_of(["model:other", "human"])
+    assert not scorer.independent_of(["human", scorer.who])
+    assert not scorer.independent_of([f"model:{fingerprint(folder)}"]), "the annotator given as a classifier"
 
 
 @pytest.mark.parametrize("problem_type", [None, "single_label_classification", "multi_label_classification"])

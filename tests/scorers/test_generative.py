@@ -15,7 +15,7 @@ from steerlm.batching import shared_prompts
 from steerlm.batching.ragged_attention import RAGGED
 from steerlm.batching.shared_prompts import lay_out
 from steerlm.conversation import Message
-from steerlm.scorers.attribute_models import encode_for_scoring, make_scorer
+from steerlm.scorers.attribute_models import encode_for_scoring, loaded_attribute_model
 from steerlm.scorers.generative import encode_label, label_steps, longest_label
 from steerlm.template import ConversationEncoder
 from tests.invariants.test_shared_prompts import tiny
@@ -94,7 +94,7 @@ def test_probabilities_equal_brute_force(family: str, tokenizer: PreTrainedToken
     model = writer(family, tokenizer)
     encoder = ConversationEncoder(tokenizer, SCHEMA)
     expected = [brute_force(model, encoder, messages) for messages in TEXTS]
-    scorer = make_scorer(model, tokenizer, info("generative"), "", "fp32")
+    scorer = loaded_attribute_model(model, tokenizer, info("generative"), "", "fp32")
     assert (model.config._attn_implementation == RAGGED) == (family in list(FAMILIES)[:5])
     assert (scorer.sharing is not None) == (family in list(FAMILIES)[:6])
     lengths = set()
@@ -116,7 +116,7 @@ def test_what_is_shared_is_computed_once_and_caches_stay_within_the_budget(
 ) -> None:
     monkeypatch.setattr("steerlm.batching.model_inputs._SMALL", 0)
     model = writer("llama", tokenizer)
-    scorer = make_scorer(model, tokenizer, info("generative"), "", "fp32")
+    scorer = loaded_attribute_model(model, tokenizer, info("generative"), "", "fp32")
     read: list[int] = []
     decoded: list[int] = []
 

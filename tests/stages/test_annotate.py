@@ -44,6 +44,7 @@ class FakeScorer:
 
     schema = SCHEMA
     fingerprint = "0123456789abcdef"
+    who = "model:0123456789abcdef"
 
     def __init__(self) -> None:
         self.calls: list[int] = []

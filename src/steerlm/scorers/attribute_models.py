@@ -11,10 +11,10 @@ a language model that writes the label after the response, decoded under constra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,74 +53,18 @@ from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
 from steerlm.scorers.cut_points import halves, level_of
 from steerlm.scorers.generative import decode_labels, label_steps, longest_label
+from steerlm.scorers.protocol import Scores, Turn
 from steerlm.template import ConversationEncoder
 
 
-class AttributeModel(Protocol):
-    """Scores the last assistant turn of a conversation.
+@dataclass(frozen=True)
+class LoadedAttributeModel:
+    """An attribute model in this process: a `Scorer` that can also read ahead of scoring.
 
     Attributes:
         schema: the attributes it was trained on.
-        fingerprint: identifies its weights and schema.
-    """
-
-    @property
-    def schema(self) -> AttributeSchema: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def score(
-        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int | None = None
-    ) -> list[dict[str, Score] | None]:
-        """Score conversations that each end with the assistant turn to judge: `encode`, then `score_encoded`.
-
-        Args:
-            conversations: what was said up to and including that turn; labels in it are not looked at.
-            tokens_per_batch: upper bound of rows times longest row of a batch; None: what suits the device
-                (`config.scoring_tokens`).
-
-        Returns:
-            Per conversation one `Score` per attribute, in schema order; None where even the last exchange
-            is longer than the context (older exchanges are dropped to make room).
-
-        Raises:
-            UserError: wrong roles, or a conversation that does not end with an assistant turn.
-        """
-        ...
-
-    def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int] | None]:
-        """Return the model's input for each conversation, None where `score` has None.
-
-        Needs the tokenizer only, so another process can do it while this one scores.
-
-        Raises:
-            UserError: as `score`.
-        """
-        ...
-
-    def score_encoded(
-        self, rows: Sequence[Sequence[int] | Ids | None], tokens_per_batch: int | None = None
-    ) -> list[dict[str, Score] | None]:
-        """Return `score` of what `encode` returned."""
-        ...
-
-    def values(self, scores: Mapping[str, Score]) -> dict[str, Value]:
-        """Return the value on the schema's scale that each score stands for.
-
-        The likeliest level where the model gives a distribution (as the paper's greedy decoding does), else the
-        level whose cuts the mean lies between (`cut_points`).
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """An attribute model in this process; see `AttributeModel`.
-
-    Attributes:
-        schema: the attributes.
         fingerprint: of the checkpoint.
+        label: for people.
         encoder: builds the ids.
         max_length: most tokens of a conversation, what the model needs for its label not counted.
         device: where the model is.
@@ -134,6 +78,7 @@ class Scorer:
 
     schema: AttributeSchema
     fingerprint: str
+    label: str
     encoder: ConversationEncoder
     max_length: int
     device: torch.device
@@ -143,22 +88,56 @@ class Scorer:
     sharing: Sharing | None
     tokens_per_batch: int
 
-    def score(
-        self, conversations: Sequence[Sequence[Message]], tokens_per_batch: int | None = None
-    ) -> list[dict[str, Score] | None]:
-        """See `AttributeModel.score`."""
-        return self.score_encoded(self.encode(conversations), tokens_per_batch)
+    @property
+    def who(self) -> str:
+        """See `Scorer.who`."""
+        return f"model:{self.fingerprint}"
 
-    def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int] | None]:
-        """See `AttributeModel.encode`."""
-        return [encode_for_scoring(self.encoder, messages, self.max_length) for messages in conversations]
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """See `Scorer.attributes`."""
+        return self.schema.names
+
+    def independent_of(self, training: Collection[str]) -> bool:
+        """See `Scorer.independent_of`."""
+        return self.who not in training
+
+    def score(self, turns: Sequence[Turn], tokens_per_batch: int | None = None) -> list[Scores | None]:
+        """Score conversations that each end with the assistant turn to judge: `encode`, then `score_encoded`.
+
+        Args:
+            turns: what was said up to and including that turn; labels in it are not looked at.
+            tokens_per_batch: upper bound of rows times longest row of a batch; None: what suits the device
+                (`config.scoring_tokens`).
+
+        Returns:
+            Per conversation one `Score` per attribute, in schema order; None where that turn has no text, and where
+            even the last exchange is longer than the context (older exchanges are dropped to make room).
+
+        Raises:
+            UserError: wrong roles, or a conversation that does not end with an assistant turn.
+        """
+        return self.score_encoded(self.encode(turns), tokens_per_batch)
+
+    def encode(self, turns: Sequence[Turn]) -> list[list[int] | None]:
+        """Return the model's input for each conversation, None where `score` has None.
+
+        Needs the tokenizer only, so another process can do it while this one scores.
+
+        Raises:
+            UserError: as `score`.
+        """
+        return [
+            encode_for_scoring(self.encoder, turn, self.max_length) if not turn or turn[-1].content.strip() else None
+            for turn in turns
+        ]
 
     def score_encoded(
         self, rows: Sequence[Sequence[int] | Ids | None], tokens_per_batch: int | None = None
-    ) -> list[dict[str, Score] | None]:
-        """See `AttributeModel.score_encoded`."""
+    ) -> list[Scores | None]:
+        """Return `score` of what `encode` returned."""
         fitting = [(i, ids) for i, ids in enumerate(rows) if ids is not None]
-        results: list[dict[str, Score] | None] = [None] * len(rows)
+        results: list[Scores | None] = [None] * len(rows)
         for (i, _), score in zip(fitting, self.score_ids([ids for _, ids in fitting], tokens_per_batch), strict=True):
             results[i] = score
         return results
@@ -188,7 +167,11 @@ class Scorer:
         return results
 
     def values(self, scores: Mapping[str, Score]) -> dict[str, Value]:
-        """See `AttributeModel.values`."""
+        """Return the value on the schema's scale that each score stands for.
+
+        The likeliest level where the model gives a distribution (as the paper's greedy decoding does), else the
+        level whose cuts the mean lies between (`cut_points`).
+        """
         return {attribute.name: self._value(attribute, scores[attribute.name]) for attribute in self.schema}
 
     def _value(self, attribute: Attribute, score: Score) -> Value:
@@ -239,7 +222,7 @@ def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     return limit if positions is None else min(limit, int(positions))
 
 
-def load_attribute_model(path: str | Path, precision: Precision = "auto") -> AttributeModel:
+def load_attribute_model(path: str | Path, precision: Precision = "auto") -> LoadedAttributeModel:
     """Load a regression or generative attribute model, whichever the folder holds, onto the default device.
 
     Args:
@@ -260,16 +243,24 @@ def load_attribute_model(path: str | Path, precision: Precision = "auto") -> Att
         model = load_sequence_classifier(path, precision=precision)
     else:
         model = load_causal_lm(path, precision=precision)
-    return make_scorer(model.to(default_device()), tokenizer, info, fingerprint(path), precision)
+    return loaded_attribute_model(
+        model.to(default_device()), tokenizer, info, fingerprint(path), precision, describe_folder(path)
+    )
 
 
-def make_scorer(
+def describe_folder(path: Path) -> str:
+    """Return what people call the attribute model in a folder."""
+    return f"attribute model {path.parent.name}/{path.name}"
+
+
+def loaded_attribute_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     info: CheckpointInfo,
     model_fingerprint: str,
     precision: Precision,
-) -> Scorer:
+    label: str = "attribute model",
+) -> LoadedAttributeModel:
     """Put a model that is in memory behind the interface.
 
     Args:
@@ -279,6 +270,7 @@ def make_scorer(
             `label_statistics["cut_points"]` and `provenance["max_length"]` (the length it was trained with).
         model_fingerprint: identifies the model in what it labels.
         precision: of the computation.
+        label: for people.
 
     Raises:
         UserError: a generative model that keeps a recurrent state, which cannot take a left-padded batch.
@@ -313,9 +305,10 @@ def make_scorer(
             distributions = decode_labels(model, steps, rows, pad_id, dtype, tokens_per_batch)
             return _by_row(info.schema, [d.double().cpu() for d in distributions])
 
-    return Scorer(
+    return LoadedAttributeModel(
         schema=info.schema,
         fingerprint=model_fingerprint,
+        label=label,
         encoder=encoder,
         max_length=max_length - label_length,
         device=model.device,

@@ -7,15 +7,15 @@ answers is what such a score says best; a probability of one half need not be th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import ClassifierConfig, scoring_tokens
-from steerlm.conversation import Message
+from steerlm.conversation import Score
 from steerlm.errors import UserError, did_you_mean
-from steerlm.scorers.opening import Measured, Scorer
+from steerlm.scorers.protocol import Scores, Turn
 
 if TYPE_CHECKING:
     import torch
@@ -26,59 +26,58 @@ if TYPE_CHECKING:
 _WINDOW = 512
 
 
-def classifier_scorer(
-    scorer_id: str, config: ClassifierConfig, schema: AttributeSchema, precision: Precision, annotator: Path | None
-) -> Scorer:
-    """Return a classifier as a scorer.
+class ClassifierScorer:
+    """A classifier as a scorer.
 
     It reads the answer alone, in windows of at most 512 tokens; an answer is as toxic as its most toxic window.
 
     Args:
-        scorer_id: its id in the results.
         config: the model, and which of its labels mean which attribute.
         schema: the attributes.
         precision: of its weights.
-        annotator: the attribute model that labelled the training data; given as a classifier it is not independent.
 
     Raises:
         UserError: no such model, a regression model, an unknown label or attribute, a categorical attribute.
     """
-    from steerlm.checkpoint.models import fingerprint
 
-    labels = _labels(config)
-    for label, name in config.labels.items():
-        if label not in labels:
-            raise UserError(f"classifier {config.model} has no label {label!r}: {did_you_mean(label, labels)}")
-        if schema[name].kind != "ordinal":
-            raise UserError(
-                f"classifier {config.model}: {name!r} is categorical; a label's probability has no place on its scale"
-            )
-    columns = {
-        name: [labels.index(label) for label, attribute in config.labels.items() if attribute == name]
-        for name in schema.names
-        if name in config.labels.values()
-    }
-    classifier: _Classifier | None = None
+    def __init__(self, config: ClassifierConfig, schema: AttributeSchema, precision: Precision = "auto") -> None:
+        from steerlm.checkpoint.models import fingerprint
 
-    def score(conversations: Sequence[Sequence[Message]]) -> list[Measured]:
-        nonlocal classifier
-        classifier = classifier or _Classifier(config, precision)
-        said = [i for i, messages in enumerate(conversations) if messages[-1].content.strip()]
-        rows = classifier.score([conversations[i][-1].content for i in said], columns)
-        scores: list[Measured] = [None] * len(conversations)
+        labels = _labels(config)
+        for label, name in config.labels.items():
+            if label not in labels:
+                raise UserError(f"classifier {config.model} has no label {label!r}: {did_you_mean(label, labels)}")
+            if schema[name].kind != "ordinal":
+                raise UserError(
+                    f"classifier {config.model}: {name!r} is categorical; a label's probability has no place on its "
+                    "scale"
+                )
+        self._columns = {
+            name: [labels.index(label) for label, attribute in config.labels.items() if attribute == name]
+            for name in schema.names
+            if name in config.labels.values()
+        }
+        folder = Path(config.model)
+        self._weights = fingerprint(folder) if folder.is_dir() else config.model
+        self._config, self._schema, self._precision = config, schema, precision
+        self._classifier: _Classifier | None = None
+        self.who = f"classifier:{self._weights} {sorted(config.labels.items())} {config.multi_label}"
+        self.label = f"classifier {folder.name if folder.is_dir() else config.model}"
+        self.attributes = tuple(self._columns)
+
+    def independent_of(self, training: Collection[str]) -> bool:
+        """See `Scorer.independent_of`; the annotating attribute model given as a classifier is not."""
+        return self.who not in training and f"model:{self._weights}" not in training
+
+    def score(self, turns: Sequence[Turn]) -> list[Scores | None]:
+        """See `Scorer.score`."""
+        self._classifier = self._classifier or _Classifier(self._config, self._precision)
+        said = [i for i, turn in enumerate(turns) if turn[-1].content.strip()]
+        rows = self._classifier.score([turns[i][-1].content for i in said], self._columns)
+        scores: list[Scores | None] = [None] * len(turns)
         for i, row in zip(said, rows, strict=True):
-            scores[i] = {name: schema[name].from_unit(unit) for name, unit in row.items()}
+            scores[i] = {name: Score(self._schema[name].from_unit(unit), 0.0) for name, unit in row.items()}
         return scores
-
-    folder = Path(config.model)
-    key = fingerprint(folder) if folder.is_dir() else config.model
-    independent = annotator is None or key != fingerprint(annotator)
-    described = f"{key} {sorted(config.labels.items())} {config.multi_label}"
-    return Scorer(scorer_id, f"classifier {_name(config.model)}", independent, tuple(columns), score, described)
-
-
-def _name(model: str) -> str:
-    return Path(model).name if Path(model).is_dir() else model
 
 
 def _labels(config: ClassifierConfig) -> list[str]:

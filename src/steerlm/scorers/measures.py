@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from steerlm.attributes import AttributeSchema
-from steerlm.conversation import Message
+from steerlm.conversation import Message, Score
+from steerlm.scorers.protocol import Scores, Turn
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)\]]*(?=\s|$)|\n\s*\n")
@@ -94,9 +95,39 @@ def text_statistics(text: str) -> TextStatistics:
     )
 
 
+Measure = Callable[[Sequence[Message]], dict[str, float]]
+"""What the last turn of a conversation measures, by attribute (on its scale) or by the name of a statistic."""
+
+
 def measure(messages: Sequence[Message]) -> dict[str, float]:
     """Return the statistics of a conversation's last turn by name (a `Measure`)."""
     return dict(text_statistics(messages[-1].content)._asdict())
+
+
+class MeasureScorer:
+    """A measure as a scorer; being exact, it stays independent of labels that it set itself.
+
+    Args:
+        name: of the measure.
+        measure: the measure.
+        wanted: names to score, as far as it knows them; None: all it knows.
+    """
+
+    def __init__(self, name: str, measure: Measure, wanted: Sequence[str] | None = None) -> None:
+        known = measure([Message("user", "What is this?"), Message("assistant", "It is a probe.")])
+        self.who = f"measure:{name}"
+        self.label = f"exact measures ({name})"
+        self.attributes = tuple(known if wanted is None else (n for n in wanted if n in known))
+        self._measure = measure
+
+    def independent_of(self, training: Collection[str]) -> bool:
+        """See `Scorer.independent_of`."""
+        return True
+
+    def score(self, turns: Sequence[Turn]) -> list[Scores | None]:
+        """See `Scorer.score`; a turn without text is measured like any other."""
+        found = [self._measure(turn) for turn in turns]
+        return [{name: Score(row[name], 0.0) for name in self.attributes} for row in found]
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steerlm.attributes import AttributeSchema
-from steerlm.conversation import Message, Score
+from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.generation.engine import Request, Sampling
+from steerlm.scorers.protocol import Scores
 from steerlm.server.backend import Answer, Generation, Order
 from steerlm.server.errors import ApiError
 from steerlm.server.protocol import ChatMessage, ChatRequest, CompletionRequest, Steer
@@ -312,12 +313,12 @@ def is_shown(name: str, dials: Dials) -> bool:
     return lock is None or not lock.hidden
 
 
-def shown_scores(scores: dict[str, Score], dials: Dials) -> dict[str, Any]:
+def shown_scores(scores: Scores, dials: Dials) -> dict[str, Any]:
     """Return scores as JSON, without hidden attributes."""
     return {name: score.to_dict() for name, score in scores.items() if is_shown(name, dials)}
 
 
-def badness(scores: dict[str, Score] | None, plan: Plan, schema: AttributeSchema) -> float:
+def badness(scores: Scores | None, plan: Plan, schema: AttributeSchema) -> float:
     """Return how far an answer is from what was asked for; lower is better.
 
     By weights: minus the weighted sum of scores on a scale of 0 to 1. Else the squared differences from the setting in

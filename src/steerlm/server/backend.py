@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from steerlm.conversation import Score
 from steerlm.generation.detokenizing import GrowingText
 from steerlm.generation.engine import Request, Sampling
+from steerlm.scorers.protocol import Scores
 from steerlm.template import ConversationEncoder
 
 FinishReason = Literal["stop", "length"]
@@ -59,7 +59,7 @@ class Answer:
     finish_reason: FinishReason | None = None
     num_tokens: int = 0
     logprobs: list[TokenLogProb] = field(default_factory=list)
-    scores: dict[str, Score] | None = None
+    scores: Scores | None = None
 
     def shown(self) -> str:
         """Return the part of the text that is final."""

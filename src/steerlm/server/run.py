@@ -18,7 +18,7 @@ from steerlm.errors import UserError
 from steerlm.generation.engine import LocalEngine, steerable
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.worker import Worker, process_worker, thread_worker
-from steerlm.scorers.attribute_models import AttributeModel, load_attribute_model
+from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
 from steerlm.server.app import create_app
 from steerlm.server.backend import Backend
 from steerlm.server.feasibility import TrainedCombinations
@@ -32,7 +32,7 @@ from steerlm.server.vllm import load_vllm_backend
 
 
 def build_service(
-    name: str, engine: LocalEngine, info: CheckpointInfo, policy: Policy, attribute_model: AttributeModel | None
+    name: str, engine: LocalEngine, info: CheckpointInfo, policy: Policy, attribute_model: LoadedAttributeModel | None
 ) -> Service:
     """Put models that are in memory behind a service; the model's thread takes turns with those of the clients.
 
@@ -54,7 +54,7 @@ def build_upstream_service(
     context: int | None,
     info: CheckpointInfo,
     policy: Policy,
-    attribute_model: AttributeModel | None,
+    attribute_model: LoadedAttributeModel | None,
 ) -> Service:
     """Put another server behind a service.
 
@@ -87,7 +87,7 @@ def build_local_service(
     batch_size: int,
     info: CheckpointInfo,
     policy: Policy,
-    attribute_model: AttributeModel | None,
+    attribute_model: LoadedAttributeModel | None,
 ) -> Service:
     """Put a worker behind a service, once it is ready.
 
@@ -114,7 +114,7 @@ def build_vllm_service(
     batch_size: int,
     info: CheckpointInfo,
     policy: Policy,
-    attribute_model: AttributeModel | None,
+    attribute_model: LoadedAttributeModel | None,
 ) -> Service:
     """Start vLLM on a checkpoint and put it behind a service.
 
@@ -153,7 +153,7 @@ def service_of(
     metrics: Metrics,
     info: CheckpointInfo,
     policy: Policy,
-    attribute_model: AttributeModel | None,
+    attribute_model: LoadedAttributeModel | None,
 ) -> Service:
     """Put whatever draws answers behind a service; see `build_service`."""
     metrics.watch(lambda: backend.num_running, lambda: backend.num_waiting)

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.info import CheckpointInfo
-from steerlm.conversation import Message, Score
+from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.scorers.attribute_models import AttributeModel
+from steerlm.scorers.attribute_models import LoadedAttributeModel
+from steerlm.scorers.protocol import Scores
 from steerlm.server.backend import Backend
 from steerlm.server.errors import ApiError
 from steerlm.server.feasibility import TrainedCombinations
@@ -29,7 +30,7 @@ _SCORING_TOKENS = 4096
 class Scored(NamedTuple):
     """Scores of conversations (None: too long for the attribute model), and how many tokens it read."""
 
-    scores: list[dict[str, Score] | None]
+    scores: list[Scores | None]
     num_tokens: int
 
 
@@ -53,7 +54,7 @@ class Service:
     schema: AttributeSchema
     trained: TrainedCombinations
     policy: Policy
-    attribute_model: AttributeModel | None
+    attribute_model: LoadedAttributeModel | None
     created: int
     metrics: Metrics
     _running: Counter[str | None] = field(default_factory=Counter)
@@ -103,7 +104,7 @@ class Service:
         self._scoring.shutdown(cancel_futures=True)
 
 
-def _score(model: AttributeModel, conversations: Sequence[Sequence[Message]]) -> Scored:
+def _score(model: LoadedAttributeModel, conversations: Sequence[Sequence[Message]]) -> Scored:
     rows = model.encode(conversations)
     num_tokens = sum(len(row) for row in rows if row is not None)
     return Scored(model.score_encoded(rows, _SCORING_TOKENS), num_tokens)

@@ -100,7 +100,9 @@ class FakeAttributeModel:
     ) -> list[dict[str, Score] | None]:
         out: list[dict[str, Score] | None] = []
         for messages in conversations:
-            assert messages[-1].content, "an attribute model reads no empty turn"
+            if not messages[-1].content.strip():
+                out.append(None)
+                continue
             values = read_back(messages)
             lang = json.loads(messages[-1].content)["lang"]
             row = {name: Score(value + (name == "humor"), 0.1) for name, value in values.items()}

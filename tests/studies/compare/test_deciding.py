@@ -8,12 +8,13 @@ from steerlm.attributes import OASST, AttributeSchema
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.studies.compare.deciding import (
-    AnswerScorer,
     Objective,
     check_weights,
     decide,
     default_weights,
+    open_decider,
     parse_weights,
+    score_answers,
 )
 from steerlm.studies.compare.systems import Answer, Prompt
 
@@ -73,19 +74,20 @@ def test_weights():
 
 
 def test_exact_measures_score_what_is_there():
-    scorer = AnswerScorer("text")
-    scores = scorer.score(PROMPTS[:2], {"a": [Answer("One two three."), Answer("")]})
+    scorer, schema = open_decider("text")
+    assert schema is None
+    scores = score_answers(scorer, PROMPTS[:2], {"a": [Answer("One two three."), Answer("")]})
     assert scores["a"][0] is not None
     assert (scores["a"][0]["words"], scores["a"][1]) == (3.0, None)
-    assert "words" in scorer.measured
-    assert set(AnswerScorer("playground").measured) >= {"toxicity", "humor", "helpfulness"}
+    assert "words" in scorer.attributes
+    assert set(open_decider("playground")[0].attributes) >= {"toxicity", "humor", "helpfulness"}
 
 
 def test_unknown_scorers_are_refused(tmp_path):
     with pytest.raises(UserError, match="is none of playground, text and no folder"):
-        AnswerScorer("texts")
+        open_decider("texts")
     from steerlm.checkpoint.info import CheckpointInfo, save_info
 
     save_info(tmp_path, CheckpointInfo("sft", AttributeSchema.preset("oasst"), "steerlm"))
-    with pytest.raises(UserError, match="that is a steerable model; give the attribute model"):
-        AnswerScorer(str(tmp_path))
+    with pytest.raises(UserError, match="is a steerable model, not an attribute model"):
+        open_decider(str(tmp_path))

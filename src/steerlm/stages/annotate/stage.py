@@ -25,9 +25,10 @@ from steerlm.attributes import AttributeSchema
 from steerlm.batching.flat_array import FlatArray
 from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import AnnotateConfig
-from steerlm.conversation import Conversation, Message, Score, parse_conversation, to_json_line
+from steerlm.conversation import Conversation, Message, parse_conversation, to_json_line
 from steerlm.errors import UserError
-from steerlm.scorers.attribute_models import AttributeModel, load_attribute_model
+from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
+from steerlm.scorers.protocol import Scores
 from steerlm.stages.annotate.summary import summarise
 from steerlm.storage.ahead import read_ahead
 from steerlm.storage.claims import claim, digest_of_file, partial_of
@@ -124,7 +125,7 @@ class ScoredWindow(NamedTuple):
     """A window with the scores of every assistant turn; None where it did not fit."""
 
     lines: list[Line]
-    scores: list[dict[str, Score] | None]
+    scores: list[Scores | None]
 
 
 @dataclasses.dataclass
@@ -143,9 +144,9 @@ class Labeller:
     model: Path
     fingerprint: str
     schema: AttributeSchema
-    scorer: AttributeModel | None
+    scorer: LoadedAttributeModel | None
 
-    def loaded(self) -> AttributeModel:
+    def loaded(self) -> LoadedAttributeModel:
         """Return the model."""
         if self.scorer is None:
             self.scorer = load_attribute_model(self.model, self.config.precision)
@@ -292,7 +293,7 @@ def _record_id(line: bytes) -> str | None:
 
 
 def annotate_records(
-    records: Sequence[Conversation], scorer: AttributeModel, tokens_per_batch: int | None = None
+    records: Sequence[Conversation], scorer: LoadedAttributeModel, tokens_per_batch: int | None = None
 ) -> list[Conversation]:
     """Label every assistant turn, each in the light of what was said before it and nothing after.
 
@@ -303,16 +304,15 @@ def annotate_records(
 
 
 def labelled(
-    records: Sequence[Conversation], scores: Sequence[Mapping[str, Score] | None], scorer: AttributeModel
+    records: Sequence[Conversation], scores: Sequence[Scores | None], scorer: LoadedAttributeModel
 ) -> list[Conversation]:
     """Return the records with the scores of all their assistant turns, as labels."""
     remaining = iter(scores)
-    labelled_by = f"model:{scorer.fingerprint}"
     return [
         dataclasses.replace(
             record,
             messages=tuple(
-                _label(message, next(remaining), scorer, labelled_by) if message.role == "assistant" else message
+                _label(message, next(remaining), scorer) if message.role == "assistant" else message
                 for message in record.messages
             ),
         )
@@ -320,7 +320,9 @@ def labelled(
     ]
 
 
-def _label(message: Message, scores: Mapping[str, Score] | None, scorer: AttributeModel, labelled_by: str) -> Message:
+def _label(
+    message: Message, scores: Mapping[str, Score] | None, scorer: LoadedAttributeModel, labelled_by: str
+) -> Message:
     human = message.human_labels or None
     if scores is None:
         return dataclasses.replace(message, attributes=None, human=human, scores=None, labelled_by=None)
@@ -329,5 +331,5 @@ def _label(message: Message, scores: Mapping[str, Score] | None, scorer: Attribu
         attributes=scorer.values(scores),
         human=human,
         scores={name: score.rounded() for name, score in scores.items()},
-        labelled_by=labelled_by,
+        labelled_by=scorer.who,
     )

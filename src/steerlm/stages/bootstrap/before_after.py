@@ -17,7 +17,7 @@ import numpy as np
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Message, Score
 from steerlm.generation.engine import LocalEngine, Request, Sampling, load_engine
-from steerlm.scorers.attribute_models import AttributeModel, load_attribute_model
+from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
 from steerlm.stages.bootstrap.selection import Combinations, predicted_quality
 from steerlm.stages.evaluate.sweeping import Prompt, read_prompts
 from steerlm.statistics.estimates import FloatArray, Weights, cluster_bootstrap, mean
@@ -65,7 +65,7 @@ def held_out_answers(
         for asked, pool in (("best", combinations.best), ("any", combinations.all))
     ]
     engine: LocalEngine | None = None
-    scorer: AttributeModel | None = None
+    scorer: LoadedAttributeModel | None = None
 
     def work(chunk: list[tuple[Prompt, str, Mapping[str, Value]]]) -> list[Any]:
         nonlocal engine, scorer
@@ -79,7 +79,7 @@ def held_out_answers(
 
 def _answer(
     engine: LocalEngine,
-    scorer: AttributeModel,
+    scorer: LoadedAttributeModel,
     asks: Sequence[tuple[Prompt, str, Mapping[str, Value]]],
     sampling: Sampling,
 ) -> list[Row]:
@@ -87,9 +87,8 @@ def _answer(
     fitting = [i for i, request in enumerate(requests) if engine.room(request) > 0]
     samples = engine.generate([requests[i] for i in fitting], sampling)
     answers = {i: sample for i, [sample] in zip(fitting, samples, strict=True)}
-    said = [i for i, sample in answers.items() if sample.text.strip()]
-    conversations = [[*requests[i].messages, Message("assistant", answers[i].text)] for i in said]
-    scores = dict(zip(said, scorer.score(conversations), strict=True))
+    turns = [[*requests[i].messages, Message("assistant", sample.text)] for i, sample in answers.items()]
+    scores = dict(zip(answers, scorer.score(turns), strict=True))
     rows = []
     for i, (prompt, asked, requested) in enumerate(asks):
         answer, score = answers.get(i), scores.get(i)

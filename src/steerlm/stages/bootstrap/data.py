@@ -26,7 +26,7 @@ from steerlm.conversation import (
 from steerlm.errors import UserError
 from steerlm.generation.opening import open_engine
 from steerlm.generation.requests import Engine, Request, Sampling
-from steerlm.scorers.attribute_models import AttributeModel, load_attribute_model
+from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
 from steerlm.stages.bootstrap.selection import DROPPED, Combinations, Scored, bootstrapped_record, defects, keep
 from steerlm.storage.cluster import Cluster
 from steerlm.storage.hash_set import HashSet, hash64
@@ -136,7 +136,7 @@ def sample(run: Bootstrap, number: int, model: Path, folder: Path, prompts: int)
 
 def score(run: Bootstrap, folder: Path, prompts: int) -> None:
     """Write `scored.jsonl`: per sample why it is dropped, or its scores and the values they stand for."""
-    scorer: AttributeModel | None = None
+    scorer: LoadedAttributeModel | None = None
     attribute_model = run.attribute_model.resolve()
 
     def work(chunk: list[tuple[Conversation, Any]]) -> list[Any]:

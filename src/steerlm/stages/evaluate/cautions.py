@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steerlm.scorers.opening import Scorer
+from steerlm.stages.evaluate.panel import Panelist
 from steerlm.statistics.estimates import MIN_CLUSTERS
 
 
 def cautions(
     dials: Sequence[str],
-    scorers: Sequence[Scorer],
+    panel: Sequence[Panelist],
     headline: Mapping[str, str],
     clusters: int,
     statistics: Mapping[str, Mapping[str, Any]],
@@ -21,7 +21,7 @@ def cautions(
 
     Args:
         dials: the attributes that were swept.
-        scorers: who measured.
+        panel: who measured.
         headline: attribute -> the scorer that the headline quotes.
         clusters: independent prompts.
         statistics: per model the label statistics of its checkpoint.
@@ -30,7 +30,7 @@ def cautions(
     found = []
     if clusters < MIN_CLUSTERS:
         found.append(f"{clusters} independent prompts are too few for intervals; at least {MIN_CLUSTERS} are needed.")
-    independent = {scorer.id: scorer.independent for scorer in scorers}
+    independent = {scorer.id: scorer.independent for scorer in panel}
     unmeasured = [name for name in dials if name not in headline]
     if unmeasured:
         found.append(
@@ -42,8 +42,8 @@ def cautions(
             f"{_and(own).capitalize()}: measured only by the attribute model that labelled the training data, which is "
             "not independent: it cannot see its own mistakes."
         )
-    taken = [scorer.id for scorer in scorers if scorer.id.startswith("attribute-model")]
-    if taken and not any(scorer.id == "annotator" for scorer in scorers):
+    taken = [scorer.id for scorer in panel if scorer.id.startswith("attribute-model")]
+    if taken and not any(scorer.id == "annotator" for scorer in panel):
         found.append(
             "Which attribute model labelled the training data is not known here (--annotator names it): that "
             f"{_and(taken)} had no part in it is taken on trust."
@@ -60,11 +60,13 @@ def cautions(
         unanswered = report["answers"].get("all", {}).get("unanswered", 0)
         if unanswered:
             found.append(f"{model}: {unanswered} prompts do not fit its context and have no answer.")
-        for scorer in scorers:
-            left = report["scorers"][scorer.id]["unscored"]
+        for panelist in panel:
+            left = report["scorers"][panelist.id]["unscored"]
             missing = left["none"] + left["partly"]
             if missing:
-                found.append(f"{model}: {scorer.label} gave {missing} of {left['answers']} answers no (whole) score.")
+                found.append(
+                    f"{model}: {panelist.scorer.label} gave {missing} of {left['answers']} answers no (whole) score."
+                )
         for name in dials:
             dial = report["scorers"].get(headline.get(name, ""), {}).get("dials", {}).get(name)
             if dial is not None and dial["constant"] is not None:

@@ -16,8 +16,8 @@ from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
 from steerlm.scorers import measures
-from steerlm.scorers.opening import Measured, Scorer
 from steerlm.stages.evaluate.fidelity import Sweeps
+from steerlm.stages.evaluate.panel import Panelist
 from steerlm.stages.evaluate.sweeping import Plan
 from steerlm.storage.claims import claim, digest_of
 from steerlm.storage.resumable import map_lines, read_rows
@@ -79,14 +79,14 @@ def answer_plan(config: EvaluateConfig, plan: Plan, model: Path, model_key: str,
     return list(read_rows(path))
 
 
-def score_answers(scorer: Scorer, plan: Plan, answers: Sequence[Row], out: Path, name: str) -> list[Row]:
+def score_answers(panelist: Panelist, plan: Plan, answers: Sequence[Row], out: Path, name: str) -> list[Row]:
     """Let a scorer read a model's answers.
 
     Returns:
         One row per ask: `ask`, `scores` (per sample an object of attribute -> number or null, or null altogether).
     """
-    path = out / f"scores-{scorer.id}.jsonl"
-    _claim(path, digest_of(scorer.key, scorer.attributes, list(answers)))
+    path = out / f"scores-{panelist.id}.jsonl"
+    _claim(path, digest_of(panelist.scorer.who, panelist.attributes, list(answers)))
 
     def work(chunk: list[int]) -> list[Row]:
         owners, conversations = [], []
@@ -96,11 +96,11 @@ def score_answers(scorer: Scorer, plan: Plan, answers: Sequence[Row], out: Path,
                 messages = plan.prompts[plan.asks[i].prompt].messages
                 conversations.append((*messages, Message("assistant", sample["text"])))
         scores: dict[int, list[Row | None]] = {i: [] for i in chunk}
-        for i, row in zip(owners, scorer.score(conversations), strict=True):
-            scores[i].append(_stored(row, scorer.attributes))
+        for i, row in zip(owners, panelist.measure(conversations), strict=True):
+            scores[i].append(row)
         return [{"ask": i, "scores": scores[i]} for i in chunk]
 
-    description = f"{scorer.label} on {name}"
+    description = f"{panelist.scorer.label} on {name}"
     map_lines(path, range(len(plan.asks)), work, chunk=CHUNK, total=len(plan.asks), description=description)
     return list(read_rows(path))
 
@@ -113,11 +113,6 @@ def unscored(scores: Sequence[Row]) -> dict[str, int]:
         "none": sum(row is None for row in rows),
         "partly": sum(row is not None and None in row.values() for row in rows),
     }
-
-
-def _stored(row: Measured, attributes: Sequence[str]) -> Row | None:
-    # six decimals: far below any error, and the file does not depend on the last bit
-    return None if row is None else {n: round(row[n], 6) if n in row else None for n in attributes}
 
 
 def lay_out_sweeps(

@@ -23,7 +23,6 @@ import numpy as np
 from steerlm.attributes import AttributeSchema
 from steerlm.config import EvaluateConfig
 from steerlm.errors import UserError
-from steerlm.scorers.opening import Scorer, exact_measure, headline_scorers, make_scorers
 from steerlm.stages.evaluate.answers import answer_statistics
 from steerlm.stages.evaluate.cautions import cautions
 from steerlm.stages.evaluate.coverage import coverage, supported
@@ -31,6 +30,7 @@ from steerlm.stages.evaluate.examples import examples
 from steerlm.stages.evaluate.fidelity import Sweeps, effects, fidelity_report, paired_comparison
 from steerlm.stages.evaluate.label_quality import label_quality
 from steerlm.stages.evaluate.observing import Row, answer_plan, lay_out_sweeps, score_answers, text_sweeps, unscored
+from steerlm.stages.evaluate.panel import Panelist, exact_measure, headline_scorers, make_panel
 from steerlm.stages.evaluate.suites import SuiteName, level_scores, make_suite
 from steerlm.stages.evaluate.sweeping import Combinations, Plan, make_plan, read_prompts, seen_combinations
 from steerlm.storage.files import write_json
@@ -73,7 +73,7 @@ def evaluate(
     chosen = read_prompts(prompts, schema, config.num_prompts, seed)
     known = _combinations(infos, schema)
     plan = make_plan(chosen, schema, config.settings, next(iter(known.values())), seed)
-    scorers = make_scorers(config, schema, annotator)
+    scorers = make_panel(config, schema, annotator)
     measured = _measure(config, plan, schema, models, scorers, known, out)
     exact = exact_measure(config.measure)
     results = {
@@ -121,7 +121,7 @@ def evaluate_suite(
     suite = make_suite(name, schema, prompts, config.suite_prompts, seed)
     known = _combinations(infos, schema)
     plan = make_plan(suite.prompts, schema, ("defaults",), (), seed, {suite.name: suite.levels})
-    scorers = make_scorers(config, schema, annotator)
+    scorers = make_panel(config, schema, annotator)
     if not any(name in scorer.attributes for scorer in scorers):
         raise UserError(
             f"suite {name!r}: nothing measures {name!r}; name a classifier, an attribute model, a judge or an exact "
@@ -165,7 +165,7 @@ def _measure(
     plan: Plan,
     schema: AttributeSchema,
     models: Mapping[str, Path],
-    scorers: Sequence[Scorer],
+    scorers: Sequence[Panelist],
     known: Mapping[str, Combinations],
     out: Path,
 ) -> dict[str, Measured]:
@@ -190,7 +190,7 @@ def _results(
     models: Mapping[str, Path],
     infos: Mapping[str, CheckpointInfo],
     measured: Mapping[str, Measured],
-    scorers: Sequence[Scorer],
+    scorers: Sequence[Panelist],
     seed: int,
 ) -> dict[str, Any]:
     """What every evaluation reports, JSON-able."""

@@ -38,7 +38,7 @@ from steerlm.checkpoint.models import (
 )
 from steerlm.config import TrainAttributeModelConfig
 from steerlm.errors import UserError
-from steerlm.scorers.attribute_models import Scorer, context_length, make_scorer
+from steerlm.scorers.attribute_models import LoadedAttributeModel, context_length, loaded_attribute_model
 from steerlm.scorers.cut_points import fit_cut_points
 from steerlm.stages.train_attribute_model.examples import (
     AttributeData,
@@ -255,7 +255,7 @@ def _score_and_save(
             "recipe": config.model_dump(mode="json", exclude={"base_model", "report_to", "deepspeed"}),
         },
     )
-    scorer = make_scorer(model.to(default_device()), tokenizer, info, "", config.precision)
+    scorer = loaded_attribute_model(model.to(default_device()), tokenizer, info, "", config.precision)
     if config.kind == "regression":
         scorer = dataclasses.replace(scorer, cuts=_cut_points(scorer, learned, config.tokens_per_batch, seed))
     scored = scorer.score([turn.messages for turn in held_out.turns], config.tokens_per_batch)
@@ -278,7 +278,9 @@ def _score_and_save(
     return found
 
 
-def _cut_points(scorer: Scorer, data: AttributeData, tokens_per_batch: int, seed: int) -> dict[str, tuple[float, ...]]:
+def _cut_points(
+    scorer: LoadedAttributeModel, data: AttributeData, tokens_per_batch: int, seed: int
+) -> dict[str, tuple[float, ...]]:
     """Fit the cuts on training examples: the few held-out ones would only fit their noise."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(data.labels_N_K))[:_CUT_POINT_EXAMPLES])
     scores = scorer.score_ids([data.examples.example(int(i), 0).input_ids.tolist() for i in rows], tokens_per_batch)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
-from steerlm.scorers.opening import Scorer, headline_scorers, make_scorers
+from steerlm.stages.evaluate.panel import Panelist, headline_scorers, make_panel
 from steerlm.stages.evaluate.sweeping import Prompt, read_prompts, sweep_levels
 from steerlm.storage.claims import claim, digest_of
 from steerlm.storage.hash_set import hash64
@@ -98,11 +98,11 @@ def measure_model(
     from steerlm.checkpoint.models import fingerprint, load_info
 
     steerable = load_info(model).conditioning
-    scorers = make_scorers(config, schema, annotator)
+    scorers = make_panel(config, schema, annotator)
     asked = [(prompt.id, prompt.id in questions.swept) for prompt in questions.prompts]
     how = config.model_dump(mode="json")
     path = out / "answers.jsonl"
-    made_from = digest_of(fingerprint(model), [s.key for s in scorers], how, dict(questions.best), asked, seed)
+    made_from = digest_of(fingerprint(model), [s.scorer.who for s in scorers], how, dict(questions.best), asked, seed)
     claim(out / "answers.inputs.json", {path.name: made_from}, otherwise="replace", outputs={path.name: path})
     engine: LocalEngine | None = None
 
@@ -134,7 +134,7 @@ def _answers(
     questions: Questions,
     schema: AttributeSchema,
     steerable: bool,
-    scorers: Sequence[Scorer],
+    scorers: Sequence[Panelist],
     seed: int,
 ) -> list[Row]:
     from steerlm.generation.engine import Request, Sampling
@@ -192,7 +192,7 @@ def _said(sample: Sample) -> Row:
     return {name: getattr(sample, name) for name in _SAMPLED}
 
 
-def _score(rows: Sequence[Row], prompts: Sequence[Prompt], scorers: Sequence[Scorer]) -> None:
+def _score(rows: Sequence[Row], prompts: Sequence[Prompt], scorers: Sequence[Panelist]) -> None:
     """Add to every answer what each scorer measures in it (None where it has no answer)."""
     answers = [
         (answer, prompt) for row, prompt in zip(rows, prompts, strict=True) for answer in (*row["best"], *row["sweep"])
@@ -201,9 +201,5 @@ def _score(rows: Sequence[Row], prompts: Sequence[Prompt], scorers: Sequence[Sco
     for answer, _ in answers:
         answer["scores"] = {}
     for scorer in scorers:
-        for (answer, _), scores in zip(answers, scorer.score(conversations), strict=True):
-            # a judge may have rated an answer on some attributes only
-            found = (
-                None if scores is None else {n: round(scores[n], 6) if n in scores else None for n in scorer.attributes}
-            )
-            answer["scores"][scorer.id] = found
+        for (answer, _), scores in zip(answers, scorer.measure(conversations), strict=True):
+            answer["scores"][scorer.id] = scores

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from steerlm.conversation import Message, Score
-from steerlm.scorers.attribute_models import AttributeModel
+from steerlm.scorers.attribute_models import LoadedAttributeModel
 from steerlm.stages.bootstrap.selection import predicted_quality
 from steerlm.stages.evaluate.sweeping import Prompt
 from steerlm.studies.ablate.measuring import without_labels
@@ -15,7 +15,7 @@ Reward = Callable[[Sequence[tuple[tuple[Message, ...], str]]], list[float]]
 """What answers (history, text) are worth."""
 
 
-def reward_of(scorer: AttributeModel, names: Sequence[str]) -> Reward:
+def reward_of(scorer: LoadedAttributeModel, names: Sequence[str]) -> Reward:
     """Return the reward: the mean predicted level of the attributes, each towards its best end.
 
     An answer without text, or longer than the attribute model's context, is worth the least.
@@ -25,13 +25,8 @@ def reward_of(scorer: AttributeModel, names: Sequence[str]) -> Reward:
     least = predicted_quality(schema, names, {name: Score(float(level), 0.0) for name, level in ends.items()})
 
     def reward(answers: Sequence[tuple[tuple[Message, ...], str]]) -> list[float]:
-        said = [i for i, (_, text) in enumerate(answers) if text.strip()]
-        conversations = [[*answers[i][0], Message("assistant", answers[i][1])] for i in said]
-        values = [least] * len(answers)
-        for i, scores in zip(said, scorer.score(conversations), strict=True):
-            if scores is not None:
-                values[i] = predicted_quality(schema, names, scores)
-        return values
+        turns = [(*history, Message("assistant", text)) for history, text in answers]
+        return [least if scores is None else predicted_quality(schema, names, scores) for scores in scorer.score(turns)]
 
     return reward
 

@@ -13,14 +13,17 @@ from pathlib import Path
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
-from steerlm.scorers.opening import exact_measure
+from steerlm.scorers.measures import MeasureScorer
+from steerlm.scorers.opening import AttributeModelScorer
+from steerlm.scorers.protocol import Scorer
+from steerlm.stages.evaluate.panel import exact_measure
 from steerlm.statistics.rankings import Match
 from steerlm.studies.compare.systems import Answer, Prompt
 
 EXACT = ("playground", "text")
 """The exact measures; any other scorer is the folder of an attribute model."""
 
-Scores = Mapping[str, float] | None
+AnswerScores = Mapping[str, float] | None
 """What one answer measures, by attribute; None where the scorer has no answer."""
 
 
@@ -85,71 +88,45 @@ def check_weights(weights: Mapping[str, float], measured: Sequence[str]) -> None
             raise UserError(f"--weights: the scorer does not measure {name!r}: {did_you_mean(name, measured)}")
 
 
-class AnswerScorer:
-    """An exact measure or an attribute model.
+def open_decider(name: str) -> tuple[Scorer, AttributeSchema | None]:
+    """Return an exact measure or an attribute model, and the schema of the latter.
 
-    Attributes:
-        label: for people.
-        schema: of an attribute model; None for an exact measure.
-        measured: the names of what it measures.
+    Args:
+        name: `playground`, `text`, or the folder of an attribute model.
+
+    Raises:
+        UserError: neither.
     """
+    if name in EXACT:
+        measure = exact_measure("playground" if name == "playground" else "text")
+        assert measure is not None
+        return MeasureScorer(name, measure), None
+    if not Path(name).is_dir():
+        raise UserError(f"--scorer {name!r} is none of {', '.join(EXACT)} and no folder of an attribute model")
+    model = AttributeModelScorer(Path(name), None)
+    return model, model.schema
 
-    def __init__(self, name: str) -> None:
-        """Prepare a scorer.
 
-        Args:
-            name: `playground`, `text`, or the folder of an attribute model.
-
-        Raises:
-            UserError: neither.
-        """
-        self.schema: AttributeSchema | None = None
-        self._path: Path | None = None
-        if name in EXACT:
-            measure = exact_measure("playground" if name == "playground" else "text")
-            assert measure is not None
-            self._measure = measure
-            probe = measure([Message("user", "What is this?"), Message("assistant", "It is a probe.")])
-            self.label, self.measured = f"exact measures ({name})", tuple(probe)
-            return
-        from steerlm.checkpoint.info import load_info
-
-        self._path = Path(name)
-        if not self._path.is_dir():
-            raise UserError(f"--scorer {name!r} is none of {', '.join(EXACT)} and no folder of an attribute model")
-        info = load_info(self._path)
-        if info.kind == "sft":
-            raise UserError(f"--scorer {name}: that is a steerable model; give the attribute model")
-        self.schema = info.schema
-        self.label = f"attribute model {self._path.parent.name}/{self._path.name}"
-        self.measured = tuple(attribute.name for attribute in info.schema.ordinal)
-
-    def score(self, prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]]) -> dict[str, list[Scores]]:
-        """Score every system's answers; None for an empty answer, and where the model has no score."""
-        asked = [
-            (name, i, (*prompts[i].messages, Message("assistant", answer.text)))
-            for name, found in answers.items()
-            for i, answer in enumerate(found)
-            if answer.text is not None and answer.text.strip()
-        ]
-        out: dict[str, list[Scores]] = {name: [None] * len(prompts) for name in answers}
-        for (name, i, _), scores in zip(asked, self._score([row[2] for row in asked]), strict=True):
-            out[name][i] = scores
-        return out
-
-    def _score(self, conversations: Sequence[Sequence[Message]]) -> list[Scores]:
-        if self._path is None:
-            return [self._measure(messages) for messages in conversations]
-        from steerlm.scorers.attribute_models import load_attribute_model
-
-        rows = load_attribute_model(self._path).score(conversations)
-        return [None if row is None else {name: row[name].mean for name in self.measured} for row in rows]
+def score_answers(
+    scorer: Scorer, prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]]
+) -> dict[str, list[AnswerScores]]:
+    """Score every system's answers; None for an empty answer, and where the scorer has no score."""
+    asked = [
+        (name, i, (*prompts[i].messages, Message("assistant", answer.text)))
+        for name, found in answers.items()
+        for i, answer in enumerate(found)
+        if answer.text is not None and answer.text.strip()
+    ]
+    out: dict[str, list[AnswerScores]] = {name: [None] * len(prompts) for name in answers}
+    for (name, i, _), scores in zip(asked, scorer.score([row[2] for row in asked]), strict=True):
+        out[name][i] = None if scores is None else {n: score.mean for n, score in scores.items()}
+    return out
 
 
 def decide(
     prompts: Sequence[Prompt],
     answers: Mapping[str, Sequence[Answer]],
-    scores: Mapping[str, Sequence[Scores]],
+    scores: Mapping[str, Sequence[AnswerScores]],
     objective: Objective,
 ) -> tuple[list[Match], int]:
     """Match every two systems on every prompt.

@@ -20,7 +20,7 @@ from steerlm.statistics.rankings import (
     position_bias,
     win_rates,
 )
-from steerlm.studies.compare.deciding import Objective, Scores
+from steerlm.studies.compare.deciding import AnswerScores, Objective
 from steerlm.studies.compare.systems import Answer, Prompt
 
 _EXAMPLE_CHARACTERS = 1500
@@ -108,7 +108,7 @@ def describe_answers(
 
 
 def describe_scores(
-    prompts: Sequence[Prompt], scores: Mapping[str, Sequence[Scores]], objective: Objective
+    prompts: Sequence[Prompt], scores: Mapping[str, Sequence[AnswerScores]], objective: Objective
 ) -> dict[str, Any]:
     """Return per system the mean of every weighted attribute and of the worth, over the answers that have scores."""
     out: dict[str, Any] = {}

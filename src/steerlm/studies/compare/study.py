@@ -18,11 +18,19 @@ import orjson
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError
+from steerlm.scorers.protocol import Scorer
 from steerlm.statistics.estimates import MIN_CLUSTERS
 from steerlm.statistics.rankings import Match
 from steerlm.storage.files import atomic_writer, write_json
 from steerlm.studies.compare.answering import Generation, answer_prompts
-from steerlm.studies.compare.deciding import AnswerScorer, Objective, check_weights, decide, default_weights
+from steerlm.studies.compare.deciding import (
+    Objective,
+    check_weights,
+    decide,
+    default_weights,
+    open_decider,
+    score_answers,
+)
 from steerlm.studies.compare.figures import answer_lengths, describe_answers, describe_scores, examples, rank
 from steerlm.studies.compare.systems import Answer, Prompt, System, read_prompts
 
@@ -148,21 +156,21 @@ def _common(prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]]) 
     return used
 
 
-def _prepare(decide_by: ByScorer | ByJudge, schema: AttributeSchema | None) -> tuple[AnswerScorer, Objective] | ByJudge:
+def _prepare(decide_by: ByScorer | ByJudge, schema: AttributeSchema | None) -> tuple[Scorer, Objective] | ByJudge:
     if isinstance(decide_by, ByJudge):
         return decide_by
-    scorer = AnswerScorer(decide_by.scorer)
+    scorer, own = open_decider(decide_by.scorer)
     weights = decide_by.weights
     if weights is None:
-        weights = default_weights(scorer.schema or schema, scorer.measured)
-    check_weights(weights, scorer.measured)
+        weights = default_weights(own or schema, scorer.attributes)
+    check_weights(weights, scorer.attributes)
     return scorer, Objective(weights, decide_by.tie_margin)
 
 
 def _scored(
-    scorer: AnswerScorer, objective: Objective, prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]]
+    scorer: Scorer, objective: Objective, prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]]
 ) -> Decided:
-    scores = scorer.score(prompts, answers)
+    scores = score_answers(scorer, prompts, answers)
     matches, unscored = decide(prompts, answers, scores, objective)
     by = {
         "kind": "scorer",

@@ -1,0 +1,101 @@
+"""Who measures an evaluation: exact measures of the text, independent models, and last the annotating one.
+
+The attribute model that labelled the training data never counts as independent: a steerable model that learned its
+mistakes would look perfect to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from steerlm.attributes import AttributeSchema
+from steerlm.config import EvaluateConfig
+from steerlm.conversation import Message
+from steerlm.scorers import measures
+from steerlm.scorers.measures import Measure
+from steerlm.scorers.opening import Named, open_scorer
+from steerlm.scorers.protocol import Scorer, number
+
+
+@dataclass(frozen=True)
+class Panelist:
+    """A scorer with its place in an evaluation.
+
+    Attributes:
+        id: `measure`, `attribute-model-<number>`, `classifier-<number>`, `judge` or `annotator`.
+        scorer: what measures.
+        schema: the attributes.
+        independent: whether it had no part in labelling the training data.
+    """
+
+    id: str
+    scorer: Scorer
+    schema: AttributeSchema
+    independent: bool
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """What it measures."""
+        return self.scorer.attributes
+
+    def measure(self, turns: Sequence[Sequence[Message]]) -> list[dict[str, float | None] | None]:
+        """Measure last turns: level (or index of the category) by attribute, None where there is none."""
+        return [
+            None
+            if row is None
+            # six decimals: far below any error, and the file does not depend on the last bit
+            else {n: round(number(self.schema[n], row[n]), 6) if n in row else None for n in self.attributes}
+            for row in self.scorer.score(turns)
+        ]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return who it is, JSON-able."""
+        described = {"id": self.id, "label": self.scorer.label, "independent": self.independent}
+        return {**described, "attributes": list(self.attributes)}
+
+
+def exact_measure(name: Literal["playground", "text", "none"]) -> Measure | None:
+    """Return the exact measure that a recipe names."""
+    if name == "playground":
+        from steerlm import playground
+
+        return playground.measure
+    return measures.measure if name == "text" else None
+
+
+def make_panel(config: EvaluateConfig, schema: AttributeSchema, annotator: Path | None) -> list[Panelist]:
+    """Return the recipe's scorers: exact measures, further attribute models, classifiers, a judge; the annotator.
+
+    Raises:
+        UserError: a model that cannot be loaded or has nothing in common with the schema.
+    """
+    measure = exact_measure(config.measure)
+    named: dict[str, Named] = {}
+    if measure is not None:
+        named["measure"] = (config.measure, measure)
+    named |= {f"attribute-model-{number}": path for number, path in enumerate(config.attribute_models, 1)}
+    named |= {f"classifier-{number}": classifier for number, classifier in enumerate(config.classifiers, 1)}
+    if config.judge is not None:
+        named["judge"] = config.judge
+    if annotator is not None:
+        named["annotator"] = annotator
+    scorers = {id_: open_scorer(what, schema, config.precision) for id_, what in named.items()}
+    training = {scorer.who for id_, scorer in scorers.items() if id_ == "annotator"}
+    return [
+        Panelist(id_, scorer, schema, scorer.independent_of(training))
+        for id_, scorer in scorers.items()
+        if scorer.attributes
+    ]
+
+
+def headline_scorers(schema: AttributeSchema, panel: Sequence[Panelist]) -> Mapping[str, str]:
+    """Per attribute the scorer that the headline quotes: the first independent one, else the annotator."""
+    out = {}
+    for attribute in schema:
+        measuring = [p for p in panel if attribute.name in p.attributes]
+        if measuring:
+            out[attribute.name] = next((p for p in measuring if p.independent), measuring[0]).id
+    return out
