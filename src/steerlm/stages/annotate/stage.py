@@ -320,9 +320,7 @@ def labelled(
     ]
 
 
-def _label(
-    message: Message, scores: Mapping[str, Score] | None, scorer: LoadedAttributeModel, labelled_by: str
-) -> Message:
+def _label(message: Message, scores: Scores | None, scorer: LoadedAttributeModel) -> Message:
     human = message.human_labels or None
     if scores is None:
         return dataclasses.replace(message, attributes=None, human=human, scores=None, labelled_by=None)
