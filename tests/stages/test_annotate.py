@@ -44,10 +44,13 @@ class FakeScorer:
 
     schema = SCHEMA
     fingerprint = "0123456789abcdef"
-    who = "model:0123456789abcdef"
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+
+    @property
+    def who(self) -> str:
+        return f"model:{self.fingerprint}"
 
     def encode(self, conversations: Sequence[Sequence[Message]]) -> list[list[int] | None]:
         """Conversations as bytes of text; happens in another process."""

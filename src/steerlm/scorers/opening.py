@@ -37,10 +37,7 @@ class AttributeModelScorer:
     def __init__(self, path: Path, schema: AttributeSchema | None, precision: Precision = "auto") -> None:
         from steerlm.checkpoint.models import fingerprint, load_info
 
-        info = load_info(path)
-        if info.kind == "sft":
-            raise UserError(f"{path} is a steerable model, not an attribute model")
-        theirs = info.schema
+        theirs = load_info(path).schema
         if schema is None:
             self.attributes = tuple(a.name for a in theirs.ordinal)
         else:

@@ -89,5 +89,5 @@ def test_unknown_scorers_are_refused(tmp_path):
     from steerlm.checkpoint.info import CheckpointInfo, save_info
 
     save_info(tmp_path, CheckpointInfo("sft", AttributeSchema.preset("oasst"), "steerlm"))
-    with pytest.raises(UserError, match="is a steerable model, not an attribute model"):
+    with pytest.raises(UserError, match="that is a steerable model; give the attribute model"):
         open_decider(str(tmp_path))

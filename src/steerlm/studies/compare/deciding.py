@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.info import load_info
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
 from steerlm.scorers.measures import MeasureScorer
@@ -103,6 +104,8 @@ def open_decider(name: str) -> tuple[Scorer, AttributeSchema | None]:
         return MeasureScorer(name, measure), None
     if not Path(name).is_dir():
         raise UserError(f"--scorer {name!r} is none of {', '.join(EXACT)} and no folder of an attribute model")
+    if load_info(name).kind == "sft":
+        raise UserError(f"--scorer {name}: that is a steerable model; give the attribute model")
     model = AttributeModelScorer(Path(name), None)
     return model, model.schema
 
