@@ -262,13 +262,16 @@ def judge(arguments: argparse.Namespace) -> int:
 
 def _named_files(texts: list[str], option: str) -> dict[str, Path]:
     """Parse repeated NAME=FILE options; without a name the file's own name counts."""
+    from steerlm.studies.names import require_distinct_names, tidy_name
+
     files: dict[str, Path] = {}
     for text in texts:
         name, equals, path = text.partition("=")
-        name = name if equals else Path(text).name.split(".")[0]
+        name = tidy_name(name if equals else Path(text).name.split(".")[0])
         if name in files:
             raise UserError(f"{option} {text!r}: {name!r} stands twice; name the systems with NAME=FILE")
         files[name] = Path(path if equals else text)
+    require_distinct_names(files, "systems", f"name them otherwise with {option} NAME=FILE")
     return files
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from steerlm.commands.rate_arguments import DEFAULT_HOST
 from steerlm.errors import UserError
 from steerlm.storage.files import write_json
+from steerlm.studies.names import require_distinct_names, tidy_name
 from steerlm.studies.rate.items import comparisons, rated_turns
 from steerlm.studies.rate.store import Study, annotators, create_study, finished, invite, open_study, read_answers
 
@@ -46,9 +47,11 @@ def _new(arguments: argparse.Namespace) -> int:
             raise UserError("--attributes goes with --data; a comparison asks one question about every pair")
         for text in arguments.answers:
             name, equals, path = text.partition("=")
+            name = tidy_name(name)
             if not equals or not name or name in answers:
                 raise UserError(f"--answers {text!r} is not of the form NAME=FILE with a name of its own")
             answers[name] = Path(path)
+        require_distinct_names(answers, "systems", "give other names with NAME=FILE")
         items = comparisons(answers, arguments.questions, arguments.num_prompts, arguments.seed)
     question = arguments.question or QUESTIONS["comparison" if schema is None else "rating"]
     study = create_study(
@@ -63,10 +66,8 @@ def _new(arguments: argparse.Namespace) -> int:
 
 def _invite(arguments: argparse.Namespace) -> int:
     study = open_study(arguments.study)
-    for name in arguments.names:
-        invite(study, name)
-    wanted = set(arguments.names)
-    _print_links(study, arguments.url.rstrip("/"), wanted)
+    invited = invite(study, arguments.names)
+    _print_links(study, arguments.url.rstrip("/"), {rater.name for rater in invited})
     return 0
 
 

@@ -70,4 +70,4 @@ def rating(folder: Path, num_conversations: int = 6, *, all_turns: bool = False)
 
 def vote(study: Study, name: str, item: int, values: Mapping[str, str], swapped: bool = False) -> None:
     """Record answers as the server would."""
-    record(study, invite(study, name), item, values, swapped)
+    record(study, invite(study, [name])[0], item, values, swapped)

@@ -8,7 +8,7 @@ import pytest
 from steerlm.conversation import read_conversations
 from steerlm.errors import UserError
 from steerlm.stages.train_attribute_model.examples import labelled_turns, read_attribute_data
-from steerlm.studies.rate.export import Exported, export_ratings
+from steerlm.studies.rate.export import ExportedRatings, export_ratings
 from steerlm.template import ConversationEncoder
 from tests.studies.rate.studies import SCHEMA, comparison, rating, vote
 from tests.tiny import byte_tokenizer
@@ -25,7 +25,7 @@ def test_everybodys_ratings_are_kept_as_lists(tmp_path: Path) -> None:
     vote(study, "ben", 2, {"humor": "2", "": ""})
     vote(study, "ben", 2, {"": "skip"})
     path = tmp_path / "ratings.jsonl"
-    assert export_ratings(study, path) == Exported(conversations=2, turns=3, ratings=9, undecided=1)
+    assert export_ratings(study, path) == ExportedRatings(conversations=2, turns=3, ratings=9, undecided=1)
     first, second = read_conversations(path, SCHEMA)
     assert (first.id, first.source, first.group, first.meta) == ("c0", "test", "group-c0", {"meta": {"kept": "c0"}})
     assert first.messages[4].ratings == {"humor": (1.0, 4.0, 4.0), "helpfulness": (9.0, 8.0)}

@@ -76,7 +76,7 @@ def serving(study: Study, port: int = 0) -> Iterator[tuple[subprocess.Popen[str]
 def compared(tmp_path: Path) -> Iterator[tuple[Study, str]]:
     study = comparison(tmp_path, num_prompts=5)
     for name in ("ana", "ben"):
-        invite(study, name)
+        invite(study, [name])[0]
     with serving(study) as (_, url):
         yield study, f"{url}/#"
 
@@ -173,7 +173,7 @@ def test_keys_can_be_switched_off_and_modifiers_are_left_alone(
 
 def test_a_killed_server_loses_nothing(tmp_path: Path, open_page: Callable[..., Page]) -> None:
     study = comparison(tmp_path, num_prompts=5)
-    token = invite(study, "ana").token
+    token = invite(study, ["ana"])[0].token
     with serving(study) as (server, url):
         page = open_page(f"{url}/#{token}")
         ready(page, "0 of 5 done")
@@ -208,7 +208,7 @@ def test_markup_from_a_model_stays_text(tmp_path: Path, open_page: Callable[...,
         tmp_path / "study", comparisons(files, None, None, 0), question=NASTY, schema=None, systems=list(files), seed=0
     )
     name = "<b>ana</b>"
-    token = invite(study, name).token
+    token = invite(study, [name])[0].token
     with serving(study) as (_, url):
         page = open_page(f"{url}/#{token}", viewport=PHONE)
         ready(page, "0 of 1 done")
@@ -229,7 +229,7 @@ def test_markup_from_a_model_stays_text(tmp_path: Path, open_page: Callable[...,
 @pytest.fixture
 def rated(tmp_path: Path) -> Iterator[tuple[Study, str]]:
     study = rating(tmp_path, 2)
-    token = invite(study, "ana").token
+    token = invite(study, ["ana"])[0].token
     with serving(study) as (_, url):
         yield study, f"{url}/#{token}"
 

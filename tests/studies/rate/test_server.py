@@ -14,13 +14,13 @@ from tests.studies.rate.studies import comparison, rating
 
 
 def client(study: Study, name: str = "ana") -> TestClient:
-    token = invite(study, name).token
+    token = invite(study, [name])[0].token
     return TestClient(create_app(study), headers={"Authorization": f"Bearer {token}"})
 
 
 def test_no_link_no_answer(tmp_path: Path) -> None:
     study = comparison(tmp_path)
-    token = invite(study, "ana").token
+    token = invite(study, ["ana"])[0].token
     stranger = TestClient(create_app(study))
     for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": token}, {"Authorization": f"Basic {token}"}):
         for method, path in (("GET", "/api/study"), ("GET", "/api/items/0"), ("PUT", "/api/items/0")):

@@ -36,10 +36,20 @@ def test_a_study_reads_back_as_it_was_made(tmp_path: Path) -> None:
     assert other.kind == "rating"
 
 
+def test_raters_whose_names_look_alike_are_one_person(tmp_path: Path) -> None:
+    study = comparison(tmp_path)
+    [ana] = invite(study, ["ana", "ana ", " ana"])
+    assert ana.name == "ana"
+    for alike in ("Ana", "аna", "ａｎａ"):
+        with pytest.raises(UserError, match=r"two raters look alike: 'ana' and .*agree with themselves"):
+            invite(study, ["ben", alike])
+    assert annotators(study) == [ana], "nobody is invited by a command that fails"
+
+
 def test_links_are_secret_and_stable(tmp_path: Path) -> None:
     study = comparison(tmp_path)
-    ana, ben = invite(study, "ana"), invite(study, "ben")
-    assert invite(study, "ana") == ana
+    ana, ben = invite(study, ["ana"])[0], invite(study, ["ben"])[0]
+    assert invite(study, ["ana"])[0] == ana
     assert annotators(study) == [ana, ben]
     assert len(ana.token) >= 32
     assert ana.token != ben.token
@@ -49,12 +59,12 @@ def test_links_are_secret_and_stable(tmp_path: Path) -> None:
     assert stat.S_IMODE(study.path.stat().st_mode) == 0o600
     for name in ("", " ", "x" * 65, "a\nb"):
         with pytest.raises(UserError, match="1 to 64 printable"):
-            invite(study, name)
+            invite(study, [name])[0]
 
 
 def test_tokens_are_compared_in_constant_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = comparison(tmp_path)
-    people = [invite(study, name) for name in ("ana", "ben", "eve")]
+    people = [invite(study, [name])[0] for name in ("ana", "ben", "eve")]
     compared = []
 
     def spy(a: bytes, b: bytes) -> bool:
@@ -86,7 +96,7 @@ def test_the_latest_answer_counts_and_the_earlier_ones_stay(tmp_path: Path) -> N
 
 def test_an_item_is_finished_when_all_attributes_are_rated_or_it_is_skipped(tmp_path: Path) -> None:
     study = rating(tmp_path)
-    ana = invite(study, "ana")
+    ana = invite(study, ["ana"])[0]
     record(study, ana, 0, {"humor": "1", "": ""}, False)
     record(study, ana, 1, {"": "skip"}, False)
     record(study, ana, 2, {"": "skip"}, False)
@@ -137,8 +147,8 @@ def test_a_study_that_could_not_be_written_leaves_nothing(tmp_path: Path) -> Non
             yield found[0]
             raise UserError("the disk is full")
 
-    from steerlm.studies.rate.items import Items
+    from steerlm.studies.rate.items import StudyItems
 
     with pytest.raises(UserError, match="disk is full"):
-        create_study(folder, Items(Broken(), {}), question="", schema=None, systems=["a", "b"], seed=0)
+        create_study(folder, StudyItems(Broken(), {}), question="", schema=None, systems=["a", "b"], seed=0)
     assert list(folder.iterdir()) == []

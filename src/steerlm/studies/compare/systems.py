@@ -24,6 +24,7 @@ from steerlm.errors import UserError
 from steerlm.scorers.llm.protocols import BenchmarkQuestion
 from steerlm.storage.files import parse_json_line, read_lines
 from steerlm.studies.judge.formats import read_answers, read_questions
+from steerlm.studies.names import require_distinct_names
 
 Kind = Literal["steerable", "plain", "endpoint", "stored"]
 
@@ -115,10 +116,7 @@ def parse_systems(texts: Sequence[str]) -> tuple[System, ...]:
         UserError: fewer than two, a name that stands twice, or a system that cannot be told.
     """
     systems = tuple(parse_system(text) for text in texts)
-    names = [system.name for system in systems]
-    double = [name for name in names if names.count(name) > 1]
-    if double:
-        raise UserError(f"two systems are called {double[0]!r}; give each its own name: NAME=…")
+    require_distinct_names((system.name for system in systems), "systems", "give each its own name: NAME=…")
     if len(systems) < 2:
         raise UserError(f"a comparison needs at least two systems, got {len(systems)}; write {_FORMS}")
     return systems

@@ -35,6 +35,7 @@ from steerlm.storage.files import atomic_writer, write_json
 from steerlm.studies.judge.formats import read_answers, read_questions, with_references
 from steerlm.studies.judge.stored import read_stored, reparsed, write_fastchat, write_reviews
 from steerlm.studies.judge.summary import summarise, without_verdict
+from steerlm.studies.names import require_distinct_names
 
 PROTOCOLS: tuple[Protocol, ...] = ("vicuna", "mt-bench-pair", "mt-bench-single", "rubric")
 
@@ -184,6 +185,7 @@ def analyse(
     for name in [*systems, *([baseline] if baseline is not None else [])]:
         if name not in judged:
             raise UserError(f"no stored judgement is about system {name!r}: {did_you_mean(name, judged)}")
+    require_distinct_names(judged, "systems", "give one system one name in all files")
     anew = reparsed(stored, schema)
     changed = [(a, b) for a, b in zip(stored, anew, strict=True) if (a.scores, a.outcome) != (b.scores, b.outcome)]
     differences = {

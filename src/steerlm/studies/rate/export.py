@@ -14,7 +14,7 @@ from steerlm.studies.rate.store import Study, read_answers, read_items
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedRatings:
     """What was written: how many conversations, rated turns and single ratings, and categories without a majority."""
 
     conversations: int
@@ -23,7 +23,7 @@ class Exported:
     undecided: int
 
 
-def export_ratings(study: Study, path: Path) -> Exported:
+def export_ratings(study: Study, path: Path) -> ExportedRatings:
     """Write every conversation with a rated turn as a record that `steerlm train-attribute-model` reads.
 
     An ordinal attribute's `ratings` list what each annotator said and `attributes` holds their rounded mean; of a
@@ -56,7 +56,7 @@ def export_ratings(study: Study, path: Path) -> Exported:
         conversations[conversation.id] = conversation.with_message(item.turn, message)
     num_ratings = sum(len(given) for of_item in values.values() for given in of_item.values())
     written = write_conversations(path, conversations.values(), study.schema)
-    return Exported(written, len(values), num_ratings, undecided)
+    return ExportedRatings(written, len(values), num_ratings, undecided)
 
 
 def _label(message: Message, values: dict[str, list[Value]], schema: AttributeSchema) -> Message:

@@ -86,7 +86,7 @@ Item = Comparison | RatedTurn
 
 
 @dataclass(frozen=True)
-class Items:
+class StudyItems:
     """The items of a study and what was left out of it.
 
     Attributes:
@@ -98,7 +98,7 @@ class Items:
     left_out: Mapping[str, int]
 
 
-def comparisons(answers: Mapping[str, Path], questions: Path | None, num_prompts: int | None, seed: int) -> Items:
+def comparisons(answers: Mapping[str, Path], questions: Path | None, num_prompts: int | None, seed: int) -> StudyItems:
     """Pair the stored answers of two or more systems, prompt by prompt, every system against every other.
 
     Args:
@@ -134,7 +134,7 @@ def comparisons(answers: Mapping[str, Path], questions: Path | None, num_prompts
     if not items:
         raise UserError("the systems' answers are identical on every prompt: there is nothing to compare")
     left_out = {"prompts not answered by every system": missing, "pairs of identical answers": identical}
-    return Items(tuple(items), {reason: count for reason, count in left_out.items() if count})
+    return StudyItems(tuple(items), {reason: count for reason, count in left_out.items() if count})
 
 
 def _answered(questions: Path, answers: Mapping[str, Path]) -> dict[str, dict[str, tuple[Message, ...]]]:
@@ -177,7 +177,7 @@ def _compare(prompt: str, systems: tuple[str, str], a: tuple[Message, ...], b: t
     return Comparison(prompt, systems, a[:shared], (a[shared:], b[shared:]))
 
 
-def rated_turns(data: Path, turns: Turns, num_conversations: int | None, seed: int) -> Items:
+def rated_turns(data: Path, turns: Turns, num_conversations: int | None, seed: int) -> StudyItems:
     """Take the assistant turns of a file of conversations for rating.
 
     Args:
@@ -205,7 +205,7 @@ def rated_turns(data: Path, turns: Turns, num_conversations: int | None, seed: i
         for key in _draw(list(conversations), num_conversations, seed)
         for turn in conversations[key].assistant_turns[-1 if turns == "last" else 0 :]
     ]
-    return Items(tuple(items), {"conversations without an assistant turn": without} if without else {})
+    return StudyItems(tuple(items), {"conversations without an assistant turn": without} if without else {})
 
 
 def show(item: Item, swapped: bool, schema: AttributeSchema | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from steerlm.statistics.estimates import Estimate, cluster_bootstrap, estimate_s
 from steerlm.statistics.metrics import human_ceiling
 from steerlm.statistics.rankings import Match
 from steerlm.studies.rate.items import Comparison, Item
-from steerlm.studies.rate.store import Answer, Study, annotators, read_answers, read_items
+from steerlm.studies.rate.store import RaterAnswer, Study, annotators, read_answers, read_items
 
 VERDICTS = ("first", "second", "tie")
 _OUTCOMES = {"first": 1.0, "tie": 0.5, "second": 0.0}
@@ -61,7 +61,7 @@ def study_results(study: Study, judge: Sequence[Match] | None = None) -> dict[st
 def _of_comparisons(
     study: Study,
     items: Sequence[Item],
-    answers: Sequence[Answer],
+    answers: Sequence[RaterAnswer],
     names: Sequence[str],
     skipped: Mapping[str, int],
     judge: Sequence[Match] | None,
@@ -99,7 +99,7 @@ def _of_comparisons(
     return out
 
 
-def shown_matches(items: Sequence[Item], answers: Sequence[Answer]) -> list[Match]:
+def shown_matches(items: Sequence[Item], answers: Sequence[RaterAnswer]) -> list[Match]:
     """Return people's verdicts in the order in which they saw the answers."""
     matches = []
     for answer in answers:
@@ -200,7 +200,11 @@ def _dicts(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
 
 
 def _of_ratings(
-    study: Study, items: Sequence[Item], answers: Sequence[Answer], names: Sequence[str], skipped: Mapping[str, int]
+    study: Study,
+    items: Sequence[Item],
+    answers: Sequence[RaterAnswer],
+    names: Sequence[str],
+    skipped: Mapping[str, int],
 ) -> dict[str, Any]:
     assert study.schema is not None
     clusters = [item.prompt for item in items]

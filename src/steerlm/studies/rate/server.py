@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from steerlm.errors import UserError
 from steerlm.studies.rate.items import order, show, swapped
 from steerlm.studies.rate.store import (
-    Annotator,
+    Rater,
     Study,
     authenticate,
     finished,
@@ -98,7 +98,7 @@ def _study(request: Request) -> Study:
 StudyOf = Annotated[Study, Depends(_study)]
 
 
-def _annotator(study: StudyOf, authorization: Annotated[str, Header()] = "") -> Annotator:
+def _annotator(study: StudyOf, authorization: Annotated[str, Header()] = "") -> Rater:
     scheme, _, token = authorization.partition(" ")
     annotator = authenticate(study, token) if scheme.lower() == "bearer" else None
     if annotator is None:
@@ -106,7 +106,7 @@ def _annotator(study: StudyOf, authorization: Annotated[str, Header()] = "") -> 
     return annotator
 
 
-AnnotatorOf = Annotated[Annotator, Depends(_annotator)]
+AnnotatorOf = Annotated[Rater, Depends(_annotator)]
 
 
 def _file(request: Request) -> Response:
@@ -150,7 +150,7 @@ def _put_item(study: StudyOf, annotator: AnnotatorOf, position: int, body: Given
     return _progress(study, annotator)
 
 
-def _item_at(study: Study, annotator: Annotator, position: int) -> int:
+def _item_at(study: Study, annotator: Rater, position: int) -> int:
     if not 0 <= position < study.num_items:
         raise HTTPException(404, f"there is no item {position}; items are 0 to {study.num_items - 1}")
     return order(study.seed, annotator.name, study.num_items)[position]
@@ -172,7 +172,7 @@ def _as_shown(value: str, side: bool) -> str:
     return _MIRRORED.get(value, value) if side else value
 
 
-def _progress(study: Study, annotator: Annotator) -> dict[str, int]:
+def _progress(study: Study, annotator: Rater) -> dict[str, int]:
     """How many items are done, and the position of the first that is not (total where none is left)."""
     done = finished(study, read_answers(study, annotator))
     positions = order(study.seed, annotator.name, study.num_items)

@@ -20,7 +20,8 @@ import orjson
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError
-from steerlm.studies.rate.items import Comparison, Item, Items, RatedTurn
+from steerlm.studies.names import require_distinct_names, tidy_name
+from steerlm.studies.rate.items import Comparison, Item, RatedTurn, StudyItems
 
 Kind = Literal["comparison", "rating"]
 DATABASE = "study.sqlite"
@@ -77,7 +78,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Annotator:
+class Rater:
     """A person who was invited; `token` is the secret part of the link."""
 
     id: int
@@ -86,7 +87,7 @@ class Annotator:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RaterAnswer:
     """The latest word of an annotator on an item.
 
     Attributes:
@@ -106,7 +107,7 @@ class Answer:
 
 
 def create_study(
-    folder: Path, items: Items, *, question: str, schema: AttributeSchema | None, systems: Sequence[str], seed: int
+    folder: Path, items: StudyItems, *, question: str, schema: AttributeSchema | None, systems: Sequence[str], seed: int
 ) -> Study:
     """Write a new study; it appears whole or not at all.
 
@@ -176,30 +177,36 @@ def open_study(folder: Path) -> Study:
     )
 
 
-def invite(study: Study, name: str) -> Annotator:
-    """Return the annotator of this name with the link's token; a new one where there is none.
+def invite(study: Study, names: Sequence[str]) -> list[Rater]:
+    """Return the raters of these names with their links' tokens; new ones where there are none.
+
+    Names are tidied: white space around them is no part of them.
 
     Raises:
-        UserError: an empty, overlong or unprintable name.
+        UserError: an empty, overlong or unprintable name, or two that look alike; then nobody is invited.
     """
-    if not name.strip() or len(name) > 64 or not name.isprintable():
-        raise UserError(f"annotator name {name!r} must be 1 to 64 printable characters")
+    for name in names:
+        if not 0 < len(name.strip()) <= 64 or not name.strip().isprintable():
+            raise UserError(f"rater's name {name!r} must be 1 to 64 printable characters")
+    wanted = list(dict.fromkeys(tidy_name(name) for name in names))
+    known = {rater.name for rater in annotators(study)}
+    hint = "one person rating twice would agree with themselves: give another name, or the known one to see its link"
+    require_distinct_names((name for name in wanted if name not in known), "raters", hint, known)
     with _connect(study.path) as connection, connection:
-        connection.execute(
+        connection.executemany(
             "INSERT INTO annotators (name, token) VALUES (?, ?) ON CONFLICT (name) DO NOTHING",
-            (name, secrets.token_urlsafe(24)),
+            [(name, secrets.token_urlsafe(24)) for name in wanted],
         )
-        row = connection.execute("SELECT id, name, token FROM annotators WHERE name = ?", (name,)).fetchone()
-    return Annotator(*row)
+    return [rater for rater in annotators(study) if rater.name in wanted]
 
 
-def annotators(study: Study) -> list[Annotator]:
+def annotators(study: Study) -> list[Rater]:
     """Return everyone who was invited, in that order."""
     with _connect(study.path) as connection:
-        return [Annotator(*row) for row in connection.execute("SELECT id, name, token FROM annotators ORDER BY id")]
+        return [Rater(*row) for row in connection.execute("SELECT id, name, token FROM annotators ORDER BY id")]
 
 
-def authenticate(study: Study, token: str) -> Annotator | None:
+def authenticate(study: Study, token: str) -> Rater | None:
     """Return whose token this is; the time taken does not depend on how much of a guess is right."""
     found = None
     for annotator in annotators(study):
@@ -231,12 +238,12 @@ def _item(study: Study, content: str) -> Item:
     return Comparison.from_dict(raw) if study.kind == "comparison" else RatedTurn.from_dict(raw)
 
 
-def record(study: Study, annotator: Annotator, item: int, values: Mapping[str, str], swapped: bool) -> None:
+def record(study: Study, annotator: Rater, item: int, values: Mapping[str, str], swapped: bool) -> None:
     """Write answers of one annotator to one item; they are on the disk when this returns.
 
     Args:
-        values: attribute -> value, as in `Answer`.
-        swapped: as in `Answer`.
+        values: attribute -> value, as in `RaterAnswer`.
+        swapped: as in `RaterAnswer`.
     """
     now = time.time()
     with _connect(study.path) as connection, connection:
@@ -246,7 +253,7 @@ def record(study: Study, annotator: Annotator, item: int, values: Mapping[str, s
         )
 
 
-def read_answers(study: Study, annotator: Annotator | None = None) -> list[Answer]:
+def read_answers(study: Study, annotator: Rater | None = None) -> list[RaterAnswer]:
     """Return the latest answers, of everyone or of one annotator, ordered by annotator, item and attribute."""
     where, parameters = ("", ()) if annotator is None else ("WHERE annotator = ?", (annotator.id,))
     with _connect(study.path) as connection:
@@ -257,15 +264,15 @@ def read_answers(study: Study, annotator: Annotator | None = None) -> list[Answe
             "ORDER BY annotators.id, item, attribute",
             parameters,
         ).fetchall()
-    return [Answer(name, item, attribute, value, bool(swap)) for name, item, attribute, value, swap in rows]
+    return [RaterAnswer(name, item, attribute, value, bool(swap)) for name, item, attribute, value, swap in rows]
 
 
-def given(answers: Sequence[Answer], item: int) -> dict[str, str]:
+def given(answers: Sequence[RaterAnswer], item: int) -> dict[str, str]:
     """Return one annotator's answers to one item: attribute -> value."""
     return {answer.attribute: answer.value for answer in answers if answer.item == item}
 
 
-def finished(study: Study, answers: Sequence[Answer]) -> set[int]:
+def finished(study: Study, answers: Sequence[RaterAnswer]) -> set[int]:
     """Return the items that one annotator has answered in full or skipped."""
     by_item: dict[int, dict[str, str]] = {}
     for answer in answers:
