@@ -13,8 +13,8 @@ from typing import Any, get_args
 import jinja2
 import jinja2.meta
 import pytest
-from tokenizers import AddedToken
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import AddedToken, Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from steerlm.attributes import OASST, STEERLM, Attribute, AttributeSchema
@@ -471,3 +471,31 @@ def test_real_bert_tokenizer() -> None:
     expected = tokenizer.apply_chat_template(plain(messages), return_dict=True, return_assistant_tokens_mask=True)
     assert encoded.input_ids == expected["input_ids"]
     assert encoded.loss_mask == [bool(value) for value in expected["assistant_masks"]]
+
+
+def with_ids(vocabulary: dict[str, int], added: dict[str, int]) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel(vocabulary | added, unk_token="a"))
+    backend.add_special_tokens(list(added))
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(backend.to_str()), eos_token="<e>")
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "added", "unused"),
+    [
+        ({"a": 0, "b": 1, "c": 3}, {"<e>": 4}, "2"),
+        ({"a": 0, "b": 2, "c": 4}, {"<e>": 5}, "1, 3"),
+        ({"a": 0, "b": 1}, {"<e>": 9}, "2, 3, 4, 5, 6, 7, 8"),
+    ],
+)
+def test_a_tokenizer_with_unused_ids_is_refused(vocabulary: dict[str, int], added: dict[str, int], unused: str) -> None:
+    with pytest.raises(UserError, match=rf"leaves ids unused \({unused}\).*control token .* id of another"):
+        install_template(with_ids(vocabulary, added), "steerlm", OASST)
+
+
+def test_unused_ids_do_no_harm_where_no_token_is_new() -> None:
+    tokens = [*TEMPLATES["steerlm"].tokens, "<|pad|>", "<e>"]
+    tokenizer = with_ids({"a": 0, "b": 2}, {token: 5 + i for i, token in enumerate(tokens)})
+    tokenizer.pad_token = "<|pad|>"
+    before = tokenizer.get_vocab()
+    assert install_template(tokenizer, "steerlm", OASST) == 0
+    assert tokenizer.get_vocab() == before

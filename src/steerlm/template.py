@@ -79,10 +79,13 @@ def install_template(tokenizer: PreTrainedTokenizerBase, template: TemplateName,
         schema: the attributes.
 
     Returns:
-        The number of tokens added; the model's embeddings must grow by it.
+        The number of tokens added; the model needs rows for them.
+
+    Raises:
+        UserError: a token added would take the id of another, because the tokenizer leaves ids unused.
     """
     shipped = TEMPLATES[template]
-    before = len(tokenizer)
+    before = tokenizer.get_vocab()
     recorded = set(tokenizer.init_kwargs.get("chat_control_tokens") or ())
     if tokenizer.chat_template is not None:
         replaced = tokenizer.chat_template
@@ -94,11 +97,36 @@ def install_template(tokenizer: PreTrainedTokenizerBase, template: TemplateName,
     tokenizer.add_special_tokens({"eos_token": shipped.stop})
     if tokenizer.pad_token is None or tokenizer.pad_token == shipped.stop:
         tokenizer.add_special_tokens({"pad_token": _PAD})
+    _require_own_ids(tokenizer, before)
     tokenizer.chat_template = _template_text(template, schema, beginning and shipped.beginning)
     tokenizer.chat_control_tokens = sorted(recorded.union(shipped.tokens))
     tokenizer.init_kwargs["chat_control_tokens"] = tokenizer.chat_control_tokens
     tokenizer.init_kwargs[_RECORD] = {"template": template, "schema": schema.signature, "beginning": beginning}
-    return len(tokenizer) - before
+    return len(tokenizer.get_vocab()) - len(before)
+
+
+def _require_own_ids(tokenizer: PreTrainedTokenizerBase, before: Mapping[str, int]) -> None:
+    """Raise when a token that was added has the id of one that was there, or gets another id when it is read again.
+
+    Tokenizers count their tokens for the next id, which is wrong where ids below the highest are unused.
+    """
+    now = tokenizer.get_vocab()
+    added = {token: index for token, index in now.items() if token not in before}
+    taken = set(before.values())
+    moved = [token for token, index in added.items() if index in taken]
+    if added and not moved and tokenizer.is_fast and len(taken) <= max(taken):
+        from tokenizers import Tokenizer
+
+        again = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        moved = [token for token, index in added.items() if again.token_to_id(token) != index]
+    if moved:
+        unused = sorted(set(range(max(taken))) - taken)
+        more = f" and {len(unused) - 8} more" if len(unused) > 8 else ""
+        raise UserError(
+            f"the tokenizer {tokenizer.name_or_path!r} leaves ids unused ({', '.join(map(str, unused[:8]))}{more}), so "
+            f"that the control token {moved[0]!r} would get the id of another token; give it a token for each of "
+            "these ids, for example <unused1>, or take another base model"
+        )
 
 
 def _template_text(template: TemplateName, schema: AttributeSchema, beginning: bool) -> str:

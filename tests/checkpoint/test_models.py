@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -18,12 +20,13 @@ from transformers import (
     DistilBertForSequenceClassification,
     LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
 )
 
 from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.adapters import add_lora, merge_adapter
 from steerlm.checkpoint.models import (
     CheckpointInfo,
-    add_lora,
     autocast_bf16,
     fingerprint,
     inference_dtype,
@@ -31,13 +34,13 @@ from steerlm.checkpoint.models import (
     load_info,
     load_sequence_classifier,
     load_tokenizer,
-    merge_adapter,
     resize_embeddings,
     save_info,
     save_model,
 )
 from steerlm.config import LoraSection
 from steerlm.errors import UserError
+from steerlm.template import install_template
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 SCHEMA = AttributeSchema.preset("helpsteer")
@@ -216,10 +219,80 @@ def test_tied_embeddings_stay_tied() -> None:
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
-def test_a_vocabulary_larger_than_the_tokenizer_is_left_alone() -> None:
+def test_new_tokens_on_spare_rows_get_the_mean_of_the_trained_ones() -> None:
+    plain = byte_tokenizer(None)
+    known = len(plain)
+    num_new = install_template(plain, "steerlm", SCHEMA)
+    for size in (1000, known + 2):  # all new tokens fit on spare rows, or some of them
+        model = random_model(tiny_llama_config(size))
+        old = {name: value.clone() for name, value in model.state_dict().items()}
+        assert resize_embeddings(model, plain, num_new) == max(0, len(plain) - size)
+        for module, name in (
+            (model.get_input_embeddings(), "model.embed_tokens.weight"),
+            (model.get_output_embeddings(), "lm_head.weight"),
+        ):
+            weight = module.weight
+            assert torch.equal(weight[:known], old[name][:known])
+            torch.testing.assert_close(weight[known : len(plain)], old[name][:known].mean(0).expand(num_new, -1))
+            assert torch.equal(weight[len(plain) :], old[name][len(plain) :])
+
+
+def test_a_vocabulary_larger_than_the_tokenizer_is_left_alone_where_no_token_is_new() -> None:
     model = random_model(tiny_llama_config(1000))
+    before = model.get_input_embeddings().weight.clone()
     assert resize_embeddings(model, byte_tokenizer(SCHEMA)) == 0
-    assert model.get_input_embeddings().weight.shape[0] == 1000
+    assert torch.equal(model.get_input_embeddings().weight, before)
+
+
+def test_a_tokenizer_with_unused_ids_gets_a_row_for_its_highest_id() -> None:
+    vocabulary = {chr(97 + i): i for i in range(20)} | {"z": 40}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="a")))
+    model = random_model(tiny_llama_config(21))
+    assert resize_embeddings(model, tokenizer) == 20
+    assert model.get_input_embeddings().num_embeddings == 41
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        (("q_proj", "lm_head"), "lm_head"),
+        (("embed_tokens",), "model.embed_tokens"),
+        (("model.embed_tokens", "v_proj"), "model.embed_tokens"),
+        ("lm_head", "lm_head"),
+        (r".*\.embed_tokens|.*proj", "model.embed_tokens"),
+    ],
+)
+def test_lora_on_what_is_trained_in_full_is_refused_beforehand(
+    tied: bool, target: str | tuple[str, ...], named: str
+) -> None:
+    config = tiny_llama_config(300)
+    config.tie_word_embeddings = tied
+    with pytest.raises(UserError, match=f"lora.target_modules .*: {named} takes no adapter.*leave it out"):
+        add_lora(random_model(config), LoraSection(target_modules=target), [256])
+
+
+def test_lora_on_the_head_of_a_classifier_or_by_no_pattern_is_refused() -> None:
+    config = DistilBertConfig(dim=16, n_heads=2, n_layers=1, hidden_dim=16, vocab_size=50, num_labels=2)
+    for target in ("classifier", "pre_classifier", "word_embeddings"):
+        with pytest.raises(UserError, match="takes no adapter"):
+            add_lora(DistilBertForSequenceClassification(config), LoraSection(target_modules=("q_lin", target)), [])
+    with pytest.raises(UserError, match="is no regular expression"):
+        add_lora(random_model(tiny_llama_config(300)), LoraSection(target_modules="(q_proj"), [])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("target", ["all-linear", ("q_proj", "down_proj"), ("0.mlp.up_proj",), r".*self_attn\..*_proj"])
+def test_every_target_that_is_taken_can_be_merged(tied: bool, target: str | tuple[str, ...]) -> None:
+    config = tiny_llama_config(300)
+    config.tie_word_embeddings = tied
+    model = add_lora(random_model(config), LoraSection(rank=2, target_modules=target), [256, 257])
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or "trainable_tokens_delta" in name:
+            torch.nn.init.normal_(parameter, 0, 0.1)
+    ids = torch.tensor([[1, 256, 5, 257, 7]])
+    logits = model.eval()(ids).logits
+    torch.testing.assert_close(model.merge_and_unload()(ids).logits, logits, rtol=1e-4, atol=1e-5)
 
 
 def adapted(tied: bool) -> tuple[Any, list[int]]:
@@ -293,6 +366,29 @@ def test_merge_keeps_the_adapter_beside(again: bool, tmp_path: Path) -> None:
 
     reread = PeftModel.from_pretrained(base(), tmp_path / "adapter")
     torch.testing.assert_close(reread.eval()(ids).logits, logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")
+def test_the_code_on_an_adapters_card_gives_the_merged_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = byte_tokenizer(SCHEMA)
+    random_model(tiny_llama_config(258)).save_pretrained(tmp_path / "base")
+    base = load_causal_lm(tmp_path / "base")
+    resize_embeddings(base, tokenizer)
+    model = add_lora(base, LoraSection(rank=2), list(range(256, len(tokenizer))))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, 0, 0.1)
+    merged = merge_adapter(model.eval(), tmp_path / "adapter", tokenizer)
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert SCHEMA.signature in card
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(card.split("```python\n")[1].split("```")[0], found)
+    ids = torch.tensor([[1, 258, 5, 259, 7]])
+    torch.testing.assert_close(found["model"].eval()(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-5)
+    messages = [{"role": "user", "content": "a"}]
+    assert found["tokenizer"].apply_chat_template(messages) == tokenizer.apply_chat_template(messages)
 
 
 def test_qlora_without_a_gpu_or_its_extra_says_what_is_missing(checkpoint: Path) -> None:

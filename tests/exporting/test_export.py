@@ -15,13 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.checkpoint.adapters import add_lora, merge_adapter
 from steerlm.checkpoint.models import (
     CheckpointInfo,
-    add_lora,
     load_causal_lm,
     load_info,
     load_tokenizer,
-    merge_adapter,
     resize_embeddings,
     save_info,
     save_model,

@@ -21,7 +21,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from steerlm.batching.batches import EncodedExamples
-from steerlm.checkpoint.models import add_lora, load_causal_lm, resize_embeddings
+from steerlm.checkpoint.adapters import add_lora
+from steerlm.checkpoint.models import load_causal_lm, resize_embeddings
 from steerlm.config import LoraSection, TrainingSection
 from tests.small_training import TOKENIZER, language_model, run, section, token_examples
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from steerlm.batching.batches import count_batches
-from steerlm.checkpoint.models import add_lora
+from steerlm.checkpoint.adapters import add_lora
 from steerlm.config import LoraSection
 from tests.small_training import (
     Killed,

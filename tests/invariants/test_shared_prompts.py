@@ -20,7 +20,8 @@ from steerlm.batching import shared_prompts
 from steerlm.batching.batches import BatchStream, EpochView, Example, RegressionExamples, RowPlan
 from steerlm.batching.collating import collate_regression, collate_sft
 from steerlm.batching.shared_prompts import CAUSAL, ResponseScores, Sharing, shared_attention, sharing_of
-from steerlm.checkpoint.models import CheckpointInfo, add_lora
+from steerlm.checkpoint.adapters import add_lora
+from steerlm.checkpoint.models import CheckpointInfo
 from steerlm.config import LoraSection
 from steerlm.conversation import Conversation, Message
 from steerlm.scorers.attribute_models import loaded_attribute_model

@@ -11,7 +11,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from steerlm.checkpoint.models import add_lora
+from steerlm.checkpoint.adapters import add_lora
 from steerlm.cli import main
 from steerlm.config import BootstrapConfig, LoraSection, Recipe, TrainingSection, build_recipe
 from steerlm.errors import UserError
@@ -137,14 +137,23 @@ def test_nothing_is_written(raw: dict[str, Any], tmp_path: Path) -> None:
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_problems_name_what_to_mend(raw: dict[str, Any], tmp_path: Path) -> None:
+def test_a_length_above_the_context_is_a_note_for_the_run_takes_the_context(
+    raw: dict[str, Any], tmp_path: Path
+) -> None:
     raw["train_sft"]["base_model"] = str(save_config(tmp_path / "short", max_position_embeddings=128))
+    result = planned(raw)
+    assert not any("max_length" in problem for problem in result.problems)
+    assert any(
+        "train_sft.max_length 4096 is above the model's context of 128: the run takes 128" in n for n in result.notes
+    )
+
+
+def test_problems_name_what_to_mend(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["train_attribute_model"]["base_model"] = str(tmp_path / "nowhere")
     raw["evaluate"] = {"prompts": str(tmp_path / "no-prompts.jsonl")}
     data = tmp_path / "a.jsonl"
     data.write_bytes(data.read_bytes() + b"\n{oops")
     problems = "\n".join(planned(raw).problems)
-    assert "train_sft.max_length 4096 is above the model's context of 128" in problems
     assert "nowhere" in problems
     assert "no-prompts.jsonl" in problems
     assert "a.jsonl:51:" in problems

@@ -148,11 +148,21 @@ def test_lora_merges_into_an_ordinary_folder_and_learns_to_stop(folder: Path) ->
     model = folder / "out" / "model"
     for (lang, loud), word in WORDS.items():
         assert answer(model, {"lang": lang, "loud": loud}) == f"{word}<|end|>"
-    assert (folder / "out" / "adapter" / "adapter_model.safetensors").is_file()
+    adapter = folder / "out" / "adapter"
+    assert (adapter / "adapter_model.safetensors").is_file()
+    assert AutoTokenizer.from_pretrained(adapter).chat_template == AutoTokenizer.from_pretrained(model).chat_template
+    assert str(folder / "base") in (adapter / "README.md").read_text()
     base, merged = load_file(folder / "base" / "model.safetensors"), load_file(model / "model.safetensors")
     assert base.keys() == merged.keys()
     # the rows of ordinary tokens are those of the base model
     assert torch.equal(merged["model.embed_tokens.weight"][:256], base["model.embed_tokens.weight"][:256])
+
+
+@pytest.mark.parametrize("target", ["lm_head", ("q_proj", "embed_tokens")])
+def test_lora_that_could_not_be_merged_is_refused_before_training(folder: Path, target: Any) -> None:
+    with pytest.raises(UserError, match="takes no adapter"):
+        run(folder, lora={"target_modules": target})
+    assert not (folder / "out" / "checkpoints").exists()
 
 
 def test_human_labels_can_be_trained_on(folder: Path) -> None:
@@ -174,7 +184,11 @@ def test_nothing_fits(folder: Path) -> None:
 
 def test_empty_validation_file(folder: Path) -> None:
     (folder / "validation.jsonl").write_bytes(b"")
-    with pytest.raises(UserError, match=r"validation.jsonl: nothing to train on"):
+    with pytest.raises(UserError, match=r"validation.jsonl: the file holds no record.*raise prepare.validation_frac"):
+        run(folder)
+    write_conversations(folder / "validation.jsonl", records(20, seed=1), SCHEMA)
+    (folder / "train.jsonl").write_bytes(b"")
+    with pytest.raises(UserError, match=r"train.jsonl: the file holds no record; give training data"):
         run(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 from pathlib import Path
@@ -309,3 +310,31 @@ def test_liger_replaces_everything_but_the_loss(on_gpu: bool, installed: bool, m
     if settings:
         assert settings["use_liger_kernel"]
         assert not any(settings["liger_kernel_config"].values())
+
+
+def test_every_schedule_warms_up(tmp_path: Path) -> None:
+    rates = {}
+    for schedule in ("constant", "constant_with_warmup", "cosine"):
+        config = section(max_steps=6, warmup_steps=4, lr_schedule=schedule, eval_steps=1)
+        run(config, language_model(), token_examples(24), tmp_path / schedule)
+        rates[schedule] = dict(logged(tmp_path / schedule, "learning_rate"))
+    assert rates["constant"] == rates["constant_with_warmup"]
+    assert [rates["constant"][step] for step in range(1, 7)] == pytest.approx([0, 25e-5, 5e-4, 75e-5, 1e-3, 1e-3])
+    assert all(rates["cosine"][step] == rates["constant"][step] for step in range(1, 5))
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = section(epochs=2, eval_steps=2)
+    with monkeypatch.context() as patch:
+        kill_at(3, patch)
+        with pytest.raises(Killed):
+            run(config, language_model(), token_examples(48), tmp_path)
+    state = (tmp_path / "checkpoints" / "checkpoint-2" / "trainer_state.json").read_bytes()
+    record = tmp_path / "checkpoints" / "inputs.json"
+    mine = json.loads(record.read_text())
+    record.write_text(json.dumps({**mine, "processes": 2, "steps": mine["steps"] // 2}))
+    with pytest.raises(UserError, match=r"with other inputs \(different: processes, steps\)"):
+        run(config, language_model(), token_examples(48), tmp_path)
+    assert (tmp_path / "checkpoints" / "checkpoint-2" / "trainer_state.json").read_bytes() == state
+    record.write_text(json.dumps(mine))
+    assert run(config, language_model(), token_examples(48), tmp_path)["steps"] == mine["steps"]

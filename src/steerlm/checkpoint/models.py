@@ -1,4 +1,4 @@
-"""Load and save models, tokenizers and adapters; every checkpoint carries its attribute schema.
+"""Load and save models and tokenizers; every checkpoint carries its attribute schema.
 
 A checkpoint is an ordinary Hugging Face folder plus `steerlm.json` (`CheckpointInfo`). Weights are read from
 safetensors only, and code from a checkpoint is never run.
@@ -7,11 +7,9 @@ safetensors only, and code from a checkpoint is never run.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +33,6 @@ from steerlm.checkpoint.info import load_info as load_info
 from steerlm.checkpoint.info import save_info as save_info
 from steerlm.checkpoint.weights import check_weights, whole_folder
 from steerlm.checkpoint.weights import fingerprint as fingerprint
-from steerlm.config import LoraSection
 from steerlm.errors import UserError
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -257,87 +254,37 @@ def _four_bit() -> Any:
     )
 
 
-def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Give the model a row for every token, new ones at the mean of the old, and set its pad id.
+def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_new: int = 0) -> int:
+    """Give the model a row for every token, and those of new tokens the mean of the others; set its pad id.
 
-    A model with more rows than the tokenizer has tokens stays as it is.
+    A model may have more rows than its tokenizer had tokens: nobody trained those, and new tokens land on them first.
+
+    Args:
+        model: changed in place.
+        tokenizer: may have unused ids, so that it needs more rows than it has tokens.
+        num_new: how many of its tokens, those with the highest ids, the model does not know yet.
 
     Returns:
         The number of rows added.
     """
-    embeddings = model.get_input_embeddings()
-    old = embeddings.weight.shape[0]
-    added = max(0, len(tokenizer) - old)
-    if added:
+    old = model.get_input_embeddings().weight.shape[0]
+    ids = sorted(tokenizer.get_vocab().values())
+    rows = ids[-1] + 1
+    if rows > old:
         # Hugging Face draws the rows around the mean; the mean itself needs no random numbers
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    first = min([int(old), *ids[len(ids) - num_new :]])
+    if rows > first:
         with torch.no_grad():
             for module in (model.get_input_embeddings(), model.get_output_embeddings()):
                 if module is not None:
                     weight = module.weight
-                    weight[old:] = weight[:old].float().mean(dim=0).to(weight.dtype)
+                    weight[first:rows] = weight[:first].float().mean(dim=0).to(weight.dtype)
                     bias = getattr(module, "bias", None)
                     if bias is not None:
-                        bias[old:] = bias[:old].float().mean().to(bias.dtype)
+                        bias[first:rows] = bias[:first].float().mean().to(bias.dtype)
     model.config.pad_token_id = tokenizer.pad_token_id
-    return int(added)
-
-
-@contextlib.contextmanager
-def _old_names() -> Iterator[None]:
-    """Hide that peft still asks transformers for `is_gradient_checkpointing`."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        yield
-
-
-def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence[int]) -> Any:
-    """Wrap a model in LoRA adapters (Hu et al., 2021).
-
-    Args:
-        model: the base model.
-        lora: rank, scale, dropout and target modules.
-        trained_tokens: ids whose embedding rows (and output rows) are trained in full: control tokens are new to
-            the base model, and a frozen end token could never be learnt.
-
-    Returns:
-        A `peft.PeftModel`.
-
-    Raises:
-        UserError: the model has no such target modules.
-    """
-    from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
-
-    if lora.quantize_4bit:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    names = {id(module): name for name, module in model.named_modules()}
-    rows: dict[str, list[int]] = {}
-    head = model.get_output_embeddings()
-    causal = head is not None
-    if trained_tokens:
-        embeddings = model.get_input_embeddings()
-        rows[names[id(embeddings)]] = sorted(trained_tokens)
-        if head is not None and head.weight is not embeddings.weight:
-            rows[names[id(head)]] = sorted(trained_tokens)
-    target = lora.target_modules
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=target if isinstance(target, str) else list(target),
-        # a part of DistilBERT's head, which is trained in full: peft takes it for one by the end of its name
-        exclude_modules=None if causal else ["pre_classifier"],
-        task_type=TaskType.CAUSAL_LM if causal else TaskType.SEQ_CLS,
-        trainable_token_indices=rows or None,
-    )
-    try:
-        with _old_names():
-            adapted = get_peft_model(model, config)
-    except ValueError as error:  # no module has such a name, or it is of a kind that takes no adapter
-        raise UserError(f"lora.target_modules {target!r}: {str(error).splitlines()[0]}") from error
-    # the trained rows are in the adapter; peft would store the whole resized embeddings in every checkpoint
-    adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
-    return adapted
+    return max(0, int(rows) - int(old))
 
 
 def save_model(
@@ -364,29 +311,3 @@ def save_model(
         tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
         save_info(partial, info)
-
-
-def merge_adapter(
-    adapted: Any, folder: Path, tokenizer: PreTrainedTokenizerBase, again: tuple[Path, str] | None = None
-) -> PreTrainedModel:
-    """Save the adapter of a `peft.PeftModel` and return the plain model with the adapter merged into its weights.
-
-    Args:
-        adapted: the trained model.
-        folder: where the adapter is kept, in peft's format.
-        tokenizer: with the control tokens.
-        again: where given, a folder with the trained adapter and the base model to read it onto, instead of `adapted`.
-    """
-    from peft import PeftModel
-
-    if again is not None:
-        source, base_model = again
-        model = load_causal_lm(base_model, "auto")
-        resize_embeddings(model, tokenizer)
-        with _old_names():
-            adapted = PeftModel.from_pretrained(model, source)
-    with whole_folder(folder) as partial, quiet():
-        adapted.save_pretrained(partial, save_embedding_layers=False)
-    merged = adapted.merge_and_unload()
-    assert isinstance(merged, PreTrainedModel)
-    return merged

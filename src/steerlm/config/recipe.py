@@ -109,7 +109,7 @@ class TrainingSection(Section):
     max_steps: int = Field(-1, ge=-1, description="Stop after so many optimizer steps (-1: by epochs).")
     learning_rate: float = Field(5e-6, gt=0, description="Peak learning rate.")
     lr_schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
-        "cosine", description="Learning-rate schedule."
+        "cosine", description="Learning-rate schedule after the warm-up (both constant ones are the same)."
     )
     warmup_steps: int = Field(10, ge=0, description="Warm-up steps.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")

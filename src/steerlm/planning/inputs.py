@@ -164,7 +164,10 @@ def check_model(stage: str, section: TrainingSection, recipe: Recipe, found: Fin
             return None
     context = getattr(config, "max_position_embeddings", None)
     if context is not None and section.max_length > context:
-        found.problems.append(f"{stage}.max_length {section.max_length} is above the model's context of {context}")
+        found.notes.append(
+            f"{stage}.max_length {section.max_length} is above the model's context of {context}: "
+            f"the run takes {context}"
+        )
     if local and (Path(name) / "tokenizer_config.json").is_file():
         _check_tokenizer(stage, section, recipe, found)
     return architecture(config)

@@ -37,6 +37,7 @@ from steerlm.batching.shared_prompts import (
     shared_rows,
     sharing_of,
 )
+from steerlm.checkpoint.heads import head_in_fp32
 from steerlm.checkpoint.models import (
     CheckpointInfo,
     Precision,
@@ -281,6 +282,7 @@ def loaded_attribute_model(
             "use kind: regression"
         )
     model.eval()
+    head_in_fp32(model)
     encoder = ConversationEncoder(tokenizer, info.schema)
     max_length = min(context_length(model, tokenizer), int(info.provenance["max_length"]))
     pad_id = int(tokenizer.pad_token_id)

@@ -19,16 +19,15 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.adapters import add_lora, merge_adapter
 from steerlm.checkpoint.model_card import model_card
 from steerlm.checkpoint.models import (
     INFO_FILE,
     CheckpointInfo,
     Precision,
-    add_lora,
     load_causal_lm,
     load_info,
     load_tokenizer,
-    merge_adapter,
     resize_embeddings,
     save_model,
 )
@@ -80,9 +79,9 @@ def train_sft(
             return finished
     set_seed(seed)
     tokenizer = load_tokenizer(config.base_model)
-    install_template(tokenizer, config.template, schema)
+    num_new = install_template(tokenizer, config.template, schema)
     encoder = ConversationEncoder(tokenizer, schema)
-    model = _base_model(config, tokenizer, encoder, schema)
+    model = _base_model(config, tokenizer, num_new, encoder, schema)
     max_length = min(config.max_length, context_length(model, tokenizer))
     learned, held_out = _examples(config, train_data, validation, encoder, max_length, seed, sources, out)
     course = train(config, model, tokenizer, learned, held_out, "sft", out, seed)
@@ -113,7 +112,11 @@ def train_sft(
 
 
 def _base_model(
-    config: TrainSftConfig, tokenizer: PreTrainedTokenizerBase, encoder: ConversationEncoder, schema: AttributeSchema
+    config: TrainSftConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    num_new: int,
+    encoder: ConversationEncoder,
+    schema: AttributeSchema,
 ) -> Any:
     """Load the base model with rows for the control tokens, and adapters where the recipe wants them."""
     if (Path(config.base_model) / INFO_FILE).is_file():
@@ -122,12 +125,12 @@ def _base_model(
     lora = config.lora
     if lora is None:
         model = load_causal_lm(config.base_model)
-        resize_embeddings(model, tokenizer)
+        resize_embeddings(model, tokenizer, num_new)
         return model
     # frozen weights need no fp32 copy: bf16 where the device computes in it
     precision: Precision = "auto" if torch.cuda.is_available() and config.precision != "fp32" else "fp32"
     model = load_causal_lm(config.base_model, precision, lora.quantize_4bit)
-    resize_embeddings(model, tokenizer)
+    resize_embeddings(model, tokenizer, num_new)
     return add_lora(model, lora, sorted(encoder.control_ids))
 
 
@@ -152,9 +155,10 @@ def _examples(
     )
     whole = dataclasses.replace(how, attribute_dropout=0.0, header_dropout=0.0)
     learned = ConditionedExamples(_read(train_data, encoder), encoder, how, max_length, sources, out)
-    _require_examples(learned.report, config, max_length, train_data)
+    _require_examples(learned.report, config, max_length, train_data, "give training data")
     held_out = ConditionedExamples(_read(validation, encoder), encoder, whole, max_length, folder=out)
-    _require_examples(held_out.report, config, max_length, validation)
+    hold_out = "there is nothing to validate on: raise prepare.validation_fraction"
+    _require_examples(held_out.report, config, max_length, validation, hold_out)
     return learned, held_out
 
 
@@ -162,12 +166,23 @@ def _read(path: Path, encoder: ConversationEncoder) -> Iterator[Conversation]:
     return progress(read_conversations(path, encoder.schema), None, f"encoding {path.name}")
 
 
-def _require_examples(report: EncodingReport, config: TrainSftConfig, max_length: int, path: Path) -> None:
+def _require_examples(
+    report: EncodingReport, config: TrainSftConfig, max_length: int, path: Path, missing: str
+) -> None:
     """Raise when a file leaves nothing to train on or to condition on.
+
+    Args:
+        report: what became of the file's records.
+        config: the recipe's section.
+        max_length: most tokens of an example.
+        path: the file.
+        missing: what to do where it holds no record.
 
     Raises:
         UserError: saying what became of the records.
     """
+    if report.records + report.too_long + report.no_response == 0:
+        raise UserError(f"{path}: the file holds no record; {missing}")
     if report.records == 0:
         raise UserError(
             f"{path}: nothing to train on: {report.too_long} records are longer than {max_length} tokens even without "

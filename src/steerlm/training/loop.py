@@ -87,7 +87,8 @@ def training_arguments(
         output_dir=str(checkpoints),
         max_steps=max_steps,
         learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_schedule,
+        # Hugging Face's `constant` would ignore the warm-up
+        lr_scheduler_type="constant_with_warmup" if config.lr_schedule == "constant" else config.lr_schedule,
         warmup_steps=min(config.warmup_steps, max_steps),
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,
@@ -207,7 +208,13 @@ def train(
     max_steps, steps_per_epoch = _total_batches(config, plan, ranks.num_processes)
     whole = out / BEST if _sharded(config) else None
     with ranks.main_process_first():
-        inputs = {"training": identity(config, data, objective, seed)}
+        # with other processes a step sees other examples
+        inputs = {
+            "training": identity(config, data, objective, seed),
+            "processes": ranks.num_processes,
+            "steps": max_steps,
+            "steps_per_epoch": steps_per_epoch,
+        }
         claim(checkpoints / "inputs.json", inputs, otherwise="refuse", holds="checkpoints of a training")
         start, state = _start(checkpoints, max_steps, flow.patience, whole)
     finished = _finished(state, max_steps, flow.patience)

@@ -39,6 +39,7 @@ from steerlm.batching.batches import IGNORED, BatchStream, EpochView, RowPlan, s
 from steerlm.batching.collating import collate_regression, collate_sft
 from steerlm.batching.model_inputs import ModelInputs, model_inputs
 from steerlm.batching.shared_prompts import ResponseScores, core_model, is_causal
+from steerlm.checkpoint.heads import head_in_fp32
 from steerlm.errors import UserError
 from steerlm.training.checkpoints import complete_checkpoints, mark_complete, saving
 from steerlm.training.losses import Loss, masked_attribute_loss, response_cross_entropy
@@ -105,6 +106,8 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
             head = self.accelerator.unwrap_model(model).get_output_embeddings()
             assert head is not None
             head.register_forward_pre_hook(self._select_hidden)
+        else:
+            head_in_fp32(self.accelerator.unwrap_model(model))
         self.core = core_model(self.accelerator.unwrap_model(model))
         regression_at_places = objective == "regression" and is_causal(self.core)
         self.response_scores = ResponseScores(self.core) if regression_at_places else None

@@ -21,18 +21,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from steerlm.attributes import AttributeSchema
 from steerlm.batching.batches import RegressionExamples
+from steerlm.checkpoint.adapters import add_lora, merge_adapter
 from steerlm.checkpoint.label_statistics import label_statistics
 from steerlm.checkpoint.model_card import model_card
 from steerlm.checkpoint.models import (
     CheckpointInfo,
     Precision,
-    add_lora,
     default_device,
     fingerprint,
     load_causal_lm,
     load_sequence_classifier,
     load_tokenizer,
-    merge_adapter,
     resize_embeddings,
     save_model,
 )
@@ -88,10 +87,10 @@ def train_attribute_model(
         return _summary(json.loads(report_path.read_text(encoding="utf-8")))
     _refuse_impossible(config)
     set_seed(seed)
-    tokenizer = _load_tokenizer(config, schema)
+    tokenizer, num_new = _load_tokenizer(config, schema)
     encoder = ConversationEncoder(tokenizer, schema)
     model = _load_base(config, schema)
-    resize_embeddings(model, tokenizer)
+    resize_embeddings(model, tokenizer, num_new)
     max_length = min(config.max_length, context_length(model, tokenizer))
     learned = read_attribute_data(train_data, encoder, config.kind, max_length, keep_turns=False)
     require_all_labelled(learned.labels_N_K, schema, train_data)
@@ -144,13 +143,13 @@ def _refuse_impossible(config: TrainAttributeModelConfig) -> None:
         raise UserError("train_attribute_model: sharding (fsdp, deepspeed) with lora needs kind: generative")
 
 
-def _load_tokenizer(config: TrainAttributeModelConfig, schema: AttributeSchema) -> PreTrainedTokenizerBase:
+def _load_tokenizer(config: TrainAttributeModelConfig, schema: AttributeSchema) -> tuple[PreTrainedTokenizerBase, int]:
+    """Return the tokenizer with the template installed, and how many tokens that added."""
     tokenizer = load_tokenizer(config.base_model)
     if tokenizer.bos_token is None and tokenizer.cls_token is not None:
         # BERT reads its verdict off the first token, which it knows as [CLS]
         tokenizer.bos_token = tokenizer.cls_token
-    install_template(tokenizer, config.template, schema)
-    return tokenizer
+    return tokenizer, install_template(tokenizer, config.template, schema)
 
 
 def _load_base(config: TrainAttributeModelConfig, schema: AttributeSchema) -> Any:
