@@ -21,6 +21,8 @@ Value = int | str
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_SCALE = rf"{_NAME.pattern}:(?:[0-9]+-[0-9]+|{_CATEGORY.pattern}(?:\|{_CATEGORY.pattern})+)"
+_SIGNATURE = re.compile(rf"{_SCALE}(?:,{_SCALE})*")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Attribute:
         best: which end means a better response; None where neither does. `bootstrap` maximises the
             attributes named as quality by the recipe towards this end.
         user_settable: whether an end user may set it (an operator always may).
+        low: what the lowest level means, in a few words (ordinal).
+        high: what the highest level means, in a few words (ordinal).
     """
 
     name: str
@@ -50,6 +54,8 @@ class Attribute:
     default: Value | None = None
     best: Literal["max", "min"] | None = None
     user_settable: bool = True
+    low: str = ""
+    high: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -77,10 +83,15 @@ class Attribute:
                 )
             if self.best is not None:
                 raise UserError(f"attribute {self.name!r}: a categorical attribute has no best end")
+            if self.low or self.high:
+                raise UserError(f"attribute {self.name!r}: a categorical attribute has no low and no high end")
         else:
             raise UserError(f"attribute {self.name!r}: kind {self.kind!r} is not one of ordinal, categorical")
         if not isinstance(self.user_settable, bool):
             raise UserError(f"attribute {self.name!r}: user_settable is true or false, got {self.user_settable!r}")
+        for end, words in (("low", self.low), ("high", self.high)):
+            if not isinstance(words, str) or "\n" in words:
+                raise UserError(f"attribute {self.name!r}: {end} is a few words on one line, got {words!r}")
         if self.best not in (None, "max", "min"):
             raise UserError(f"attribute {self.name!r}: best {self.best!r} is not one of max, min, null")
         if self.default is not None:
@@ -357,6 +368,11 @@ _DESCRIPTIONS: dict[str, tuple[str, Literal["max", "min"] | None, int]] = {
     "complexity": ("How much expertise it takes to write and to read the response.", None, 2),
     "verbosity": ("How much detail the response goes into, relative to what the prompt asks for.", None, 2),
 }
+
+
+def is_signature(found: object) -> bool:
+    """Whether a record's `schema` is a signature of ours; a column of that name may hold anything in others' data."""
+    return isinstance(found, str) and _SIGNATURE.fullmatch(found) is not None
 
 
 def _preset(names: str, maximum: int) -> AttributeSchema:

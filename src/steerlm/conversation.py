@@ -12,6 +12,8 @@ Reading is streaming and strict (errors name file and line); writing is atomic.
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from steerlm.attributes import AttributeSchema, Value
+from steerlm.attributes import AttributeSchema, Value, is_signature
 from steerlm.errors import UserError, did_you_mean
 from steerlm.storage.files import atomic_writer as atomic_writer
 from steerlm.storage.files import lines_writer
@@ -32,7 +34,7 @@ Role = Literal["system", "user", "assistant"]
 _ROLES = ("system", "user", "assistant")
 _SCORE_DECIMALS = 4
 MESSAGE_KEYS = ("role", "content", "attributes", "human", "ratings", "scores", "labelled_by", "weight")
-_RECORD_KEYS = ("id", "source", "group", "schema", "messages", "meta")
+RECORD_KEYS = ("id", "source", "group", "schema", "messages", "meta")
 
 
 class Score(NamedTuple):
@@ -107,12 +109,15 @@ class Message:
 
     @property
     def human_labels(self) -> Mapping[str, Value]:
-        """The labels that no model set: `human` after annotation, else `attributes` unless a model set them."""
-        if self.human is not None:
-            return self.human
-        if self.attributes is None or (self.labelled_by or "").startswith("model:"):
-            return {}
-        return self.attributes
+        """The labels that no model set: `human` after annotation, else `attributes` unless a model set them.
+
+        An attribute with ratings only has the level nearest to their mean.
+        """
+        labels = self.human
+        if labels is None and not (self.labelled_by or "").startswith("model:"):
+            labels = self.attributes
+        rated = {name: round(sum(given) / len(given)) for name, given in (self.ratings or {}).items() if given}
+        return {**rated, **(labels or {})} if rated else labels or {}
 
     def target(self, name: str) -> float | None:
         """Return the human label of an ordinal attribute, real-valued: the mean of the ratings where there
@@ -155,7 +160,7 @@ class Conversation:
 
     def to_dict(self, schema: AttributeSchema | None) -> dict[str, Any]:
         """Return the JSON form with the schema's signature."""
-        assert not any(key in self.meta for key in _RECORD_KEYS if key != "meta"), "meta would hide a field"
+        assert not any(key in self.meta for key in RECORD_KEYS if key != "meta"), "meta would hide a field"
         out: dict[str, Any] = {"id": self.id, "source": self.source}
         if self.group is not None:
             out["group"] = self.group
@@ -294,8 +299,8 @@ def conversation_from_dict(raw: object, schema: AttributeSchema | None = None, p
         raise UserError(f"a record must be a JSON object, got {type(raw).__name__}")
     if not isinstance(raw.get("messages"), list):
         raise UserError("the record has no list of messages")
-    if schema is not None and raw.get("schema") is not None:
-        schema.require_same(str(raw["schema"]), "the recipe or checkpoint", place)
+    if schema is not None and is_signature(raw.get("schema")):
+        schema.require_same(raw["schema"], "the recipe or checkpoint", place)
     messages = []
     for i, item in enumerate(raw["messages"]):
         try:
@@ -307,7 +312,7 @@ def conversation_from_dict(raw: object, schema: AttributeSchema | None = None, p
         raise UserError("the record has no id")
     if isinstance(record_id, bool) or not isinstance(record_id, (str, int)):
         raise UserError(f"the record's id must be text or an integer, got {record_id!r}")
-    meta = {key: value for key, value in raw.items() if key not in _RECORD_KEYS or key == "meta"}
+    meta = {key: value for key, value in raw.items() if key not in RECORD_KEYS or key == "meta"}
     group = raw.get("group")
     return Conversation(
         str(record_id), tuple(messages), str(raw.get("source", "")), None if group is None else str(group), meta
@@ -316,16 +321,31 @@ def conversation_from_dict(raw: object, schema: AttributeSchema | None = None, p
 
 @dataclass
 class BadRecords:
-    """Collects records that could not be read, when the user asked to skip them (`prepare.skip_bad_records`)."""
+    """Collects records that could not be read, when the user asked to skip them (`prepare.skip_bad_records`).
+
+    Attributes:
+        count: how many.
+        examples: the first messages.
+        reasons: how many by what is wrong, names and numbers left out.
+    """
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, message: str, keep: int = 100) -> None:
         """Count one bad record and keep its message while there are fewer than `keep`."""
         self.count += 1
         if len(self.examples) < keep:
             self.examples.append(message)
+        reason = _VARIABLE.sub("…", _PLACE.sub("", message))
+        if len(self.reasons) >= keep and reason not in self.reasons:
+            reason = "other reasons"
+        self.reasons[reason] += 1
+
+
+_PLACE = re.compile(r"^.*?:(?:row )?[0-9]+(?::[0-9]+)?(?: \([^)]*\))?: ")
+_VARIABLE = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\b[0-9]+(?:\.[0-9]+)?\b")
 
 
 def read_conversations(
@@ -334,7 +354,7 @@ def read_conversations(
     bad: BadRecords | None = None,
     schema_of: str = "the schema in use",
 ) -> Iterator[Conversation]:
-    """Stream the conversations of a JSONL file (`.jsonl` or `.jsonl.gz`), one per non-blank line, in constant memory.
+    """Stream the conversations of a JSONL file (plain or gzip), one per non-blank line, in constant memory.
 
     Args:
         path: the file.
@@ -362,8 +382,8 @@ def parse_conversation(
     except UserError as error:
         _reject(str(error), bad)
         return None
-    if schema is not None and isinstance(raw, dict) and raw.get("schema") is not None:
-        schema.require_same(str(raw["schema"]), schema_of, place)
+    if schema is not None and isinstance(raw, dict) and is_signature(raw.get("schema")):
+        schema.require_same(raw["schema"], schema_of, place)
     try:
         return conversation_from_dict(raw, schema, place)
     except UserError as error:

@@ -108,3 +108,23 @@ def test_all_responses_to_a_prompt_share_a_group(read: Import) -> None:
     assert groups[0] == groups[1] != groups[2]
     (alpaca,) = read("alpaca", {"instruction": "Name a tea", "output": "Oolong."}).conversations
     assert alpaca.group == groups[0]
+
+
+@pytest.mark.parametrize("spell", [str.title, str.upper, lambda name: f" {name}"])
+def test_columns_in_another_case_are_an_error_that_names_them(read: Import, spell: Any) -> None:
+    given = {spell(key) if key not in ("prompt", "response") else key: value for key, value in row().items()}
+    got = read("helpsteer", given, schema=HELPSTEER)
+    assert got.conversations == []
+    assert f"no 'helpfulness' but {spell('helpfulness')!r}" in got.bad[0]
+    assert f"--columns helpfulness={spell('helpfulness')}" in got.bad[0]
+
+
+def test_rows_without_any_rating_column_are_an_error(read: Import) -> None:
+    got = read("helpsteer", {"prompt": "a", "response": "b", "score": 3})
+    assert "the row has none of helpfulness, correctness, coherence" in got.bad[0]
+    assert "it has prompt, response, score" in got.bad[0]
+
+
+def test_further_columns_are_counted(read: Import) -> None:
+    got = read("helpsteer", row(quality=3, domain="tea", note=None))
+    assert got.dropped == {"(column quality)": 1, "(column domain)": 1}

@@ -69,7 +69,7 @@ def test_labels_become_levels_and_keep_their_real_value(read: Import) -> None:
     assert last.labelled_by == "human"
     assert got.conversations[1].messages[3].attributes is None
     assert got.conversations[1].messages[3].labelled_by is None
-    assert got.dropped == {"spam": 1}  # once per message, not per path
+    assert got.dropped == {"spam": 1, "(prompt that nobody answered)": 1}  # once per message, not per path
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_deleted_and_empty_messages_go_with_what_is_below_them(read: Import) -> 
     got = read("oasst", {"message_tree_id": "t", "prompt": tree})
     # rejected in review, yet kept: the paper trains on good and bad replies alike
     assert [turns(c)[-1][1] for c in got.conversations] == ["text b"]
-    assert got.dropped == {"(deleted or empty message)": 2}
+    assert got.dropped == {"(deleted or empty message)": 2, "(message below a deleted or empty one)": 2}
     assert read("oasst", {"prompt": node("p", "prompter", deleted=True)}).conversations == []
 
 
@@ -171,3 +171,51 @@ def test_flat_rows_without_their_root_are_reported(read: Import) -> None:
     got = read("oasst", *flat(TREE)[1:])
     assert got.conversations == []
     assert got.bad == ["1: the messages of tree 't1' have no root"]
+
+
+def flat_row(key: str | int | None, parent: str | int | None, role: str, **fields: Any) -> dict[str, Any]:
+    return {"message_id": key, "parent_id": parent, "text": f"text {key}", "role": role, **fields}
+
+
+def test_orphans_are_counted_with_all_below_them(read: Import) -> None:
+    rows = [
+        flat_row(1, None, "prompter", message_tree_id="t"),
+        flat_row(2, 1, "assistant", message_tree_id="t"),
+        flat_row(4, 99, "prompter", message_tree_id="t"),
+        flat_row(5, 4, "assistant", message_tree_id="t", labels=labels(quality=1.0)),
+        flat_row(6, 7, "prompter", message_tree_id="t"),  # a circle has no root either
+        flat_row(7, 6, "assistant", message_tree_id="t"),
+    ]
+    got = read("oasst", *rows)
+    assert [turns(c) for c in got.conversations] == [[("user", "text 1"), ("assistant", "text 2")]]
+    assert got.dropped == {"(message whose parent is missing)": 4}
+
+
+@pytest.mark.parametrize("tree", [{}, {"message_tree_id": None}, {"message_tree_id": ""}, {"message_tree_id": "one"}])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_every_root_is_a_tree(read: Import, tree: dict[str, Any], mixed: bool) -> None:
+    rows = [
+        flat_row("1", None, "prompter", **tree),
+        flat_row("2", "1", "assistant", **tree),
+        flat_row("3", "", "prompter", **tree),
+        flat_row("4", "3", "assistant", labels=labels(quality=1.0), **tree),
+    ]
+    got = read("oasst", *([rows[i] for i in (3, 0, 2, 1)] if mixed else rows))
+    assert [turns(c)[-1][1] for c in got.conversations] == ["text 2", "text 4"]
+    assert got.conversations[1].messages[1].attributes == {"quality": 4}
+    assert len({c.id for c in got.conversations}) == len({c.group for c in got.conversations}) == 2
+    assert (got.bad, got.dropped) == ([], {})
+
+
+def test_a_message_that_stands_twice_and_prompts_nobody_answered(read: Import) -> None:
+    rows = [flat_row("1", None, "prompter"), flat_row("2", "1", "assistant"), flat_row("2", "1", "assistant")]
+    got = read("oasst", *rows, flat_row("3", None, "prompter"))
+    assert len(got.conversations) == 1
+    assert got.bad == ["3: message_id '2' stands twice"]
+    assert got.dropped == {"(prompt that nobody answered)": 1}
+
+
+def test_deleted_is_read_in_every_form(read: Import) -> None:
+    rows = [flat_row("1", None, "prompter", deleted="False"), flat_row("2", "1", "assistant", deleted=0)]
+    assert len(read("oasst", *rows).conversations) == 1
+    assert read("oasst", {**rows[0], "deleted": "true"}, rows[1]).conversations == []

@@ -88,7 +88,9 @@ def test_role_play_as_alpaca(shared_data: Path) -> None:
     for conversation, row in zip(conversations, rows, strict=True):
         assert conversation.messages[1].content == row["output"]
         assert conversation.messages[0].content.startswith(row["instruction"])
-        assert conversation.messages[0].content.endswith(row["input"])
+        given = row["input"].replace("<noinput>", "").replace("noinput", "")
+        assert conversation.messages[0].content == row["instruction"] + (given and f"\n\n{given}")
+    assert sum("noinput" in row["input"] for row in rows) == 3
 
 
 def nemo_text(row: dict[str, Any]) -> str:

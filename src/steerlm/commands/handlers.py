@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def standalone(arguments: argparse.Namespace, stage: str) -> int:
     return 0
 
 
-def _prepare(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> dict[str, Any]:
+def _prepare(arguments: argparse.Namespace, options: dict[str, Any], out: Path) -> Mapping[str, Any]:
     from steerlm.stages.prepare.stage import prepare
 
     sources: list[dict[str, str]] = []

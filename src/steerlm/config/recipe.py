@@ -25,6 +25,7 @@ SourceFormat = Literal[
     "nemo",
     "sharegpt",
     "alpaca",
+    "table",
 ]
 
 
@@ -33,9 +34,16 @@ class SourceConfig(Section):
 
     name: str = Field(description="Name of the source; every record carries it.", pattern=r"^[A-Za-z0-9_.-]+$")
     format: SourceFormat = Field(description="Which importer reads it.")
-    path: Path | None = Field(None, description="A local file (.jsonl, .json, .parquet, each also .gz) or folder.")
+    path: Path | None = Field(
+        None, description="A local file (.jsonl, .json, .csv, .tsv, each also .gz, or .parquet) or folder."
+    )
     hub: str | None = Field(None, description="A data set id for the `datasets` library (needs the `data` extra).")
     hub_split: str = Field("train", description="Split of the hub data set.")
+    columns: dict[str, str] = Field(
+        {},
+        description="What is read -> the data's column of another name: `{prompt: player, response: reply, "
+        "system: npc, rating.humor: funny}`.",
+    )
     max_records: int | None = Field(None, ge=1, description="Read at most so many records.")
     weight: float = Field(1.0, gt=0, description="Share of its records that an SFT epoch draws (1 = all).")
     epochs: int = Field(1, ge=1, description="How often each drawn record occurs within one SFT epoch.")

@@ -74,16 +74,14 @@ def inspect_data(recipe: Recipe, schema: AttributeSchema, found: Findings) -> Da
             continue
         bad = BadRecords() if recipe.prepare.skip_bad_records else None
         seen = inspect_source(source, schema, None)
-        if seen["first_error"] and (bad is None or not seen["complete"]):
-            found.problems.append(str(seen["first_error"]))
+        if seen.first_error and (bad is None or not seen.complete):
+            found.problems.append(seen.first_error)
             continue
-        if seen["bad"]:
-            found.notes.append(
-                f"{source.name}: {seen['bad']} bad record(s) would be skipped, first: {seen['first_error']}"
-            )
-        sample = list(itertools.islice(read_source(source, schema, bad), _SAMPLE)) if seen["records"] else []
-        records += seen["records"]
-        tokens += seen["characters"] / _CHARACTERS_PER_TOKEN
+        if seen.bad:
+            found.notes.append(f"{source.name}: {seen.bad} bad record(s) would be skipped, first: {seen.first_error}")
+        sample = list(itertools.islice(read_source(source, schema, bad), _SAMPLE)) if seen.records else []
+        records += seen.records
+        tokens += seen.characters / _CHARACTERS_PER_TOKEN
         samples += sample
         _check_turns(source.name, sample, found)
     return _measured(records, tokens, samples) if records and known_size else None

@@ -9,20 +9,20 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import AttributeSchema, is_signature
 from steerlm.config import SourceConfig, SourceFormat
 from steerlm.conversation import BadRecords, Conversation
-from steerlm.errors import UserError
-from steerlm.sources import alpaca, helpsteer, hh_rlhf, messages, nemo, oasst, self_identification, sharegpt
-from steerlm.sources.draft import Draft, Labels, prompt_group
+from steerlm.errors import UserError, did_you_mean
+from steerlm.sources import alpaca, helpsteer, hh_rlhf, messages, nemo, oasst, self_identification, sharegpt, table
+from steerlm.sources.draft import Draft, JsonObject, Labelled, Labels, absent, prompt_group
 from steerlm.sources.nemo import export_nemo
-from steerlm.sources.rows import Row, read_rows, reject
+from steerlm.sources.rows import Columns, Row, read_rows, reject
 
 __all__ = ["IMPORTERS", "export_nemo", "read_source"]
 
-Importer = Callable[[Any, Labels], Iterator[Draft]]
+Importer = Callable[[object, Labels], Iterator[Draft]]
 
 IMPORTERS: dict[SourceFormat, Importer] = {
     "messages": messages.convert,
@@ -33,7 +33,26 @@ IMPORTERS: dict[SourceFormat, Importer] = {
     "nemo": nemo.convert,
     "sharegpt": sharegpt.convert,
     "alpaca": alpaca.convert,
+    "table": table.convert,
 }
+
+_TURNS = frozenset({"conversations", "conversation", "messages", "system", "id"})
+_READ: dict[SourceFormat, frozenset[str]] = {
+    "helpsteer": frozenset({"prompt", "response", "id", *helpsteer.ATTRIBUTES}),
+    "hh_rlhf": frozenset({"chosen", "rejected"}),
+    "self_identification": _TURNS,
+    "nemo": frozenset({"conversations", "system", "mask", "type", "id", "dataset", "schema"}),
+    "sharegpt": _TURNS,
+    "alpaca": frozenset({"instruction", "input", "output", "system", "history", "id", "text"}),
+    "table": frozenset({"prompt", "response", "system", "id", "group"}),
+    "messages": frozenset({"messages", "id", "group"}),
+    "oasst": frozenset({"message_tree_id", "message_id", "parent_id", "text", "role", "labels", "deleted", "prompt"}),
+}
+"""What an importer reads of a row. `messages` keeps all other columns; OASST's other columns are not ours to judge."""
+_PROMPT_AND_RESPONSE: dict[SourceFormat, tuple[str, str]] = {"alpaca": ("instruction", "output")}
+_ROW_FLAGS = ("weight", "train", "trainable")
+_FLAGS = ("0", "0.0", "false", "1", "1.0", "true")
+_RATING = "rating."
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,7 +72,8 @@ def read_source(
         source: where the data are and which importer reads them.
         schema: the labels are mapped onto it.
         bad: where given, bad records are counted there and skipped; a schema mismatch still raises.
-        dropped: counts the labels left out because the schema lacks their attribute; without it they are logged.
+        dropped: counts the labels left out because the schema lacks their attribute, and under names in parentheses
+            whatever else is left out; without it they are logged.
 
     Yields:
         At most `source.max_records` conversations.
@@ -62,22 +82,60 @@ def read_source(
         UserError: with file and line.
     """
     labels = Labels(schema, Counter() if dropped is None else dropped)
-    rows = read_rows(source, bad)
+    columns = Columns(_columns(source, schema), source.name)
+    rows: Iterator[Row] = map(columns.rename, read_rows(source, bad))
     if source.format == "oasst":
-        rows = oasst.trees(rows, bad)
+        rows = oasst.trees(rows, bad, labels)
     conversations = itertools.chain.from_iterable(_convert(row, source, labels, bad) for row in rows)
     yield from itertools.islice(conversations, source.max_records)
+    columns.check(str(source.path or source.hub))
     if dropped is None and labels.dropped:
         counts = ", ".join(f"{name}: {count}" for name, count in labels.dropped.items())
         _LOG.warning("%s: labels left out because the schema has no such attribute: %s", source.name, counts)
 
 
+def _columns(source: SourceConfig, schema: AttributeSchema) -> dict[str, str]:
+    """Return the source's `columns` under the importer's own names.
+
+    Raises:
+        UserError: a name that the importer does not read, or an attribute that the schema lacks.
+    """
+    prompt, response = _PROMPT_AND_RESPONSE.get(source.format, ("prompt", "response"))
+    valid = {name: name for name in (*_READ[source.format], *_ROW_FLAGS)}
+    if {prompt, response} <= set(valid):
+        valid |= {"prompt": prompt, "response": response}
+    names = {}
+    for name, column in source.columns.items():
+        if name.startswith(_RATING):
+            schema[name.removeprefix(_RATING)]
+            names[name] = column
+        elif name in valid:
+            names[valid[name]] = column
+        else:
+            raise UserError(
+                f"source {source.name!r}: columns: format {source.format} reads no {name!r}: "
+                f"{did_you_mean(name, sorted([*valid, _RATING + 'ATTRIBUTE']))}"
+            )
+    return names
+
+
 def _convert(row: Row, source: SourceConfig, labels: Labels, bad: BadRecords | None) -> Iterator[Conversation]:
-    if source.format in ("messages", "nemo") and isinstance(row.value, dict) and row.value.get("schema") is not None:
+    value = row.value
+    if source.format in ("messages", "nemo") and isinstance(value, dict) and is_signature(value.get("schema")):
         # outside the try: labels on another scale are no matter of one bad record
-        labels.schema.require_same(str(row.value["schema"]), "the schema in use", row.place)
+        labels.schema.require_same(value["schema"], "the schema in use", row.place)
+    labels.written = row.written
+    rated: JsonObject = {}
+    if isinstance(value, dict):
+        rated = {name: value[name] for name in source.columns if name.startswith(_RATING) and name in value}
+        value = {key: cell for key, cell in value.items() if key not in rated} if rated else value
     try:
-        drafts = list(IMPORTERS[source.format](row.value, labels))
+        drafts = list(IMPORTERS[source.format](value, labels))
+        if isinstance(value, dict):
+            own = labels.own({name.removeprefix(_RATING): cell for name, cell in rated.items()})
+            untrained = any(str(value.get(key)).strip().lower() in _FLAGS[:3] for key in _ROW_FLAGS)
+            drafts = [_with_row(draft, untrained, own) for draft in drafts]
+            _count_columns(value, source, labels)
     except UserError as error:
         reject(f"{row.place}: {error}", bad)
         return
@@ -90,6 +148,40 @@ def _convert(row: Row, source: SourceConfig, labels: Labels, bad: BadRecords | N
             reject(f"{row.place}{draft.suffix and f' ({draft.suffix[1:]})'}: {error}", bad)
             continue
         yield conversation
+
+
+def _with_row(draft: Draft, untrained: bool, own: Labelled) -> Draft:
+    """Apply what stands beside the turns: a flag that keeps the row out of training, columns of ratings.
+
+    Raises:
+        UserError: a conversation that is rated but ends without a response.
+    """
+    said = list(draft.messages)
+    if untrained:
+        said = [replace(message, weight=0) if message.role == "assistant" else message for message in said]
+    if own.attributes:
+        if not said or said[-1].role != "assistant":
+            raise UserError("the row rates a response, but its last turn is none")
+        last = said[-1]
+        said[-1] = replace(
+            last,
+            attributes={**(last.attributes or {}), **own.attributes},
+            ratings={**(last.ratings or {}), **(own.ratings or {})} or None,
+            labelled_by="human",
+        )
+    return draft._replace(messages=tuple(said))
+
+
+def _count_columns(row: JsonObject, source: SourceConfig, labels: Labels) -> None:
+    """Count the columns that no importer reads, unless the user has named the ones that matter."""
+    if source.format in ("messages", "oasst") or source.columns:
+        return
+    for key, value in row.items():
+        if absent(value) or key in _READ[source.format] or (source.format == "table" and key in labels.schema):
+            continue
+        if key in _ROW_FLAGS and str(value).strip().lower() in _FLAGS:
+            continue
+        labels.dropped[f"(column {key})"] += 1
 
 
 def _id(draft: Draft, row: Row, source: SourceConfig) -> str:

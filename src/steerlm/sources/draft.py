@@ -8,11 +8,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.conversation import Message
 from steerlm.errors import UserError
+
+JsonObject = dict[str, object]
 
 
 class Draft(NamedTuple):
@@ -30,7 +32,7 @@ class Draft(NamedTuple):
     id: str | None = None
     suffix: str = ""
     group: str | None = None
-    meta: Mapping[str, Any] = {}
+    meta: Mapping[str, object] = {}
 
 
 class Labelled(NamedTuple):
@@ -51,10 +53,12 @@ class Labels:
         schema: the schema in use.
         dropped: how often a label was left out because the schema lacks its attribute, by name; other things
             that an importer leaves out are counted under a name in parentheses.
+        written: whether numbers are written as text, as in a CSV file.
     """
 
     schema: AttributeSchema
     dropped: Counter[str] = field(default_factory=Counter)
+    written: bool = False
 
     def convert(self, raw: Mapping[str, object], low: float, high: float) -> Labelled:
         """Map one turn's numbers from the source's scale `low..high` linearly onto the schema's, then round.
@@ -74,11 +78,11 @@ class Labels:
         ratings: dict[str, tuple[float, ...]] = {}
         for name in _schema_order(self.schema, raw):
             given = raw[name]
-            values = [value for value in (given if isinstance(given, list) else [given]) if value is not None]
+            values = self._numbers(given)
             if not values:
                 continue
             if name not in self.schema:
-                self.dropped[name] += 1
+                self._drop(name)
                 continue
             attribute = self.schema[name]
             if attribute.kind != "ordinal":
@@ -89,6 +93,69 @@ class Labels:
             if len(mapped) > 1 or mean != attributes[name]:
                 ratings[name] = tuple(mapped)
         return Labelled(attributes or None, ratings or None)
+
+    def own(self, raw: Mapping[str, object]) -> Labelled:
+        """Take one turn's labels that stand on the schema's own scale: numbers, lists of them, names of categories.
+
+        Raises:
+            UserError: an attribute that the schema lacks, or a value off its scale.
+        """
+        attributes: dict[str, Value] = {}
+        ratings: dict[str, tuple[float, ...]] = {}
+        for attribute in self.schema:
+            values = self._numbers(raw.get(attribute.name), attribute.kind == "ordinal")
+            if not values:
+                continue
+            if attribute.kind == "categorical":
+                attributes[attribute.name] = attribute.check(values[0])
+                continue
+            rated = [attribute.check_rating(value) for value in values]
+            mean = sum(rated) / len(rated)
+            attributes[attribute.name] = round(mean)
+            if len(rated) > 1 or mean != attributes[attribute.name]:
+                ratings[attribute.name] = tuple(rated)
+        return Labelled(attributes or None, ratings or None)
+
+    def _numbers(self, given: object, numeric: bool = True) -> list[object]:
+        """Return the values that are there: the annotators' where there are several."""
+        values = [value for value in (given if isinstance(given, list) else [given]) if not absent(value)]
+        if self.written and numeric:
+            values = [_number(value) for value in values if not is_placeholder(value)]
+        return values
+
+    def _drop(self, name: str) -> None:
+        near = re.sub(r"[\W_]+", "_", name.strip().lower())
+        if near in self.schema:
+            raise UserError(f"label {name!r} is no attribute of the schema: did you mean {near!r}?")
+        self.dropped[name] += 1
+
+
+_PLACEHOLDERS = frozenset(("noinput", "no input", "nan", "n/a", "none", "null"))
+_NO_INPUT = re.compile(r"\s*<\s*no ?input\s*>\s*\Z", re.IGNORECASE)
+"""Behind a text it is no part of it."""
+
+
+def absent(value: object) -> bool:
+    """Whether there is nothing: null, NaN (which tables fill holes with), an empty text, list or object."""
+    return missing(value) or (isinstance(value, (str, list, dict)) and not value)
+
+
+def missing(value: object) -> bool:
+    """Whether a column has no value: null, or the NaN that tables fill holes with."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_placeholder(value: object) -> bool:
+    """Whether a text says that there is nothing: `<noinput>`, `nan`, `N/A`, `None`."""
+    return isinstance(value, str) and value.strip().strip("<>[](){}.").strip().lower() in _PLACEHOLDERS
+
+
+def _number(value: object) -> object:
+    """Return the number that a cell of text says; other text stays as it is, to be refused with its name."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*", value, re.ASCII):
+        number = float(value)
+        return int(number) if number.is_integer() else number
+    return value
 
 
 def _schema_order(schema: AttributeSchema, raw: Mapping[str, object]) -> Iterator[str]:
@@ -112,7 +179,7 @@ def _rescale(value: float, low: float, high: float, attribute: Attribute) -> flo
     return float((value - low) * (attribute.maximum - attribute.minimum) / (high - low) + attribute.minimum)
 
 
-def expect_object(row: object) -> dict[str, Any]:
+def expect_object(row: object) -> JsonObject:
     """Return the row if it is a JSON object.
 
     Raises:
@@ -123,7 +190,7 @@ def expect_object(row: object) -> dict[str, Any]:
     return row
 
 
-def expect_text(row: Mapping[str, Any], key: str) -> str:
+def expect_text(row: Mapping[str, object], key: str) -> str:
     """Return the text under `key`.
 
     Raises:
@@ -131,26 +198,42 @@ def expect_text(row: Mapping[str, Any], key: str) -> str:
     """
     if key not in row:
         raise UserError(f"the row has no {key!r}; it has {', '.join(map(str, row)) or 'nothing'}")
-    if not isinstance(row[key], str):
-        raise UserError(f"{key!r} must be text, got {row[key]!r}")
-    return str(row[key])
+    text = row[key]
+    if not isinstance(text, str):
+        raise UserError(f"{key!r} must be text, got {text!r}")
+    return text
 
 
-def optional_text(row: Mapping[str, Any], key: str) -> str:
-    """Return the text under `key`, or an empty text where the key is missing or null.
+def optional_text(row: Mapping[str, object], key: str) -> str:
+    """Return the text under `key`, or an empty text where the key is missing or there is nothing under it.
 
     Raises:
         UserError: it holds something else.
     """
-    return "" if row.get(key) is None else expect_text(row, key)
+    return "" if absent(row.get(key)) else expect_text(row, key)
 
 
-def own_id(row: Mapping[str, Any], key: str) -> str | None:
+def filled_text(row: Mapping[str, object], key: str, labels: Labels) -> str:
+    """Return an optional text; a placeholder such as `<noinput>` or `N/A` is none and is counted.
+
+    Raises:
+        UserError: the key holds something else than text.
+    """
+    text = optional_text(row, key)
+    kept = "" if is_placeholder(text) else _NO_INPUT.sub("", text)
+    if kept != text:
+        labels.dropped[f"(placeholder in {key})"] += 1
+    return kept
+
+
+def own_id(row: Mapping[str, object], key: str) -> str | None:
     """Return the data's own id under `key` as text, None where there is none."""
     value = row.get(key)
-    if value is None or value == "":
+    if absent(value):
         return None
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
+    if isinstance(value, float) and value.is_integer():  # as tables with holes keep integers
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise UserError(f"{key!r} must be text or an integer, got {value!r}")
     return str(value)
 

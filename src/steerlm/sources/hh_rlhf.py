@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.sources.draft import Draft, Labels, expect_object, expect_text
+from steerlm.sources.turns import read_turns
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _ROLES: dict[str, Literal["user", "assistant"]] = {"Human": "user", "Assistant": "assistant"}
 
 
-def convert(row: Any, labels: Labels) -> Iterator[Draft]:
+def convert(row: object, labels: Labels) -> Iterator[Draft]:
     """Yield the chosen and the rejected dialogue of one row; the data have no labels.
 
     Raises:
         UserError: a missing dialogue, or text before the first turn.
     """
     row = expect_object(row)
-    pair = {key: _turns(expect_text(row, key), key) for key in ("chosen", "rejected")}
+    pair = {}
+    for key in ("chosen", "rejected"):
+        said = row.get(key)  # later preference data have lists of messages
+        pair[key] = tuple(read_turns(said, labels)) if isinstance(said, list) else _turns(expect_text(row, key), key)
     for key, messages in pair.items():
         yield Draft(messages, suffix=f"-{key}", meta={"preference": key})
 

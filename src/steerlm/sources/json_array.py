@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
+import orjson
+
 from steerlm.errors import UserError
+from steerlm.storage.files import checked_integer, damaged_gzip_is_user_error, not_utf8
 
 _CHUNK = 1 << 20
 
@@ -20,12 +22,12 @@ class Item(NamedTuple):
     Attributes:
         value: the parsed item.
         line: line of the file it starts on, from 1.
-        constant: a `NaN` or `Infinity` found in it (which JSON does not allow), as written.
+        problem: why it cannot be kept: a `NaN`, an integer beyond 64 bit, half a surrogate pair; None where it can.
     """
 
     value: Any
     line: int
-    constant: str | None
+    problem: str | None
 
 
 def read_array(stream: IO[str], path: Path, chunk: int = _CHUNK) -> Iterator[Item]:
@@ -71,11 +73,23 @@ class _Array:
         self.counted = 0  # lines and columns are counted up to here
         self.line = 1
         self.column = 1
-        self.constant: str | None = None
-        self.decoder = json.JSONDecoder(parse_constant=self._constant)
+        self.problem: str | None = None
+        self.decoder = json.JSONDecoder(parse_constant=self._constant, parse_int=self._integer, parse_float=self._float)
 
     def _constant(self, name: str) -> None:
-        self.constant = name
+        self.problem = f"{name} is not a finite number"
+
+    def _integer(self, text: str) -> int:
+        try:
+            return checked_integer(text)
+        except UserError as error:
+            self.problem = str(error)
+            return 0
+
+    def _float(self, text: str) -> float:
+        if math.isinf(value := float(text)):
+            self._constant(text)
+        return value
 
     def peek(self) -> str:
         """Skip whitespace; return the next character, or nothing at the end of the file."""
@@ -96,7 +110,7 @@ class _Array:
         line = self.line
         chunk = self.chunk
         while True:
-            self.constant = None
+            self.problem = None
             try:
                 value, end = self.decoder.raw_decode(self.buffer, self.position)
             except json.JSONDecodeError as error:
@@ -111,7 +125,7 @@ class _Array:
                 # a number at the end of the window may go on: the cut leaves at most two characters of `1.`, `1e+`
                 if end + 2 < len(self.buffer) or not self._read(chunk):
                     self.position = end
-                    return Item(value, line, self.constant)
+                    return Item(value, line, self.problem or _unwritable(value))
             # an item longer than the window is parsed again from its start each time: doubling keeps that linear
             chunk *= 2
 
@@ -128,14 +142,22 @@ class _Array:
 
     def _read(self, chunk: int) -> bool:
         try:
-            text = self.stream.read(chunk)
+            with damaged_gzip_is_user_error(self.path):
+                text = self.stream.read(chunk)
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}: not UTF-8 text ({error.reason}); convert it to UTF-8") from None
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{self.path}: damaged gzip file ({error}); fetch it again") from None
+            raise not_utf8(self.path, error) from None
         if not text:
             return False
         self._count()
         self.buffer = self.buffer[self.position :] + text
         self.position = self.counted = 0
         return True
+
+
+def _unwritable(value: object) -> str | None:
+    """Return why orjson could not write the value: half a surrogate pair, which Python's reader lets pass."""
+    try:
+        orjson.dumps(value)
+    except TypeError as error:
+        return f"malformed JSON: {error}"
+    return None

@@ -1,56 +1,43 @@
 """Our own record, and plain `messages` files of other trainers: `{"messages": [{"role": "…", "content": "…"}]}`.
 
 Labels are on the schema's scale and strict: an attribute that the schema lacks is an error. Keys of a message that
-are not ours (`name`, `refusal`, …) are left out and counted.
+are not ours (`name`, `refusal`, …) are left out and counted; further columns are kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import orjson
 
-from steerlm.conversation import MESSAGE_KEYS, conversation_from_dict
+from steerlm.attributes import is_signature
+from steerlm.conversation import RECORD_KEYS
 from steerlm.errors import UserError
-from steerlm.sources.draft import Draft, Labels, expect_object, own_id
+from steerlm.sources.draft import Draft, Labels, absent, expect_object, missing, own_id
+from steerlm.sources.turns import find_turns, read_turns
 
-_LABELS = ("attributes", "human", "ratings", "scores")
 
-
-def convert(row: Any, labels: Labels) -> Iterator[Draft]:
+def convert(row: object, labels: Labels) -> Iterator[Draft]:
     """Yield the one conversation of a row.
 
     Raises:
-        UserError: no list of messages, a wrong role, a label that is unknown or off the scale.
+        UserError: no list of messages, a label that is unknown or off the scale, or see `read_turns`.
     """
     record = expect_object(row)
-    turns = record.get("messages")
-    if not isinstance(turns, list):
-        raise UserError(f"the row has no list of 'messages'; it has {', '.join(map(str, record)) or 'nothing'}")
-    messages = [_ours(turn, labels) if isinstance(turn, dict) else turn for turn in turns]
-    conversation = conversation_from_dict(
-        {**record, "id": own_id(record, "id") or "-", "messages": messages}, labels.schema
-    )
-    meta = {key: value for key, value in conversation.meta.items() if value is not None}
-    if conversation.source:
-        meta.setdefault("origin", conversation.source)
+    turns = find_turns(record, "messages")
+    messages = read_turns(turns, labels)
+    meta = {
+        key: value
+        for key, value in record.items()
+        if (key not in RECORD_KEYS or key == "meta") and value is not turns and not missing(value)
+    }
+    if not absent(record.get("schema")) and not is_signature(record["schema"]):
+        labels.dropped["(column schema)"] += 1  # a record's own key, and theirs means something else
+    if source := str(record.get("source") or ""):
+        meta.setdefault("origin", source)
     try:
         orjson.dumps(meta)
     except TypeError as error:  # parquet columns may hold what JSON cannot
         raise UserError(f"a further column of the record cannot be written as JSON: {error}") from None
-    yield Draft(conversation.messages, own_id(record, "id"), group=conversation.group, meta=meta)
-
-
-def _ours(turn: dict[str, Any], labels: Labels) -> dict[str, Any]:
-    kept = {}
-    for key, value in turn.items():
-        if key not in MESSAGE_KEYS:
-            if value is not None:
-                labels.dropped[f"(message key {key})"] += 1
-        elif key in _LABELS and isinstance(value, dict):
-            # parquet fills a missing label with null
-            kept[key] = {name: label for name, label in value.items() if label is not None} or None
-        else:
-            kept[key] = value
-    return kept
+    group = record.get("group")
+    yield Draft(tuple(messages), own_id(record, "id"), group=None if absent(group) else str(group), meta=meta)

@@ -11,17 +11,19 @@ Labels are means over reviewers on 0..1; most published values need no more than
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from steerlm.conversation import BadRecords, Message
 from steerlm.errors import UserError
-from steerlm.sources.draft import Draft, Labels, expect_object, expect_text, own_id
+from steerlm.sources.draft import Draft, JsonObject, Labels, absent, expect_object, expect_text, own_id
 from steerlm.sources.rows import Row, reject
 
 _LEFT_OUT = "(deleted or empty message)"
+_BELOW = "(message below a deleted or empty one)"
+_UNANSWERED = "(prompt that nobody answered)"
+_ORPHAN = "(message whose parent is missing)"
 
 
-def convert(row: Any, labels: Labels) -> Iterator[Draft]:
+def convert(row: object, labels: Labels) -> Iterator[Draft]:
     """Yield the conversations of one tree.
 
     Raises:
@@ -35,36 +37,38 @@ def convert(row: Any, labels: Labels) -> Iterator[Draft]:
         yield Draft(tuple(path), id=tree_id, suffix=f"-{number}", meta=meta)
 
 
-def _paths(root: Mapping[str, Any], labels: Labels) -> Iterator[list[Message]]:
+def _paths(root: JsonObject, labels: Labels) -> Iterator[list[Message]]:
     """Walk the tree depth first, in the order of the replies, without recursion (the depth is the data's)."""
-    if _left_out(root):
-        labels.dropped[_LEFT_OUT] += 1
+    if _left_out(root, labels):
         return
-    pending: list[tuple[Mapping[str, Any], list[Message]]] = [(root, [])]
+    if not _answered(root):
+        labels.dropped[_UNANSWERED] += 1
+    pending: list[tuple[JsonObject, list[Message]]] = [(root, [])]
     while pending:
         node, before = pending.pop()
         path = [*before, _message(node, labels)]
-        replies = [reply for reply in _replies(node) if not _left_out(reply)]
-        if len(replies) < len(_replies(node)):
-            labels.dropped[_LEFT_OUT] += len(_replies(node)) - len(replies)
+        replies = [reply for reply in _replies(node) if not _left_out(reply, labels)]
+        unanswered = sum(reply.get("role") == "prompter" and not _answered(reply) for reply in replies)
+        if unanswered:
+            labels.dropped[_UNANSWERED] += unanswered
         if path[-1].role == "assistant" and not any(_answered(reply) for reply in replies):
             yield path
             continue
         pending.extend((reply, path) for reply in reversed(replies))
 
 
-def _answered(node: Mapping[str, Any]) -> bool:
+def _answered(node: JsonObject) -> bool:
     """Whether an assistant message that is kept stands at or below the node."""
     pending = [node]
     while pending:
         node = pending.pop()
         if node.get("role") == "assistant":
             return True
-        pending.extend(reply for reply in _replies(node) if not _left_out(reply))
+        pending.extend(reply for reply in _replies(node) if not _is_left_out(reply))
     return False
 
 
-def _replies(node: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _replies(node: JsonObject) -> list[JsonObject]:
     replies = node.get("replies")
     if replies is None:
         return []
@@ -73,11 +77,31 @@ def _replies(node: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [expect_object(reply) for reply in replies]
 
 
-def _left_out(node: Mapping[str, Any]) -> bool:
-    return bool(node.get("deleted")) or not expect_text(node, "text").strip()
+def _is_left_out(node: JsonObject) -> bool:
+    deleted = node.get("deleted")
+    gone = deleted.strip().lower() in ("true", "1") if isinstance(deleted, str) else bool(deleted)
+    return gone or not expect_text(node, "text").strip()
 
 
-def _message(node: Mapping[str, Any], labels: Labels) -> Message:
+def _left_out(node: JsonObject, labels: Labels) -> bool:
+    """Whether a message is left out; it and all below it are then counted."""
+    if not _is_left_out(node):
+        return False
+    labels.dropped[_LEFT_OUT] += 1
+    if below := _size(node) - 1:
+        labels.dropped[_BELOW] += below
+    return True
+
+
+def _size(node: JsonObject) -> int:
+    count, pending = 0, [node]
+    while pending:
+        count += 1
+        pending.extend(_replies(pending.pop()))
+    return count
+
+
+def _message(node: JsonObject, labels: Labels) -> Message:
     role, text = expect_text(node, "role"), expect_text(node, "text")
     if role == "prompter":
         return Message("user", text)
@@ -93,9 +117,9 @@ def _message(node: Mapping[str, Any], labels: Labels) -> Message:
     )
 
 
-def _values(raw: object) -> dict[str, object]:
+def _values(raw: object) -> Mapping[str, object]:
     """Return the labels by name, from the trees' `{name: {value, count}}` or the hub's columns of names and values."""
-    if raw is None:
+    if absent(raw):
         return {}
     if isinstance(raw, list):
         return {expect_text(label, "name"): label.get("value") for label in map(expect_object, raw)}
@@ -108,8 +132,11 @@ def _values(raw: object) -> dict[str, object]:
     return {str(name): expect_object(label).get("value") for name, label in labels.items() if label is not None}
 
 
-def trees(rows: Iterator[Row], bad: BadRecords | None) -> Iterator[Row]:
+def trees(rows: Iterator[Row], bad: BadRecords | None, labels: Labels) -> Iterator[Row]:
     """Join consecutive flat messages of one tree into a tree; other rows pass unchanged.
+
+    Messages that name no tree are one tree per root. A message whose parent is missing is left out with all below it,
+    and counted.
 
     Raises:
         UserError: the messages of a tree have no root (its rows do not stand together).
@@ -117,27 +144,46 @@ def trees(rows: Iterator[Row], bad: BadRecords | None) -> Iterator[Row]:
     together: list[Row] = []
     for row in rows:
         flat = isinstance(row.value, dict) and "parent_id" in row.value and "replies" not in row.value
-        if together and (not flat or row.value.get("message_tree_id") != together[0].value.get("message_tree_id")):
-            yield from _join(together, bad)
+        if together and (not flat or _tree_id(row) != _tree_id(together[0])):
+            yield from _join(together, bad, labels)
             together = []
         if flat:
             together.append(row)
         else:
             yield row
     if together:
-        yield from _join(together, bad)
+        yield from _join(together, bad, labels)
 
 
-def _join(rows: list[Row], bad: BadRecords | None) -> Iterator[Row]:
-    nodes = {str(row.value.get("message_id")): {**row.value, "replies": []} for row in rows}
-    root = None
-    for node in nodes.values():
-        parent = node["parent_id"]
+def _tree_id(row: Row) -> str | None:
+    return own_id(expect_object(row.value), "message_tree_id")
+
+
+def _join(rows: list[Row], bad: BadRecords | None, labels: Labels) -> Iterator[Row]:
+    """Yield the trees of flat messages, one per root, in the order of the roots."""
+    roots: list[tuple[Row, JsonObject]] = []
+    replies: dict[str | None, list[JsonObject]] = {}
+    keys = set()
+    for row in rows:
+        message = expect_object(row.value)
+        key, parent = own_id(message, "message_id"), own_id(message, "parent_id")
+        if key is not None and key in keys:
+            reject(f"{row.place}: message_id {key!r} stands twice", bad)
+            continue
+        keys.add(key)
+        node = {**message, "replies": [] if key is None else replies.setdefault(key, [])}
         if parent is None:
-            root = root or node
-        elif str(parent) in nodes:
-            nodes[str(parent)]["replies"].append(node)
-    if root is None:
-        reject(f"{rows[0].place}: the messages of tree {rows[0].value.get('message_tree_id')!r} have no root", bad)
-    else:
-        yield rows[0]._replace(value={"message_tree_id": rows[0].value.get("message_tree_id"), "prompt": root})
+            roots.append((row, node))
+        else:
+            replies.setdefault(parent, []).append(node)
+    tree_id = _tree_id(rows[0])
+    if not roots:
+        what = "the messages have no root" if tree_id is None else f"the messages of tree {tree_id!r} have no root"
+        reject(f"{rows[0].place}: {what}", bad)
+    for number, (row, root) in enumerate(roots):
+        # a second root of one tree id has its own name
+        name = tree_id if number == 0 else own_id(root, "message_id")
+        yield row._replace(value={"message_tree_id": name, "prompt": root})
+    found = len(roots) + sum(map(len, replies.values()))
+    if orphans := found - sum(_size(root) for _, root in roots):
+        labels.dropped[_ORPHAN] += orphans

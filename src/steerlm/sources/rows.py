@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
+import csv
 import io
-import zlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import orjson
+from typing import NamedTuple
 
 from steerlm.config import SourceConfig
 from steerlm.conversation import BadRecords
-from steerlm.errors import UserError
+from steerlm.errors import UserError, did_you_mean
+from steerlm.sources.draft import missing
 from steerlm.sources.json_array import read_array
-from steerlm.storage.files import open_text_bytes, parse_json_line, read_lines
+from steerlm.storage.files import damaged_gzip_is_user_error, not_utf8, open_text_bytes, parse_json_line, read_lines
 
-_SUFFIXES = (".jsonl", ".json", ".parquet")
+_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _PARQUET_BATCH = 256
+_MAX_CELL = 2**31 - 1
 
 
 class Row(NamedTuple):
@@ -28,17 +28,19 @@ class Row(NamedTuple):
         place: file and line (or row), for messages.
         number: position in the source from 0, blank lines not counted.
         value: the parsed row.
+        written: whether its numbers are text, as in a CSV file.
     """
 
     place: str
     number: int
-    value: Any
+    value: object
+    written: bool = False
 
 
 def reject(message: str, bad: BadRecords | None) -> None:
     """Count a bad record, or raise if the user did not ask to skip them."""
     if bad is None:
-        raise UserError(f"{message} (--skip-bad-records counts and lists such records instead)")
+        raise UserError(f"{message} (--skip-bad-records counts and lists such records instead)") from None
     bad.add(message)
 
 
@@ -52,6 +54,8 @@ def read_rows(source: SourceConfig, bad: BadRecords | None = None) -> Iterator[R
         assert source.hub is not None
         yield from read_hub_rows(source.hub, source.hub_split)
         return
+    if not source.path.exists():
+        raise UserError(f"no such file: {source.path}")
     files = [source.path]
     if source.path.is_dir():
         files = sorted(file for file in source.path.iterdir() if _suffix(file) in _SUFFIXES)
@@ -69,31 +73,36 @@ def _suffix(path: Path) -> str:
 
 
 def read_file_rows(path: Path, bad: BadRecords | None = None) -> Iterator[Row]:
-    """Yield the rows of one file: `.jsonl` or `.json` (an array, or lines), each also `.gz`, or `.parquet`.
+    """Yield the rows of one file.
 
-    Memory does not grow with the file. Malformed lines are counted in `bad` where it is given; a malformed `.json`
-    array is always an error, since nothing after the fault can be read.
+    `.jsonl`, `.json` (an array, or lines), `.csv` and `.tsv` (with a header), each also packed with gzip, or
+    `.parquet`. Memory does not grow with the file. Malformed lines are counted in `bad` where it is given; a malformed
+    array or table is always an error, since nothing after the fault can be read.
 
     Raises:
-        UserError: missing file, unknown suffix, malformed JSON (file:line:column), damaged file.
+        UserError: missing file, unknown suffix, malformed content (file:line:column), damaged file.
     """
-    suffix = _suffix(path)
+    suffix = _suffix(path).lower()
     if not path.exists():
         raise UserError(f"no such file: {path}")
     if suffix == ".parquet" and path.suffix != ".gz":
         yield from _parquet_rows(path)
+    elif suffix in (".csv", ".tsv"):
+        yield from _table_rows(path, bad)
     elif suffix == ".jsonl" or (suffix == ".json" and not _starts_array(path)):
         yield from _line_rows(path, bad)
     elif suffix == ".json":
         yield from _array_rows(path, bad)
     else:
-        raise UserError(f"{path}: cannot tell its format; name it .jsonl, .json (each also .gz) or .parquet")
+        raise UserError(
+            f"{path}: cannot tell its format; name it .jsonl, .json, .csv, .tsv (each also .gz) or .parquet"
+        )
 
 
 def _line_rows(path: Path, bad: BadRecords | None) -> Iterator[Row]:
     for number, (line_number, line) in enumerate(read_lines(path)):
         try:
-            value = parse_json_line(line.removeprefix(b"\xef\xbb\xbf") if line_number == 1 else line, path, line_number)
+            value = parse_json_line(line, path, line_number)
         except UserError as error:
             reject(str(error), bad)
         else:
@@ -102,14 +111,11 @@ def _line_rows(path: Path, bad: BadRecords | None) -> Iterator[Row]:
 
 def _starts_array(path: Path) -> bool:
     """Whether the first character is a bracket: many files named .json hold JSON lines."""
-    with open_text_bytes(path) as stream:
-        try:
-            while chunk := stream.read(4096):
-                text = chunk.removeprefix(b"\xef\xbb\xbf").lstrip()
-                if text:
-                    return text.startswith(b"[")
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{path}: damaged gzip file ({error}); fetch it again") from None
+    with open_text_bytes(path) as stream, damaged_gzip_is_user_error(path):
+        while chunk := stream.read(4096):
+            text = chunk.removeprefix(b"\xef\xbb\xbf").lstrip()
+            if text:
+                return text.startswith(b"[")
     return False
 
 
@@ -117,15 +123,53 @@ def _array_rows(path: Path, bad: BadRecords | None) -> Iterator[Row]:
     with open_text_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="\n") as stream:
         for number, item in enumerate(read_array(stream, path)):
             place = f"{path}:{item.line}"
-            if item.constant is not None:
-                reject(f"{place}: {item.constant} is not a finite number", bad)
-                continue
-            try:
-                orjson.dumps(item.value)  # what we could not write: half a surrogate pair, an integer beyond 64 bits
-            except TypeError as error:
-                reject(f"{place}: {error}", bad)
-                continue
-            yield Row(place, number, item.value)
+            if item.problem is not None:
+                reject(f"{place}: {item.problem}", bad)
+            else:
+                yield Row(place, number, item.value)
+
+
+def _table_rows(path: Path, bad: BadRecords | None) -> Iterator[Row]:
+    csv.field_size_limit(_MAX_CELL)
+    with open_text_bytes(path) as raw, damaged_gzip_is_user_error(path):
+        first = next(raw, b"").removeprefix(b"\xef\xbb\xbf")
+        delimiter = b"\t" if _suffix(path).lower() == ".tsv" else max((b",", b";", b"\t", b"|"), key=first.count)
+        lines = csv.reader(_decoded(itertools.chain([first], raw), path), delimiter=delimiter.decode(), strict=True)
+        header: list[str] = []
+        number, end = 0, 0
+        try:
+            for cells in lines:
+                place, end = f"{path}:{end + 1}", lines.line_num
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if not header:
+                    header = _header(cells, place)
+                    continue
+                if len(cells) != len(header):
+                    reject(f"{place}: {len(cells)} cells in a table of {len(header)} columns", bad)
+                elif any("\0" in cell for cell in cells):
+                    reject(f"{place}: a NUL character in the text", bad)
+                else:
+                    row = {name: cell for name, cell in zip(header, cells, strict=True) if name}
+                    yield Row(place, number, row, written=True)
+                number += 1
+        except csv.Error as error:
+            raise UserError(f"{path}:{lines.line_num}: malformed table: {error}") from None
+
+
+def _header(cells: list[str], place: str) -> list[str]:
+    header = [cell.strip() for cell in cells]
+    if double := [name for name in header if name and header.count(name) > 1]:
+        raise UserError(f"{place}: the column {double[0]!r} stands twice in the header")
+    return header
+
+
+def _decoded(lines: Iterable[bytes], path: Path) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise not_utf8(f"{path}:{number}", error) from None
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -139,7 +183,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
                 for value in batch.to_pylist():
-                    yield Row(f"{path}:row {number + 1}", number, value)
+                    yield Row(f"{path}:row {number + 1}", number, _without_nan(value))
                     number += 1
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
         raise UserError(f"{path}: not a readable parquet file: {error}") from None
@@ -158,9 +202,53 @@ def read_hub_rows(hub: str, split: str) -> Iterator[Row]:
     try:
         rows = datasets.load_dataset(hub, split=split, streaming=True)
         for number, value in enumerate(rows):
-            yield Row(f"{hub}[{split}]:row {number + 1}", number, value)
+            yield Row(f"{hub}[{split}]:row {number + 1}", number, _without_nan(value))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"cannot read the hub data set {hub!r}, split {split!r}: {error} "
             "(check the id, hub_split and the connection)"
         ) from None
+
+
+def _without_nan(row: object) -> object:
+    """Return a row whose columns have null in place of the NaN that tables fill holes with."""
+    return {key: None if missing(value) else value for key, value in row.items()} if isinstance(row, dict) else row
+
+
+class Columns:
+    """The recipe's `columns` of a source: every row also has its columns under the names that the importer reads.
+
+    Args:
+        names: what the importer reads -> the data's column.
+        source: name of the source, for messages.
+    """
+
+    def __init__(self, names: Mapping[str, str], source: str):
+        self.names = names
+        self.source = source
+        self._unseen = set(names.values())
+        self._seen: set[str] = set()
+
+    def rename(self, row: Row) -> Row:
+        """Return the row with the importer's names.
+
+        Raises:
+            UserError: a table has no such column (the nearest is named).
+        """
+        if not self.names or not isinstance(row.value, dict):
+            return row
+        self._unseen.difference_update(row.value)
+        if len(self._seen) < 1000:
+            self._seen.update(map(str, row.value))
+        if row.written:  # every row of a table has all its columns
+            self.check(row.place)
+        taken = {wanted: row.value[column] for wanted, column in self.names.items() if column in row.value}
+        renamed = {column for wanted, column in self.names.items() if wanted != column}
+        kept = {key: value for key, value in row.value.items() if key not in renamed and key not in self.names}
+        return row._replace(value={**kept, **taken})
+
+    def check(self, place: str) -> None:
+        """Raise where a column that was named has not been seen."""
+        if self._unseen and self._seen:
+            column = min(self._unseen)
+            raise UserError(f"{place}: there is no column {column!r}: {did_you_mean(column, sorted(self._seen))}")

@@ -7,6 +7,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,16 +18,57 @@ import yaml
 
 from steerlm.errors import UserError
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_NO_TEXT = {
+    b"\xff\xfe": "not UTF-8 text but UTF-16; convert it: iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "not UTF-8 text but UTF-16; convert it: iconv -f UTF-16 -t UTF-8",
+    b"\0\0\xfe\xff": "not UTF-8 text but UTF-32; convert it: iconv -f UTF-32 -t UTF-8",
+    b"PAR1": "a parquet file, where lines of text are read; `steerlm prepare` reads it if its name ends in .parquet",
+    b"PK\3\4": "a zip archive; unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it: zstd -d",
+    b"BZh": "compressed with bzip2; unpack it: bzip2 -d",
+    b"\xfd7zXZ": "compressed with xz; unpack it: xz -d",
+}
+"""What a file begins with that is no UTF-8 text, and what to do with it."""
+
 
 def open_text_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading, through gzip where its name ends in .gz.
+    """Open a file of UTF-8 text for reading, through gzip where its content is gzip's.
 
     Raises:
-        UserError: the file does not exist.
+        UserError: the file does not exist, or its first bytes are no UTF-8 text: another encoding, an archive.
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}")
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    with path.open("rb") as probe:
+        magic = probe.read(2)
+        packed = magic == b"\x1f\x8b"
+    if magic and path.suffix == ".gz" and not packed:
+        raise UserError(f"{path}: damaged gzip file (not gzip at all); fetch it again, or take .gz off its name")
+    with gzip.open(path) if packed else path.open("rb") as probe, damaged_gzip_is_user_error(path):
+        start = probe.read(512)
+    for beginning, what in _NO_TEXT.items():
+        if start.startswith(beginning):
+            raise UserError(f"{path}: {what}")
+    if 4 * start.count(0) > len(start):
+        raise UserError(f"{path}: not UTF-8 text but UTF-16 or binary (it holds NUL bytes); convert it to UTF-8")
+    return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def damaged_gzip_is_user_error(path: Path, after: str = "") -> Iterator[None]:
+    """Turn what a damaged gzip file raises while it is read into a `UserError`."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: damaged gzip file{after} ({error}); fetch it again") from None
+
+
+def not_utf8(place: object, error: UnicodeDecodeError) -> UserError:
+    """Return the error of text in another encoding."""
+    return UserError(
+        f"{place}: not UTF-8 text ({error.reason}); convert it to UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8"
+    )
 
 
 def read_text(path: Path) -> str:
@@ -40,7 +82,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); convert it to UTF-8") from None
+        raise not_utf8(path, error) from None
 
 
 def read_yaml(path: Path) -> Any:
@@ -60,10 +102,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the non-blank lines of a file with their numbers (from 1), through gzip where its name ends in .gz.
+    """Yield the non-blank lines of a file with their numbers (from 1), as `open_text_bytes` opens it.
 
     Raises:
-        UserError: missing file, or a gzip file that is damaged or cut short (with the last good line).
+        UserError: missing file, no UTF-8 text, or a gzip file that is damaged or cut short (with the last good line).
     """
     number = 0
     with open_text_bytes(path) as stream:
@@ -75,24 +117,57 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             raise UserError(f"{path}: damaged gzip file after line {number} ({error}); fetch it again") from None
 
 
+_LONG_INTEGER = re.compile(rb"[0-9]{19}")
+_INTEGERS = range(-(2**63), 2**64)
+"""What orjson writes; it reads a longer one as a float."""
+
+
 def parse_json_line(line: bytes, path: Path, number: int) -> Any:
     """Parse one JSONL line.
 
     Raises:
-        UserError: with file, line and column; names NaN and Infinity as such.
+        UserError: with file, line and column; names NaN, Infinity, and integers that would not be kept exactly.
     """
+    if number == 1:
+        line = line.removeprefix(_BYTE_ORDER_MARK)
     try:
-        return orjson.loads(line)
+        value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
+        raise UserError(_malformed(line, path, number, error)) from None
+    if _LONG_INTEGER.search(line):
         try:
-            json.loads(line, parse_constant=_refuse_constant)
-        except UserError as constant:
-            raise UserError(f"{path}:{number}: {constant}") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-            pass  # only asked whether the cause is a NaN
-        # the end of the text is before its newline
-        column = min(error.pos, len(error.doc.rstrip())) + 1
-        raise UserError(f"{path}:{number}:{column}: malformed JSON: {error.msg}") from None
+            json.loads(line, parse_int=checked_integer)
+        except UserError as error:
+            raise UserError(f"{path}:{number}: {error}") from None
+    return value
+
+
+def checked_integer(text: str) -> int:
+    """Return the integer that a JSON number says.
+
+    Raises:
+        UserError: it is beyond 64 bit: no file of ours could keep it.
+    """
+    if len(text) > 20 or int(text) not in _INTEGERS:
+        raise UserError(f"the integer {text[:40]} is beyond 64 bit; write it as text (in quotation marks)")
+    return int(text)
+
+
+def _malformed(line: bytes, path: Path, number: int, error: orjson.JSONDecodeError) -> str:
+    try:
+        json.loads(line.decode(), parse_constant=_refuse_constant)
+    except UserError as constant:
+        return f"{path}:{number}: {constant}"
+    except UnicodeDecodeError as undecodable:
+        return str(not_utf8(f"{path}:{number}", undecodable))
+    except (ValueError, RecursionError):
+        pass  # only asked whether the cause is another one
+    # the end of the text is before its newline
+    column = min(error.pos, len(error.doc.rstrip())) + 1
+    hint = ""
+    if line.strip() in (b"[", b"{"):
+        hint = "; one record per line is read here: `steerlm prepare` reads JSON that spans lines (a .json file)"
+    return f"{path}:{number}:{column}: malformed JSON: {error.msg}{hint}"
 
 
 def _refuse_constant(name: str) -> float:

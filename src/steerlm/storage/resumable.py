@@ -40,7 +40,7 @@ class LineItems(Generic[T]):
     """The items of a file of JSON lines, read from wherever one asks; memory holds a place per 64 lines.
 
     Args:
-        path: the file, not compressed; blank lines are no items.
+        path: the file; blank lines are no items.
         parse: makes an item of a line's number (from 1) and its bytes.
     """
 
@@ -69,7 +69,7 @@ class LineItems(Generic[T]):
     def _lines(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
         if start >= stop:
             return
-        with self.path.open("rb") as stream:
+        with open_text_bytes(self.path) as stream:
             stream.seek(self._offsets[start // _MARK])
             lines = ((n, line) for n, line in enumerate(stream, self._numbers[start // _MARK]) if line.strip())
             skipped = start // _MARK * _MARK

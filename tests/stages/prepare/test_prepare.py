@@ -108,17 +108,40 @@ def test_groups_of_the_records_are_kept_and_prompts_on_both_sides_told(tmp_path:
     assert "1 prompts are in train.jsonl and in validation.jsonl" in report["warnings"][0]
 
 
-def test_duplicates_are_dropped_and_those_with_labels_told(tmp_path: Path) -> None:
-    first = source(tmp_path / "a.jsonl", chat("Hi", "Hello"), chat("Hi ", " Hello\n"), chat("Hi", "hello"))
-    second = source(tmp_path / "b.jsonl", chat("Hi", "Hello", attributes={"quality": 4}), chat("x", "y"))
-    report = run(tmp_path / "out", first, second)
-    assert (report["sources"]["a"]["duplicates"], report["sources"]["b"]["duplicates"]) == (1, 1)
-    assert report["sources"]["b"]["labelled_duplicates"] == 1
-    assert "b: 1 duplicates had labels, which are lost; list labelled sources first" in report["warnings"]
+def test_duplicates_are_equal_in_all_that_trains(tmp_path: Path) -> None:
+    code = "for i in range(2):\n    print('hi')"
+    untrained = chat("Hi", "Hello")
+    untrained["messages"][1]["weight"] = 0
+    rated = chat("Hi", "Hello", attributes={"quality": 4})
+    rated["messages"][1]["ratings"] = {"quality": [4, 3.5]}
+    different = [
+        chat("Hi", code),
+        chat("Hi", code.replace("    ", "")),
+        chat("Hi ", code),
+        chat("Hi", "Hello"),
+        untrained,
+        chat("Hi", "Hello", attributes={"quality": 4}),
+        chat("Hi", "Hello", attributes={"quality": 0}),
+        chat("Hi", "Hello", attributes={"quality": 4, "humor": 0}),
+        rated,
+    ]
+    report = run(tmp_path / "out", source(tmp_path / "a.jsonl", *different))
+    assert report["sources"]["a"]["duplicates"] == 0
+    report = run(tmp_path / "out", source(tmp_path / "a.jsonl", *different, *different))
+    assert report["sources"]["a"]["duplicates"] == len(different)
+    assert report["losses"] == [f"a: duplicates: {len(different)} left out (50.0 %)"]
+    assert set(report["losses"]) < set(report["warnings"])
     train, validation = records(tmp_path / "out")
-    assert len(train) + len(validation) == 3
-    kept = run(tmp_path / "out", first, second, deduplicate=False)
-    assert kept["train"]["records"] + kept["validation"]["records"] == 5
+    assert len(train) + len(validation) == len(different)
+    kept = run(tmp_path / "out", source(tmp_path / "a.jsonl", *different, *different), deduplicate=False)
+    assert kept["train"]["records"] + kept["validation"]["records"] == 2 * len(different)
+
+
+def test_a_record_without_labels_adds_nothing_to_its_labelled_twin(tmp_path: Path) -> None:
+    labelled = source(tmp_path / "a.jsonl", chat("Hi", "Hello", attributes={"quality": 4}), chat("x", "y"))
+    bare = source(tmp_path / "b.jsonl", chat("Hi", "Hello"))
+    assert run(tmp_path / "out", labelled, bare)["sources"]["b"]["duplicates"] == 1
+    assert run(tmp_path / "out", bare, labelled)["sources"]["a"]["duplicates"] == 0  # no label is lost
 
 
 def test_the_same_words_from_another_speaker_are_no_duplicate(tmp_path: Path) -> None:
@@ -270,15 +293,15 @@ def test_memory_holds_hashes_not_text(tmp_path: Path) -> None:
 def test_inspecting_a_source(tmp_path: Path) -> None:
     given = source(tmp_path / "a.jsonl", chat("ab", "cde"), chat("f", ""), chat("g", "h", "i", "j"))
     seen = inspect_source(given, STEERLM, None)
-    assert (seen["records"], seen["responses"], seen["characters"]) == (2, 3, 9)
-    assert (seen["bad"], seen["complete"]) == (1, True)
-    assert "a.jsonl:2: message 1 (assistant) is empty" in seen["first_error"]
+    assert (seen.records, seen.responses, seen.characters) == (2, 3, 9)
+    assert (seen.bad, seen.complete) == (1, True)
+    assert "a.jsonl:2: message 1 (assistant) is empty" in seen.first_error
     limited = inspect_source(given, STEERLM, 1)
-    assert (limited["records"], limited["complete"]) == (1, False)
-    assert inspect_source(given, STEERLM, 2)["complete"]
+    assert (limited.records, limited.complete) == (1, False)
+    assert inspect_source(given, STEERLM, 2).complete
     missing = inspect_source(SourceConfig(name="b", format="messages", path=tmp_path / "none.jsonl"), STEERLM, None)
-    assert "no such file" in missing["first_error"]
-    assert (missing["records"], missing["complete"]) == (0, False)
+    assert "no such file" in missing.first_error
+    assert (missing.records, missing.complete) == (0, False)
 
 
 def test_real_sources_together(shared_data: Path, tmp_path: Path) -> None:

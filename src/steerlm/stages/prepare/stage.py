@@ -12,10 +12,10 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, NamedTuple, TypedDict
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import PrepareConfig, SourceConfig
@@ -41,9 +41,12 @@ class SourceCounts:
         no_response: dropped, since they hold no assistant turn.
         leaks: dropped, since user turns equal an evaluation prompt.
         near_leaks: dropped, since a user turn shares 13 consecutive words with one.
-        duplicates: dropped, since the same messages occurred before.
-        labelled_duplicates: those of them that carried labels, which are lost (list labelled sources first).
+        duplicates: dropped, since the same messages with the same weights and labels (or labels where these have
+            none) occurred before.
+        doubled_ids: kept, under their id and a number, since the id had occurred before.
+        responses_read: assistant turns of all that was read.
         responses: assistant turns kept.
+        untrained_responses: those of them that are context only (weight 0).
         repeated_responses: those of them that occurred before with the same history (paths of one tree).
         labelled: kept assistant turns with a label, by attribute.
         left_out: labels whose attribute the schema lacks, by name, and other things the importer left out.
@@ -57,27 +60,93 @@ class SourceCounts:
     leaks: int = 0
     near_leaks: int = 0
     duplicates: int = 0
-    labelled_duplicates: int = 0
+    doubled_ids: int = 0
+    responses_read: int = 0
     responses: int = 0
+    untrained_responses: int = 0
     repeated_responses: int = 0
     labelled: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     train: int = 0
     validation: int = 0
 
-    def to_dict(self, schema: AttributeSchema) -> dict[str, Any]:
+    def to_dict(self, schema: AttributeSchema) -> dict[str, object]:
         """Return the JSON form: the first examples of bad records, names in a fixed order."""
-        out = dict(vars(self))
-        out["bad"] = {"count": self.bad.count, "examples": self.bad.examples[:_EXAMPLES]}
-        out["labelled"] = {name: self.labelled[name] for name in schema.names}
-        out["left_out"] = dict(sorted(self.left_out.items()))
-        return out
+        return {
+            **vars(self),
+            "bad": {
+                "count": self.bad.count,
+                "reasons": dict(self.bad.reasons.most_common()),
+                "examples": self.bad.examples[:_EXAMPLES],
+            },
+            "labelled": {name: self.labelled[name] for name in schema.names},
+            "left_out": dict(sorted(self.left_out.items())),
+        }
+
+    @property
+    def records(self) -> int:
+        """All records there were, readable or not."""
+        return self.read + self.bad.count
+
+    def losses(self) -> Iterator[Loss]:
+        """Yield everything that was left out, by reason."""
+        for reason, count in self.bad.reasons.most_common():
+            yield Loss(f"bad records: {reason}", count, self.records)
+        for reason, count in (
+            ("records without a response", self.no_response),
+            ("records that hold an evaluation prompt", self.leaks),
+            (f"records that share {NUM_WORDS} words with an evaluation prompt", self.near_leaks),
+            ("duplicates", self.duplicates),
+        ):
+            yield Loss(reason, count, self.records)
+        for name, count in sorted(self.left_out.items()):
+            reason = name[1:-1] if name.startswith("(") else f"labels {name}, which the schema lacks"
+            yield Loss(reason, count, max(self.records, self.responses_read))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How much was left out for one reason, of how many records (or responses, where there are more of these)."""
+
+    reason: str
+    count: int
+    of: int
+
+    @property
+    def grave(self) -> bool:
+        """Whether it is more than 1 %."""
+        return 100 * self.count > self.of
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.count:,} left out ({100 * self.count / max(self.of, self.count):.1f} %)"
+
+
+class PreparedReport(TypedDict):
+    """The content of `report.json`; `losses` and `warnings` are lines for the terminal."""
+
+    schema: str
+    seed: int
+    validation_fraction: float
+    train: dict[str, int]
+    validation: dict[str, int]
+    prompts_on_both_sides: int
+    evaluation_prompts: dict[str, object]
+    sources: dict[str, dict[str, object]]
+    losses: list[str]
+    warnings: list[str]
 
 
 class _Hashes(NamedTuple):
-    """Hashes of a conversation: of its messages, and of the history up to each response."""
+    """Hashes of a conversation.
 
-    messages: int
+    Attributes:
+        texts: of its texts and weights.
+        labelled: of them and the labels; None where no message has one.
+        responses: of the history up to each response.
+    """
+
+    texts: int
+    labelled: int | None
     responses: list[int]
 
 
@@ -89,7 +158,7 @@ class _Staged(NamedTuple):
     sources: array[int]
 
 
-def prepare(config: PrepareConfig, schema: AttributeSchema, out: Path, seed: int) -> dict[str, Any]:
+def prepare(config: PrepareConfig, schema: AttributeSchema, out: Path, seed: int) -> PreparedReport:
     """Prepare the data of a run; running it again gives byte-identical files.
 
     Args:
@@ -134,28 +203,35 @@ def _stage(
 ) -> _Staged:
     """Write every record that is kept to the staging file, in order."""
     staged = _Staged(array("Q"), array("Q"), array("H"))
-    seen, responses, ids = HashSet(), HashSet(), HashSet()
+    texts, labelled, responses, ids = HashSet(), HashSet(), HashSet(), HashSet()
     for number, source in enumerate(config.sources):
         count = counts[source.name]
         bad = count.bad if config.skip_bad_records else None
         conversations = read_source(source, schema, bad, count.left_out)
         for conversation in progress(conversations, source.max_records, f"prepare {source.name}"):
-            count.read += 1
             hashes = _hashes(conversation)
+            count.read += 1
+            count.responses_read += len(hashes.responses)
+            known = hashes.texts in texts if hashes.labelled is None else hashes.labelled in labelled
             if not hashes.responses:
                 count.no_response += 1
             elif (overlap := prompts.find(conversation.messages)) is not None:
-                _count_leak(count, overlap)
-            elif config.deduplicate and hashes.messages in seen:
+                count.leaks += overlap == "leak"
+                count.near_leaks += overlap == "near_leak"
+            elif config.deduplicate and known:
                 count.duplicates += 1
-                count.labelled_duplicates += any(message.attributes for message in conversation.messages)
             else:
-                seen.add(hashes.messages)
+                texts.add(hashes.texts)
+                if hashes.labelled is not None:
+                    labelled.add(hashes.labelled)
                 _count_labels(count, conversation)
                 count.repeated_responses += sum(not responses.add(response) for response in hashes.responses)
-                while not ids.add(hash64(conversation.id)):
+                if not ids.add(hash64(conversation.id)):
+                    count.doubled_ids += 1
                     # ids are keys of the later stages; the position makes a double one unique and stays the same
                     conversation = replace(conversation, id=f"{conversation.id}#{len(staged.sources)}")
+                    while not ids.add(hash64(conversation.id)):
+                        conversation = replace(conversation, id=f"{conversation.id}#{len(staged.sources)}")
                 staged.groups.append(_draw(seed, conversation.group or ""))
                 staged.prompts.append(_draw(seed, prompt_group(conversation.messages)))
                 staged.sources.append(number)
@@ -164,26 +240,25 @@ def _stage(
 
 
 def _hashes(conversation: Conversation) -> _Hashes:
-    state = hashlib.blake2b(digest_size=8)
-    responses = []
+    """Hash what is trained on: exact texts (white space matters: think of code), weights and labels."""
+    state, labelled = hashlib.blake2b(digest_size=8), hashlib.blake2b(digest_size=8)
+    responses, any_label = [], False
     for message in conversation.messages:
-        state.update(f"{message.role}\0{' '.join(message.content.split())}\0".encode())
+        state.update(f"{message.role}\0{message.weight}\0{len(message.content)}\0{message.content}".encode())
         if message.role == "assistant":
             responses.append(int.from_bytes(state.digest(), "big"))
-    return _Hashes(int.from_bytes(state.digest(), "big"), responses)
-
-
-def _count_leak(count: SourceCounts, overlap: Literal["leak", "near_leak"]) -> None:
-    if overlap == "leak":
-        count.leaks += 1
-    else:
-        count.near_leaks += 1
+            labels = [message.attributes or {}, message.human or {}, message.ratings or {}]
+            any_label = any_label or any(labels)
+            labelled.update(repr([*(sorted(given.items()) for given in labels), message.labelled_by]).encode())
+    texts = int.from_bytes(state.digest(), "big")
+    return _Hashes(texts, int.from_bytes(labelled.digest(), "big") ^ texts if any_label else None, responses)
 
 
 def _count_labels(count: SourceCounts, conversation: Conversation) -> None:
     for message in conversation.messages:
         if message.role == "assistant":
             count.responses += 1
+            count.untrained_responses += message.weight == 0
             count.labelled.update({*(message.attributes or ()), *(message.human or ()), *(message.ratings or ())})
 
 
@@ -225,7 +300,7 @@ def _report(
     prompts: EvaluationPrompts,
     staged: _Staged,
     threshold: int,
-) -> dict[str, Any]:
+) -> PreparedReport:
     import numpy as np
 
     held_out = np.frombuffer(staged.groups, dtype=np.uint64) < np.uint64(threshold)
@@ -247,6 +322,7 @@ def _report(
             "near_leak": f"a user turn shares {NUM_WORDS} consecutive words with one",
         },
         "sources": {name: count.to_dict(schema) for name, count in counts.items()},
+        "losses": [f"{name}: {loss}" for name, count in counts.items() for loss in count.losses() if loss.count],
         "warnings": _warnings(counts, both, num_held_out),
     }
 
@@ -262,11 +338,9 @@ def _warnings(counts: Mapping[str, SourceCounts], both: int, num_held_out: int) 
             out.append(
                 f"{name}: more records leak evaluation prompts than are left ({kept}); are the prompts templates?"
             )
-        if count.labelled_duplicates:
-            out.append(
-                f"{name}: {count.labelled_duplicates} duplicates had labels, which are lost; "
-                "list labelled sources first"
-            )
+        out += [f"{name}: {loss}" for loss in count.losses() if loss.grave]
+        if count.doubled_ids:
+            out.append(f"{name}: {count.doubled_ids} ids had occurred before; the records have a # and a number behind")
         lost = {key: number for key, number in count.left_out.items() if not key.startswith("(")}
         if lost and not count.labelled:
             out.append(f"{name}: none of its labels is in the schema ({', '.join(sorted(lost))})")
@@ -277,38 +351,48 @@ def _warnings(counts: Mapping[str, SourceCounts], both: int, num_held_out: int) 
     return out
 
 
-def inspect_source(source: SourceConfig, schema: AttributeSchema, limit: int | None) -> dict[str, Any]:
+@dataclass
+class SourceLook:
+    """What a look at a source found.
+
+    Attributes:
+        records: conversations.
+        responses: their assistant turns.
+        characters: of all their turns.
+        bad: records that cannot be read.
+        first_error: the first one's, with its place; None where all is well.
+        left_out: as in `report.json`.
+        complete: whether the end was reached.
+    """
+
+    records: int = 0
+    responses: int = 0
+    characters: int = 0
+    bad: int = 0
+    first_error: str | None = None
+    left_out: Counter[str] = field(default_factory=Counter)
+    complete: bool = True
+
+
+def inspect_source(source: SourceConfig, schema: AttributeSchema, limit: int | None) -> SourceLook:
     """Read a source without writing anything, for the dry run.
 
     Args:
         source: the source.
         schema: its labels are checked against it.
         limit: stop after so many conversations; None reads all.
-
-    Returns:
-        `records`, `responses` (assistant turns), `characters` (of all turns), `bad` (records that cannot be read),
-        `first_error` (with its place, None where all is well), `left_out` (as in `report.json`), `complete` (whether
-        the end was reached).
     """
-    bad, left_out = BadRecords(), Counter[str]()
-    records = responses = characters = 0
-    fatal, complete = None, True
+    bad, seen = BadRecords(), SourceLook()
     try:
-        for conversation in read_source(source, schema, bad, left_out):
-            if records == limit:
-                complete = False
+        for conversation in read_source(source, schema, bad, seen.left_out):
+            if seen.records == limit:
+                seen.complete = False
                 break
-            records += 1
-            responses += len(conversation.assistant_turns)
-            characters += sum(len(message.content) for message in conversation.messages)
+            seen.records += 1
+            seen.responses += len(conversation.assistant_turns)
+            seen.characters += sum(len(message.content) for message in conversation.messages)
     except UserError as error:
-        fatal, complete = str(error), False
-    return {
-        "records": records,
-        "responses": responses,
-        "characters": characters,
-        "bad": bad.count,
-        "first_error": bad.examples[0] if bad.examples else fatal,
-        "left_out": dict(sorted(left_out.items())),
-        "complete": complete,
-    }
+        seen.first_error, seen.complete = str(error), False
+    seen.bad = bad.count
+    seen.first_error = bad.examples[0] if bad.examples else seen.first_error
+    return seen

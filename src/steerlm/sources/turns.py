@@ -1,0 +1,163 @@
+"""Chat turns under any of the names that other tools give their parts.
+
+`{"role": "assistant", "content": "…"}`, `{"from": "gpt", "value": "…", "weight": 0}`, content in parts, a flag that
+keeps a turn out of training. What a record cannot hold (a call of a tool, an image) makes the row a bad record; what
+is left out is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import orjson
+
+from steerlm.conversation import MESSAGE_KEYS, Message, Role, message_from_dict
+from steerlm.errors import UserError, did_you_mean
+from steerlm.sources.draft import JsonObject, Labels, absent
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "human": "user",
+    "user": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "ai": "assistant",
+    "assistant": "assistant",
+}
+_TOOLS = ("tool", "tools", "function", "function_call", "tool_call", "tool_response", "observation", "ipython")
+_TURN_LISTS = ("messages", "conversations", "conversation")
+_ROLE_KEYS = ("role", "from", "speaker")
+_TEXT_KEYS = ("content", "value", "text")
+_CALLS = ("tool_calls", "function_call")
+_LABELS = ("attributes", "human", "ratings", "scores")
+_THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
+TRAINED_KEYS = ("weight", "train", "training", "trainable", "train_on_turn", "loss", "loss_weight", "loss_mask")
+_UNTRAINED_KEYS = ("masked", "ignore_loss")
+_UNCLEAR = {
+    "mask": "it does not say whether 1 means masked or trained; name it weight (1 = trained) or masked (1 = not)",
+    "train_detail": "a turn is trained as a whole or not at all; give it a weight of 0 or 1",
+}
+_YES_NO: dict[object, Literal[0, 1]] = {
+    0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1,
+}  # fmt: skip
+
+
+def find_turns(row: JsonObject, wanted: str) -> list[object]:
+    """Return the row's list of turns: under `wanted`, else under another usual name; a column of text may hold it.
+
+    Raises:
+        UserError: there is none.
+    """
+    for key in (wanted, *_TURN_LISTS):
+        turns = row.get(key)
+        if isinstance(turns, str) and turns.lstrip().startswith("["):  # a cell of a table
+            try:
+                turns = orjson.loads(turns)
+            except orjson.JSONDecodeError as error:
+                raise UserError(f"{key!r} is no list of turns: {error}") from None
+        if isinstance(turns, list) and (turns or key == wanted):
+            return turns
+    raise UserError(f"the row has no list of {wanted!r}; it has {', '.join(map(str, row)) or 'nothing'}")
+
+
+def read_turns(turns: list[object], labels: Labels, system: str = "") -> list[Message]:
+    """Return turns as messages, below the row's own system prompt.
+
+    Raises:
+        UserError: with the number of the turn: no role or text, an unknown speaker, a call of a tool, a bad label.
+    """
+    messages = [Message("system", system)] if system else []
+    for number, turn in enumerate(turns):
+        try:
+            messages.append(read_turn(turn, labels))
+        except UserError as error:
+            raise UserError(f"message {number}: {error}") from None
+    return messages
+
+
+def read_turn(turn: object, labels: Labels) -> Message:
+    """Return one turn as a message, its labels on the schema's scale.
+
+    Raises:
+        UserError: see `read_turns`.
+    """
+    if not isinstance(turn, dict):
+        raise UserError(f"a message must be a JSON object with role and content, got {turn!r}")
+    role_key, text_key = (
+        next((key for key in keys if turn.get(key) is not None), keys[0]) for keys in (_ROLE_KEYS, _TEXT_KEYS)
+    )
+    role = _role(turn, role_key)
+    if any(not absent(turn.get(key)) for key in _CALLS):
+        raise UserError(f"this {role} message calls a tool, which a record cannot hold")
+    fields: dict[str, object] = {"role": role, "content": _text(turn.get(text_key), role, labels)}
+    for key, value in turn.items():
+        if key in (role_key, text_key) or absent(value):
+            continue
+        if key in _UNCLEAR:
+            raise UserError(f"{key}: {_UNCLEAR[key]}")
+        if key in _LABELS and isinstance(value, dict):
+            # parquet fills a missing label with null
+            fields[key] = {name: label for name, label in value.items() if not absent(label)} or None
+        elif key in TRAINED_KEYS or key in _UNTRAINED_KEYS:
+            trained = trained_flag(key, value)
+            if role != "assistant":
+                if trained:
+                    labels.dropped[f"(training of a {role} turn)"] += 1
+            elif fields.setdefault("weight", trained) != trained:
+                raise UserError(f"{key} {value!r} contradicts another key that says whether the turn is trained")
+        elif key in MESSAGE_KEYS:
+            fields[key] = value
+        else:
+            labels.dropped[f"(message key {key})"] += 1
+    return message_from_dict(fields, labels.schema)
+
+
+def _role(turn: Mapping[object, object], key: str) -> Role:
+    found = turn.get(key)
+    name = found.strip().lower() if isinstance(found, str) else ""
+    if name in ROLES:
+        return ROLES[name]
+    if name in _TOOLS or key == "role":
+        why = "; a record cannot hold calls of tools and their results" if name in _TOOLS else ""
+        raise UserError(f"role {found!r} is not one of system, user, assistant{why}")
+    raise UserError(f"unknown speaker {found!r}: {did_you_mean(name, ROLES)}")
+
+
+def _text(content: object, role: Role, labels: Labels) -> str:
+    if isinstance(content, list) and content:
+        texts = []
+        for part in content:
+            kind = part.get("type") if isinstance(part, dict) else None
+            text = part.get("text") if isinstance(part, dict) else part
+            if kind in _THOUGHTS:
+                labels.dropped[f"(content part {kind})"] += 1
+            elif isinstance(text, str):
+                texts.append(text)
+            else:
+                what = f"a part of type {kind!r}" if kind not in (None, "text") else f"{part!r}"
+                raise UserError(f"content of a {role} message must be text, got {what}")
+        return "\n".join(texts)
+    if not isinstance(content, str):
+        raise UserError(f"content of a {role} message must be text, got {content!r}")
+    return content
+
+
+def trained_flag(key: str, value: object) -> Literal[0, 1]:
+    """Return 1 where a turn (or row) is to be trained, 0 where it is context only.
+
+    Raises:
+        UserError: the value is no yes and no no.
+    """
+    known = value.strip().lower() if isinstance(value, str) else value
+    flag = _YES_NO.get(known) if isinstance(known, (str, int, float)) else None
+    if flag is None:
+        raise UserError(f"{key} must be 0 or 1, false or true, got {value!r}")
+    return flag if key not in _UNTRAINED_KEYS else 1 if flag == 0 else 0
