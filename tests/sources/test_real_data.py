@@ -90,7 +90,7 @@ def test_role_play_as_alpaca(shared_data: Path) -> None:
         assert conversation.messages[0].content.startswith(row["instruction"])
         given = row["input"].replace("<noinput>", "").replace("noinput", "")
         assert conversation.messages[0].content == row["instruction"] + (given and f"\n\n{given}")
-    assert sum("noinput" in row["input"] for row in rows) == 3
+    assert sum("noinput" in row["input"] for row in rows) == 4
 
 
 def nemo_text(row: dict[str, Any]) -> str:

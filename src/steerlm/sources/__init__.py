@@ -18,7 +18,7 @@ from steerlm.errors import UserError, did_you_mean
 from steerlm.sources import alpaca, helpsteer, hh_rlhf, messages, nemo, oasst, self_identification, sharegpt, table
 from steerlm.sources.draft import Draft, JsonObject, Labelled, Labels, absent, prompt_group
 from steerlm.sources.nemo import export_nemo
-from steerlm.sources.rows import Columns, Row, read_rows, reject
+from steerlm.sources.rows import ColumnNames, Row, read_rows, reject
 
 __all__ = ["IMPORTERS", "export_nemo", "read_source"]
 
@@ -82,7 +82,7 @@ def read_source(
         UserError: with file and line.
     """
     labels = Labels(schema, Counter() if dropped is None else dropped)
-    columns = Columns(_columns(source, schema), source.name)
+    columns = ColumnNames(_columns(source, schema), source.name)
     rows: Iterator[Row] = map(columns.rename, read_rows(source, bad))
     if source.format == "oasst":
         rows = oasst.trees(rows, bad, labels)

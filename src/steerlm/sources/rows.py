@@ -215,7 +215,7 @@ def _without_nan(row: object) -> object:
     return {key: None if missing(value) else value for key, value in row.items()} if isinstance(row, dict) else row
 
 
-class Columns:
+class ColumnNames:
     """The recipe's `columns` of a source: every row also has its columns under the names that the importer reads.
 
     Args:

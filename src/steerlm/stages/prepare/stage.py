@@ -88,24 +88,24 @@ class SourceCounts:
         """All records there were, readable or not."""
         return self.read + self.bad.count
 
-    def losses(self) -> Iterator[Loss]:
+    def losses(self) -> Iterator[LeftOut]:
         """Yield everything that was left out, by reason."""
         for reason, count in self.bad.reasons.most_common():
-            yield Loss(f"bad records: {reason}", count, self.records)
+            yield LeftOut(f"bad records: {reason}", count, self.records)
         for reason, count in (
             ("records without a response", self.no_response),
             ("records that hold an evaluation prompt", self.leaks),
             (f"records that share {NUM_WORDS} words with an evaluation prompt", self.near_leaks),
             ("duplicates", self.duplicates),
         ):
-            yield Loss(reason, count, self.records)
+            yield LeftOut(reason, count, self.records)
         for name, count in sorted(self.left_out.items()):
             reason = name[1:-1] if name.startswith("(") else f"labels {name}, which the schema lacks"
-            yield Loss(reason, count, max(self.records, self.responses_read))
+            yield LeftOut(reason, count, max(self.records, self.responses_read))
 
 
 @dataclass(frozen=True)
-class Loss:
+class LeftOut:
     """How much was left out for one reason, of how many records (or responses, where there are more of these)."""
 
     reason: str
