@@ -76,20 +76,20 @@ def presets() -> str:
 def rooms() -> str:
     """The rooms of the package by floor, each with the first sentence of its docstring."""
     edges = structure.room_edges(structure.PACKAGE)
-    rows = ["| floor | room | what stands there | imports |", "|---|---|---|---|"]
+    rows = ["| floor | room | what stands there |", "|---|---|---|"]
     for room, floor in sorted(structure.floors(edges).items(), key=lambda pair: (-pair[1], pair[0])):
         path = structure.MODULES["" if room == "steerlm" else room]
         name = path.relative_to(structure.PACKAGE).as_posix().removesuffix("__init__.py") or "__init__.py"
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         first = re.split(r"(?<=[.;])\\s|\n\n", " ".join(docstring.split("\n\n")[0].split()))[0].rstrip(".;:")
-        rows.append(f"| {floor} | `{name}` | {first} | {', '.join(sorted(edges[room]))} |")
+        rows.append(f"| {floor} | `{name}` | {first} |")
     return "\n".join(rows) + "\n"
 
 
 def house() -> str:
     """The counts of the structure: before the rooms were arranged by floors, and now."""
-    now = structure.counts(structure.PACKAGE)
-    before = json.loads((ROOT / "docs" / "structure_before.json").read_text(encoding="utf-8"))
+    counted = json.loads((ROOT / "docs" / "results" / "structure.json").read_text(encoding="utf-8"))
+    before, now = counted["before"], counted["now"]
     rows = ["| | before | now |", "|---|---|---|"]
     return "\n".join([*rows, *(f"| {name} | {before[name]:,} | {value:,} |" for name, value in now.items())]) + "\n"
 

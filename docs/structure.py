@@ -1,6 +1,7 @@
 """The structure of the package in numbers, read from its own imports: rooms, floors, arrows, circles, names.
 
     python docs/structure.py                 the table
+    python docs/structure.py --write         the table into docs/results/structure.json, for docs/architecture.md
     python docs/structure.py --rooms         every room with its floor, lines and what it imports
     python docs/structure.py --src OTHER     the same of another checkout's src/steerlm
 
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "steerlm"
+KEPT = Path(__file__).resolve().parent / "results" / "structure.json"
 
 
 def modules(package: Path) -> dict[str, Path]:
@@ -149,10 +152,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--src", type=Path, default=PACKAGE, help="folder of the package (default: this checkout's)")
     parser.add_argument("--rooms", action="store_true", help="every room with its floor and what it imports")
+    parser.add_argument("--write", action="store_true", help="keep the counts for docs/architecture.md")
     arguments = parser.parse_args()
     if not arguments.rooms:
         for name, value in counts(arguments.src).items():
             print(f"{name:<30}{value:>8,}")
+        if arguments.write:
+            kept = json.loads(KEPT.read_text(encoding="utf-8")) | {"now": counts(arguments.src)}
+            KEPT.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
         return
     edges = room_edges(arguments.src)
     for room, floor in sorted(floors(edges).items(), key=lambda pair: (-pair[1], pair[0])):
