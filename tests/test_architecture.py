@@ -20,21 +20,19 @@ PACKAGE = ROOT / "src" / "steerlm"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "attributes"),
-    ("encoding", "storage", "statistics", "conversation", "config", "template", "sources"),
+    ("encoding", "storage", "statistics", "conversation", "config", "runs", "template", "sources"),
     ("batching", "checkpoint"),
     ("training", "generation"),
     ("scorers", "results", "playground"),
-    ("stages", "runs", "pipeline"),
-    ("reporting", "studies", "planning", "server", "exporting", "chat"),
+    ("stages",),
+    ("reporting", "pipeline", "planning", "studies", "server", "exporting", "chat"),
     ("commands", "cli", "steerlm"),
 )
 """From the ground up; a room imports from its own floor's left or from floors below. `steerlm` is the `__init__`."""
 
 PERMITTED: dict[tuple[str, str], str] = {
     ("commands", "cli"): "",
-    ("pipeline", "reporting"): "",
     ("scorers", "playground"): "",
-    ("studies", "planning"): "",
 }
 """(room, imported room) -> why an arrow that points up is there all the same."""
 

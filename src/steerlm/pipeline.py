@@ -103,27 +103,23 @@ def _prepare(run: RunFolder, out: Path) -> Mapping[str, Any]:
 def _train_attribute_model(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.train_attribute_model.stage import train_attribute_model
 
-    config, prepared = run.recipe.train_attribute_model, run.stage("prepare")
-    return train_attribute_model(
-        config, prepared / "train.jsonl", prepared / "validation.jsonl", run.recipe.schema_, out, _seed(run, config)
-    )
+    config = run.recipe.train_attribute_model
+    return train_attribute_model(config, *run.paths.splits("prepare"), run.recipe.schema_, out, _seed(run, config))
 
 
 def _annotate(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Mapping[str, Any]:
     from steerlm.stages.annotate.stage import annotate
 
-    data = [run.stage("prepare") / name for name in ("train.jsonl", "validation.jsonl")]
-    return annotate(run.recipe.annotate, data, run.stage("train_attribute_model") / "model", out, cluster)
+    return annotate(run.recipe.annotate, run.paths.splits("prepare"), run.paths.attribute_model, out, cluster)
 
 
 def _train_sft(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.train_sft import train_sft
 
-    config, annotated = run.recipe.train_sft, run.stage("annotate")
+    config = run.recipe.train_sft
     return train_sft(
         config,
-        annotated / "train.jsonl",
-        annotated / "validation.jsonl",
+        *run.paths.splits("annotate"),
         run.recipe.schema_,
         out,
         _seed(run, config),
@@ -135,14 +131,14 @@ def _bootstrap(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Map
     from steerlm.stages.bootstrap.stage import bootstrap
 
     assert run.recipe.bootstrap is not None
-    annotated = run.stage("annotate")
+    data, validation = run.paths.splits("annotate")
     return bootstrap(
         run.recipe.bootstrap,
         sft=run.recipe.train_sft,
-        sft_model=run.stage("train_sft") / "model",
-        attribute_model=run.stage("train_attribute_model") / "model",
-        data=annotated / "train.jsonl",
-        validation=annotated / "validation.jsonl",
+        sft_model=run.paths.model("train_sft"),
+        attribute_model=run.paths.attribute_model,
+        data=data,
+        validation=validation,
         schema=run.recipe.schema_,
         out=out,
         seed=run.recipe.seed,
@@ -154,7 +150,7 @@ def _bootstrap(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Map
 def _evaluate(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.evaluate.stage import evaluate
 
-    prompts = run.recipe.evaluate.prompts or run.stage("prepare") / "validation.jsonl"
+    prompts = run.recipe.evaluate.prompts or run.paths.splits("prepare")[1]
     return evaluate(
         run.recipe.evaluate,
         final_models(run),
@@ -162,17 +158,15 @@ def _evaluate(run: RunFolder, out: Path) -> Mapping[str, Any]:
         run.recipe.schema_,
         out,
         run.recipe.seed,
-        annotator=run.stage("train_attribute_model") / "model",
-        annotated=[run.stage("annotate") / name for name in ("train.jsonl", "validation.jsonl")],
+        annotator=run.paths.attribute_model,
+        annotated=run.paths.splits("annotate"),
     )
 
 
 def final_models(run: RunFolder) -> dict[str, Path]:
     """Return the steerable models that a run produces, in the order of the steps."""
     return {
-        stage: run.stage(stage) / "model"
-        for stage in ("train_sft", "bootstrap")
-        if getattr(run.recipe, stage) is not None
+        stage: run.paths.model(stage) for stage in ("train_sft", "bootstrap") if getattr(run.recipe, stage) is not None
     }
 
 

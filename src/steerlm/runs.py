@@ -19,6 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,66 @@ def recipe_stages(recipe: Recipe) -> list[str]:
     return [stage for stage in STAGES if getattr(recipe, stage) is not None]
 
 
+@dataclass(frozen=True)
+class RunPaths:
+    """Where everything of a run lies: the one place that builds these paths.
+
+    Attributes:
+        path: the run folder.
+    """
+
+    path: Path
+
+    def stage(self, name: str) -> Path:
+        """Folder of a stage."""
+        return self.path / name
+
+    def model(self, stage: str) -> Path:
+        """The checkpoint that a stage publishes."""
+        return self.stage(stage) / "model"
+
+    def done(self, stage: str) -> Path:
+        """The record of a finished stage."""
+        return self.stage(stage) / "done.json"
+
+    def report(self, stage: str) -> Path:
+        """What `train_attribute_model` and `bootstrap` found."""
+        return self.stage(stage) / "report.json"
+
+    def splits(self, stage: str) -> tuple[Path, Path]:
+        """The training and the validation file of `prepare` or `annotate`."""
+        return self.stage(stage) / "train.jsonl", self.stage(stage) / "validation.jsonl"
+
+    @property
+    def attribute_model(self) -> Path:
+        """The checkpoint that labels."""
+        return self.model("train_attribute_model")
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe; a folder that holds it is a run folder."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and hardware."""
+        return self.path / "environment.json"
+
+    @property
+    def results(self) -> Path:
+        """The evaluation."""
+        return self.stage("evaluate") / "results.json"
+
+    @property
+    def annotation(self) -> Path:
+        """What annotation found."""
+        return self.stage("annotate") / "summary.json"
+
+    def finished(self) -> list[str]:
+        """The stages that are done, in order."""
+        return [stage for stage in STAGES if self.done(stage).is_file()]
+
+
 class RunFolder:
     """The folder of one recipe's run.
 
@@ -87,6 +148,7 @@ class RunFolder:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.path = recipe.run_dir
+        self.paths = RunPaths(recipe.run_dir)
 
     def stage(self, name: str) -> Path:
         """Folder of a stage."""
@@ -99,7 +161,7 @@ class RunFolder:
             redo_from: delete what this stage and the later ones produced. Sections of those stages may differ from
                 the stored recipe's, and of stages that have left nothing yet.
         """
-        stored_path = self.path / "recipe.yaml"
+        stored_path = self.paths.recipe
         if stored_path.is_file():
             self._check_stored(stored_path, redo_from)
         elif self.path.is_dir() and any(p.name != "lock" for p in self.path.iterdir()):
@@ -112,7 +174,7 @@ class RunFolder:
         if is_main_process():
             with atomic_writer(stored_path) as stream:
                 stream.write(dump_recipe(self.recipe).encode())
-            write_json(self.path / "environment.json", environment())
+            write_json(self.paths.environment, environment())
 
     def _check_stored(self, stored_path: Path, redo_from: str | None) -> None:
         stored = _completed(yaml.safe_load(stored_path.read_text(encoding="utf-8")))
@@ -150,7 +212,7 @@ class RunFolder:
 
     def done(self, stage: str) -> dict[str, Any] | None:
         """Return the stage's `done.json`, or None while it is not finished."""
-        path = self.stage(stage) / "done.json"
+        path = self.paths.done(stage)
         return orjson.loads(path.read_bytes()) if path.is_file() else None
 
     def execute(self, stage: str, work: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
@@ -171,7 +233,7 @@ class RunFolder:
             "summary": summary,
         }
         if is_main_process():
-            write_json(folder / "done.json", record)
+            write_json(self.paths.done(stage), record)
         return record
 
     @contextlib.contextmanager

@@ -13,7 +13,7 @@ import yaml
 from steerlm.checkpoint.info import INFO_FILE, CheckpointInfo, load_info
 from steerlm.checkpoint.weights import fingerprint
 from steerlm.errors import UserError
-from steerlm.runs import STAGES
+from steerlm.runs import RunPaths
 from steerlm.storage.files import read_json
 
 _ADAPTER = "adapter_config.json"
@@ -63,7 +63,7 @@ def find(model: Path, attribute_model: bool, results: Path | None) -> Found:
     """
     if not model.is_dir():
         raise UserError(f"no such folder: {model}; give a checkpoint, an adapter or a run folder")
-    run = model if (model / "recipe.yaml").is_file() else None
+    run = model if RunPaths(model).recipe.is_file() else None
     weights = model if run is None else _final_model(run, attribute_model)
     is_adapter = (weights / _ADAPTER).is_file()
     described = _described(weights) if is_adapter else weights
@@ -98,17 +98,17 @@ def is_hub_id(name: str) -> bool:
 
 
 def _final_model(run: Path, attribute_model: bool) -> Path:
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load(RunPaths(run).recipe.read_text(encoding="utf-8"))
     wanted = "train_attribute_model"
     if not attribute_model:
         wanted = "bootstrap" if recipe.get("bootstrap") is not None else "train_sft"
-    if not (run / wanted / "done.json").is_file():
-        done = [stage for stage in STAGES if (run / stage / "done.json").is_file()]
+    if not RunPaths(run).done(wanted).is_file():
+        done = RunPaths(run).finished()
         raise UserError(
             f"the run in {run} is not finished: {wanted} is not done (done: {', '.join(done) or 'nothing'}); "
             f"`steerlm run RECIPE` goes on with it, or give a checkpoint in place of the run"
         )
-    return run / wanted / "model"
+    return RunPaths(run).model(wanted)
 
 
 def _described(adapter: Path) -> Path:
@@ -143,7 +143,7 @@ def _check_kind(weights: Path, info: CheckpointInfo, attribute_model: bool) -> N
 def _run_of(weights: Path) -> Path | None:
     """Return the run folder that a checkpoint lies in: STAGE/model, STAGE/adapter or STAGE/checkpoints/checkpoint-N."""
     for folder in list(weights.resolve().parents)[1:3]:
-        if (folder / "recipe.yaml").is_file():
+        if RunPaths(folder).recipe.is_file():
             return folder
     return None
 
@@ -152,10 +152,10 @@ def _results(described: Path, run: Path | None, given: Path | None) -> tuple[Map
     """Return the evaluation of this very model, known by its fingerprint."""
     path = given
     if given is not None and given.is_dir():
-        places = [given / "results.json", given / "evaluate" / "results.json"]
+        places = [given / "results.json", RunPaths(given).results]
         path = next((place for place in places if place.is_file()), places[0])
     elif given is None and run is not None:
-        path = run / "evaluate" / "results.json"
+        path = RunPaths(run).results
     if path is None or not path.is_file():
         if given is None:
             return None
@@ -177,5 +177,5 @@ def _results(described: Path, run: Path | None, given: Path | None) -> tuple[Map
 
 def _labels_report(run: Path | None) -> Mapping[str, Any] | None:
     """Return how good the attribute model was that labelled a run's data."""
-    path = None if run is None else run / "train_attribute_model" / "report.json"
+    path = None if run is None else RunPaths(run).report("train_attribute_model")
     return None if path is None or not path.is_file() else read_json(path)

@@ -160,7 +160,7 @@ def climb_rungs(climb: Climb) -> dict[str, Any]:
         lambda out: train_attribute_model(recipe.train_attribute_model, train, validation, recipe.schema_, out, seed),
     )
     if any(rung.labels == "predicted" for rung in climb.rungs):
-        attribute_model = run.stage("train_attribute_model") / "model"
+        attribute_model = run.paths.attribute_model
         climb.execute("annotate", lambda out: annotate(recipe.annotate, [train, validation], attribute_model, out))
     return {rung.name: climb.execute(rung.name, functools.partial(_rung, climb, rung)) for rung in climb.rungs}
 
@@ -168,7 +168,7 @@ def climb_rungs(climb: Climb) -> dict[str, Any]:
 def _rung(climb: Climb, rung: Rung, out: Path) -> dict[str, Any]:
     """Train one rung and measure it; returns its summary."""
     recipe = climb.run.recipe
-    annotator = climb.run.stage("train_attribute_model") / "model"
+    annotator = climb.run.paths.attribute_model
     cost: dict[str, Any] = {}
     with spending(cost):
         model, training = _bootstrap(climb, out, annotator) if rung.name == "bootstrap" else _train(climb, rung, out)

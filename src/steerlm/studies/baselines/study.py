@@ -93,7 +93,7 @@ class Setup:
 
     @property
     def attribute_model(self) -> Path:
-        return self.climb.run.stage("train_attribute_model") / "model"
+        return self.climb.run.paths.attribute_model
 
     @property
     def max_new_tokens(self) -> int:
