@@ -11,7 +11,7 @@ from rich.table import Table
 
 from steerlm.errors import UserError
 from steerlm.reporting.comparison import comparison_rows, missing_figures
-from steerlm.studies.compare.answering import Generation
+from steerlm.studies.compare.answering import AnswerSampling
 from steerlm.studies.compare.deciding import parse_weights
 from steerlm.studies.compare.study import ByJudge, ByScorer, compare
 from steerlm.studies.compare.systems import parse_systems
@@ -33,7 +33,7 @@ def run_compare(arguments: argparse.Namespace, console: Console) -> int:
         arguments.prompts,
         _decider(arguments, console),
         arguments.out,
-        generation=Generation(
+        generation=AnswerSampling(
             arguments.max_new_tokens, arguments.temperature, arguments.top_k, arguments.batch_size, arguments.precision
         ),
         num_prompts=arguments.num_prompts,

@@ -191,23 +191,29 @@ def test_an_endpoint_is_resumed_and_not_asked_twice(capsys):
 
 
 def test_an_endpoint_that_falters_is_asked_again(monkeypatch):
-    monkeypatch.setattr("steerlm.studies.compare.answering._PAUSE_S", 0.0)
+    monkeypatch.setattr("steerlm.scorers.llm.client._MALFORMED_PAUSE_S", 0.0)
     with FakeEndpoint(
         lambda body: "a word", faults=["garbage", "half", "html", "empty_choices", (400, {}), "null"]
     ) as endpoint:
         arguments = [f"served={endpoint.base_url}#m", answers("stored", dict.fromkeys(range(9), 3))]
         assert compare(*arguments, "--prompts", prompts(9), *LONGER) == 0
     problems = sorted(row["problem"] for row in results()["systems"]["served"]["missing_examples"])
-    assert problems == ["refused by the endpoint with status 400", "the endpoint's reply holds no text"]
+    assert problems == [
+        "refused by the endpoint with status 400: as asked",
+        "the endpoint's reply holds no text (finish reason no text)",
+    ]
     assert results()["prompts"]["compared"] == 7
 
 
 def test_an_endpoint_that_never_makes_sense_is_given_up(monkeypatch, capsys):
-    monkeypatch.setattr("steerlm.studies.compare.answering._PAUSE_S", 0.0)
+    monkeypatch.setattr("steerlm.scorers.llm.client._MALFORMED_PAUSE_S", 0.0)
     with FakeEndpoint(faults=["html"] * 100) as endpoint:
         arguments = [f"served={endpoint.base_url}#m", answers("stored", {0: 3}), "--prompts", prompts(1), *LONGER]
         assert compare(*arguments) == 2
-    assert "no chat completions (4 in a row); the answers so far are kept" in capsys.readouterr().err
+    assert (
+        "the reply is no chat completion: '<html><body>Please log in</body></html>'; the answers so far are kept"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_judge_sees_both_orders(capsys):

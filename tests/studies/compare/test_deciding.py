@@ -16,13 +16,13 @@ from steerlm.studies.compare.deciding import (
     parse_weights,
     score_answers,
 )
-from steerlm.studies.compare.systems import Answer, Prompt
+from steerlm.studies.compare.systems import ComparedPrompt, SystemAnswer
 
-PROMPTS = [Prompt(str(i), (Message("user", "Why?"),), "", i) for i in range(4)]
+PROMPTS = [ComparedPrompt(str(i), (Message("user", "Why?"),), "", i) for i in range(4)]
 
 
 def verdicts(a: list, b: list, objective: Objective) -> list[float]:
-    answers = {name: [Answer("said")] * len(a) for name in "ab"}
+    answers = {name: [SystemAnswer("said")] * len(a) for name in "ab"}
     rows = {"a": [{"humor": x, "toxicity": y} for x, y in a], "b": [{"humor": x, "toxicity": y} for x, y in b]}
     matches, unscored = decide(PROMPTS, answers, rows, objective)
     assert unscored == 0
@@ -44,16 +44,19 @@ def test_differences_within_the_margin_are_ties():
 
 
 def test_an_empty_answer_loses_and_a_missing_score_is_counted():
-    answers = {"a": [Answer(""), Answer("x"), Answer(" "), Answer("x")], "b": [Answer("y"), Answer("")] * 2}
+    answers = {
+        "a": [SystemAnswer(""), SystemAnswer("x"), SystemAnswer(" "), SystemAnswer("x")],
+        "b": [SystemAnswer("y"), SystemAnswer("")] * 2,
+    }
     scores = {"a": [None, {"humor": 0}, None, {"humor": 4}], "b": [{"humor": 0}, None, None, None]}
     matches, unscored = decide(PROMPTS, answers, scores, Objective({"humor": 1}))
     assert [(match.prompt, match.outcome) for match in matches] == [("0", 0.0), ("1", 1.0), ("2", 0.0), ("3", 1.0)]
-    answers["b"][3] = Answer("y")
+    answers["b"][3] = SystemAnswer("y")
     assert decide(PROMPTS, answers, scores, Objective({"humor": 1}))[1] == unscored + 1 == 1
 
 
 def test_every_pair_of_systems_meets_once_per_prompt():
-    answers = {name: [Answer("said")] * 4 for name in "abc"}
+    answers = {name: [SystemAnswer("said")] * 4 for name in "abc"}
     scores = {name: [{"humor": i}] * 4 for i, name in enumerate("abc")}
     matches, _ = decide(PROMPTS, answers, scores, Objective({"humor": 1}))
     assert {(m.first, m.second) for m in matches} == {("a", "b"), ("a", "c"), ("b", "c")}
@@ -76,7 +79,7 @@ def test_weights():
 def test_exact_measures_score_what_is_there():
     scorer, schema = open_decider("text")
     assert schema is None
-    scores = score_answers(scorer, PROMPTS[:2], {"a": [Answer("One two three."), Answer("")]})
+    scores = score_answers(scorer, PROMPTS[:2], {"a": [SystemAnswer("One two three."), SystemAnswer("")]})
     assert scores["a"][0] is not None
     assert (scores["a"][0]["words"], scores["a"][1]) == (3.0, None)
     assert "words" in scorer.attributes

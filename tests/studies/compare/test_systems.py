@@ -10,7 +10,7 @@ import pytest
 from steerlm.attributes import OASST
 from steerlm.checkpoint.info import CheckpointInfo, save_info
 from steerlm.errors import UserError
-from steerlm.studies.compare.systems import Prompt, parse_system, parse_systems, read_prompts, stored_answers
+from steerlm.studies.compare.systems import ComparedPrompt, parse_system, parse_systems, read_prompts, stored_answers
 
 
 @pytest.fixture
@@ -164,6 +164,6 @@ def test_the_first_answer_belongs_to_the_first_turn(tmp_path):
 
 
 def test_missing_answers_say_so(place):
-    prompts = [Prompt("1", (), "", 0), Prompt("2", (), "", 0)]
+    prompts = [ComparedPrompt("1", (), "", 0), ComparedPrompt("2", (), "", 0)]
     found, missing = stored_answers(parse_system("a=answers.jsonl"), prompts)
     assert (found.text, missing.text, missing.problem) == ("So.", None, "no answer in the file")

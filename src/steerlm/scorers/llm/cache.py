@@ -26,6 +26,7 @@ class Reply:
         prompt_tokens: tokens read, as the endpoint counted them; None where it does not.
         completion_tokens: tokens written.
         failure: why there is no reply; empty where there is one. Failures are never stored, so they are tried again.
+        refused: the endpoint will not answer this request; other failures may have passed a moment later.
         thought: the endpoint handed out thinking beside the text.
     """
 
@@ -34,6 +35,7 @@ class Reply:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     failure: str = ""
+    refused: bool = False
     thought: bool = False
 
 

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ Body = Mapping[str, object]
 
 _MISCONFIGURED_STATUS = (401, 402, 404, 405)
 """No request can succeed. 403 is not among them: some servers refuse single prompts with it."""
-_NO_KEY = "no-key-needed"
+NO_KEY = "no-key-needed"
 """Sent to a server of one's own when no key is set; the official client insists on one."""
 _GIVE_UP_AFTER = 5
 """Requests that fail in a row, each after all its attempts, before the run ends."""
@@ -57,6 +58,11 @@ class Endpoint:
     model: str
     api_key: str = field(repr=False)
 
+    @property
+    def shown(self) -> str:
+        """The address without a user name or password."""
+        return re.sub(r"^(https?://)[^/@]*@", r"\1", self.base_url)
+
     @classmethod
     def from_environment(cls, base_url: str | None = None, model: str | None = None) -> Endpoint:
         """Fill what is not given from `OPENAI_BASE_URL`, `STEERLM_JUDGE_MODEL` and `OPENAI_API_KEY`.
@@ -77,7 +83,7 @@ class Endpoint:
         url = own_url or "https://api.openai.com/v1"
         if not url.startswith(("http://", "https://")):
             raise UserError(f"base URL {url!r} does not begin with http:// or https://")
-        return cls(url.rstrip("/"), model, key or _NO_KEY)
+        return cls(url.rstrip("/"), model, key or NO_KEY)
 
 
 class Cost(NamedTuple):
@@ -185,7 +191,7 @@ def ask_endpoint(
         max_in_flight: requests under way at once.
         timeout_s: longest silence in one attempt.
         retries: of the official client.
-        doing: word for the progress bar.
+        doing: word for the progress bar; empty: none.
 
     Raises:
         UserError: the endpoint refuses the key, the model or the address, or several requests in a row fail; the
@@ -256,7 +262,7 @@ class _Asking:
                 try:
                     reply = await _reply(client, self.endpoint, body, self.timeout_s)
                 except _FailedRequest as failure:
-                    self.replies[key] = Reply("", failure=str(failure))
+                    self.replies[key] = Reply("", failure=str(failure), refused=failure.refused)
                     self._count(failure)
                 else:
                     self.replies[key] = reply
@@ -277,7 +283,7 @@ class _Asking:
         if self.failures_in_a_row >= _GIVE_UP_AFTER:
             done = sum(key in self.replies and not self.replies[key].failure for key in self.todo)
             raise UserError(
-                f"{self.endpoint.base_url}: {failure}; stopped after {done} of {len(self.todo)} requests; "
+                f"{self.endpoint.shown}: {failure}; stopped after {done} of {len(self.todo)} requests; "
                 "their replies are kept, the same command goes on"
             )
 
@@ -326,7 +332,11 @@ def _read(content: bytes) -> Reply | None:
         thought = thought or any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
         usage = body.get("usage") or {}
         counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        reason = "refusal" if message.get("refusal") and not said else str(choice.get("finish_reason") or "unknown")
+        reason = str(choice.get("finish_reason") or "unknown")
+        if not said and message.get("refusal"):
+            reason = "refusal"
+        elif message.get("content") is None and reason == "stop":
+            reason = "no text"
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
         return None
     return Reply(said, reason, *counts, thought=bool(thought))
@@ -355,11 +365,12 @@ def _text_of(content: object) -> tuple[str, bool]:
 def _status_error(error: openai.APIStatusError, endpoint: Endpoint) -> Exception:
     """Return what an HTTP error means: the run's end, or a failure of this request alone."""
     status = error.status_code
-    words = " ".join(str(error.message).split())[:300].replace(endpoint.api_key, "***")
+    words = " ".join(str(error.message).removeprefix(f"Error code: {status} - ").split())[:300]
+    words = words.replace(endpoint.api_key, "***")
     if status in _MISCONFIGURED_STATUS or error.code == "insufficient_quota":
-        key = "OPENAI_API_KEY" if endpoint.api_key != _NO_KEY else "OPENAI_API_KEY, which is not set"
+        key = "OPENAI_API_KEY" if endpoint.api_key != NO_KEY else "OPENAI_API_KEY, which is not set"
         return UserError(
-            f"{endpoint.base_url} refuses the request with status {status}: {words}; check the base URL, the model "
+            f"{endpoint.shown} refuses the request with status {status}: {words}; check the base URL, the model "
             f"({endpoint.model!r}) and {key}"
         )
     if status == 400 and ("max_completion_tokens" in words or "temperature" in words):
@@ -382,6 +393,6 @@ def _bar(total: int, doing: str) -> Iterator[Callable[[], None]]:
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=not (doing and console.is_terminal)) as progress:
         task = progress.add_task(doing, total=total)
         yield lambda: progress.advance(task)

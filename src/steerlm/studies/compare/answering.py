@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,27 +15,19 @@ from steerlm.errors import UserError
 from steerlm.storage.claims import claim, digest_of
 from steerlm.storage.files import atomic_writer
 from steerlm.storage.resumable import map_lines, read_rows
-from steerlm.studies.compare.systems import Answer, Prompt, System, stored_answers
+from steerlm.studies.compare.systems import ComparedPrompt, System, SystemAnswer, stored_answers
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
-
     from steerlm.checkpoint.models import Precision
+    from steerlm.scorers.llm.cache import Reply
 
 _CHUNK = 64
 _IN_FLIGHT = 16
 """Requests at once; also the most that is paid for twice after an interruption."""
-_RETRIES = 6
-_MALFORMED = 4
-"""Replies that are no chat completion, before a prompt is given up."""
-_PAUSE_S = 0.5
-_TIMEOUT_S = 180.0
-_REFUSED_STATUS = (400, 403, 413, 422)
-"""The endpoint will not answer this prompt (too long, filtered); others it may."""
 
 
 @dataclass(frozen=True)
-class Generation:
+class AnswerSampling:
     """How answers are sampled; an endpoint is told the first two only.
 
     Attributes:
@@ -54,10 +45,12 @@ class Generation:
     precision: Precision = "auto"
 
 
-Work = Callable[[list[Prompt]], list[Answer]]
+Work = Callable[[list[ComparedPrompt]], list[SystemAnswer]]
 
 
-def answer_prompts(system: System, prompts: Sequence[Prompt], generation: Generation, out: Path) -> list[Answer]:
+def answer_prompts(
+    system: System, prompts: Sequence[ComparedPrompt], generation: AnswerSampling, out: Path
+) -> list[SystemAnswer]:
     """Return a system's answers to all prompts.
 
     Args:
@@ -65,7 +58,8 @@ def answer_prompts(system: System, prompts: Sequence[Prompt], generation: Genera
         prompts: what to answer.
         generation: how.
         out: receives `answers/<name>.jsonl` (conversations that end with the answer) and, for generated answers,
-            `generated/<name>.jsonl`, behind whose last whole chunk a later call goes on.
+            `generated/<name>.jsonl`, behind whose last whole chunk a later call goes on; of an endpoint it keeps every
+            reply beside it.
 
     Raises:
         UserError: a model that cannot be loaded, an endpoint that gives out, a full disk.
@@ -81,22 +75,23 @@ def answer_prompts(system: System, prompts: Sequence[Prompt], generation: Genera
     return answers
 
 
-def _generated(system: System, prompts: Sequence[Prompt], generation: Generation, path: Path) -> list[Answer]:
+def _generated(
+    system: System, prompts: Sequence[ComparedPrompt], generation: AnswerSampling, path: Path
+) -> list[SystemAnswer]:
     inputs = {path.name: _key(system, prompts, generation)}
     claim(path.with_suffix(".inputs.json"), inputs, otherwise="replace", outputs={path.name: path})
     work: Work | None = None
 
-    def rows(chunk: list[Prompt]) -> list[dict[str, Any]]:
+    def rows(chunk: list[ComparedPrompt]) -> list[dict[str, Any]]:
         nonlocal work
-        work = work or _worker(system, generation)
+        work = work or _worker(system, generation, path.with_suffix(".replies.jsonl"))
         return [{"id": p.id, **asdict(answer)} for p, answer in zip(chunk, work(chunk), strict=True)]
 
-    chunk = _IN_FLIGHT if system.kind == "endpoint" else _CHUNK
-    map_lines(path, prompts, rows, chunk=chunk, total=len(prompts), description=f"answers of {system.name}")
-    return [Answer(row["text"], row["num_tokens"], row["finished"], row["problem"]) for row in read_rows(path)]
+    map_lines(path, prompts, rows, chunk=_CHUNK, total=len(prompts), description=f"answers of {system.name}")
+    return [SystemAnswer(row["text"], row["num_tokens"], row["finished"], row["problem"]) for row in read_rows(path)]
 
 
-def _key(system: System, prompts: Sequence[Prompt], generation: Generation) -> str:
+def _key(system: System, prompts: Sequence[ComparedPrompt], generation: AnswerSampling) -> str:
     """What the answers depend on; the batch size can only change a last bit."""
     content = f"{system.where}#{system.model}"
     if Path(system.where).is_dir():
@@ -109,7 +104,9 @@ def _key(system: System, prompts: Sequence[Prompt], generation: Generation) -> s
     return digest_of(*parts)
 
 
-def _write_answers(path: Path, system: System, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> None:
+def _write_answers(
+    path: Path, system: System, prompts: Sequence[ComparedPrompt], answers: Sequence[SystemAnswer]
+) -> None:
     with atomic_writer(path) as stream:
         for prompt, answer in zip(prompts, answers, strict=True):
             if not answer.text or not answer.text.strip():
@@ -119,33 +116,33 @@ def _write_answers(path: Path, system: System, prompts: Sequence[Prompt], answer
             stream.write(orjson.dumps({"id": prompt.id, "source": system.name, "messages": messages}) + b"\n")
 
 
-def _worker(system: System, generation: Generation) -> Work:
+def _worker(system: System, generation: AnswerSampling, replies: Path) -> Work:
     if system.kind == "steerable":
         return _steerable(system, generation)
-    return _plain(system, generation) if system.kind == "plain" else _endpoint(system, generation)
+    return _plain(system, generation) if system.kind == "plain" else _endpoint(system, generation, replies)
 
 
-def _steerable(system: System, generation: Generation) -> Work:
+def _steerable(system: System, generation: AnswerSampling) -> Work:
     from steerlm.generation.engine import Request, Sampling, load_engine
 
     engine = load_engine(system.where, generation.precision, generation.batch_size)
     sampling = Sampling(generation.max_new_tokens, generation.temperature, generation.top_k)
 
-    def work(prompts: list[Prompt]) -> list[Answer]:
+    def work(prompts: list[ComparedPrompt]) -> list[SystemAnswer]:
         requests = [Request(prompt.messages, system.setting, seed=prompt.seed) for prompt in prompts]
         fitting = [i for i, request in enumerate(requests) if engine.room(request) > 0]
         samples = dict(zip(fitting, engine.generate([requests[i] for i in fitting], sampling), strict=True))
         return [
-            Answer(samples[i][0].text, samples[i][0].num_tokens, samples[i][0].finished)
+            SystemAnswer(samples[i][0].text, samples[i][0].num_tokens, samples[i][0].finished)
             if i in samples
-            else Answer(None, problem="the prompt is longer than the model's context")
+            else SystemAnswer(None, problem="the prompt is longer than the model's context")
             for i in range(len(prompts))
         ]
 
     return work
 
 
-def _plain(system: System, generation: Generation) -> Work:
+def _plain(system: System, generation: AnswerSampling) -> Work:
     """Any Hugging Face chat model, prompted by its own template and sampled by transformers."""
     import torch
 
@@ -167,14 +164,14 @@ def _plain(system: System, generation: Generation) -> Work:
         "top_p": 1.0,
     }
 
-    def work(prompts: list[Prompt]) -> list[Answer]:
+    def work(prompts: list[ComparedPrompt]) -> list[SystemAnswer]:
         ids = [
             tokenizer.apply_chat_template(
                 [m.to_dict() for m in p.messages], add_generation_prompt=True, return_dict=False
             )
             for p in prompts
         ]
-        answers = [Answer(None, problem="the prompt is longer than the model's context")] * len(prompts)
+        answers = [SystemAnswer(None, problem="the prompt is longer than the model's context")] * len(prompts)
         fitting = [i for i in range(len(prompts)) if len(ids[i]) < context]
         for begin in range(0, len(fitting), generation.batch_size):
             batch = fitting[begin : begin + generation.batch_size]
@@ -191,7 +188,7 @@ def _plain(system: System, generation: Generation) -> Work:
             for i, row in zip(batch, tokens.tolist(), strict=True):
                 size = next((n for n, token in enumerate(row, 1) if token in ends), len(row))
                 text = tokenizer.decode(row[:size], skip_special_tokens=True).strip()
-                answers[i] = Answer(text, size, row[size - 1] in ends if size else True)
+                answers[i] = SystemAnswer(text, size, row[size - 1] in ends if size else True)
         return answers
 
     return work
@@ -203,62 +200,20 @@ def _end_ids(model: Any, tokenizer: Any) -> set[int]:
     return {token for token in (*found, tokenizer.eos_token_id) if token is not None}
 
 
-def _endpoint(system: System, generation: Generation) -> Work:
+def _endpoint(system: System, generation: AnswerSampling, replies: Path) -> Work:
     """An OpenAI-compatible endpoint; a setting goes to the chat template, which is how a served checkpoint steers."""
-    try:
-        import openai
-        from openai.types.chat import ChatCompletion
-    except ImportError:
-        raise UserError("an endpoint needs the openai package: pip install 'steerlm[judge]'") from None
-    extra = {"chat_template_kwargs": {"attributes": dict(system.setting)}} if system.setting else None
+    from steerlm.scorers.llm.client import NO_KEY, Endpoint, ask_endpoint
 
-    async def ask(client: AsyncOpenAI, prompt: Prompt) -> Answer:
-        messages: Any = [{"role": message.role, "content": message.content} for message in prompt.messages]
-        for attempt in range(1, _MALFORMED + 1):
-            try:
-                reply: Any = await client.chat.completions.create(
-                    model=system.model,
-                    messages=messages,
-                    max_tokens=generation.max_new_tokens,
-                    temperature=generation.temperature,
-                    extra_body=extra,
-                )
-            except openai.APIStatusError as error:
-                if error.status_code in _REFUSED_STATUS:
-                    return Answer(None, problem=f"refused by the endpoint with status {error.status_code}")
-                raise
-            except (ValueError, openai.APIResponseValidationError):
-                reply = None
-            # the client hands on whatever a proxy sends, a web page included
-            if isinstance(reply, ChatCompletion) and reply.choices:
-                break
-            if attempt == _MALFORMED:
-                raise UserError(f"its replies are no chat completions ({_MALFORMED} in a row)")
-            await asyncio.sleep(_PAUSE_S * attempt)
-        choice = reply.choices[0]
-        if choice.message.content is None:
-            return Answer(None, problem="the endpoint's reply holds no text")
-        tokens = reply.usage.completion_tokens if reply.usage else None
-        return Answer(choice.message.content, tokens, choice.finish_reason != "length")
+    endpoint = Endpoint(system.where, system.model, os.environ.get("OPENAI_API_KEY") or NO_KEY)
+    asked = {"model": system.model, "max_tokens": generation.max_new_tokens, "temperature": generation.temperature}
+    if system.setting:
+        asked["chat_template_kwargs"] = {"attributes": dict(system.setting)}
 
-    async def ask_all(prompts: list[Prompt]) -> list[Answer]:
-        key = os.environ.get("OPENAI_API_KEY") or "no-key-needed"
-        async with openai.AsyncOpenAI(
-            base_url=system.where, api_key=key, max_retries=_RETRIES, timeout=_TIMEOUT_S
-        ) as client:
-            # all of them end before the first error is raised: none is left under way on a closed client
-            found = await asyncio.gather(*(ask(client, prompt) for prompt in prompts), return_exceptions=True)
-        answers = []
-        for answer in found:
-            if isinstance(answer, BaseException):
-                raise answer
-            answers.append(answer)
-        return answers
-
-    def work(prompts: list[Prompt]) -> list[Answer]:
+    def work(prompts: list[ComparedPrompt]) -> list[SystemAnswer]:
+        bodies = [{**asked, "messages": [{"role": m.role, "content": m.content} for m in p.messages]} for p in prompts]
         try:
-            answers = asyncio.run(ask_all(prompts))
-        except (openai.OpenAIError, UserError) as error:
+            answers = [_answer(r) for r in ask_endpoint(endpoint, bodies, replies, max_in_flight=_IN_FLIGHT, doing="")]
+        except UserError as error:
             raise UserError(
                 f"system {system.name!r}: the endpoint {system.shown} gave out: {error}; "
                 "the answers so far are kept, the same command goes on"
@@ -268,3 +223,18 @@ def _endpoint(system: System, generation: Generation) -> Work:
         return answers
 
     return work
+
+
+def _answer(reply: Reply) -> SystemAnswer:
+    """Take a reply as an answer.
+
+    Raises:
+        UserError: it failed in a way that need not last.
+    """
+    if reply.refused:
+        return SystemAnswer(None, problem=f"refused by the endpoint with {reply.failure}")
+    if reply.failure:
+        raise UserError(reply.failure)
+    if not reply.text and reply.finish_reason != "stop":
+        return SystemAnswer(None, problem=f"the endpoint's reply holds no text (finish reason {reply.finish_reason})")
+    return SystemAnswer(reply.text, reply.completion_tokens, reply.finish_reason != "length")

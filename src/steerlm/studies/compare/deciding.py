@@ -19,7 +19,7 @@ from steerlm.scorers.opening import AttributeModelScorer
 from steerlm.scorers.protocol import Scorer
 from steerlm.stages.evaluate.panel import exact_measure
 from steerlm.statistics.rankings import Match
-from steerlm.studies.compare.systems import Answer, Prompt
+from steerlm.studies.compare.systems import ComparedPrompt, SystemAnswer
 
 EXACT = ("playground", "text")
 """The exact measures; any other scorer is the folder of an attribute model."""
@@ -111,7 +111,7 @@ def open_decider(name: str) -> tuple[Scorer, AttributeSchema | None]:
 
 
 def score_answers(
-    scorer: Scorer, prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]]
+    scorer: Scorer, prompts: Sequence[ComparedPrompt], answers: Mapping[str, Sequence[SystemAnswer]]
 ) -> dict[str, list[AnswerScores]]:
     """Score every system's answers; None for an empty answer, and where the scorer has no score."""
     asked = [
@@ -127,8 +127,8 @@ def score_answers(
 
 
 def decide(
-    prompts: Sequence[Prompt],
-    answers: Mapping[str, Sequence[Answer]],
+    prompts: Sequence[ComparedPrompt],
+    answers: Mapping[str, Sequence[SystemAnswer]],
     scores: Mapping[str, Sequence[AnswerScores]],
     objective: Objective,
 ) -> tuple[list[Match], int]:

@@ -21,7 +21,7 @@ from steerlm.statistics.rankings import (
     win_rates,
 )
 from steerlm.studies.compare.deciding import AnswerScores, Objective
-from steerlm.studies.compare.systems import Answer, Prompt
+from steerlm.studies.compare.systems import ComparedPrompt, SystemAnswer
 
 _EXAMPLE_CHARACTERS = 1500
 
@@ -69,7 +69,9 @@ def _to_dicts(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: estimate.to_dict() for name, estimate in estimates.items()}
 
 
-def answer_lengths(prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]]) -> dict[tuple[str, str], float]:
+def answer_lengths(
+    prompts: Sequence[ComparedPrompt], answers: Mapping[str, Sequence[SystemAnswer]]
+) -> dict[tuple[str, str], float]:
     """Return the characters of every answer per (system, prompt)."""
     return {
         (name, prompt.id): float(len((answer.text or "").strip()))
@@ -79,7 +81,7 @@ def answer_lengths(prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Ans
 
 
 def describe_answers(
-    prompts: Sequence[Prompt], answers: Sequence[Answer], schema: AttributeSchema | None
+    prompts: Sequence[ComparedPrompt], answers: Sequence[SystemAnswer], schema: AttributeSchema | None
 ) -> dict[str, Any]:
     """Describe one system's answers, as the paper does (section 4: characters and unique words), and their defects.
 
@@ -108,7 +110,7 @@ def describe_answers(
 
 
 def describe_scores(
-    prompts: Sequence[Prompt], scores: Mapping[str, Sequence[AnswerScores]], objective: Objective
+    prompts: Sequence[ComparedPrompt], scores: Mapping[str, Sequence[AnswerScores]], objective: Objective
 ) -> dict[str, Any]:
     """Return per system the mean of every weighted attribute and of the worth, over the answers that have scores."""
     out: dict[str, Any] = {}
@@ -122,7 +124,10 @@ def describe_scores(
 
 
 def examples(
-    prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]], matches: Sequence[Match], count: int = 4
+    prompts: Sequence[ComparedPrompt],
+    answers: Mapping[str, Sequence[SystemAnswer]],
+    matches: Sequence[Match],
+    count: int = 4,
 ) -> list[dict[str, Any]]:
     """Return prompts, evenly spread and not chosen by their answers, with what every system said and who won."""
     chosen = sorted({math.floor((i + 0.5) * len(prompts) / count) for i in range(count)})

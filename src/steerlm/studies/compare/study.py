@@ -22,7 +22,7 @@ from steerlm.scorers.protocol import Scorer
 from steerlm.statistics.estimates import MIN_CLUSTERS
 from steerlm.statistics.rankings import Match
 from steerlm.storage.files import atomic_writer, write_json
-from steerlm.studies.compare.answering import Generation, answer_prompts
+from steerlm.studies.compare.answering import AnswerSampling, answer_prompts
 from steerlm.studies.compare.deciding import (
     Objective,
     check_weights,
@@ -32,7 +32,7 @@ from steerlm.studies.compare.deciding import (
     score_answers,
 )
 from steerlm.studies.compare.figures import answer_lengths, describe_answers, describe_scores, examples, rank
-from steerlm.studies.compare.systems import Answer, Prompt, System, read_prompts
+from steerlm.studies.compare.systems import ComparedPrompt, System, SystemAnswer, read_prompts
 
 if TYPE_CHECKING:
     from steerlm.scorers.llm.client import Cost, JudgeClient
@@ -88,7 +88,7 @@ def compare(
     decide_by: ByScorer | ByJudge,
     out: Path,
     *,
-    generation: Generation | None = None,
+    generation: AnswerSampling | None = None,
     num_prompts: int | None = None,
     games_per_run: int | None = None,
     seed: int = 0,
@@ -112,7 +112,7 @@ def compare(
     Raises:
         UserError: unusable prompts or systems, no prompt that all systems answered, nothing that could be decided.
     """
-    generation = generation or Generation()
+    generation = generation or AnswerSampling()
     schema = next((system.schema for system in systems if system.schema is not None), None)
     chosen = read_prompts(prompts, num_prompts, seed)
     decider = _prepare(decide_by, schema)  # what cannot be decided should fail before anything is generated
@@ -144,7 +144,7 @@ def compare(
     return results
 
 
-def _common(prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]]) -> list[int]:
+def _common(prompts: Sequence[ComparedPrompt], answers: Mapping[str, Sequence[SystemAnswer]]) -> list[int]:
     """Return the numbers of the prompts that every system answered."""
     used = [i for i in range(len(prompts)) if all(found[i].text is not None for found in answers.values())]
     if not used:
@@ -168,7 +168,10 @@ def _prepare(decide_by: ByScorer | ByJudge, schema: AttributeSchema | None) -> t
 
 
 def _scored(
-    scorer: Scorer, objective: Objective, prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]]
+    scorer: Scorer,
+    objective: Objective,
+    prompts: Sequence[ComparedPrompt],
+    answers: Mapping[str, Sequence[SystemAnswer]],
 ) -> Decided:
     scores = score_answers(scorer, prompts, answers)
     matches, unscored = decide(prompts, answers, scores, objective)
@@ -182,7 +185,9 @@ def _scored(
     return Decided(matches, by, describe_scores(prompts, scores, objective))
 
 
-def _judged(judge: ByJudge, prompts: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]], out: Path) -> Decided:
+def _judged(
+    judge: ByJudge, prompts: Sequence[ComparedPrompt], answers: Mapping[str, Sequence[SystemAnswer]], out: Path
+) -> Decided:
     from steerlm.scorers.llm.judge import MAX_TOKENS, judge_pairs, to_matches
     from steerlm.scorers.llm.protocols import SystemAnswers, pair_asks
     from steerlm.studies.judge.formats import read_answers, with_references
@@ -216,7 +221,7 @@ def _judged(judge: ByJudge, prompts: Sequence[Prompt], answers: Mapping[str, Seq
     return Decided(matches, by)
 
 
-def _answered(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> dict[str, Any]:
+def _answered(prompts: Sequence[ComparedPrompt], answers: Sequence[SystemAnswer]) -> dict[str, Any]:
     missing = [
         {"id": prompt.id, "problem": answer.problem}
         for prompt, answer in zip(prompts, answers, strict=True)
@@ -230,7 +235,10 @@ def _answered(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> dict[str,
 
 
 def _notes(
-    prompts: Sequence[Prompt], common: Sequence[Prompt], answers: Mapping[str, Sequence[Answer]], decided: Decided
+    prompts: Sequence[ComparedPrompt],
+    common: Sequence[ComparedPrompt],
+    answers: Mapping[str, Sequence[SystemAnswer]],
+    decided: Decided,
 ) -> list[str]:
     """What a reader must know before the figures."""
     notes = []

@@ -67,7 +67,7 @@ class System:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class ComparedPrompt:
     """A conversation that ends with a user turn.
 
     Attributes:
@@ -93,7 +93,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SystemAnswer:
     """What a system said to a prompt.
 
     Attributes:
@@ -188,7 +188,7 @@ class _Asked(NamedTuple):
     category: str
 
 
-def read_prompts(path: Path, num_prompts: int | None, seed: int) -> tuple[Prompt, ...]:
+def read_prompts(path: Path, num_prompts: int | None, seed: int) -> tuple[ComparedPrompt, ...]:
     """Read the prompts of a comparison: conversations (each up to its last user turn) or FastChat's questions.
 
     Of questions with several turns the first is asked.
@@ -218,7 +218,8 @@ def read_prompts(path: Path, num_prompts: int | None, seed: int) -> tuple[Prompt
     order = np.random.default_rng((seed, len(rows))).permutation(len(rows))
     chosen = [rows[i] for i in sorted(order[:num_prompts])]
     return tuple(
-        Prompt(key, row.messages, row.category, seed * 1_000_003 + number) for number, (key, row) in enumerate(chosen)
+        ComparedPrompt(key, row.messages, row.category, seed * 1_000_003 + number)
+        for number, (key, row) in enumerate(chosen)
     )
 
 
@@ -229,14 +230,14 @@ def _holds_conversations(path: Path) -> bool:
     return False
 
 
-def stored_answers(system: System, prompts: Sequence[Prompt]) -> list[Answer]:
+def stored_answers(system: System, prompts: Sequence[ComparedPrompt]) -> list[SystemAnswer]:
     """Look a system's stored answers up by the prompts' ids."""
     stored = read_answers(Path(system.where), system.name).answers
     answers = []
     for prompt in prompts:
         turns = stored.get(prompt.id)
         if turns is None:
-            answers.append(Answer(None, problem="no answer in the file"))
+            answers.append(SystemAnswer(None, problem="no answer in the file"))
             continue
-        answers.append(Answer(turns[0]))  # prompts have one turn to answer
+        answers.append(SystemAnswer(turns[0]))  # prompts have one turn to answer
     return answers
