@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
 
 from steerlm.planning.estimate import Plan, StageCost
+from steerlm.reporting.terminal import print_table
 
 
 def print_plan(result: Plan, console: Console, price_per_gpu_hour: float | None = None) -> None:
@@ -16,17 +16,14 @@ def print_plan(result: Plan, console: Console, price_per_gpu_hour: float | None 
         console: where to.
         price_per_gpu_hour: adds what each step costs, in whatever currency it is.
     """
-    table = Table(title=f"estimate for {result.machines}; memory per device", box=None, pad_edge=False)
     columns = ["stage", "tokens", "model", "memory", "fits", "max batch", "time"]
-    for column in columns + ([] if price_per_gpu_hour is None else ["cost"]):
-        table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
-    for cost in result.stages:
-        table.add_row(*_row(cost, result, price_per_gpu_hour))
+    rows = [_row(cost, result, price_per_gpu_hour) for cost in result.stages]
     total = result.seconds
     if len(result.stages) > 1 and total is not None:
         money = [] if price_per_gpu_hour is None else [_money(total, result, price_per_gpu_hour)]
-        table.add_row("all", "", "", "", "", "", duration(total), *money)
-    console.print(table)
+        rows.append(["all", "", "", "", "", "", duration(total), *money])
+    title = f"estimate for {result.machines}; memory per device"
+    print_table(console, title, columns + ([] if price_per_gpu_hour is None else ["cost"]), rows)
     for note in result.notes:
         console.print(f"note: {note}", markup=False)
     for problem in result.problems:

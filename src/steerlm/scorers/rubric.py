@@ -30,6 +30,7 @@ class RubricScorer:
 
     def __init__(self, config: JudgeScorerConfig, schema: AttributeSchema) -> None:
         from steerlm.scorers.llm.client import Endpoint, JudgeClient
+        from steerlm.scorers.llm.protocols import rubric_text
 
         rated = AttributeSchema(tuple(schema[name] for name in config.attributes)) if config.attributes else schema
         endpoint = Endpoint.from_environment(config.base_url, config.model)
@@ -42,7 +43,7 @@ class RubricScorer:
             max_tokens=config.max_tokens,
         )
         self._folder = config.folder / "judgements"
-        rubric = [endpoint.base_url, endpoint.model, rated.signature, [(a.name, a.description) for a in rated]]
+        rubric = [endpoint.base_url, endpoint.model, rated.signature, [rubric_text(attribute) for attribute in rated]]
         self.who = f"judge:{hashlib.sha256(orjson.dumps(rubric)).hexdigest()[:16]}"
         self.label = f"LLM judge {endpoint.model}"
         self.attributes = rated.names

@@ -130,6 +130,14 @@ def test_the_rubric_asks_for_one_attribute_at_a_time() -> None:
     assert "Be brief." in humor.prompt.user[:start]
 
 
+def test_the_ends_of_the_scale_have_the_schemas_own_words() -> None:
+    plain = rubric_text(Attribute("humor")).splitlines()
+    named = rubric_text(Attribute("humor", low="dry as dust", high="one joke after another")).splitlines()
+    assert (named[2], named[-1]) == ("0: dry as dust", "4: one joke after another")
+    assert named[:2] + named[3:-1] == plain[:2] + plain[3:-1]
+    assert rubric_text(Attribute("humor", low="dry")).splitlines()[1:] == [plain[1], "0: dry", *plain[3:]]
+
+
 @pytest.mark.parametrize(("maximum", "named"), [(4, 5), (9, 2), (1, 2), (2, 3)])
 def test_every_level_of_the_scale_stands_in_the_rubric(maximum: int, named: int) -> None:
     lines = rubric_text(Attribute("humor", maximum=maximum)).splitlines()

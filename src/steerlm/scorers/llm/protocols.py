@@ -160,13 +160,14 @@ def rubric_asks(
 
 
 def rubric_text(attribute: Attribute) -> str:
-    """Return an attribute's rubric: its name, what it means, and its scale with the ends named."""
+    """Return an attribute's rubric: its name, what it means, and its scale with the ends in the schema's words."""
     name = attribute.name.replace("_", " ")
     meaning = attribute.description or f"The {name} of the response."
     if attribute.kind == "categorical":
         return f"{name}: {meaning}\nChoose exactly one of: {', '.join(attribute.categories)}."
     low, high = attribute.minimum, attribute.maximum
-    steps = "\n".join(f"{level}: {_degree(attribute.to_unit(level))}" for level in range(low, high + 1))
+    own = {low: attribute.low, high: attribute.high}
+    steps = "\n".join(f"{n}: {own.get(n) or _degree(attribute.to_unit(n))}" for n in range(low, high + 1))
     return f"{name}: {meaning}\nScale, from {low} (lowest) to {high} (highest):\n{steps}"
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from steerlm.config import Recipe
 from steerlm.planning.estimate import StageCost, plan
 from steerlm.planning.printing import duration
+from steerlm.reporting.terminal import print_table
 from steerlm.studies.ablate.rungs import Rung, chosen_rungs, parent
 
 _DATA = {
@@ -29,13 +29,10 @@ def print_ablation_plan(recipe: Recipe, num_seeds: int, names: Sequence[str], co
     rungs = chosen_rungs(names, recipe)
     estimate = plan(recipe)
     costs = {cost.stage: cost for cost in estimate.stages}
-    table = Table(title=f"ablation of {recipe.name}, {num_seeds} seed(s)")
-    for column in ("rung", "trains on", "conditioned on", "time per seed, at most"):
-        table.add_column(column)
-    table.add_row("train_attribute_model, annotate", "all records", "", _time(costs, "train_attribute_model"))
-    for rung in rungs:
-        table.add_row(rung.name, _trains_on(rung, rungs), _LABELS[rung.labels], _time(costs, _stage(rung)))
-    console.print(table)
+    columns = ("rung", "trains on", "conditioned on", "time per seed, at most")
+    rows = [("train_attribute_model, annotate", "all records", "", _time(costs, "train_attribute_model"))]
+    rows += [(r.name, _trains_on(r, rungs), _LABELS[r.labels], _time(costs, _stage(r))) for r in rungs]
+    print_table(console, f"ablation of {recipe.name}, {num_seeds} seed(s)", columns, rows, words=3)
     known = [costs[_stage(rung)].seconds for rung in rungs] + [costs["train_attribute_model"].seconds]
     seconds = [second for second in known if second is not None]
     if len(seconds) == len(known):

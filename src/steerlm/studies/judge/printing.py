@@ -9,10 +9,9 @@ from typing import Any
 
 import orjson
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from steerlm.errors import UserError
+from steerlm.reporting.terminal import estimate_cell, print_table
 from steerlm.scorers.llm.client import Cost
 
 _SHOWN = 5
@@ -81,58 +80,40 @@ def print_results(results: Mapping[str, Any], out: Path, console: Console) -> No
     console.print(f"results  {out / 'results.json'}", markup=False, highlight=False, soft_wrap=True)
 
 
-def estimate_text(estimate: Mapping[str, Any], scale: float = 1.0, digits: int = 2) -> str:
-    """Return `0.56 [0.51, 0.61]`, or the value alone where there is no interval."""
-    if estimate["value"] is None:
-        return "–"
-    value = f"{scale * estimate['value']:.{digits}f}"
-    if estimate["low"] is None:
-        return value
-    return f"{value} [{scale * estimate['low']:.{digits}f}, {scale * estimate['high']:.{digits}f}]"
-
-
 def _print_pairs(pairs: Mapping[str, Any], console: Console) -> None:
-    console.print(f"the answer shown first wins {estimate_text(pairs['position_bias'], 100, 1)} %", highlight=False)
+    first = estimate_cell(pairs["position_bias"], digits=1, percent=True)
+    console.print(f"the answer shown first wins {first} %", highlight=False)
     for turn, rate in pairs["flip_rate"].items():
         which = f" in turn {turn}" if len(pairs["flip_rate"]) > 1 else ""
-        shown = f"{estimate_text(rate, 100, 1)} %" if rate["value"] is not None else "unknown: no pair in both orders"
+        known = f"{estimate_cell(rate, digits=1, percent=True)} %"
+        shown = known if rate["value"] is not None else "unknown: no pair in both orders"
         console.print(f"verdicts that flip with the order{which}: {shown}", highlight=False, markup=False)
-    table = Table(
-        title="win rate, %: the row against the column (a tie is half a win; each cell's interval: results.json)"
-    )
     names = list(pairs["overall"])
-    for column in ("", "all", *names):
-        table.add_column(escape(column), no_wrap=column in ("", "all"))
+    rows = []
     for a in names:
         cells = [pairs["head_to_head"][a].get(b) for b in names]
-        row = [f"{100 * cell['win_rate']['value']:.1f}" if cell else "" for cell in cells]
-        table.add_row(escape(a), estimate_text(pairs["overall"][a], 100, 1), *row)
-    console.print(table)
+        shares = [f"{100 * cell['win_rate']['value']:.1f}" if cell else "" for cell in cells]
+        rows.append([a, estimate_cell(pairs["overall"][a], digits=1, percent=True), *shares])
+    title = "win rate, %: the row against the column (a tie is half a win; each cell's interval: results.json)"
+    print_table(console, title, ["", "all", *names], rows)
 
 
 def _print_scores(scores: Mapping[str, Any], console: Console) -> None:
-    table = Table(title="score 1..10")
-    columns = ["all", "first", "second"]
-    shares = any("share_of_baseline" in of for of in scores.values())
-    for column in ("", "mean", "shown first", "shown second", *(["% of the baseline"] if shares else [])):
-        table.add_column(column)
+    rows = []
     for name, of in scores.items():
-        row = [estimate_text(of[column]) for column in columns]
-        if shares:
-            share = of.get("share_of_baseline")
-            row.append(estimate_text(share["pooled"], 100, 1) if share else "")
-        table.add_row(escape(name), *row)
-    console.print(table)
+        share = of.get("share_of_baseline")
+        cells = [estimate_cell(of[column]) for column in ("all", "first", "second")]
+        rows.append([name, *cells, estimate_cell(share["pooled"], digits=1, percent=True) if share else ""])
+    columns = ["", "mean", "shown first", "shown second"]
+    if any("share_of_baseline" in of for of in scores.values()):
+        columns.append("% of the baseline")
+    print_table(console, "score 1..10", columns, [row[: len(columns)] for row in rows])
 
 
 def _print_columns(systems: Mapping[str, Mapping[str, Any]], title: str, console: Console) -> None:
-    table = Table(title=title)
     columns = list(dict.fromkeys(column for of in systems.values() for column in of))
-    for column in ("", *columns):
-        table.add_column(column.replace("_", " "))
-    for name, of in systems.items():
-        table.add_row(escape(name), *(estimate_text(of[column]) if column in of else "" for column in columns))
-    console.print(table)
+    rows = [[name, *(estimate_cell(of.get(column)) for column in columns)] for name, of in systems.items()]
+    print_table(console, title, ["", *(column.replace("_", " ") for column in columns)], rows)
 
 
 def _print_without_verdict(path: Path, console: Console) -> None:
