@@ -38,19 +38,11 @@ PERMITTED: dict[tuple[str, str], str] = {
 
 DOUBLE_NAMES: frozenset[str] = frozenset(
     {
-        "Annotator",
-        "Answer",
-        "Ask",
         "Dials",
-        "Exported",
-        "Generation",
-        "Items",
         "Loss",
         "Memory",
         "Piece",
         "Plan",
-        "Prompt",
-        "Question",
         "Row",
         "Scored",
         "Scorer",

@@ -142,6 +142,19 @@ def parse_json_line(line: bytes, path: Path, number: int) -> Any:
     return value
 
 
+def read_objects(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the JSON objects of a file of lines, each with its place, `file:line`.
+
+    Raises:
+        UserError: as `read_lines` and `parse_json_line`; or a line that is no object.
+    """
+    for number, line in read_lines(path):
+        row = parse_json_line(line, path, number)
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: a record must be a JSON object, got {type(row).__name__}")
+        yield row, f"{path}:{number}"
+
+
 def checked_integer(text: str) -> int:
     """Return the integer that a JSON number says.
 

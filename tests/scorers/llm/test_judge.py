@@ -19,9 +19,10 @@ from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.scorers.llm.cache import read_replies
 from steerlm.scorers.llm.client import Endpoint, JudgeClient
-from steerlm.scorers.llm.judge import judge_pairs, rate_answers, rate_attributes, read_judgements, to_matches
-from steerlm.scorers.llm.protocols import BenchmarkQuestion, SystemAnswers
+from steerlm.scorers.llm.judge import judge, judge_pairs, rate_attributes, to_matches
+from steerlm.scorers.llm.protocols import BenchmarkQuestion, SystemAnswers, single_asks
 from steerlm.statistics.rankings import Match
+from steerlm.studies.judge.stored import read_stored
 from tests.studies.judge.fake_endpoint import FakeEndpoint
 
 
@@ -55,7 +56,7 @@ def test_pairs_are_judged_in_both_orders(tmp_path: Path) -> None:
         assert endpoint.num_requests == 10  # the sixth question has one answer only
         assert to_matches(judgements)[:2] == [Match("1", "long", "short", 1.0), Match("1", "short", "long", 0.0)]
         assert {judgement.scores for judgement in judgements} == {(3.0, 2.0), (2.0, 3.0)}
-        assert read_judgements(tmp_path / "out.jsonl") == judgements
+        assert read_stored([tmp_path / "out.jsonl"], {}) == judgements
         again = judge_pairs(QUESTIONS, LONG, SHORT, "vicuna", client_of(endpoint, tmp_path), tmp_path / "out.jsonl")
         assert again == judgements
         assert endpoint.num_requests == 10
@@ -66,7 +67,7 @@ def test_answers_are_rated_turn_by_turn(tmp_path: Path) -> None:
         return "Rating: [[3]]" if "### User:" in body["messages"][1]["content"] else "Rating: [[8]]"
 
     with FakeEndpoint(rate) as endpoint:
-        judgements = rate_answers(QUESTIONS, SHORT, client_of(endpoint, tmp_path), tmp_path / "out.jsonl")
+        judgements = judge(single_asks(QUESTIONS, SHORT, 2048), client_of(endpoint, tmp_path), tmp_path / "out.jsonl")
     assert [(judgement.turn, judgement.scores) for judgement in judgements] == [(1, (8.0,)), (2, (3.0,))] * 5
 
 
@@ -83,7 +84,7 @@ def test_attributes_are_rated_on_their_own_scales_and_what_has_no_verdict_is_lef
     with FakeEndpoint(rate) as endpoint:
         ratings = rate_attributes(conversations, schema, client_of(endpoint, tmp_path), tmp_path / "out.jsonl")
     assert ratings == [{"humor": 2.0, "lang": 1.0}, {}]
-    problems = [judgement.problem for judgement in read_judgements(tmp_path / "out.jsonl") if judgement.problem]
+    problems = [judgement.problem for judgement in read_stored([tmp_path / "out.jsonl"], {}) if judgement.problem]
     assert problems == ["7 is off the scale 0..4", "'fr' is not one of en, de"]
 
 
@@ -349,7 +350,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "openai", None)
     client = JudgeClient(Endpoint("http://127.0.0.1:9/v1", "m", "k"), tmp_path / "replies.jsonl")
     with pytest.raises(UserError, match=re.escape("pip install 'steerlm[judge]'")):
-        rate_answers(QUESTIONS, LONG, client, tmp_path / "out.jsonl")
+        judge(single_asks(QUESTIONS, LONG, 2048), client, tmp_path / "out.jsonl")
 
 
 def test_control_c_keeps_what_was_answered(files: dict[str, str]) -> None:

@@ -6,15 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from steerlm.scorers.llm.judge import Judgement, to_matches
 from steerlm.statistics.rankings import bradley_terry, elo, flip_rate, position_bias
 from steerlm.statistics.score_ratios import ScoreRatio, score_ratios
-from steerlm.studies.judge.reviews import (
-    Review,
-    read_pairwise_reviews,
-    read_relative_reviews,
-    review_matches,
-    review_scores,
-)
+from steerlm.studies.judge.reviews import read_pairwise_reviews, read_relative_reviews
+from steerlm.studies.judge.summary import to_scored_pairs
 
 PUBLISHED_ELO = {
     "gpt4": 1348, "65b-guanaco": 1022, "30b-guanaco": 992, "vicuna-13b": 974,
@@ -40,7 +36,7 @@ OTHER_MEANS = {"13b-alpaca": 70.5, "13b-self-instruct": 49.7}
 
 
 @pytest.fixture(scope="module")
-def pairwise(shared_data: Path) -> list[Review]:
+def pairwise(shared_data: Path) -> list[Judgement]:
     return read_pairwise_reviews(sorted((shared_data / "vicuna/ratings/pairwise").glob("*.jsonl")))
 
 
@@ -48,26 +44,26 @@ def pairwise(shared_data: Path) -> list[Review]:
 def ratios(shared_data: Path) -> dict[str, ScoreRatio]:
     reviews = read_relative_reviews(sorted((shared_data / "vicuna/ratings/relative").glob("*.jsonl")))
     assert len(reviews) == 72 * 80
-    assert sum(review.score is None for review in reviews) == 60
-    return score_ratios(review_scores(reviews), "gpt-3.5")
+    assert sum(not review.scores for review in reviews) == 60
+    return score_ratios(to_scored_pairs(reviews), "gpt-3.5")
 
 
 def test_unparsed_verdicts_are_counted(pairwise):
     assert len(pairwise) == 56 * 80
-    assert sum(review.score is None for review in pairwise) == 13
+    assert sum(review.outcome is None for review in pairwise) == 13
 
 
 def test_bradley_terry(pairwise):
-    assert bradley_terry(review_matches(pairwise)) == pytest.approx(BRADLEY_TERRY, abs=1e-3)
+    assert bradley_terry(to_matches(pairwise)) == pytest.approx(BRADLEY_TERRY, abs=1e-3)
 
 
 def test_elo_of_500_games(pairwise):
-    found = elo(review_matches(pairwise), games_per_run=500, orderings=4000)
+    found = elo(to_matches(pairwise), games_per_run=500, orderings=4000)
     assert {name: estimate.value for name, estimate in found.items()} == pytest.approx(PUBLISHED_ELO, abs=5)
 
 
 def test_position_bias_and_flips(pairwise):
-    matches = review_matches(pairwise)
+    matches = to_matches(pairwise)
     assert 100 * position_bias(matches).value == pytest.approx(56.2, abs=0.05)
     assert 100 * flip_rate(matches).value == pytest.approx(20.5, abs=0.05)
     assert flip_rate(matches).n == 2227

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from steerlm.errors import UserError
+from steerlm.scorers.llm.judge import to_matches
 from steerlm.statistics.score_ratios import ScoredPair, score_ratios
-from steerlm.studies.judge.reviews import read_pairwise_reviews, read_relative_reviews, review_matches, review_scores
+from steerlm.studies.judge.reviews import read_pairwise_reviews, read_relative_reviews
+from steerlm.studies.judge.summary import to_scored_pairs
 
 
 def write_reviews(path: Path, sides: str, scores: list, first_id: int = 1) -> Path:
@@ -40,10 +42,10 @@ def study(tmp_path) -> list[Path]:
 
 def test_the_answers_say_who_was_first_not_the_name(study):
     reviews = read_relative_reviews(study)
-    assert [(r.first, r.second) for r in reviews[::4]] == [("r", "a"), ("a", "r"), ("b", "r")]
+    assert [r.systems for r in reviews[::4]] == [("r", "a"), ("a", "r"), ("b", "r")]
     first = reviews[0]
-    assert (first.path, first.line, first.prompt, first.text) == (study[0], 1, "1", "review 1")
-    assert (first.score, reviews[2].score) == ((10.0, 5.0), None)
+    assert (first.question, first.text, first.scores) == ("1", "review 1", (10.0, 5.0))
+    assert (reviews[2].scores, reviews[2].problem) == ((), "stored as not parsed")
 
 
 def test_equal_answers_of_different_systems_do_not_confuse(tmp_path, study):
@@ -51,20 +53,20 @@ def test_equal_answers_of_different_systems_do_not_confuse(tmp_path, study):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         rows[1][key] = "the-empty-answer"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert [(r.first, r.second) for r in read_relative_reviews(study)[1::4]] == [("r", "a"), ("a", "r"), ("b", "r")]
+    assert [r.systems for r in read_relative_reviews(study)[1::4]] == [("r", "a"), ("a", "r"), ("b", "r")]
 
 
 def test_a_file_alone_needs_the_authors(study):
     with pytest.raises(UserError, match="cannot tell which answers are whose of a and r"):
         read_relative_reviews(study[:1])
     reviews = read_relative_reviews(study[:1], {f"r{q}": "r" for q in range(5)})
-    assert {(r.first, r.second) for r in reviews} == {("r", "a")}
+    assert {r.systems for r in reviews} == {("r", "a")}
     with pytest.raises(UserError, match="not those of the two systems in its name, a and r"):
         read_relative_reviews(study[:1], {f"r{q}": "someone else" for q in range(5)})
 
 
 def test_percentages_of_a_reference(study):
-    ratios = score_ratios(review_scores(read_relative_reviews(study)), "r")
+    ratios = score_ratios(to_scored_pairs(read_relative_reviews(study)), "r")
     assert ratios["a"].reference_first.value == pytest.approx(19 / 27)  # the unparsed row counts on neither side
     assert ratios["a"].system_first.value == pytest.approx(22 / 34)  # a zero is a score
     assert ratios["a"].pooled.value == pytest.approx(41 / 61)
@@ -80,7 +82,7 @@ def test_the_interval_of_a_ratio_is_that_of_the_sums():
 
 
 def test_matches_of_scores_and_of_verdicts(tmp_path, study):
-    matches = review_matches(read_relative_reviews(study))
+    matches = to_matches(read_relative_reviews(study))
     assert [m.outcome for m in matches[:3]] == [1.0, 1.0, 0.5]
     assert len(matches) == 11
     verdicts = [
@@ -88,8 +90,8 @@ def test_matches_of_scores_and_of_verdicts(tmp_path, study):
         write_reviews(tmp_path / "answer-z-vs-y-gpt-4-reviewer-threeclass.jsonl", "yz", [1, 1, 1, 1]),
     ]
     reviews = read_pairwise_reviews(verdicts)
-    assert [r.score for r in reviews[:4]] == [1, 2, 3, None]
-    assert [(m.first, m.second, m.outcome) for m in review_matches(reviews)[:4]] == [
+    assert [r.outcome for r in reviews[:4]] == [1.0, 0.0, 0.5, None]
+    assert [(m.first, m.second, m.outcome) for m in to_matches(reviews)[:4]] == [
         ("y", "x", 1.0), ("y", "x", 0.0), ("y", "x", 0.5), ("y", "z", 1.0)
     ]  # fmt: skip
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from steerlm.errors import UserError
-from steerlm.scorers.llm.judge import Judgement, read_judgements, to_matches, write_judgements
+from steerlm.scorers.llm.judge import Judgement, to_matches, write_judgements
+from steerlm.scorers.llm.parsing import THREE_WAY
 from steerlm.scorers.llm.protocols import SystemAnswers
-from steerlm.studies.judge.stored import THREE_WAY, read_stored, reparsed, write_fastchat, write_reviews
+from steerlm.studies.judge.stored import read_stored, reparsed, write_fastchat, write_reviews
 
 
 def pair(systems: tuple[str, str], outcome: float | None, text: str = "[[A]]", **fields: Any) -> Judgement:
@@ -26,7 +27,7 @@ def test_judgements_survive_their_own_file(tmp_path: Path) -> None:
         Judgement("y", 1, "rubric", "j", ("s",), "", problem="status 400: no", failed=True, attribute="humor"),
     ]
     write_judgements(tmp_path / "j.jsonl", judgements)
-    assert read_judgements(tmp_path / "j.jsonl") == read_stored([tmp_path / "j.jsonl"], {}) == judgements
+    assert read_stored([tmp_path / "j.jsonl"], {}) == judgements
 
 
 def test_pairs_in_fastchats_form(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_verdicts_of_the_judge_are_read_in_either_form(tmp_path: Path) -> None:
         ('{"prompt": "p"}', "needs prompt, first, second and outcome"),
         ('{"prompt": "p", "first": "a", "second": "b", "outcome": 0.4}', "got 0.4"),
         ('{"prompt": "p", "first": "a", "second": "a", "outcome": 1}', "two systems"),
-        ("[1]", "expected an object"),
+        ("[1]", "must be a JSON object, got list"),
         ('{"question": "p"}', "judgement"),
     ):
         plain.write_text(line + "\n")

@@ -2,7 +2,7 @@
 
     steerlm judge --protocol vicuna --questions q.jsonl --answers ours=a.jsonl --answers theirs=b.jsonl --out judged
 
-The judgements file is a JSONL of `Judgement`; `read_judgements` reads it back without any endpoint.
+The judgements file is a JSONL of `Judgement`; `studies.judge.stored` reads it back without any endpoint.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from steerlm.scorers.llm.protocols import (
     SystemAnswers,
     pair_asks,
     rubric_asks,
-    single_asks,
 )
 from steerlm.scorers.llm.thinking import without_thinking
 from steerlm.statistics.rankings import Match
-from steerlm.storage.files import atomic_writer, parse_json_line, read_lines
+from steerlm.storage.files import atomic_writer
 
 MAX_TOKENS = {"vicuna": 1024, "mt-bench-pair": 2048, "mt-bench-single": 2048, "rubric": 512}
 """Longest output of the judge: FastChat's values, and one for the rubric's short explanation."""
@@ -122,13 +121,6 @@ def rate_attributes(
     return ratings
 
 
-def rate_answers(
-    questions: Sequence[BenchmarkQuestion], answers: SystemAnswers, client: JudgeClient, out: Path
-) -> list[Judgement]:
-    """Rate a system's answers 1..10, each turn on its own (MT-bench, single-answer grading)."""
-    return judge(single_asks(questions, answers, MAX_TOKENS["mt-bench-single"]), client, out)
-
-
 def judge(asks: Sequence[JudgeAsk], client: JudgeClient, out: Path) -> list[Judgement]:
     """Put every question to the judge and write the judgements file.
 
@@ -179,19 +171,6 @@ def write_judgements(path: Path, judgements: Iterable[Judgement]) -> None:
     with atomic_writer(path) as stream:
         for judgement in judgements:
             stream.write(orjson.dumps(asdict(judgement)) + b"\n")
-
-
-def read_judgements(path: Path) -> list[Judgement]:
-    """Read a judgements file.
-
-    Raises:
-        UserError: with file and line.
-    """
-    judgements = []
-    for number, line in read_lines(path):
-        row = parse_json_line(line, path, number)
-        judgements.append(judgement_from_dict(row, f"{path}:{number}"))
-    return judgements
 
 
 def judgement_from_dict(row: Mapping[str, object], place: str) -> Judgement:

@@ -82,7 +82,7 @@ def _generated(
     claim(path.with_suffix(".inputs.json"), inputs, otherwise="replace", outputs={path.name: path})
     work: Work | None = None
 
-    def rows(chunk: list[ComparedPrompt]) -> list[dict[str, Any]]:
+    def rows(chunk: list[ComparedPrompt]) -> list[dict[str, object]]:
         nonlocal work
         work = work or _worker(system, generation, path.with_suffix(".replies.jsonl"))
         return [{"id": p.id, **asdict(answer)} for p, answer in zip(chunk, work(chunk), strict=True)]
@@ -156,8 +156,8 @@ def _plain(system: System, generation: AnswerSampling) -> Work:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 31
-    greedy: dict[str, Any] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-    drawn: dict[str, Any] = {
+    greedy: dict[str, object] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+    drawn: dict[str, object] = {
         "do_sample": True,
         "temperature": generation.temperature,
         "top_k": generation.top_k,

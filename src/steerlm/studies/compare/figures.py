@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from steerlm.attributes import STEERLM, AttributeSchema
 from steerlm.scorers import measures
@@ -28,7 +27,7 @@ _EXAMPLE_CHARACTERS = 1500
 
 def rank(
     matches: Sequence[Match], lengths: Mapping[tuple[str, str], float], games_per_run: int | None, seed: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return win rates, ratings and the head-to-head matrix, JSON-able, all with intervals clustered by prompt.
 
     Args:
@@ -39,7 +38,7 @@ def rank(
     """
     overall, matrix = overall_win_rates(matches), win_rates(matches)
     both_orders = flip_rate(matches)
-    out: dict[str, Any] = {
+    out: dict[str, object] = {
         "matches": len(matches),
         "ties": sum(match.outcome == 0.5 for match in matches),
         "win_rate": {name: rate.to_dict() for name, rate in overall.items()},
@@ -65,7 +64,7 @@ def rank(
     return out
 
 
-def _to_dicts(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+def _to_dicts(estimates: Mapping[str, Estimate]) -> dict[str, object]:
     return {name: estimate.to_dict() for name, estimate in estimates.items()}
 
 
@@ -82,7 +81,7 @@ def answer_lengths(
 
 def describe_answers(
     prompts: Sequence[ComparedPrompt], answers: Sequence[SystemAnswer], schema: AttributeSchema | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Describe one system's answers, as the paper does (section 4: characters and unique words), and their defects.
 
     Args:
@@ -93,7 +92,7 @@ def describe_answers(
     ids = [prompt.id for prompt in prompts]
     texts = [answer.text or "" for answer in answers]
     statistics = [measures.text_statistics(text) for text in texts]
-    out: dict[str, Any] = {
+    out: dict[str, object] = {
         name: cluster_bootstrap(mean, [[getattr(row, name) for row in statistics]], ids).to_dict()
         for name in ("characters", "words", "unique_words", "words_per_sentence")
     }
@@ -111,9 +110,9 @@ def describe_answers(
 
 def describe_scores(
     prompts: Sequence[ComparedPrompt], scores: Mapping[str, Sequence[AnswerScores]], objective: Objective
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return per system the mean of every weighted attribute and of the worth, over the answers that have scores."""
-    out: dict[str, Any] = {}
+    out: dict[str, object] = {}
     for name, rows in scores.items():
         scored = [(prompt.id, row) for prompt, row in zip(prompts, rows, strict=True) if row is not None]
         ids = [prompt_id for prompt_id, _ in scored]
@@ -128,13 +127,13 @@ def examples(
     answers: Mapping[str, Sequence[SystemAnswer]],
     matches: Sequence[Match],
     count: int = 4,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Return prompts, evenly spread and not chosen by their answers, with what every system said and who won."""
     chosen = sorted({math.floor((i + 0.5) * len(prompts) / count) for i in range(count)})
     by_prompt = {prompt: list(group) for prompt, group in itertools.groupby(
         sorted(matches, key=lambda match: match.prompt), key=lambda match: match.prompt
     )}  # fmt: skip
-    out = []
+    out: list[dict[str, object]] = []
     for i in chosen:
         points = dict.fromkeys(answers, 0.0)
         for match in by_prompt.get(prompts[i].id, []):

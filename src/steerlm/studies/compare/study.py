@@ -92,7 +92,7 @@ def compare(
     num_prompts: int | None = None,
     games_per_run: int | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Compare systems in pairs on the same prompts.
 
     Args:
@@ -188,7 +188,8 @@ def _scored(
 def _judged(
     judge: ByJudge, prompts: Sequence[ComparedPrompt], answers: Mapping[str, Sequence[SystemAnswer]], out: Path
 ) -> Decided:
-    from steerlm.scorers.llm.judge import MAX_TOKENS, judge_pairs, to_matches
+    from steerlm.scorers.llm.judge import MAX_TOKENS, to_matches
+    from steerlm.scorers.llm.judge import judge as ask_judge
     from steerlm.scorers.llm.protocols import SystemAnswers, pair_asks
     from steerlm.studies.judge.formats import read_answers, with_references
 
@@ -199,18 +200,15 @@ def _judged(
         name: SystemAnswers(name, {p.id: (a.text or "",) for p, a in zip(prompts, found, strict=True)}, {})
         for name, found in answers.items()
     }
-    pairs = list(itertools.combinations(said, 2))
-    asks = [
-        ask
-        for first, second in pairs
-        for ask in pair_asks(judge.protocol, questions, said[first], said[second], MAX_TOKENS[judge.protocol])
-    ]
-    if not judge.approve(judge.client.estimate([ask.prompt for ask in asks])):
+    by_pair = {
+        pair: pair_asks(judge.protocol, questions, said[pair[0]], said[pair[1]], MAX_TOKENS[judge.protocol])
+        for pair in itertools.combinations(said, 2)
+    }
+    if not judge.approve(judge.client.estimate([ask.prompt for asks in by_pair.values() for ask in asks])):
         raise UserError(f"stopped before the judge was asked; the answers are kept in {out / 'answers'}")
     judgements = []
-    for first, second in pairs:
-        path = out / "judgements" / f"{first}-vs-{second}.jsonl"
-        judgements += judge_pairs(questions, said[first], said[second], judge.protocol, judge.client, path)
+    for (first, second), asks in by_pair.items():
+        judgements += ask_judge(asks, judge.client, out / "judgements" / f"{first}-vs-{second}.jsonl")
     matches = to_matches(judgements)
     by = {
         "kind": "judge",
@@ -221,7 +219,7 @@ def _judged(
     return Decided(matches, by)
 
 
-def _answered(prompts: Sequence[ComparedPrompt], answers: Sequence[SystemAnswer]) -> dict[str, Any]:
+def _answered(prompts: Sequence[ComparedPrompt], answers: Sequence[SystemAnswer]) -> dict[str, object]:
     missing = [
         {"id": prompt.id, "problem": answer.problem}
         for prompt, answer in zip(prompts, answers, strict=True)

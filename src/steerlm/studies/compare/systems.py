@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -58,9 +58,9 @@ class System:
         """Where it is, without a user name or password in an address."""
         return re.sub(r"^(https?://)[^/@]*@", r"\1", self.where) if self.kind == "endpoint" else self.where
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return what a report says of it, JSON-able."""
-        out: dict[str, Any] = {"kind": self.kind, "where": self.shown}
+        out: dict[str, object] = {"kind": self.kind, "where": self.shown}
         if self.model:
             out["model"] = self.model
         return {**out, "setting": dict(self.setting)} if self.setting else out

@@ -18,7 +18,7 @@ from typing import Any
 from steerlm.conversation import Conversation, conversation_from_dict
 from steerlm.errors import UserError
 from steerlm.scorers.llm.protocols import BenchmarkQuestion, SystemAnswers
-from steerlm.storage.files import parse_json_line, read_lines
+from steerlm.storage.files import read_objects
 
 _QLORA_SYSTEM_PROMPT = "A chat between a curious human and an artificial intelligence"
 _SHORTUUID_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -84,11 +84,7 @@ def answer_id(text: str) -> str:
 
 
 def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    for number, line in read_lines(path):
-        place = f"{path}:{number}"
-        row = parse_json_line(line, path, number)
-        if not isinstance(row, dict):
-            raise UserError(f"{place}: a record must be a JSON object, got {type(row).__name__}")
+    for row, place in read_objects(path):
         if row.get("id" if "messages" in row else "question_id") is None:
             raise UserError(f"{place}: the record has neither a question_id nor an id with messages")
         yield row, place

@@ -16,40 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.errors import UserError, did_you_mean
-from steerlm.statistics.rankings import Match
-from steerlm.statistics.score_ratios import ScoredPair
-from steerlm.storage.files import parse_json_line, read_lines
+from steerlm.scorers.llm.judge import Judgement
+from steerlm.scorers.llm.parsing import THREE_WAY, Parsed
+from steerlm.storage.files import read_objects
 
 _REVIEWER = re.compile(r"-gpt-?[\d.]+(?:-turbo)?-reviewer(?:-threeclass)?$")
 _GENERATIONS = re.compile(r"^answer-|-vicuna-generations-[\w.-]*$")
 _SIDES = ("answer1_id", "answer2_id")
 _OUTCOMES = {1: 1.0, 2: 0.0, 3: 0.5}
+_NOT_PARSED = Parsed(problem="stored as not parsed")
 
 
-@dataclass(frozen=True)
-class Review:
-    """One review of two answers.
-
-    Attributes:
-        path: the file.
-        line: in the file, from 1.
-        prompt: id of the question.
-        first: system whose answer was shown first.
-        second: system whose answer was shown second.
-        text: what the reviewer wrote.
-        score: as stored: two scores (relative) or 1, 2, 3 (pairwise); None where the output had not been parsed.
-    """
-
-    path: Path
-    line: int
-    prompt: str
-    first: str
-    second: str
-    text: str
-    score: tuple[float, float] | int | None
-
-
-def read_relative_reviews(paths: Sequence[Path], authors: Mapping[str, str] | None = None) -> list[Review]:
+def read_relative_reviews(paths: Sequence[Path], authors: Mapping[str, str] | None = None) -> list[Judgement]:
     """Read reviews with a score for each of two answers; `[-1, -1]` is an output that was not parsed, 0 a score.
 
     Args:
@@ -59,62 +37,53 @@ def read_relative_reviews(paths: Sequence[Path], authors: Mapping[str, str] | No
     Raises:
         UserError: a file whose name or rows are of another form, or answers whose author cannot be told.
     """
-    return _read(paths, authors or {}, _relative_score)
+    return _read(paths, authors or {}, _relative_score, "vicuna")
 
 
-def read_pairwise_reviews(paths: Sequence[Path], authors: Mapping[str, str] | None = None) -> list[Review]:
+def read_pairwise_reviews(paths: Sequence[Path], authors: Mapping[str, str] | None = None) -> list[Judgement]:
     """Read three-way verdicts: 1 the first is better, 2 the second, 3 a tie, -1 not parsed.
 
     Otherwise as `read_relative_reviews`.
     """
-    return _read(paths, authors or {}, _verdict)
-
-
-def review_matches(reviews: Sequence[Review]) -> list[Match]:
-    """Return the verdicts; of two scores the higher wins. Reviews that were not parsed are left out: count them."""
-    matches = []
-    for review in reviews:
-        if isinstance(review.score, tuple):
-            first, second = review.score
-            outcome = 0.5 if first == second else float(first > second)
-        elif review.score is not None:
-            outcome = _OUTCOMES[review.score]
-        else:
-            continue
-        matches.append(Match(review.prompt, review.first, review.second, outcome))
-    return matches
-
-
-def review_scores(reviews: Sequence[Review]) -> list[ScoredPair]:
-    """Return the scores of relative reviews; those that were not parsed are left out: count them."""
-    scored = [(review, review.score) for review in reviews if isinstance(review.score, tuple)]
-    return [ScoredPair(review.prompt, review.first, review.second, *score) for review, score in scored]
+    return _read(paths, authors or {}, _verdict, THREE_WAY)
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file of reviews: the two systems of its name, and its rows with their line numbers."""
+    """A file of reviews: the two systems of its name, and its rows with their places."""
 
     path: Path
     names: frozenset[str]
-    rows: tuple[tuple[int, Mapping[str, Any]], ...]
+    rows: tuple[tuple[Mapping[str, Any], str], ...]
 
     def side(self, key: str) -> frozenset[str]:
-        return frozenset(str(row[key]) for _, row in self.rows)
+        return frozenset(str(row[key]) for row, _ in self.rows)
 
 
-_Score = tuple[float, float] | int | None
-
-
-def _read(paths: Sequence[Path], authors: Mapping[str, str], parse: Callable[[Any, str], _Score]) -> list[Review]:
+def _read(
+    paths: Sequence[Path], authors: Mapping[str, str], parse: Callable[[object, str], Parsed], kind: str
+) -> list[Judgement]:
     files = [_read_file(path) for path in paths]
-    reviews = []
-    for file, (first, second) in zip(files, _sides(files, authors), strict=True):
-        for line, row in file.rows:
-            score = parse(row["score"], f"{file.path}:{line}")
-            prompt, text = str(row["question_id"]), str(row.get("text", ""))
-            reviews.append(Review(file.path, line, prompt, first, second, text, score))
-    return reviews
+    judgements = []
+    for file, systems in zip(files, _sides(files, authors), strict=True):
+        for row, place in file.rows:
+            parsed, text = parse(row["score"], place), str(row.get("text", ""))
+            judgements.append(
+                Judgement(
+                    question=str(row["question_id"]),
+                    turn=1,
+                    kind=kind,
+                    judge="",
+                    systems=systems,
+                    text=text,
+                    scores=parsed.scores,
+                    outcome=parsed.outcome,
+                    problem=parsed.problem,
+                    # the first generation of tools wrote `error` where the endpoint had failed
+                    failed=text == "error",
+                )
+            )
+    return judgements
 
 
 def _read_file(path: Path) -> _File:
@@ -122,16 +91,14 @@ def _read_file(path: Path) -> _File:
     names = [_GENERATIONS.sub("", name) for name in names]
     if len(names) != 2 or names[0] == names[1]:
         raise UserError(f"{path}: the name of a file of reviews is A-vs-B-gpt4-reviewer.jsonl, A and B two systems")
-    rows = []
-    for number, line in read_lines(path):
-        row = parse_json_line(line, path, number)
-        missing = [key for key in ("question_id", *_SIDES, "score") if not isinstance(row, dict) or key not in row]
+    rows = tuple(read_objects(path))
+    for row, place in rows:
+        missing = [key for key in ("question_id", *_SIDES, "score") if key not in row]
         if missing:
-            raise UserError(f"{path}:{number}: a review without {missing[0]!r}; is this a file of reviews?")
-        rows.append((number, row))
+            raise UserError(f"{place}: a review without {missing[0]!r}; is this a file of reviews?")
     if not rows:
         raise UserError(f"{path} holds no reviews")
-    return _File(path, frozenset(names), tuple(rows))
+    return _File(path, frozenset(names), rows)
 
 
 def _sides(files: Sequence[_File], authors: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -174,17 +141,18 @@ def _and(names: frozenset[str]) -> str:
     return " and ".join(sorted(names))
 
 
-def _relative_score(raw: Any, place: str) -> tuple[float, float] | None:
+def _relative_score(raw: object, place: str) -> Parsed:
     if not isinstance(raw, list) or len(raw) != 2 or not all(isinstance(x, int | float) for x in raw):
         raise UserError(f"{place}: score {raw!r} is not a pair of numbers")
     if raw == [-1, -1]:
-        return None
-    if min(raw) < 0:
+        return _NOT_PARSED
+    first, second = map(float, raw)
+    if min(first, second) < 0:
         raise UserError(f"{place}: score {raw!r}: only [-1, -1], not parsed, may be negative")
-    return float(raw[0]), float(raw[1])
+    return Parsed((first, second), 0.5 if first == second else float(first > second))
 
 
-def _verdict(raw: Any, place: str) -> int | None:
-    if raw not in (*_OUTCOMES, -1) or isinstance(raw, bool):
+def _verdict(raw: object, place: str) -> Parsed:
+    if isinstance(raw, bool) or not isinstance(raw, int) or raw not in (*_OUTCOMES, -1):
         raise UserError(f"{place}: score {raw!r} is none of 1, 2, 3 (tie) and -1 (not parsed)")
-    return None if raw == -1 else int(raw)
+    return _NOT_PARSED if raw == -1 else Parsed(outcome=_OUTCOMES[raw])

@@ -6,7 +6,7 @@ Read back, a stored verdict counts as it was stored; `reparsed` reads the stored
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ import orjson
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError
 from steerlm.scorers.llm.judge import Judgement, judgement_from_dict
-from steerlm.scorers.llm.parsing import THREE_WAY, parse
+from steerlm.scorers.llm.parsing import parse
 from steerlm.scorers.llm.protocols import SystemAnswers
 from steerlm.scorers.llm.thinking import without_thinking
-from steerlm.storage.files import atomic_writer, parse_json_line, read_lines
-from steerlm.studies.judge.reviews import Review, read_pairwise_reviews, read_relative_reviews, review_matches
+from steerlm.storage.files import atomic_writer, read_objects
+from steerlm.studies.judge.reviews import read_pairwise_reviews, read_relative_reviews
 
 _REVIEWERS = {"vicuna-general": 1, "vicuna-coding": 2, "vicuna-math": 3}
 _FASTCHAT_ERROR = "$ERROR$"
@@ -41,14 +41,11 @@ def read_stored(paths: Sequence[Path], authors: Mapping[str, str]) -> list[Judge
         by_form.setdefault(_form(path), []).append(path)
     judgements = []
     for path in by_form.get("ours", []):
-        judgements += [judgement_from_dict(row, place) for row, place in _rows(path)]
+        judgements += [judgement_from_dict(row, place) for row, place in read_objects(path)]
     for path in by_form.get("fastchat", []):
-        judgements += [judgement for row, place in _rows(path) for judgement in _from_fastchat(row, place)]
-    relative = read_relative_reviews(by_form.get("relative", []), authors)
-    three_way = read_pairwise_reviews(by_form.get("three-way", []), authors)
-    judgements += [_from_review(review, "vicuna") for review in relative]
-    judgements += [_from_review(review, THREE_WAY) for review in three_way]
-    return judgements
+        judgements += [judgement for row, place in read_objects(path) for judgement in _from_fastchat(row, place)]
+    judgements += read_relative_reviews(by_form.get("relative", []), authors)
+    return judgements + read_pairwise_reviews(by_form.get("three-way", []), authors)
 
 
 def reparsed(judgements: Iterable[Judgement], schema: AttributeSchema | None = None) -> list[Judgement]:
@@ -93,13 +90,13 @@ def write_reviews(folder: Path, judgements: Sequence[Judgement], systems: Mappin
     Returns:
         The files.
     """
-    files: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    files: dict[tuple[str, ...], list[dict[str, object]]] = {}
     for judgement in judgements:
         if judgement.kind not in _REVIEWERS:
             continue
         ids = [systems[name].answer_ids[judgement.question] for name in judgement.systems]
         text = orjson.dumps([judgement.question, *ids, judgement.judge])
-        row = {
+        row: dict[str, object] = {
             "review_id": hashlib.sha256(text).hexdigest()[:22],
             "question_id": _number(judgement.question),
             "answer1_id": ids[0],
@@ -119,7 +116,7 @@ def write_reviews(folder: Path, judgements: Sequence[Judgement], systems: Mappin
 
 
 def _form(path: Path) -> str:
-    row, place = next(_rows(path), ({}, str(path)))
+    row, place = next(read_objects(path), ({}, str(path)))
     if "kind" in row and "systems" in row:
         return "ours"
     if "judge" in row and ("judgment" in row or "g1_judgment" in row):
@@ -129,64 +126,45 @@ def _form(path: Path) -> str:
     raise UserError(f"{place}: neither a judgement of steerlm judge, nor FastChat's, nor a review of QLoRA's form")
 
 
-def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    for number, line in read_lines(path):
-        row = parse_json_line(line, path, number)
-        if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: a record must be a JSON object, got {type(row).__name__}")
-        yield row, f"{path}:{number}"
-
-
-def _from_review(review: Review, kind: str) -> Judgement:
-    scores = review.score if isinstance(review.score, tuple) else ()
-    matches = review_matches([review])
-    outcome, problem = (matches[0].outcome, "") if matches else (None, "stored as not parsed")
-    systems = (review.first, review.second)
-    # the first generation of tools wrote `error` where the endpoint had failed
-    failed = review.text == "error"
-    return Judgement(review.prompt, 1, kind, "", systems, review.text, scores, outcome, problem, failed)
-
-
 def _from_fastchat(row: Mapping[str, Any], place: str) -> list[Judgement]:
     try:
         judge, kind = row["judge"]
         question, turn = str(row["question_id"]), int(row.get("turn", 1))
+        common = {"question": question, "turn": turn, "kind": kind, "judge": judge}
         if "judgment" in row:
-            score = float(row["score"])
-            problem = "" if score >= 0 else "stored as not parsed"
-            scores = (score,) if score >= 0 else ()
-            failed = row["judgment"] == _FASTCHAT_ERROR
-            shown = row.get("user_prompt", "")
+            score, text = float(row["score"]), row["judgment"]
             return [
                 Judgement(
-                    question,
-                    turn,
-                    kind,
-                    judge,
-                    (row["model"],),
-                    row["judgment"],
-                    scores,
-                    None,
-                    problem,
-                    failed,
-                    "",
-                    shown,
+                    **common,
+                    systems=(row["model"],),
+                    text=text,
+                    scores=(score,) if score >= 0 else (),
+                    problem="" if score >= 0 else "stored as not parsed",
+                    failed=text == _FASTCHAT_ERROR,
+                    user_prompt=row.get("user_prompt", ""),
                 )
             ]
         found = []
         for game, (first, second) in (("g1", ("model_1", "model_2")), ("g2", ("model_2", "model_1"))):
             outcome = {first: 1.0, second: 0.0, "tie": 0.5}.get(row[f"{game}_winner"])
             text = row[f"{game}_judgment"]
-            problem = "stored as not parsed" if outcome is None else ""
-            failed, shown = text == _FASTCHAT_ERROR, row.get(f"{game}_user_prompt", "")
-            systems = (row[first], row[second])
-            found.append(Judgement(question, turn, kind, judge, systems, text, (), outcome, problem, failed, "", shown))
+            found.append(
+                Judgement(
+                    **common,
+                    systems=(row[first], row[second]),
+                    text=text,
+                    outcome=outcome,
+                    problem="stored as not parsed" if outcome is None else "",
+                    failed=text == _FASTCHAT_ERROR,
+                    user_prompt=row.get(f"{game}_user_prompt", ""),
+                )
+            )
         return found
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{place}: no judgement of FastChat's form ({error!r})") from None
 
 
-def _fastchat_single(judgement: Judgement) -> dict[str, Any]:
+def _fastchat_single(judgement: Judgement) -> dict[str, object]:
     return {
         "question_id": _number(judgement.question),
         "model": judgement.systems[0],
@@ -198,10 +176,10 @@ def _fastchat_single(judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def _fastchat_pair(both: Mapping[tuple[str, ...], Judgement]) -> dict[str, Any]:
+def _fastchat_pair(both: Mapping[tuple[str, ...], Judgement]) -> dict[str, object]:
     one = next(iter(both.values()))
     models = dict(zip(one.systems, ("model_1", "model_2"), strict=True))
-    row: dict[str, Any] = {
+    row: dict[str, object] = {
         "question_id": _number(one.question),
         "model_1": one.systems[0],
         "model_2": one.systems[1],

@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -34,7 +33,7 @@ from steerlm.scorers.llm.protocols import (
 from steerlm.storage.files import atomic_writer, write_json
 from steerlm.studies.judge.formats import read_answers, read_questions, with_references
 from steerlm.studies.judge.stored import read_stored, reparsed, write_fastchat, write_reviews
-from steerlm.studies.judge.summary import summarise, without_verdict
+from steerlm.studies.judge.summary import Json, summarise, without_verdict
 from steerlm.studies.names import require_distinct_names
 
 PROTOCOLS: tuple[Protocol, ...] = ("vicuna", "mt-bench-pair", "mt-bench-single", "rubric")
@@ -145,7 +144,7 @@ def run_judge(
     client: JudgeClient,
     out: Path,
     baseline: str | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Ask the judge and write the folder; returns what `results.json` holds."""
     judgements = judge(asks, client, out / "judgements.jsonl")
     name = client.endpoint.model.replace("/", "_")
@@ -165,7 +164,7 @@ def analyse(
     baseline: str | None = None,
     reparse: bool = False,
     schema: AttributeSchema | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Sum up stored judgements without any endpoint, and say where our parsers read the stored outputs otherwise.
 
     Args:
@@ -196,9 +195,7 @@ def analyse(
     return _results(anew if reparse else stored, out, baseline, {"reparsed": reparse, "differences": differences})
 
 
-def _results(
-    judgements: Sequence[Judgement], out: Path, baseline: str | None, more: Mapping[str, Any]
-) -> dict[str, Any]:
+def _results(judgements: Sequence[Judgement], out: Path, baseline: str | None, more: Json) -> Json:
     results = {**summarise(judgements, baseline), **more}
     with atomic_writer(out / "without_verdict.jsonl") as stream:
         stream.write(b"".join(orjson.dumps(row) + b"\n" for row in without_verdict(judgements)))

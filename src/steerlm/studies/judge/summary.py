@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,8 +12,11 @@ from steerlm.statistics.estimates import cluster_bootstrap, mean
 from steerlm.statistics.rankings import flip_rate, overall_win_rates, position_bias, win_rates
 from steerlm.statistics.score_ratios import ScoredPair, score_ratios
 
+Json = dict[str, Any]
+"""A piece of `results.json`."""
 
-def summarise(judgements: Sequence[Judgement], baseline: str | None = None) -> dict[str, Any]:
+
+def summarise(judgements: Sequence[Judgement], baseline: str | None = None) -> Json:
     """Sum up judgements of one or several protocols.
 
     Args:
@@ -25,10 +29,10 @@ def summarise(judgements: Sequence[Judgement], baseline: str | None = None) -> d
         `attributes` per system. Every estimate is clustered by question.
     """
     pairs = [judgement for judgement in judgements if len(judgement.systems) == 2]
-    out: dict[str, Any] = {
+    out: Json = {
         "judges": sorted({judgement.judge for judgement in judgements if judgement.judge}),
         "counts": count(judgements),
-        "problems": _problems(judgements),
+        "problems": dict(Counter(judgement.problem for judgement in judgements if judgement.problem).most_common()),
     }
     if pairs:
         out["pairs"] = _pairs(pairs)
@@ -52,22 +56,14 @@ def count(judgements: Sequence[Judgement]) -> dict[str, int]:
     return {"asked": len(judgements), "parsed": parsed, "unparsed": unparsed, "failed": failed}
 
 
-def without_verdict(judgements: Iterable[Judgement]) -> list[dict[str, Any]]:
+def without_verdict(judgements: Iterable[Judgement]) -> list[Json]:
     """Return what has no verdict: where it belongs, why, and the output verbatim."""
     kept = ("question", "turn", "kind", "systems", "attribute", "failed", "problem", "text")
     found = [asdict(judgement) for judgement in judgements if judgement.problem]
     return [{key: row[key] for key in kept} for row in found]
 
 
-def _problems(judgements: Sequence[Judgement]) -> dict[str, int]:
-    problems: dict[str, int] = {}
-    for judgement in judgements:
-        if judgement.problem:
-            problems[judgement.problem] = problems.get(judgement.problem, 0) + 1
-    return dict(sorted(problems.items(), key=lambda item: -item[1]))
-
-
-def _pairs(pairs: Sequence[Judgement]) -> dict[str, Any]:
+def _pairs(pairs: Sequence[Judgement]) -> Json:
     matches = to_matches(pairs)
     turns = sorted({judgement.turn for judgement in pairs})
     return {
@@ -82,36 +78,40 @@ def _pairs(pairs: Sequence[Judgement]) -> dict[str, Any]:
     }
 
 
-def _scores(scored: Sequence[Judgement], baseline: str | None) -> dict[str, Any]:
+def to_scored_pairs(judgements: Iterable[Judgement]) -> list[ScoredPair]:
+    """Return the score pairs of the Vicuna protocol; judgements without one are left out: count them."""
+    scored = [judgement for judgement in judgements if len(judgement.scores) == 2]
+    return [ScoredPair(j.question, j.systems[0], j.systems[1], *j.scores) for j in scored]
+
+
+def _scores(scored: Sequence[Judgement], baseline: str | None) -> Json:
     """Mean score of every system, by the position its answer was shown in, and its share of the baseline's."""
     rows: dict[str, list[tuple[str, float, int]]] = {}
     for judgement in scored:
         for position, (name, score) in enumerate(zip(judgement.systems, judgement.scores, strict=True)):
             rows.setdefault(name, []).append((judgement.question, score, position))
-    out: dict[str, Any] = {}
+    ratios = {} if baseline is None else score_ratios(to_scored_pairs(scored), baseline)
+    out: Json = {}
     for name, found in rows.items():
         out[name] = {"all": _mean((question, score) for question, score, _ in found)}
         for position, word in enumerate(("first", "second")):
             out[name][word] = _mean((question, score) for question, score, at in found if at == position)
-    if baseline is not None:
-        pairs = [ScoredPair(j.question, j.systems[0], j.systems[1], j.scores[0], j.scores[1]) for j in scored]
-        for name, ratio in score_ratios(pairs, baseline).items():
-            shares = {
-                "baseline_first": ratio.reference_first,
-                "system_first": ratio.system_first,
-                "pooled": ratio.pooled,
+        if name in ratios:
+            out[name]["share_of_baseline"] = {
+                "baseline_first": ratios[name].reference_first.to_dict(),
+                "system_first": ratios[name].system_first.to_dict(),
+                "pooled": ratios[name].pooled.to_dict(),
             }
-            out[name]["share_of_baseline"] = {order: share.to_dict() for order, share in shares.items()}
     return out
 
 
-def _ratings(judgements: Sequence[Judgement]) -> dict[str, Any]:
+def _ratings(judgements: Sequence[Judgement]) -> Json:
     turns = sorted({judgement.turn for judgement in judgements})
     by_turn = {f"turn_{t}": _mean((j.question, j.scores[0]) for j in judgements if j.turn == t) for t in turns}
     return {"all": _mean((j.question, j.scores[0]) for j in judgements), **by_turn}
 
 
-def _attributes(judgements: Sequence[Judgement]) -> dict[str, Any]:
+def _attributes(judgements: Sequence[Judgement]) -> Json:
     names = dict.fromkeys(judgement.attribute for judgement in judgements)
     return {name: _mean((j.question, j.scores[0]) for j in judgements if j.attribute == name) for name in names}
 
@@ -123,6 +123,6 @@ def _by_system(judgements: Sequence[Judgement]) -> dict[str, list[Judgement]]:
     return found
 
 
-def _mean(rows: Iterable[tuple[str, float]]) -> dict[str, Any]:
+def _mean(rows: Iterable[tuple[str, float]]) -> Json:
     found = list(rows)
     return cluster_bootstrap(mean, [[score for _, score in found]], [question for question, _ in found]).to_dict()

@@ -39,7 +39,7 @@ class Comparison:
     context: tuple[Message, ...]
     answers: tuple[tuple[Message, ...], tuple[Message, ...]]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the JSON form."""
         return {
             "prompt": self.prompt,
@@ -72,7 +72,7 @@ class RatedTurn:
         """What the turn is not independent of: its tree or prompt."""
         return self.conversation.group if self.conversation.group is not None else self.conversation.id
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the JSON form."""
         return {"turn": self.turn, "conversation": self.conversation.to_dict(None)}
 
@@ -208,7 +208,7 @@ def rated_turns(data: Path, turns: Turns, num_conversations: int | None, seed: i
     return StudyItems(tuple(items), {"conversations without an assistant turn": without} if without else {})
 
 
-def show(item: Item, swapped: bool, schema: AttributeSchema | None) -> dict[str, Any]:
+def show(item: Item, swapped: bool, schema: AttributeSchema | None) -> dict[str, object]:
     """Return what the page may know of an item: texts only, no system, no id, no label."""
     if isinstance(item, Comparison):
         left, right = reversed(item.answers) if swapped else item.answers

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.attributes import Attribute
-from steerlm.conversation import parse_json_line, read_lines
 from steerlm.errors import UserError
 from steerlm.scorers.llm.judge import judgement_from_dict, to_matches
 from steerlm.statistics import rankings
@@ -19,6 +18,7 @@ from steerlm.statistics.agreement import agreement, agreement_with_others, lenie
 from steerlm.statistics.estimates import Estimate, cluster_bootstrap, estimate_share, mean
 from steerlm.statistics.metrics import human_ceiling
 from steerlm.statistics.rankings import Match
+from steerlm.storage.files import read_objects
 from steerlm.studies.rate.items import Comparison, Item
 from steerlm.studies.rate.store import RaterAnswer, Study, annotators, read_answers, read_items
 
@@ -26,7 +26,7 @@ VERDICTS = ("first", "second", "tie")
 _OUTCOMES = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
-def study_results(study: Study, judge: Sequence[Match] | None = None) -> dict[str, Any]:
+def study_results(study: Study, judge: Sequence[Match] | None = None) -> dict[str, object]:
     """Return the results of a study as they stand; it need not be finished.
 
     Args:
@@ -65,14 +65,14 @@ def _of_comparisons(
     names: Sequence[str],
     skipped: Mapping[str, int],
     judge: Sequence[Match] | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     clusters = [item.prompt for item in items]
     votes: dict[int, dict[str, int]] = {}
     for answer in answers:
         votes.setdefault(answer.item, {})[answer.annotator] = VERDICTS.index(answer.value)
     matches = {name: shown_matches(items, [a for a in answers if a.annotator == name]) for name in names}
     everyone = [match for own in matches.values() for match in own]
-    out: dict[str, Any] = {
+    out: dict[str, object] = {
         "systems": list(study.systems),
         "agreement": agreement(votes, len(VERDICTS), "nominal", clusters),
         "annotators": [
@@ -112,7 +112,7 @@ def shown_matches(items: Sequence[Item], answers: Sequence[RaterAnswer]) -> list
     return matches
 
 
-def ranking(matches: Sequence[Match], games_per_run: int | None) -> dict[str, Any]:
+def ranking(matches: Sequence[Match], games_per_run: int | None) -> dict[str, object]:
     """Return Elo, Bradley-Terry and the head-to-head matrix of some verdicts."""
     if not matches:
         return {"matches": 0, "elo": {}, "bradley_terry": {}, "head_to_head": {}}
@@ -139,11 +139,7 @@ def read_matches(path: Path) -> list[Match]:
         UserError: with file and line.
     """
     matches = []
-    for number, line in read_lines(path):
-        place = f"{path}:{number}"
-        raw = parse_json_line(line, path, number)
-        if not isinstance(raw, dict):
-            raise UserError(f"{place}: expected an object")
+    for raw, place in read_objects(path):
         if "question" in raw:
             matches += to_matches([judgement_from_dict(raw, place)])
             continue
@@ -192,7 +188,7 @@ def _share(matches: Sequence[Match], outcome: float) -> Estimate:
     return estimate_share([match.outcome == outcome for match in matches], [match.prompt for match in matches])
 
 
-def _dicts(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+def _dicts(estimates: Mapping[str, Estimate]) -> dict[str, object]:
     return {name: estimate.to_dict() for name, estimate in estimates.items()}
 
 
@@ -205,7 +201,7 @@ def _of_ratings(
     answers: Sequence[RaterAnswer],
     names: Sequence[str],
     skipped: Mapping[str, int],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     assert study.schema is not None
     clusters = [item.prompt for item in items]
     votes: dict[str, dict[int, dict[str, int]]] = {attribute.name: {} for attribute in study.schema}
@@ -239,10 +235,12 @@ def _of_ratings(
     }
 
 
-def _attribute(attribute: Attribute, votes: Mapping[int, Mapping[str, int]], clusters: Sequence[str]) -> dict[str, Any]:
+def _attribute(
+    attribute: Attribute, votes: Mapping[int, Mapping[str, int]], clusters: Sequence[str]
+) -> dict[str, object]:
     codes = [(code, clusters[item]) for item, of_item in votes.items() for code in of_item.values()]
     counts = Counter(code for code, _ in codes)
-    out: dict[str, Any] = {
+    out: dict[str, object] = {
         "ratings": len(codes),
         "items": len(votes),
         "counts": {str(level): counts[i] for i, level in enumerate(attribute.levels)},

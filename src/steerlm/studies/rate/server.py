@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
@@ -119,7 +119,7 @@ for _path in _FILES:
 
 
 @router.get("/api/study")
-def _get_study(study: StudyOf, annotator: AnnotatorOf) -> dict[str, Any]:
+def _get_study(study: StudyOf, annotator: AnnotatorOf) -> dict[str, object]:
     schema = study.schema.attributes if study.schema is not None else ()
     return {
         "kind": study.kind,
@@ -131,7 +131,7 @@ def _get_study(study: StudyOf, annotator: AnnotatorOf) -> dict[str, Any]:
 
 
 @router.get("/api/items/{position}")
-def _get_item(study: StudyOf, annotator: AnnotatorOf, position: int) -> dict[str, Any]:
+def _get_item(study: StudyOf, annotator: AnnotatorOf, position: int) -> dict[str, object]:
     item = _item_at(study, annotator, position)
     side = swapped(study.seed, annotator.name, item)
     values = given(read_answers(study, annotator), item)
@@ -143,7 +143,7 @@ def _get_item(study: StudyOf, annotator: AnnotatorOf, position: int) -> dict[str
 
 
 @router.put("/api/items/{position}")
-def _put_item(study: StudyOf, annotator: AnnotatorOf, position: int, body: Given) -> dict[str, Any]:
+def _put_item(study: StudyOf, annotator: AnnotatorOf, position: int, body: Given) -> dict[str, int]:
     item = _item_at(study, annotator, position)
     side = swapped(study.seed, annotator.name, item)
     record(study, annotator, item, _values(study, body, side), side)
