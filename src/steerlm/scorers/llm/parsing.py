@@ -79,7 +79,7 @@ _ODD = re.compile("[^\x00-\x7f]")
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad\ufffb\ufffc]")
 _ESCAPED = re.compile(r"\\\[\\\[([^\[\]\n]{1,40}?)\\\]\\\]")
 _WRAPPER = re.compile(
-    r"</?(?:answer|final|final_answer|output|response|verdict|result|solution|evaluation|rating|score|judge?ment)>|"
+    r"</?(?:answer|final|final_answer|output|response|verdict|result|solution|evaluation|rating|score|judge?ment|b|strong|em|i|p)>|"
     r"<\|[\w ]{1,40}\|>|</?s>",
     re.IGNORECASE,
 )

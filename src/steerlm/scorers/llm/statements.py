@@ -52,11 +52,17 @@ _CONNECTIVE = (
     r"all in all|consequently|accordingly|as a result)\b[\s,.!:—–-]*)*"
 )
 _OWNERS = (
-    r"(?:(?:my|the|our|its|overall|final|combined|total|single|better|best|winning|resulting|revised|corrected)\s+)*"
+    r"(?:(?:my|the|our|its|mi|mon|ma|mein|meine|il|la|le|el|die|das|der|o|мой|моя|overall|final|"
+    r"combined|total|single|better|best|winning|resulting|revised|corrected)\s+)*"
 )
 _OBJECT = (
     r"(?:(?:it|this|the|that|assistant(?: [ab12])?(?:'s)?|ai(?:'s)?|response|answer|reply|one|an?|as|at|with|to|of|for|"
     r"score|rating|verdict|grade|final|overall|is)\b\s*)*"
+)
+_PREFERENCE = (
+    r"(?:\w+:\s*)?(?:assistant\s+)?[ab](?:'s\s+(?:answer|response))?\s+(?:is|was)\s+"
+    r"(?:(?:the|slightly|much|clearly)\s+)*(?:better|best|superior|stronger|winner)(?:\s+(?:answer|response|one|assistant))?|"
+    r"(?:(?:it's|it is|this is|both are)\s+)?(?:an?\s+)?(?:tie|equal|equally good)"
 )
 _FIRST_PERSON = (
     r"I(?:'d|'ll)?(?: will| would| do| must| have to| can only| therefore| thus| hence| shall)*\s+"
@@ -77,7 +83,7 @@ _ASIDE = re.compile(
     r"\bI\b[^.]*\b(?:ignor|disregard|reject|follow)",
     re.IGNORECASE,
 )
-_REASON = re.compile(r"(?:because|since|as|due to|for|given|based on)\b", re.IGNORECASE)
+_REASON = re.compile(r"(?:です|だ|입니다)|(?:because|since|as|due to|for|given|based on)\b", re.IGNORECASE)
 _PREVAILS = re.compile(r"(?:is|was|wins?|has)\b[^.]*\b(?:better|best|wins?|winner|superior|stronger)\b", re.IGNORECASE)
 _FINAL = re.compile(r"\b(?:final|overall|revised|corrected|conclusion)\b|最终|最終|최종", re.IGNORECASE)
 _TAKEN_BACK = re.compile(
@@ -85,6 +91,7 @@ _TAKEN_BACK = re.compile(
     r"I was wrong|mixed (?:\w+ ){0,3}up|swapped|on reflection|second thoughts?|(?:closer|second) look|re-?reading)\b",
     re.IGNORECASE,
 )
+_DECORATION = re.compile(rf"\\boxed\b|[^\w\s'.,:;=…—–{_QUOTED}-]|(?<!\w)-+")
 _CLAUSE = re.compile(r"[,;—–]\s+(?:so\s+|and\s+|thus\s+|hence\s+|therefore\s+)?|\s(?:so|therefore)\s|:\s+(?=I\b|my\b)")
 _IN_ITS_OWN_NAME = re.compile(
     r"I\b|my\b|the (?:final|overall)\b|final\b|overall\b|(?:so|thus|hence|therefore)$", re.IGNORECASE
@@ -170,7 +177,7 @@ def _classified(text: str, matches: Sequence[re.Match[str]], label: str, needs_l
     nouns = f"(?:{_NOUNS}|{label})" if label else f"(?:{_NOUNS})"
     conclusion = re.compile(
         rf"{_CONNECTIVE}(?:{_OWNERS}(?:{nouns}\s*){{1,3}}(?:(?:for|of)\s+(?:the\s+)?\w+)?{_LINK}|{_FIRST_PERSON}|"
-        rf"\w{{0,8}}(?:{_EASTERN}){_LINK})?[\s:=]*",
+        rf"\w{{0,8}}(?:{_EASTERN}){_LINK}|{_PREFERENCE})?[\s:=—–-]*",
         re.IGNORECASE,
     )
     for i, match in enumerate(matches):
@@ -202,12 +209,12 @@ def _sentence_before(text: str) -> str:
 
 
 def _words(text: str) -> str:
-    plain = re.sub(r"[*_#`~|\"“”„>()→⇒•⭐✅🏆\s]+|(?<!\w)-+", " ", text.replace("’", "'"))
+    plain = _DECORATION.sub(" ", text.replace("’", "'").replace("_", " "))
     return re.sub(r"\s+", " ", plain).strip(" .=…")
 
 
 def _concludes(words: str, conclusion: re.Pattern[str]) -> bool:
-    if _CONDITION.search(words):
+    if _CONDITION.search(words) or words.strip(",;: ").lower() in ("and", "but", "then"):
         return False
     if conclusion.fullmatch(words) or _COMPARISON.fullmatch(words):
         return True
@@ -219,8 +226,8 @@ def _ends_there(text: str) -> bool:
     """Tell whether what follows a verdict closes the statement or explains it."""
     line = text.split("\n")[0].strip(_MARKUP)
     end = _SENTENCE_END.search(line)
-    rest = (line[: end.start()] if end else line).strip(_MARKUP + ".)")
-    if not rest or _REASON.match(rest):
+    rest = (line[: end.start()] if end else line).strip(_MARKUP + ".)}$\\")
+    if not re.search(r"\w", rest) or _REASON.match(rest):
         return True
     explains = rest[0] in "(,:—–-=" or rest[0].isupper() or _PREVAILS.match(rest)
     return bool(explains) and not _ASIDE.search(rest)

@@ -16,7 +16,7 @@ _WORDS = (
     r"(?:inner|internal)_monologue|cot|chain_of_thought)"
 )
 _OPEN = (
-    rf"<\|?(?:\w+:)?{_WORDS}\|?>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>|<\|inner_prefix\|>|"
+    rf"<\|?(?:\w+:)?{_WORDS}(?:\s[^<>]{{0,200}})?\|?>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>|<\|inner_prefix\|>|"
     r"<\|channel>thought\b|^\s*Here is my thought process:"
 )
 _CLOSE = (
