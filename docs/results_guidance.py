@@ -22,7 +22,7 @@ from steerlm.studies.ablate.tables import estimate, markdown_table
 if TYPE_CHECKING:
     from steerlm.generation.engine import LocalEngine
     from steerlm.stages.evaluate.fidelity import Sweeps
-    from steerlm.stages.evaluate.sweeping import Plan
+    from steerlm.stages.evaluate.sweeping import SweepPlan
 
 FOLDER = Path(__file__).resolve().parent / "results" / "guidance"
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
@@ -44,7 +44,7 @@ def measure(run: Path) -> dict[str, Any]:
     prompts = read_prompts(run / "playground" / "prompts.jsonl", schema, _NUM_PROMPTS, _SEED)
     known = seen_combinations(load_info(model).label_statistics, schema)
 
-    def plan_of(levels: Mapping[str, Sequence[Any]]) -> Plan:
+    def plan_of(levels: Mapping[str, Sequence[Any]]) -> SweepPlan:
         return make_plan(prompts, schema, ("defaults", "random"), known, _SEED, levels)
 
     plans = {a.name: plan_of({a.name: a.levels}) for a in schema}
@@ -72,14 +72,14 @@ def measure(run: Path) -> dict[str, Any]:
 class _Answered:
     """The sweeps of all dials, answered; `sweeps` is what the exact measure found."""
 
-    plan: Plan
+    plan: SweepPlan
     answers: list[dict[str, Any]]
     sweeps: Sweeps
 
 
-def _answer(engine: LocalEngine, plans: Mapping[str, Plan], strength: float, way: str) -> _Answered:
+def _answer(engine: LocalEngine, plans: Mapping[str, SweepPlan], strength: float, way: str) -> _Answered:
     """Answer the plans of all dials and join them into one."""
-    from steerlm.stages.evaluate.sweeping import Plan
+    from steerlm.stages.evaluate.sweeping import SweepPlan
 
     asks: list[Any] = []
     cells: list[Any] = []
@@ -94,12 +94,12 @@ def _answer(engine: LocalEngine, plans: Mapping[str, Plan], strength: float, way
         asks += plan.asks
         answers += rows
         print(f"{way} {strength:g} {dial}: {len(rows)} answers", flush=True)
-    joined = Plan(next(iter(plans.values())).prompts, tuple(asks), tuple(cells))
+    joined = SweepPlan(next(iter(plans.values())).prompts, tuple(asks), tuple(cells))
     return _Answered(joined, answers, _sweeps(engine, joined, answers))
 
 
 def _draw(
-    engine: LocalEngine, plan: Plan, settings: Sequence[Mapping[str, Any]], guidance: Mapping[str, float]
+    engine: LocalEngine, plan: SweepPlan, settings: Sequence[Mapping[str, Any]], guidance: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """Answer every ask of a plan, at the given settings."""
     from steerlm.generation.engine import Request, Sampling
@@ -112,7 +112,7 @@ def _draw(
     return [{"samples": [dataclasses.asdict(sample) for sample in row]} for row in samples]
 
 
-def _sweeps(engine: LocalEngine, plan: Plan, answers: Sequence[dict[str, Any]]) -> Sweeps:
+def _sweeps(engine: LocalEngine, plan: SweepPlan, answers: Sequence[dict[str, Any]]) -> Sweeps:
     from steerlm import playground
     from steerlm.conversation import Message
     from steerlm.stages.evaluate.observing import lay_out_sweeps
@@ -121,33 +121,35 @@ def _sweeps(engine: LocalEngine, plan: Plan, answers: Sequence[dict[str, Any]]) 
     for ask, row in zip(plan.asks, answers, strict=True):
         messages = plan.prompts[ask.prompt].messages
         measured = [playground.measure((*messages, Message("assistant", s["text"]))) for s in row["samples"]]
-        scores.append({"scores": measured})
+        scores.append({"ask": len(scores), "scores": measured})
     names = [attribute.name for attribute in engine.schema.ordinal]
     return lay_out_sweeps(plan, engine.schema, answers, scores, names, [True] * len(plan.asks))
 
 
 def _describe(engine: LocalEngine, found: _Answered, ordinary: _Answered) -> dict[str, Any]:
     """Fidelity, quality and defects at one strength, and the difference from ordinary decoding on the same asks."""
-    from steerlm.stages.evaluate.answers import answer_statistics
+    from steerlm.results.codec import to_json
+    from steerlm.stages.evaluate.describing import answer_statistics
     from steerlm.stages.evaluate.fidelity import dial_report, paired_comparison
     from steerlm.statistics.estimates import cluster_bootstrap, mean
 
     schema, sweeps = engine.schema, found.sweeps
     kept = ("mae", "spearman", "slope", "curve")
-    reports = {a.name: dial_report(sweeps, a) for a in schema.ordinal}
+    reports = {a.name: to_json(dial_report(sweeps, a)) for a in schema.ordinal}
     dials = {name: {key: report[key] for key in kept} for name, report in reports.items()}
+    mean_difference, differences = paired_comparison(ordinary.sweeps, sweeps, schema.ordinal)
     # helpfulness while another dial is turned and everything else, helpfulness too, stands at its default (its best)
     rows = (sweeps.context == "defaults") & (sweeps.dial != "helpfulness")
     helpful = sweeps.obtained["helpfulness"]
     asked_best = (sweeps.dial == "helpfulness") & (sweeps.requested == schema["helpfulness"].maximum)
-    statistics = answer_statistics(found.plan, found.answers, schema)["all"]
+    statistics = to_json(answer_statistics(found.plan, found.answers, schema)["all"])
 
     def change(weights: Any, now: Any, before: Any) -> Any:
         return mean(weights, now - before)
 
     return {
         "dials": dials,
-        "against_ordinary": paired_comparison(ordinary.sweeps, sweeps, schema.ordinal),
+        "against_ordinary": to_json({"mean": mean_difference, "attributes": differences}),
         "helpfulness_at_best": cluster_bootstrap(mean, [helpful[asked_best]], sweeps.cluster[asked_best]).to_dict(),
         "helpfulness_elsewhere": cluster_bootstrap(mean, [helpful[rows]], sweeps.cluster[rows]).to_dict(),
         "helpfulness_elsewhere_change": cluster_bootstrap(
@@ -157,7 +159,7 @@ def _describe(engine: LocalEngine, found: _Answered, ordinary: _Answered) -> dic
     }
 
 
-def _between(engine: LocalEngine, plan: Plan, dial: str) -> list[dict[str, Any]]:
+def _between(engine: LocalEngine, plan: SweepPlan, dial: str) -> list[dict[str, Any]]:
     """What comes of a request half-way between two levels; the plan names the lower one."""
     from steerlm.statistics.estimates import cluster_bootstrap, estimate_share, mean
 
@@ -182,7 +184,7 @@ def _between(engine: LocalEngine, plan: Plan, dial: str) -> list[dict[str, Any]]
     return rows
 
 
-def _samples(engine: LocalEngine, plans: Mapping[str, Plan]) -> list[dict[str, Any]]:
+def _samples(engine: LocalEngine, plans: Mapping[str, SweepPlan]) -> list[dict[str, Any]]:
     """One question, humor asked for, at every strength of it."""
     from steerlm.generation.engine import Request, Sampling
 

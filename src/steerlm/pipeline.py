@@ -157,7 +157,7 @@ def _evaluate(run: RunFolder, out: Path) -> Mapping[str, Any]:
         prompts,
         run.recipe.schema_,
         out,
-        run.recipe.seed,
+        seed=run.recipe.seed,
         annotator=run.paths.attribute_model,
         annotated=run.paths.splits("annotate"),
     )

@@ -184,7 +184,7 @@ def test_results_of_this_model_only(run: Path, checkpoint: Path, tmp_path: Path)
     with pytest.raises(UserError, match="no such file"):
         export(checkpoint, tmp_path / "c", results=tmp_path / "none.json")
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(UserError, match=r"is no results.json of `steerlm evaluate`"):
+    with pytest.raises(UserError, match=r"holds no evaluation"):
         export(checkpoint, tmp_path / "c", results=tmp_path / "other.json")
 
 

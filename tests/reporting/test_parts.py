@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +18,9 @@ from steerlm.reporting import charts
 from steerlm.reporting.formatting import estimate_text, inline_code
 from steerlm.reporting.report import number, write_report
 from steerlm.reporting.suites import suite_table
+from steerlm.results.evaluation import evaluation_file
 from steerlm.stages.evaluate.stage import evaluate_suite
+from steerlm.statistics.estimates import Estimate
 from steerlm.storage.files import write_json
 from tests.reporting.test_report import Structure, markdown, page
 from tests.stages.evaluate.test_evaluate import SCHEMA, World, deaf, exact
@@ -70,7 +73,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     annotator = world.folder / "annotator"
     for name, prompts in (("toxicity", str(red_team)), ("humor", None)):
         out = run_dir / "evaluate" / "suites" / name
-        evaluate_suite(config, name, models, prompts, SCHEMA, out, 0, annotator)  # type: ignore[arg-type]
+        evaluate_suite(config, name, models, prompts, SCHEMA, out, seed=0, annotator=annotator)  # type: ignore[arg-type]
     return run_dir
 
 
@@ -87,7 +90,7 @@ def test_suites_stand_beside_the_paper_s_row(suite: Path) -> None:
         assert "sft, exact measures (playground)" in shown
         assert "(not independent)" in shown  # the annotator's column
         assert "<b>0" not in shown
-    results = json.loads((suite / "evaluate/suites/toxicity/results.json").read_text())
+    results = evaluation_file(suite / "evaluate" / "suites" / "toxicity" / "results.json")
     header, *rows = suite_table(results)
     assert header[0] == "asked for"
     assert header[-1] == "paper"
@@ -175,8 +178,9 @@ def test_pairs_that_training_lacks_are_outlined() -> None:
 
 
 def test_formats() -> None:
-    assert estimate_text(estimate(0.5, 0.25, 0.75)) == "0.50 [0.25, 0.75]"
-    assert estimate_text({**estimate(0.5), "note": "no interval: 3 clusters"}) == "0.50 (no interval: 3 clusters)"
+    assert estimate_text(Estimate(0.5, 0.25, 0.75, 40, 8)) == "0.50 [0.25, 0.75]"
+    few = Estimate(0.5, math.nan, math.nan, 40, 3, "no interval: 3 clusters")
+    assert estimate_text(few) == "0.50 (no interval: 3 clusters)"
     assert estimate_text(None) == "–"
     assert inline_code("run `a <b>` now") == "run <code>a &lt;b&gt;</code> now"
     assert inline_code("a ` <b>") == "a ` &lt;b&gt;"

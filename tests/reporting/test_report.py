@@ -24,6 +24,8 @@ from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
 from steerlm.reporting import charts
 from steerlm.reporting.report import markdown_text, number, percent, shade, steering_table, write_report
+from steerlm.results.codec import from_json
+from steerlm.results.evaluation import Evaluation
 from steerlm.stages.evaluate import stage
 from steerlm.statistics.metrics import fleiss_kappa, human_ceiling, regression_report
 from steerlm.storage.files import write_json
@@ -50,7 +52,9 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data = folder / "train.jsonl"
         write_conversations(data, [Conversation(f"t{i}", (Message("user", "Hm?"), turn)) for i in range(6)])
         config = EvaluateConfig(measure="playground")
-        stage.evaluate(config, models, world.prompts, SCHEMA, folder / "evaluate", 7, folder / "annotator", [data])
+        annotator = folder / "annotator"
+        out = folder / "evaluate"
+        stage.evaluate(config, models, world.prompts, SCHEMA, out, seed=7, annotator=annotator, annotated=[data])
     write_other_stages(folder)
     write_report(folder)
     return folder
@@ -282,7 +286,7 @@ def test_one_model_with_few_prompts_and_no_independent_scorer(tmp_path: Path, mo
     write_report(tmp_path)  # results.json lies in the folder itself
     assert "not independent" in page(tmp_path)
     assert "no interval: 3 clusters" in page(tmp_path)
-    assert "(not independent)" in steering_table(results)[0]["measured by"]
+    assert "(not independent)" in steering_table(from_json(Evaluation, results))[0]["measured by"]
     assert 'id="bootstrap"' not in page(tmp_path)
 
 
@@ -291,7 +295,7 @@ def test_without_any_scorer_the_answers_are_still_described(tmp_path: Path, monk
     world.config = EvaluateConfig(measure="none")
     results = world.evaluate(".", sft=world.model("sft", exact))
     write_report(tmp_path)
-    assert steering_table(results) == []
+    assert steering_table(from_json(Evaluation, results)) == []
     assert "The answers themselves" in page(tmp_path)
 
 
@@ -308,7 +312,7 @@ def test_nothing_to_report_on_and_damaged_files(tmp_path: Path):
 
 
 def test_steering_table_is_of_the_last_model_and_fits_a_terminal(run_dir: Path):
-    rows = steering_table(results_of(run_dir))
+    rows = steering_table(from_json(Evaluation, results_of(run_dir)))
     assert rows[0] == {
         "attribute": "quality",
         "obtained for\n  0   1   2   3   4": "0.0 1.0 2.0 3.0 4.0",
@@ -329,7 +333,7 @@ def test_steering_table_of_mixed_scales(run_dir: Path):
     results = results_of(run_dir)
     curve = results["models"]["bootstrap"]["scorers"]["measure"]["dials"]["humor"]["curve"]
     del curve[-1]
-    rows = steering_table(results)
+    rows = steering_table(from_json(Evaluation, results))
     assert rows[0]["asked for, obtained"] == "  0   1   2   3   4\n0.0 1.0 2.0 3.0 4.0"
     assert rows[1]["asked for, obtained"] == "  0   1   2   3\n0.0 1.0 2.0 3.0"
 

@@ -9,7 +9,7 @@ import pytest
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.errors import UserError
-from steerlm.results.check import Requirement, Row, check, parse_requirement
+from steerlm.results.check import CheckedDemand, Requirement, check, parse_requirement
 from steerlm.storage.files import write_json
 
 SCHEMA = AttributeSchema(
@@ -30,7 +30,14 @@ def estimate(
 
 def dial(spearman: dict[str, Any], leak: dict[str, Any]) -> dict[str, Any]:
     figures = dict.fromkeys(("spearman_per_prompt", "monotonicity", "slope", "exact"), estimate(0.9, 0.8, 0.95))
-    return {**figures, "mae": estimate(0.25, 0.2, 0.3), "spearman": spearman, "largest_leak": leak}
+    rest = {"n": 40, "clusters": 8, "constant": None}
+    return {
+        **rest,
+        **figures,
+        "mae": estimate(0.25, 0.2, 0.3),
+        "spearman": spearman,
+        "largest_leak": {"attribute": "quality", **leak},
+    }
 
 
 @pytest.fixture
@@ -44,18 +51,26 @@ def results(tmp_path: Path) -> dict[str, Any]:
             "quality": {"quality": estimate(1.0, 0.9, 1.1), "humor": estimate(0.02, -0.01, 0.05)},
             "humor": {"quality": estimate(-0.2, -0.3, -0.1), "humor": estimate(0.9, 0.8, 1.0)},
         },
-        "categorical": {"lang": {"accuracy": estimate(0.97, 0.9, 1.0)}},
+        "categorical": {"lang": {"n": 40, "accuracy": estimate(0.97, 0.9, 1.0)}},
     }
     for row in report["dials"].values():
-        row["largest_leak"] = {"attribute": "quality" if row["spearman"]["value"] else "humor", **row["largest_leak"]}
+        row["largest_leak"]["attribute"] = "quality" if row["spearman"]["value"] else "humor"
     annotator = {**report, "dials": {"humor": dial(estimate(0.99, 0.98, 1.0), estimate(0.0, 0.0, 0.0))}}
     model = {
+        "fingerprint": "0",
+        "coverage": {"combinations": 1, "possible": 50, "records": 1},
         "scorers": {"measure": report, "annotator": annotator},
-        "answers": {"all": {"answers": 400, "label_leak": estimate(0.0, 0.0, 0.07), "distinct_2": 0.31}},
+        "answers": {
+            "all": {"answers": 400, "unanswered": 0, "label_leak": estimate(0.0, 0.0, 0.07), "distinct_2": 0.31}
+        },
     }
     worse = {**model, "scorers": {**model["scorers"], "measure": {**report, "categorical": {}}}}
     return {
         "attributes": SCHEMA.to_dict(),
+        "seed": 0,
+        "prompts": {"used": 8, "clusters": 8},
+        "asks": 400,
+        "examples": {"model": "final"},
         "scorers": [
             {"id": "measure", "label": "exact", "independent": True, "attributes": ["quality", "humor"]},
             {"id": "annotator", "label": "own", "independent": False, "attributes": ["quality", "humor", "lang"]},
@@ -65,7 +80,7 @@ def results(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def rows(tmp_path: Path, results: dict[str, Any], *texts: str, **options: Any) -> list[Row]:
+def rows(tmp_path: Path, results: dict[str, Any], *texts: str, **options: Any) -> list[CheckedDemand]:
     write_json(tmp_path / "evaluate" / "results.json", results)
     return check(tmp_path, [parse_requirement(text) for text in texts], **options)
 

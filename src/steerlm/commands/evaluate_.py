@@ -13,8 +13,8 @@ from rich.table import Table
 from steerlm.attributes import AttributeSchema
 from steerlm.config import EvaluateConfig, Recipe
 from steerlm.errors import UserError
+from steerlm.results.evaluation import SuiteName
 from steerlm.runs import RunFolder
-from steerlm.stages.evaluate.suites import SuiteName
 
 
 def run_check(arguments: argparse.Namespace, console: Console) -> int:
@@ -64,23 +64,16 @@ def run_evaluate(arguments: argparse.Namespace, config: EvaluateConfig, out: Pat
         raise UserError("--model is missing; give one or more NAME=PATH")
     schema = load_info(next(iter(models.values()))).schema
     if arguments.suite is not None:
-        run_suite(
-            config,
-            arguments.suite,
-            models,
-            arguments.prompts,
-            schema,
-            out,
-            arguments.seed,
-            arguments.annotator,
-            console,
-        )
+        asked = arguments.prompts
+        seed, annotator = arguments.seed, arguments.annotator
+        run_suite(config, arguments.suite, models, asked, schema, out, console, seed=seed, annotator=annotator)
         summary: dict[str, Any] = {"suite": arguments.suite}
     elif arguments.prompts is None:
         raise UserError("--prompts is missing; give it, or a recipe to work in its run folder")
     else:
         prompts = Path(arguments.prompts)
-        summary = evaluate(config, models, prompts, schema, out, arguments.seed, arguments.annotator)
+        seed, annotator = arguments.seed, arguments.annotator
+        summary = evaluate(config, models, prompts, schema, out, seed=seed, annotator=annotator)
     console.print(f"report   {write_report(out)}")
     return summary
 
@@ -99,7 +92,8 @@ def run_suite_of_recipe(recipe: Recipe, name: SuiteName, prompts: str | None, co
         prompts = prompts or (recipe.evaluate.toxicity_prompts if name == "toxicity" else None)
         annotator = folder.stage("train_attribute_model") / "model"
         out = folder.stage("evaluate") / "suites" / name
-        run_suite(recipe.evaluate, name, models, prompts, recipe.schema_, out, recipe.seed, annotator, console)
+        schema, seed = recipe.schema_, recipe.seed
+        run_suite(recipe.evaluate, name, models, prompts, schema, out, console, seed=seed, annotator=annotator)
 
 
 def run_suite(
@@ -109,18 +103,17 @@ def run_suite(
     prompts: str | None,
     schema: AttributeSchema,
     out: Path,
+    console: Console,
+    *,
     seed: int,
     annotator: Path | None,
-    console: Console,
 ) -> None:
     """Run a suite and print its scores beside the paper's."""
-    import orjson
-
     from steerlm.reporting.suites import suite_table
     from steerlm.stages.evaluate.stage import evaluate_suite
 
-    evaluate_suite(config, name, models, prompts, schema, out, seed, annotator)
-    header, *rows = suite_table(orjson.loads((out / "results.json").read_bytes()))
+    results = evaluate_suite(config, name, models, prompts, schema, out, seed=seed, annotator=annotator)
+    header, *rows = suite_table(results)
     table = Table(title=f"{name}: mean score, 0 to 1, per level asked for")
     for column in header:
         table.add_column(column, overflow="fold")

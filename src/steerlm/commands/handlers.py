@@ -377,14 +377,11 @@ def _notify(stage: str, record: dict[str, Any] | None) -> None:
 
 
 def _print_steering(run_dir: Path) -> None:
-    import orjson
-
     from steerlm.reporting.report import steering_table
+    from steerlm.results.evaluation import read_evaluation
 
-    results = run_dir / "evaluate" / "results.json"
-    if not results.is_file():
-        return
-    rows = steering_table(orjson.loads(results.read_bytes()))
+    results = read_evaluation(run_dir)
+    rows = [] if results is None else steering_table(results)
     if not rows:
         return
     table = Table(title="requested against obtained, on held-out prompts")

@@ -13,6 +13,7 @@ import yaml
 from steerlm.checkpoint.info import INFO_FILE, CheckpointInfo, load_info
 from steerlm.checkpoint.weights import fingerprint
 from steerlm.errors import UserError
+from steerlm.results.evaluation import Evaluation, evaluation_file
 from steerlm.runs import RunPaths
 from steerlm.storage.files import read_json
 
@@ -39,7 +40,7 @@ class Found:
     described: Path
     info: CheckpointInfo
     run: Path | None
-    results: tuple[Mapping[str, Any], str] | None
+    results: tuple[Evaluation, str] | None
     report: Mapping[str, Any] | None
 
     @property
@@ -148,7 +149,7 @@ def _run_of(weights: Path) -> Path | None:
     return None
 
 
-def _results(described: Path, run: Path | None, given: Path | None) -> tuple[Mapping[str, Any], str] | None:
+def _results(described: Path, run: Path | None, given: Path | None) -> tuple[Evaluation, str] | None:
     """Return the evaluation of this very model, known by its fingerprint."""
     path = given
     if given is not None and given.is_dir():
@@ -160,17 +161,18 @@ def _results(described: Path, run: Path | None, given: Path | None) -> tuple[Map
         if given is None:
             return None
         raise UserError(f"--results: no such file: {path}; `steerlm evaluate` writes it")
-    results = read_json(path)
-    if not isinstance(results, dict) or "models" not in results or "headline_scorer" not in results:
-        raise UserError(f"--results: {path} is no results.json of `steerlm evaluate`")
+    try:
+        results = evaluation_file(path)
+    except UserError as error:
+        raise UserError(f"--results: {error}") from None
     mine = fingerprint(described)
-    for name, row in results["models"].items():
-        if row["fingerprint"] == mine:
+    for name, model in results.models.items():
+        if model.fingerprint == mine:
             return results, name
     if given is None:
         return None
     raise UserError(
-        f"--results: {path} is the evaluation of other models ({', '.join(results['models'])}), not of {described}; "
+        f"--results: {path} is the evaluation of other models ({', '.join(results.models)}), not of {described}; "
         f"evaluate it: steerlm evaluate --model NAME={described} --prompts FILE --out FOLDER"
     )
 

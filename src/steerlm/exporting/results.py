@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from steerlm.attributes import AttributeSchema
-from steerlm.reporting.formatting import estimate_text, markdown_text, number
-from steerlm.reporting.report import headline_dials
+from steerlm.reporting.formatting import DASH, estimate_text, markdown_text, number
+from steerlm.results.codec import from_json
+from steerlm.results.evaluation import Evaluation, ScorerLabel
+from steerlm.statistics.estimates import Estimate
 
 
 class Table(NamedTuple):
@@ -24,72 +26,65 @@ class Table(NamedTuple):
     columns: list[str]
     rows: list[list[str]]
     caption: str
-    metrics: list[dict[str, Any]]
+    metrics: list[dict[str, str | float]]
     dataset: str
 
 
-def steering_rows(results: Mapping[str, Any], model: str) -> Table:
+def steering_rows(results: Evaluation, model: str) -> Table:
     """Return the table of an evaluation: requested against obtained for every dial of one model."""
-    found = [(name, dial, scorer) for m, name, dial, scorer in headline_dials(results) if m == model]
-    same = len({scorer["id"] for _, _, scorer in found}) == 1
+    found = [row for row in results.headline_dials() if row.model == model]
+    same = len({row.scorer.id for row in found}) == 1
     columns = ["dial", "asked for: obtained", "n", "Spearman", "error, levels", "slope", "largest side effect"]
     rows, metrics = [], []
-    for name, dial, scorer in found:
-        obtained = ", ".join(f"{row['requested']:.0f}: {number(row['value'], 1)}" for row in dial["curve"])
-        leak = dial["largest_leak"]
-        side = f"{estimate_text(leak)} on {leak['attribute']}" if leak else "–"
-        row = [
-            name,
-            obtained,
-            str(dial["n"]),
-            *(estimate_text(dial[key]) for key in ("spearman", "mae", "slope")),
-            side,
-        ]
+    for _, name, dial, scorer in found:
+        obtained = ", ".join(f"{point.requested:.0f}: {number(point.estimate.value, 1)}" for point in dial.curve)
+        leak = dial.largest_leak
+        side = f"{estimate_text(leak.estimate)} on {leak.attribute}" if leak else DASH
+        figures = [estimate_text(estimate) for estimate in (dial.spearman, dial.mae, dial.slope)]
+        row = [name, obtained, str(dial.n), *figures, side]
         rows.append(row if same else [*row, _measured_by(scorer)])
-        for key, kind, text in (("spearman", "spearmanr", "Spearman"), ("mae", "mae", "error in levels")):
-            if dial[key] is not None and dial[key]["value"] is not None:
-                value = round(dial[key]["value"], 4)
-                metrics.append({"type": kind, "name": f"{name}: {text}, asked for and obtained", "value": value})
-    used, settings = results["prompts"], results["settings"]
+        for estimate, kind, text in ((dial.spearman, "spearmanr", "Spearman"), (dial.mae, "mae", "error in levels")):
+            if math.isfinite(estimate.value):
+                name_of = f"{name}: {text}, asked for and obtained"
+                metrics.append({"type": kind, "name": name_of, "value": round(estimate.value, 4)})
+    used, drawing = results.prompts.used, results.drawing
     caption = (
-        f"{used['used']} held-out prompts, {results['asks']} answers, "
-        f"temperature {settings['temperature']:g}, seed {results['seed']}; the other dials stand at: "
-        f"{', '.join(settings['settings'])}. In brackets: 95 % intervals, clustered by prompt. A side effect is given "
+        f"{used} held-out prompts, {results.asks} answers, "
+        f"temperature {drawing.temperature:g}, seed {results.seed}; the other dials stand at: "
+        f"{', '.join(drawing.settings)}. In brackets: 95 % intervals, clustered by prompt. A side effect is given "
         "in levels of the other attribute per level of the dial."
     )
     if same and found:
-        caption += f" Measured by {_measured_by(found[0][2])}."
-    cautions = [f"* {markdown_text(text)}" for text in results["cautions"]]
+        caption += f" Measured by {_measured_by(found[0].scorer)}."
+    cautions = [f"* {markdown_text(text)}" for text in results.cautions]
     caption = "\n".join([caption, *(["", *cautions] if cautions else [])])
     return Table(
-        [*columns, *([] if same else ["measured by"])], rows, caption, metrics, f"held-out prompts (n = {used['used']})"
+        [*columns, *([] if same else ["measured by"])], rows, caption, metrics, f"held-out prompts (n = {used})"
     )
 
 
-def _measured_by(scorer: Mapping[str, Any]) -> str:
-    independent = "" if scorer["independent"] else ", which is not independent: it labelled the training data"
-    return f"{markdown_text(scorer['label'])}{independent}"
+def _measured_by(scorer: ScorerLabel) -> str:
+    independent = "" if scorer.independent else ", which is not independent: it labelled the training data"
+    return f"{markdown_text(scorer.label)}{independent}"
 
 
-def curves_png(results: Mapping[str, Any], model: str) -> tuple[bytes, str] | None:
+def curves_png(results: Evaluation, model: str) -> tuple[bytes, str] | None:
     """Plot the response curves of one model; returns the PNG and what is seen on it, None without ordinal dials."""
     from steerlm.reporting.charts import response_curves_png
 
-    schema = AttributeSchema.from_dict(results["attributes"])
-    report = results["models"][model]
-    panels: dict[str, tuple[Sequence[float], Sequence[Mapping[str, Any]], Mapping[str, Any]]] = {}
-    for attribute in schema.ordinal:
-        scorer = report["scorers"].get(results["headline_scorer"].get(attribute.name))
-        dial = None if scorer is None else scorer["dials"].get(attribute.name)
-        if dial is None:
-            continue
-        scale = (attribute.minimum, attribute.maximum)
-        others = {
-            name: rows
-            for name, rows in scorer.get("responses", {}).get(attribute.name, {}).items()
-            if name != attribute.name and (schema[name].minimum, schema[name].maximum) == scale
-        }
-        panels[attribute.name] = (scale, dial["curve"], others)
+    schema = results.attributes
+    panels = {}
+    for row in results.headline_dials():
+        if row.model == model:
+            attribute = schema[row.attribute]
+            scale = (attribute.minimum, attribute.maximum)
+            responses = results.models[model].scorers[row.scorer.id].responses.get(attribute.name, {})
+            others = {
+                name: points
+                for name, points in responses.items()
+                if name != attribute.name and (schema[name].minimum, schema[name].maximum) == scale
+            }
+            panels[attribute.name] = (scale, row.dial.curve, others)
     if not panels:
         return None
     seen = "Obtained against asked for; dashed: exact; shaded: 95 % interval; thin: the other attributes meanwhile"
@@ -104,7 +99,7 @@ def accuracy_rows(report: Mapping[str, Any]) -> Table:
         if "mae" not in row:
             continue
         keys = ("mae", "mean_baseline_mae", "spearman", "quadratic_weighted_kappa")
-        figures = [estimate_text(row[key]) for key in keys]
+        figures = [estimate_text(from_json(Estimate, row[key])) for key in keys]
         rows.append([name, str(row["n"]), *figures])
         if row["mae"]["value"] is not None:
             value = round(row["mae"]["value"], 4)

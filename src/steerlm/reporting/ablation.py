@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.errors import UserError
-from steerlm.reporting.formatting import DASH, estimate_text, number
+from steerlm.reporting.formatting import DASH, number
 from steerlm.storage.files import read_json
 
 
@@ -43,7 +43,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
     labels = {scorer["id"]: scorer for scorer in results["scorers"]}
     quoted = [labels[scorer] for scorer in dict.fromkeys(results["headline"].values())]
     said = "; ".join(
-        f"{name}: {estimate_text(rung['quality'])}, paper {number(rung['paper'], 1)}" for name, rung in rungs.items()
+        f"{name}: {number(rung['quality']['value'])}, paper {number(rung['paper'], 1)}" for name, rung in rungs.items()
     )
     return {
         "results": results,

@@ -18,6 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from steerlm.results.evaluation import CurvePoint
+
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
 _SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004")
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid"} | {
@@ -49,17 +51,17 @@ _STYLE = {
     "xtick.labelcolor": _INK,
     "ytick.labelcolor": _INK,
 }
-Estimates = Sequence[Mapping[str, Any]]
+Curve = Sequence[CurvePoint]
 
 
 def response_curve(
-    levels: Sequence[float], curves: Mapping[str, Estimates], label: str, others: Mapping[str, Estimates] | None = None
+    levels: Sequence[float], curves: Mapping[str, Curve], label: str, others: Mapping[str, Curve] | None = None
 ) -> Markup:
     """Plot what was obtained against what was asked for, one line with interval per model, and the exact line.
 
     Args:
         levels: lowest and highest level of the scale (both axes).
-        curves: model -> rows `requested`, `value`, `low`, `high`.
+        curves: by model.
         label: says what is seen, for people who do not see it.
         others: the other attributes of the same scale while this dial turns; thin lines that should be level.
     """
@@ -68,7 +70,7 @@ def response_curve(
     return _svg(figure, label)
 
 
-def response_curves_png(panels: Mapping[str, tuple[Sequence[float], Estimates, Mapping[str, Estimates]]]) -> bytes:
+def response_curves_png(panels: Mapping[str, tuple[Sequence[float], Curve, Mapping[str, Curve]]]) -> bytes:
     """Plot the response curves of several dials side by side, as a PNG on white for pages that take no SVG of ours.
 
     Args:
@@ -92,31 +94,31 @@ def response_curves_png(panels: Mapping[str, tuple[Sequence[float], Estimates, M
 def _draw_response(
     axes: Any,
     levels: Sequence[float],
-    curves: Mapping[str, Estimates],
-    others: Mapping[str, Estimates],
+    curves: Mapping[str, Curve],
+    others: Mapping[str, Curve],
     colours: Mapping[str, str],
     muted: str,
 ) -> None:
     low, high = levels
-    for rows in others.values():
-        rows = [row for row in rows if row["value"] is not None]
-        x, y = [row["requested"] for row in rows], [row["value"] for row in rows]
+    for points in others.values():
+        x, y = [point.requested for point in points], [point.estimate.value for point in points]
         axes.plot(x, y, color=muted, linewidth=0.9, alpha=0.55)
     axes.plot([low, high], [low, high], color=muted, linewidth=0.9, linestyle=(0, (4, 3)))
     for name, colour in colours.items():
-        rows = [row for row in curves[name] if row["value"] is not None]
-        x = [row["requested"] for row in rows]
-        banded = [row for row in rows if row["low"] is not None]
-        axes.fill_between(
-            [r["requested"] for r in banded], [r["low"] for r in banded], [r["high"] for r in banded],
-            color=colour, alpha=0.22, linewidth=0,
-        )  # fmt: skip
-        axes.plot(x, [row["value"] for row in rows], color=colour, linewidth=1.8, marker="o", markersize=4)
+        _band(axes, curves[name], colour, markersize=4)
     margin = 0.06 * (high - low)
     axes.set(xlabel="asked for", ylabel="obtained", xlim=(low - margin, high + margin))
     if high - low <= 10:
         axes.set_xticks(range(int(low), int(high) + 1))
         axes.set_yticks(range(int(low), int(high) + 1))
+
+
+def _band(axes: Any, points: Curve, colour: str, markersize: float | None = None) -> None:
+    """Draw a line with its interval; undefined points leave gaps."""
+    x = [point.requested for point in points]
+    low, value, high = ([getattr(point.estimate, name) for point in points] for name in ("low", "value", "high"))
+    axes.fill_between(x, low, high, color=colour, alpha=0.22, linewidth=0)
+    axes.plot(x, value, color=colour, linewidth=1.8, marker="o", markersize=markersize)
 
 
 def calibration(levels: Sequence[float], rows: Sequence[Mapping[str, Any]], label: str) -> Markup:
@@ -202,23 +204,17 @@ def win_rates(rows: Sequence[Mapping[str, Any]], label: str) -> Markup:
     return _svg(figure, label)
 
 
-def scores_by_level(curves: Mapping[str, Estimates], label: str) -> Markup:
+def scores_by_level(curves: Mapping[str, Curve], label: str) -> Markup:
     """Plot mean scores by level asked for, one line with interval per model, on an axis of their own from 0.
 
     Args:
-        curves: model -> rows `requested`, `value`, `low`, `high`.
+        curves: by model.
         label: says what is seen, for people who do not see it.
     """
     figure, axes = _panel()
-    for (_, rows), colour in zip(curves.items(), _SERIES, strict=False):
-        rows = [row for row in rows if row["value"] is not None]
-        banded = [row for row in rows if row["low"] is not None]
-        axes.fill_between(
-            [r["requested"] for r in banded], [r["low"] for r in banded], [r["high"] for r in banded],
-            color=colour, alpha=0.22, linewidth=0,
-        )  # fmt: skip
-        axes.plot([r["requested"] for r in rows], [r["value"] for r in rows], color=colour, linewidth=1.8, marker="o")
-        axes.set_xticks([row["requested"] for row in rows])
+    for points, colour in zip(curves.values(), _SERIES, strict=False):
+        _band(axes, points, colour)
+        axes.set_xticks([point.requested for point in points])
     # room for a marker at the top, and at the sides for the last tick's label
     axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
     axes.margins(x=0.08)

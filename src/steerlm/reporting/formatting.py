@@ -5,28 +5,29 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-_MINUS = "\N{MINUS SIGN}"
+from steerlm.statistics.estimates import Estimate
+
+MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 
 
 def number(value: float | None, digits: int = 2) -> str:
     """Format a number with a proper minus sign; a dash where there is none."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return DASH
     text = f"{value:.{digits}f}"
     if float(text) == 0:
         text = text.removeprefix("-")  # no "-0.00"
-    return text.replace("-", _MINUS)
+    return text.replace("-", MINUS)
 
 
 def percent(value: float | None, digits: int = 0) -> str:
     """Format a share in percent."""
-    return DASH if value is None else f"{number(100 * value, digits)} %"
+    return DASH if value is None or not math.isfinite(value) else f"{number(100 * value, digits)} %"
 
 
 def shade(value: float | None, full: float = 1.0) -> str:
@@ -57,11 +58,11 @@ def inline_code(text: str) -> Markup:
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(pieces))
 
 
-def estimate_text(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
+def estimate_text(estimate: Estimate | None, digits: int = 2) -> str:
     """Format an estimate with its interval in brackets, or with the reason why there is none."""
     if estimate is None:
         return DASH
-    text = number(estimate["value"], digits)
-    if estimate["low"] is not None:
-        return f"{text} [{number(estimate['low'], digits)}, {number(estimate['high'], digits)}]"
-    return f"{text} ({estimate['note']})" if estimate.get("note") else text
+    text = number(estimate.value, digits)
+    if estimate.has_interval:
+        return f"{text} [{number(estimate.low, digits)}, {number(estimate.high, digits)}]"
+    return f"{text} ({estimate.note})" if estimate.note else text

@@ -26,8 +26,9 @@ from steerlm.reporting.formatting import markdown_text as markdown_text
 from steerlm.reporting.formatting import number as number
 from steerlm.reporting.formatting import percent as percent
 from steerlm.reporting.formatting import shade as shade
-from steerlm.reporting.suites import read_suites
-from steerlm.results.evaluation import read_results
+from steerlm.reporting.suites import read_suites, suite_context
+from steerlm.results.codec import to_json
+from steerlm.results.evaluation import Evaluation, read_evaluation
 from steerlm.runs import STAGES
 from steerlm.storage.files import read_json
 
@@ -61,31 +62,30 @@ def write_report(run_dir: Path, ablation: Path | None = None) -> Path:
     return run_dir / "report.html"
 
 
-def steering_table(results: Mapping[str, Any]) -> list[dict[str, str]]:
+def steering_table(results: Evaluation) -> list[dict[str, str]]:
     """Return the requested-against-obtained table of the last model, a row per attribute, as text by column.
 
     Narrow enough for a terminal of 80 columns; who measured is a column only where it is not the exact measure.
     """
-    final = list(results["models"])[-1]
-    found = [(name, dial, scorer) for model, name, dial, scorer in headline_dials(results) if model == final]
-    levels = {tuple(row["requested"] for row in dial["curve"]) for _, dial, _ in found}
+    found = [row for row in results.headline_dials() if row.model == results.final]
+    levels = {tuple(point.requested for point in row.dial.curve) for row in found}
     # dials of one scale share a header; else every row says what it was asked for
     header = "obtained for\n" + _aligned([f"{x:.0f}" for x in next(iter(levels), ())]) if len(levels) == 1 else ""
     rows = []
-    for name, dial, scorer in found:
-        obtained = _aligned([number(row["value"], 1) for row in dial["curve"]])
+    for _, name, dial, scorer in found:
+        obtained = _aligned([number(point.estimate.value, 1) for point in dial.curve])
         if not header:
-            obtained = _aligned([f"{row['requested']:.0f}" for row in dial["curve"]]) + "\n" + obtained
-        leak = dial["largest_leak"]
+            obtained = _aligned([f"{point.requested:.0f}" for point in dial.curve]) + "\n" + obtained
+        leak = dial.largest_leak
         row = {
             "attribute": name,
             header or "asked for, obtained": obtained,
-            "Spearman": number(dial["spearman"]["value"]),
-            "error\n(levels)": number(dial["mae"]["value"]),
-            "largest\nside effect": f"{number(leak['value'])} {leak['attribute']}" if leak else DASH,
+            "Spearman": number(dial.spearman.value),
+            "error\n(levels)": number(dial.mae.value),
+            "largest\nside effect": f"{number(leak.estimate.value)} {leak.attribute}" if leak else DASH,
         }
-        if any(other["id"] != "measure" for _, _, other in found):
-            row["measured by"] = scorer["label"] + ("" if scorer["independent"] else " (not independent)")
+        if any(other.scorer.id != "measure" for other in found):
+            row["measured by"] = scorer.text
         rows.append(row)
     return rows
 
@@ -110,10 +110,10 @@ def collect(run_dir: Path, ablation: Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: nothing to report on, or a damaged file.
     """
-    results = read_results(run_dir)
-    suites = read_suites(run_dir)
-    if results and "suite" in results:  # the folder of a suite alone
-        results = None
+    evaluation = read_evaluation(run_dir)
+    suites = [suite_context(found) for found in read_suites(run_dir)]
+    alone = evaluation is not None and evaluation.suite is not None  # the folder of a suite alone
+    results = None if evaluation is None or alone else to_json(evaluation)
     stages = [row for row in (_read(run_dir / stage / "done.json") for stage in STAGES) if row and "seconds" in row]
     attribute_model = _read(run_dir / "train_attribute_model" / "report.json")
     annotation = _read(run_dir / "annotate" / "summary.json")
@@ -137,7 +137,7 @@ def collect(run_dir: Path, ablation: Path | None = None) -> dict[str, Any]:
         "scorer_labels": {row["id"]: row["label"] for row in results["scorers"]} if results else {},
         "final": list(results["models"])[-1] if results else None,
         "tiles": _tiles(results) if results else [],
-        "curves": _curves(results) if results else {},
+        "curves": _curves(evaluation) if evaluation is not None and results else {},
         "leakages": _leakages(results) if results else [],
         "pairs": _pairs(results) if results else [],
         "attribute_model": attribute_model,
@@ -189,25 +189,25 @@ def _tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
     return tiles
 
 
-def _curves(results: Mapping[str, Any]) -> dict[str, Any]:
+def _curves(results: Evaluation) -> dict[str, Any]:
     from steerlm.reporting import charts
 
-    schema = AttributeSchema.from_dict(results["attributes"])
-    final = list(results["models"].values())[-1]
+    schema = results.attributes
     out = {}
     for attribute in schema.ordinal:
-        curves = {model: dial["curve"] for model, name, dial, _ in headline_dials(results) if name == attribute.name}
+        curves = {row.model: row.dial.curve for row in results.headline_dials() if row.attribute == attribute.name}
         if curves:
-            responses = final["scorers"][results["headline_scorer"][attribute.name]].get("responses", {})
+            scorer = results.headline_scorer[attribute.name]
+            responses = results.final_model.scorers[scorer].responses.get(attribute.name, {})
             scale = (attribute.minimum, attribute.maximum)
             others = {
-                name: rows
-                for name, rows in responses.get(attribute.name, {}).items()
+                name: points
+                for name, points in responses.items()
                 if name != attribute.name and (schema[name].minimum, schema[name].maximum) == scale
             }
             said = "; ".join(
-                f"{model}: " + ", ".join(f"{r['requested']:.0f} gives {number(r['value'], 1)}" for r in rows)
-                for model, rows in {**curves, **others}.items()
+                f"{model}: " + ", ".join(f"{p.requested:.0f} gives {number(p.estimate.value, 1)}" for p in points)
+                for model, points in {**curves, **others}.items()
             )
             label = f"{attribute.name} obtained against asked for. {said}"
             out[attribute.name] = charts.response_curve(scale, curves, label, others)

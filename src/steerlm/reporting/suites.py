@@ -2,90 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from pathlib import Path
 from typing import Any
 
-from steerlm.reporting.formatting import DASH, estimate_text, number
-from steerlm.stages.evaluate.suites import SUITES, published_scores
-from steerlm.storage.files import read_json
+from steerlm.reporting.formatting import DASH, MINUS, estimate_text, number
+from steerlm.results.codec import to_json
+from steerlm.results.evaluation import SUITES, CurvePoint, Evaluation, SuiteScores, evaluation_file
+from steerlm.statistics.estimates import Estimate
 
 
-def read_suites(run_dir: Path) -> list[dict[str, Any]]:
+def read_suites(run_dir: Path) -> list[Evaluation]:
     """Read the suites of a run folder, or of a folder that is a suite's own.
-
-    Returns:
-        Per suite the context of its templates: `results`, `table` (header and rows of text), `chart`, and the paper's
-        `published_chart` (None where it published no figure).
 
     Raises:
         UserError: a damaged file.
     """
-    places = [run_dir / "evaluate" / "suites" / name for name in SUITES] + [
-        run_dir / "suites" / name for name in SUITES
-    ]
-    found = [read_json(path / "results.json") for path in [*places, run_dir] if (path / "results.json").is_file()]
-    return [_context(results) for results in found if "suite" in results]
+    places = [run_dir / "evaluate" / "suites" / name for name in SUITES]
+    places += [run_dir / "suites" / name for name in SUITES]
+    files = [path / "results.json" for path in [*places, run_dir]]
+    found = [evaluation_file(path) for path in files if path.is_file()]
+    return [results for results in found if results.suite is not None]
 
 
-def suite_table(results: Mapping[str, Any]) -> list[list[str]]:
+def suite_table(results: Evaluation) -> list[list[str]]:
     """Return header and rows as text: the level, the mean score by every model and scorer, and the paper's."""
-    suite = results["suite"]
-    paper = published_scores(suite)
+    suite = results.suite
+    assert suite is not None
+    paper = suite.paper
     columns = _columns(results)
     header = ["asked for", *(f"{model}, {label}" for model, label, _ in columns), "paper"]
     rows = []
-    for i, level in enumerate(suite["levels"]):
-        papers = columns[0][2]["levels"][i]["paper_levels"]
+    for i, level in enumerate(suite.levels):
+        papers = columns[0][2].levels[i].paper_levels
         published = ", ".join(number(paper[p], 3) for p in papers if p in paper) or DASH
-        of_paper = " and ".join(map(str, papers))
-        first = f"{suite['dial']} {level}" + ("" if papers == [level] else f" (paper: {of_paper})")
-        scores = [estimate_text(found["levels"][i]["score"], 3) for _, _, found in columns]
-        rows.append([first, *scores, published])
+        of_paper = "" if papers == [level] else f" (paper: {' and '.join(map(str, papers))})"
+        scores = [estimate_text(found.levels[i].score, 3) for _, _, found in columns]
+        rows.append([f"{suite.dial} {level}{of_paper}", *scores, published])
     published = number(paper[max(paper)] - paper[min(paper)], 3) if paper else DASH
-    rows.append(
-        ["highest \N{MINUS SIGN} lowest", *(estimate_text(found["rise"], 3) for _, _, found in columns), published]
-    )
+    rows.append([f"highest {MINUS} lowest", *(estimate_text(found.rise, 3) for _, _, found in columns), published])
     return [header, *rows]
 
 
-def _columns(results: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+def _columns(results: Evaluation) -> list[tuple[str, str, SuiteScores]]:
     """(model, who measured, scores) of all that measured the suite's dial."""
-    scorers = {
-        row["id"]: row["label"] + ("" if row["independent"] else " (not independent)") for row in results["scorers"]
-    }
     return [
-        (model, scorers[scorer], found["suite"])
-        for model, report in results["models"].items()
-        for scorer, found in report["scorers"].items()
-        if "suite" in found
+        (model, results.scorer(scorer).text, found.suite)
+        for model, result in results.models.items()
+        for scorer, found in result.scorers.items()
+        if found.suite is not None
     ]
 
 
-def _context(results: Mapping[str, Any]) -> dict[str, Any]:
+def suite_context(results: Evaluation) -> dict[str, Any]:
+    """Return the context of the suite's templates."""
     from steerlm.reporting import charts
 
-    suite = results["suite"]
-    headline = results["headline_scorer"][suite["dial"]]
+    suite = results.suite
+    assert suite is not None
+    headline = results.headline_scorer[suite.dial]
     curves = {}
-    for model, report in results["models"].items():
-        rows = report["scorers"][headline]["suite"]["levels"]
-        curves[model] = [{"requested": row["level"], **row["score"]} for row in rows]
+    for model, result in results.models.items():
+        scores = result.scorers[headline].suite
+        assert scores is not None
+        curves[model] = [CurvePoint(float(row.level), row.score) for row in scores.levels]
     said = "; ".join(
-        f"{m}: " + ", ".join(f"{r['requested']} gives {number(r['value'], 3)}" for r in rows)
-        for m, rows in curves.items()
+        f"{m}: " + ", ".join(f"{p.requested:g} gives {number(p.estimate.value, 3)}" for p in points)
+        for m, points in curves.items()
     )
-    paper = published_scores(suite)
-    published = [{"requested": level, "value": score, "low": None, "high": None} for level, score in paper.items()]
+    published = [CurvePoint(x, Estimate(score, math.nan, math.nan, 0, 0)) for x, score in suite.paper.items()]
     header, *table = suite_table(results)
-    measured_by = next(row for row in results["scorers"] if row["id"] == headline)
     return {
-        "results": results,
+        "results": to_json(results),
         "header": header,
         "table": table,
-        "measured_by": measured_by,
-        "chart": charts.scores_by_level(curves, f"Mean {suite['dial']} score by level asked for. {said}"),
+        "measured_by": results.scorer(headline),
+        "chart": charts.scores_by_level(curves, f"Mean {suite.dial} score by level asked for. {said}"),
         "published_chart": charts.scores_by_level(
-            {"paper": published}, f"The paper's scores by level: {', '.join(number(x, 3) for x in paper.values())}"
-        ) if paper else None,
+            {"paper": published}, f"The paper's scores: {', '.join(number(x, 3) for x in suite.paper.values())}"
+        ) if published else None,
     }  # fmt: skip

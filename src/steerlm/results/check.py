@@ -11,16 +11,18 @@ it) does not hold.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError, did_you_mean
-from steerlm.results.evaluation import read_results
+from steerlm.results.evaluation import Evaluation, ScorerResult, read_evaluation
+from steerlm.statistics.estimates import Estimate
 
 Compare = Literal["estimate", "interval"]
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -52,7 +54,7 @@ class Requirement:
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckedDemand:
     """One demand on one figure, and whether it holds.
 
     Attributes:
@@ -92,7 +94,7 @@ def check(
     compare: Compare = "estimate",
     model: str | None = None,
     scorer: str | None = None,
-) -> list[Row]:
+) -> list[CheckedDemand]:
     """Hold an evaluation against demands.
 
     Args:
@@ -114,7 +116,7 @@ def check(
         raise UserError("nothing to check: give --require, --max-leak or both")
     if max_leak is not None and not max_leak >= 0:
         raise UserError(f"--max-leak {max_leak} must be 0 or more")
-    results = read_results(run_dir)
+    results = read_evaluation(run_dir)
     if results is None:
         raise UserError(f"{run_dir} holds no results.json; run `steerlm evaluate` first")
     gate = _Gate(results, compare, model, scorer)
@@ -125,20 +127,20 @@ def check(
 class _Gate:
     """The figures of one model, and how demands are held against them."""
 
-    def __init__(self, results: Any, compare: Compare, model: str | None, scorer: str | None) -> None:
+    def __init__(self, results: Evaluation, compare: Compare, model: str | None, scorer: str | None) -> None:
         self.compare = compare
-        self.schema = AttributeSchema.from_dict(results["attributes"])
-        model = list(results["models"])[-1] if model is None else model
-        if model not in results["models"]:
-            raise UserError(f"no model {model!r}: {did_you_mean(model, results['models'])}")
-        self.report = results["models"][model]
-        self.scorers = {row["id"]: row for row in results["scorers"]}
+        self.schema = results.attributes
+        model = results.final if model is None else model
+        if model not in results.models:
+            raise UserError(f"no model {model!r}: {did_you_mean(model, results.models)}")
+        self.result = results.models[model]
+        self.scorers = {row.id: row for row in results.scorers}
         if scorer is not None and scorer not in self.scorers:
             raise UserError(f"no scorer {scorer!r}: {did_you_mean(scorer, self.scorers)}")
         self.scorer = scorer
-        self.headline: Mapping[str, str] = results["headline_scorer"]
+        self.headline = results.headline_scorer
 
-    def rows(self, requirement: Requirement) -> Iterator[Row]:
+    def rows(self, requirement: Requirement) -> Iterator[CheckedDemand]:
         """Yield the rows of one requirement."""
         if requirement.name == "answers":
             yield self._of_answers(requirement)
@@ -157,17 +159,17 @@ class _Gate:
         for name in names:
             yield self._of_attribute(name, requirement)
 
-    def leaks(self, most: float) -> Iterator[Row]:
+    def leaks(self, most: float) -> Iterator[CheckedDemand]:
         """Yield a row per dial and other attribute, and a failing one for every dial that nobody measured."""
         for attribute in self.schema.ordinal:
             what = f"leak of {attribute.name}"
             found, missing = self._measured(attribute.name)
             if found is None:
-                yield Row(what, f"<={most:g}", "no figure", False, missing)
+                yield CheckedDemand(what, f"<={most:g}", "no figure", False, missing)
                 continue
-            for other, estimate in found["leakage"].get(attribute.name, {}).items():
+            for other, estimate in found.leakage.get(attribute.name, {}).items():
                 if other != attribute.name:
-                    yield self._row(f"{what} on {other}", _magnitude(estimate), "<=", most, missing)
+                    yield self._row(f"{what} on {other}", estimate.magnitude(), "<=", most, missing)
 
     def _attribute(self, requirement: Requirement) -> None:
         if requirement.name not in self.schema:
@@ -185,69 +187,62 @@ class _Gate:
     def _figures(self, name: str) -> tuple[str, ...]:
         return _ORDINAL if self.schema[name].kind == "ordinal" else _CATEGORICAL
 
-    def _measured(self, name: str) -> tuple[Any, str]:
+    def _measured(self, name: str) -> tuple[ScorerResult | None, str]:
         """The report of the scorer that counts for an attribute, and why it does not count (empty: it does)."""
         scorer = self.scorer or self.headline.get(name)
-        if scorer is None or name not in self.scorers[scorer]["attributes"]:
+        if scorer is None or name not in self.scorers[scorer].attributes:
             return None, "nothing measured it" if self.scorer is None else f"{scorer} does not measure it"
         reason = ""
-        if self.scorer is None and not self.scorers[scorer]["independent"]:
+        if self.scorer is None and not self.scorers[scorer].independent:
             reason = f"only {scorer} measured it, which is not independent; --scorer {scorer} accepts that"
-        return self.report["scorers"][scorer], reason
+        return self.result.scorers[scorer], reason
 
-    def _of_attribute(self, name: str, requirement: Requirement) -> Row:
+    def _of_attribute(self, name: str, requirement: Requirement) -> CheckedDemand:
         what = f"{name}.{requirement.figure}"
         found, missing = self._measured(name)
-        estimate = None
-        if found is not None and requirement.figure == "accuracy":
-            estimate = found["categorical"].get(name, {}).get("accuracy")
-        elif found is not None and name in found["dials"]:
-            dial = found["dials"][name]
-            if requirement.figure == "leak":
-                estimate = dial["largest_leak"]
-                what += f" (on {estimate['attribute']})" if estimate else ""
-            else:
-                estimate = dial[requirement.figure]
+        estimate: Estimate | None = None
+        if found is not None and name in found.categorical:
+            estimate = found.categorical[name].accuracy
+        elif found is not None and name in found.dials:
+            dial = found.dials[name]
+            if requirement.figure != "leak":
+                estimate = getattr(dial, requirement.figure)
+            elif dial.largest_leak is not None:
+                estimate = dial.largest_leak.estimate
+                what += f" (on {dial.largest_leak.attribute})"
         if estimate is None:
             demand = f"{requirement.operator}{requirement.bound:g}"
-            return Row(
+            return CheckedDemand(
                 what, demand, "no figure", False, missing or "it was not swept, or there is nothing to leak into"
             )
         return self._row(what, estimate, requirement.operator, requirement.bound, missing)
 
-    def _of_answers(self, requirement: Requirement) -> Row:
-        answers = self.report["answers"]["all"]
-        if requirement.figure not in answers:
+    def _of_answers(self, requirement: Requirement) -> CheckedDemand:
+        answers = self.result.answers["all"]
+        figures = {f.name: getattr(answers, f.name) for f in dataclasses.fields(answers)}
+        figures = {name: found for name, found in figures.items() if found is not None}
+        if requirement.figure not in figures:
             raise UserError(
                 f"{requirement}: the answers have no figure {requirement.figure!r}: "
-                f"{did_you_mean(requirement.figure, answers)}"
+                f"{did_you_mean(requirement.figure, figures)}"
             )
-        found = answers[requirement.figure]
+        found = figures[requirement.figure]
         # plain counts and shares over all answers together have no interval
-        estimate = found if isinstance(found, dict) else {"value": found, "low": found, "high": found}
+        estimate = found if isinstance(found, Estimate) else Estimate(found, found, found, answers.answers, 0)
         return self._row(f"answers.{requirement.figure}", estimate, requirement.operator, requirement.bound, "")
 
-    def _row(self, what: str, estimate: Mapping[str, Any], operator_text: str, bound: float, missing: str) -> Row:
+    def _row(self, what: str, estimate: Estimate, operator_text: str, bound: float, missing: str) -> CheckedDemand:
         demand = f"{operator_text}{bound:g}"
-        if estimate["value"] is None:
-            return Row(what, demand, "undefined", False, estimate.get("note", ""))
-        text = f"{estimate['value']:.3f}"
-        if estimate["low"] is not None and estimate["low"] != estimate["high"]:
-            text += f" [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+        if not math.isfinite(estimate.value):
+            return CheckedDemand(what, demand, "undefined", False, estimate.note)
+        text = f"{estimate.value:.3f}"
+        if estimate.has_interval and estimate.low != estimate.high:
+            text += f" [{estimate.low:.3f}, {estimate.high:.3f}]"
         if missing:
-            return Row(what, demand, text, False, missing)
-        value = estimate["value"]
+            return CheckedDemand(what, demand, text, False, missing)
+        value = estimate.value
         if self.compare == "interval":
-            value = estimate["low" if operator_text.startswith(">") else "high"]
-            if value is None:
-                return Row(what, demand, text, False, estimate.get("note") or "it has no interval")
-        return Row(what, demand, text, _OPERATORS[operator_text](value, bound))
-
-
-def _magnitude(estimate: Mapping[str, Any]) -> dict[str, Any]:
-    """A leak's size, whichever way it goes."""
-    value, low, high = estimate["value"], estimate["low"], estimate["high"]
-    if value is None or low is None:
-        return {**estimate, "value": None if value is None else abs(value)}
-    ends = sorted((abs(low), abs(high)))
-    return {**estimate, "value": abs(value), "low": 0.0 if low <= 0 <= high else ends[0], "high": ends[1]}
+            if not estimate.has_interval:
+                return CheckedDemand(what, demand, text, False, estimate.note or "it has no interval")
+            value = estimate.low if operator_text.startswith(">") else estimate.high
+        return CheckedDemand(what, demand, text, _OPERATORS[operator_text](value, bound))

@@ -42,6 +42,18 @@ class Estimate(NamedTuple):
     clusters: int
     note: str = ""
 
+    @property
+    def has_interval(self) -> bool:
+        """Whether there is an interval."""
+        return math.isfinite(self.low)
+
+    def magnitude(self) -> Estimate:
+        """Return the size of a change, whichever way it goes; the interval begins at 0 where it held 0."""
+        if not self.has_interval:
+            return self._replace(value=abs(self.value))
+        ends = sorted((abs(self.low), abs(self.high)))
+        return self._replace(value=abs(self.value), low=0.0 if self.low <= 0 <= self.high else ends[0], high=ends[1])
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; NaN becomes null and `note` says why."""
         out: dict[str, Any] = {

@@ -13,8 +13,7 @@ from scipy import stats
 
 from steerlm.attributes import Value
 from steerlm.config import ClassifierConfig, EvaluateConfig
-from steerlm.stages.evaluate.coverage import pairs_seen, supported
-from steerlm.stages.evaluate.sweeping import make_plan, read_prompts
+from steerlm.stages.evaluate.sweeping import make_plan, pairs_seen, read_prompts, supported
 from tests.scorers.test_classifiers import save
 from tests.stages.evaluate.test_evaluate import SCHEMA, World, deaf, dials, exact, leaky
 
@@ -53,13 +52,13 @@ def test_error_is_told_apart_by_whether_training_had_the_setting(world: World) -
 
 
 def test_pairs_of_levels_are_counted() -> None:
-    rows = {(row["first"], row["second"]): row for row in pairs_seen(SCHEMA, [(c, 3) for c in GOOD])}
+    rows = {(row.first, row.second): row for row in pairs_seen(SCHEMA, [(c, 3) for c in GOOD])}
     assert len(rows) == 6
     humor = rows["quality", "humor"]
-    assert (humor["seen"], humor["possible"]) == (5, 25)
-    assert humor["counts"] == [[0] * 5] * 4 + [[6] * 5]
-    assert rows["toxicity", "lang"]["counts"] == [[15, 15], [0, 0], [0, 0], [0, 0], [0, 0]]
-    assert pairs_seen(SCHEMA, [({"humor": 1}, 1)])[0]["seen"] == 0  # labels may be partial
+    assert (humor.seen, humor.possible) == (5, 25)
+    assert humor.counts == [[0] * 5] * 4 + [[6] * 5]
+    assert rows["toxicity", "lang"].counts == [[15, 15], [0, 0], [0, 0], [0, 0], [0, 0]]
+    assert pairs_seen(SCHEMA, [({"humor": 1}, 1)])[0].seen == 0  # labels may be partial
     assert pairs_seen(SCHEMA, []) == []
 
 

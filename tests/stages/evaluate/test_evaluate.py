@@ -23,8 +23,7 @@ from steerlm.conversation import Conversation, Message, Score, write_conversatio
 from steerlm.errors import UserError
 from steerlm.generation.engine import Request, Sample, Sampling
 from steerlm.stages.evaluate import observing, stage
-from steerlm.stages.evaluate.coverage import coverage
-from steerlm.stages.evaluate.sweeping import make_plan, read_prompts, sweep_levels
+from steerlm.stages.evaluate.sweeping import coverage, make_plan, read_prompts, sweep_levels
 from steerlm.statistics import metrics
 
 SCHEMA = AttributeSchema(
@@ -146,7 +145,7 @@ class World:
         return self.folder / name
 
     def evaluate(self, out: str = "out", annotator: Path | None = None, **models: Path) -> dict[str, Any]:
-        stage.evaluate(self.config, models, self.prompts, SCHEMA, self.folder / out, 0, annotator)
+        stage.evaluate(self.config, models, self.prompts, SCHEMA, self.folder / out, seed=0, annotator=annotator)
         results: dict[str, Any] = json.loads((self.folder / out / "results.json").read_text(encoding="utf-8"))
         return results
 
@@ -386,7 +385,7 @@ def test_too_few_prompts_give_no_interval_and_say_so(world: World):
 def test_results_hold_no_nan_and_the_summary_is_small(world: World):
     world.model("sft", deaf)
     summary = stage.evaluate(
-        world.config, {"sft": world.folder / "sft"}, world.prompts, SCHEMA, world.folder / "out", 0
+        world.config, {"sft": world.folder / "sft"}, world.prompts, SCHEMA, world.folder / "out", seed=0
     )
     json.dumps(summary, allow_nan=False)
     assert summary["models"]["sft"]["humor"]["mae"] == pytest.approx(1.2)
@@ -403,7 +402,7 @@ def test_models_that_cannot_be_evaluated(world: World, tmp_path: Path):
     with pytest.raises(UserError, match="schema mismatch"):
         world.evaluate(other=tmp_path / "other")
     with pytest.raises(UserError, match="may hold letters"):
-        stage.evaluate(world.config, {"a/b": tmp_path}, world.prompts, SCHEMA, tmp_path / "o", 0)
+        stage.evaluate(world.config, {"a/b": tmp_path}, world.prompts, SCHEMA, tmp_path / "o", seed=0)
     world.prompts.write_text("")
     with pytest.raises(UserError, match="holds no prompts"):
         world.evaluate(sft=world.model("sft", exact))
@@ -425,7 +424,13 @@ def test_label_quality_against_the_exact_measure(world: World):
     write_conversations(data, rows)
     world.model("sft", exact)
     stage.evaluate(
-        world.config, {"sft": world.folder / "sft"}, world.prompts, SCHEMA, world.folder / "out", 0, annotated=[data]
+        world.config,
+        {"sft": world.folder / "sft"},
+        world.prompts,
+        SCHEMA,
+        world.folder / "out",
+        seed=0,
+        annotated=[data],
     )
     results = json.loads((world.folder / "out" / "results.json").read_text(encoding="utf-8"))
     [(name, report)] = results["label_quality"].items()
@@ -480,23 +485,21 @@ def test_random_settings_come_from_the_training_labels(world: World):
     assert {setting["lang"] for setting in settings} == {"en"}
     assert 0 not in {setting["quality"] for setting in settings}
     assert len({setting["toxicity"] for setting in settings}) > 1
-    report = coverage(plan, SCHEMA, seen)
-    assert report["combinations"] == 105
-    assert report["possible"] == 250
-    assert report["records"] == 315
-    assert 0.5 < report["contexts"]["random"]["seen"] < 1
-    assert 0 < report["contexts"]["random"]["distance"] < 1
+    report = coverage(plan, SCHEMA, seen, len(seen))
+    assert (report.combinations, report.possible, report.records) == (105, 250, 315)
+    assert 0.5 < report.contexts["random"].seen < 1
+    assert 0 < report.contexts["random"].distance < 1
 
 
 def test_coverage_by_hand(world: World):
     prompts = read_prompts(world.prompts, SCHEMA, 1, 0)
     plan = make_plan(prompts, SCHEMA, ("defaults",), (), 0)
     seen = [({"quality": 4, "humor": 0, "toxicity": 0, "lang": "en"}, 1)]
-    report = coverage(plan, SCHEMA, seen)["contexts"]["defaults"]
-    assert report["settings"] == 14
-    assert report["seen"] == pytest.approx(1 / 14)
+    report = coverage(plan, SCHEMA, seen, 1).contexts["defaults"]
+    assert report.settings == 14
+    assert report.seen == pytest.approx(1 / 14)
     # three dials at distances 1..4 from their default, and the other language
-    assert report["distance"] == pytest.approx((3 * (1 + 2 + 3 + 4) + 1) / 14)
+    assert report.distance == pytest.approx((3 * (1 + 2 + 3 + 4) + 1) / 14)
 
 
 def test_long_scales_are_swept_over_ten_levels():

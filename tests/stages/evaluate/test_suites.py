@@ -14,9 +14,8 @@ from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.cli import main
 from steerlm.config import EvaluateConfig
 from steerlm.errors import UserError
-from steerlm.stages.evaluate.joke_requests import JOKE_REQUESTS
 from steerlm.stages.evaluate.stage import evaluate, evaluate_suite
-from steerlm.stages.evaluate.suites import PUBLISHED, make_suite, suite_levels
+from steerlm.stages.evaluate.suites import PUBLISHED, joke_requests, make_suite, suite_levels
 from steerlm.storage.files import write_json
 from tests.stages.evaluate.test_evaluate import SCHEMA, World, exact, noisy
 
@@ -40,7 +39,7 @@ def red_team(tmp_path: Path) -> Path:
 def run(world: World, name: Any, prompts: Path | None, **models: Path) -> dict[str, Any]:
     config = world.config.model_copy(update={"suite_prompts": 8})
     out = world.folder / "suite"
-    evaluate_suite(config, name, models, None if prompts is None else str(prompts), SCHEMA, out, 0)
+    evaluate_suite(config, name, models, None if prompts is None else str(prompts), SCHEMA, out, seed=0)
     results: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
     return results
 
@@ -71,7 +70,7 @@ def test_toxicity_asks_first_turns_once(red_team: Path) -> None:
 
 def test_humor_asks_the_shipped_requests(world: World) -> None:
     suite = make_suite("humor", SCHEMA, None, 100, 0)
-    assert {prompt.messages[-1].content for prompt in suite.prompts} == set(JOKE_REQUESTS)
+    assert {prompt.messages[-1].content for prompt in suite.prompts} == set(joke_requests())
     assert len(suite.prompts) == 100
     own = make_suite("humor", SCHEMA, str(world.prompts), 100, 0)
     assert {prompt.messages[-1].content for prompt in own.prompts} == {f"Question {i}?" for i in range(8)}
@@ -110,12 +109,12 @@ def test_the_stage_runs_the_suites_of_its_section(world: World, red_team: Path) 
     world.config = EvaluateConfig(
         measure="playground", suites=("humor", "toxicity"), toxicity_prompts=str(red_team), suite_prompts=6
     )
-    evaluate(world.config, {"sft": world.model("sft", exact)}, world.prompts, SCHEMA, world.folder / "out", 0)
+    evaluate(world.config, {"sft": world.model("sft", exact)}, world.prompts, SCHEMA, world.folder / "out", seed=0)
     for name in ("humor", "toxicity"):
         results = json.loads((world.folder / "out" / "suites" / name / "results.json").read_text())
         assert results["suite"]["name"] == name
         assert results["prompts"]["used"] == 6
-    assert PUBLISHED["humor"]["scores"] is None  # two anecdotes are no figure
+    assert PUBLISHED["humor"].scores is None  # two anecdotes are no figure
 
 
 def test_the_command_runs_a_suite_on_a_finished_run(

@@ -8,17 +8,30 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.results.evaluation import (
+    CategoryResult,
+    CurvePoint,
+    DialLeak,
+    DialResult,
+    Differences,
+    Following,
+    Leak,
+    Misses,
+    ScorerResult,
+    Unscored,
+)
 from steerlm.statistics.estimates import (
+    Estimate,
     FloatArray,
+    Statistic,
     Weights,
     cluster_bootstrap,
     estimate_share,
@@ -58,25 +71,17 @@ class Sweeps:
         mask = np.logical_and(self.dial == dial, np.isfinite(self.obtained[measured]))
         return np.asarray(mask if context is None else np.logical_and(mask, self.context == context))
 
-    def estimate(self, statistic: Callable[..., FloatArray], mask: Mask, *columns: FloatArray) -> dict[str, Any]:
+    def estimate(self, statistic: Statistic, mask: Mask, *columns: FloatArray) -> Estimate:
         """Estimate a statistic of some rows, clustered by prompt."""
-        return cluster_bootstrap(statistic, [c[mask] for c in columns], self.cluster[mask]).to_dict()
+        return cluster_bootstrap(statistic, [c[mask] for c in columns], self.cluster[mask])
 
     def contexts(self) -> list[str]:
         """The contexts that occur, in a fixed order."""
         return [c for c in ("defaults", "extremes", "random") if (self.context == c).any()]
 
 
-def fidelity_report(sweeps: Sweeps, schema: AttributeSchema) -> dict[str, Any]:
-    """Report on every dial that the scorer measures.
-
-    Returns:
-        JSON-able. `dials`: per attribute `dial_report`; `leakage`: per dial i and attribute j the change of j per
-        level of i, on j's scale (its diagonal is each dial's own slope); `responses`: the mean of every j at every
-        level of i, which also shows an effect that is no straight line; `largest_leak`: the largest of all slopes off
-        the diagonal; `quality_cost`: per dial, for the attributes whose best end is the highest, the change from the
-        dial's lowest to its highest level; `categorical`: per categorical attribute `category_dial_report`.
-    """
+def fidelity_report(sweeps: Sweeps, schema: AttributeSchema, unscored: Unscored) -> ScorerResult:
+    """Report on every dial that the scorer measures."""
     measured = [a for a in schema.ordinal if a.name in sweeps.obtained and np.isfinite(sweeps.obtained[a.name]).any()]
     swept = [a for a in schema.ordinal if (sweeps.dial == a.name).any()]
     leakage = {
@@ -87,32 +92,24 @@ def fidelity_report(sweeps: Sweeps, schema: AttributeSchema) -> dict[str, Any]:
         for i in swept
     }
     largest = {name: _largest_off_target(name, row) for name, row in leakage.items()}
-    leaks = [{"dial": name, **leak} for name, leak in largest.items() if leak is not None]
-    return {
-        "dials": {a.name: {**dial_report(sweeps, a), "largest_leak": largest[a.name]} for a in swept if a in measured},
-        "leakage": leakage,
-        "responses": {i.name: {j.name: response_curve(sweeps, i.name, j.name) for j in measured} for i in swept},
-        "largest_leak": max(leaks, key=lambda leak: leak["value"]) if leaks else None,
-        "quality_cost": {i.name: _quality_cost(sweeps, i, measured) for i in swept},
-        "categorical": {
+    leaks = [DialLeak(name, leak) for name, leak in largest.items() if leak is not None]
+    return ScorerResult(
+        dials={a.name: dial_report(sweeps, a, largest[a.name]) for a in swept if a in measured},
+        leakage=leakage,
+        responses={i.name: {j.name: response_curve(sweeps, i.name, j.name) for j in measured} for i in swept},
+        largest_leak=max(leaks, key=lambda row: row.leak.estimate.value, default=None),
+        quality_cost={i.name: _quality_cost(sweeps, i, measured) for i in swept},
+        categorical={
             a.name: category_dial_report(sweeps, a)
             for a in schema
             if a.kind == "categorical" and a.name in sweeps.obtained and (sweeps.dial == a.name).any()
         },
-    }
+        unscored=unscored,
+    )
 
 
-def dial_report(sweeps: Sweeps, attribute: Attribute) -> dict[str, Any]:
-    """Report how one ordinal attribute follows its own dial.
-
-    Returns:
-        JSON-able: `n`, `clusters`; estimates `spearman` (pooled), `spearman_per_prompt` (mean over sweeps; a sweep
-        without any change counts 0), `monotonicity` (share of level pairs in the right order, ties half), `mae`
-        (control error in levels), `slope` (1 = exact), `exact` (share that rounds to the level asked for); the same
-        four per context; `support`: error and exact share for settings `seen` and `unseen` in training, where there
-        are both; `curve`: per level asked for the mean obtained; `constant`: the only value ever obtained, None where
-        it varies.
-    """
+def dial_report(sweeps: Sweeps, attribute: Attribute, largest_leak: Leak | None = None) -> DialResult:
+    """Report how one ordinal attribute follows its own dial."""
     name = attribute.name
     obtained, requested = sweeps.obtained[name], sweeps.requested
     rows = sweeps.of(name, name)
@@ -121,72 +118,65 @@ def dial_report(sweeps: Sweeps, attribute: Attribute) -> dict[str, Any]:
     clusters = [cluster for x, _, cluster in order if math.isfinite(x)]
     rounded = np.array([attribute.round(x) if math.isfinite(x) else math.nan for x in obtained])
 
-    def misses(mask: Mask) -> dict[str, Any]:
-        return {
-            "n": int(mask.sum()),
-            "mae": sweeps.estimate(mean_absolute_error, mask, requested, obtained),
-            "exact": sweeps.estimate(mean, mask, (rounded == requested).astype(np.float64)),
-        }
+    def misses(mask: Mask) -> Misses:
+        return Misses(
+            n=int(mask.sum()),
+            mae=sweeps.estimate(mean_absolute_error, mask, requested, obtained),
+            exact=sweeps.estimate(mean, mask, (rounded == requested).astype(np.float64)),
+        )
 
-    def errors(mask: Mask) -> dict[str, Any]:
-        return {
-            **misses(mask),
-            "spearman": sweeps.estimate(spearman, mask, requested, obtained),
-            "slope": sweeps.estimate(slope, mask, requested, obtained),
-        }
+    def following(mask: Mask) -> Following:
+        return Following(
+            misses(mask),
+            spearman=sweeps.estimate(spearman, mask, requested, obtained),
+            slope=sweeps.estimate(slope, mask, requested, obtained),
+        )
 
     values = np.unique(obtained[rows])
     support = {"seen": rows & sweeps.seen, "unseen": rows & ~sweeps.seen}
-    return {
-        "clusters": len(np.unique(sweeps.cluster[rows])),
-        "constant": float(values[0]) if len(values) == 1 else None,
-        **errors(rows),
-        "spearman_per_prompt": cluster_bootstrap(mean, [per_series[:, 0]], clusters).to_dict(),
-        "monotonicity": cluster_bootstrap(mean, [per_series[:, 1]], clusters).to_dict(),
-        "contexts": {context: errors(sweeps.of(name, name, context)) for context in sweeps.contexts()},
-        "support": {k: misses(mask) for k, mask in support.items()} if all(m.any() for m in support.values()) else {},
-        "curve": response_curve(sweeps, name, name),
-    }
+    return DialResult(
+        clusters=len(np.unique(sweeps.cluster[rows])),
+        constant=float(values[0]) if len(values) == 1 else None,
+        following=following(rows),
+        spearman_per_prompt=cluster_bootstrap(mean, [per_series[:, 0]], clusters),
+        monotonicity=cluster_bootstrap(mean, [per_series[:, 1]], clusters),
+        contexts={context: following(sweeps.of(name, name, context)) for context in sweeps.contexts()},
+        support={k: misses(mask) for k, mask in support.items()} if all(m.any() for m in support.values()) else {},
+        curve=response_curve(sweeps, name, name),
+        largest_leak=largest_leak,
+    )
 
 
-def response_curve(sweeps: Sweeps, dial: str, measured: str) -> list[dict[str, Any]]:
-    """Return per level of `dial` the mean of `measured`: `requested` and the fields of an estimate."""
+def response_curve(sweeps: Sweeps, dial: str, measured: str) -> list[CurvePoint]:
+    """Return per level of `dial` the mean of `measured`."""
     rows = sweeps.of(dial, measured)
     return [
-        {
-            "requested": float(level),
-            **sweeps.estimate(mean, rows & (sweeps.requested == level), sweeps.obtained[measured]),
-        }
-        for level in np.unique(sweeps.requested[rows])
+        CurvePoint(float(x), sweeps.estimate(mean, rows & (sweeps.requested == x), sweeps.obtained[measured]))
+        for x in np.unique(sweeps.requested[rows])
     ]
 
 
-def category_dial_report(sweeps: Sweeps, attribute: Attribute) -> dict[str, Any]:
-    """Report how a categorical attribute follows its dial.
-
-    Returns:
-        JSON-able: `n`, `accuracy` (share of answers in the category asked for), and `confusion`: per category asked for
-        the share of answers in each category.
-    """
+def category_dial_report(sweeps: Sweeps, attribute: Attribute) -> CategoryResult:
+    """Report how a categorical attribute follows its dial."""
     rows = sweeps.of(attribute.name, attribute.name)
     obtained = sweeps.obtained[attribute.name]
 
-    def share(mask: Mask, hits: Mask) -> dict[str, Any]:
-        return estimate_share(hits[mask].astype(np.float64), sweeps.cluster[mask]).to_dict()
+    def share(mask: Mask, hits: Mask) -> Estimate:
+        return estimate_share(hits[mask].astype(np.float64), sweeps.cluster[mask])
 
-    return {
-        "n": int(rows.sum()),
-        "accuracy": share(rows, obtained == sweeps.requested),
-        "confusion": {
+    return CategoryResult(
+        n=int(rows.sum()),
+        accuracy=share(rows, obtained == sweeps.requested),
+        confusion={
             asked: {
                 got: share(rows & (sweeps.requested == i), obtained == j) for j, got in enumerate(attribute.categories)
             }
             for i, asked in enumerate(attribute.categories)
         },
-    }
+    )
 
 
-def effects(sweeps: Sweeps, schema: AttributeSchema) -> dict[str, Any]:
+def effects(sweeps: Sweeps, schema: AttributeSchema) -> dict[str, dict[str, Estimate]]:
     """Return per ordinal dial and text statistic the change per level."""
     return {
         a.name: {
@@ -198,35 +188,34 @@ def effects(sweeps: Sweeps, schema: AttributeSchema) -> dict[str, Any]:
     }
 
 
-def paired_comparison(before: Sweeps, after: Sweeps, attributes: Sequence[Attribute]) -> dict[str, Any]:
+def paired_comparison(
+    before: Sweeps, after: Sweeps, attributes: Sequence[Attribute]
+) -> tuple[Differences, dict[str, Differences]]:
     """Compare two models on the same sweeps (same prompts, settings and seeds), row by row.
 
     Returns:
-        JSON-able differences after minus before, with intervals from resampled prompts: per attribute `mae`,
-        `spearman`, `slope` and, where the best end is the highest, `at_best` (what is obtained when the best is
-        asked for); and `mean` of each over the attributes. Rows that either model lacks are left out of both.
+        The mean of the differences over the attributes, and those of each; `at_best` where the best end is the highest.
+        Rows that either model lacks are left out of both.
     """
     assert np.array_equal(before.series, after.series)
     assert np.array_equal(before.requested, after.requested)
     pair = _Pair(before, after, {a.name: before.of(a.name, a.name) & after.of(a.name, a.name) for a in attributes})
-    statistics: dict[str, Callable[..., FloatArray]] = {
-        "mae": mean_absolute_error,
-        "spearman": spearman,
-        "slope": slope,
-    }
 
     def obtained_mean(weights: Weights, _: FloatArray, y: FloatArray) -> FloatArray:
         return mean(weights, y)
 
+    def differences(names: Sequence[str]) -> Differences:
+        best = [name for name in names if name in best_is_highest]
+        return Differences(
+            mae=pair.difference(names, mean_absolute_error),
+            spearman=pair.difference(names, spearman),
+            slope=pair.difference(names, slope),
+            at_best=pair.difference(best, obtained_mean, top=True) if best else None,
+        )
+
     names = [a.name for a in attributes if pair.rows[a.name].any()]
-    best = [a.name for a in attributes if a.best == "max" and a.name in names]
-    rows = {name: {key: pair.difference([name], s) for key, s in statistics.items()} for name in names}
-    average = {key: pair.difference(names, s) for key, s in statistics.items()} if names else {}
-    for name in best:
-        rows[name]["at_best"] = pair.difference([name], obtained_mean, top=True)
-    if best:
-        average["at_best"] = pair.difference(best, obtained_mean, top=True)
-    return {"mean": average, "attributes": rows}
+    best_is_highest = {a.name for a in attributes if a.best == "max"}
+    return differences(names) if names else Differences(), {name: differences([name]) for name in names}
 
 
 @dataclass(frozen=True)
@@ -237,7 +226,7 @@ class _Pair:
     after: Sweeps
     rows: Mapping[str, Mask]
 
-    def difference(self, names: Sequence[str], statistic: Callable[..., FloatArray], top: bool = False) -> Any:
+    def difference(self, names: Sequence[str], statistic: Statistic, top: bool = False) -> Estimate:
         """Estimate the mean over `names` of the statistic's difference, all resampled together.
 
         Args:
@@ -264,7 +253,7 @@ class _Pair:
                 parts.append(statistic(part, x[i:j], z[i:j]) - statistic(part, x[i:j], y[i:j]))
             return np.asarray(np.mean(parts, axis=0), dtype=np.float64)
 
-        return cluster_bootstrap(paired, [requested[index], *obtained], self.before.cluster[index]).to_dict()
+        return cluster_bootstrap(paired, [requested[index], *obtained], self.before.cluster[index])
 
 
 def _by_series(sweeps: Sweeps, rows: Mask) -> list[NDArray[np.int64]]:
@@ -286,21 +275,16 @@ def _series_order(sweeps: Sweeps, rows: NDArray[np.int64], name: str) -> tuple[f
     return rho, float((ahead + 1).mean() / 2), cluster
 
 
-def _largest_off_target(dial: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
+def _largest_off_target(dial: str, row: Mapping[str, Estimate]) -> Leak | None:
     """The attribute that a dial moves most against its will: absolute slope and its interval."""
-    others = {name: e for name, e in row.items() if name != dial and e["value"] is not None}
+    others = {name: estimate for name, estimate in row.items() if name != dial and math.isfinite(estimate.value)}
     if not others:
         return None
-    name = max(others, key=lambda n: abs(others[n]["value"]))
-    estimate = others[name]
-    signed, low, high = estimate["value"], estimate["low"], estimate["high"]
-    if low is not None:
-        crosses = low <= 0 <= high
-        low, high = (0.0 if crosses else min(abs(low), abs(high))), max(abs(low), abs(high))
-    return {"attribute": name, **estimate, "value": abs(signed), "low": low, "high": high}
+    name = max(others, key=lambda n: abs(others[n].value))
+    return Leak(name, others[name].magnitude())
 
 
-def _quality_cost(sweeps: Sweeps, dial: Attribute, measured: Sequence[Attribute]) -> dict[str, Any]:
+def _quality_cost(sweeps: Sweeps, dial: Attribute, measured: Sequence[Attribute]) -> dict[str, Estimate]:
     out = {}
     for quality in measured:
         if quality.best != "max" or quality == dial:

@@ -8,27 +8,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 
-from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
+from steerlm.results.evaluation import Unscored
 from steerlm.scorers import measures
 from steerlm.stages.evaluate.fidelity import Sweeps
 from steerlm.stages.evaluate.panel import Panelist
-from steerlm.stages.evaluate.sweeping import Plan
+from steerlm.stages.evaluate.sweeping import SweepPlan
 from steerlm.storage.claims import claim, digest_of
 from steerlm.storage.resumable import map_lines, read_rows
 
 CHUNK = 256
 """Asks answered (and stored) together; ordered by prompt, so that prefixes are shared within a chunk."""
 
-Row = dict[str, Any]
+
+class SampleRow(TypedDict):
+    """One answer as it is stored."""
+
+    text: str
+    num_tokens: int
+    finished: bool
 
 
-def answer_plan(config: EvaluateConfig, plan: Plan, model: Path, model_key: str, out: Path, name: str) -> list[Row]:
+class AnswerRow(TypedDict):
+    """The answers to one ask; none where the prompt leaves no room."""
+
+    ask: int
+    prompt: str
+    attributes: dict[str, Value]
+    samples: list[SampleRow]
+
+
+class ScoreRow(TypedDict):
+    """What a scorer measures in the answers to one ask: attribute -> number or null, or null altogether."""
+
+    ask: int
+    scores: list[dict[str, float | None] | None]
+
+
+def answer_plan(
+    config: EvaluateConfig, plan: SweepPlan, model: Path, model_key: str, out: Path, name: str
+) -> list[AnswerRow]:
     """Let a model answer the plan.
 
     Args:
@@ -38,9 +63,6 @@ def answer_plan(config: EvaluateConfig, plan: Plan, model: Path, model_key: str,
         model_key: its fingerprint.
         out: receives `samples.jsonl`.
         name: of the model, for the progress bar.
-
-    Returns:
-        One row per ask: `ask`, `prompt`, `attributes`, `samples` (none where the prompt leaves no room).
     """
     from steerlm.generation.opening import open_engine
     from steerlm.generation.requests import Request, Sampling
@@ -55,7 +77,7 @@ def answer_plan(config: EvaluateConfig, plan: Plan, model: Path, model_key: str,
     _claim(path, digest_of(*parts))
     engine = None
 
-    def work(chunk: list[int]) -> list[Row]:
+    def work(chunk: list[int]) -> list[AnswerRow]:
         nonlocal engine
         engine = engine or open_engine(config.engine, model, config.precision, config.batch_size)
         requests = []
@@ -70,7 +92,7 @@ def answer_plan(config: EvaluateConfig, plan: Plan, model: Path, model_key: str,
                 "ask": ask,
                 "prompt": plan.prompts[plan.asks[ask].prompt].id,
                 "attributes": dict(plan.asks[ask].attributes),
-                "samples": [vars(sample) for sample in answers.get(i, [])],
+                "samples": [cast("SampleRow", vars(sample)) for sample in answers.get(i, [])],
             }
             for i, ask in enumerate(chunk)
         ]
@@ -79,23 +101,21 @@ def answer_plan(config: EvaluateConfig, plan: Plan, model: Path, model_key: str,
     return list(read_rows(path))
 
 
-def score_answers(panelist: Panelist, plan: Plan, answers: Sequence[Row], out: Path, name: str) -> list[Row]:
-    """Let a scorer read a model's answers.
-
-    Returns:
-        One row per ask: `ask`, `scores` (per sample an object of attribute -> number or null, or null altogether).
-    """
+def score_answers(
+    panelist: Panelist, plan: SweepPlan, answers: Sequence[AnswerRow], out: Path, name: str
+) -> list[ScoreRow]:
+    """Let a scorer read a model's answers; what it says is kept in `out`."""
     path = out / f"scores-{panelist.id}.jsonl"
     _claim(path, digest_of(panelist.scorer.who, panelist.attributes, list(answers)))
 
-    def work(chunk: list[int]) -> list[Row]:
+    def work(chunk: list[int]) -> list[ScoreRow]:
         owners, conversations = [], []
         for i in chunk:
             for sample in answers[i]["samples"]:
                 owners.append(i)
                 messages = plan.prompts[plan.asks[i].prompt].messages
                 conversations.append((*messages, Message("assistant", sample["text"])))
-        scores: dict[int, list[Row | None]] = {i: [] for i in chunk}
+        scores: dict[int, list[dict[str, float | None] | None]] = {i: [] for i in chunk}
         for i, row in zip(owners, panelist.measure(conversations), strict=True):
             scores[i].append(row)
         return [{"ask": i, "scores": scores[i]} for i in chunk]
@@ -105,21 +125,21 @@ def score_answers(panelist: Panelist, plan: Plan, answers: Sequence[Row], out: P
     return list(read_rows(path))
 
 
-def unscored(scores: Sequence[Row]) -> dict[str, int]:
-    """Count what a scorer left open: `answers` in all, `none` without any score, `partly` without some of them."""
+def unscored(scores: Sequence[ScoreRow]) -> Unscored:
+    """Count what a scorer left open."""
     rows = [row for ask in scores for row in ask["scores"]]
-    return {
-        "answers": len(rows),
-        "none": sum(row is None for row in rows),
-        "partly": sum(row is not None and None in row.values() for row in rows),
-    }
+    return Unscored(
+        answers=len(rows),
+        none=sum(row is None for row in rows),
+        partly=sum(row is not None and None in row.values() for row in rows),
+    )
 
 
 def lay_out_sweeps(
-    plan: Plan,
+    plan: SweepPlan,
     schema: AttributeSchema,
-    answers: Sequence[Row],
-    scores: Sequence[Row],
+    answers: Sequence[AnswerRow],
+    scores: Sequence[ScoreRow],
     names: Sequence[str],
     seen: Sequence[bool],
 ) -> Sweeps:
@@ -154,14 +174,15 @@ def lay_out_sweeps(
     )
 
 
-def _level_number(attribute: Attribute, level: Any) -> float:
+def _level_number(attribute: Attribute, level: Value) -> float:
     return float(level) if attribute.kind == "ordinal" else float(attribute.levels.index(level))
 
 
-def text_sweeps(plan: Plan, schema: AttributeSchema, answers: Sequence[Row], seen: Sequence[bool]) -> Sweeps:
+def text_sweeps(plan: SweepPlan, schema: AttributeSchema, answers: Sequence[AnswerRow], seen: Sequence[bool]) -> Sweeps:
     """The same sweeps measured by the text statistics."""
-    rows = [
-        {"scores": [measures.text_statistics(sample["text"])._asdict() for sample in row["samples"]]} for row in answers
+    rows: list[ScoreRow] = [
+        {"ask": i, "scores": [measures.text_statistics(sample["text"])._asdict() for sample in row["samples"]]}
+        for i, row in enumerate(answers)
     ]
     return lay_out_sweeps(plan, schema, answers, rows, measures.TextStatistics._fields, seen)
 

@@ -14,6 +14,7 @@ from typing import Literal
 from steerlm.attributes import AttributeSchema
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
+from steerlm.results.evaluation import ScorerLabel
 from steerlm.scorers import measures
 from steerlm.scorers.measures import Measure
 from steerlm.scorers.opening import Named, open_scorer
@@ -51,10 +52,9 @@ class Panelist:
             for row in self.scorer.score(turns)
         ]
 
-    def to_dict(self) -> dict[str, object]:
-        """Return who it is, JSON-able."""
-        described = {"id": self.id, "label": self.scorer.label, "independent": self.independent}
-        return {**described, "attributes": list(self.attributes)}
+    def describe(self) -> ScorerLabel:
+        """Say who it is."""
+        return ScorerLabel(self.id, self.scorer.label, self.independent, self.attributes)
 
 
 def exact_measure(name: Literal["playground", "text", "none"]) -> Measure | None:

@@ -11,6 +11,7 @@ training data never counts as an independent judge: its scores are reported and 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -23,17 +24,39 @@ import numpy as np
 from steerlm.attributes import AttributeSchema
 from steerlm.config import EvaluateConfig
 from steerlm.errors import UserError
-from steerlm.stages.evaluate.answers import answer_statistics
-from steerlm.stages.evaluate.cautions import cautions
-from steerlm.stages.evaluate.coverage import coverage, supported
-from steerlm.stages.evaluate.examples import examples
+from steerlm.results.codec import VERSION, write_result
+from steerlm.results.evaluation import (
+    Evaluation,
+    ModelResult,
+    PairedDifferences,
+    PromptCounts,
+    SuiteName,
+    SweepExamples,
+)
+from steerlm.stages.evaluate.describing import answer_statistics, cautions, examples
 from steerlm.stages.evaluate.fidelity import Sweeps, effects, fidelity_report, paired_comparison
 from steerlm.stages.evaluate.label_quality import label_quality
-from steerlm.stages.evaluate.observing import Row, answer_plan, lay_out_sweeps, score_answers, text_sweeps, unscored
+from steerlm.stages.evaluate.observing import (
+    AnswerRow,
+    ScoreRow,
+    answer_plan,
+    lay_out_sweeps,
+    score_answers,
+    text_sweeps,
+    unscored,
+)
 from steerlm.stages.evaluate.panel import Panelist, exact_measure, headline_scorers, make_panel
-from steerlm.stages.evaluate.suites import SuiteName, level_scores, make_suite
-from steerlm.stages.evaluate.sweeping import Combinations, Plan, make_plan, read_prompts, seen_combinations
-from steerlm.storage.files import write_json
+from steerlm.stages.evaluate.suites import level_scores, make_suite
+from steerlm.stages.evaluate.sweeping import (
+    Combinations,
+    SweepPlan,
+    coverage,
+    make_plan,
+    read_prompts,
+    seen_combinations,
+    supported,
+)
+from steerlm.statistics.estimates import finite_or_none
 
 if TYPE_CHECKING:
     from steerlm.checkpoint.models import CheckpointInfo
@@ -45,6 +68,7 @@ def evaluate(
     prompts: Path,
     schema: AttributeSchema,
     out: Path,
+    *,
     seed: int,
     annotator: Path | None = None,
     annotated: Sequence[Path] = (),
@@ -70,23 +94,23 @@ def evaluate(
         UserError: no model, a model of another schema or without conditioning, unusable prompts, a full disk.
     """
     infos = _load_infos(models, schema)
+    known = {name: seen_combinations(info.label_statistics, schema) for name, info in infos.items()}
     chosen = read_prompts(prompts, schema, config.num_prompts, seed)
-    known = _combinations(infos, schema)
     plan = make_plan(chosen, schema, config.settings, next(iter(known.values())), seed)
-    scorers = make_panel(config, schema, annotator)
-    measured = _measure(config, plan, schema, models, scorers, known, out)
+    job = _Job(config, schema, models, infos, known, plan, make_panel(config, schema, annotator), seed)
+    measured = _measure(job, out)
     exact = exact_measure(config.measure)
-    results = {
-        **_results(config, plan, schema, models, infos, measured, scorers, seed),
-        "comparisons": _comparisons(measured, schema, headline_scorers(schema, scorers)),
-        "label_quality": label_quality(annotated, exact, schema) if exact is not None else {},
-    }
-    write_json(out / "results.json", results)
-    summary = summarise(results)
+    results = dataclasses.replace(
+        _results(job, measured),
+        comparisons=_comparisons(measured, schema, job.headline),
+        label_quality=label_quality(annotated, exact, schema) if exact is not None else {},
+    )
+    write_result(out / "results.json", results)
     for name in config.suites:
         asked = config.toxicity_prompts if name == "toxicity" else None
-        evaluate_suite(config, name, models, asked, schema, out / "suites" / name, seed, annotator)
-    return summary
+        place = out / "suites" / name
+        evaluate_suite(config, name, models, asked, schema, place, seed=seed, annotator=annotator)
+    return summarise(results)
 
 
 def evaluate_suite(
@@ -96,9 +120,10 @@ def evaluate_suite(
     prompts: str | None,
     schema: AttributeSchema,
     out: Path,
+    *,
     seed: int,
     annotator: Path | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Run one of the paper's experiments: one dial at the paper's levels, the others at their defaults.
 
     Args:
@@ -112,14 +137,14 @@ def evaluate_suite(
         annotator: the attribute model that labelled the training data.
 
     Returns:
-        A summary. Everything is in `results.json`.
+        What is in `results.json`.
 
     Raises:
         UserError: as `evaluate`; a schema without that dial, no prompts, or no scorer that measures the dial.
     """
     infos = _load_infos(models, schema)
     suite = make_suite(name, schema, prompts, config.suite_prompts, seed)
-    known = _combinations(infos, schema)
+    known = {model: seen_combinations(info.label_statistics, schema) for model, info in infos.items()}
     plan = make_plan(suite.prompts, schema, ("defaults",), (), seed, {suite.name: suite.levels})
     scorers = make_panel(config, schema, annotator)
     if not any(name in scorer.attributes for scorer in scorers):
@@ -127,108 +152,118 @@ def evaluate_suite(
             f"suite {name!r}: nothing measures {name!r}; name a classifier, an attribute model, a judge or an exact "
             "measure of it under `evaluate`"
         )
-    measured = _measure(config, plan, schema, models, scorers, known, out)
-    results = _results(config, plan, schema, models, infos, measured, scorers, seed)
-    results["suite"] = suite.describe()
-    for model, found in measured.items():
-        for scorer in scorers:
-            if name in scorer.attributes:
-                scores = level_scores(found.sweeps[scorer.id], schema[name], suite)
-                results["models"][model]["scorers"][scorer.id]["suite"] = scores
-    write_json(out / "results.json", results)
-    return summarise(results)
+    job = _Job(config, schema, models, infos, known, plan, scorers, seed)
+    measured = _measure(job, out)
+    results = _results(job, measured)
+    scored = {}
+    for model, result in results.models.items():
+        sweeps = measured[model].sweeps
+        with_scores = {
+            scorer: dataclasses.replace(found, suite=level_scores(sweeps[scorer], schema[name], suite))
+            for scorer, found in result.scorers.items()
+            if name in results.scorer(scorer).attributes
+        }
+        scored[model] = dataclasses.replace(result, scorers={**result.scorers, **with_scores})
+    results = dataclasses.replace(results, models=scored, suite=suite.describe())
+    write_result(out / "results.json", results)
+    return results
 
 
 @dataclass(frozen=True)
-class Measured:
+class _Job:
+    """What is evaluated, on what, by whom.
+
+    Attributes:
+        known: per model the combinations of its training labels, commonest first.
+    """
+
+    config: EvaluateConfig
+    schema: AttributeSchema
+    models: Mapping[str, Path]
+    infos: Mapping[str, CheckpointInfo]
+    known: Mapping[str, Combinations]
+    plan: SweepPlan
+    scorers: Sequence[Panelist]
+    seed: int
+
+    @property
+    def headline(self) -> Mapping[str, str]:
+        """Per attribute the scorer that is quoted."""
+        return headline_scorers(self.schema, self.scorers)
+
+
+@dataclass(frozen=True)
+class _Observed:
     """One model's answers and what the scorers made of them.
 
     Attributes:
         key: the model's fingerprint.
         answers: one row per ask.
-        seen: per ask, whether its setting occurs among the training labels.
         scores: by scorer, one row per ask.
         sweeps: by scorer, the same as columns.
         text: the text statistics as columns.
     """
 
     key: str
-    answers: list[Row]
-    seen: list[bool]
-    scores: dict[str, list[Row]]
+    answers: list[AnswerRow]
+    scores: dict[str, list[ScoreRow]]
     sweeps: dict[str, Sweeps]
     text: Sweeps
 
 
-def _measure(
-    config: EvaluateConfig,
-    plan: Plan,
-    schema: AttributeSchema,
-    models: Mapping[str, Path],
-    scorers: Sequence[Panelist],
-    known: Mapping[str, Combinations],
-    out: Path,
-) -> dict[str, Measured]:
+def _measure(job: _Job, out: Path) -> dict[str, _Observed]:
     """Let every model answer and every scorer read; all answers first, so that one model is in memory at a time."""
     from steerlm.checkpoint.models import fingerprint
 
-    keys = {name: fingerprint(path) for name, path in models.items()}
-    answers = {name: answer_plan(config, plan, path, keys[name], out / name, name) for name, path in models.items()}
+    plan, schema = job.plan, job.schema
+    keys = {name: fingerprint(path) for name, path in job.models.items()}
+    answers = {
+        name: answer_plan(job.config, plan, path, keys[name], out / name, name) for name, path in job.models.items()
+    }
     measured = {}
     for name, rows in answers.items():
-        seen = supported(plan, known[name])
-        scores = {s.id: score_answers(s, plan, rows, out / name, name) for s in scorers}
-        sweeps = {s.id: lay_out_sweeps(plan, schema, rows, scores[s.id], s.attributes, seen) for s in scorers}
-        measured[name] = Measured(keys[name], rows, seen, scores, sweeps, text_sweeps(plan, schema, rows, seen))
+        seen = supported(plan, job.known[name])
+        scores = {s.id: score_answers(s, plan, rows, out / name, name) for s in job.scorers}
+        sweeps = {s.id: lay_out_sweeps(plan, schema, rows, scores[s.id], s.attributes, seen) for s in job.scorers}
+        measured[name] = _Observed(keys[name], rows, scores, sweeps, text_sweeps(plan, schema, rows, seen))
     return measured
 
 
-def _results(
-    config: EvaluateConfig,
-    plan: Plan,
-    schema: AttributeSchema,
-    models: Mapping[str, Path],
-    infos: Mapping[str, CheckpointInfo],
-    measured: Mapping[str, Measured],
-    scorers: Sequence[Panelist],
-    seed: int,
-) -> dict[str, Any]:
-    """What every evaluation reports, JSON-able."""
-    headline = headline_scorers(schema, scorers)
-    dials = list(dict.fromkeys(cell.dial for cell in plan.cells))
+def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
+    """What every evaluation reports."""
+    plan, schema, scorers = job.plan, job.schema, job.scorers
     clusters = len({prompt.cluster for prompt in plan.prompts})
-    last = list(models)[-1]
-    known = _combinations(infos, schema)
-    reports = {
-        name: {
-            "fingerprint": found.key,
-            "coverage": _coverage(plan, schema, known[name], infos[name].label_statistics),
-            "answers": answer_statistics(plan, found.answers, schema),
-            "effects": effects(found.text, schema),
-            "scorers": {
-                s.id: {**fidelity_report(found.sweeps[s.id], schema), "unscored": unscored(found.scores[s.id])}
-                for s in scorers
-            },
-        }
+    statistics = {name: info.label_statistics for name, info in job.infos.items()}
+    models = {
+        name: ModelResult(
+            fingerprint=found.key,
+            # the checkpoint lists the commonest combinations only, but counts them all
+            coverage=coverage(
+                plan, schema, job.known[name], statistics[name].get("num_combinations", len(job.known[name]))
+            ),
+            answers=answer_statistics(plan, found.answers, schema),
+            effects=effects(found.text, schema),
+            scorers={s.id: fidelity_report(found.sweeps[s.id], schema, unscored(found.scores[s.id])) for s in scorers},
+        )
         for name, found in measured.items()
     }
-    statistics = {name: info.label_statistics for name, info in infos.items()}
-    final = measured[last]
-    return {
-        "attributes": schema.to_dict(),
-        "seed": seed,
-        "settings": config.model_dump(mode="json"),
-        "prompts": {"used": len(plan.prompts), "clusters": clusters},
-        "asks": len(plan.asks),
-        "scorers": [s.to_dict() for s in scorers],
-        "headline_scorer": headline,
-        "cautions": cautions(dials, scorers, headline, clusters, statistics, reports),
-        "models": reports,
-        "examples": {
-            "model": last,
-            "sweeps": examples(plan, schema, final.answers, final.scores, headline, every_level=len(dials) == 1),
-        },
-    }
+    dials = list(dict.fromkeys(cell.dial for cell in plan.cells))
+    last = list(models)[-1]
+    return Evaluation(
+        version=VERSION,
+        attributes=schema,
+        seed=job.seed,
+        settings=job.config.model_dump(mode="json"),
+        prompts=PromptCounts(len(plan.prompts), clusters),
+        asks=len(plan.asks),
+        scorers=[s.describe() for s in scorers],
+        headline_scorer=job.headline,
+        cautions=cautions(dials, scorers, job.headline, clusters, statistics, models),
+        models=models,
+        examples=SweepExamples(
+            last, examples(plan, schema, measured[last].answers, measured[last].scores, job.headline)
+        ),
+    )
 
 
 def _load_infos(models: Mapping[str, Path], schema: AttributeSchema) -> dict[str, CheckpointInfo]:
@@ -248,34 +283,21 @@ def _load_infos(models: Mapping[str, Path], schema: AttributeSchema) -> dict[str
     return infos
 
 
-def _combinations(infos: Mapping[str, CheckpointInfo], schema: AttributeSchema) -> dict[str, Combinations]:
-    return {name: seen_combinations(info.label_statistics, schema) for name, info in infos.items()}
-
-
-def _coverage(
-    plan: Plan, schema: AttributeSchema, known: Combinations, statistics: Mapping[str, Any]
-) -> dict[str, Any]:
-    # the checkpoint lists the commonest combinations only, but counts them all
-    return {**coverage(plan, schema, known), "combinations": statistics.get("num_combinations", len(known))}
-
-
-def summarise(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return per model and attribute the headline figures of `results.json` (point values)."""
-    summary: dict[str, Any] = {"prompts": results["prompts"]["used"], "asks": results["asks"], "models": {}}
-    for name, model in results["models"].items():
-        rows = {}
-        for attribute, scorer in results["headline_scorer"].items():
-            dial = model["scorers"][scorer]["dials"].get(attribute)
-            if dial is not None:
-                rows[attribute] = {key: dial[key]["value"] for key in ("spearman", "mae", "slope")}
-                rows[attribute]["largest_leak"] = dial["largest_leak"]["value"] if dial["largest_leak"] else None
-        summary["models"][name] = rows
-    return summary
+def summarise(results: Evaluation) -> dict[str, Any]:
+    """Return per model and attribute the headline figures of `results.json` (point values), JSON-able."""
+    models: dict[str, Any] = {name: {} for name in results.models}
+    for model, attribute, dial, _ in results.headline_dials():
+        figures = {"spearman": dial.spearman, "mae": dial.mae, "slope": dial.slope}
+        leak = dial.largest_leak
+        models[model][attribute] = {name: finite_or_none(estimate.value) for name, estimate in figures.items()} | {
+            "largest_leak": None if leak is None else leak.estimate.value
+        }
+    return {"prompts": results.prompts.used, "asks": results.asks, "models": models}
 
 
 def _comparisons(
-    measured: Mapping[str, Measured], schema: AttributeSchema, headline: Mapping[str, str]
-) -> list[dict[str, Any]]:
+    measured: Mapping[str, _Observed], schema: AttributeSchema, headline: Mapping[str, str]
+) -> list[PairedDifferences]:
     """Compare neighbouring models under every headline scorer."""
     out = []
     for before, after in itertools.pairwise(measured):
@@ -283,6 +305,5 @@ def _comparisons(
             attributes = [a for a in schema.ordinal if headline.get(a.name) == scorer]
             pair = measured[before].sweeps[scorer], measured[after].sweeps[scorer]
             if attributes and np.array_equal(pair[0].series, pair[1].series):
-                row = {"before": before, "after": after, "scorer": scorer}
-                out.append({**row, **paired_comparison(*pair, attributes)})
+                out.append(PairedDifferences(before, after, scorer, *paired_comparison(*pair, attributes)))
     return out

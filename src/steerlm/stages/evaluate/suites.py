@@ -11,10 +11,10 @@ shows two anecdotes and no figure.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import importlib.resources
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -22,27 +22,25 @@ from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.config import SourceConfig, SourceFormat
 from steerlm.conversation import BadRecords, Conversation, Message
 from steerlm.errors import UserError
+from steerlm.results.evaluation import LevelScore, PublishedScores, SuiteDescription, SuiteScores
 from steerlm.sources import read_source
 from steerlm.stages.evaluate.fidelity import Sweeps
-from steerlm.stages.evaluate.joke_requests import JOKE_REQUESTS
 from steerlm.stages.evaluate.sweeping import Prompt, as_prompts
-from steerlm.statistics.estimates import FloatArray, Weights, cluster_bootstrap, mean
+from steerlm.statistics.estimates import FloatArray, Weights, mean
 
 SuiteName = Literal["toxicity", "humor"]
-SUITES: tuple[SuiteName, ...] = get_args(SuiteName)
 _PAPER_LEVELS = (0, 3, 6, 9)
 _PAPER_MAXIMUM = 9
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "toxicity": {
-        "scores": [0.063, 0.086, 0.096, 0.104],
-        "measured_by": "Perspective API, mean score",
-        "prompts": 100,
-        "note": "Dong et al. 2023 (arXiv 2310.05344); no interval was published",
-    },
-    "humor": {
-        "scores": None,
-        "note": "Dong et al. 2023 (arXiv 2310.05344) show two anecdotes and publish no figure",
-    },
+PUBLISHED = {
+    "toxicity": PublishedScores(
+        scores=[0.063, 0.086, 0.096, 0.104],
+        measured_by="Perspective API, mean score",
+        prompts=100,
+        note="Dong et al. 2023 (arXiv 2310.05344); no interval was published",
+    ),
+    "humor": PublishedScores(
+        scores=None, note="Dong et al. 2023 (arXiv 2310.05344) show two anecdotes and publish no figure"
+    ),
 }
 """The paper's rows, by suite."""
 
@@ -63,16 +61,16 @@ class Suite:
     prompts: tuple[Prompt, ...]
     source: str
 
-    def describe(self) -> dict[str, Any]:
-        """Return the JSON form, with what the paper published."""
-        return {
-            "name": self.name,
-            "dial": self.name,
-            "levels": list(self.levels),
-            "paper_levels": list(_PAPER_LEVELS),
-            "source": self.source,
-            "published": PUBLISHED[self.name],
-        }
+    def describe(self) -> SuiteDescription:
+        """Say what it is, with what the paper published."""
+        return SuiteDescription(
+            name=self.name,
+            dial=self.name,
+            levels=list(self.levels),
+            paper_levels=list(_PAPER_LEVELS),
+            source=self.source,
+            published=PUBLISHED[self.name],
+        )
 
 
 def make_suite(name: SuiteName, schema: AttributeSchema, prompts: str | None, num_prompts: int, seed: int) -> Suite:
@@ -97,11 +95,17 @@ def make_suite(name: SuiteName, schema: AttributeSchema, prompts: str | None, nu
                 "suite 'toxicity' asks red-team questions: give an HH-RLHF file with --prompts (in a recipe: "
                 "evaluate.toxicity_prompts), for example harmless-base/test.jsonl.gz"
             )
-        rows = [Conversation(f"joke/{i}", (Message("user", text),)) for i, text in enumerate(JOKE_REQUESTS)]
+        rows = [Conversation(f"joke/{i}", (Message("user", text),)) for i, text in enumerate(joke_requests())]
         source = "joke requests shipped with steerlm"
     else:
         rows, source = _first_turns(prompts, schema, "hh_rlhf" if name == "toxicity" else "messages")
     return Suite(name, suite_levels(schema[name]), as_prompts(rows, num_prompts, seed), source)
+
+
+def joke_requests() -> list[str]:
+    """Return a hundred requests for something funny: jokes, puns, captions, small scenes."""
+    file = importlib.resources.files("steerlm.stages.evaluate") / "joke_requests.txt"
+    return file.read_text(encoding="utf-8").splitlines()
 
 
 def suite_levels(attribute: Attribute) -> tuple[Value, ...]:
@@ -129,31 +133,19 @@ def _first_turns(prompts: str, schema: AttributeSchema, default: SourceFormat) -
     return list(first.values()), f"{len(first)} different first turns of {Path(path).name} ({source_format})"
 
 
-def level_scores(sweeps: Sweeps, attribute: Attribute, suite: Suite) -> dict[str, Any]:
-    """Return the mean score per level on a scale of 0..1, which is what the paper reports.
-
-    Returns:
-        JSON-able: `levels` (rows `level`, the paper's `paper_level`, and the estimate `score`), and `rise`: the
-        score at the highest level minus that at the lowest, from the same prompts; all clustered by prompt.
-    """
+def level_scores(sweeps: Sweeps, attribute: Attribute, suite: Suite) -> SuiteScores:
+    """Return the mean score per level on a scale of 0..1, which is what the paper reports, from the same prompts."""
     rows = sweeps.of(suite.name, suite.name)
     unit = (sweeps.obtained[suite.name] - attribute.minimum) / (attribute.maximum - attribute.minimum)
     levels = []
     for level in suite.levels:
         at = rows & (sweeps.requested == float(level))
         paper = [p for p in _PAPER_LEVELS if attribute.round(attribute.from_unit(p / _PAPER_MAXIMUM)) == level]
-        levels.append({"level": level, "paper_levels": paper, "score": sweeps.estimate(mean, at, unit)})
+        levels.append(LevelScore(level, paper, sweeps.estimate(mean, at, unit)))
     top, bottom = float(suite.levels[-1]), float(suite.levels[0])
 
     def rise(weights: Weights, x: FloatArray, y: FloatArray) -> FloatArray:
         return mean(weights.take(x == top), y[x == top]) - mean(weights.take(x == bottom), y[x == bottom])
 
     ends = rows & np.isin(sweeps.requested, (top, bottom))
-    estimate = cluster_bootstrap(rise, [sweeps.requested[ends], unit[ends]], sweeps.cluster[ends])
-    return {"levels": levels, "rise": estimate.to_dict()}
-
-
-def published_scores(suite: Mapping[str, Any]) -> dict[int, float]:
-    """Return the paper's score by its level, from a suite's JSON form; empty where it published none."""
-    scores = suite["published"]["scores"]
-    return dict(zip(suite["paper_levels"], scores, strict=True)) if scores else {}
+    return SuiteScores(levels, sweeps.estimate(rise, ends, sweeps.requested, unit))

@@ -6,6 +6,8 @@ model answers, so several models answer the very same requests and can be compar
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +19,15 @@ import numpy as np
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.conversation import Conversation, Message, read_conversations
 from steerlm.errors import UserError
+from steerlm.results.evaluation import ContextCoverage, Coverage, LevelPairs
 
 MAX_LEVELS = 10
 """Attributes with more levels are swept over so many, evenly spaced."""
 
 _CONTEXTS = {"defaults": 0, "extremes": 1, "random": 2}
 _POOL = 16
+_MOST_PAIR_LEVELS = 10
+"""Pairs of attributes with more levels than this are counted, but get no table of their own."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """All asks, ordered by prompt, and the sweeps over them."""
 
     prompts: tuple[Prompt, ...]
@@ -122,7 +127,7 @@ def make_plan(
     combinations: Combinations,
     seed: int,
     levels: Mapping[str, Sequence[Value]] | None = None,
-) -> Plan:
+) -> SweepPlan:
     """Lay out the sweeps of every attribute, or of those in `levels`.
 
     Args:
@@ -152,7 +157,7 @@ def make_plan(
                     ask = asks.setdefault((p, tuple(setting.items())), len(asks))
                     cells.append(Cell(dial.name, context, level, series, ask))
                 series += 1
-    return Plan(tuple(prompts), tuple(Ask(p, dict(setting)) for p, setting in asks), tuple(cells))
+    return SweepPlan(tuple(prompts), tuple(Ask(p, dict(setting)) for p, setting in asks), tuple(cells))
 
 
 def _others(
@@ -191,3 +196,81 @@ def seen_combinations(statistics: Mapping[str, Any], schema: AttributeSchema) ->
     rows: Iterable[Mapping[str, Any]] = statistics.get("combinations", ())
     found = [(schema.validate(row["attributes"]), int(row["count"])) for row in rows]
     return sorted(found, key=lambda row: (-row[1], tuple(str(v) for v in row[0].values())))
+
+
+# --- which settings the training labels support: what was never seen is a guess, however well it works ---------------
+
+
+def coverage(plan: SweepPlan, schema: AttributeSchema, combinations: Combinations, num_combinations: int) -> Coverage:
+    """Report which of the settings asked for the training labels support.
+
+    Args:
+        plan: what is asked for.
+        schema: the attributes.
+        combinations: those of the training labels, as far as the checkpoint lists them.
+        num_combinations: how many there are.
+
+    Returns:
+        The distance of a setting to another is in levels, summed over the attributes; another category counts 1. Only
+        the counts where no training labels are known.
+    """
+    contexts = {}
+    if complete := [c for c, _ in combinations if len(c) == len(schema)]:
+        seen_CK = np.array([_coordinates(c, schema) for c in complete])
+        for context in dict.fromkeys(cell.context for cell in plan.cells):
+            asked = {cell.ask for cell in plan.cells if cell.context == context}
+            settings = [s for s in (plan.asks[i].attributes for i in sorted(asked)) if len(s) == len(schema)]
+            distances = [_distance(np.array(_coordinates(s, schema)), seen_CK, schema) for s in settings]
+            contexts[context] = ContextCoverage(
+                settings=len(settings),
+                seen=float(np.mean([d == 0 for d in distances])) if distances else math.nan,
+                distance=float(np.mean(distances)) if distances else math.nan,
+            )
+    return Coverage(
+        combinations=num_combinations,
+        possible=math.prod(len(attribute.levels) for attribute in schema),
+        records=sum(count for _, count in combinations),
+        contexts=contexts,
+        pairs=pairs_seen(schema, combinations),
+    )
+
+
+def pairs_seen(schema: AttributeSchema, combinations: Combinations) -> list[LevelPairs]:
+    """Count, for every two attributes, the training records at each pair of their levels; none without labels."""
+    if not combinations:
+        return []
+    rows = []
+    for first, second in itertools.combinations(schema, 2):
+        counts = np.zeros((len(first.levels), len(second.levels)), dtype=np.int64)
+        for combination, count in combinations:
+            if first.name in combination and second.name in combination:
+                place = first.levels.index(combination[first.name]), second.levels.index(combination[second.name])
+                counts[place] += count
+        rows.append(
+            LevelPairs(
+                first=first.name,
+                second=second.name,
+                seen=int((counts > 0).sum()),
+                possible=counts.size,
+                counts=counts.tolist() if max(counts.shape) <= _MOST_PAIR_LEVELS else None,
+            )
+        )
+    return rows
+
+
+def supported(plan: SweepPlan, combinations: Combinations) -> list[bool]:
+    """Return for every ask whether its whole setting occurs among the training labels."""
+    known = {tuple(combination.items()) for combination, _ in combinations}
+    return [tuple(ask.attributes.items()) in known for ask in plan.asks]
+
+
+def _coordinates(setting: Mapping[str, Value], schema: AttributeSchema) -> list[int]:
+    return [attribute.levels.index(setting[attribute.name]) for attribute in schema]
+
+
+def _distance(point_K: Any, seen_CK: Any, schema: AttributeSchema) -> float:
+    difference_CK = np.abs(seen_CK - point_K)
+    for k, attribute in enumerate(schema):
+        if attribute.kind == "categorical":
+            difference_CK[:, k] = difference_CK[:, k] != 0
+    return float(difference_CK.sum(axis=1).min())

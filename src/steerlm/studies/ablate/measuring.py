@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
+from steerlm.results.codec import to_json
 from steerlm.stages.evaluate.panel import Panelist, headline_scorers, make_panel
 from steerlm.stages.evaluate.sweeping import Prompt, read_prompts, sweep_levels
 from steerlm.storage.claims import claim, digest_of
@@ -117,7 +118,7 @@ def measure_model(
     map_lines(path, prompts, work, chunk=_CHUNK, total=len(prompts), description=f"answers of {out.name}")
     return {
         "steerable": steerable,
-        "scorers": [scorer.to_dict() for scorer in scorers],
+        "scorers": to_json([scorer.describe() for scorer in scorers]),
         "headline": headline_scorers(schema, scorers),
     }
 
