@@ -25,8 +25,9 @@ from steerlm.errors import UserError
 from steerlm.reporting import charts
 from steerlm.reporting.report import markdown_text, number, percent, shade, steering_table, write_report
 from steerlm.results.codec import from_json
-from steerlm.results.evaluation import Evaluation
+from steerlm.results.evaluation import CurvePoint, Evaluation
 from steerlm.stages.evaluate import stage
+from steerlm.statistics.estimates import Estimate
 from steerlm.statistics.metrics import fleiss_kappa, human_ceiling, regression_report
 from steerlm.storage.files import write_json
 from tests.stages.evaluate.test_evaluate import SCHEMA, World, exact, noisy
@@ -351,7 +352,7 @@ def test_formats():
 
 
 def test_charts_take_their_colours_from_the_page():
-    rows = [{"requested": float(i), "value": float(i), "low": i - 0.1, "high": i + 0.1} for i in range(5)]
+    rows = [CurvePoint(float(i), Estimate(float(i), i - 0.1, i + 0.1, 40, 8)) for i in range(5)]
     label = 'a "label" & more'
     chart = str(charts.response_curve((0, 4), {"a": rows, "b": rows[:2]}, label))
     assert chart == str(charts.response_curve((0, 4), {"a": rows, "b": rows[:2]}, label))

@@ -26,7 +26,7 @@ class Table(NamedTuple):
     columns: list[str]
     rows: list[list[str]]
     caption: str
-    metrics: list[dict[str, str | float]]
+    metrics: list[dict[str, object]]
     dataset: str
 
 
