@@ -21,7 +21,7 @@ class ComparedPrompts:
 
 
 @dataclass(frozen=True)
-class AnswerSampling:
+class ComparisonDraws:
     """How answers were sampled."""
 
     max_new_tokens: int
@@ -143,7 +143,7 @@ class ComparisonResult:
     version: int = 0
     seed: int
     prompts: ComparedPrompts
-    generation: AnswerSampling
+    generation: ComparisonDraws
     systems: Mapping[str, ComparedSystem]
     decided_by: DecidedBy
     notes: Sequence[str]

@@ -43,7 +43,7 @@ class PromptCounts:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class AnswerDraws:
     """What of the section `evaluate` says how answers are drawn.
 
     Attributes:
@@ -440,9 +440,9 @@ class Evaluation:
     suite: SuiteDescription | None = None
 
     @property
-    def drawing(self) -> Drawing:
+    def drawing(self) -> AnswerDraws:
         """How answers were drawn."""
-        return from_json(Drawing, self.settings)
+        return from_json(AnswerDraws, self.settings)
 
     @property
     def final(self) -> str:

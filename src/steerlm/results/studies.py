@@ -123,7 +123,7 @@ class RungResult:
 
 
 @dataclass(frozen=True)
-class AnswerDraws:
+class StudyDraws:
     """What of the section `evaluate` says how answers are drawn."""
 
     num_prompts: int | None
@@ -187,7 +187,7 @@ class AblationResult:
 
     version: int = 0
     subject: StudySubject = field(metadata=FLAT)
-    settings: AnswerDraws
+    settings: StudyDraws
     conditions: StudyConditions = field(metadata=FLAT)
     notes: Sequence[str]
     rungs: Mapping[str, RungResult]
@@ -231,7 +231,7 @@ class BaselinesResult:
     version: int = 0
     subject: StudySubject = field(metadata=FLAT)
     samples_per_prompt: int
-    settings: AnswerDraws
+    settings: StudyDraws
     baselines: Mapping[str, object]
     conditions: StudyConditions = field(metadata=FLAT)
     methods: Mapping[str, MethodResult]
