@@ -5,6 +5,7 @@ for conversation in read_source(SourceConfig(name="hh", format="hh_rlhf", path=.
 
 from __future__ import annotations
 
+import csv
 import itertools
 import logging
 from collections import Counter
@@ -20,7 +21,7 @@ from steerlm.sources.draft import Draft, JsonObject, Labelled, Labels, absent, p
 from steerlm.sources.nemo import export_nemo
 from steerlm.sources.rows import ColumnNames, Row, read_rows, reject
 
-__all__ = ["IMPORTERS", "export_nemo", "read_source"]
+__all__ = ["IMPORTERS", "export_nemo", "parse_columns", "read_source"]
 
 Importer = Callable[[object, Labels], Iterator[Draft]]
 
@@ -92,6 +93,24 @@ def read_source(
     if dropped is None and labels.dropped:
         counts = ", ".join(f"{name}: {count}" for name, count in labels.dropped.items())
         _LOG.warning("%s: labels left out because the schema has no such attribute: %s", source.name, counts)
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Return the `columns` of a source as a command line says them: `prompt=player,response=reply,rating.humor=funny`.
+
+    A pair with a comma in it stands in quotation marks, as in CSV.
+
+    Raises:
+        UserError: a piece that is no pair, or a name that stands twice.
+    """
+    names: dict[str, str] = {}
+    for piece in next(csv.reader([text])):
+        name, _, column = piece.partition("=")
+        if not name.strip() or not column.strip():
+            raise UserError(f"columns: {piece!r} is not of the form prompt=player")
+        if names.setdefault(name.strip(), column.strip()) != column.strip():
+            raise UserError(f"columns: {name.strip()!r} stands twice")
+    return names
 
 
 def _columns(source: SourceConfig, schema: AttributeSchema) -> dict[str, str]:

@@ -61,11 +61,12 @@ def read_rows(source: SourceConfig, bad: BadRecords | None = None) -> Iterator[R
         files = sorted(file for file in source.path.iterdir() if _suffix(file) in _SUFFIXES)
         if not files:
             raise UserError(f"{source.path}: the folder holds no {', '.join(_SUFFIXES)} file")
-    number = 0
+    first = end = 0
     for file in files:
         for row in read_file_rows(file, bad):
-            yield row._replace(number=number)
-            number += 1
+            end = first + row.number + 1  # the position, whatever is skipped
+            yield row._replace(number=end - 1)
+        first = end
 
 
 def _suffix(path: Path) -> str:

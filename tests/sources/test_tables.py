@@ -1,0 +1,177 @@
+"""CSV, TSV and columns of other names (made-up text)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlm.attributes import OASST, Attribute, AttributeSchema
+from steerlm.config import SourceConfig, SourceFormat
+from steerlm.conversation import BadRecords, Conversation
+from steerlm.errors import UserError
+from steerlm.sources import parse_columns, read_source
+from steerlm.sources.rows import read_file_rows
+from tests.sources.conftest import turns
+
+NAMES = {"prompt": "player", "response": "reply", "system": "npc", "rating.humor": "funny"}
+HEADER = "player,reply,npc,funny,level"
+
+
+def load(
+    path: Path,
+    text: str | bytes,
+    *,
+    bad: BadRecords | None = None,
+    schema: AttributeSchema = OASST,
+    columns: dict[str, str] = NAMES,
+    source_format: SourceFormat = "table",
+) -> list[Conversation]:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    source = SourceConfig(name="s", format=source_format, path=path, columns=columns)
+    return list(read_source(source, schema, bad, Counter()))
+
+
+def test_a_table_of_chats(tmp_path: Path) -> None:
+    text = HEADER + '\nHi,"Hello, ""you""\nthere",A smith,3,7\n\nBye,So long,,,8\nA,B,,nan,\n'
+    first, second, third = load(tmp_path / "a.csv", text)
+    assert turns(first) == [("system", "A smith"), ("user", "Hi"), ("assistant", 'Hello, "you"\nthere')]
+    assert (first.messages[2].attributes, first.messages[2].labelled_by) == ({"humor": 3}, "human")
+    assert turns(second) == [("user", "Bye"), ("assistant", "So long")]
+    assert second.messages[1].attributes is third.messages[1].attributes is None
+    assert [c.id for c in (first, second, third)] == ["s/0", "s/1", "s/2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "player,reply,npc,funny\r\nHi,Hé,,2.5\r\n"),
+        ("a.csv", "player;reply;npc;funny\nHi;Hé;;2.5\n"),
+        ("a.tsv", "player\treply\tnpc\tfunny\nHi\tHé\t\t2.5\n"),
+        ("a.CSV", '"player","reply","npc","funny"\n"Hi","Hé","","2.5"'),
+        ("a.csv", "\ufeffplayer,reply,npc,funny\nHi,Hé,,2.5\n"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_dialect_gives_the_same_conversation(tmp_path: Path, name: str, text: str, packed: bool) -> None:
+    content = gzip.compress(text.encode()) if packed else text.encode()
+    (conversation,) = load(tmp_path / (name + ".gz" if packed else name), content)
+    assert turns(conversation) == [("user", "Hi"), ("assistant", "Hé")]
+    assert conversation.messages[1].attributes == {"humor": 2}
+    assert conversation.messages[1].ratings == {"humor": (2.5,)}
+
+
+@pytest.mark.parametrize(
+    ("text", "piece"),
+    [
+        (HEADER.title() + "\nHi,x,,1,2\n", "a.csv:2: there is no column 'funny': did you mean 'Funny'"),
+        (HEADER + "\nHi,x,,7,2\n", "a.csv:2: humor: rating 7 is outside 0..4"),
+        (HEADER + "\nHi,x,,very,2\n", "a.csv:2: humor: rating 'very' is not a number"),
+        (HEADER + "\nHi,x\n", "a.csv:2: 2 cells in a table of 5 columns"),
+        (HEADER + "\nHi,x,,1,2,3\n", "6 cells in a table of 5 columns"),
+        (HEADER + '\nHi,"x\n', "a.csv:2: malformed table: unexpected end of data"),
+        (HEADER + "\nHi,,,1,2\n", "a.csv:2: message 1 (assistant) is empty"),
+        ("player,player\nHi,x\n", "a.csv:1: the column 'player' stands twice"),
+        ((HEADER + "\nok,x,,1,2\nHi,caf\u00e9,,1,2\n").encode("latin-1"), "a.csv:3: not UTF-8 text"),
+        ((HEADER + "\nHi,x,,1,2\n").encode("utf-16"), "a.csv: not UTF-8 text but UTF-16"),
+        (HEADER + "\nHi,x\0,,1,2\n", "a.csv:2: a NUL character"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_table_is_said_with_its_place(tmp_path: Path, text: str | bytes, piece: str) -> None:
+    with pytest.raises(UserError) as error:
+        load(tmp_path / "a.csv", text)
+    assert piece in str(error.value)
+
+
+def test_bad_rows_of_a_table_are_skipped_and_counted_by_reason(tmp_path: Path) -> None:
+    bad = BadRecords()
+    text = HEADER + "\na,b,,1,2\nHi,x\nBye,x\nc,d,,9,2\ne,,,1,2\nf,g,,1,2\n"
+    assert [c.id for c in load(tmp_path / "a.csv", text, bad=bad)] == ["s/0", "s/5"]
+    assert bad.reasons == {
+        "… cells in a table of … columns": 2,
+        "humor: rating … is outside …..…": 1,
+        "message … (assistant) is empty": 1,
+    }
+
+
+def test_columns_called_as_attributes_are_their_ratings(tmp_path: Path) -> None:
+    schema = AttributeSchema((Attribute("mood", "categorical", categories=("glad", "sad")), *OASST))
+    text = "id,prompt,response,quality,mood,note\n7,Hi,Hello,4,sad,x\n8,Hi,Hey,,,\n"
+    first, second = load(tmp_path / "a.csv", text, columns={}, schema=schema)
+    assert (first.id, first.messages[1].attributes) == ("s/7", {"mood": "sad", "quality": 4})
+    assert second.messages[1].attributes is None
+
+
+def chat(role: str, text: str, *roles: str) -> dict[str, Any]:
+    return {"chat": [{role: roles[0], text: "Hi"}, {role: roles[1], text: "Hello"}]}
+
+
+PLAIN = {"q": "Hi", "a": "Hello"}
+RENAMED: list[tuple[SourceFormat, dict[str, Any], dict[str, str]]] = [
+    ("table", PLAIN, {"prompt": "q", "response": "a"}),
+    ("alpaca", PLAIN, {"prompt": "q", "response": "a"}),
+    ("alpaca", PLAIN, {"instruction": "q", "output": "a"}),
+    ("helpsteer", {**PLAIN, "Verbosity": 1}, {"prompt": "q", "response": "a", "verbosity": "Verbosity"}),
+    ("messages", chat("role", "content", "user", "assistant"), {"messages": "chat"}),
+    ("sharegpt", chat("from", "value", "human", "gpt"), {"conversations": "chat"}),
+    ("nemo", chat("from", "value", "User", "Assistant"), {"conversations": "chat"}),
+]
+
+
+@pytest.mark.parametrize(("source_format", "row", "columns"), RENAMED)
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
+def test_columns_work_for_every_importer_and_reader(
+    tmp_path: Path, source_format: SourceFormat, row: dict[str, Any], columns: dict[str, str], suffix: str
+) -> None:
+    row = {**row, "funny": 3, "zone": "east"}
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist([row]), path)
+        content = path.read_bytes()
+    elif suffix == "csv":
+        cells = [json.dumps(value) if isinstance(value, list) else str(value) for value in row.values()]
+        content = "\n".join(",".join('"' + c.replace('"', '""') + '"' for c in line) for line in (row, cells)).encode()
+    else:
+        content = json.dumps([row] if suffix == "json" else row).encode()
+    given = {**columns, "rating.humor": "funny"}
+    (conversation,) = load(path, content, source_format=source_format, columns=given)
+    assert turns(conversation) == [("user", "Hi"), ("assistant", "Hello")]
+    assert (conversation.messages[1].attributes or {})["humor"] == 3
+    assert "rating.humor" not in conversation.meta
+    typo = {**given, "system" if source_format != "messages" else "group": "Zone"}
+    if source_format != "helpsteer":
+        with pytest.raises(UserError, match="there is no column 'Zone': did you mean 'zone'"):
+            load(path, content, source_format=source_format, columns=typo)
+
+
+def test_names_that_nobody_reads_are_told_before_the_data(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="format alpaca reads no 'promt': did you mean 'prompt'"):
+        load(tmp_path / "a.csv", HEADER, source_format="alpaca", columns={"promt": "player"})
+    with pytest.raises(UserError, match="unknown attribute 'humour': did you mean 'humor'"):
+        load(tmp_path / "a.csv", HEADER, columns={"rating.humour": "funny"})
+
+
+def test_columns_of_the_command_line() -> None:
+    assert parse_columns("prompt=player,response=reply,rating.humor=funny") == {
+        "prompt": "player", "response": "reply", "rating.humor": "funny",
+    }  # fmt: skip
+    assert parse_columns('prompt=the player,"response=reply, first"') == {
+        "prompt": "the player",
+        "response": "reply, first",
+    }
+    for text, piece in (("prompt", "'prompt'"), ("=x", "'=x'"), ("prompt=", "'prompt='"), ("a=1,a=2", "stands twice")):
+        with pytest.raises(UserError, match=piece):
+            parse_columns(text)
+
+
+def test_a_large_cell_and_a_table_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,response\nHi," + "x" * 1_000_000 + "\n")
+    assert len(next(read_file_rows(tmp_path / "a.csv")).value["response"]) == 1_000_000  # type: ignore[index]
+    for text in ("", "\n", "prompt,response\n"):
+        (tmp_path / "a.csv").write_text(text)
+        assert list(read_file_rows(tmp_path / "a.csv")) == []
