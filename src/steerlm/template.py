@@ -27,7 +27,9 @@ from steerlm.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TEMPLATES", "ConversationEncoder", "Encoded", "LabelPiece", "Template", "install_template"]
+__all__ = [
+    "TEMPLATES", "ConversationEncoder", "Encoded", "LabelPiece", "Stretch", "Template", "install_template", "render",
+]  # fmt: skip
 
 
 class Template(NamedTuple):
@@ -147,6 +149,42 @@ def _uses_beginning(tokenizer: PreTrainedTokenizerBase) -> bool:
         return "bos_token" in tokenizer.chat_template
     # nothing says so: a token that is also the end of sequence (GPT-2) separates documents and starts nothing
     return bool(tokenizer.bos_token != tokenizer.eos_token and tokenizer.init_kwargs.get("add_bos_token") is not False)
+
+
+class Stretch(NamedTuple):
+    """A stretch of rendered text, and whether the model is trained to write it."""
+
+    text: str
+    trained: bool
+
+
+def render(messages: Sequence[Message], template: TemplateName, schema: AttributeSchema) -> list[Stretch]:
+    """Return the text of a conversation under a shipped template, without a tokenizer and its beginning of sequence.
+
+    Raises:
+        UserError: wrong roles or a label off the schema.
+    """
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    check_roles(messages)
+    chat = [
+        {
+            "role": m.role,
+            "content": m.content,
+            **({"attributes": schema.validate(m.attributes)} if m.attributes else {}),
+        }
+        for m in messages
+    ]
+    with _RENDERING:
+        texts, spans = render_jinja_template(
+            conversations=[chat],
+            chat_template=_template_text(template, schema, False),
+            return_assistant_tokens_mask=True,
+        )
+    weights = [message.weight for message in messages if message.role == "assistant"]
+    trained = [span for span, weight in zip(spans[0], weights, strict=True) if weight]
+    edges = [0, *(edge for span in trained for edge in span), len(texts[0])]
+    return [Stretch(texts[0][a:b], i % 2 == 1) for i, (a, b) in enumerate(pairwise(edges)) if a < b]
 
 
 class LabelPiece(NamedTuple):

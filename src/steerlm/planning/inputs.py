@@ -8,10 +8,11 @@ from pathlib import Path
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import PlaygroundConfig, Recipe, TrainingSection
-from steerlm.conversation import BadRecords, Conversation, read_conversations
+from steerlm.conversation import BadRecords, Conversation
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known
 from steerlm.sources import read_source
+from steerlm.sources.prompts import read_prompts
 from steerlm.stages.evaluate.suites import make_suite
 from steerlm.stages.prepare.stage import inspect_source
 
@@ -103,7 +104,7 @@ def _check_turns(source: str, sample: list[Conversation], found: Findings) -> No
 def check_prompts(path: Path, found: Findings) -> None:
     """Check the file of evaluation prompts."""
     try:
-        count = sum(1 for _ in read_conversations(path))
+        count = sum(1 for _ in read_prompts(path))
     except UserError as error:
         found.problems.append(str(error))
         return

@@ -49,7 +49,7 @@ def _history(row: JsonObject, labels: Labels) -> Iterator[Message]:
         if isinstance(exchange, dict) and "instruction" in exchange:
             yield from next(convert(exchange, labels)).messages
         elif isinstance(exchange, dict):
-            yield read_turn(exchange, labels)
+            yield read_turn(exchange, labels.schema, labels.dropped)
         elif isinstance(exchange, list) and len(exchange) == 2 and all(isinstance(text, str) for text in exchange):
             yield Message("user", exchange[0])
             yield Message("assistant", exchange[1])

@@ -29,7 +29,10 @@ def convert(row: object, labels: Labels) -> Iterator[Draft]:
     pair = {}
     for key in ("chosen", "rejected"):
         said = row.get(key)  # later preference data have lists of messages
-        pair[key] = tuple(read_turns(said, labels)) if isinstance(said, list) else _turns(expect_text(row, key), key)
+        if isinstance(said, list):
+            pair[key] = tuple(read_turns(said, labels.schema, labels.dropped))
+        else:
+            pair[key] = _turns(expect_text(row, key), key)
     for key, messages in pair.items():
         yield Draft(messages, suffix=f"-{key}", meta={"preference": key})
 

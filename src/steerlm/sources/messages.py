@@ -25,7 +25,7 @@ def convert(row: object, labels: Labels) -> Iterator[Draft]:
     """
     record = expect_object(row)
     turns = find_turns(record, "messages")
-    messages = read_turns(turns, labels)
+    messages = read_turns(turns, labels.schema, labels.dropped)
     meta = {
         key: value
         for key, value in record.items()

@@ -15,5 +15,5 @@ def convert(row: object, labels: Labels) -> Iterator[Draft]:
         UserError: no list of turns, or see `read_turns`.
     """
     row = expect_object(row)
-    turns = find_turns(row, "conversations")
-    yield Draft(tuple(read_turns(turns, labels, filled_text(row, "system", labels))), own_id(row, "id"))
+    turns, system = find_turns(row, "conversations"), filled_text(row, "system", labels)
+    yield Draft(tuple(read_turns(turns, labels.schema, labels.dropped, system)), own_id(row, "id"))

@@ -7,14 +7,16 @@ is left out is counted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
 import orjson
 
+from steerlm.attributes import AttributeSchema
 from steerlm.conversation import MESSAGE_KEYS, Message, Role, message_from_dict
 from steerlm.errors import UserError, did_you_mean
-from steerlm.sources.draft import JsonObject, Labels, absent
+from steerlm.sources.draft import JsonObject, absent
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -33,7 +35,7 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant",
 }
 _TOOLS = ("tool", "tools", "function", "function_call", "tool_call", "tool_response", "observation", "ipython")
-_TURN_LISTS = ("messages", "conversations", "conversation")
+TURN_LISTS = ("messages", "conversations", "conversation")
 _ROLE_KEYS = ("role", "from", "speaker")
 _TEXT_KEYS = ("content", "value", "text")
 _CALLS = ("tool_calls", "function_call")
@@ -56,7 +58,7 @@ def find_turns(row: JsonObject, wanted: str) -> list[object]:
     Raises:
         UserError: there is none.
     """
-    for key in (wanted, *_TURN_LISTS):
+    for key in (wanted, *TURN_LISTS):
         turns = row.get(key)
         if isinstance(turns, str) and turns.lstrip().startswith("["):  # a cell of a table
             try:
@@ -68,8 +70,16 @@ def find_turns(row: JsonObject, wanted: str) -> list[object]:
     raise UserError(f"the row has no list of {wanted!r}; it has {', '.join(map(str, row)) or 'nothing'}")
 
 
-def read_turns(turns: list[object], labels: Labels, system: str = "") -> list[Message]:
+def read_turns(
+    turns: list[object], schema: AttributeSchema | None, left_out: Counter[str], system: str = ""
+) -> list[Message]:
     """Return turns as messages, below the row's own system prompt.
+
+    Args:
+        turns: of a row.
+        schema: labels are validated against it.
+        left_out: counts what a message has no place for.
+        system: the row's system prompt.
 
     Raises:
         UserError: with the number of the turn: no role or text, an unknown speaker, a call of a tool, a bad label.
@@ -77,13 +87,13 @@ def read_turns(turns: list[object], labels: Labels, system: str = "") -> list[Me
     messages = [Message("system", system)] if system else []
     for number, turn in enumerate(turns):
         try:
-            messages.append(read_turn(turn, labels))
+            messages.append(read_turn(turn, schema, left_out))
         except UserError as error:
             raise UserError(f"message {number}: {error}") from None
     return messages
 
 
-def read_turn(turn: object, labels: Labels) -> Message:
+def read_turn(turn: object, schema: AttributeSchema | None, left_out: Counter[str]) -> Message:
     """Return one turn as a message, its labels on the schema's scale.
 
     Raises:
@@ -97,7 +107,7 @@ def read_turn(turn: object, labels: Labels) -> Message:
     role = _role(turn, role_key)
     if any(not absent(turn.get(key)) for key in _CALLS):
         raise UserError(f"this {role} message calls a tool, which a record cannot hold")
-    fields: dict[str, object] = {"role": role, "content": _text(turn.get(text_key), role, labels)}
+    fields: dict[str, object] = {"role": role, "content": _text(turn.get(text_key), role, left_out)}
     for key, value in turn.items():
         if key in (role_key, text_key) or absent(value):
             continue
@@ -110,14 +120,14 @@ def read_turn(turn: object, labels: Labels) -> Message:
             trained = trained_flag(key, value)
             if role != "assistant":
                 if trained:
-                    labels.dropped[f"(training of a {role} turn)"] += 1
+                    left_out[f"(training of a {role} turn)"] += 1
             elif fields.setdefault("weight", trained) != trained:
                 raise UserError(f"{key} {value!r} contradicts another key that says whether the turn is trained")
         elif key in MESSAGE_KEYS:
             fields[key] = value
         else:
-            labels.dropped[f"(message key {key})"] += 1
-    return message_from_dict(fields, labels.schema)
+            left_out[f"(message key {key})"] += 1
+    return message_from_dict(fields, schema)
 
 
 def _role(turn: Mapping[object, object], key: str) -> Role:
@@ -131,14 +141,14 @@ def _role(turn: Mapping[object, object], key: str) -> Role:
     raise UserError(f"unknown speaker {found!r}: {did_you_mean(name, ROLES)}")
 
 
-def _text(content: object, role: Role, labels: Labels) -> str:
+def _text(content: object, role: Role, left_out: Counter[str]) -> str:
     if isinstance(content, list) and content:
         texts = []
         for part in content:
             kind = part.get("type") if isinstance(part, dict) else None
             text = part.get("text") if isinstance(part, dict) else part
             if kind in _THOUGHTS:
-                labels.dropped[f"(content part {kind})"] += 1
+                left_out[f"(content part {kind})"] += 1
             elif isinstance(text, str):
                 texts.append(text)
             else:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
-from steerlm.conversation import Conversation, Message, read_conversations
+from steerlm.conversation import Conversation, Message
 from steerlm.errors import UserError
 from steerlm.results.evaluation import ContextCoverage, Coverage, LevelPairs
+from steerlm.sources.prompts import read_prompts as file_prompts
 
 MAX_LEVELS = 10
 """Attributes with more levels are swept over so many, evenly spaced."""
@@ -73,10 +74,10 @@ Combinations = Sequence[tuple[Mapping[str, Value], int]]
 
 
 def read_prompts(path: Path, schema: AttributeSchema, num_prompts: int | None, seed: int) -> tuple[Prompt, ...]:
-    """Read the prompts of a file of conversations; see `as_prompts`.
+    """Read the prompts of a file; see `as_prompts`.
 
     Args:
-        path: JSONL; validation data (which ends with answers) works as well.
+        path: any file of prompts; validation data (which ends with answers) works as well.
         schema: labels of earlier turns are validated against it.
         num_prompts: take so many, drawn at random; None or more than there are: all.
         seed: of the draw and of the answers' sampling.
@@ -84,7 +85,11 @@ def read_prompts(path: Path, schema: AttributeSchema, num_prompts: int | None, s
     Raises:
         UserError: no file, a malformed record, or no prompt in it.
     """
-    prompts = as_prompts(read_conversations(path, schema), num_prompts, seed)
+    asked = (
+        Conversation(prompt.id or f"{path.stem}/{number}", prompt.messages, group=prompt.group)
+        for number, prompt in enumerate(file_prompts(path, schema))
+    )
+    prompts = as_prompts(asked, num_prompts, seed)
     if not prompts:
         raise UserError(f"{path} holds no prompts to evaluate on")
     return prompts

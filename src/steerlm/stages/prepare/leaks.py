@@ -10,19 +10,18 @@ Two rules, both on text with case, punctuation and extra whitespace taken away, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from steerlm.conversation import Message
-from steerlm.errors import UserError
 from steerlm.sources.draft import normalise
-from steerlm.sources.rows import read_file_rows
+from steerlm.sources.prompts import read_prompts
 
 NUM_WORDS = 13
-_TEXT_KEYS = ("prompt", "text", "question", "instruction")
 
 
 @dataclass(frozen=True)
@@ -61,39 +60,14 @@ def _runs(text: str) -> Iterable[str]:
 
 
 def load_evaluation_prompts(files: Iterable[Path]) -> EvaluationPrompts:
-    """Read prompt files (`.jsonl`, `.json`, each also `.gz`, or `.parquet`).
-
-    A row is a text, a record up to its last user turn, an object with all its `turns` (MT-bench), or one
-    with the text under `prompt`, `text`, `question` or `instruction`.
+    """Read prompt files; of a prompt of several questions one after another every beginning counts.
 
     Raises:
         UserError: a row without a prompt, with file and line.
     """
     prompts: set[tuple[str, ...]] = set()
-    for file in files:
-        for row in read_file_rows(file):
-            try:
-                prompts.update(tuple(map(normalise, turns)) for turns in _prompts(row.value))
-            except UserError as error:
-                raise UserError(f"{row.place}: {error}") from None
+    for prompt in itertools.chain.from_iterable(map(read_prompts, files)):
+        turns = tuple(map(normalise, prompt.asked))
+        prompts.update(turns[:end] for end in range(len(turns) - len(prompt.following), len(turns) + 1))
     prompts = {prompt for prompt in prompts if all(prompt)}
     return EvaluationPrompts(frozenset(prompts), frozenset(run for prompt in prompts for run in _runs(prompt[-1])))
-
-
-def _prompts(row: Any) -> list[list[str]]:
-    """Return the prompts of a row, each as its user turns."""
-    if isinstance(row, str):
-        return [[row]]
-    if isinstance(row, dict):
-        if isinstance(row.get("messages"), list):
-            users = [turn for turn in row["messages"] if isinstance(turn, dict) and turn.get("role") == "user"]
-            texts = [turn["content"] for turn in users if isinstance(turn.get("content"), str)]
-            if texts and len(texts) == len(users):
-                return [texts]
-        turns = row.get("turns")
-        if isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns):
-            return [turns[: i + 1] for i in range(len(turns))]
-        for key in _TEXT_KEYS:
-            if isinstance(row.get(key), str):
-                return [[row[key]]]
-    raise UserError(f"found no evaluation prompt; wanted a text, or an object with messages, turns or {_TEXT_KEYS[0]}")

@@ -14,16 +14,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from steerlm.attributes import AttributeSchema, Value
-from steerlm.conversation import Message, read_conversations
+from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.scorers.llm.protocols import BenchmarkQuestion
-from steerlm.storage.files import parse_json_line, read_lines
-from steerlm.studies.judge.formats import read_answers, read_questions
+from steerlm.sources.prompts import AskedPrompt
+from steerlm.sources.prompts import read_prompts as file_prompts
+from steerlm.studies.judge.formats import read_answers
 from steerlm.studies.names import require_distinct_names
 
 Kind = Literal["steerable", "plain", "endpoint", "stored"]
@@ -183,37 +184,27 @@ def _loose_setting(name: str, text: str) -> dict[str, Value]:
     return {key: int(value) if value.isdecimal() else value for key, value in _pairs(name, text)}
 
 
-class _Asked(NamedTuple):
-    messages: tuple[Message, ...]
-    category: str
-
-
 def read_prompts(path: Path, num_prompts: int | None, seed: int) -> tuple[ComparedPrompt, ...]:
-    """Read the prompts of a comparison: conversations (each up to its last user turn) or FastChat's questions.
+    """Read the prompts of a comparison, of any file of prompts.
 
     Of questions with several turns the first is asked.
 
     Args:
-        path: JSONL.
+        path: the file.
         num_prompts: take so many, drawn at random; None or more than there are: all.
         seed: of the draw and of the answers' sampling.
 
     Raises:
         UserError: no file, a malformed record, an id that stands twice, or no prompt in it.
     """
-    found: dict[str, _Asked] = {}
-    if _holds_conversations(path):
-        for conversation in read_conversations(path):
-            last = max(i for i, message in enumerate(conversation.messages) if message.role == "user")
-            if conversation.id in found:
-                raise UserError(f"{path}: prompt id {conversation.id!r} stands twice; answers could not be told apart")
-            category = str(conversation.meta.get("category", ""))
-            found[conversation.id] = _Asked(conversation.messages[: last + 1], category)
-    else:
-        for question in read_questions(path):
-            found[question.id] = _Asked((Message("user", question.turns[0]),), question.category)
+    found: dict[str, AskedPrompt] = {}
+    for number, prompt in enumerate(file_prompts(path)):
+        key = prompt.id or f"{path.stem}/{number}"
+        if key in found:
+            raise UserError(f"{path}: prompt id {key!r} stands twice; answers could not be told apart")
+        found[key] = prompt
     if not found:
-        raise UserError(f"{path} holds no prompts")
+        raise UserError(f"{path} holds no questions to ask")
     rows = list(found.items())
     order = np.random.default_rng((seed, len(rows))).permutation(len(rows))
     chosen = [rows[i] for i in sorted(order[:num_prompts])]
@@ -221,13 +212,6 @@ def read_prompts(path: Path, num_prompts: int | None, seed: int) -> tuple[Compar
         ComparedPrompt(key, row.messages, row.category, seed * 1_000_003 + number)
         for number, (key, row) in enumerate(chosen)
     )
-
-
-def _holds_conversations(path: Path) -> bool:
-    for number, line in read_lines(path):
-        row = parse_json_line(line, path, number)
-        return isinstance(row, dict) and "messages" in row
-    return False
 
 
 def stored_answers(system: System, prompts: Sequence[ComparedPrompt]) -> list[SystemAnswer]:

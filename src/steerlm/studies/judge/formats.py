@@ -18,6 +18,7 @@ from typing import Any
 from steerlm.conversation import Conversation, conversation_from_dict
 from steerlm.errors import UserError
 from steerlm.scorers.llm.protocols import BenchmarkQuestion, SystemAnswers
+from steerlm.sources.prompts import AskedPrompt, read_prompts
 from steerlm.storage.files import read_objects
 
 _QLORA_SYSTEM_PROMPT = "A chat between a curious human and an artificial intelligence"
@@ -31,10 +32,10 @@ def read_questions(path: Path) -> list[BenchmarkQuestion]:
         UserError: with file and line: another form, or an id that stands twice.
     """
     questions: dict[str, BenchmarkQuestion] = {}
-    for row, place in _rows(path):
-        question = _question(row, place)
+    for prompt in read_prompts(path):
+        question = _question(prompt)
         if question.id in questions:
-            raise UserError(f"{place}: question {question.id!r} stands twice")
+            raise UserError(f"{prompt.place}: question {question.id!r} stands twice")
         questions[question.id] = question
     if not questions:
         raise UserError(f"{path} holds no questions")
@@ -90,19 +91,16 @@ def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
         yield row, place
 
 
-def _question(row: Mapping[str, Any], place: str) -> BenchmarkQuestion:
-    if "messages" in row:
-        conversation = _conversation(row, place)
-        messages = conversation.messages
-        system = messages[0].content if messages[0].role == "system" else ""
-        asked = [m for m in messages if m.role != "system"][: -1 if messages[-1].role == "assistant" else None]
-        text = asked[0].content
-        if len(asked) > 1:
-            text = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in asked)
-        return BenchmarkQuestion(conversation.id, (text,), str(row.get("category", "")), system=system)
-    turns = _texts(row.get("turns", [row.get("text")]), "turns", place)
+def _question(prompt: AskedPrompt) -> BenchmarkQuestion:
+    if prompt.id is None:
+        raise UserError(f"{prompt.place}: the record has neither a question_id nor an id with messages")
+    system = prompt.messages[0].content if prompt.messages[0].role == "system" else ""
+    asked = [message for message in prompt.messages if message.role != "system"]
+    text = asked[0].content
+    if len(asked) > 1:
+        text = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in asked)
     # MT-bench's own `reference` notes are shown to no judge: FastChat takes the reference answers of another file
-    return BenchmarkQuestion(str(row["question_id"]), turns, str(row.get("category", "")))
+    return BenchmarkQuestion(prompt.id, (text, *prompt.following), prompt.category, system=system)
 
 
 def _answer(row: Mapping[str, Any], place: str) -> tuple[str, ...]:

@@ -1,0 +1,53 @@
+"""A few prepared records as the model will see them."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from steerlm.attributes import AttributeSchema
+from steerlm.config import TemplateName
+from steerlm.conversation import Message, read_conversations
+from steerlm.storage.hash_set import hash64
+from steerlm.template import Stretch, render
+
+
+class ShownRecord(NamedTuple):
+    """One record: its id, and its text with what is trained told from what is context."""
+
+    id: str
+    stretches: list[Stretch]
+
+    def __str__(self) -> str:
+        """Return the text with the trained stretches in ⟦ ⟧."""
+        return f"{self.id}\n" + "".join(f"⟦{text}⟧" if trained else text for text, trained in self.stretches)
+
+
+def show(data: Path, schema: AttributeSchema, template: TemplateName, count: int, seed: int) -> list[ShownRecord]:
+    """Draw records of a prepared file and render them, headers included.
+
+    The header of a response shows its labels as they stand in the file: people's, until `annotate` puts the attribute
+    model's in their place.
+
+    Args:
+        data: `train.jsonl` of `prepare`, or any file of conversations.
+        schema: the attributes.
+        template: the chat template that will be trained.
+        count: how many records, drawn at random.
+        seed: of the draw.
+
+    Raises:
+        UserError: as `read_conversations`.
+    """
+    records = read_conversations(data, schema)
+    drawn = heapq.nsmallest(count, ((hash64(str(seed), record.id), i, record) for i, record in enumerate(records)))
+    return [ShownRecord(record.id, render(_labelled(record.messages), template, schema)) for _, _, record in drawn]
+
+
+def _labelled(messages: tuple[Message, ...]) -> list[Message]:
+    return [
+        replace(message, attributes=message.human_labels) if message.attributes is None else message
+        for message in messages
+    ]

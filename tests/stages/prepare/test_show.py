@@ -1,0 +1,58 @@
+"""Prepared records as the model will see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from steerlm.attributes import OASST
+from steerlm.config import TemplateName
+from steerlm.conversation import Conversation, Message, write_conversations
+from steerlm.stages.prepare.show import show
+from steerlm.template import ConversationEncoder, install_template, render
+from tests.tiny import byte_tokenizer
+
+SAID = (
+    Message("system", "Be kind"),
+    Message("user", "Hi <|user|>"),
+    Message("assistant", "Hm.", weight=0),
+    Message("user", "Again"),
+    Message("assistant", "Hello", ratings={"quality": (3.0, 4.0, 4.0)}),
+    Message("user", "Bye"),
+    Message("assistant", "Bye", attributes={"humor": 1, "quality": 2}),
+)
+
+
+def test_a_record_is_shown_with_headers_and_what_is_trained(tmp_path: Path) -> None:
+    write_conversations(tmp_path / "a.jsonl", [Conversation("x", SAID)], OASST)
+    (shown,) = show(tmp_path / "a.jsonl", OASST, "steerlm", 3, 0)
+    assert str(shown) == (
+        "x\n<|system|>Be kind<|end|><|user|>Hi <|user|><|end|><|assistant|>Hm.<|end|><|user|>Again<|end|>"
+        "<|assistant|><|attributes|>quality:4<|end_attributes|>⟦Hello<|end|>⟧<|user|>Bye<|end|>"
+        "<|assistant|><|attributes|>quality:2,humor:1<|end_attributes|>⟦Bye<|end|>⟧"
+    )
+
+
+def test_the_draw_is_of_the_seed(tmp_path: Path) -> None:
+    records = [Conversation(str(i), (Message("user", f"{i}"), Message("assistant", "x"))) for i in range(50)]
+    write_conversations(tmp_path / "a.jsonl", records, OASST)
+    drawn = [[one.id for one in show(tmp_path / "a.jsonl", OASST, "chatml", 3, seed)] for seed in (0, 0, 1)]
+    assert len(set(drawn[0])) == 3
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(show(tmp_path / "a.jsonl", OASST, "chatml", 99, 0)) == 50
+
+
+@pytest.mark.parametrize("template", get_args(TemplateName))
+def test_the_text_is_the_encoders(template: TemplateName) -> None:
+    tokenizer = byte_tokenizer(None)
+    install_template(tokenizer, template, OASST)
+    encoder = ConversationEncoder(tokenizer, OASST)
+    said = [Message(m.role, m.content.replace("<|user|>", ""), m.attributes) for m in SAID]
+    encoded = encoder.conversation(said)
+    shown = render(said, template, OASST)
+    text = tokenizer.decode(encoded.input_ids, skip_special_tokens=False).replace(tokenizer.bos_token or "\0", "")
+    assert "".join(stretch.text for stretch in shown).split() == text.split()
+    trained = [index for index, kept in zip(encoded.input_ids, encoded.loss_mask, strict=True) if kept]
+    assert "".join(s.text for s in shown if s.trained).split() == tokenizer.decode(trained).split()
