@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-all check format docs results benchmarks benchmarks-quick clean help
+.PHONY: quickstart test test-all check format docs site results benchmarks benchmarks-quick clean help
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -42,6 +42,10 @@ clean:  ## remove the environment and caches, keep runs/
 
 docs: $(READY)  ## regenerate the generated blocks of README and docs
 	$(BIN)/python docs/generate.py
+
+site: $(READY)  ## build the site of the docs into build/site; links are checked
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[site]'
+	$(BIN)/zensical build --strict
 
 results: $(READY)  ## copy the numbers of the playground run into docs/results, then `make docs`
 	$(BIN)/python docs/results_playground.py runs/playground
