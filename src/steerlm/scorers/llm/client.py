@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from steerlm.errors import UserError
+from steerlm.errors import UserError, needs_extra
 from steerlm.scorers.llm.cache import Reply, append_reply, open_cache, read_replies
 from steerlm.scorers.llm.protocols import JudgeRequest
 
@@ -379,10 +379,8 @@ def _status_error(error: openai.APIStatusError, endpoint: Endpoint) -> Exception
 
 
 def _openai_client(endpoint: Endpoint, timeout_s: float, retries: int) -> openai.AsyncOpenAI:
-    try:
+    with needs_extra("judge", "an endpoint"):
         from openai import AsyncOpenAI
-    except ImportError:
-        raise UserError("an endpoint needs the openai package: pip install 'steerlm[judge]'") from None
     return AsyncOpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=retries, timeout=timeout_s)
 
 
