@@ -40,7 +40,7 @@ def test_checkpoints_and_exports(mode: int, tmp_path: Path) -> None:
 
 
 def test_an_adapter(mode: int, tmp_path: Path) -> None:
-    model = add_lora(random_model(tiny_llama_config(len(TOKENIZER))), LoraSection(r=2), [])
+    model = add_lora(random_model(tiny_llama_config(len(TOKENIZER))), LoraSection(rank=2), [])
     merge_adapter(model, tmp_path / "adapter", TOKENIZER)
     assert modes(tmp_path / "adapter") == {mode}
 
