@@ -18,7 +18,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 _SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
 
 
-def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) -> Recipe:
     """Read a YAML recipe, apply `a.b=value` overrides, substitute `${run_dir}`, validate.
 
     Relative paths stay relative to the working directory. Where there is no such file, the name of a recipe that the
@@ -50,7 +50,7 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     return build_recipe(raw, str(path))
 
 
-def build_recipe(raw: dict[str, Any], place: str = "recipe") -> Recipe:
+def build_recipe(raw: dict[str, object], place: str = "recipe") -> Recipe:
     """Validate a recipe given as plain data; see `load_recipe`."""
     run_dir = raw.get("run_dir")
     if isinstance(run_dir, str):
