@@ -35,7 +35,7 @@ _MISCONFIGURED_STATUS = (401, 402, 404, 405)
 NO_KEY = "no-key-needed"
 """Sent to a server of one's own when no key is set; the official client insists on one."""
 _GIVE_UP_AFTER = 5
-"""Requests that fail in a row, each after all its attempts, before the run ends."""
+"""Requests that fail in a row, each after all its attempts, before the run ends; fewer where those are all."""
 _MALFORMED_ATTEMPTS = 4
 _MALFORMED_PAUSE_S = 0.5
 _TRICKLE = 3
@@ -280,7 +280,8 @@ class _Asking:
         if self.ended or (failure.refused and self.ever_answered):
             return
         self.failures_in_a_row += 1
-        if self.failures_in_a_row >= _GIVE_UP_AFTER:
+        all_failed = not failure.refused and self.failures_in_a_row == len(self.todo)
+        if self.failures_in_a_row >= _GIVE_UP_AFTER or all_failed:
             done = sum(key in self.replies and not self.replies[key].failure for key in self.todo)
             raise UserError(
                 f"{self.endpoint.shown}: {failure}; stopped after {done} of {len(self.todo)} requests; "
