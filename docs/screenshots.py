@@ -1,7 +1,7 @@
 """Take the pictures of the page for the docs: desktop and phone, light and dark.
 
-    steerlm serve runs/playground/bootstrap/model --attribute-model runs/playground/train_attribute_model/model
-    python docs/screenshots.py http://127.0.0.1:8000
+steerlm serve runs/playground/bootstrap/model --attribute-model runs/playground/train_attribute_model/model
+python docs/screenshots.py http://127.0.0.1:8000
 """
 
 from __future__ import annotations
