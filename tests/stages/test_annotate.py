@@ -232,7 +232,10 @@ def test_reading_goes_on_while_the_model_works_but_no_more_than_a_few_windows_ah
 # Interruptions
 
 
-def test_a_file_cut_anywhere_is_continued_to_the_same_bytes(fake: FakeScorer, data: Path, tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_is_continued_to_the_same_bytes(
+    fake: FakeScorer, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steerlm.stages.annotate.stage.read_ahead", map)  # a hundred runs, each with its processes
     annotate(CONFIG, [data], MODEL, tmp_path / "whole")
     whole = files(tmp_path / "whole")
     text = whole["chats.jsonl"]
