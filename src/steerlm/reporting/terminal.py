@@ -22,11 +22,12 @@ def print_table(
         rows: one text per column; missing ones are empty.
         words: so many columns are words, on the left; the others are figures.
     """
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if number < words else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
+    console.print(Text(title), highlight=False)  # as a title of the table it would be as narrow as that
     console.print(table)
 
 
