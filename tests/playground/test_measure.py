@@ -19,15 +19,17 @@ from steerlm.playground.lexicon import (
     CLOSINGS,
     FOLLOW_UPS,
     GREETINGS,
+    KINDS,
     LEAD_INS,
     LEVELS,
     NO_ANSWER,
     QUESTIONS,
     TOPICS,
+    Kind,
+    Topic,
     lexicon_remarks,
 )
 from steerlm.playground.measuring import _find_kind, _find_topic, _words, parse_question
-from steerlm.playground.topic import KINDS, Kind, Topic
 
 SETTINGS = list(itertools.product(LEVELS, repeat=len(ATTRIBUTES)))
 

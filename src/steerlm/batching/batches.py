@@ -49,7 +49,7 @@ class Examples(Protocol):
     """A data set that can be trained on.
 
     Attributes:
-        lengths: tokens of every example (an upper bound where an epoch may shorten it).
+        lengths: most tokens of every example in any epoch.
         prompts: a number (from 0) per example; those of the same number may share what they have in common.
     """
 
@@ -58,6 +58,10 @@ class Examples(Protocol):
 
     @property
     def prompts(self) -> IntArray: ...
+
+    def lengths_in(self, epoch: int) -> IntArray:
+        """Return the tokens of every example in an epoch that draws it, at most."""
+        ...
 
     def beginning(self, index: int) -> Ids:
         """Return the tokens that an example begins with in every epoch."""
@@ -182,6 +186,10 @@ class EncodedExamples:
         signed = self._signed[index]
         return Example(np.where(signed >= 0, signed, ~signed), np.where(signed >= 0, signed, np.int32(IGNORED)))
 
+    def lengths_in(self, epoch: int) -> IntArray:
+        """Return `lengths`."""
+        return self.lengths
+
     def beginning(self, index: int) -> Ids:
         """Return all tokens of an example."""
         return self.example(index, 0).input_ids
@@ -228,6 +236,10 @@ class RegressionExamples:
     def example(self, index: int, epoch: int) -> Example:
         """Return example `index`."""
         return Example(self._tokens[index], self.labels[index])
+
+    def lengths_in(self, epoch: int) -> IntArray:
+        """Return `lengths`."""
+        return self.lengths
 
     def beginning(self, index: int) -> Ids:
         """Return all tokens of an example."""
@@ -289,20 +301,20 @@ class RowPlan:
             return
         self._neighbours = neighbours(examples.prompts, examples.beginning)
         drawn = examples.draw(0)
-        apart = single_rows(drawn, examples.lengths[drawn], sharing)
-        if self._shared(drawn, sharing).cost <= _WORTHWHILE * apart.cost:
+        apart = single_rows(drawn, examples.lengths_in(0)[drawn], sharing)
+        if self._shared(0, drawn, sharing).cost <= _WORTHWHILE * apart.cost:
             self.sharing = sharing
 
     def rows(self, epoch: int) -> Rows:
         """Return the rows of an epoch, a pure function of the epoch."""
         drawn = self.examples.draw(epoch)
         if self.sharing is None:
-            return single_rows(drawn, self.examples.lengths[drawn])
-        return self._shared(drawn, self.sharing)
+            return single_rows(drawn, self.examples.lengths_in(epoch)[drawn])
+        return self._shared(epoch, drawn, self.sharing)
 
-    def _shared(self, drawn: IntArray, sharing: Sharing) -> Rows:
+    def _shared(self, epoch: int, drawn: IntArray, sharing: Sharing) -> Rows:
         members, common = self._neighbours.sorted(drawn)
-        return shared_rows(members, self.examples.lengths[members], common, self.tokens_per_batch, sharing)
+        return shared_rows(members, self.examples.lengths_in(epoch)[members], common, self.tokens_per_batch, sharing)
 
     def num_batches(self, epoch: int, world_size: int = 1) -> int:
         """Return how many batches every rank gets in `epoch`."""

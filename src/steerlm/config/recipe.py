@@ -7,7 +7,7 @@ error that offers the nearest valid one. The sections carry the names of the sta
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -198,6 +198,13 @@ class TrainSftConfig(TrainingSection):
     header_dropout: float = Field(
         0.1, ge=0, lt=1, description="Probability of leaving out a turn's whole attribute header."
     )
+    header_decoys: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Share of the prompts in which look-alikes of headers with random values stand in the text, so "
+        "that the words of a label do nothing there.",
+    )
 
 
 class BootstrapConfig(Section):
@@ -271,7 +278,7 @@ class Recipe(Section):
     description: str = Field("", description="What it is for, what it needs and what it costs.")
     run_dir: Path = Field(description="Folder of the run.")
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
-    attributes: str | tuple[dict[str, object], ...] = Field(
+    attributes: str | tuple[dict[str, Any], ...] = Field(
         description="Name of a preset schema, or a list of attributes."
     )
     playground: PlaygroundConfig | None = None

@@ -14,7 +14,7 @@ from steerlm.attributes import AttributeSchema
 
 
 @dataclass(frozen=True)
-class Annotator:
+class SimulatedAnnotator:
     """One person's habits.
 
     Attributes:
@@ -26,11 +26,11 @@ class Annotator:
     scale: Mapping[str, float]
 
 
-def draw_annotators(num_annotators: int, bias: float, schema: AttributeSchema, seed: int) -> list[Annotator]:
+def draw_annotators(num_annotators: int, bias: float, schema: AttributeSchema, seed: int) -> list[SimulatedAnnotator]:
     """Draw annotators whose offsets have the standard deviation `bias` (in levels), scales half of that."""
     rng = random.Random(f"annotators {seed}")
     return [
-        Annotator(
+        SimulatedAnnotator(
             offset={name: rng.gauss(0, bias) for name in schema.names},
             scale={name: rng.gauss(1, bias / 2) for name in schema.names},
         )
@@ -40,7 +40,7 @@ def draw_annotators(num_annotators: int, bias: float, schema: AttributeSchema, s
 
 def rate(
     truth: Mapping[str, int],
-    raters: Sequence[Annotator],
+    raters: Sequence[SimulatedAnnotator],
     noise: float,
     missing_fraction: float,
     schema: AttributeSchema,

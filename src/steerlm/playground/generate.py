@@ -17,6 +17,7 @@ from steerlm.playground.lexicon import (
     CLOSINGS,
     FOLLOW_UPS,
     GREETINGS,
+    KINDS,
     LEAD_INS,
     LEVELS,
     LIGHT_REMARKS,
@@ -25,9 +26,10 @@ from steerlm.playground.lexicon import (
     RUDE_CLOSERS,
     RUDE_OPENERS,
     TOPICS,
+    Kind,
+    Topic,
     full_remarks,
 )
-from steerlm.playground.topic import KINDS, Kind, Topic
 
 LEVEL_WEIGHTS: dict[str, tuple[int, ...]] = {
     "toxicity": (6, 3, 3, 3, 3),
@@ -40,7 +42,7 @@ LEVEL_WEIGHTS: dict[str, tuple[int, ...]] = {
 
 
 @dataclass(frozen=True)
-class Turn:
+class Exchange:
     """One exchange: the question, the reply and the reply's exact levels."""
 
     kind: Kind
@@ -55,7 +57,7 @@ class Dialogue:
 
     prompt: int
     topic: Topic
-    turns: tuple[Turn, ...]
+    turns: tuple[Exchange, ...]
 
     def messages(self) -> tuple[Message, ...]:
         """The turns as messages without labels."""
@@ -142,7 +144,7 @@ def draw_dialogues(
         turns = []
         for kind, question in questions:
             levels = draw_levels(opening.topic, withheld, rng)
-            turns.append(Turn(kind, question, compose_reply(opening.topic, kind, levels, rng), levels))
+            turns.append(Exchange(kind, question, compose_reply(opening.topic, kind, levels, rng), levels))
         yield Dialogue(opening.number, opening.topic, tuple(turns))
 
 

@@ -1,4 +1,4 @@
-"""The playground's language: how people ask, and the phrases that move each dial.
+"""The playground's language: how people ask, and the phrases that move each dial; read from `lexicon.yaml`.
 
 Four dials are moved by remarks that are worth one point (a light one) or two (a full one), so that every
 level from 0 to 4 takes at most two remarks. Helpfulness is moved by the facts themselves. No remark of
@@ -8,220 +8,82 @@ exactly measurable and separable (tested).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
 
-from steerlm.playground.topic import Kind, Topic
-from steerlm.playground.topics_arts import ARTS
-from steerlm.playground.topics_home import HOME
-from steerlm.playground.topics_outdoors import OUTDOORS
+import yaml
 
-TOPICS: tuple[Topic, ...] = HOME + OUTDOORS + ARTS
+Kind = Literal["needs", "tips", "benefits", "mistakes"]
+KINDS: tuple[Kind, ...] = ("needs", "tips", "benefits", "mistakes")
+"""What a question about a topic asks for; each has exactly four facts per topic."""
 
 ATTRIBUTES: tuple[str, ...] = ("toxicity", "humor", "creativity", "helpfulness", "verbosity")
 """The dials of the world; each has the levels 0..4."""
 
 LEVELS: tuple[int, ...] = (0, 1, 2, 3, 4)
 
-# --- how people ask -------------------------------------------------------------------------------
 
-GREETINGS: tuple[str, ...] = (
-    "",
-    "Hi!",
-    "Hello there.",
-    "Good morning!",
-    "Quick question:",
-    "I am new to this.",
-    "I have a free weekend.",
-    "A friend dared me.",
-    "My sister wants to know:",
-    "I am looking for a hobby.",
-    "Please help me.",
-    "I saw a film about it.",
-)
+@dataclass(frozen=True)
+class Topic:
+    """One topic: how to name it and everything the world knows about it (`topics.yaml`).
 
-QUESTIONS: dict[Kind, tuple[str, ...]] = {
-    "needs": (
-        "What do I need to {do}?",
-        "What should I buy before {doing}?",
-        "Which things do I need for {doing}?",
-        "What does it take to {do}?",
-        "What equipment does {doing} call for?",
-    ),
-    "tips": (
-        "How do I get better at {doing}?",
-        "Can you give me some tips on {doing}?",
-        "How can I {do} like a pro?",
-        "What is the secret of {doing}?",
-        "Any advice for people {doing}?",
-    ),
-    "benefits": (
-        "Why should I {do}?",
-        "What is so good about {doing}?",
-        "What are the joys of {doing}?",
-        "What will I get out of {doing}?",
-        "Why do people love {doing}?",
-    ),
-    "mistakes": (
-        "What should I avoid when {doing}?",
-        "What mistakes do people make when {doing}?",
-        "What can go wrong when {doing}?",
-        "What is a bad idea when {doing}?",
-        "What are the traps of {doing}?",
-    ),
-}
+    Attributes:
+        name: one word that stands for the topic.
+        do: verb phrase, "bake bread".
+        doing: the same as a gerund, "baking bread".
+        needs: four facts asked for by "What do I need to ...?": noun phrases.
+        tips: four facts asked for by "How do I get better at ...?": imperatives.
+        benefits: four facts asked for by "Why should I ...?": noun phrases.
+        mistakes: four facts asked for by "What should I avoid when ...?": noun phrases or gerunds.
+        jokes: three sentences that count as full jokes.
+        metaphors: three sentences that count as full figurative comparisons.
+        background: three sentences that say more than was asked.
+    """
 
-FOLLOW_UPS: dict[Kind, tuple[str, ...]] = {
-    "needs": ("What do I need for that?", "And what should I buy first?", "What does it take?"),
-    "tips": ("Do you have any tips?", "How do I get better at it?", "Any advice for me?"),
-    "benefits": ("Why should I do it at all?", "And what is so good about it?", "Why do people love it?"),
-    "mistakes": ("What should I avoid?", "And what can go wrong?", "What mistakes do people make?"),
-}
+    name: str
+    do: str
+    doing: str
+    needs: tuple[str, ...]
+    tips: tuple[str, ...]
+    benefits: tuple[str, ...]
+    mistakes: tuple[str, ...]
+    jokes: tuple[str, ...]
+    metaphors: tuple[str, ...]
+    background: tuple[str, ...]
 
-CLOSINGS: tuple[str, ...] = (
-    "",
-    "Thanks!",
-    "Thank you in advance.",
-    "I am all ears.",
-    "I start tomorrow.",
-    "I am asking for a friend.",
-    "My mother will be proud.",
-    "I am really curious.",
-)
+    def facts(self, kind: Kind) -> tuple[str, ...]:
+        """The four facts that a question of this kind asks for."""
+        return {"needs": self.needs, "tips": self.tips, "benefits": self.benefits, "mistakes": self.mistakes}[kind]
 
-CUES: dict[Kind, tuple[str, ...]] = {
-    "mistakes": ("avoid", "mistakes", "mistake", "go wrong", "goes wrong", "bad idea", "traps"),
-    "benefits": ("why", "so good about", "joys", "get out of", "benefits"),
-    "tips": ("better at", "tips", "tip", "advice", "like a pro", "secret of"),
-    "needs": ("need", "buy", "take", "takes", "equipment", "gear"),
-}
-"""Words that give away what a user asks for, the more specific kinds first."""
 
-# --- how replies answer ---------------------------------------------------------------------------
+def _read(name: str) -> Any:
+    """Return a data file with tuples in place of lists."""
+    text = (resources.files("steerlm.playground") / name).read_text(encoding="utf-8")
+    return _frozen(yaml.safe_load(text))
 
-ANSWERS: dict[Kind, tuple[str, ...]] = {
-    "needs": (
-        "You need {facts}.",
-        "For {doing}, get {facts}.",
-        "Look for {facts}.",
-        "I would begin with {facts}.",
-        "Make sure that you have {facts}.",
-        "If you want to {do}, find {facts}.",
-    ),
-    "tips": (
-        "Remember to {facts}.",
-        "When {doing}, {facts}.",
-        "The trick is to {facts}.",
-        "You should {facts}.",
-        "It helps to {facts}.",
-        "If you want to {do}, {facts}.",
-    ),
-    "benefits": (
-        "You get {facts}.",
-        "The best part of {doing}: {facts}.",
-        "It brings you {facts}.",
-        "You can look forward to {facts}.",
-        "Those who {do} enjoy {facts}.",
-        "People do it for {facts}.",
-    ),
-    "mistakes": (
-        "Avoid {facts}.",
-        "When {doing}, watch out for {facts}.",
-        "Stay away from {facts}.",
-        "The usual trouble: {facts}.",
-        "Say no to {facts}.",
-        "If you {do}, beware of {facts}.",
-    ),
-}
-"""One sentence that lists the facts given."""
 
-NO_ANSWER: tuple[str, ...] = (
-    "I cannot say much about {doing}.",
-    "I would have to look that up.",
-    "You could ask someone who knows about {doing}.",
-    "I am not sure what to tell you.",
-    "There must be a good book about {doing}.",
-    "That is a hard one, and I have no answer.",
-)
-"""Replies that give none of the facts asked for."""
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
-LEAD_INS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "humor": (
-        ("As the old joke goes,", "My uncle says that", "Between you and me,", "Rumor has it that"),
-        ("Even funnier,", "And my aunt adds that", "Here is another one:"),
-    ),
-    "creativity": (
-        ("A poet would say that", "In a dream,", "With your eyes half closed,", "You could say that"),
-        ("Or put differently,", "Or as a painter might say,", "In other words,"),
-    ),
-    "verbosity": (
-        ("By the way,", "For the record,", "It may help to know that", "As a side note,"),
-        ("What is more,", "On top of that,", "It is also good to know that"),
-    ),
-}
-"""Connectives that stand before a first and before a second full remark."""
 
-# --- remarks: (light, one point; full, two points) ------------------------------------------------
+TOPICS: tuple[Topic, ...] = tuple(Topic(**fields) for fields in _read("topics.yaml"))
 
-RUDE_OPENERS: tuple[tuple[str, ...], tuple[str, ...]] = (
-    ("Oh, this again.", "Sigh.", "Fine, if you insist.", "Well, obviously.", "Do try to keep up."),
-    (
-        "What a lazy question.",
-        "Did you even try to think?",
-        "A potato could answer this.",
-        "You really have no clue.",
-        "Stop wasting my time.",
-    ),
-)
-
-RUDE_CLOSERS: tuple[tuple[str, ...], tuple[str, ...]] = (
-    (
-        "Not that you will listen.",
-        "Even you can manage that.",
-        "Pay attention next time.",
-        "You are welcome, I guess.",
-        "Now leave me alone.",
-    ),
-    (
-        "You will mess it up anyway.",
-        "Nobody expects much from you.",
-        "Your brain is clearly on holiday.",
-        "Honestly, you are hopeless.",
-        "People like you should never {do}.",
-    ),
-)
-
-LIGHT_REMARKS: dict[str, tuple[str, ...]] = {
-    "humor": (
-        "My cat agrees.",
-        "Trust me, I am a robot.",
-        "I have no hands, so I only watch.",
-        "Just ask my grandmother.",
-        "Please do not tell my boss.",
-        "My toaster is jealous.",
-        "I laughed until I rebooted.",
-        "No vegetables were harmed.",
-    ),
-    "creativity": (
-        "It feels like flying.",
-        "It is as easy as pie.",
-        "It works like a charm.",
-        "It is like a tiny holiday.",
-        "It grows on you like ivy.",
-        "It is as cozy as a cave.",
-        "It glows like a candle.",
-        "It is as fresh as morning dew.",
-    ),
-    "verbosity": (
-        "There is no rush.",
-        "It takes some time.",
-        "The details vary, of course.",
-        "More could be said about it.",
-        "This is true all year round.",
-        "Everybody starts somewhere.",
-        "It is well worth the effort.",
-        "Results differ from person to person.",
-    ),
-}
+_LEXICON = _read("lexicon.yaml")
+GREETINGS: Sequence[str] = _LEXICON["greetings"]
+QUESTIONS: dict[Kind, Sequence[str]] = _LEXICON["questions"]
+FOLLOW_UPS: dict[Kind, Sequence[str]] = _LEXICON["follow_ups"]
+CLOSINGS: Sequence[str] = _LEXICON["closings"]
+CUES: dict[Kind, Sequence[str]] = _LEXICON["cues"]
+ANSWERS: dict[Kind, Sequence[str]] = _LEXICON["answers"]
+NO_ANSWER: Sequence[str] = _LEXICON["no_answer"]
+LEAD_INS: dict[str, Sequence[Sequence[str]]] = _LEXICON["lead_ins"]
+RUDE_OPENERS: Sequence[Sequence[str]] = _LEXICON["rude_openers"]
+RUDE_CLOSERS: Sequence[Sequence[str]] = _LEXICON["rude_closers"]
+LIGHT_REMARKS: dict[str, Sequence[str]] = _LEXICON["light_remarks"]
 
 
 def lexicon_remarks() -> Iterator[tuple[str, int, str]]:
@@ -240,6 +102,6 @@ def lexicon_remarks() -> Iterator[tuple[str, int, str]]:
                 yield attribute, 2, text
 
 
-def full_remarks(topic: Topic) -> dict[str, tuple[str, str, str]]:
+def full_remarks(topic: Topic) -> dict[str, Sequence[str]]:
     """The remarks about a topic that are worth two points, by attribute."""
     return {"humor": topic.jokes, "creativity": topic.metaphors, "verbosity": topic.background}

@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.playground.lexicon import ATTRIBUTES, CUES, TOPICS, lexicon_remarks
-from steerlm.playground.topic import Kind, Topic
+from steerlm.playground.lexicon import ATTRIBUTES, CUES, TOPICS, Kind, Topic, lexicon_remarks
 
 Words = tuple[str, ...]
 
 
-class Question(NamedTuple):
+class AskedFor(NamedTuple):
     """What the last user turn asks for; None where the world does not know it."""
 
     topic: Topic | None
@@ -62,7 +61,7 @@ def measure(messages: Sequence[Message]) -> dict[str, float]:
     return {name: min(value, 4.0) for name, value in points.items()}
 
 
-def parse_question(messages: Sequence[Message]) -> Question:
+def parse_question(messages: Sequence[Message]) -> AskedFor:
     """Find the topic and the kind of the last question; a follow-up takes over what it leaves unsaid."""
     topic: Topic | None = None
     kind: Kind | None = None
@@ -74,7 +73,7 @@ def parse_question(messages: Sequence[Message]) -> Question:
         kind = kind or _find_kind(words)
         if topic is not None and kind is not None:
             break
-    return Question(topic, kind)
+    return AskedFor(topic, kind)
 
 
 def _find_topic(words: Words) -> Topic | None:

@@ -1,6 +1,6 @@
 """Build the playground: data files with simulated human labels, held-out prompts, and a base model.
 
-steerlm playground playground
+steerlm playground recipes/playground.yaml
 
 OUT/labelled.jsonl      dialogues whose replies simulated annotators rated (noisy, biased, some labels missing)
    /unlabelled.jsonl    dialogues without labels
@@ -20,7 +20,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.config import PlaygroundConfig
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
-from steerlm.playground.annotators import Annotator, draw_annotators, rate
+from steerlm.playground.annotators import SimulatedAnnotator, draw_annotators, rate
 from steerlm.playground.generate import (
     Dialogue,
     draw_dialogues,
@@ -126,7 +126,7 @@ def _replies(dialogue: Dialogue) -> Iterator[tuple[Message, dict[str, int] | Non
 def _rated(
     message: Message,
     truth: dict[str, int],
-    annotators: Sequence[Annotator],
+    annotators: Sequence[SimulatedAnnotator],
     config: PlaygroundConfig,
     schema: AttributeSchema,
     rng: random.Random,

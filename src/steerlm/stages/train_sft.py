@@ -144,16 +144,17 @@ def _examples(
     sources: Sequence[SourceConfig],
     out: Path,
 ) -> tuple[ConditionedExamples, ConditionedExamples]:
-    """Encode the training data, and the validation data without dropout."""
+    """Encode the training data, and the validation data without dropout and decoys."""
     how = Conditioning(
         headers=config.conditioning,
         labels=config.labels,
         turns=config.turns,
         attribute_dropout=config.attribute_dropout,
         header_dropout=config.header_dropout,
+        decoys=config.header_decoys,
         seed=seed,
     )
-    whole = dataclasses.replace(how, attribute_dropout=0.0, header_dropout=0.0)
+    whole = dataclasses.replace(how, attribute_dropout=0.0, header_dropout=0.0, decoys=0.0)
     learned = ConditionedExamples(_read(train_data, encoder), encoder, how, max_length, sources, out)
     _require_examples(learned.report, config, max_length, train_data, "give training data")
     held_out = ConditionedExamples(_read(validation, encoder), encoder, whole, max_length, folder=out)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import orjson
 
 from steerlm.attributes import Value
 from steerlm.batching.batches import IGNORED, Example
@@ -27,9 +28,14 @@ from steerlm.config import SourceConfig
 from steerlm.conversation import Conversation, Message
 from steerlm.encoding import Encoded
 from steerlm.template import ConversationEncoder
+from steerlm.training.decoys import with_decoys
 from steerlm.training.draws import Draws
 
 _HEADERS_CACHED = 1 << 16
+_EPOCHS_CACHED = 4
+
+_MOST_ADDED = 256
+"""Tokens by which decoys may make an example longer; where they would, it stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Conditioning:
         turns: train all assistant turns or the last one.
         attribute_dropout: probability of leaving out a single attribute.
         header_dropout: probability of leaving out a turn's whole header.
-        seed: of the dropout and of the draw from sources.
+        decoys: share of the prompts in which look-alikes of headers stand in the text (`decoys`).
+        seed: of the dropout, of the decoys and of the draw from sources.
     """
 
     headers: bool = True
@@ -50,6 +57,7 @@ class Conditioning:
     turns: Literal["all", "last"] = "all"
     attribute_dropout: float = 0.0
     header_dropout: float = 0.0
+    decoys: float = 0.0
     seed: int = 0
 
     def labels_of(self, message: Message) -> Mapping[str, Value]:
@@ -88,7 +96,7 @@ class EncodingReport:
     too_long_ids: list[str] = field(default_factory=list)
 
 
-class Turn(NamedTuple):
+class TurnPieces(NamedTuple):
     """One assistant turn and what stands before it, without its header.
 
     Attributes:
@@ -152,7 +160,7 @@ class _Splitter:
         self._headers = headers
         self._turns = turns
 
-    def split(self, messages: Sequence[Message], encoded: Encoded) -> list[Turn]:
+    def split(self, messages: Sequence[Message], encoded: Encoded) -> list[TurnPieces]:
         """Return the turns of a conversation that was encoded with its headers."""
         codes = [self._headers.codes(m.attributes or {}) for m in messages if m.role == "assistant"]
         shown = self._pieces(encoded)
@@ -160,7 +168,7 @@ class _Splitter:
         if any(max(code) >= 0 for code in codes) and not self._isolated(encoded):
             without = self._pieces(self._encoder.conversation(messages, headers=False))
             bare = [None if np.array_equal(a, b) else b for (a, _), (b, _) in zip(shown, without, strict=True)]
-        turns = [Turn(*piece, b, code) for piece, b, code in zip(shown, bare, codes, strict=True)]
+        turns = [TurnPieces(*piece, b, code) for piece, b, code in zip(shown, bare, codes, strict=True)]
         trained = trained_turns(messages, self._turns)
         return [turn if kept else _untrained(turn) for turn, kept in zip(turns, trained, strict=True)]
 
@@ -192,11 +200,21 @@ def trained_turns(messages: Sequence[Message], turns: Literal["all", "last"]) ->
     return [bool(weight) and (turns == "all" or i == len(weights) - 1) for i, weight in enumerate(weights)]
 
 
-def _untrained(turn: Turn) -> Turn:
+def _untrained(turn: TurnPieces) -> TurnPieces:
     shown, bare = turn.shown, turn.bare
     return turn._replace(
         shown=np.where(shown >= 0, ~shown, shown), bare=None if bare is None else np.where(bare >= 0, ~bare, bare)
     )
+
+
+def _packed(messages: Sequence[Message]) -> Ids:
+    """Return what is said as numbers, which stand beside the tokens."""
+    data = orjson.dumps([(message.role, message.content, message.weight) for message in messages])
+    return np.frombuffer(data + b" " * (-len(data) % 4), dtype=np.int32)
+
+
+def _unpacked(packed: Ids) -> list[Message]:
+    return [Message(role, content, weight=weight) for role, content, weight in orjson.loads(packed.tobytes())]
 
 
 class ConditionedExamples:
@@ -213,7 +231,7 @@ class ConditionedExamples:
 
     Attributes:
         report: what became of the records.
-        lengths: tokens of every example with its full headers, repeated for every time it can occur in an epoch.
+        lengths: most tokens of every example, repeated for every time it can occur in an epoch.
         prompts: a number for what stands before the first header; no two occurrences of a record have the same.
     """
 
@@ -230,30 +248,35 @@ class ConditionedExamples:
         self._encoder = encoder
         self._headers = HeaderEncoder(encoder)
         self._conditioning = conditioning
+        self._splitter = _Splitter(encoder, self._headers, conditioning.turns)
+        self._decoys = conditioning.decoys if conditioning.headers else 0.0
         self._max_length = max_length
-        # per record: its key, its source, its length and its first turn; per turn: pieces, split, codes, is it trained
+        # per record: its key, its source, its length, its first turn and, for decoys, its text;
+        # per turn: pieces, split, codes, is it trained
         self._keys, self._prompts = bytearray(), bytearray()
         self._source, self._full, self._first = array("i"), array("q"), array("q", [0])
         self._shown, self._bare, self._split, self._codes = array("q"), array("q"), array("q"), array("h")
-        self._trained = array("b")
+        self._trained, self._texts = array("b"), array("q")
         names: dict[str, int] = {}
         self._pieces = FlatArray(self._encode(conversations, names), folder)
         self._draws = Draws(np.asarray(self._source, dtype=np.int64), names, sources, conditioning.seed)
-        self.lengths: IntArray = np.tile(np.asarray(self._full, dtype=np.int64), self._draws.repeats)
+        full: IntArray = np.asarray(self._full, dtype=np.int64)
+        most = np.minimum(full + _MOST_ADDED, max_length) if self._decoys else full
+        self.lengths: IntArray = np.tile(most, self._draws.repeats)
+        self.lengths_in = lru_cache(maxsize=_EPOCHS_CACHED)(self._lengths_in)
         numbers = np.unique(np.frombuffer(self._prompts, dtype="<i8"), return_inverse=True)[1].astype(np.int64)
         # copies of a record in one row would make its weight a matter of one step
         self.prompts: IntArray = np.concatenate([numbers + i * len(self) for i in range(self._draws.repeats)])
 
     def _encode(self, conversations: Iterable[Conversation], names: dict[str, int]) -> Iterator[Ids]:
         """Yield the pieces of every record that is used, and note what is known about them."""
-        splitter = _Splitter(self._encoder, self._headers, self._conditioning.turns)
         num_pieces = 0
         for conversation in conversations:
             fitted = self._fit(conversation)
             if fitted is None:
                 continue
             messages, encoded = fitted
-            turns = splitter.split(messages, encoded)
+            turns = self._splitter.split(messages, encoded)
             prompt = hashlib.blake2b(turns[0].shown[: turns[0].split].tobytes(), digest_size=8).digest()
             for turn in turns:
                 self._count(turn)
@@ -265,6 +288,10 @@ class ConditionedExamples:
                 num_pieces = self._bare[-1] + 1
                 self._split.append(turn.split)
                 self._codes.extend(turn.codes)
+            if self._decoys:
+                yield _packed(messages)
+                self._texts.append(num_pieces)
+                num_pieces += 1
             self._first.append(len(self._split))
             self._keys += hashlib.blake2b(conversation.id.encode(), digest_size=8).digest()
             self._prompts += prompt
@@ -299,7 +326,7 @@ class ConditionedExamples:
         self.report.shortened_turns += (len(messages) - len(fitting)) // 2
         return fitting, self._encoder.conversation(fitting, headers=headers)
 
-    def _count(self, turn: Turn) -> None:
+    def _count(self, turn: TurnPieces) -> None:
         trained = int((turn.shown >= 0).sum())
         self._trained.append(trained > 0)
         self.report.trained_tokens += trained
@@ -321,38 +348,98 @@ class ConditionedExamples:
     def example(self, index: int, epoch: int) -> Example:
         """Return an example with the headers it has in `epoch`."""
         repeat, record = divmod(index, len(self))
-        width = len(self._encoder.schema)
         key = self._keys[8 * record : 8 * record + 8]
-        first, last = self._first[record], self._first[record + 1]
-        parts: list[Ids] = []
-        for turn in range(first, last):
-            codes = tuple(self._codes[turn * width : (turn + 1) * width])
-            place = b"%d/%d/%d/%d/" % (self._conditioning.seed, epoch, repeat, turn - first)
-            header = self._headers.ids(self._kept(codes, place + key))
-            if len(header):
-                piece, split = self._pieces[self._shown[turn]], self._split[turn]
-                parts += [piece[:split], ~header, piece[split:]]
-            else:
-                parts.append(self._pieces[self._bare[turn]])
-        signed = np.concatenate(parts)
+        turns = self._turns(record)
+        added = 0
+        if (altered := self._altered(record, repeat, epoch)) is not None:
+            messages, encoded = altered
+            added = -len(turns)
+            turns = self._splitter.split(messages, encoded)
+            added += len(turns)
+        kept = []
+        for number, turn in enumerate(turns, -added):
+            place = b"%d/%d/%d/%d/" % (self._conditioning.seed, epoch, repeat, number)
+            kept.append(turn._replace(codes=self._kept(turn.codes, place + key)))
+        signed = self._assembled(kept)
         trained = signed >= 0
         return Example(np.where(trained, signed, ~signed), np.where(trained, signed, np.int32(IGNORED)))
 
-    def beginning(self, index: int) -> Ids:
-        """Return the tokens an example begins with in every epoch: up to the first header that dropout can change."""
-        if not (self._conditioning.header_dropout or self._conditioning.attribute_dropout):
-            return self.example(index, 0).input_ids
-        record = index % len(self)
-        width = len(self._encoder.schema)
+    def _assembled(self, turns: Sequence[TurnPieces]) -> Ids:
+        """Return the signed ids of turns with their headers."""
         parts: list[Ids] = []
+        for turn in turns:
+            header = self._headers.ids(turn.codes)
+            if len(header):
+                parts += [turn.shown[: turn.split], ~header, turn.shown[turn.split :]]
+            else:
+                parts.append(turn.shown if turn.bare is None else turn.bare)
+        return np.concatenate(parts)
+
+    def _turns(self, record: int) -> list[TurnPieces]:
+        """Return the turns of a record as it stands in the data."""
+        width = len(self._encoder.schema)
+        turns = []
         for turn in range(self._first[record], self._first[record + 1]):
-            bare = self._pieces[self._bare[turn]]
-            if max(self._codes[turn * width : (turn + 1) * width]) >= 0:
-                shown = self._pieces[self._shown[turn]][: self._split[turn]]
-                parts.append(shown[: common_length(shown, bare)])
-                break
-            parts.append(bare)
-        signed = np.concatenate(parts)
+            shown, bare = self._shown[turn], self._bare[turn]
+            codes = tuple(self._codes[turn * width : (turn + 1) * width])
+            turns.append(
+                TurnPieces(self._pieces[shown], self._split[turn], self._pieces[bare] if bare != shown else None, codes)
+            )
+        return turns
+
+    def _altered(self, record: int, repeat: int, epoch: int) -> tuple[list[Message], Encoded] | None:
+        """Return a record with decoys in it; None where it has none in `epoch`, or they do not fit.
+
+        All responses to a prompt see the same ones, so that they can share it.
+        """
+        if not self._decoys:
+            return None
+        key = b"%d/%d/%d/decoys/" % (self._conditioning.seed, epoch, repeat)
+        key += self._prompts[8 * record : 8 * record + 8]
+        draw = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little") / 2.0**32
+        if draw >= self._decoys:
+            return None
+        schema = self._encoder.schema
+        labels = iter(self._turns(record))
+        messages = [
+            replace(
+                message,
+                attributes={
+                    a.name: a.levels[code] for a, code in zip(schema, next(labels).codes, strict=True) if code >= 0
+                },
+            )
+            if message.role == "assistant"
+            else message
+            for message in _unpacked(self._pieces[self._texts[record]])
+        ]
+        altered = with_decoys(messages, schema, key)
+        encoded = self._encoder.conversation(altered)
+        fits = len(encoded.input_ids) <= min(self._full[record] + _MOST_ADDED, self._max_length)
+        return (altered, encoded) if fits else None
+
+    def _lengths_in(self, epoch: int) -> IntArray:
+        """Return the tokens of every example in `epoch` with full headers."""
+        if not self._decoys:
+            return self.lengths
+        lengths = np.tile(np.asarray(self._full, dtype=np.int64), self._draws.repeats)
+        for index in self.draw(epoch).tolist():
+            repeat, record = divmod(index, len(self))
+            if (altered := self._altered(record, repeat, epoch)) is not None:
+                lengths[index] = len(altered[1].input_ids)
+        return lengths
+
+    def beginning(self, index: int) -> Ids:
+        """Return the tokens an example begins with, up to the first header that dropout can change; without decoys,
+        which are the same for all that share a beginning."""
+        turns = self._turns(index % len(self))
+        if self._conditioning.header_dropout or self._conditioning.attribute_dropout:
+            for i, turn in enumerate(turns):
+                if max(turn.codes) >= 0:
+                    bare = turn.shown if turn.bare is None else turn.bare
+                    common = turn.shown[: common_length(turn.shown[: turn.split], bare)]
+                    turns = [*turns[:i], TurnPieces(common, len(common), None, (-1,) * len(turn.codes))]
+                    break
+        signed = self._assembled(turns)
         return np.where(signed >= 0, signed, ~signed)
 
     def digest(self) -> bytes:
