@@ -151,9 +151,10 @@ def _convert(row: Row, source: SourceConfig, labels: Labels, bad: BadRecords | N
     try:
         drafts = list(IMPORTERS[source.format](value, labels))
         if isinstance(value, dict):
-            own = labels.own({name.removeprefix(_RATING): cell for name, cell in rated.items()})
-            untrained = any(str(value.get(key)).strip().lower() in _FLAGS[:3] for key in _ROW_FLAGS)
-            drafts = [_with_row(draft, untrained, own) for draft in drafts]
+            untrained = any(str(value[key]).strip().lower() in _FLAGS[:3] for key in _ROW_FLAGS if key in value)
+            if rated or untrained:
+                own = labels.own({name.removeprefix(_RATING): cell for name, cell in rated.items()})
+                drafts = [_with_row(draft, untrained, own) for draft in drafts]
             _count_columns(value, source, labels)
     except UserError as error:
         reject(f"{row.place}: {error}", bad)

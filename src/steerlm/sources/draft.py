@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import re
@@ -260,5 +261,9 @@ def prompt_group(messages: tuple[Message, ...]) -> str:
 
     Every response to one prompt gets the same group, whatever source it comes from.
     """
-    first = next((message.content for message in messages if message.role == "user"), "")
-    return digest(normalise(first))
+    return _group_of(next((message.content for message in messages if message.role == "user"), ""))
+
+
+@functools.lru_cache(maxsize=8)  # of one record it is asked twice
+def _group_of(prompt: str) -> str:
+    return digest(normalise(prompt))

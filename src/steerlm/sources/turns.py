@@ -105,12 +105,12 @@ def read_turn(turn: object, schema: AttributeSchema | None, left_out: Counter[st
         next((key for key in keys if turn.get(key) is not None), keys[0]) for keys in (_ROLE_KEYS, _TEXT_KEYS)
     )
     role = _role(turn, role_key)
-    if any(not absent(turn.get(key)) for key in _CALLS):
-        raise UserError(f"this {role} message calls a tool, which a record cannot hold")
-    fields: dict[str, object] = {"role": role, "content": _text(turn.get(text_key), role, left_out)}
+    fields: dict[str, object] = {"role": role}
     for key, value in turn.items():
         if key in (role_key, text_key) or absent(value):
             continue
+        if key in _CALLS:
+            raise UserError(f"this {role} message calls a tool, which a record cannot hold")
         if key in _UNCLEAR:
             raise UserError(f"{key}: {_UNCLEAR[key]}")
         if key in _LABELS and isinstance(value, dict):
@@ -127,6 +127,7 @@ def read_turn(turn: object, schema: AttributeSchema | None, left_out: Counter[st
             fields[key] = value
         else:
             left_out[f"(message key {key})"] += 1
+    fields["content"] = _text(turn.get(text_key), role, left_out)
     return message_from_dict(fields, schema)
 
 

@@ -7,7 +7,6 @@ import errno
 import gzip
 import json
 import os
-import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,7 +116,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             raise UserError(f"{path}: damaged gzip file after line {number} ({error}); fetch it again") from None
 
 
-_LONG_INTEGER = re.compile(rb"[0-9]{19}")
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_LONG_INTEGER = b"0" * 19
 _INTEGERS = range(-(2**63), 2**64)
 """What orjson writes; it reads a longer one as a float."""
 
@@ -134,7 +134,7 @@ def parse_json_line(line: bytes, path: Path, number: int) -> Any:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise UserError(_malformed(line, path, number, error)) from None
-    if _LONG_INTEGER.search(line):
+    if _LONG_INTEGER in line.translate(_DIGITS):  # a regular expression takes ten times as long
         try:
             json.loads(line, parse_int=checked_integer)
         except UserError as error:
