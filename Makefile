@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-all check format docs results benchmarks benchmarks-quick clean help
+.PHONY: quickstart test test-all wheel-test check format docs site results benchmarks benchmarks-quick clean help
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -20,13 +20,19 @@ $(READY): pyproject.toml requirements.lock
 # huge pages make large tensors cheaper to touch on Linux; elsewhere the variable means nothing
 quickstart: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 quickstart: $(READY)  ## run all four steps on the playground (CPU, minutes)
-	$(BIN)/steerlm run recipes/playground.yaml
+	$(BIN)/steerlm run playground
 
 test: check  ## lint, types and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: check  ## everything, the slow tests too
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
+
+# the Pythons to install into, and more words for pip (an index with CPU builds of torch, say)
+WHEEL_PYTHONS ?= $(PYTHON)
+WHEEL_PIP ?= --constraint $(CURDIR)/requirements.lock
+wheel-test:  ## build the wheel, install it without extras into a clean environment, use it there
+	$(PYTHON) scripts/check_wheel.py $(WHEEL_PYTHONS) --pip "$(WHEEL_PIP)"
 
 check: $(READY)  ## lint and types
 	$(BIN)/ruff check .
@@ -42,6 +48,10 @@ clean:  ## remove the environment and caches, keep runs/
 
 docs: $(READY)  ## regenerate the generated blocks of README and docs
 	$(BIN)/python docs/generate.py
+
+site: $(READY)  ## build the site of the docs into build/site; links are checked
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[site]'
+	$(BIN)/zensical build --strict
 
 results: $(READY)  ## copy the numbers of the playground run into docs/results, then `make docs`
 	$(BIN)/python docs/results_playground.py runs/playground

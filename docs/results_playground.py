@@ -135,12 +135,12 @@ def bootstrapping(evaluation: str = "evaluate") -> str:
     return _table(["dial", "error, levels", "Spearman", "slope"], rows) + note
 
 
-def samples() -> str:
-    """The same question at different settings: the first sweep of every dial."""
+def samples(only: str | None = None) -> str:
+    """The same question at different settings: the first sweep of every dial, or of one."""
     sweeps = _read("evaluate.json")["examples"]["sweeps"]
     out, seen = [], set()
     for sweep in sweeps:
-        if sweep["dial"] in seen or len(sweep["messages"]) > 1:
+        if sweep["dial"] in seen or len(sweep["messages"]) > 1 or only not in (None, sweep["dial"]):
             continue
         seen.add(sweep["dial"])
         out.append(f"> **{sweep['messages'][-1]['content']}**\n")

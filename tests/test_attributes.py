@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerlm.attributes import HELPSTEER, OASST, PAPER, PRESETS, STEERLM, Attribute, AttributeSchema
+from steerlm.attributes import HELPSTEER, OASST, PAPER, PRESETS, STEERLM, Attribute, AttributeSchema, is_signature
 from steerlm.errors import UserError
 
 LANG = Attribute("lang", kind="categorical", categories=("en", "de", "zh-CN"))
@@ -212,3 +212,28 @@ def test_unit_scale_round_trip(unit: float, minimum: int, width: int) -> None:
 def test_dict_round_trip(schema: AttributeSchema) -> None:
     assert AttributeSchema.from_dict(schema.to_dict()) == schema
     assert AttributeSchema.from_dict([{"name": "lang", "categories": ["en", "de"]}])["lang"].kind == "categorical"
+
+
+def test_words_at_the_ends_of_a_scale_are_kept_and_change_no_signature() -> None:
+    row = {"name": "warmth", "low": "cold and curt", "high": "warm and caring"}
+    schema = AttributeSchema.from_dict([row])
+    assert (schema["warmth"].low, schema["warmth"].high) == ("cold and curt", "warm and caring")
+    assert AttributeSchema.from_dict(schema.to_dict()) == schema
+    assert schema.to_dict() == [row]
+    assert schema.signature == "warmth:0-4" == AttributeSchema.from_dict([{"name": "warmth"}]).signature
+    for wrong, piece in (
+        ({"name": "a", "low": 3}, "low is a few words on one line, got 3"),
+        ({"name": "a", "high": "x\ny"}, "high is a few words on one line"),
+        ({"name": "a", "categories": ["b", "c"], "low": "x"}, "a categorical attribute has no low and no high end"),
+    ):
+        with pytest.raises(UserError, match=piece):
+            AttributeSchema.from_dict([wrong])
+
+
+@pytest.mark.parametrize(
+    "schema", [OASST, PAPER, AttributeSchema((Attribute("lang", "categorical", categories=("en", "a+b")),))]
+)
+def test_signatures_are_told_from_other_text(schema: AttributeSchema) -> None:
+    assert is_signature(schema.signature)
+    for other in ("v1.0", "quality", "quality:4", "quality:0-4,", "Quality:0-4", "quality:0-4, humor:0-4", 3, None, {}):
+        assert not is_signature(other)

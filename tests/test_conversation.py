@@ -98,6 +98,21 @@ def test_the_target_is_what_people_said_never_what_a_model_said(message: Message
     assert message.target("quality") == target
 
 
+@pytest.mark.parametrize(
+    ("message", "labels"),
+    [
+        (Message("assistant", "x", ratings={"quality": (3.0, 4.0, 4.0), "humor": (2.5,)}), {"quality": 4, "humor": 2}),
+        (Message("assistant", "x", {"quality": 1}, ratings={"quality": (3.0,)}), {"quality": 1}),
+        (Message("assistant", "x", {"quality": 1}, ratings={"humor": (1.0,)}, labelled_by="model:a"), {"humor": 1}),
+        (Message("assistant", "x", {"quality": 1}, {"quality": 2}, {"quality": (3.0,)}), {"quality": 2}),
+        (Message("assistant", "x", ratings={"quality": ()}), {}),
+        (Message("assistant", "x"), {}),
+    ],
+)  # fmt: skip
+def test_levels_come_from_ratings_where_nothing_else_says_them(message: Message, labels: dict[str, int]) -> None:
+    assert message.human_labels == labels
+
+
 def test_a_full_record_reads_back() -> None:
     message = Message(
         "assistant",

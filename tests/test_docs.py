@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+import steerlm
 from steerlm.commands.arguments import build_parser
 from steerlm.runs import STAGES
 
@@ -52,6 +53,20 @@ def test_commands_in_the_pages_parse(page: Path) -> None:
             words = line.split("#")[0].split()
             if words[:1] in (["steerlm"], [".venv/bin/steerlm"]):
                 build_parser().parse_known_args(words[1:])
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1200
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    listed = re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md"))
+
+
+def test_the_page_of_the_python_api_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "python_api.md").read_text(encoding="utf-8")
+    assert [name for name in steerlm.__all__ if name not in page] == []
 
 
 def test_make_targets_of_the_readme_exist() -> None:

@@ -281,11 +281,11 @@ class AttributeSchema:
                 "label the data again with this schema (steerlm annotate) or use the checkpoint that fits it"
             )
 
-    def to_dict(self) -> list[dict[str, Any]]:
+    def to_dict(self) -> list[dict[str, object]]:
         """Return a JSON-ready list of attributes; fields at their default are left out."""
         out = []
         for attribute in self.attributes:
-            row: dict[str, Any] = {"name": attribute.name}
+            row: dict[str, object] = {"name": attribute.name}
             for field in dataclasses.fields(Attribute)[1:]:
                 value = getattr(attribute, field.name)
                 if value != field.default:

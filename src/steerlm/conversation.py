@@ -50,8 +50,8 @@ class Score(NamedTuple):
     std: float
     probabilities: dict[str, float] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"mean": self.mean, "std": self.std}
+    def to_dict(self) -> dict[str, object]:
+        out: dict[str, object] = {"mean": self.mean, "std": self.std}
         if self.probabilities is not None:
             out["probabilities"] = self.probabilities
         return out
@@ -90,9 +90,9 @@ class Message:
     labelled_by: str | None = None
     weight: Literal[0, 1] = 1
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the JSON form; absent fields are left out."""
-        out: dict[str, Any] = {"role": self.role, "content": self.content}
+        out: dict[str, object] = {"role": self.role, "content": self.content}
         if self.attributes is not None:
             out["attributes"] = dict(self.attributes)
         if self.human is not None:
@@ -158,10 +158,10 @@ class Conversation:
         """Return a copy with message `index` replaced."""
         return replace(self, messages=(*self.messages[:index], message, *self.messages[index + 1 :]))
 
-    def to_dict(self, schema: AttributeSchema | None) -> dict[str, Any]:
+    def to_dict(self, schema: AttributeSchema | None) -> dict[str, object]:
         """Return the JSON form with the schema's signature."""
         assert not any(key in self.meta for key in RECORD_KEYS if key != "meta"), "meta would hide a field"
-        out: dict[str, Any] = {"id": self.id, "source": self.source}
+        out: dict[str, object] = {"id": self.id, "source": self.source}
         if self.group is not None:
             out["group"] = self.group
         if schema is not None:

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
     """Bad input or configuration: the message names the value, the place and the fix."""
+
+
+@contextlib.contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """Wrap imports of packages that only an extra of steerlm installs.
+
+    Args:
+        extra: name in `pip install 'steerlm[extra]'`.
+        what: what needs the package, as the subject of a sentence.
+
+    Raises:
+        UserError: a package is missing; names it and the extra.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"{what} needs {error.name}: pip install 'steerlm[{extra}]'") from None
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

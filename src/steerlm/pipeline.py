@@ -1,6 +1,6 @@
 """Run the stages of a recipe in order, skip what is done, resume what is not (SteerLM, figure 2).
 
-    steerlm run recipes/playground.yaml
+    steerlm run playground
 
 Stages meet only in files; this module is the one place that knows which file goes where.
 """

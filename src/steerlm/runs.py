@@ -9,14 +9,11 @@ may still change: a mistake in the recipe is mended there, and the same command 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import os
 import platform
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +27,8 @@ from pydantic import ValidationError
 from steerlm.config import Recipe, dump_recipe
 from steerlm.errors import UserError
 from steerlm.storage.files import atomic_writer, write_json
+from steerlm.storage.locks import held
+from steerlm.storage.spending import peak_memory_mib, usable_cpus
 
 STAGES = (
     "playground",
@@ -54,7 +53,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": usable_cpus(),
         "cpu": _cpu_name(),
         "packages": versions,
     }
@@ -242,26 +241,14 @@ class RunFolder:
         if not is_main_process():
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"another process is running in {self.path}; wait for it or set another run_dir"
-                ) from None
+        busy = f"another process is running in {self.path}; wait for it or set another run_dir"
+        with held(self.path / "lock", busy):
             yield
 
 
 def is_main_process() -> bool:
     """Whether this process is rank 0 of a distributed launch (or the only one); it alone writes the run's records."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def peak_memory_mib() -> int:
-    """Peak resident memory of this process so far, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024))
 
 
 def _identity(path: Path) -> str:

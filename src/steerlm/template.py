@@ -16,7 +16,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.config import TemplateName
@@ -385,7 +385,7 @@ class ConversationEncoder:
             headers: whether assistant turns carry their header.
             generation: attributes of the generation prompt; None = no generation prompt.
         """
-        chat: list[dict[str, Any]] = []
+        chat: list[dict[str, object]] = []
         contents: list[str] = []
         for i, message in enumerate(messages):
             try:
@@ -394,11 +394,11 @@ class ConversationEncoder:
                 raise UserError(f"message {i} ({message.role}) is not valid Unicode: {error}") from None
             # white space stays outside, for templates that trim
             core = message.content.strip()
-            lead, _, trail = message.content.partition(core) if core else (message.content, "", "")
-            row: dict[str, Any] = {"role": message.role, "content": lead}
+            text, _, trail = message.content.partition(core) if core else (message.content, "", "")
             if core:
-                row["content"] += f"{self._nonce}{len(contents)};{trail}"
+                text += f"{self._nonce}{len(contents)};{trail}"
                 contents.append(core)
+            row: dict[str, object] = {"role": message.role, "content": text}
             if headers and message.attributes:
                 row["attributes"] = self.schema.validate(message.attributes)
             chat.append(row)
@@ -406,7 +406,7 @@ class ConversationEncoder:
         return self._take_apart(rendered, spans, contents)
 
     def _render(
-        self, chat: list[dict[str, Any]], generation: Mapping[str, Value] | None
+        self, chat: list[dict[str, object]], generation: Mapping[str, Value] | None
     ) -> tuple[str, list[tuple[int, int]]]:
         from jinja2 import TemplateError
 

@@ -113,10 +113,10 @@ def test_a_missing_extra_names_what_to_install(
     study = comparison(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
     assert main(["rate", "serve", str(study.folder)]) == 2
-    assert "pip install 'steerlm[serve]'" in capsys.readouterr().err
+    assert "pip install 'steerlm[rate]'" in capsys.readouterr().err
     monkeypatch.setitem(__import__("sys").modules, "krippendorff", None)
     for name in ("ana", "ben"):
         vote(study, name, 0, {"": "first"})
         vote(study, name, 1, {"": "tie"})
     assert main(["rate", "results", str(study.folder)]) == 2
-    assert "pip install 'steerlm[serve]'" in capsys.readouterr().err
+    assert "pip install 'steerlm[rate]'" in capsys.readouterr().err

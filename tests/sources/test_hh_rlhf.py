@@ -55,3 +55,12 @@ def test_bad_dialogues(read: Import, chosen: str | None, piece: str) -> None:
 
 def test_rows_of_other_formats_are_named(read: Import) -> None:
     assert read("hh_rlhf", {"prompt": "x"}).bad == ["1: the row has no 'chosen'; it has prompt"]
+
+
+def test_line_ends_of_another_system_and_lists_of_messages(read: Import) -> None:
+    text = "\r\n\r\nHuman: Hi\r\n\r\nAssistant: Hello\r\nthere"
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Go away", "weight": 0}]
+    chosen, rejected = read("hh_rlhf", {"chosen": text, "rejected": said}).conversations
+    assert turns(chosen) == [("user", "Hi"), ("assistant", "Hello\r\nthere")]
+    assert (turns(rejected)[1], rejected.messages[1].weight) == (("assistant", "Go away"), 0)
+    assert chosen.group == rejected.group

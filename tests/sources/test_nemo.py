@@ -88,6 +88,15 @@ def test_labels_with_spaces_or_in_another_order(read: Import, label: str) -> Non
     assert got.dropped == {}
 
 
+def test_keys_that_nobody_reads_are_counted_and_speakers_told_apart_in_any_case(read: Import) -> None:
+    given = row(None)
+    given["conversations"][0]["from"] = "user"
+    given["conversations"][1] |= {"Label": "quality:4", "note": None}
+    got = read("nemo", given)
+    assert [role for role, _ in turns(got.conversations[0])] == ["system", "user", "assistant"]
+    assert got.dropped == {"(message key Label)": 1}
+
+
 def test_turns_that_say_they_are_not_trained(read: Import) -> None:
     given = row("quality:1", "Hi\n<extra_id_1>Assistant\nWhat?\n<extra_id_1>User\nSay hello")
     given["conversations"][0]["weight"] = 0

@@ -218,7 +218,7 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytes
 
     def absent(name: str, *args: Any, **kwargs: Any) -> Any:
         if name.split(".")[0] in ("pyarrow", "datasets"):
-            raise ImportError(name)
+            raise ModuleNotFoundError(name=name)
         return genuine(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", absent)

@@ -65,6 +65,13 @@ def test_every_dialect_gives_the_same_conversation(tmp_path: Path, name: str, te
     assert conversation.messages[1].ratings == {"humor": (2.5,)}
 
 
+def test_a_column_like_an_attribute_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no 'quality' but 'Quality'; .* --columns rating.quality=Quality"):
+        load(tmp_path / "a.csv", "prompt,response,Quality\nHi,x,3\n", columns={})
+    (read,) = load(tmp_path / "a.csv", "prompt,response,Quality\nHi,x,3\n", columns={"rating.quality": "Quality"})
+    assert read.messages[1].attributes == {"quality": 3}
+
+
 @pytest.mark.parametrize(
     ("text", "piece"),
     [

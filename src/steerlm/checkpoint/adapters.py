@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from steerlm.checkpoint.models import load_causal_lm, quiet, resize_embeddings
 from steerlm.checkpoint.weights import whole_folder
 from steerlm.config import LoraSection
-from steerlm.errors import UserError
+from steerlm.errors import UserError, needs_extra
 
 
 @contextlib.contextmanager
@@ -43,7 +43,8 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence
     Raises:
         UserError: the model has no such target modules, or they are trained in full beside the adapters.
     """
-    from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
+    with needs_extra("lora", "lora"):
+        from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
 
     if lora.quantize_4bit:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -122,7 +123,8 @@ def merge_adapter(
         tokenizer: with the control tokens.
         again: where given, a folder with the trained adapter and the base model to read it onto, instead of `adapted`.
     """
-    from peft import PeftModel
+    with needs_extra("lora", "lora"):
+        from peft import PeftModel
 
     if again is not None:
         source, base_model = again

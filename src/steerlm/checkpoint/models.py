@@ -33,7 +33,7 @@ from steerlm.checkpoint.info import load_info as load_info
 from steerlm.checkpoint.info import save_info as save_info
 from steerlm.checkpoint.weights import check_weights, whole_folder
 from steerlm.checkpoint.weights import fingerprint as fingerprint
-from steerlm.errors import UserError
+from steerlm.errors import UserError, needs_extra
 
 Precision = Literal["auto", "bf16", "fp32"]
 _SAFE = {"use_safetensors": True, "trust_remote_code": False}
@@ -238,10 +238,8 @@ def load_sequence_classifier(
 
 
 def _four_bit() -> Any:
-    try:
+    with needs_extra("qlora", "lora.quantize_4bit"):
         import bitsandbytes  # noqa: F401
-    except ImportError:
-        raise UserError("lora.quantize_4bit needs bitsandbytes: pip install 'steerlm[qlora]'") from None
     if not torch.cuda.is_available():
         raise UserError("lora.quantize_4bit needs a CUDA GPU, and none is visible; set quantize_4bit: false")
     from transformers import BitsAndBytesConfig

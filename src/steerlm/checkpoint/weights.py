@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,16 @@ def fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
+def let_others_read(folder: Path) -> None:
+    """Give the files of a folder the mode of any new file: safetensors writes some that only their owner can read."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode)
+
+
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a folder to write to that takes the place of `folder` at the end, whole or not at all."""
@@ -87,6 +98,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         except SafetensorError as error:
             # safetensors wraps what the operating system said
             raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error)) from error
+        let_others_read(partial)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(partial, folder)

@@ -14,7 +14,7 @@ from steerlm.commands.serve_arguments import add_serve
 
 _EPILOG = """\
 examples:
-  steerlm run recipes/playground.yaml                  all four steps on the CPU, in minutes
+  steerlm run playground                               all four steps on the CPU, in minutes
   steerlm run recipe.yaml --dry-run                    validate everything, estimate cost, compute nothing
   steerlm run recipe.yaml --set train_sft.epochs=2     override one value of the recipe
   steerlm annotate --model runs/x/train_attribute_model/model --data chats.jsonl --out labelled
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run every step of a recipe; go on where it stopped")
-    run.add_argument("recipe", type=Path, help="YAML recipe")
+    run.add_argument("recipe", type=Path, help="YAML recipe, or the name of a shipped one")
     run.add_argument("--dry-run", action="store_true", help="validate everything and estimate cost, compute nothing")
     run.add_argument(
         "--from", dest="redo_from", metavar="STAGE", help="delete the results from this stage on and redo them"
@@ -59,7 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     for name, text in _STAGE_HELP.items():
         stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-        stage.add_argument("recipe", type=Path, nargs="?", help="YAML recipe: work in its run folder")
+        stage.add_argument(
+            "recipe", type=Path, nargs="?", help="YAML recipe, or the name of a shipped one: work in its run folder"
+        )
         _add_overrides(
             stage,
             "" if name == "playground" else f"; without a recipe: field=value of the section {name.replace('-', '_')}",
@@ -125,7 +127,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_ablate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, help="YAML recipe")
+    parser.add_argument("recipe", type=Path, help="YAML recipe, or the name of a shipped one")
     parser.add_argument("--seeds", type=int, default=3, help="seeds, from the recipe's on (default: %(default)s)")
     parser.add_argument(
         "--rungs", nargs="+", default=[], metavar="RUNG",
@@ -172,7 +174,7 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_baselines(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, help="YAML recipe")
+    parser.add_argument("recipe", type=Path, help="YAML recipe, or the name of a shipped one")
     parser.add_argument("--seeds", type=int, default=3, help="seeds, from the recipe's on (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, help="folder of `steerlm ablate`; what is there is used again (default: as there)"

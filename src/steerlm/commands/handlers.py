@@ -34,7 +34,8 @@ console = Console()
 
 def run(arguments: argparse.Namespace) -> int:
     """`steerlm run RECIPE`."""
-    from steerlm.runs import STAGES, peak_memory_mib
+    from steerlm.runs import STAGES
+    from steerlm.storage.spending import peak_memory_mib
 
     recipe = load_recipe(arguments.recipe, parse_overrides(arguments.overrides))
     redo_from = arguments.redo_from.replace("-", "_") if arguments.redo_from else None
@@ -61,7 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     dial = f" --{last.name} {last.levels[-1]}" if recipe.train_sft.conditioning else ""
     console.print(f"chat     steerlm chat {model}{dial}", highlight=False)
     console.print(f"serve    steerlm serve {model}", highlight=False)
-    console.print(f"[dim]peak memory of this process {peak_memory_mib()} MiB[/dim]")
+    if (peak := peak_memory_mib()) is not None:
+        console.print(f"[dim]peak memory of this process {peak} MiB[/dim]")
     return 0
 
 
@@ -90,7 +92,7 @@ def stage_of_recipe(arguments: argparse.Namespace, stage: str) -> int:
 def standalone(arguments: argparse.Namespace, stage: str) -> int:
     """`steerlm STAGE --flags`: one stage on explicit files, without a recipe."""
     if stage == "playground":
-        raise UserError("steerlm playground needs a recipe, for example recipes/playground.yaml")
+        raise UserError("steerlm playground needs a recipe: steerlm playground playground")
     _quiet()
     section = stage.replace("-", "_") + "."  # a field may be named as in a recipe
     options = {key.removeprefix(section): value for key, value in parse_overrides(arguments.overrides).items()}

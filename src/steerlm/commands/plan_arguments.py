@@ -8,7 +8,7 @@ from pathlib import Path
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
     """Add the arguments to the subcommand's parser."""
-    parser.add_argument("recipe", type=Path, help="YAML recipe")
+    parser.add_argument("recipe", type=Path, help="YAML recipe, or the name of a shipped one")
     parser.add_argument(
         "--gpus", metavar="COUNTxDEVICE",
         help="devices in each node: H100, H200, A100-40GB, A100-80GB, L40S or RTX4090, for example 8xH100 "

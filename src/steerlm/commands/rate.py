@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from steerlm.commands.rate_arguments import DEFAULT_HOST
-from steerlm.errors import UserError
+from steerlm.errors import UserError, needs_extra
 from steerlm.storage.files import write_json
 from steerlm.studies.names import require_distinct_names, tidy_name
 from steerlm.studies.rate.items import comparisons, rated_turns
@@ -84,12 +84,10 @@ def _print_links(study: Study, url: str, wanted: set[str]) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     study = open_study(arguments.study)
-    try:
+    with needs_extra("rate", "the page"):
         import uvicorn
 
         from steerlm.studies.rate.server import create_app
-    except ModuleNotFoundError as error:
-        raise UserError(f"the page needs another package ({error.name}): pip install 'steerlm[serve]'") from None
     with _listen(arguments.host, arguments.port) as listener:
         port = listener.getsockname()[1]
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from steerlm.errors import UserError
+from steerlm.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
     from steerlm.server.upstream import Upstream
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 def serve(arguments: argparse.Namespace) -> int:
     """`steerlm serve MODEL`."""
     print(f"starting with {arguments.model} ...", file=sys.stderr, flush=True)  # the imports alone take seconds
-    try:
+    with needs_extra("serve", "the server"):
         from steerlm.server.run import serve as run
-    except ModuleNotFoundError as error:
-        raise UserError(f"the server needs another package ({error.name}): pip install 'steerlm[serve]'") from None
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}")
     if not 0 <= arguments.port < 1 << 16:

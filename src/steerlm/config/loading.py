@@ -15,12 +15,14 @@ from steerlm.errors import UserError, did_you_mean
 from steerlm.storage.files import read_yaml
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+_SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
 
 
-def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) -> Recipe:
     """Read a YAML recipe, apply `a.b=value` overrides, substitute `${run_dir}`, validate.
 
-    Relative paths stay relative to the working directory.
+    Relative paths stay relative to the working directory. Where there is no such file, the name of a recipe that the
+    package ships (`playground`) stands for it.
 
     Raises:
         UserError: missing file, YAML error with line and column, unknown key with the nearest valid one,
@@ -28,7 +30,10 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no such recipe: {path}")
+        shipped = {recipe.stem: recipe for recipe in sorted(_SHIPPED.glob("*.yaml"))}
+        if str(path) not in shipped:
+            raise UserError(f"no such recipe: {path}; a file, or the name of a shipped one: {', '.join(shipped)}")
+        path = shipped[str(path)]
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a recipe is a YAML mapping, got {type(raw).__name__}")
@@ -45,7 +50,7 @@ def load_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     return build_recipe(raw, str(path))
 
 
-def build_recipe(raw: dict[str, Any], place: str = "recipe") -> Recipe:
+def build_recipe(raw: dict[str, object], place: str = "recipe") -> Recipe:
     """Validate a recipe given as plain data; see `load_recipe`."""
     run_dir = raw.get("run_dir")
     if isinstance(run_dir, str):

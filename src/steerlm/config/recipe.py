@@ -7,7 +7,7 @@ error that offers the nearest valid one. The sections carry the names of the sta
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -278,7 +278,7 @@ class Recipe(Section):
     description: str = Field("", description="What it is for, what it needs and what it costs.")
     run_dir: Path = Field(description="Folder of the run.")
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
-    attributes: str | tuple[dict[str, Any], ...] = Field(
+    attributes: str | tuple[dict[str, object], ...] = Field(
         description="Name of a preset schema, or a list of attributes."
     )
     playground: PlaygroundConfig | None = None

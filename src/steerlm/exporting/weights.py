@@ -15,7 +15,7 @@ from steerlm.checkpoint.models import (
     quiet,
     resize_embeddings,
 )
-from steerlm.errors import UserError
+from steerlm.errors import UserError, needs_extra
 from steerlm.exporting.locating import Found
 from steerlm.storage.files import read_json
 
@@ -46,7 +46,8 @@ def load_merged(found: Found, tokenizer: PreTrainedTokenizerBase, dtype: Dtype) 
 
 
 def _merged(found: Found, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    from peft import PeftModel
+    with needs_extra("lora", f"the adapter in {found.weights}"):
+        from peft import PeftModel
 
     base = str(read_json(found.weights / "adapter_config.json").get("base_model_name_or_path"))
     model: Any

@@ -22,7 +22,7 @@ from transformers import AutoConfig
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import Precision, inference_dtype, load_tokenizer
-from steerlm.errors import UserError
+from steerlm.errors import needs_extra
 from steerlm.generation.engine import steerable
 from steerlm.generation.openvino_conversion import converted
 from steerlm.generation.prompting import Prompting
@@ -193,10 +193,8 @@ def load_openvino_engine(path: str | Path, precision: Precision = "auto", batch_
     Raises:
         UserError: OpenVINO is not installed, it cannot run this kind of model, or as `load_engine`.
     """
-    try:
+    with needs_extra("openvino", "the engine openvino"):
         from openvino_genai import ContinuousBatchingPipeline, SchedulerConfig
-    except ImportError:
-        raise UserError("the engine openvino needs OpenVINO GenAI: pip install 'steerlm[openvino]'") from None
     path = Path(path)
     info = steerable(path)
     precision = "bf16" if precision == "bf16" and inference_dtype(precision) == torch.bfloat16 else "fp32"

@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import Precision, inference_dtype, load_tokenizer
 from steerlm.checkpoint.weights import check_weights
-from steerlm.errors import UserError
+from steerlm.errors import needs_extra
 from steerlm.generation.engine import steerable
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.requests import Request, Sample, Sampling
@@ -150,11 +150,6 @@ def vllm_start(path: str | Path, precision: Precision, batch_size: int) -> Start
     return Start(settings, prompting)
 
 
-def missing_vllm() -> UserError:
-    """Return the error for a machine without vLLM."""
-    return UserError("the engine vllm needs vLLM: pip install 'steerlm[vllm]'")
-
-
 def load_vllm_engine(path: str | Path, precision: Precision = "auto", batch_size: int = 64) -> VllmEngine:
     """Start vLLM on a steerable checkpoint.
 
@@ -166,9 +161,7 @@ def load_vllm_engine(path: str | Path, precision: Precision = "auto", batch_size
     Raises:
         UserError: vLLM is not installed, or as `load_engine`.
     """
-    try:
+    with needs_extra("vllm", "the engine vllm"):
         from vllm import LLM
-    except ImportError:
-        raise missing_vllm() from None
     settings, prompting = vllm_start(path, precision, batch_size)
     return VllmEngine(LLM(**settings), prompting)

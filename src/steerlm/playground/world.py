@@ -1,6 +1,6 @@
 """Build the playground: data files with simulated human labels, held-out prompts, and a base model.
 
-steerlm playground recipes/playground.yaml
+steerlm playground playground
 
 OUT/labelled.jsonl      dialogues whose replies simulated annotators rated (noisy, biased, some labels missing)
    /unlabelled.jsonl    dialogues without labels

@@ -1,24 +1,25 @@
 """Small plots for the report, as inline SVG that takes its colours from the page.
 
 Colours are drawn as placeholders and replaced by CSS variables, so that one plot serves light and dark pages and paper.
-Text stays text. Equal data gives equal bytes.
+Text stays text. Equal data gives equal bytes. Where matplotlib is not installed a line in a plot's place says so.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec
 
-import matplotlib
 from markupsafe import Markup, escape
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
+from steerlm.errors import UserError, needs_extra
 from steerlm.results.evaluation import CurvePoint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
 _SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004")
@@ -52,8 +53,23 @@ _STYLE = {
     "ytick.labelcolor": _INK,
 }
 Curve = Sequence[CurvePoint]
+Arguments = ParamSpec("Arguments")
 
 
+def _plot(draw: Callable[Arguments, Markup]) -> Callable[Arguments, Markup]:
+    """Let a function say what is missing in place of its plot."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments: Arguments.args, **named: Arguments.kwargs) -> Markup:
+        try:
+            return draw(*arguments, **named)
+        except UserError as error:
+            return Markup('<p class="note">{}</p>').format(str(error))
+
+    return drawn
+
+
+@_plot
 def response_curve(
     levels: Sequence[float], curves: Mapping[str, Curve], label: str, others: Mapping[str, Curve] | None = None
 ) -> Markup:
@@ -76,6 +92,10 @@ def response_curves_png(panels: Mapping[str, tuple[Sequence[float], Curve, Mappi
     Args:
         panels: attribute -> its lowest and highest level, its curve, and the others' curves as in `response_curve`.
     """
+    with needs_extra("report", "a plot"):
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
     style = {key: _ON_WHITE.get(value, value) if isinstance(value, str) else value for key, value in _STYLE.items()}
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
@@ -121,6 +141,7 @@ def _band(axes: Any, points: Curve, colour: str, markersize: float | None = None
     axes.plot(x, value, color=colour, linewidth=1.8, marker="o", markersize=markersize)
 
 
+@_plot
 def calibration(levels: Sequence[float], rows: Sequence[Mapping[str, Any]], label: str) -> Markup:
     """Plot the mean human label per predicted level; the size of a point is its number of labels."""
     figure, axes = _panel()
@@ -134,6 +155,7 @@ def calibration(levels: Sequence[float], rows: Sequence[Mapping[str, Any]], labe
     return _svg(figure, label)
 
 
+@_plot
 def losses(training: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float]], label: str) -> Markup:
     """Plot training and validation loss by optimizer step."""
     figure, axes = _panel()
@@ -144,6 +166,7 @@ def losses(training: Sequence[tuple[int, float]], validation: Sequence[tuple[int
     return _svg(figure, label)
 
 
+@_plot
 def distribution(histogram: Mapping[str, int], label: str) -> Markup:
     """Plot how often each value occurs, in percent."""
     figure, axes = _panel(height=1.8)
@@ -155,6 +178,9 @@ def distribution(histogram: Mapping[str, int], label: str) -> Markup:
 
 
 def _panel(height: float = 2.4, width: float = 3.1) -> tuple[Figure, Any]:
+    with needs_extra("report", "a plot"):
+        import matplotlib
+        from matplotlib.figure import Figure
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.add_subplot()
@@ -162,6 +188,9 @@ def _panel(height: float = 2.4, width: float = 3.1) -> tuple[Figure, Any]:
 
 def _svg(figure: Figure, label: str) -> Markup:
     """Return the figure as an `<svg>` element without metadata, addresses, or ids that could clash on the page."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     stream = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
@@ -184,6 +213,7 @@ def _svg(figure: Figure, label: str) -> Markup:
     )
 
 
+@_plot
 def win_rates(rows: Sequence[Mapping[str, Any]], label: str) -> Markup:
     """Plot win rates in percent with their intervals, the first row on top.
 
@@ -204,6 +234,7 @@ def win_rates(rows: Sequence[Mapping[str, Any]], label: str) -> Markup:
     return _svg(figure, label)
 
 
+@_plot
 def scores_by_level(curves: Mapping[str, Curve], label: str) -> Markup:
     """Plot mean scores by level asked for, one line with interval per model, on an axis of their own from 0.
 
@@ -222,6 +253,7 @@ def scores_by_level(curves: Mapping[str, Curve], label: str) -> Markup:
     return _svg(figure, label)
 
 
+@_plot
 def ladder(rungs: Mapping[str, Any], label: str) -> Markup:
     """Plot the quality of every rung of an ablation with its interval, each seed as a small point below it."""
     figure, axes = _panel(height=0.75 + 0.32 * len(rungs), width=4.2)
@@ -239,6 +271,7 @@ def ladder(rungs: Mapping[str, Any], label: str) -> Markup:
     return _svg(figure, label)
 
 
+@_plot
 def paper_ladder(rungs: Mapping[str, Any], label: str) -> Markup:
     """Plot the paper's score of every rung."""
     figure, axes = _panel(height=0.75 + 0.32 * len(rungs), width=4.2)

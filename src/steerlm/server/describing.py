@@ -67,6 +67,8 @@ def _attribute(attribute: Attribute, dials: Dials, scored: bool) -> dict[str, An
         "description": attribute.description,
         "default": default if lock is None else lock.nearest(attribute, default),
         "best": attribute.best,
+        "low": attribute.low,
+        "high": attribute.high,
         "locked": lock is not None and lock.fixed,
         "scored": scored,
     }

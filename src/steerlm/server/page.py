@@ -24,6 +24,9 @@ _FILES = {
     "/page/charts.js": ("charts.js", "text/javascript"),
     "/page/answers.js": ("answers.js", "text/javascript"),
     "/page/settings.js": ("settings.js", "text/javascript"),
+    "/page/conversations.js": ("conversations.js", "text/javascript"),
+    "/page/markdown.js": ("markdown.js", "text/javascript"),
+    "/page/vendor/markdown-it.js": ("vendor/markdown-it.js", "text/javascript"),
 }
 PAGE_ROUTES = frozenset(_FILES)
 """Routes of the page; without them nobody could be asked for the key."""

@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
+from steerlm.errors import needs_extra
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.rows import LogProb
-from steerlm.generation.vllm import missing_vllm, sampling_parameters, vllm_start
+from steerlm.generation.vllm import sampling_parameters, vllm_start
 from steerlm.server.backend import Order
 from steerlm.server.encoding import Encoding
 from steerlm.server.errors import ApiError, model_stopped
@@ -200,10 +201,8 @@ def load_vllm_backend(path: Path, batch_size: int, most_samples: int, metrics: M
     Raises:
         UserError: vLLM is not installed, or as `load_engine`.
     """
-    try:
+    with needs_extra("vllm", "the engine vllm"):
         from vllm import AsyncEngineArgs, AsyncLLMEngine
-    except ImportError:
-        raise missing_vllm() from None
     settings, prompting = vllm_start(path, "auto", batch_size)
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()

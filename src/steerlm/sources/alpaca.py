@@ -24,7 +24,8 @@ def convert(row: object, labels: Labels) -> Iterator[Draft]:
         UserError: no instruction or no output, or a history that is no list of exchanges.
     """
     row = expect_object(row)
-    instruction, given = expect_text(row, "instruction"), filled_text(row, "input", labels)
+    instruction = expect_text({**row, "instruction": ""} if row.get("instruction", "") is None else row, "instruction")
+    given = filled_text(row, "input", labels)
     parts = [part for part in (instruction, given) if part.strip()]
     output = expect_text(row, "output")
     if output.strip().strip("<>[]()").lower() in _NO_OUTPUT:

@@ -15,7 +15,7 @@ from steerlm.errors import UserError
 from steerlm.sources.draft import Draft, Labels, expect_object, expect_text
 from steerlm.sources.turns import read_turns
 
-_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+_TURN = re.compile(r"(?:^|\n\n|\r\n\r\n)(Human|Assistant):")
 _ROLES: dict[str, Literal["user", "assistant"]] = {"Human": "user", "Assistant": "assistant"}
 
 

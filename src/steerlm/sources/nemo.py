@@ -99,7 +99,11 @@ def convert(row: object, labels: Labels) -> Iterator[Draft]:
         if label is not None and not isinstance(label, str):
             raise UserError(f"the label must be text like quality:4,toxicity:0 or null, got {label!r}")
         flags = {key: trained_flag(key, turn[key]) for key in TRAINED_KEYS if not absent(turn.get(key))}
-        if expect_text(turn, "from") != masked:  # the mask names the speaker whose turns are not trained
+        for key in turn.keys() - {"from", "value", "label", *flags}:
+            if not absent(turn[key]):
+                labels.dropped[f"(message key {key})"] += 1
+        # the mask names the speaker whose turns are not trained
+        if expect_text(turn, "from").strip().lower() != masked.strip().lower():
             said = [_message("assistant", value, label, labels, own_scale)]
         else:
             said = prompt_messages(value, labels, own_scale)

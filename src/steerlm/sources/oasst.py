@@ -129,7 +129,7 @@ def _values(raw: object) -> Mapping[str, object]:
         if len(names) != len(values):
             raise UserError(f"{len(names)} label names but {len(values)} values")
         return dict(zip(map(str, names), values, strict=True))
-    return {str(name): expect_object(label).get("value") for name, label in labels.items() if label is not None}
+    return {str(name): label.get("value") if isinstance(label, dict) else label for name, label in labels.items()}
 
 
 def trees(rows: Iterator[Row], bad: BadRecords | None, labels: Labels) -> Iterator[Row]:

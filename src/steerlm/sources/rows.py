@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from steerlm.config import SourceConfig
 from steerlm.conversation import BadRecords
-from steerlm.errors import UserError, did_you_mean
+from steerlm.errors import UserError, did_you_mean, needs_extra
 from steerlm.sources.draft import missing
 from steerlm.sources.json_array import read_array
 from steerlm.storage.files import damaged_gzip_is_user_error, not_utf8, open_text_bytes, parse_json_line, read_lines
@@ -174,11 +174,9 @@ def _decoded(lines: Iterable[bytes], path: Path) -> Iterator[str]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    try:
+    with needs_extra("data", f"{path}: reading parquet"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError:
-        raise UserError(f"{path}: reading parquet needs pyarrow: pip install 'steerlm[data]'") from None
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -196,10 +194,8 @@ def read_hub_rows(hub: str, split: str) -> Iterator[Row]:
     Raises:
         UserError: `datasets` is not installed, no such data set, no such split, or the hub cannot be reached.
     """
-    try:
+    with needs_extra("data", f"reading {hub} from the hub"):
         import datasets
-    except ImportError:
-        raise UserError(f"reading {hub} from the hub needs datasets: pip install 'steerlm[data]'") from None
     try:
         rows = datasets.load_dataset(hub, split=split, streaming=True)
         for number, value in enumerate(rows):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from steerlm.errors import UserError
+from steerlm.errors import needs_extra
 from steerlm.statistics.estimates import (
     Estimate,
     FloatArray,
@@ -73,10 +73,8 @@ def krippendorff_alpha(
     if np.count_nonzero(table_NK.any(axis=0)) < 2:
         note = "undefined: all annotators gave the same value everywhere"
         return Estimate(math.nan, math.nan, math.nan, len(used), len(set(groups)), note)
-    try:
+    with needs_extra("rate", "Krippendorff's alpha"):
         import krippendorff
-    except ModuleNotFoundError:
-        raise UserError("Krippendorff's alpha needs another package: pip install 'steerlm[serve]'") from None
 
     def statistic(weights: Weights, table_NK: FloatArray) -> FloatArray:
         values = []

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
+from steerlm.errors import needs_extra
 from steerlm.statistics.estimates import MIN_CLUSTERS, Estimate
 from steerlm.statistics.rankings import Match
 
@@ -51,8 +52,9 @@ def length_controlled_win_rate(
         return missing("undefined: all verdicts are the same")
     spread = float(difference_N.std())
     columns = [np.ones(len(own))] + ([np.tanh(difference_N / spread)] if spread > 0 else [])
-    import statsmodels.api as sm
-    from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
+    with needs_extra("compare", "a win rate at equal length"):
+        import statsmodels.api as sm
+        from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", PerfectSeparationWarning)

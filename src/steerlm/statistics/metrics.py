@@ -153,10 +153,8 @@ def fleiss_kappa(ratings: Sequence[Sequence[object]], clusters: Sequence[object]
         clusters: group id per item; None: every item is its own.
 
     Returns:
-        The value of `statsmodels.stats.inter_rater.fleiss_kappa` with its interval; `n` = items used.
+        Kappa with its interval; `n` = items used.
     """
-    from statsmodels.stats import inter_rater
-
     sizes = Counter(len(row) for row in ratings if len(row) >= 2)
     if not sizes:
         return Estimate(math.nan, math.nan, math.nan, 0, 0, "no item has two or more annotators")
@@ -177,8 +175,7 @@ def fleiss_kappa(ratings: Sequence[Sequence[object]], clusters: Sequence[object]
         chance_R = (share_RK**2).sum(axis=1)
         return divide(mean(weights, agreement_N) - chance_R, np.where(1 - chance_R < 1e-12, 0.0, 1 - chance_R))
 
-    estimate = cluster_bootstrap(statistic, [table_NK], groups)
-    return estimate._replace(value=float(inter_rater.fleiss_kappa(table_NK, method="fleiss")))
+    return cluster_bootstrap(statistic, [table_NK], groups)
 
 
 def human_ceiling(

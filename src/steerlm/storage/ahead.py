@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from steerlm.errors import UserError
+from steerlm.storage.spending import usable_cpus
 
 T = TypeVar("T")
 
@@ -80,7 +81,7 @@ def read_ahead(load: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
 
 
 def _num_processes() -> int:
-    return max(1, min(_MOST_PROCESSES, len(os.sched_getaffinity(0)) // 4))
+    return max(1, min(_MOST_PROCESSES, usable_cpus() // 4))
 
 
 def _as_it_is(chunk: T) -> T:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steerlm.errors import UserError
+from steerlm.errors import UserError, needs_extra
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,9 @@ def map_in_order(cluster: Cluster, work: Callable[[int], bytes], numbers: Sequen
 
 def _connected(address: str) -> Any:
     """Return Ray, connected until the process ends: a cluster of this machine takes long to start."""
-    try:
+    with needs_extra("ray", "working on a cluster"):
         import ray
         import ray.data
-    except ImportError:
-        raise UserError("working on a cluster needs Ray: pip install 'steerlm[ray]'") from None
     if not ray.is_initialized():
         try:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)

@@ -1,15 +1,34 @@
-"""What a piece of work took: time, and peak memory."""
+"""What a piece of work took, time and peak memory, and how many CPUs it may use."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 _STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may run on."""
+    if sys.platform == "linux":  # a container or `taskset` may allow it fewer than there are
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_memory_mib() -> int | None:
+    """Return the peak resident memory of this process so far, in MiB; None where the system does not tell."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024))
 
 
 @contextlib.contextmanager

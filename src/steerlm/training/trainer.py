@@ -40,6 +40,7 @@ from steerlm.batching.collating import collate_regression, collate_sft
 from steerlm.batching.model_inputs import ModelInputs, model_inputs
 from steerlm.batching.shared_prompts import ResponseScores, core_model, is_causal
 from steerlm.checkpoint.heads import head_in_fp32
+from steerlm.checkpoint.weights import let_others_read
 from steerlm.errors import UserError
 from steerlm.training.checkpoints import complete_checkpoints, mark_complete, saving
 from steerlm.training.losses import Loss, masked_attribute_loss, response_cross_entropy
@@ -284,6 +285,7 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            let_others_read(folder)
             mark_complete(folder)
             best = f"checkpoint-{self.state.best_global_step}"
             others = [path for path in complete_checkpoints(folder.parent) if path.name != best]
@@ -305,6 +307,7 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         self.save_model(str(partial))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            let_others_read(partial)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(partial, folder)
         self.accelerator.wait_for_everyone()

@@ -177,9 +177,10 @@ def test_a_dead_endpoint_ends_the_run_instead_of_failing_every_request(tmp_path:
 
 
 def test_persistent_garbage_is_shown(tmp_path: Path) -> None:
-    with FakeEndpoint(faults=["html"] * 4) as endpoint:
-        [reply] = client_of(endpoint, tmp_path).complete(prompts(1))
-    assert reply.failure == "the reply is no chat completion: '<html><body>Please log in</body></html>'"
+    message = "the reply is no chat completion: '<html><body>Please log in"
+    with FakeEndpoint(faults=["html"] * 4) as endpoint, pytest.raises(UserError, match=message):
+        client_of(endpoint, tmp_path).complete(prompts(1))
+    assert endpoint.num_requests == 4
 
 
 def test_a_reply_without_text_is_kept_as_it_is(tmp_path: Path) -> None:

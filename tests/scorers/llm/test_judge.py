@@ -19,8 +19,8 @@ from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.scorers.llm.cache import read_replies
 from steerlm.scorers.llm.client import Endpoint, JudgeClient
-from steerlm.scorers.llm.judge import judge, judge_pairs, rate_attributes, to_matches
-from steerlm.scorers.llm.protocols import BenchmarkQuestion, SystemAnswers, single_asks
+from steerlm.scorers.llm.judge import judge, rate_attributes, to_matches
+from steerlm.scorers.llm.protocols import BenchmarkQuestion, SystemAnswers, pair_asks, single_asks
 from steerlm.statistics.rankings import Match
 from steerlm.studies.judge.stored import read_stored
 from tests.studies.judge.fake_endpoint import FakeEndpoint
@@ -50,14 +50,16 @@ SHORT = SystemAnswers("short", {q.id: ("one two", "one two") for q in QUESTIONS[
 
 def test_pairs_are_judged_in_both_orders(tmp_path: Path) -> None:
     with FakeEndpoint(longer_wins) as endpoint:
-        judgements = judge_pairs(
-            QUESTIONS, LONG, SHORT, "vicuna", client_of(endpoint, tmp_path), tmp_path / "out.jsonl"
+        judgements = judge(
+            pair_asks("vicuna", QUESTIONS, LONG, SHORT), client_of(endpoint, tmp_path), tmp_path / "out.jsonl"
         )
         assert endpoint.num_requests == 10  # the sixth question has one answer only
         assert to_matches(judgements)[:2] == [Match("1", "long", "short", 1.0), Match("1", "short", "long", 0.0)]
         assert {judgement.scores for judgement in judgements} == {(3.0, 2.0), (2.0, 3.0)}
         assert read_stored([tmp_path / "out.jsonl"], {}) == judgements
-        again = judge_pairs(QUESTIONS, LONG, SHORT, "vicuna", client_of(endpoint, tmp_path), tmp_path / "out.jsonl")
+        again = judge(
+            pair_asks("vicuna", QUESTIONS, LONG, SHORT), client_of(endpoint, tmp_path), tmp_path / "out.jsonl"
+        )
         assert again == judgements
         assert endpoint.num_requests == 10
 
@@ -67,7 +69,7 @@ def test_answers_are_rated_turn_by_turn(tmp_path: Path) -> None:
         return "Rating: [[3]]" if "### User:" in body["messages"][1]["content"] else "Rating: [[8]]"
 
     with FakeEndpoint(rate) as endpoint:
-        judgements = judge(single_asks(QUESTIONS, SHORT, 2048), client_of(endpoint, tmp_path), tmp_path / "out.jsonl")
+        judgements = judge(single_asks(QUESTIONS, SHORT), client_of(endpoint, tmp_path), tmp_path / "out.jsonl")
     assert [(judgement.turn, judgement.scores) for judgement in judgements] == [(1, (8.0,)), (2, (3.0,))] * 5
 
 
@@ -350,7 +352,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "openai", None)
     client = JudgeClient(Endpoint("http://127.0.0.1:9/v1", "m", "k"), tmp_path / "replies.jsonl")
     with pytest.raises(UserError, match=re.escape("pip install 'steerlm[judge]'")):
-        judge(single_asks(QUESTIONS, LONG, 2048), client, tmp_path / "out.jsonl")
+        judge(single_asks(QUESTIONS, LONG), client, tmp_path / "out.jsonl")
 
 
 def test_control_c_keeps_what_was_answered(files: dict[str, str]) -> None:

@@ -44,7 +44,7 @@ def test_the_prompts_are_the_published_ones_to_the_letter(shared_data: Path) -> 
     [("coding", "vicuna-coding"), ("math", "vicuna-math"), ("generic", "vicuna-general"), ("", "vicuna-general")],
 )
 def test_vicuna_shows_both_orders_with_the_prompt_of_the_category(category: str, kind: str) -> None:
-    asks = pair_asks("vicuna", [BenchmarkQuestion("101", ("Why?",), category)], A, B, 50)
+    asks = pair_asks("vicuna", [BenchmarkQuestion("101", ("Why?",), category)], A, B)
     assert [(ask.systems, ask.kind, ask.turn) for ask in asks] == [(("a", "b"), kind, 1), (("b", "a"), kind, 1)]
     user = asks[0].prompt.user
     assert user.startswith(
@@ -52,11 +52,11 @@ def test_vicuna_shows_both_orders_with_the_prompt_of_the_category(category: str,
         "[The Start of Assistant 2's Answer]\nB one\n\n[The End of Assistant 2's Answer]\n\n[System]\n"
     )
     assert asks[1].prompt.user.index("B one") < asks[1].prompt.user.index("A one {x}")
-    assert asks[0].prompt.max_tokens == 50
+    assert asks[0].prompt.max_tokens == 1024
 
 
 def test_mt_bench_pairs_have_two_turns_with_references_where_the_category_wants_them() -> None:
-    asks = pair_asks("mt-bench-pair", [TWO_TURNS], A, B, 50)
+    asks = pair_asks("mt-bench-pair", [TWO_TURNS], A, B)
     kinds = ["pair-math-v1", "pair-math-v1-multi-turn"]
     assert [(ask.systems, ask.kind, ask.turn) for ask in asks] == [
         (systems, kind, turn) for systems in (("a", "b"), ("b", "a")) for turn, kind in enumerate(kinds, 1)
@@ -75,16 +75,16 @@ def test_mt_bench_pairs_have_two_turns_with_references_where_the_category_wants_
 
 
 def test_without_a_reference_the_general_prompt_judges() -> None:
-    asks = pair_asks("mt-bench-pair", [BenchmarkQuestion("101", TWO_TURNS.turns, "math")], A, B, 50)
+    asks = pair_asks("mt-bench-pair", [BenchmarkQuestion("101", TWO_TURNS.turns, "math")], A, B)
     assert [ask.kind for ask in asks][:2] == ["pair-v2", "pair-v2-multi-turn"]
     writing = BenchmarkQuestion("101", TWO_TURNS.turns, "writing", TWO_TURNS.references)
-    assert single_asks([writing], A, 50)[0].kind == "single-v1"
+    assert single_asks([writing], A)[0].kind == "single-v1"
     half = BenchmarkQuestion("101", TWO_TURNS.turns, "math", ("Four.",))
-    assert [ask.kind for ask in single_asks([half], A, 50)] == ["single-math-v1", "single-v1-multi-turn"]
+    assert [ask.kind for ask in single_asks([half], A)] == ["single-math-v1", "single-v1-multi-turn"]
 
 
 def test_mt_bench_single_rates_every_turn_that_was_answered() -> None:
-    asks = single_asks([TWO_TURNS, BenchmarkQuestion("7", ("Hm?", "Well?"))], A, 50)
+    asks = single_asks([TWO_TURNS, BenchmarkQuestion("7", ("Hm?", "Well?"))], A)
     assert [(ask.question, ask.turn, ask.kind) for ask in asks] == [
         ("101", 1, "single-math-v1"),
         ("101", 2, "single-math-v1-multi-turn"),
@@ -95,13 +95,13 @@ def test_mt_bench_single_rates_every_turn_that_was_answered() -> None:
 
 def test_only_questions_that_both_answered_are_compared() -> None:
     questions = [BenchmarkQuestion("7", ("Hm?",)), BenchmarkQuestion("101", ("Why?",))]
-    assert {ask.question for ask in pair_asks("vicuna", questions, A, B, 50)} == {"101"}
+    assert {ask.question for ask in pair_asks("vicuna", questions, A, B)} == {"101"}
     with pytest.raises(UserError, match="a and c answered none of the 2 questions both; ids look like '101' and 'zzz'"):
-        pair_asks("vicuna", questions, A, answers("c", {"zzz": ("c",)}), 50)
+        pair_asks("vicuna", questions, A, answers("c", {"zzz": ("c",)}))
     with pytest.raises(UserError, match="two systems are called 'a'"):
-        pair_asks("vicuna", questions, A, A, 50)
+        pair_asks("vicuna", questions, A, A)
     with pytest.raises(UserError, match="a answered none of the 1 questions"):
-        single_asks([BenchmarkQuestion("8", ("Hm?",))], A, 50)
+        single_asks([BenchmarkQuestion("8", ("Hm?",))], A)
 
 
 def test_the_rubric_asks_for_one_attribute_at_a_time() -> None:
@@ -113,7 +113,7 @@ def test_the_rubric_asks_for_one_attribute_at_a_time() -> None:
         Message("user", "A joke?"),
         Message("assistant", "The answer to rate"),
     ]
-    humor, lang = rubric_asks("s", {"c1": conversation}, schema, 50)
+    humor, lang = rubric_asks("s", {"c1": conversation}, schema)
     assert (humor.question, humor.turn, humor.kind, humor.systems) == ("c1", 2, "rubric", ("s",))
     assert (humor.attribute, lang.attribute) == tuple(schema)
     assert (

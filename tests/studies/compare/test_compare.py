@@ -211,7 +211,7 @@ def test_an_endpoint_that_never_makes_sense_is_given_up(monkeypatch, capsys):
         arguments = [f"served={endpoint.base_url}#m", answers("stored", {0: 3}), "--prompts", prompts(1), *LONGER]
         assert compare(*arguments) == 2
     assert (
-        "the reply is no chat completion: '<html><body>Please log in</body></html>'; the answers so far are kept"
+        "the reply is no chat completion: '<html><body>Please log in</body></html>'; stopped after 0 of 1 requests"
         in capsys.readouterr().err
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import IO
 
 import orjson
 
-from steerlm.errors import UserError
 from steerlm.storage.files import full_disk_is_user_error
+from steerlm.storage.locks import held
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,8 @@ def open_cache(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         UserError: another process holds it, or the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with full_disk_is_user_error(path), path.open("ab+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is judging into {path}; wait for it or choose another folder") from None
+    busy = f"another process is judging into {path}; wait for it or choose another folder"
+    with held(path.with_name(f"{path.name}.lock"), busy), full_disk_is_user_error(path), path.open("ab+") as stream:
         size = stream.seek(0, os.SEEK_END)
         if size:
             stream.seek(size - 1)

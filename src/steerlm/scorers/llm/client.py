@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from steerlm.errors import UserError
+from steerlm.errors import UserError, needs_extra
 from steerlm.scorers.llm.cache import Reply, append_reply, open_cache, read_replies
 from steerlm.scorers.llm.protocols import JudgeRequest
 
@@ -35,7 +35,7 @@ _MISCONFIGURED_STATUS = (401, 402, 404, 405)
 NO_KEY = "no-key-needed"
 """Sent to a server of one's own when no key is set; the official client insists on one."""
 _GIVE_UP_AFTER = 5
-"""Requests that fail in a row, each after all its attempts, before the run ends."""
+"""Requests that fail in a row, each after all its attempts, before the run ends; fewer where those are all."""
 _MALFORMED_ATTEMPTS = 4
 _MALFORMED_PAUSE_S = 0.5
 _TRICKLE = 3
@@ -280,7 +280,8 @@ class _Asking:
         if self.ended or (failure.refused and self.ever_answered):
             return
         self.failures_in_a_row += 1
-        if self.failures_in_a_row >= _GIVE_UP_AFTER:
+        all_failed = not failure.refused and self.failures_in_a_row == len(self.todo)
+        if self.failures_in_a_row >= _GIVE_UP_AFTER or all_failed:
             done = sum(key in self.replies and not self.replies[key].failure for key in self.todo)
             raise UserError(
                 f"{self.endpoint.shown}: {failure}; stopped after {done} of {len(self.todo)} requests; "
@@ -379,10 +380,8 @@ def _status_error(error: openai.APIStatusError, endpoint: Endpoint) -> Exception
 
 
 def _openai_client(endpoint: Endpoint, timeout_s: float, retries: int) -> openai.AsyncOpenAI:
-    try:
+    with needs_extra("judge", "an endpoint"):
         from openai import AsyncOpenAI
-    except ImportError:
-        raise UserError("an endpoint needs the openai package: pip install 'steerlm[judge]'") from None
     return AsyncOpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=retries, timeout=timeout_s)
 
 

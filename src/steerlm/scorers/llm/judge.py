@@ -19,19 +19,12 @@ from steerlm.errors import UserError
 from steerlm.scorers.llm.client import JudgeClient
 from steerlm.scorers.llm.parsing import Parsed, parse
 from steerlm.scorers.llm.protocols import (
-    BenchmarkQuestion,
     JudgeAsk,
-    PairProtocol,
-    SystemAnswers,
-    pair_asks,
     rubric_asks,
 )
 from steerlm.scorers.llm.thinking import without_thinking
 from steerlm.statistics.rankings import Match
 from steerlm.storage.files import atomic_writer
-
-MAX_TOKENS = {"vicuna": 1024, "mt-bench-pair": 2048, "mt-bench-single": 2048, "rubric": 512}
-"""Longest output of the judge: FastChat's values, and one for the rubric's short explanation."""
 
 
 @dataclass(frozen=True)
@@ -69,32 +62,6 @@ class Judgement:
     finish_reason: str = "stop"
 
 
-def judge_pairs(
-    questions: Sequence[BenchmarkQuestion],
-    answers_a: SystemAnswers,
-    answers_b: SystemAnswers,
-    protocol: PairProtocol,
-    client: JudgeClient,
-    out: Path,
-) -> list[Judgement]:
-    """Judge two systems' answers against each other, every pair in both orders.
-
-    Questions that one of them did not answer are left out.
-
-    Args:
-        questions: the questions.
-        answers_a: one system's answers.
-        answers_b: the other's.
-        protocol: `vicuna` or `mt-bench-pair`.
-        client: the judge.
-        out: judgements file to write.
-
-    Raises:
-        UserError: no question in common, or the endpoint gives out (the replies so far are kept).
-    """
-    return judge(pair_asks(protocol, questions, answers_a, answers_b, MAX_TOKENS[protocol]), client, out)
-
-
 def rate_attributes(
     conversations: Sequence[Sequence[Message]], schema: AttributeSchema, client: JudgeClient, out: Path
 ) -> list[dict[str, float]]:
@@ -113,7 +80,7 @@ def rate_attributes(
         UserError: the endpoint gives out (the replies so far are kept).
     """
     numbered = {str(i): messages for i, messages in enumerate(conversations)}
-    judgements = judge(rubric_asks("", numbered, schema, MAX_TOKENS["rubric"]), client, out)
+    judgements = judge(rubric_asks("", numbered, schema), client, out)
     ratings: list[dict[str, float]] = [{} for _ in conversations]
     for judgement in judgements:
         if not judgement.problem:

@@ -23,6 +23,8 @@ from steerlm.scorers.llm.prompts import PROMPTS, JudgePrompt
 PairProtocol = Literal["vicuna", "mt-bench-pair"]
 Protocol = Literal["vicuna", "mt-bench-pair", "mt-bench-single", "rubric"]
 
+MAX_TOKENS = {"vicuna": 1024, "pair": 2048, "single": 2048, "rubric": 512}
+"""Longest answer of the judge, by the first word of the prompt's name: FastChat's, and one for a short explanation."""
 _VICUNA_PROMPTS = {"coding": "vicuna-coding", "math": "vicuna-math"}
 REFERENCE_CATEGORIES = ("math", "reasoning", "coding")
 """The categories of MT-bench that are judged against a reference answer."""
@@ -92,7 +94,7 @@ class JudgeAsk:
 
 
 def pair_asks(
-    protocol: PairProtocol, questions: Sequence[BenchmarkQuestion], a: SystemAnswers, b: SystemAnswers, max_tokens: int
+    protocol: PairProtocol, questions: Sequence[BenchmarkQuestion], a: SystemAnswers, b: SystemAnswers
 ) -> list[JudgeAsk]:
     """Ask about two systems' answers to every question that both answered, in both orders.
 
@@ -110,10 +112,10 @@ def pair_asks(
             else "there are no questions"
         )
     build = _vicuna_asks if protocol == "vicuna" else _mt_bench_pair_asks
-    return [ask for question in common for pair in ((a, b), (b, a)) for ask in build(question, *pair, max_tokens)]
+    return [ask for question in common for pair in ((a, b), (b, a)) for ask in build(question, *pair)]
 
 
-def single_asks(questions: Sequence[BenchmarkQuestion], answers: SystemAnswers, max_tokens: int) -> list[JudgeAsk]:
+def single_asks(questions: Sequence[BenchmarkQuestion], answers: SystemAnswers) -> list[JudgeAsk]:
     """Ask for a rating 1..10 of every answer and turn (MT-bench, single-answer grading).
 
     Raises:
@@ -130,7 +132,7 @@ def single_asks(questions: Sequence[BenchmarkQuestion], answers: SystemAnswers, 
             if turn == 2:
                 fields = {f"question_{i}": text for i, text in enumerate(question.turns[:2], 1)}
                 fields |= {f"answer_{i}": text for i, text in enumerate(given[:2], 1)}
-            asks.append(JudgeAsk(question.id, turn, kind, (answers.name,), _fill(kind, question, fields, max_tokens)))
+            asks.append(JudgeAsk(question.id, turn, kind, (answers.name,), _fill(kind, question, fields)))
     if not asks:
         raise UserError(
             f"{answers.name} answered none of the {len(questions)} questions; ids look like {_example(answers.answers)}"
@@ -138,9 +140,7 @@ def single_asks(questions: Sequence[BenchmarkQuestion], answers: SystemAnswers, 
     return asks
 
 
-def rubric_asks(
-    name: str, conversations: Mapping[str, Sequence[Message]], schema: AttributeSchema, max_tokens: int
-) -> list[JudgeAsk]:
+def rubric_asks(name: str, conversations: Mapping[str, Sequence[Message]], schema: AttributeSchema) -> list[JudgeAsk]:
     """Ask for a level of every attribute of the last answer of every conversation.
 
     One attribute per request: a judge that rates several at once lets them rub off on each other, which would show as
@@ -154,7 +154,7 @@ def rubric_asks(
             user = _RUBRIC.template.format(
                 conversation=shown, answer=messages[-1].content, rubric=rubric_text(attribute), name=attribute.name
             )
-            prompt = JudgeRequest(_RUBRIC.system, user, max_tokens)
+            prompt = JudgeRequest(_RUBRIC.system, user, MAX_TOKENS["rubric"])
             asks.append(JudgeAsk(conversation_id, len(messages) // 2, "rubric", (name,), prompt, attribute))
     return asks
 
@@ -191,21 +191,17 @@ _RUBRIC = JudgePrompt(
 )
 
 
-def _vicuna_asks(
-    question: BenchmarkQuestion, first: SystemAnswers, second: SystemAnswers, max_tokens: int
-) -> list[JudgeAsk]:
+def _vicuna_asks(question: BenchmarkQuestion, first: SystemAnswers, second: SystemAnswers) -> list[JudgeAsk]:
     kind = _VICUNA_PROMPTS.get(question.category, "vicuna-general")
     fields = {
         "question": question.turns[0],
         "answer_1": first.answers[question.id][0],
         "answer_2": second.answers[question.id][0],
     }
-    return [JudgeAsk(question.id, 1, kind, (first.name, second.name), _fill(kind, question, fields, max_tokens))]
+    return [JudgeAsk(question.id, 1, kind, (first.name, second.name), _fill(kind, question, fields))]
 
 
-def _mt_bench_pair_asks(
-    question: BenchmarkQuestion, first: SystemAnswers, second: SystemAnswers, max_tokens: int
-) -> list[JudgeAsk]:
+def _mt_bench_pair_asks(question: BenchmarkQuestion, first: SystemAnswers, second: SystemAnswers) -> list[JudgeAsk]:
     asks = []
     shown = (first.answers[question.id], second.answers[question.id])
     for turn in range(1, min(_num_turns(question, given) for given in shown) + 1):
@@ -215,15 +211,15 @@ def _mt_bench_pair_asks(
             fields = {f"question_{i}": text for i, text in enumerate(question.turns[:2], 1)}
             for letter, given in zip("ab", shown, strict=True):
                 fields |= {f"answer_{letter}_{i}": text for i, text in enumerate(given[:2], 1)}
-        prompt = _fill(kind, question, fields, max_tokens)
+        prompt = _fill(kind, question, fields)
         asks.append(JudgeAsk(question.id, turn, kind, (first.name, second.name), prompt))
     return asks
 
 
-def _fill(kind: str, question: BenchmarkQuestion, fields: Mapping[str, str], max_tokens: int) -> JudgeRequest:
+def _fill(kind: str, question: BenchmarkQuestion, fields: Mapping[str, str]) -> JudgeRequest:
     references = {f"ref_answer_{i}": text for i, text in enumerate(question.references[:2], 1)}
     system, template = PROMPTS[kind]
-    return JudgeRequest(system, template.format(**fields, **references), max_tokens)
+    return JudgeRequest(system, template.format(**fields, **references), MAX_TOKENS[kind.split("-")[0]])
 
 
 def _use_reference(question: BenchmarkQuestion, turn: int) -> bool:

@@ -3,7 +3,12 @@
 const KEY = "steerlm.key";
 let asking = null; // the dialog is open: everybody waits for the same answer
 
-export class Refused extends Error {}
+export class Refused extends Error {
+  constructor(message, code) {
+    super(message);
+    this.code = code;
+  }
+}
 
 export function hasKey() {
   return sessionStorage.getItem(KEY) !== null;
@@ -59,12 +64,13 @@ async function send(path, options) {
     if (reply.ok) return reply;
     const text = await reply.text();
     let message = `The server answers with status ${reply.status}.`;
+    let code;
     try {
-      message = JSON.parse(text).error.message;
+      ({ message, code } = JSON.parse(text).error);
     } catch {
       // not the server's own error: its status has to do
     }
-    throw new Refused(message);
+    throw new Refused(message, code);
   }
 }
 
@@ -91,13 +97,15 @@ export async function chat(body, onChunk, signal) {
       throw new Refused("The connection was lost.");
     }
     if (part.done) throw new Refused("The answer broke off.");
-    const events = (rest + part.value).split("\n\n");
+    const events = (rest + part.value).split(/\r?\n\r?\n/);
     rest = events.pop();
     for (const event of events) {
-      const data = event.replace(/^data: /, "");
+      const lines = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+      if (lines.length === 0) continue; // a comment that keeps the connection alive
+      const data = lines.map((line) => line.slice(5).replace(/^ /, "")).join("\n");
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new Refused(chunk.error.message);
+      if (chunk.error) throw new Refused(chunk.error.message, chunk.error.code);
       onChunk(chunk);
     }
   }

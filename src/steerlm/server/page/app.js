@@ -1,8 +1,9 @@
 // The page: views, the composer, and what asking means in each view.
 
-import { answer, copyWith } from "./answers.js";
+import { answer, copyWith, showAnswer } from "./answers.js";
 import { forgetKey, getAttributes, hasKey } from "./api.js";
 import { sweepChart } from "./charts.js";
+import { begin, conversations, current, load, open, remove, save, titleOf } from "./conversations.js";
 import { buildPanel, showPanel } from "./dials.js";
 import { defaults, element, fromHash, isOpen, levels, state, titled, toHash } from "./settings.js";
 
@@ -14,7 +15,7 @@ const EMPTY = {
   sweep: ["All levels of one dial", "Choose a dial, ask a question, and read its answers from the lowest level to the highest."],
 };
 const PLACEHOLDERS = { chat: "Ask something", compare: "Ask both settings", sweep: "Ask at every level" };
-const turns = []; // of the chat: { question, text, attributes }
+const EXAMPLES = ["How do I bake bread?", "Why do people love riding a bicycle?", "What should I do with a free weekend?"];
 let running = null; // an AbortController while answers are being written
 
 function show() {
@@ -22,16 +23,21 @@ function show() {
   document.querySelector(`[name=view][value=${state.view}]`).checked = true;
   document.querySelector(`[name=target][value=${state.target}]`).checked = true;
   for (const view of VIEWS) byId(view).hidden = view !== state.view;
+  byId("system-section").hidden = state.view !== "chat";
+  byId("conversations").hidden = state.view !== "chat" || conversations.length === 0;
   byId("sweep-bar").hidden = state.view !== "sweep";
   byId("question").placeholder = PLACEHOLDERS[state.view];
   byId("forget").hidden = !hasKey();
   byId("clear").disabled = running !== null || !byId(state.view).querySelector(".turn");
+  byId("clear").textContent = state.view === "chat" ? "New chat" : "Clear";
   const focused = document.activeElement;
   byId("ask").hidden = running !== null;
   byId("stop").hidden = running === null;
   if (focused === byId("ask") && running !== null) byId("stop").focus();
   if (focused === byId("stop") && running === null) byId("ask").focus();
-  for (const button of document.querySelectorAll(".again")) button.disabled = running !== null;
+  byId("again").hidden = state.view !== "chat" || current.turns.length === 0;
+  byId("again").disabled = running !== null;
+  for (const button of document.querySelectorAll(".edit, #conversations button, .example")) button.disabled = running !== null;
   showPanel();
 }
 
@@ -42,14 +48,27 @@ function changed() {
 
 function showEmpty(view) {
   const [title, text] = EMPTY[view];
-  byId(view).replaceChildren(element("div", { className: "empty" }, element("h2", {}, title), element("p", {}, text)));
+  const examples = EXAMPLES.map((question) => {
+    const button = element("button", { type: "button", className: "example" }, question);
+    button.addEventListener("click", () => ask(question));
+    return button;
+  });
+  const buttons = element("div", { className: "examples" }, ...examples);
+  byId(view).replaceChildren(element("div", { className: "empty" }, element("h2", {}, title), element("p", {}, text), buttons));
 }
 
 function newTurn(view, question) {
   byId(view).querySelector(".empty")?.remove();
   const answers = element("div", { className: "answers" });
   const block = element("section", { className: "turn", "aria-label": "Question and answers" });
-  block.append(element("p", { className: "asked-text", dir: "auto" }, question), answers);
+  const asked = element("div", { className: "asked-row" }, element("p", { className: "asked-text", dir: "auto" }, question));
+  if (view === "chat") {
+    const index = current.turns.length;
+    const edit = element("button", { type: "button", className: "plain edit", title: "Change this question; what follows it goes" }, "Edit");
+    edit.addEventListener("click", () => editFrom(index));
+    asked.prepend(edit);
+  }
+  block.append(asked, answers);
   byId(view).append(block);
   return { block, answers };
 }
@@ -73,31 +92,85 @@ function newSeed() {
   return crypto.getRandomValues(new Uint32Array(1))[0];
 }
 
-// The conversation before a turn; what was never answered is left out.
-function historyBefore(index) {
-  return turns.slice(0, index).filter(({ text }) => text !== "").flatMap(({ question, text, attributes }) => {
+// What goes along with a question: the system prompt, and the conversation before it without what was never answered.
+function messagesFor(index) {
+  const { system, turns, left = 0 } = current;
+  const before = turns.slice(0, index).filter(({ text }) => text !== "").slice(left);
+  const said = before.flatMap(({ question, text, attributes }) => {
     // only whole levels can stand in an earlier answer's header
     const whole = Object.entries(attributes).filter(([, value]) => typeof value === "string" || Number.isInteger(value));
     return [{ role: "user", content: question }, { role: "assistant", content: text, attributes: Object.fromEntries(whole) }];
   });
+  const first = system.trim() === "" ? [] : [{ role: "system", content: system }];
+  return { messages: [...first, ...said, { role: "user", content: turns[index].question }], fixed: first.length };
+}
+
+async function write(index, answers) {
+  await whileRunning(async (signal) => {
+    const turn = current.turns[index];
+    const result = await answer(answers, { ...messagesFor(index), setting: state.a, seed: newSeed(), signal });
+    if (result.text !== "") Object.assign(turn, { text: result.text, attributes: result.attributes });
+    current.left = (current.left ?? 0) + result.left;
+    save();
+  });
+  showConversations();
 }
 
 async function askChat(question) {
-  const { block, answers } = newTurn("chat", question);
-  const index = turns.push({ question, text: "", attributes: {} }) - 1;
-  for (const old of document.querySelectorAll(".again")) old.remove();
-  const write = () =>
-    whileRunning(async (signal) => {
-      const messages = [...historyBefore(index), { role: "user", content: question }];
-      const result = await answer(answers, { messages, setting: state.a, seed: newSeed(), signal });
-      if (result.text !== "") Object.assign(turns[index], result);
+  const { answers } = newTurn("chat", question);
+  current.turns.push({ question, text: "", attributes: {} });
+  await write(current.turns.length - 1, answers);
+}
+
+function again() {
+  const answers = byId("chat").querySelector(".turn:last-child .answers");
+  if (matchMedia("(max-width: 56rem)").matches) byId("panel").open = false;
+  write(current.turns.length - 1, answers);
+  answers.lastElementChild?.scrollIntoView({ block: "nearest" });
+}
+
+// Take a question back into the composer; it and what follows it leave the conversation.
+function editFrom(index) {
+  byId("question").value = current.turns[index].question;
+  current.turns.length = index;
+  current.left = Math.min(current.left ?? 0, index);
+  save();
+  showConversation();
+  grow();
+  byId("question").focus();
+}
+
+function showConversation() {
+  showEmpty("chat");
+  byId("system").value = current.system;
+  const { turns } = current;
+  current.turns = []; // counted while they are shown
+  for (const turn of turns) {
+    const { answers } = newTurn("chat", turn.question);
+    if (turn.text !== "") showAnswer(answers, turn);
+    current.turns.push(turn);
+  }
+  showConversations();
+  show();
+}
+
+function showConversations() {
+  const rows = conversations.map((conversation) => {
+    const button = element("button", { type: "button", className: "open" }, titleOf(conversation));
+    button.setAttribute("aria-pressed", String(conversation.id === current.id));
+    button.addEventListener("click", () => {
+      open(conversation.id);
+      showConversation();
     });
-  await write();
-  if (index !== turns.length - 1) return;
-  const again = element("button", { type: "button", className: "again" }, "Ask again with the dials as they are");
-  again.addEventListener("click", write);
-  block.append(again);
-  block.dispatchEvent(new Event("grown", { bubbles: true }));
+    const gone = element("button", { type: "button", className: "plain", "aria-label": `Delete ${titleOf(conversation)}` }, "✕");
+    gone.addEventListener("click", () => {
+      remove(conversation.id);
+      showConversation();
+    });
+    return element("li", {}, button, gone);
+  });
+  byId("conversation-list").replaceChildren(...rows);
+  byId("conversations").hidden = state.view !== "chat" || rows.length === 0;
 }
 
 function differences() {
@@ -151,7 +224,10 @@ function grow() {
 
 async function submit(event) {
   event.preventDefault();
-  const question = byId("question").value.trim();
+  await ask(byId("question").value.trim());
+}
+
+async function ask(question) {
   if (question === "" || running !== null || state.info === null) return;
   if (state.view === "chat") byId("question").value = ""; // the others are asked again and again
   grow();
@@ -163,8 +239,10 @@ async function submit(event) {
 }
 
 function clear() {
-  if (state.view === "chat") turns.length = 0;
-  showEmpty(state.view);
+  if (state.view === "chat") {
+    begin();
+    showConversation();
+  } else showEmpty(state.view);
   show();
   byId("question").focus();
 }
@@ -177,10 +255,16 @@ function connect() {
   });
   byId("stop").addEventListener("click", () => running?.abort());
   byId("clear").addEventListener("click", clear);
+  byId("again").addEventListener("click", again);
+  byId("system").addEventListener("input", () => {
+    current.system = byId("system").value;
+    if (current.turns.length > 0) save();
+  });
   byId("share").addEventListener("click", () => copyWith(byId("share"), location.href));
   byId("forget").addEventListener("click", () => {
+    sessionStorage.clear(); // what was seen with the key goes with it
     forgetKey();
-    location.reload(); // what was seen with the key goes with it
+    location.reload();
   });
   byId("dial").addEventListener("change", () => {
     state.dial = byId("dial").value;
@@ -234,9 +318,11 @@ async function start() {
   document.querySelector("[value=sweep]").disabled = open.length === 0;
   fromHash(location.hash);
   if (open.length === 0 && state.view === "sweep") state.view = "chat";
+  load();
   VIEWS.forEach(showEmpty);
   buildPanel(changed);
   connect();
+  showConversation();
   document.body.dataset.ready = "true";
   changed();
 }

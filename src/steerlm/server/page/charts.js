@@ -3,7 +3,7 @@
 import { element, state, titled } from "./settings.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const ROW = 22, LEFT = 96, WIDTH = 142, TOTAL = 280;
+const ROW = 18, LEFT = 96, WIDTH = 142, TOTAL = 280;
 
 const rounded = (score) => (Math.round(score * 10) / 10 + 0).toFixed(1); // + 0: no negative zero
 

@@ -55,8 +55,14 @@ function track(letter, id, name, control) {
   return node;
 }
 
-function scale(lowest, highest) {
+// The levels below a slider, with the words for its ends where the schema has them.
+function scale(attribute, lowest, highest) {
   const marks = [];
+  const { low, high } = attribute;
+  if (low || high) {
+    const ends = [`${lowest} ${lowest === attribute.minimum ? low ?? "" : ""}`, `${highest === attribute.maximum ? high ?? "" : ""} ${highest}`];
+    return element("div", { className: "scale words" }, ...ends.map((end) => element("span", {}, end.trim())));
+  }
   for (let level = lowest; level <= highest; level += 1) marks.push(element("span", {}, String(level)));
   return element("div", { className: "scale", "aria-hidden": "true" }, ...marks);
 }
@@ -67,7 +73,7 @@ function dialRow(attribute) {
   const node = element("div", { className: "dial" });
   node.dataset.name = name;
   node.append(element("h3", {}, titled(name)));
-  const help = element("p", { id: `about-${name}`, className: "about" }, about);
+  const help = element("p", { id: `about-${name}`, className: "about", title: about }, about);
   if (about) node.append(help);
   for (const letter of ["a", "b"]) {
     const id = `${letter}-${name}`;
@@ -92,7 +98,7 @@ function dialRow(attribute) {
   }
   if (attribute.kind === "ordinal") {
     const [low, high] = attribute.locked ? [attribute.minimum, attribute.maximum] : [attribute.lowest, attribute.highest];
-    if (high - low <= 10) node.append(scale(low, high));
+    if (attribute.low || attribute.high || high - low <= 10) node.append(scale(attribute, low, high));
   }
   if (attribute.locked) node.classList.add("locked");
   return node;

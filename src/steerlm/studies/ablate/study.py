@@ -21,7 +21,7 @@ from typing import Any
 
 from steerlm.config import Recipe
 from steerlm.conversation import read_conversations
-from steerlm.errors import UserError
+from steerlm.errors import UserError, needs_extra
 from steerlm.runs import RunFolder, environment
 from steerlm.storage.files import atomic_writer, write_json
 from steerlm.storage.resumable import read_rows
@@ -78,6 +78,9 @@ def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, noti
     Raises:
         UserError: see `chosen_rungs`, `RunFolder.open` and the stages; no labelled record.
     """
+    with needs_extra("report", "steerlm ablate"):  # asked before hours of training, not after
+        import matplotlib  # noqa: F401
+
     rungs = chosen_rungs(names, recipe)
     quality = quality_names(recipe)
     shared = shared_run(recipe, out)

@@ -6,10 +6,6 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-
 from steerlm.reporting.report import number
 
 _STYLE = {
@@ -127,6 +123,10 @@ def setting_text(setting: Mapping[str, Any]) -> str:
 
 def plot(results: Mapping[str, Any]) -> str:
     """Return the ladder as an SVG: our quality with intervals and every seed, and the paper's scores beside it."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     names = list(results["rungs"])
     rungs = list(results["rungs"].values())
     places = list(range(len(names)))[::-1]

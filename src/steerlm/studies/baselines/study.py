@@ -22,7 +22,7 @@ import orjson
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import BaselinesConfig, Recipe, TrainSftConfig
-from steerlm.errors import UserError
+from steerlm.errors import UserError, needs_extra
 from steerlm.runs import RunFolder, environment
 from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.stages.evaluate.sweeping import read_prompts
@@ -120,7 +120,8 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> dict
         UserError: TRL is not installed, no attribute has a best end, nothing to make preference pairs of, and what the
             stages raise.
     """
-    _require_trl()
+    with needs_extra("baselines", "steerlm baselines"):
+        import trl  # noqa: F401
     rewarded = tuple(a.name for a in recipe.schema_.ordinal if a.best is not None)
     if not rewarded:
         raise UserError("no attribute of the recipe has a best end, so there is nothing to reward; set `best`")
@@ -152,13 +153,6 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> dict
         text = f"# Baselines: {recipe.name}\n\n{baselines_table(results)}\n{explain_baselines(results)}"
         write_text(out / "baselines.md", text)
     return results
-
-
-def _require_trl() -> None:
-    try:
-        import trl  # noqa: F401
-    except ImportError:
-        raise UserError("steerlm baselines needs TRL: pip install 'steerlm[baselines]'") from None
 
 
 def _methods(setup: Setup, steerlm: Sequence[Mapping[str, Any]], notify: Notify) -> dict[str, Any]:

@@ -214,10 +214,7 @@ def _endpoint(system: System, generation: AnswerSampling, replies: Path) -> Work
         try:
             answers = [_answer(r) for r in ask_endpoint(endpoint, bodies, replies, max_in_flight=_IN_FLIGHT, doing="")]
         except UserError as error:
-            raise UserError(
-                f"system {system.name!r}: the endpoint {system.shown} gave out: {error}; "
-                "the answers so far are kept, the same command goes on"
-            ) from None
+            raise UserError(f"system {system.name!r}: its endpoint gave out: {error}") from None
         if all(answer.text is None for answer in answers):
             raise UserError(f"system {system.name!r}: {system.shown} answered nothing: {answers[0].problem}")
         return answers
@@ -234,7 +231,7 @@ def _answer(reply: Reply) -> SystemAnswer:
     if reply.refused:
         return SystemAnswer(None, problem=f"refused by the endpoint with {reply.failure}")
     if reply.failure:
-        raise UserError(reply.failure)
+        raise UserError(f"{reply.failure}; the other replies are kept, the same command goes on")
     if not reply.text and reply.finish_reason != "stop":
         return SystemAnswer(None, problem=f"the endpoint's reply holds no text (finish reason {reply.finish_reason})")
     return SystemAnswer(reply.text, reply.completion_tokens, reply.finish_reason != "length")

