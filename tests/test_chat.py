@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
-from steerlm.chat import Dials, Session, main_loop
+from steerlm.chat import ChatDials, DialSetting, Session
 from steerlm.checkpoint.models import CheckpointInfo, load_sequence_classifier, save_model
 from steerlm.cli import main
 from steerlm.conversation import Message, Score
@@ -61,7 +61,10 @@ class FakeEngine:
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Sample]]:
         self.requests += requests
-        return [[Sample(f"humor {(r.attributes or {})['humor']}: [bold]ha[/bold]\x1b[2J", 5, True)] for r in requests]
+        return [
+            [Sample(f"humor {(r.attributes or {}).get('humor', 'off')}: [bold]ha[/bold]\x1b[2J", 5, True)]
+            for r in requests
+        ]
 
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str]:
         self.requests.append(request)
@@ -82,9 +85,9 @@ class Chat:
         self.out = io.StringIO()
         console = Console(file=self.out, force_terminal=terminal, highlight=False, soft_wrap=True, width=80)
         notes = Console(file=self.out, force_terminal=terminal, highlight=False, soft_wrap=True, width=80)
-        settings = dict(DEFAULTS)
+        setting = DialSetting(DEFAULTS)
         self.session = Session(
-            console, self.engine, Dials.of(INFO), settings, Sampling(100), seed=7, _notes=notes, **options
+            console, self.engine, ChatDials.of(INFO), setting, Sampling(100), seed=7, _notes=notes, **options
         )
 
     def say(self, *lines: str) -> str:
@@ -95,8 +98,8 @@ class Chat:
 
 
 def test_flags_are_the_trained_attributes() -> None:
-    dials = Dials.of(INFO)
-    assert dials.defaults == DEFAULTS
+    dials = ChatDials.of(INFO)
+    assert dials.defaults == DialSetting(DEFAULTS)
     assert dials.parse_flags(["--humor", "3", "--lang=de", "--not-appropriate", "1"]) == {
         "humor": 3,
         "lang": "de",
@@ -112,7 +115,7 @@ def test_flags_are_the_trained_attributes() -> None:
         (["--humor", "funny"], "humor: 'funny' is not an integer from 0 to 4"),
         (["--lang", "fr"], "lang: 'fr' is not one of en, de"),
         (["humor", "3"], "unexpected argument 'humor'"),
-        (["--quality", "4", "--humor"], "humor: '' is not an integer from 0 to 4"),
+        (["--quality", "4", "--humor"], "--humor needs a value"),
     ):
         with pytest.raises(UserError, match=message):
             dials.parse_flags(arguments)
@@ -120,9 +123,9 @@ def test_flags_are_the_trained_attributes() -> None:
 
 def test_a_baseline_has_no_dials() -> None:
     plain = CheckpointInfo("sft", SCHEMA, "steerlm", conditioning=False, label_statistics=INFO.label_statistics)
-    assert Dials.of(plain).defaults == {}
+    assert ChatDials.of(plain).defaults == DialSetting({})
     with pytest.raises(UserError, match="trained without attributes"):
-        Dials.of(plain).parse_flags(["--humor", "3"])
+        ChatDials.of(plain).parse_flags(["--humor", "3"])
 
 
 def test_history_keeps_the_settings_of_each_turn() -> None:
@@ -154,7 +157,7 @@ def test_set() -> None:
     assert "0..4" in shown
     assert "en de" in shown
     assert [line.split()[:4] for line in shown.splitlines() if line.startswith("violence")] == [
-        ["violence", "not", "trained", "0..4"]
+        ["violence", "not", "trained", "1"]
     ]
     assert "occurs in no training label" in chat.say("/set humor 2")
     assert "occurs" not in chat.say("/set humor=3")
@@ -168,8 +171,69 @@ def test_set() -> None:
         shown = chat.say(line)
         assert shown.startswith("error: ")
         assert message in shown
-    assert chat.session.settings["humor"] == 3
+    assert chat.session.setting.values["humor"] == 3
     assert "/compare" in chat.say("/help")
+
+
+def test_a_dial_can_be_left_out() -> None:
+    assert ChatDials.of(INFO).parse_flags(["--humor", "none", "--lang=off"]) == {"humor": None, "lang": None}
+    chat = Chat()
+    assert chat.say("/humor off") == "quality:4,lang:en,not_appropriate:0\n"
+    chat.say("Hi", "/not-appropriate off", "/set lang none", "More", "/humor 3")
+    first, second = chat.engine.requests
+    assert first.attributes == {"quality": 4, "lang": "en", "not_appropriate": 0}
+    assert second.attributes == {"quality": 4}
+    assert second.messages[1].attributes == first.attributes
+    assert list(chat.session.setting.values) == ["quality", "humor"], "in the schema's order"
+    assert [line.split()[:2] for line in chat.say("/set").splitlines() if line.startswith("lang")] == [["lang", "off"]]
+    assert "(every dial is left out)" in chat.say("/humor off", "/quality off")
+
+
+def test_values_between_levels_and_strengths_reach_the_engine() -> None:
+    chat = Chat()
+    assert "occurs in no training label" in chat.say("/humor 2.5"), "level 2 was never seen"
+    assert "(strength 2)" in chat.say("/strength quality 2")
+    chat.say("Hi", "/humor 3.0", "More")
+    first, second = chat.engine.requests
+    assert (first.attributes or {})["humor"] == 2.5
+    assert first.guidance == {"quality": 2.0}
+    assert second.messages[1].attributes == {**DEFAULTS, "humor": 3}, "a turn of the history has whole levels"
+    value = chat.session.setting.values["humor"]
+    assert (value, type(value)) == (3, int)
+    for line, message in (
+        ("/humor 4.5", "humor: 4.5 is not a number from 0 to 4"),
+        ("/humor 1e1", "humor: '1e1' is not an integer"),
+        ("/lang 0.5", "lang: '0.5' is not one of en, de"),
+        ("/strength humor", "a number from 0 to 10"),
+        ("/strength humor -1", "a number from 0 to 10"),
+        ("/strength humour 1", "did you mean 'humor'"),
+        ("/violence 1", "was not trained in this model"),
+    ):
+        assert message in chat.say(line)
+    chat.say("/strength quality 1", "Again")
+    assert not any(strength != 1 for strength in (chat.engine.requests[-1].guidance or {}).values())
+
+
+def test_more_prompts_than_can_be_mixed_are_refused_before_the_next_question() -> None:
+    schema = AttributeSchema(tuple(Attribute(f"a{i}") for i in range(20)))
+    rows = {name: {"n": 1, "histogram": {"0": 1}} for name in schema.names}
+    info = CheckpointInfo("sft", schema, "steerlm", label_statistics={"attributes": rows})
+    dials = ChatDials.of(info)
+    with pytest.raises(UserError, match="at most 16 are possible"):
+        dials.turned(dials.defaults, {f"a{i}": 0.5 + i / 100 for i in range(20)}, {})
+
+
+def test_presets() -> None:
+    schema = AttributeSchema((Attribute("helpfulness", best="max"), Attribute("verbosity"), Attribute("humor")))
+    rows = {name: {"n": 1, "histogram": {"0": 1, "4": 1}} for name in schema.names}
+    dials = ChatDials.of(CheckpointInfo("sft", schema, "steerlm", label_statistics={"attributes": rows}))
+    chat = Chat()
+    chat.session.dials, chat.session.setting = dials, dials.defaults
+    names = chat.say("/preset").strip().split(", ")
+    assert names == list(dials.presets())
+    chat.say("/humor 3", f"/preset {names[0]}")
+    assert chat.session.setting.values == {**dials.defaults.values, **dials.preset(names[0]).values}
+    assert "no preset 'nope'" in chat.say("/preset nope")
 
 
 def test_compare() -> None:
@@ -185,7 +249,12 @@ def test_compare() -> None:
     chat.say("One", "Two", "/compare humor 0 4")
     assert [m.content for m in chat.engine.requests[-1].messages] == ["One", "You said One.", "Two"]
     assert len(chat.session.history) == 4
-    assert chat.session.settings == DEFAULTS
+    assert chat.session.setting == DialSetting(DEFAULTS)
+    chat.say("/compare humor off 2.5 Why?")
+    assert [request.attributes for request in chat.engine.requests[-2:]] == [
+        {name: value for name, value in DEFAULTS.items() if name != "humor"},
+        {**DEFAULTS, "humor": 2.5},
+    ]
     for line, message in (
         ("/compare", "no attribute ''"),
         ("/compare humor", "humor: ''"),
@@ -250,7 +319,7 @@ def test_scores_need_a_model_and_an_answer(monkeypatch: pytest.MonkeyPatch) -> N
         def values(self, scores: Any) -> dict[str, Value]:
             return {**dict.fromkeys(SCHEMA.names, 1), "lang": "de"}
 
-    monkeypatch.setattr("steerlm.chat.load_attribute_model", lambda path: Scorer())
+    monkeypatch.setattr("steerlm.scorers.attribute_models.load_attribute_model", lambda path: Scorer())
     lines = chat.say("Hi", "/set humor 3", "/scores").splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines[2:]}
     assert rows["humor"] == ["0", "1.23", "0.50"], "the setting the answer was written with"
@@ -275,7 +344,16 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_piped_through_the_command_line(
     checkpoints: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["chat", str(checkpoints / "model"), "--humor", "3", "--max-new-tokens", "30", "--system", "Be kind."]
+    command = [
+        "chat",
+        f"{checkpoints / 'model'}@quality=4",
+        "--humor",
+        "3",
+        "--max-new-tokens",
+        "30",
+        "--system",
+        "Be kind.",
+    ]
     command += ["--attribute-model", str(checkpoints / "scorer")]
 
     def run() -> tuple[str, str]:
@@ -312,5 +390,3 @@ def test_mistakes_before_the_chat(checkpoints: Path, capsys: pytest.CaptureFixtu
     ):
         assert main(["chat", *arguments]) == 2
         assert message in capsys.readouterr().err
-    with pytest.raises(UserError, match="is a regression attribute model"):
-        main_loop(checkpoints / "scorer", [])

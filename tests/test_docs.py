@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 import steerlm
-from steerlm.commands.arguments import build_parser
+from steerlm.cli import build_parser
 from steerlm.runs import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]

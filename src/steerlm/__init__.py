@@ -6,6 +6,7 @@ The public names; whatever needs torch is imported on first use.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from steerlm.attributes import HELPSTEER, OASST, PAPER, STEERLM, Attribute, AttributeSchema
@@ -63,6 +64,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("steerlm")
     if name in _LAZY:
         return getattr(importlib.import_module(f"steerlm.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'steerlm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -2,7 +2,8 @@
 
     steerlm chat runs/playground/bootstrap/model --humor 3
 
-Works as well with its input from a file or a pipe: then only what was asked for is printed.
+Works as well with its input from a file or a pipe: then only what was asked for is printed. A dial may stand between
+two levels, be left out, or count more or less than it does by itself (`steerlm.generation.guidance`).
 """
 
 from __future__ import annotations
@@ -13,21 +14,28 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from steerlm.attributes import AttributeSchema, Value
-from steerlm.checkpoint.info import CheckpointInfo, load_info
+from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
-from steerlm.generation.engine import Engine, Request, Sampling, load_engine
-from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
+from steerlm.generation.guidance import Wish, branches, check_wishes
 
-_HELP = {
+if TYPE_CHECKING:
+    from steerlm.generation.requests import Engine, Request, Sampling
+    from steerlm.scorers.attribute_models import LoadedAttributeModel
+
+COMMANDS = {
     "/set": "show the dials",
-    "/set humor 0": "turn a dial",
+    "/set humor 2.5, or /humor 2.5": "turn a dial; between two levels both are mixed",
+    "/humor off": "leave a dial out of the prompt",
+    "/strength humor 2": "how much a dial counts: 1 as trained, 0 not at all, 2 twice as much",
+    "/preset [NAME]": "take a named setting, or list them",
     "/compare humor 0 4 [QUESTION]": "the same question (or the last one) at several settings of a dial",
     "/scores": "what the attribute model says about the last answer",
     "/system [TEXT]": "set the system prompt, or remove it",
@@ -35,57 +43,159 @@ _HELP = {
     "/help": "this list",
     "/quit": "leave (so does the end of the input)",
 }
+_OFF = ("off", "none")
 _LEAST_ROOM = 64
 """Tokens an answer should have room for before the oldest exchange is dropped."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def main_loop(
-    model: Path,
-    arguments: Sequence[str],
-    *,
-    attribute_model: Path | None = None,
-    system: str | None = None,
-    max_new_tokens: int = 512,
-    temperature: float = 0.7,
-    top_k: int = 50,
-    seed: int = 0,
-) -> int:
-    """Chat until the input ends or `/quit`.
+@dataclass(frozen=True)
+class DialSetting:
+    """How the dials stand.
 
-    Args:
-        model: folder of a steerable model.
-        arguments: the dials from the command line: `--humor 3`, `--humor=3`.
-        attribute_model: folder of an attribute model, for `/scores`.
-        system: system prompt.
-        max_new_tokens: longest answer.
-        temperature: of the sampling; 0 = greedy.
-        top_k: of the sampling; 0 = all tokens.
-        seed: of the sampling; the same input gives the same chat.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        UserError: not a steerable model, an unknown or untrained attribute, a value off its scale; mistakes made
-            while chatting are shown and the chat goes on.
+    Attributes:
+        values: by attribute; one that is missing is left out of the prompt.
+        strengths: how much attributes count; 1 where none is named.
     """
-    info = load_info(model)
-    dials = Dials.of(info)
-    chosen = dials.parse_flags(arguments)
-    sampling = Sampling(max_new_tokens, temperature, top_k)
-    if attribute_model is not None and load_info(attribute_model).kind == "sft":
-        raise UserError(f"--attribute-model {attribute_model} is a steerable model, not an attribute model")
-    console = Console(highlight=False, soft_wrap=True)
-    engine = load_engine(model)
-    session = Session(console, engine, dials, dials.defaults | chosen, sampling, seed, attribute_model, system)
-    session.warn_of_unseen(chosen)
-    if console.is_terminal:
-        console.print(Text(f"{model}  {session.header}  (/help lists the commands)", style="dim"))
+
+    values: Mapping[str, Wish]
+    strengths: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return ",".join(
+            f"{name}:{value}" + (f" (strength {self.strengths[name]:g})" if self.strengths.get(name, 1) != 1 else "")
+            for name, value in self.values.items()
+        )
+
+
+@dataclass(frozen=True)
+class ChatDials:
+    """The attributes that can be set.
+
+    Attributes:
+        schema: all attributes of the checkpoint.
+        trained: those with labels in the training data.
+        histograms: by attribute how often each value occurred there.
+    """
+
+    schema: AttributeSchema
+    trained: tuple[str, ...]
+    histograms: Mapping[str, Mapping[str, int]]
+
+    @classmethod
+    def of(cls, info: CheckpointInfo) -> ChatDials:
+        """Read what a checkpoint was trained on."""
+        statistics = info.label_statistics.get("attributes", {}) if info.conditioning else {}
+        histograms = {name: row["histogram"] for name, row in statistics.items() if row["n"]}
+        return cls(info.schema, tuple(name for name in info.schema.names if name in histograms), histograms)
+
+    @property
+    def defaults(self) -> DialSetting:
+        return DialSetting({name: self.schema[name].default_value for name in self.trained})
+
+    def known(self, name: str, flags: Iterable[str] = ()) -> str:
+        """Return the name of a dial; `flags` are other names that the user may have meant.
+
+        Raises:
+            UserError: no such attribute, or one that was not trained.
+        """
+        if name in self.trained:
+            return name
+        if not self.trained:
+            raise UserError(f"cannot set {name!r}: this model was trained without attributes")
+        if name in self.schema:
+            raise UserError(f"{name!r} was not trained in this model; trained: {', '.join(self.trained)}")
+        raise UserError(f"this model has no attribute {name!r}: {did_you_mean(name, [*self.trained, *flags])}")
+
+    def parse(self, name: str, text: str) -> Wish | None:
+        """Return the value that `text` means on a dial; None = the dial is left out.
+
+        Raises:
+            UserError: see `known`; or a value off its scale.
+        """
+        attribute = self.schema[self.known(name)]
+        if text in _OFF and text not in attribute.categories:
+            return None
+        if attribute.kind == "ordinal" and re.fullmatch(r"\d+\.\d+", text, re.ASCII):
+            return check_wishes(self.schema, {name: float(text)})[name]
+        return attribute.parse(text)
+
+    def turned(
+        self, setting: DialSetting, changes: Mapping[str, Wish | None], strengths: Mapping[str, float]
+    ) -> DialSetting:
+        """Return a setting with some dials turned, in the schema's order.
+
+        Raises:
+            UserError: the setting mixes more prompts than are possible.
+        """
+        wanted = {name: value for name, value in {**setting.values, **changes}.items() if value is not None}
+        new = DialSetting(check_wishes(self.schema, wanted), {**setting.strengths, **strengths})
+        branches(self.schema, new.values, new.strengths)
+        return new
+
+    def parse_strength(self, name: str, text: str) -> float:
+        """Return a strength.
+
+        Raises:
+            UserError: see `known`; or no number from 0 to 10.
+        """
+        self.known(name)
+        if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII) or float(text) > 10:
+            raise UserError(f"the strength of {name} is a number from 0 to 10 (1 = as trained), got {text!r}")
+        return float(text)
+
+    def presets(self) -> dict[str, DialSetting]:
+        """Return the named settings that fit the model."""
+        from steerlm.server.policy import shipped_presets
+
+        trained = tuple(self.schema[name] for name in self.trained)
+        shipped = shipped_presets(AttributeSchema(trained)) if trained else {}
+        return {name: DialSetting(preset.attributes, preset.guidance) for name, preset in shipped.items()}
+
+    def preset(self, name: str) -> DialSetting:
+        """Return a named setting.
+
+        Raises:
+            UserError: no such preset fits the model.
+        """
+        presets = self.presets()
+        if name not in presets:
+            raise UserError(f"this model has no preset {name!r}: {did_you_mean(name, presets)}")
+        return presets[name]
+
+    def parse_flags(self, arguments: Sequence[str], flags: Iterable[str] = ()) -> dict[str, Wish | None]:
+        """Parse `--humor 3 --lang=en --quality none`; `flags` are the names that stand for something else.
+
+        Raises:
+            UserError: as `parse`, or an argument that is no flag with a value.
+        """
+        values: dict[str, Wish | None] = {}
+        rest = iter(arguments)
+        for argument in rest:
+            if not argument.startswith("--"):
+                raise UserError(f"unexpected argument {argument!r}; dials are set as --NAME VALUE after the model")
+            name, equals, text = argument[2:].partition("=")
+            name = self.known(name.replace("-", "_"), flags)
+            value = text if equals else next(rest, None)
+            if value is None:
+                raise UserError(f"{argument} needs a value")
+            values[name] = self.parse(name, value)
+        return values
+
+    def unseen(self, name: str, value: Wish) -> bool:
+        """Whether no training label had this value, or one of the two levels it lies between."""
+        levels = {int(value), int(value) + 1} if isinstance(value, float) else {value}
+        return not all(self.histograms[name].get(str(level)) for level in levels)
+
+
+def chat(session: Session, greeting: str) -> None:
+    """Chat until the input ends or `/quit`; on a terminal, `greeting` comes first."""
+    if session.console.is_terminal:
+        session.console.print(Text(f"{greeting}  {session.setting}  (/help lists the commands)", style="dim"))
+    session.warn_of_unseen(session.setting.values)
     for line in _lines():
         if not session.handle(line.strip()):
             break
-    return 0
 
 
 def _lines() -> Iterator[str]:
@@ -105,70 +215,6 @@ def _lines() -> Iterator[str]:
             print("\n(/quit or Ctrl-D leaves)")
 
 
-@dataclass(frozen=True)
-class Dials:
-    """The attributes that can be set.
-
-    Attributes:
-        schema: all attributes of the checkpoint.
-        trained: those with labels in the training data.
-        histograms: by attribute how often each value occurred there.
-    """
-
-    schema: AttributeSchema
-    trained: tuple[str, ...]
-    histograms: Mapping[str, Mapping[str, int]]
-
-    @classmethod
-    def of(cls, info: CheckpointInfo) -> Dials:
-        """Read what a checkpoint was trained on."""
-        statistics = info.label_statistics.get("attributes", {}) if info.conditioning else {}
-        histograms = {name: row["histogram"] for name, row in statistics.items() if row["n"]}
-        return cls(info.schema, tuple(name for name in info.schema.names if name in histograms), histograms)
-
-    @property
-    def defaults(self) -> dict[str, Value]:
-        return {name: self.schema[name].default_value for name in self.trained}
-
-    def parse(self, name: str, text: str) -> Value:
-        """Return the value that `text` means on a dial.
-
-        Raises:
-            UserError: no such attribute, one that was not trained, or a value off its scale.
-        """
-        if name not in self.trained:
-            if not self.trained:
-                raise UserError(f"cannot set {name!r}: this model was trained without attributes")
-            if name in self.schema:
-                raise UserError(f"{name!r} was not trained in this model; trained: {', '.join(self.trained)}")
-            raise UserError(f"this model has no attribute {name!r}: {did_you_mean(name, self.trained)}")
-        return self.schema[name].parse(text)
-
-    def parse_flags(self, arguments: Sequence[str]) -> dict[str, Value]:
-        """Parse `--humor 3 --lang=en`.
-
-        Raises:
-            UserError: as `parse`, or an argument that is no flag with a value.
-        """
-        values: dict[str, Value] = {}
-        rest = iter(arguments)
-        for argument in rest:
-            if not argument.startswith("--"):
-                raise UserError(f"unexpected argument {argument!r}; dials are set as --NAME VALUE after the model")
-            name, equals, text = argument[2:].partition("=")
-            name = name.replace("-", "_")
-            value = text if equals else next(rest, None)
-            if value is None:
-                self.parse(name, "")  # an unknown name is the likelier mistake
-                raise UserError(f"{argument} needs a value")
-            values[name] = self.parse(name, value)
-        return values
-
-    def is_unseen(self, name: str, value: Value) -> bool:
-        """Whether no training label had this value."""
-        return not self.histograms[name].get(str(value))
-
-
 @dataclass
 class Session:
     """One conversation and its dials.
@@ -177,7 +223,7 @@ class Session:
         console: where answers and tables are printed.
         engine: samples the answers.
         dials: what can be set.
-        settings: how the dials stand.
+        setting: how the dials stand.
         sampling: how to sample.
         seed: of the first answer; counts up from there.
         attribute_model: folder of the model behind `/scores`; loaded at its first use.
@@ -187,8 +233,8 @@ class Session:
 
     console: Console
     engine: Engine
-    dials: Dials
-    settings: dict[str, Value]
+    dials: ChatDials
+    setting: DialSetting
     sampling: Sampling
     seed: int = 0
     attribute_model: Path | None = None
@@ -198,10 +244,6 @@ class Session:
     _answers: int = 0
     # notes and errors stand beside the answers on a terminal, and apart from them in a pipe
     _notes: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
-
-    @property
-    def header(self) -> str:
-        return self.dials.schema.format(self.settings)
 
     def handle(self, line: str) -> bool:
         """Act on one line of input; returns whether to go on."""
@@ -215,6 +257,8 @@ class Session:
                 self.ask(line)
             elif name in (commands := self._commands()):
                 commands[name](rest.strip())
+            elif name[1:].replace("-", "_") in self.dials.schema:
+                self.set(f"{name[1:].replace('-', '_')} {rest}")
             else:
                 raise UserError(f"unknown command {name!r}: {did_you_mean(name, [*commands, '/quit'])}")
         except UserError as error:
@@ -226,6 +270,8 @@ class Session:
     def _commands(self) -> dict[str, Callable[[str], None]]:
         return {
             "/set": self.set,
+            "/strength": self.strength,
+            "/preset": self.preset,
             "/compare": self.compare,
             "/scores": self.scores,
             "/system": self.set_system,
@@ -245,12 +291,16 @@ class Session:
         system = () if self.system is None else (Message("system", self.system),)
         return (*system, *past, question)
 
-    def _fitting(self, question: Message, past: Sequence[Message], settings: Mapping[str, Value]) -> Request:
+    def _fitting(self, question: Message, past: Sequence[Message], setting: DialSetting) -> Request:
         """Return the request for an answer, without the oldest exchanges where the context is too short for them."""
+        from steerlm.generation.requests import Request
+
         wanted = min(_LEAST_ROOM, self.sampling.max_new_tokens)
         seed = self.seed + self._answers
         for dropped in range(0, len(past) + 1, 2):
-            request = Request(self._prompt(question, past[dropped:]), dict(settings), seed=seed)
+            request = Request(
+                self._prompt(question, past[dropped:]), setting.values, seed=seed, guidance=setting.strengths or None
+            )
             if self.engine.room(request) >= wanted:
                 break
         return request
@@ -258,13 +308,14 @@ class Session:
     def warn_of_unseen(self, names: Iterable[str]) -> None:
         """Say which of the dials stand at a value that occurs in no training label."""
         for name in names:
-            if self.dials.is_unseen(name, self.settings[name]):
-                self._note(f"({name} {self.settings[name]} occurs in no training label: the model can only guess)")
+            value = self.setting.values.get(name)
+            if value is not None and self.dials.unseen(name, value):
+                self._note(f"({name} {value} occurs in no training label: the model can only guess)")
 
     def ask(self, text: str) -> None:
         """Stream an answer and remember the exchange; Ctrl-C ends the answer."""
         question = Message("user", text)
-        request = self._fitting(question, self.history, self.settings)
+        request = self._fitting(question, self.history, self.setting)
         if dropped := len(self._prompt(question, self.history)) - len(request.messages):
             del self.history[:dropped]
             self._note(f"(the context is full: the oldest {dropped} messages are forgotten)")
@@ -281,48 +332,81 @@ class Session:
             self._note("(stopped)")
         self._answers += 1
         if said.strip():
-            self.history += [question, Message("assistant", said, attributes=dict(self.settings))]
+            self.history += [question, Message("assistant", said, attributes=self._levels())]
+
+    def _levels(self) -> dict[str, Value]:
+        """Return the setting in whole levels, as an answer in the history carries it."""
+        schema = self.dials.schema
+        values = self.setting.values.items()
+        return {name: schema[name].round(value) if isinstance(value, float) else value for name, value in values}
 
     def set(self, text: str) -> None:
         """`/set humor 0`, or `/set` alone."""
-        if text:
-            name, *values = text.replace("=", " ").split()
-            value = self.dials.parse(name, values[0] if values else "")
-            if len(values) > 1:
-                raise UserError(f"a dial takes one value, got {' '.join(values)!r}; say it like /set humor 0")
-            self.settings[name] = value
-            self.warn_of_unseen([name])
-            self._note(self.header)
+        if not text:
+            self._show()
             return
+        name, *values = text.replace("=", " ").split()
+        value = self.dials.parse(name, values[0] if values else "")
+        if len(values) > 1:
+            raise UserError(f"a dial takes one value, got {' '.join(values)!r}; say it like /set humor 0")
+        self.setting = self.dials.turned(self.setting, {name: value}, {})
+        self.warn_of_unseen([name])
+        self._note(str(self.setting) or "(every dial is left out)")
+
+    def _show(self) -> None:
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for column in ("dial", "set to", "values", "meaning"):
+        for column in ("dial", "set to", "strength", "values", "meaning"):
             table.add_column(column, overflow="fold")
         for attribute in self.dials.schema:
             ordinal = attribute.kind == "ordinal"
             scale = f"{attribute.minimum}..{attribute.maximum}" if ordinal else " ".join(attribute.categories)
-            current = str(self.settings[attribute.name]) if attribute.name in self.settings else "not trained"
-            table.add_row(*(Text(cell) for cell in (attribute.name, current, scale, attribute.description)))
+            value = self.setting.values.get(attribute.name, "off")
+            current = str(value) if attribute.name in self.dials.trained else "not trained"
+            strength = f"{self.setting.strengths.get(attribute.name, 1):g}"
+            table.add_row(*(Text(cell) for cell in (attribute.name, current, strength, scale, attribute.description)))
         self.console.print(table, soft_wrap=False)
+
+    def strength(self, text: str) -> None:
+        """`/strength humor 2`."""
+        name, *values = text.replace("=", " ").split() or [""]
+        strength = self.dials.parse_strength(name, values[0] if len(values) == 1 else "")
+        self.setting = self.dials.turned(self.setting, {}, {name: strength})
+        self._note(str(self.setting))
+
+    def preset(self, text: str) -> None:
+        """`/preset teacher`; without a name there is a list."""
+        if not text:
+            self._note(", ".join(self.dials.presets()) or "(this model has no presets)")
+            return
+        chosen = self.dials.preset(text)
+        self.setting = self.dials.turned(self.dials.defaults, chosen.values, chosen.strengths)
+        self.warn_of_unseen(self.setting.values)
+        self._note(str(self.setting))
 
     def compare(self, text: str) -> None:
         """`/compare humor 0 4 [QUESTION]`; what is said here does not become part of the conversation."""
         name, *words = text.split() or [""]
-        levels = [str(level) for level in self.dials.schema[name].levels] if name in self.dials.trained else []
-        # from the third value on, a word that is none begins the question
-        count = next((i for i, word in enumerate(words) if i >= 2 and word not in levels), len(words))
-        values = [self.dials.parse(name, word) for word in words[:count] or [""]]
+        values: list[Wish | None] = []
+        for word in words or [""]:
+            try:
+                values.append(self.dials.parse(name, word))
+            except UserError:
+                if len(values) < 2:
+                    raise
+                break  # from the third value on, a word that is none begins the question
         if len(values) < 2:
             raise UserError("two values or more are needed; say it like /compare humor 0 4")
-        question = text.split(maxsplit=1 + count)[1 + count :]
+        question = text.split(maxsplit=1 + len(values))[1 + len(values) :]
         if question:
             asked, past = Message("user", question[0]), self.history
         elif self.history:
             asked, past = self.history[-2], self.history[:-2]
         else:
             raise UserError(f"there is no question yet; ask one, or say it like /compare {text} QUESTION")
-        requests = [self._fitting(asked, past, {**self.settings, name: value}) for value in values]
+        settings = [self.dials.turned(self.setting, {name: value}, {}) for value in values]
+        requests = [self._fitting(asked, past, setting) for setting in settings]
         answers = [_printable(samples[0].text) for samples in self.engine.generate(requests, self.sampling)]
-        titles = [f"{name} {value}" for value in values]
+        titles = [f"{name} {'off' if value is None else value}" for value in values]
         if not self.console.is_terminal:
             for title, answer in zip(titles, answers, strict=True):
                 self._say(f"[{title}]\n{answer}\n")
@@ -339,6 +423,8 @@ class Session:
             raise UserError("/scores needs an attribute model; start the chat with --attribute-model PATH")
         if not self.history:
             raise UserError("there is no answer yet")
+        from steerlm.scorers.attribute_models import load_attribute_model
+
         if self._scorer is None:
             self._scorer = load_attribute_model(self.attribute_model)
         messages = self._prompt(self.history[-1], self.history[:-1])
@@ -370,7 +456,7 @@ class Session:
 
     def help(self, text: str) -> None:
         """`/help`."""
-        for command, meaning in _HELP.items():
+        for command, meaning in COMMANDS.items():
             self.console.print(Text(f"{command:32}{meaning}"))
 
 

@@ -6,23 +6,146 @@ Whatever needs more than the standard library is imported when a command runs, s
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from importlib.metadata import version
+from typing import Any, NoReturn, Protocol
 
-from steerlm.commands.arguments import build_parser
+from steerlm.commands import (
+    ablate,
+    annotate,
+    baselines,
+    bootstrap,
+    chat,
+    check,
+    compare,
+    completion,
+    evaluate,
+    export,
+    export_nemo,
+    judge,
+    plan,
+    playground,
+    prepare,
+    rate,
+    report,
+    run,
+    serve,
+    train_attribute_model,
+    train_sft,
+)
+from steerlm.commands.common import use_threads
+from steerlm.errors import UserError, did_you_mean
+
+
+class Command(Protocol):
+    """A module of `steerlm.commands`; the first line of its docstring is its help."""
+
+    __doc__: str | None
+
+    def add(self, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Do it; returns the exit status."""
+
+
+COMMANDS: dict[str, Command] = {
+    "run": run,
+    "plan": plan,
+    "playground": playground,
+    "prepare": prepare,
+    "train-attribute-model": train_attribute_model,
+    "annotate": annotate,
+    "train-sft": train_sft,
+    "bootstrap": bootstrap,
+    "evaluate": evaluate,
+    "report": report,
+    "check": check,
+    "ablate": ablate,
+    "judge": judge,
+    "baselines": baselines,
+    "rate": rate,
+    "compare": compare,
+    "chat": chat,
+    "serve": serve,
+    "export": export,
+    "export-nemo": export_nemo,
+    "completion": completion,
+}
+
+_EPILOG = """\
+examples:
+  steerlm run playground                               all four steps on the CPU, in minutes
+  steerlm run recipe.yaml --dry-run                    validate everything, estimate cost, compute nothing
+  steerlm run recipe.yaml --set train_sft.epochs=2     override one value of the recipe
+  steerlm annotate --model runs/x/train_attribute_model/model --data chats.jsonl --out labelled
+  steerlm chat runs/playground/bootstrap/model --humor 4
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that offers the nearest name for an unknown one, under the command's own usage."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+        self._given: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and remember what was given for `error`."""
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"{value!r} is not known: {did_you_mean(str(value), action.choices)}")
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and leave; flags that this command does not know are named as well."""
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        unknown = [flag for word in self._given if (flag := word.split("=")[0]).startswith("--") and len(flag) > 2]
+        unknown = [flag for flag in unknown if not any(known.startswith(flag) for known in flags)]
+        hints = [f"unknown flag {flag}: {did_you_mean(flag, flags)}" for flag in unknown]
+        super().error("; ".join([message, *hints] if not message.startswith("unrecognized") or not hints else hints))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the argument parser with all subcommands."""
+    parser = Parser(
+        prog="steerlm",
+        description="Attribute-conditioned fine-tuning (SteerLM): language models with dials.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"steerlm {version('steerlm')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for name, module in COMMANDS.items():
+        text = (module.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(name, help=text[0].lower() + text[1:].rstrip("."), description=text)
+        command.set_defaults(parser=command)
+        module.add(command)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one line on standard error and exit status 2."""
     parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what the Tab key could mean
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "chat":
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    from steerlm.errors import UserError
-
+        arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.rest = rest
+    # keeps third-party chatter off the terminal, in workers too; their warnings and errors stay
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        return _dispatch(arguments, rest)
+        use_threads(getattr(arguments, "threads", None))
+        return COMMANDS[arguments.command].run(arguments)
     except UserError as error:
         print(f"steerlm: error: {error}", file=sys.stderr)
         return 2
@@ -33,70 +156,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("steerlm: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
-
-
-def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from steerlm.commands import handlers as commands
-
-    command: str = arguments.command
-    if command == "run":
-        return commands.run(arguments)
-    if command == "plan":
-        from steerlm.commands.plan import run_plan
-
-        return run_plan(arguments)
-    if command == "report":
-        return commands.report(arguments)
-    if command == "check":
-        return commands.check(arguments)
-    if command == "ablate":
-        return commands.ablate(arguments)
-    if command == "baselines":
-        return commands.baselines(arguments)
-    if command == "judge":
-        return commands.judge(arguments)
-    if command == "serve":
-        from steerlm.commands.serve import serve
-
-        return serve(arguments)
-    if command == "rate":
-        from steerlm.commands.rate import rate
-
-        return rate(arguments)
-    if command == "compare":
-        return commands.compare(arguments)
-    if command == "chat":
-        return commands.chat(arguments, rest)
-    if command == "export":
-        return commands.export(arguments)
-    if command == "export-nemo":
-        return commands.export_nemo(arguments)
-    stage = command.replace("-", "_")
-    if arguments.recipe is not None:
-        return commands.stage_of_recipe(arguments, stage)
-    return commands.standalone(arguments, stage)
-
-
-def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """Parse `key=value` pairs; values are YAML, so numbers, lists and null work.
-
-    Raises:
-        UserError: a pair without `=`, or a value that is not YAML.
-    """
-    import yaml
-
-    from steerlm.errors import UserError
-
-    parsed = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise UserError(f"--set {pair!r} is not of the form key=value")
-        try:
-            parsed[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"--set {pair!r}: {value!r} is not a YAML value") from None
-    return parsed
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import pytest
 from jinja2 import TemplateError
 
 from steerlm.checkpoint.models import CheckpointInfo, load_tokenizer, save_model
-from steerlm.commands.arguments import build_parser
-from steerlm.commands.serve import _upstream
+from steerlm.cli import build_parser
+from steerlm.commands.serve import upstream_of
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.server.policy import PolicyFile, build_policy
@@ -478,7 +478,7 @@ def test_no_weights_are_needed(tmp_path: Path, stock: FakeUpstream, server: Runn
 
 def test_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     def given(*arguments: str) -> Upstream | None:
-        return _upstream(build_parser().parse_args(["serve", "model", *arguments]))
+        return upstream_of(build_parser().parse_args(["serve", "model", *arguments]))
 
     assert given() is None
     monkeypatch.setenv("UP_KEY", "k")

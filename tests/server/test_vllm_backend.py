@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from steerlm.checkpoint.models import CheckpointInfo, save_model
-from steerlm.commands.arguments import build_parser
-from steerlm.commands.serve import _upstream
+from steerlm.cli import build_parser
+from steerlm.commands.serve import upstream_of
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.generation.engine import load_engine
@@ -339,9 +339,9 @@ def test_arguments() -> None:
     assert parser.parse_args(["serve", "model"]).engine == "local"
     arguments = parser.parse_args(["serve", "model", "--engine", "vllm"])
     assert arguments.engine == "vllm"
-    assert _upstream(arguments) is None
+    assert upstream_of(arguments) is None
     with pytest.raises(UserError, match="leave --engine vllm out"):
-        _upstream(parser.parse_args(["serve", "model", "--engine", "vllm", "--upstream", "http://host/v1"]))
+        upstream_of(parser.parse_args(["serve", "model", "--engine", "vllm", "--upstream", "http://host/v1"]))
 
 
 # -- the real one -----------------------------------------------------------------------------------------------------

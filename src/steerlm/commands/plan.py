@@ -1,36 +1,45 @@
-"""`steerlm plan RECIPE --gpus 8xH100`: arguments and glue; imports nothing heavy until it runs."""
+"""Memory, time and cost of every step on given devices, before any of them."""
 
 from __future__ import annotations
 
 import argparse
 import re
 
-from rich.console import Console
-
-from steerlm.cli import parse_overrides
-from steerlm.config import load_recipe
+from steerlm.commands import common
 from steerlm.errors import UserError
-from steerlm.planning.devices import parse_gpus
 
 
-def run_plan(arguments: argparse.Namespace) -> int:
-    """Print the plan; returns 1 where a problem was found or a step does not fit.
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    common.add_recipe(parser)
+    common.add_skip_bad_records(parser)
+    parser.add_argument(
+        "--gpus", metavar="COUNTxDEVICE",
+        help="devices in each node: H100, H200, A100-40GB, A100-80GB, L40S or RTX4090, for example 8xH100 "
+        "(default: this machine)",
+    )  # fmt: skip
+    parser.add_argument("--nodes", type=int, default=1, help="how many such nodes (default: %(default)s)")
+    parser.add_argument("--price-per-gpu-hour", type=float, metavar="X", help="adds what every step costs")
+    parser.add_argument(
+        "--tokens", metavar="N", help="tokens of one pass over the training data, for example 120M (default: read it)"
+    )
 
-    Raises:
-        UserError: a mistake in the arguments or the recipe.
-    """
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the plan; 1 where a problem was found, a step that does not fit among them."""
+    if arguments.gpus is None and arguments.nodes != 1:
+        raise UserError(f"--nodes {arguments.nodes} needs --gpus: how many of what are in each node")
+    price = arguments.price_per_gpu_hour
+    if price is not None and not 0 <= price < float("inf"):
+        raise UserError(f"--price-per-gpu-hour must be 0 or more, got {price}")
+    tokens = None if arguments.tokens is None else _count(arguments.tokens)
+    recipe = common.recipe_of(arguments)
+    from steerlm.planning.devices import parse_gpus
     from steerlm.planning.estimate import plan
     from steerlm.planning.printing import print_plan
 
-    if arguments.gpus is None and arguments.nodes != 1:
-        raise UserError(f"--nodes {arguments.nodes} needs --gpus: how many of what are in each node")
-    if arguments.price_per_gpu_hour is not None and not 0 <= arguments.price_per_gpu_hour < float("inf"):
-        raise UserError(f"--price-per-gpu-hour must be 0 or more, got {arguments.price_per_gpu_hour}")
-    tokens = None if arguments.tokens is None else _count(arguments.tokens)
     machines = None if arguments.gpus is None else parse_gpus(arguments.gpus, arguments.nodes)
-    result = plan(load_recipe(arguments.recipe, parse_overrides(arguments.overrides)), machines, tokens)
-    print_plan(result, Console(), arguments.price_per_gpu_hour)
-    return 0 if result.fits and not result.problems else 1
+    return print_plan(plan(recipe, machines, tokens), common.console(), price)
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""What `steerlm rate` does once its arguments are parsed."""
+"""Let people compare or rate answers on a local web page."""
 
 from __future__ import annotations
 
@@ -7,30 +7,79 @@ import contextlib
 import ipaddress
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from steerlm.commands.rate_arguments import DEFAULT_HOST
+from steerlm.commands import common
+from steerlm.commands.serve import check_port
 from steerlm.errors import UserError, needs_extra
-from steerlm.storage.files import write_json
-from steerlm.studies.names import require_distinct_names, tidy_name
-from steerlm.studies.rate.items import comparisons, rated_turns
-from steerlm.studies.rate.store import Study, annotators, create_study, finished, invite, open_study, read_answers
 
-RESULTS, RATINGS = "results.json", "ratings.jsonl"
-QUESTIONS = {"comparison": "Which answer is better?", "rating": "How do you rate the last answer?"}
+if TYPE_CHECKING:
+    from steerlm.studies.rate.store import Study
 
-console = Console()
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8321
+_QUESTIONS = {"comparison": "Which answer is better?", "rating": "How do you rate the last answer?"}
 
 
-def rate(arguments: argparse.Namespace) -> int:
-    """`steerlm rate ACTION STUDY`."""
-    return {"new": _new, "invite": _invite, "serve": _serve, "results": _results, "export": _export}[arguments.action](
-        arguments
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the five actions."""
+    parser.description = "Let people compare or rate answers on a local web page. A study is one folder."
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    new = _action(actions, "new", "make a study of stored answers (compare) or conversations (rate)")
+    new.add_argument(
+        "--answers", action="append", default=[], metavar="NAME=FILE",
+        help="compare: a system's stored answers, conversations whose ids are the prompts' (repeat per system)",
+    )  # fmt: skip
+    new.add_argument("--questions", type=Path, help="compare: questions, JSONL (default: from the conversations)")
+    new.add_argument("--data", type=Path, help="rate: conversations, JSONL")
+    new.add_argument("--attributes", help="rate: schema preset (oasst, helpsteer, steerlm, paper) or YAML file")
+    new.add_argument(
+        "--turns", choices=["last", "all"], default="last", help="rate: which answers (default: %(default)s)"
     )
+    new.add_argument("--question", help="what people are asked (default: which answer is better; how they rate it)")
+    new.add_argument(
+        "--num-prompts", type=int, help="use so many prompts (conversations), drawn at random (default: all)"
+    )
+    new.add_argument("--seed", type=int, default=0, help="seed of draw, order and sides (default: %(default)s)")
+
+    invite = _action(actions, "invite", "print each annotator's link; without names: links and progress of all")
+    invite.add_argument("names", nargs="*", metavar="NAME", help="annotators, new or known")
+    invite.add_argument(
+        "--url",
+        default=f"http://{DEFAULT_HOST}:{DEFAULT_PORT}",
+        help="where they find the page (default: %(default)s)",
+    )
+
+    serve = _action(actions, "serve", "serve the page until interrupted")
+    serve.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (default: %(default)s, this machine)")
+    serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 = any free one (default: %(default)s)")
+
+    results = _action(actions, "results", "agreement, bias and rankings: a table and STUDY/results.json")
+    results.add_argument("--judge", type=Path, help="a judge's verdicts on the same prompts, JSONL")
+
+    _action(actions, "export", "write the ratings as training data: STUDY/ratings.jsonl")
+
+
+def _action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
+    action = actions.add_parser(name, help=text, description=text.capitalize() + ".")
+    action.set_defaults(parser=action)
+    action.add_argument("study", type=Path, help="folder of the study")
+    return action
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`steerlm rate ACTION STUDY`."""
+    actions = {"new": _new, "invite": _invite, "serve": _serve, "results": _results, "export": _export}
+    return actions[arguments.action](arguments)
 
 
 def _new(arguments: argparse.Namespace) -> int:
+    from steerlm.studies.names import require_distinct_names, tidy_name
+    from steerlm.studies.rate.items import comparisons, rated_turns
+    from steerlm.studies.rate.store import create_study
+
     if bool(arguments.answers) == bool(arguments.data):
         raise UserError("give either --answers NAME=FILE twice or more (compare), or --data and --attributes (rate)")
     schema = None
@@ -38,9 +87,8 @@ def _new(arguments: argparse.Namespace) -> int:
     if arguments.data:
         if arguments.questions:
             raise UserError("--questions goes with --answers; conversations hold their own")
-        from steerlm.commands.handlers import _schema
-
-        schema = _schema(arguments)
+        schema = common.schema_of(arguments.attributes)
+        common.existing_file(arguments.data, "--data")
         items = rated_turns(arguments.data, arguments.turns, arguments.num_prompts, arguments.seed)
     else:
         if arguments.attributes:
@@ -53,18 +101,20 @@ def _new(arguments: argparse.Namespace) -> int:
             answers[name] = Path(path)
         require_distinct_names(answers, "systems", "give other names with NAME=FILE")
         items = comparisons(answers, arguments.questions, arguments.num_prompts, arguments.seed)
-    question = arguments.question or QUESTIONS["comparison" if schema is None else "rating"]
+    question = arguments.question or _QUESTIONS["comparison" if schema is None else "rating"]
     study = create_study(
         arguments.study, items, question=question, schema=schema, systems=list(answers), seed=arguments.seed
     )
-    console.print(f"{study.num_items} items in {study.folder}", highlight=False)
+    common.say(f"{study.num_items} items in {study.folder}")
     for reason, count in study.left_out.items():
-        console.print(f"left out: {count} {reason}", highlight=False)
-    console.print(f"next     steerlm rate invite {study.folder} NAME ...", highlight=False, markup=False)
+        common.say(f"left out: {count} {reason}")
+    common.say(f"next     steerlm rate invite {study.folder} NAME ...")
     return 0
 
 
 def _invite(arguments: argparse.Namespace) -> int:
+    from steerlm.studies.rate.store import invite, open_study
+
     study = open_study(arguments.study)
     invited = invite(study, arguments.names)
     _print_links(study, arguments.url.rstrip("/"), {rater.name for rater in invited})
@@ -72,17 +122,21 @@ def _invite(arguments: argparse.Namespace) -> int:
 
 
 def _print_links(study: Study, url: str, wanted: set[str]) -> None:
+    from steerlm.studies.rate.store import annotators, finished, read_answers
+
     everyone = annotators(study)
     if not everyone:
-        console.print(f"nobody is invited yet: steerlm rate invite {study.folder} NAME ...", markup=False)
+        common.say(f"nobody is invited yet: steerlm rate invite {study.folder} NAME ...")
     for annotator in everyone:
         if not wanted or annotator.name in wanted:
             done = len(finished(study, read_answers(study, annotator)))
-            line = f"{annotator.name}  {url}/#{annotator.token}  {done} of {study.num_items} done"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            common.say(f"{annotator.name}  {url}/#{annotator.token}  {done} of {study.num_items} done")
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from steerlm.studies.rate.store import open_study
+
+    check_port(arguments.port)
     study = open_study(arguments.study)
     with needs_extra("rate", "the page"):
         import uvicorn
@@ -93,12 +147,11 @@ def _serve(arguments: argparse.Namespace) -> int:
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         _print_links(study, f"http://{host}:{port}", set())
         if not _is_loopback(arguments.host):
-            console.print(
+            common.console().print(
                 "[yellow]this address is open to the network and links travel in clear text: put a proxy with TLS in "
                 f"front, or stay on {DEFAULT_HOST} and let annotators in by a tunnel[/yellow]"
             )
-        said = f"serving {study.folder} on http://{host}:{port}; Ctrl-C ends it"
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        common.say(f"serving {study.folder} on http://{host}:{port}; Ctrl-C ends it")
         config = uvicorn.Config(create_app(study), log_level="warning", access_log=False, server_header=False)
         with contextlib.suppress(KeyboardInterrupt):  # how people end it
             uvicorn.Server(config).run(sockets=[listener])
@@ -106,8 +159,6 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    if not 0 <= port <= 65535:
-        raise UserError(f"--port {port} is not a port: 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -123,28 +174,28 @@ def _is_loopback(host: str) -> bool:
 
 
 def _results(arguments: argparse.Namespace) -> int:
+    from steerlm.storage.files import write_json
     from steerlm.studies.rate.results import read_matches, study_results
+    from steerlm.studies.rate.store import open_study
     from steerlm.studies.rate.tables import print_results
 
     study = open_study(arguments.study)
-    judge = None if arguments.judge is None else read_matches(arguments.judge)
+    judge = None if arguments.judge is None else read_matches(common.existing_file(arguments.judge, "--judge"))
     results = study_results(study, judge)
-    write_json(study.folder / RESULTS, results)
-    print_results(results, console)
-    console.print(f"results  {study.folder / RESULTS}", markup=False, highlight=False)
+    write_json(study.folder / "results.json", results)
+    print_results(results, common.console())
+    common.say(f"results  {study.folder / 'results.json'}")
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
     from steerlm.studies.rate.export import export_ratings
+    from steerlm.studies.rate.store import open_study
 
     study = open_study(arguments.study)
-    path = study.folder / RATINGS
+    path = study.folder / "ratings.jsonl"
     done = export_ratings(study, path)
-    console.print(
-        f"{done.ratings} ratings of {done.turns} answers in {done.conversations} conversations: {path}",
-        markup=False, highlight=False,
-    )  # fmt: skip
+    common.say(f"{done.ratings} ratings of {done.turns} answers in {done.conversations} conversations: {path}")
     if done.undecided:
-        console.print(f"{done.undecided} categories left out: no majority", highlight=False)
+        common.say(f"{done.undecided} categories left out: no majority")
     return 0

@@ -3,9 +3,11 @@
 from steerlm.config.evaluate import ClassifierConfig as ClassifierConfig
 from steerlm.config.evaluate import EvaluateConfig as EvaluateConfig
 from steerlm.config.evaluate import JudgeScorerConfig as JudgeScorerConfig
+from steerlm.config.loading import apply_overrides as apply_overrides
 from steerlm.config.loading import build_recipe as build_recipe
 from steerlm.config.loading import dump_recipe as dump_recipe
 from steerlm.config.loading import load_recipe as load_recipe
+from steerlm.config.loading import parse_overrides as parse_overrides
 from steerlm.config.loading import validate as validate
 from steerlm.config.recipe import AnnotateConfig as AnnotateConfig
 from steerlm.config.recipe import BaselinesConfig as BaselinesConfig

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -18,7 +19,56 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 _SHIPPED = Path(__file__).resolve().parents[1] / "recipes"
 
 
-def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) -> Recipe:
+def parse_overrides(pairs: Sequence[str]) -> dict[str, object]:
+    """Parse `a.b=value` pairs; values are YAML, so numbers, lists and null work.
+
+    Raises:
+        UserError: a pair without `=`, or a value that is not YAML.
+    """
+    parsed: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not all(key.split(".")):
+            raise UserError(f"--set {pair!r} is not of the form key=value")
+        try:
+            parsed[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {pair!r}: {value!r} is not a YAML value") from None
+    return parsed
+
+
+def apply_overrides(raw: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
+    """Return plain data with values at dotted places replaced; entries of a list are counted from 0.
+
+    Raises:
+        UserError: a place inside a plain value, or an index that the list does not have.
+    """
+    root: dict[str, object] = copy.deepcopy(dict(raw))
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        node: Any = root
+        for depth, key in enumerate(parents):
+            at = _entry(node, key, dotted, parents[:depth])
+            if isinstance(node, dict) and node.get(at) is None:  # a resolved recipe says null for a section left out
+                node[at] = {}
+            node = node[at]
+        node[_entry(node, last, dotted, parents)] = value
+    return root
+
+
+def _entry(node: object, key: str, dotted: str, place: Sequence[str]) -> str | int:
+    if isinstance(node, dict):
+        return key
+    if not isinstance(node, list):
+        raise UserError(f"--set {dotted}: {'.'.join(place)!r} is not a section, its value is {node!r}")
+    if not key.isdecimal() or int(key) >= len(node):
+        raise UserError(
+            f"--set {dotted}: {key!r} is no entry of {'.'.join(place)}, a list of {len(node)} (counted from 0)"
+        )
+    return int(key)
+
+
+def load_recipe(path: str | Path, overrides: Mapping[str, object] | None = None) -> Recipe:
     """Read a YAML recipe, apply `a.b=value` overrides, substitute `${run_dir}`, validate.
 
     Relative paths stay relative to the working directory. Where there is no such file, the name of a recipe that the
@@ -37,17 +87,7 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) ->
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a recipe is a YAML mapping, got {type(raw).__name__}")
-    for dotted, value in (overrides or {}).items():
-        node = raw
-        *parents, last = dotted.split(".")
-        for key in parents:
-            if node.get(key) is None:  # a resolved recipe says null where a section is left out
-                node[key] = {}
-            node = node[key]
-            if not isinstance(node, dict):
-                raise UserError(f"--set {dotted}: {key!r} is not a section")
-        node[last] = value
-    return build_recipe(raw, str(path))
+    return build_recipe(apply_overrides(raw, overrides or {}), str(path))
 
 
 def build_recipe(raw: dict[str, object], place: str = "recipe") -> Recipe:

@@ -74,11 +74,6 @@ class Plan:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def fits(self) -> bool:
-        """Whether no step is known not to fit."""
-        return all(cost.fits is not False for cost in self.stages)
-
-    @property
     def seconds(self) -> float | None:
         """Time of all steps; None where one is unknown."""
         known = [cost.seconds for cost in self.stages if cost.seconds is not None]
@@ -124,13 +119,13 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         result.stages.append(worker.bootstrap(recipe.bootstrap, recipe.train_sft, model))
     if recipe.train_sft.conditioning:
         result.stages.append(worker.evaluation(recipe, model))
-    result.notes += _remarks(recipe, result)
+    result.notes += _remarks(recipe, machines)
+    result.problems += [_misfit(cost) for cost in result.stages if cost.fits is False]
     return result
 
 
-def _remarks(recipe: Recipe, result: Plan) -> list[str]:
+def _remarks(recipe: Recipe, machines: Machines) -> list[str]:
     notes = []
-    machines = result.machines
     if machines.count > 1:
         notes.append(
             "annotate, evaluate and bootstrap's sampling are planned on all devices at once, each with a whole model "
@@ -140,22 +135,25 @@ def _remarks(recipe: Recipe, result: Plan) -> list[str]:
             section: TrainingSection = getattr(recipe, stage)
             if not section.fsdp and section.deepspeed is None:
                 notes.append(f"{stage}: every device holds the whole model; fsdp: true spreads it over all of them")
-    for cost in result.stages:
-        if cost.fits is False and cost.largest_batch is None and cost.stage.startswith("train"):
-            notes.append(
-                f"{cost.stage}: not even the smallest batch fits; use gradient_checkpointing: true, fsdp: true with "
-                "more devices, or lora"
-            )
-        elif cost.fits is False and cost.stage.startswith("train"):
-            notes.append(
-                f"{cost.stage}: does not fit; set tokens_per_batch: {cost.largest_batch} and raise "
-                "gradient_accumulation_steps to match (the result stays the same)"
-            )
-        elif cost.fits is False and cost.memory is not None and cost.memory.gradients > 0:
-            notes.append(f"{cost.stage}: its fine-tuning does not fit, as train_sft")
-        elif cost.fits is False:
-            notes.append(f"{cost.stage}: the model and its batch do not fit one device, and no stage spreads them")
     return notes
+
+
+def _misfit(cost: StageCost) -> str:
+    """Return what to do about a step that does not fit."""
+    if cost.stage.startswith("train") and cost.largest_batch is None:
+        remedy = (
+            "not even the smallest batch fits; use gradient_checkpointing: true, fsdp: true with more devices, or lora"
+        )
+    elif cost.stage.startswith("train"):
+        remedy = (
+            f"does not fit; set tokens_per_batch: {cost.largest_batch} and raise gradient_accumulation_steps to match "
+            "(the result stays the same)"
+        )
+    elif cost.memory is not None and cost.memory.gradients > 0:
+        remedy = "its fine-tuning does not fit, as train_sft"
+    else:
+        remedy = "the model and its batch do not fit one device, and no stage spreads them"
+    return f"{cost.stage}: {remedy}"
 
 
 class _Estimator:

@@ -8,8 +8,8 @@ from steerlm.planning.estimate import Plan, StageCost
 from steerlm.reporting.terminal import print_table
 
 
-def print_plan(result: Plan, console: Console, price_per_gpu_hour: float | None = None) -> None:
-    """Print the estimate as a table, then notes and problems.
+def print_plan(result: Plan, console: Console, price_per_gpu_hour: float | None = None) -> int:
+    """Print the estimate as a table, then notes and problems; returns 1 where there are problems, else 0.
 
     Args:
         result: the plan.
@@ -24,14 +24,20 @@ def print_plan(result: Plan, console: Console, price_per_gpu_hour: float | None 
         rows.append(["all", "", "", "", "", "", duration(total), *money])
     title = f"estimate for {result.machines}; memory per device"
     print_table(console, title, columns + ([] if price_per_gpu_hour is None else ["cost"]), rows)
+    return print_remarks(result, console)
+
+
+def print_remarks(result: Plan, console: Console) -> int:
+    """Print notes and problems; returns 0 exactly where it says that there is no problem, else 1."""
     for note in result.notes:
         console.print(f"note: {note}", markup=False)
     for problem in result.problems:
         console.print(f"problem: {problem}", markup=False)
     if result.problems:
         console.print(f"{len(result.problems)} problem(s); nothing was computed")
-    else:
-        console.print("no problem found")
+        return 1
+    console.print("no problem found")
+    return 0
 
 
 def _row(cost: StageCost, result: Plan, price: float | None) -> list[str]:
@@ -42,7 +48,7 @@ def _row(cost: StageCost, result: Plan, price: float | None) -> list[str]:
         "?" if cost.memory_gib is None else f"{cost.memory_gib:,.1f} GiB",
         {None: "?", True: "yes", False: "no"}[cost.fits],
         "" if cost.largest_batch is None else f"{cost.largest_batch:,}",
-        "?" if cost.seconds is None else duration(cost.seconds),
+        duration(cost.seconds),
     ]
     if price is not None:
         cells.append("?" if cost.seconds is None else _money(cost.seconds, result, price))
@@ -60,8 +66,10 @@ def _money(seconds: float, result: Plan, price: float) -> str:
     return f"{seconds / 3600 * result.machines.count * price:,.2f}"
 
 
-def duration(seconds: float) -> str:
-    """Return a time for people: seconds, minutes or hours."""
+def duration(seconds: float | None) -> str:
+    """Return a time for people: seconds, minutes or hours; None = not known."""
+    if seconds is None:
+        return "?"
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

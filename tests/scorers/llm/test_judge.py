@@ -379,7 +379,7 @@ def test_control_c_keeps_what_was_answered(files: dict[str, str]) -> None:
 
 def test_judging_needs_no_torch() -> None:
     code = (
-        "import sys, steerlm.commands.handlers, steerlm.studies.judge.study, steerlm.studies.judge.printing\n"
+        "import sys, steerlm.commands.judge, steerlm.studies.judge.study, steerlm.studies.judge.printing\n"
         "heavy = {'torch', 'transformers', 'openai'} & set(sys.modules)\nassert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import steerlm.checkpoint.info
 import steerlm.checkpoint.models
 import steerlm.generation.opening
 import steerlm.playground
@@ -124,7 +125,8 @@ class World:
         self.infos: dict[str, CheckpointInfo] = {}
         self.prompts = folder / "prompts.jsonl"
         self.write_prompts(8)
-        monkeypatch.setattr(steerlm.checkpoint.models, "load_info", lambda path: self.infos[Path(path).name])
+        for module in (steerlm.checkpoint.models, steerlm.checkpoint.info):
+            monkeypatch.setattr(module, "load_info", lambda path: self.infos[Path(path).name])
         monkeypatch.setattr(steerlm.checkpoint.models, "fingerprint", lambda path: f"weights of {Path(path).name}")
         monkeypatch.setattr(
             steerlm.generation.opening, "open_engine", lambda name, path, precision, size: self.engines[path.name]

@@ -145,7 +145,7 @@ def test_a_system_that_always_wins_has_no_rating(capsys):
         (["--scorer", "text", "--judge", "m"], "say who decides"),
         (["--scorer", "text"], "nothing says what counts as better: give --weights"),
         (["--scorer", "text", "--weights", "wrods=1"], "does not measure 'wrods': did you mean 'words'"),
-        (["--scorer", "nowhere"], "no folder of an attribute model"),
+        (["--scorer", "nowhere"], "no such checkpoint folder: nowhere"),
         ([*LONGER, "--num-prompts", "0"], "--num-prompts must be at least 1"),
         ([*LONGER, "--tie-margin", "-1"], "--tie-margin must be at least 0"),
         (["--judge", "m", "--weights", "words=1"], "a judge decides by itself"),

@@ -56,7 +56,7 @@ METHODS = {
 _SAMPLES = 4
 """Answers per prompt: enough to see whether a method always says the same."""
 _VALIDATION_PROMPTS = 64
-_BEST_SHARES = (0.25, 1.0)
+BEST_SHARES = (0.25, 1.0)
 """Shares of the budget that SFT on the best records tries."""
 
 
@@ -211,7 +211,7 @@ def _best(setup: Setup, out: Path) -> dict[str, Any]:
         if not write_best(setup.annotated(name), files[name], setup.schema, setup.reward_names):
             raise UserError(f"{setup.annotated(name)} holds no scores to choose the best records by")
     trials = []
-    for share in _BEST_SHARES:
+    for share in BEST_SHARES:
         folder = out / f"share-{share:g}"
         training = _sft(setup, folder, share * setup.budget, files)
         liked = _validation_reward(setup, folder / "train" / "model")

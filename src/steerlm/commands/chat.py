@@ -1,0 +1,86 @@
+"""Talk to a steerable model; every attribute is a flag."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from steerlm.commands import common
+from steerlm.errors import UserError
+
+_EPILOG = """\
+Every attribute that the model was trained on is a flag, given after the model:
+  steerlm chat runs/x/bootstrap/model --humor 3              a level of its scale; the others stand at their defaults
+  steerlm chat runs/x/bootstrap/model --humor 2.5            between two levels: both are mixed
+  steerlm chat runs/x/bootstrap/model --humor none           left out of the prompt
+  steerlm chat runs/x/bootstrap/model --humor 4 --strength humor=2     counts twice as much
+  steerlm chat runs/x/bootstrap/model@humor=3,preset=teacher           as the server names a model and a setting
+  echo "Why is the sky blue?" | steerlm chat runs/x/bootstrap/model    prints the answers only
+
+In the chat /help lists the commands: /set, /humor off, /strength, /preset, /compare, /scores, /system, /reset, /quit.
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.allow_abbrev = False  # an attribute may be called `max` or `sys`
+    parser.usage = "%(prog)s [OPTION ...] MODEL [--ATTRIBUTE VALUE ...]"
+    parser.epilog = _EPILOG
+    parser.add_argument("model", metavar="MODEL", help="checkpoint folder, or FOLDER@humor=3,preset=teacher")
+    parser.add_argument("--attribute-model", type=Path, help="attribute model for /scores")
+    parser.add_argument("--preset", metavar="NAME", help="start from a named setting")
+    parser.add_argument(
+        "--strength", action="append", default=[], metavar="ATTRIBUTE=NUMBER",
+        help="how much an attribute counts: 0 not at all, 1 as trained, 2 twice as much (repeatable)",
+    )  # fmt: skip
+    parser.add_argument("--system", help="system prompt")
+    common.add_sampling(parser)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
+    common.add_threads(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check everything that was said, then load the model and chat until the input ends or `/quit`."""
+    from steerlm.chat import ChatDials, Session, chat
+
+    common.check_sampling(arguments)
+    name, at, told = arguments.model.partition("@")
+    if Path(arguments.model).is_dir():
+        name, at, told = arguments.model, "", ""
+    model = Path(name)
+    dials = ChatDials.of(common.steerable_model(model, "model"))
+    setting, preset, flags = dials.defaults, arguments.preset, list(arguments.rest)
+    for piece in reversed(told.split(",") if at else []):
+        key, _, value = piece.partition("=")
+        if key == "preset":
+            preset = value
+        else:
+            flags[:0] = [f"--{piece}"]
+    if preset is not None:
+        chosen = dials.preset(preset)
+        setting = dials.turned(setting, chosen.values, chosen.strengths)
+    try:
+        values = dials.parse_flags(flags, [name.replace("_", "-") for name in vars(arguments)])
+    except UserError:
+        arguments.parser.print_usage(sys.stderr)
+        raise
+    strengths = {}
+    for text in arguments.strength:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--strength {text!r} is not of the form ATTRIBUTE=NUMBER, for example humor=2")
+        strengths[key] = dials.parse_strength(key, value)
+    setting = dials.turned(setting, values, strengths)
+    scorer = arguments.attribute_model
+    if scorer is not None:
+        common.attribute_model(scorer, "--attribute-model")
+    from rich.console import Console
+
+    from steerlm.generation.engine import Sampling, load_engine
+
+    sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_k)
+    terminal = Console(highlight=False, soft_wrap=True)
+    session = Session(terminal, load_engine(model), dials, setting, sampling, arguments.seed, scorer, arguments.system)
+    chat(session, str(model))
+    return 0

@@ -1,0 +1,384 @@
+"""What commands share: options, checks that come before anything heavy is imported, and what is printed.
+
+Standard library only at the top, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from steerlm.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import Console
+
+    from steerlm.attributes import AttributeSchema
+    from steerlm.checkpoint.info import CheckpointInfo
+    from steerlm.config import Recipe
+    from steerlm.storage.cluster import Cluster
+
+ConfigT = TypeVar("ConfigT", bound="BaseModel")
+
+
+@functools.cache
+def console() -> Console:
+    """Return the terminal; of several processes of one training, only the first one speaks."""
+    from rich.console import Console
+
+    return Console(quiet=os.environ.get("RANK", "0") != "0")
+
+
+def say(text: str) -> None:
+    """Print a line as it is: no markup, no colours, not wrapped."""
+    console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def add_recipe(parser: argparse.ArgumentParser, note: str = "", optional: bool = False) -> None:
+    """Add the recipe, `--set` and `--threads`."""
+    text = "YAML recipe, or the name of a shipped one" + (": work in its run folder" if optional else "")
+    parser.add_argument("recipe", type=Path, nargs="?" if optional else None, help=text)
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="override a value of the recipe, for example train_sft.lora.rank=8 or prepare.sources.0.path=a.jsonl "
+        "(repeatable)" + note,
+    )  # fmt: skip
+    add_threads(parser)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add `--threads`."""
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads to compute with (default: chosen)")
+
+
+def add_skip_bad_records(parser: argparse.ArgumentParser) -> None:
+    """Add `--skip-bad-records`."""
+    parser.add_argument(
+        "--skip-bad-records", dest="overrides", action="append_const", const="prepare.skip_bad_records=true",
+        help="count and list malformed records of the sources instead of stopping",
+    )  # fmt: skip
+
+
+def add_attributes(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add `--attributes`."""
+    text = "schema preset (oasst, helpsteer, steerlm, paper) or YAML file with a list"
+    parser.add_argument(
+        "--attributes", default=default, help=text + ("" if default is None else f" (default: {default})")
+    )
+
+
+def add_out_and_seed(parser: argparse.ArgumentParser) -> None:
+    """Add `--out` and `--seed`."""
+    parser.add_argument("--out", type=Path, help="folder to write to")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: %(default)s)")
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add what both training commands take in place of a recipe."""
+    parser.add_argument("--base-model", help="Hugging Face id or local folder")
+    parser.add_argument("--train", type=Path, help="training conversations, JSONL")
+    parser.add_argument("--validation", type=Path, help="validation conversations, JSONL")
+    add_attributes(parser)
+    add_out_and_seed(parser)
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add `--ray` and `--workers`."""
+    parser.add_argument(
+        "--ray", metavar="ADDRESS",
+        help="work on a Ray cluster: local (all of this machine), auto (the one it belongs to) or HOST:PORT",
+    )  # fmt: skip
+    parser.add_argument("--workers", type=int, help="engines on the cluster (default: one per GPU or CPU slot)")
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add how answers are drawn."""
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="longest answer (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0 = greedy (default: %(default)s)")
+    parser.add_argument("--top-k", type=int, default=50, help="0 = all tokens (default: %(default)s)")
+
+
+def check_sampling(arguments: argparse.Namespace) -> None:
+    """Refuse values that no answer can be drawn with."""
+    at_least("--max-new-tokens", arguments.max_new_tokens, 1)
+    at_least("--temperature", arguments.temperature, 0)
+    at_least("--top-k", arguments.top_k, 0)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def at_least(option: str, value: float | None, least: float) -> None:
+    """Refuse a number below `least`."""
+    if value is not None and not value >= least:
+        raise UserError(f"{option} must be at least {least}, got {value}")
+
+
+def needed(arguments: argparse.Namespace, name: str) -> Any:
+    """Return the value of an option that a command without a recipe cannot do without."""
+    value = getattr(arguments, name)
+    if not value:
+        raise UserError(f"--{name.replace('_', '-')} is missing; give it, or a recipe to work in its run folder")
+    return value
+
+
+def existing_file(path: Path, option: str) -> Path:
+    """Return a path that is a file.
+
+    Raises:
+        UserError: it is none.
+    """
+    if path.is_dir():
+        raise UserError(f"{option}: {path} is a folder, not a file")
+    if not path.is_file():
+        raise UserError(f"{option}: no such file: {path}")
+    return path
+
+
+def base_model(name: str, option: str = "--base-model") -> str:
+    """Return the name of a model on the hub, or of a folder that holds one.
+
+    Raises:
+        UserError: it can only be a folder, and is none or holds no model.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            inner = f"; give {path / 'model'}" if (path / "model" / "config.json").is_file() else ""
+            raise UserError(f"{option}: {name} holds no model: it has no config.json{inner}")
+    elif path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise UserError(f"{option}: no such folder: {name}")
+    return name
+
+
+def steerable_model(folder: Path, option: str) -> CheckpointInfo:
+    """Read what a steerable model says of itself.
+
+    Raises:
+        UserError: no checkpoint, or one of an attribute model.
+    """
+    from steerlm.checkpoint.info import load_info
+
+    info = load_info(folder)
+    if info.kind != "sft":
+        raise UserError(
+            f"{option}: {folder} is a {info.kind} attribute model; give a model that train-sft or bootstrap wrote"
+        )
+    return info
+
+
+def attribute_model(folder: Path, option: str) -> Path:
+    """Return a folder that holds an attribute model.
+
+    Raises:
+        UserError: no checkpoint, or one of a steerable model.
+    """
+    from steerlm.checkpoint.info import load_info
+
+    if load_info(folder).kind == "sft":
+        raise UserError(f"{option}: {folder} is a steerable model, not an attribute model")
+    return folder
+
+
+def schema_of(text: str | None) -> AttributeSchema:
+    """Return the schema that `--attributes` names.
+
+    Raises:
+        UserError: none is named, an unknown preset, or a file without a list of attributes.
+    """
+    from steerlm.attributes import PRESETS, AttributeSchema
+    from steerlm.storage.files import read_yaml
+
+    if text is None:
+        raise UserError(
+            f"--attributes is missing; give a preset ({', '.join(name.lower() for name in PRESETS)}) or a YAML file"
+        )
+    if text.upper() in PRESETS or not Path(text).suffix:
+        return AttributeSchema.preset(text)
+    rows = read_yaml(existing_file(Path(text), "--attributes"))
+    # A recipe works as well as a bare list: its `attributes` section is the list.
+    rows = rows.get("attributes") if isinstance(rows, dict) else rows
+    if isinstance(rows, str):
+        return AttributeSchema.preset(rows)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{text}: expected a list of attributes, each with a name")
+    return AttributeSchema.from_dict(rows)
+
+
+def named_files(texts: Sequence[str], option: str) -> dict[str, Path]:
+    """Parse repeated NAME=PATH options; without a name the path's own name counts.
+
+    Raises:
+        UserError: a name that stands twice.
+    """
+    from steerlm.studies.names import require_distinct_names, tidy_name
+
+    files: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        own = Path(text).name if Path(text).is_dir() else Path(text).name.split(".")[0]
+        name = tidy_name(name if equals else own)
+        if name in files:
+            raise UserError(f"{option} {text!r}: the name {name!r} stands twice; give NAME=PATH with another name")
+        files[name] = Path(path if equals else text)
+    require_distinct_names(files, "names", f"name them otherwise with {option} NAME=PATH")
+    return files
+
+
+class Training(NamedTuple, Generic[ConfigT]):
+    """What a training command was given in place of a recipe."""
+
+    config: ConfigT
+    train: Path
+    validation: Path
+    schema: AttributeSchema
+
+
+def training_of(arguments: argparse.Namespace, model: type[ConfigT], stage: str) -> Training[ConfigT]:
+    """Check what a training command was given in place of a recipe.
+
+    Raises:
+        UserError: something is missing, or a file or folder is not there.
+    """
+    base = base_model(needed(arguments, "base_model"))
+    train, validation = (existing_file(needed(arguments, name), f"--{name}") for name in ("train", "validation"))
+    config = section_of(arguments.overrides, model, stage, base_model=base)
+    return Training(config, train, validation, schema_of(arguments.attributes))
+
+
+def use_threads(count: int | None) -> None:
+    """Take up `--threads`: numerical libraries read it when they are loaded, and pass it on to their workers."""
+    at_least("--threads", count, 1)
+    if count is not None:
+        os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(count))
+
+
+# --- recipes and sections ---------------------------------------------------------------------------------------------
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """Load the recipe with `--set` applied."""
+    from steerlm.config import load_recipe, parse_overrides
+
+    return load_recipe(arguments.recipe, parse_overrides(arguments.overrides))
+
+
+def section_of(pairs: Sequence[str], model: type[ConfigT], stage: str, **given: Any) -> ConfigT:
+    """Build a stage's section from `--set` alone; a field may be named as in a recipe, with the section before it."""
+    from steerlm.config import apply_overrides, parse_overrides, validate
+
+    section = stage.replace("-", "_") + "."
+    overrides = {key.removeprefix(section): value for key, value in parse_overrides(pairs).items()}
+    return validate(model, apply_overrides(given, overrides), stage)
+
+
+def study_of(arguments: argparse.Namespace) -> tuple[Recipe, Path]:
+    """Return the recipe of a study around a run, moved into the study's folder, and that folder."""
+    from steerlm.config import parse_overrides
+    from steerlm.studies.ablate.rungs import in_folder
+
+    at_least("--seeds", arguments.seeds, 1)
+    return in_folder(arguments.recipe, parse_overrides(arguments.overrides), arguments.out)
+
+
+def check_recipe_files(recipe: Recipe, stages: Sequence[str], redo_from: str | None = None) -> None:
+    """Refuse a recipe that names files which are not there, as far as stages that are not done need them.
+
+    Raises:
+        UserError: with the key of the recipe.
+    """
+    run = recipe.run_dir
+    redone = stages[stages.index(redo_from) :] if redo_from in stages else []
+    waiting = [stage for stage in stages if stage in redone or not (run / stage / "done.json").is_file()]
+    paths: list[tuple[str, Path]] = []
+    if "prepare" in waiting:
+        paths += [(f"prepare.sources: {s.name}", s.path) for s in recipe.prepare.sources if s.path is not None]
+        paths += [("prepare.evaluation_prompts", path) for path in recipe.prepare.evaluation_prompts]
+    for stage in ("train_attribute_model", "train_sft"):
+        section = recipe.train_attribute_model if stage == "train_attribute_model" else recipe.train_sft
+        if stage in waiting:
+            if run not in Path(section.base_model).parents:
+                base_model(section.base_model, f"{stage}.base_model")
+            paths += [(f"{stage}.deepspeed", path) for path in (section.deepspeed,) if path is not None]
+    if "evaluate" in waiting:
+        paths += [("evaluate.prompts", path) for path in (recipe.evaluate.prompts,) if path is not None]
+        paths += [("evaluate.attribute_models", path) for path in recipe.evaluate.attribute_models]
+    for key, path in paths:
+        if run not in path.parents and not path.exists():
+            raise UserError(f"{key}: no such file or folder: {path}")
+
+
+# --- one stage --------------------------------------------------------------------------------------------------------
+
+Summary = Mapping[str, Any]
+
+
+def run_in_recipe(arguments: argparse.Namespace, stage: str, cluster: Cluster | None = None) -> int:
+    """`steerlm STAGE RECIPE`: one stage in the recipe's run folder."""
+    from steerlm.pipeline import run_stage
+
+    recipe = recipe_of(arguments)
+    check_recipe_files(recipe, [stage])
+    run_stage(recipe, stage, notify, cluster)
+    return 0
+
+
+def run_alone(stage: str, out: Path, work: Callable[[], Summary]) -> int:
+    """`steerlm STAGE --flags`: run one stage on explicit files; `work` imports and does what is heavy.
+
+    Raises:
+        UserError: `out` is a file, or holds what another command wrote.
+    """
+    from steerlm.commands.summaries import print_summary
+    from steerlm.runs import is_main_process
+    from steerlm.storage.files import read_json, write_json
+
+    done = out / "done.json"
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out: {out} is a file; give a folder")
+    if (out / "recipe.yaml").is_file():
+        raise UserError(f"--out: {out} is the folder of a run; give another one, or the recipe in place of the flags")
+    if done.is_file() and (other := read_json(done).get("stage")) not in (stage, stage.replace("-", "_")):
+        raise UserError(f"--out: {out} holds what `steerlm {str(other).replace('_', '-')}` wrote; give another folder")
+    with _folder(out):
+        summary = work()
+        if is_main_process():
+            write_json(done, {"stage": stage.replace("-", "_"), "summary": summary})
+    print_summary(stage.replace("-", "_"), summary, out)
+    console().print(f"[green]✓[/green] {stage.replace('_', '-')}: {out}")
+    return 0
+
+
+@contextlib.contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """Make a folder for the work in it; a new one that is left empty goes again."""
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new and not any(out.iterdir()):
+            out.rmdir()
+        raise
+
+
+def notify(stage: str, record: Mapping[str, Any] | None) -> None:
+    """Say that a stage starts (no record), is done already, or is done: then what it left out and found."""
+    from steerlm.commands.summaries import print_summary
+
+    if record is None:
+        console().print(f"[bold]→[/bold] {stage}")
+    elif record["skipped"]:
+        console().print(f"[dim]✓ {stage}: already done[/dim]")
+    else:
+        console().print(f"[green]✓[/green] {stage}  {record['seconds']:.0f} s")
+        print_summary(stage, record["summary"])

@@ -1,0 +1,118 @@
+"""Sweep every dial on held-out prompts and measure what comes out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steerlm.commands import common
+from steerlm.commands.summaries import print_steering
+from steerlm.errors import UserError
+
+if TYPE_CHECKING:
+    from steerlm.attributes import AttributeSchema
+    from steerlm.config import EvaluateConfig
+    from steerlm.results.evaluation import SuiteName
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    common.add_recipe(parser, "; without a recipe: a field of the section evaluate", optional=True)
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="NAME=PATH", help="steerable checkpoint (repeatable)"
+    )
+    parser.add_argument("--prompts", help="conversations that end with a user turn, JSONL (suite toxicity: HH-RLHF)")
+    parser.add_argument("--suite", choices=("toxicity", "humor"), help="only this experiment of the paper")
+    parser.add_argument(
+        "--annotator", type=Path,
+        help="attribute model that labelled the training data: measures, but is not independent",
+    )  # fmt: skip
+    common.add_out_and_seed(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate the models of a recipe's run, or those named."""
+    if arguments.recipe is None:
+        return _alone(arguments)
+    recipe = common.recipe_of(arguments)
+    if arguments.suite is None:
+        common.run_in_recipe(arguments, "evaluate")
+        print_steering(recipe.run_dir)
+    else:
+        _suite_of_run(arguments)
+    from steerlm.reporting.report import write_report
+
+    common.say(f"report   {write_report(recipe.run_dir)}")
+    return 0
+
+
+def _alone(arguments: argparse.Namespace) -> int:
+    from steerlm.config import EvaluateConfig
+
+    models = common.named_files(arguments.model, "--model")
+    if not models:
+        raise UserError("--model is missing; give one or more NAME=PATH")
+    infos = [common.steerable_model(path, "--model") for path in models.values()]
+    config = common.section_of(arguments.overrides, EvaluateConfig, "evaluate")
+    out, annotator = common.needed(arguments, "out"), arguments.annotator
+    if annotator is not None:
+        common.attribute_model(annotator, "--annotator")
+    if arguments.suite is None:
+        common.existing_file(Path(common.needed(arguments, "prompts")), "--prompts")
+    schema, seed = infos[0].schema, arguments.seed
+
+    def work() -> common.Summary:
+        from steerlm.reporting.report import write_report
+        from steerlm.stages.evaluate.stage import evaluate
+
+        summary: common.Summary = {"suite": arguments.suite}
+        if arguments.suite is not None:
+            _suite(config, arguments.suite, models, arguments.prompts, schema, out, seed, annotator)
+        else:
+            summary = evaluate(config, models, Path(arguments.prompts), schema, out, seed=seed, annotator=annotator)
+        common.say(f"report   {write_report(out)}")
+        return summary
+
+    return common.run_alone("evaluate", out, work)
+
+
+def _suite_of_run(arguments: argparse.Namespace) -> None:
+    """Run a suite on the models of a finished run, into its evaluation's folder."""
+    from steerlm.pipeline import final_models
+    from steerlm.runs import RunFolder
+
+    recipe = common.recipe_of(arguments)
+    folder = RunFolder(recipe)
+    with folder.lock():
+        folder.open()
+        models = final_models(folder)
+        for stage in models:
+            if folder.done(stage) is None:
+                raise UserError(f"stage {stage!r} of {folder.path} is not done; run `steerlm run RECIPE` first")
+        name = arguments.suite
+        prompts = arguments.prompts or (recipe.evaluate.toxicity_prompts if name == "toxicity" else None)
+        annotator = folder.stage("train_attribute_model") / "model"
+        out = folder.stage("evaluate") / "suites" / name
+        _suite(recipe.evaluate, name, models, prompts, recipe.schema_, out, recipe.seed, annotator)
+
+
+def _suite(
+    config: EvaluateConfig,
+    name: SuiteName,
+    models: Mapping[str, Path],
+    prompts: str | None,
+    schema: AttributeSchema,
+    out: Path,
+    seed: int,
+    annotator: Path | None,
+) -> None:
+    """Run a suite and print its scores beside the paper's."""
+    from steerlm.reporting.suites import suite_table
+    from steerlm.reporting.terminal import print_table
+    from steerlm.stages.evaluate.stage import evaluate_suite
+
+    results = evaluate_suite(config, name, models, prompts, schema, out, seed=seed, annotator=annotator)
+    header, *rows = suite_table(results)
+    print_table(common.console(), f"{name}: mean score, 0 to 1, per level asked for", header, rows)

@@ -1,0 +1,27 @@
+"""Write conversations as NeMo-Aligner JSONL."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from steerlm.commands import common
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("data", type=Path, help="conversations, JSONL")
+    parser.add_argument("out", type=Path, help="file to write")
+    common.add_attributes(parser, default="steerlm")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert a file."""
+    from steerlm.conversation import read_conversations
+    from steerlm.sources.nemo import export_nemo
+
+    schema = common.schema_of(arguments.attributes)
+    data = common.existing_file(arguments.data, "data")
+    count = export_nemo(read_conversations(data, schema), schema, arguments.out)
+    common.say(f"{count} conversations written to {arguments.out}")
+    return 0

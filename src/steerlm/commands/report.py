@@ -1,0 +1,27 @@
+"""Write the HTML and Markdown report of a run folder again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from steerlm.commands import common
+from steerlm.errors import UserError
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("run_dir", type=Path, help="run folder")
+    parser.add_argument("--ablation", type=Path, metavar="FILE", help="ablation.json to show (default: its own)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the report."""
+    if not arguments.run_dir.is_dir():
+        raise UserError(f"no such run folder: {arguments.run_dir}")
+    if arguments.ablation is not None:
+        common.existing_file(arguments.ablation, "--ablation")
+    from steerlm.reporting.report import write_report
+
+    common.say(f"report   {write_report(arguments.run_dir, arguments.ablation)}")
+    return 0

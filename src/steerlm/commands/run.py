@@ -1,0 +1,62 @@
+"""Run every step of a recipe; go on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from steerlm.commands import common
+from steerlm.commands.summaries import print_steering, warnings_of
+from steerlm.errors import UserError, did_you_mean
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    common.add_recipe(parser)
+    parser.add_argument("--dry-run", action="store_true", help="validate everything and estimate cost, compute nothing")
+    parser.add_argument(
+        "--from", dest="redo_from", metavar="STAGE", help="delete the results from this stage on and redo them"
+    )
+    common.add_skip_bad_records(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a recipe and say where the report is and how to talk to the model."""
+    from steerlm.runs import STAGES, recipe_stages
+    from steerlm.storage.spending import peak_memory_mib
+
+    recipe = common.recipe_of(arguments)
+    redo_from = arguments.redo_from.replace("-", "_") if arguments.redo_from else None
+    if redo_from is not None and redo_from not in STAGES:
+        raise UserError(f"--from {arguments.redo_from!r} is not a stage: {did_you_mean(redo_from, STAGES)}")
+    if arguments.dry_run:
+        from steerlm.planning.estimate import plan
+        from steerlm.planning.printing import print_plan
+
+        return print_plan(plan(recipe), common.console())
+    common.check_recipe_files(recipe, recipe_stages(recipe), redo_from)
+    from steerlm.pipeline import final_models, run_recipe
+
+    warnings: list[str] = []
+
+    def notify(stage: str, record: Mapping[str, Any] | None) -> None:
+        common.notify(stage, record)
+        if record is not None:
+            warnings.extend(f"{stage}: {text}" for text in warnings_of(stage, record["summary"]))
+
+    description = recipe.description.strip().splitlines()
+    common.say(f"{recipe.name}  {description[0] if description else ''}".rstrip())
+    folder = run_recipe(recipe, redo_from=redo_from, notify=notify)
+    print_steering(folder.path)
+    for text in warnings:
+        common.say(f"warning  {text}")
+    model = list(final_models(folder).values())[-1]
+    last = recipe.schema_.attributes[-1]
+    dial = f" --{last.name} {last.levels[-1]}" if recipe.train_sft.conditioning else ""
+    common.say(f"\nreport   {folder.path / 'report.html'}")
+    common.say(f"chat     steerlm chat {model}{dial}")
+    common.say(f"serve    steerlm serve {model}")
+    if (peak := peak_memory_mib()) is not None:
+        common.console().print(f"[dim]peak memory of this process {peak} MiB[/dim]")
+    return 0

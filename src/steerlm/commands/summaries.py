@@ -1,0 +1,132 @@
+"""What a stage found and left out, at the end of the command that ran it: figures, counts by reason, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerlm.commands.common import console, say
+
+if TYPE_CHECKING:
+    from steerlm.stages.prepare.stage import LeftOut
+
+
+def print_summary(stage: str, summary: Mapping[str, Any], out: Path | None = None) -> None:
+    """Print what a stage's summary holds.
+
+    Args:
+        stage: name of the stage.
+        summary: what it returned.
+        out: its folder; of an evaluation whose figures are to be printed.
+    """
+    if stage == "evaluate" and out is not None and "suite" not in summary:
+        print_steering(out)
+    elif stage == "train_attribute_model":
+        _print_accuracy(summary["attributes"])
+    if stage in _KEPT:
+        say(_KEPT[stage](summary))
+    for text in summary.get("losses", ()):
+        say(text)
+    for where, loss in _losses(stage, summary):
+        say(f"{where}: {loss}")
+    for text in warnings_of(stage, summary):
+        console().print("[yellow]warning[/yellow] ", end="")
+        say(text)
+
+
+def warnings_of(stage: str, summary: Mapping[str, Any]) -> list[str]:
+    """Return what a person should look at: the stage's own warnings, and every share left out above 1 %."""
+    grave = [f"{where}: {loss}" for where, loss in _losses(stage, summary) if loss.grave]
+    return [*summary.get("warnings", ()), *grave]
+
+
+def print_steering(folder: Path) -> None:
+    """Print what was asked for against what came out, of an evaluation or of a run that has one."""
+    from steerlm.reporting.report import steering_table
+    from steerlm.reporting.terminal import print_table
+    from steerlm.results.evaluation import read_evaluation
+
+    results = read_evaluation(folder)
+    rows = [] if results is None else steering_table(results)
+    if rows:
+        title = "requested against obtained, on held-out prompts"
+        print_table(console(), title, list(rows[0]), [list(row.values()) for row in rows])
+
+
+def _print_accuracy(attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    from steerlm.reporting.terminal import estimate_cell, print_table
+
+    columns = ("attribute", "held-out labels", "mean error", "of the mean label", "rank correlation")
+    keys = ("mae", "mean_baseline_mae", "spearman")
+    rows = [
+        [name, str(row.get("n", 0)), *(estimate_cell(row.get(key)) for key in keys)] for name, row in attributes.items()
+    ]
+    print_table(console(), "accuracy on held-out answers", columns, rows)
+
+
+def _losses(stage: str, summary: Mapping[str, Any]) -> Iterator[tuple[str, LeftOut]]:
+    """Yield where a stage left something out, and how much; what a filter was asked to leave out is no loss."""
+    from steerlm.stages.prepare.stage import LeftOut
+
+    for where, reason, count, of in _counts(stage, summary):
+        if count:
+            yield where, LeftOut(reason, count, of)
+
+
+def _counts(stage: str, summary: Mapping[str, Any]) -> Iterator[tuple[str, str, int, int]]:
+    if stage == "annotate":
+        for name, file in summary["files"].items():
+            yield name, "turns longer than the attribute model's context", file["too_long"], file["turns"]
+    elif stage == "train_attribute_model":
+        for name in ("train", "validation"):
+            part = summary[name]
+            yield name, "turns longer than max_length", part["too_long"], part["turns"] + part["too_long"]
+    elif stage == "train_sft":
+        for name in ("train", "validation"):
+            yield from _training_counts(name, summary[name])
+    elif stage == "bootstrap":
+        for row in summary["rounds"]:
+            where = f"round {row['round']}"
+            yield where, "prompts too long", row["prompts_too_long"], row["prompts"] + row["prompts_too_long"]
+            for reason, count in row["dropped"].items():
+                yield where, f"answers {reason}", count, row["samples"]
+            if "training" in row:
+                yield from _training_counts(f"{where}, training", row["training"]["train"])
+
+
+def _training_counts(where: str, part: Mapping[str, Any]) -> Iterator[tuple[str, str, int, int]]:
+    records = part["records"] + part["too_long"] + part["no_response"]
+    yield where, "records longer than max_length", part["too_long"], records
+    yield where, "records without a response", part["no_response"], records
+    yield where, "earlier turns of records longer than max_length", part["shortened"], records
+    turns = part["trained_turns"] + part["unlabelled_turns"]
+    yield where, "turns without a label", part["unlabelled_turns"], turns
+
+
+def _prepared(summary: Mapping[str, Any]) -> str:
+    return f"{summary['train']['records']:,} records to train on, {summary['validation']['records']:,} held out"
+
+
+def _annotated(summary: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name}: {file['labelled']:,} turns labelled" for name, file in summary["files"].items())
+
+
+def _trained(summary: Mapping[str, Any]) -> str:
+    training = summary.get("training", summary)
+    loss = training.get("validation_loss")
+    return f"{training['steps']:,} steps" + ("" if loss is None else f", held-out loss {loss:.4f}")
+
+
+def _bootstrapped(summary: Mapping[str, Any]) -> str:
+    rounds = [f"{row['kept']:,} of {row['samples']:,} sampled answers kept" for row in summary["rounds"]]
+    return "; ".join(rounds)
+
+
+_KEPT = {
+    "prepare": _prepared,
+    "annotate": _annotated,
+    "train_attribute_model": _trained,
+    "train_sft": _trained,
+    "bootstrap": _bootstrapped,
+}
