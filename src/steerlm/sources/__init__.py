@@ -16,10 +16,10 @@ from steerlm.attributes import AttributeSchema, is_signature
 from steerlm.config import SourceConfig, SourceFormat
 from steerlm.conversation import BadRecords, Conversation
 from steerlm.errors import UserError, did_you_mean
-from steerlm.sources import alpaca, helpsteer, hh_rlhf, messages, nemo, oasst, self_identification, sharegpt, table
+from steerlm.sources import alpaca, helpsteer, hh_rlhf, messages, nemo, oasst, sharegpt, table
 from steerlm.sources.draft import Draft, JsonObject, Labelled, Labels, absent, prompt_group
 from steerlm.sources.nemo import export_nemo
-from steerlm.sources.rows import ColumnNames, Row, read_rows, reject
+from steerlm.sources.rows import ColumnNames, SourceRow, read_rows, reject
 
 __all__ = ["IMPORTERS", "export_nemo", "parse_columns", "read_source"]
 
@@ -30,7 +30,7 @@ IMPORTERS: dict[SourceFormat, Importer] = {
     "oasst": oasst.convert,
     "helpsteer": helpsteer.convert,
     "hh_rlhf": hh_rlhf.convert,
-    "self_identification": self_identification.convert,
+    "self_identification": sharegpt.convert,
     "nemo": nemo.convert,
     "sharegpt": sharegpt.convert,
     "alpaca": alpaca.convert,
@@ -84,7 +84,7 @@ def read_source(
     """
     labels = Labels(schema, Counter() if dropped is None else dropped)
     columns = ColumnNames(_columns(source, schema), source.name)
-    rows: Iterator[Row] = map(columns.rename, read_rows(source, bad))
+    rows: Iterator[SourceRow] = map(columns.rename, read_rows(source, bad))
     if source.format == "oasst":
         rows = oasst.trees(rows, bad, labels)
     conversations = itertools.chain.from_iterable(_convert(row, source, labels, bad) for row in rows)
@@ -138,7 +138,7 @@ def _columns(source: SourceConfig, schema: AttributeSchema) -> dict[str, str]:
     return names
 
 
-def _convert(row: Row, source: SourceConfig, labels: Labels, bad: BadRecords | None) -> Iterator[Conversation]:
+def _convert(row: SourceRow, source: SourceConfig, labels: Labels, bad: BadRecords | None) -> Iterator[Conversation]:
     value = row.value
     if source.format in ("messages", "nemo") and isinstance(value, dict) and is_signature(value.get("schema")):
         # outside the try: labels on another scale are no matter of one bad record
@@ -204,7 +204,7 @@ def _count_columns(row: JsonObject, source: SourceConfig, labels: Labels) -> Non
         labels.dropped[f"(column {key})"] += 1
 
 
-def _id(draft: Draft, row: Row, source: SourceConfig) -> str:
+def _id(draft: Draft, row: SourceRow, source: SourceConfig) -> str:
     if draft.id is None:
         return f"{source.name}/{row.number}{draft.suffix}"
     # a record of ours keeps its id, so that importing it again changes nothing

@@ -43,7 +43,7 @@ _USER_LABEL = "(label of a user turn)"
 _CONTROL = re.compile(r"<(extra_id_[0-9]+>)")
 
 
-class Turn(NamedTuple):
+class FlatTurn(NamedTuple):
     """One turn of a flattened value; `label` is its label line, None where it has none."""
 
     role: Role
@@ -51,17 +51,17 @@ class Turn(NamedTuple):
     label: str | None
 
 
-def unflatten(value: str) -> list[Turn]:
+def unflatten(value: str) -> list[FlatTurn]:
     """Take a user value with `<extra_id_1>` markers apart; one without markers is one user turn.
 
     An assistant marker at the very end (the cue for the response) yields no turn.
     """
     first, *pieces = _MARKER.split(value)
     if not pieces:
-        return [Turn("user", first, None)]
-    turns = [Turn("user", first, None)] if first else []
+        return [FlatTurn("user", first, None)]
+    turns = [FlatTurn("user", first, None)] if first else []
     for role, label, text in zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True):
-        turns.append(Turn(_ROLES[role], text, label))
+        turns.append(FlatTurn(_ROLES[role], text, label))
     # the newline before a marker belongs to the marker
     turns = [turn._replace(text=turn.text.removesuffix("\n")) for turn in turns[:-1]] + turns[-1:]
     if turns[-1].role == "assistant" and not turns[-1].text.strip():

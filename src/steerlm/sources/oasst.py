@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from steerlm.conversation import BadRecords, Message
 from steerlm.errors import UserError
 from steerlm.sources.draft import Draft, JsonObject, Labels, absent, expect_object, expect_text, own_id
-from steerlm.sources.rows import Row, reject
+from steerlm.sources.rows import SourceRow, reject
 
 _LEFT_OUT = "(deleted or empty message)"
 _BELOW = "(message below a deleted or empty one)"
@@ -132,7 +132,7 @@ def _values(raw: object) -> Mapping[str, object]:
     return {str(name): label.get("value") if isinstance(label, dict) else label for name, label in labels.items()}
 
 
-def trees(rows: Iterator[Row], bad: BadRecords | None, labels: Labels) -> Iterator[Row]:
+def trees(rows: Iterator[SourceRow], bad: BadRecords | None, labels: Labels) -> Iterator[SourceRow]:
     """Join consecutive flat messages of one tree into a tree; other rows pass unchanged.
 
     Messages that name no tree are one tree per root. A message whose parent is missing is left out with all below it,
@@ -141,7 +141,7 @@ def trees(rows: Iterator[Row], bad: BadRecords | None, labels: Labels) -> Iterat
     Raises:
         UserError: the messages of a tree have no root (its rows do not stand together).
     """
-    together: list[Row] = []
+    together: list[SourceRow] = []
     for row in rows:
         flat = isinstance(row.value, dict) and "parent_id" in row.value and "replies" not in row.value
         if together and (not flat or _tree_id(row) != _tree_id(together[0])):
@@ -155,13 +155,13 @@ def trees(rows: Iterator[Row], bad: BadRecords | None, labels: Labels) -> Iterat
         yield from _join(together, bad, labels)
 
 
-def _tree_id(row: Row) -> str | None:
+def _tree_id(row: SourceRow) -> str | None:
     return own_id(expect_object(row.value), "message_tree_id")
 
 
-def _join(rows: list[Row], bad: BadRecords | None, labels: Labels) -> Iterator[Row]:
+def _join(rows: list[SourceRow], bad: BadRecords | None, labels: Labels) -> Iterator[SourceRow]:
     """Yield the trees of flat messages, one per root, in the order of the roots."""
-    roots: list[tuple[Row, JsonObject]] = []
+    roots: list[tuple[SourceRow, JsonObject]] = []
     replies: dict[str | None, list[JsonObject]] = {}
     keys = set()
     for row in rows:

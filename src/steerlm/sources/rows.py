@@ -21,7 +21,7 @@ _PARQUET_BATCH = 256
 _MAX_CELL = 2**31 - 1
 
 
-class Row(NamedTuple):
+class SourceRow(NamedTuple):
     """One row.
 
     Attributes:
@@ -44,7 +44,7 @@ def reject(message: str, bad: BadRecords | None) -> None:
     bad.add(message)
 
 
-def read_rows(source: SourceConfig, bad: BadRecords | None = None) -> Iterator[Row]:
+def read_rows(source: SourceConfig, bad: BadRecords | None = None) -> Iterator[SourceRow]:
     """Yield the rows of a source: a local file, a folder of files, or a hub data set.
 
     Raises:
@@ -73,7 +73,7 @@ def _suffix(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
 
 
-def read_file_rows(path: Path, bad: BadRecords | None = None) -> Iterator[Row]:
+def read_file_rows(path: Path, bad: BadRecords | None = None) -> Iterator[SourceRow]:
     """Yield the rows of one file.
 
     `.jsonl`, `.json` (an array, or lines), `.csv` and `.tsv` (with a header), each also packed with gzip, or
@@ -100,14 +100,14 @@ def read_file_rows(path: Path, bad: BadRecords | None = None) -> Iterator[Row]:
         )
 
 
-def _line_rows(path: Path, bad: BadRecords | None) -> Iterator[Row]:
+def _line_rows(path: Path, bad: BadRecords | None) -> Iterator[SourceRow]:
     for number, (line_number, line) in enumerate(read_lines(path)):
         try:
             value = parse_json_line(line, path, line_number)
         except UserError as error:
             reject(str(error), bad)
         else:
-            yield Row(f"{path}:{line_number}", number, value)
+            yield SourceRow(f"{path}:{line_number}", number, value)
 
 
 def _starts_array(path: Path) -> bool:
@@ -120,17 +120,17 @@ def _starts_array(path: Path) -> bool:
     return False
 
 
-def _array_rows(path: Path, bad: BadRecords | None) -> Iterator[Row]:
+def _array_rows(path: Path, bad: BadRecords | None) -> Iterator[SourceRow]:
     with open_text_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="\n") as stream:
         for number, item in enumerate(read_array(stream, path)):
             place = f"{path}:{item.line}"
             if item.problem is not None:
                 reject(f"{place}: {item.problem}", bad)
             else:
-                yield Row(place, number, item.value)
+                yield SourceRow(place, number, item.value)
 
 
-def _table_rows(path: Path, bad: BadRecords | None) -> Iterator[Row]:
+def _table_rows(path: Path, bad: BadRecords | None) -> Iterator[SourceRow]:
     csv.field_size_limit(_MAX_CELL)
     with open_text_bytes(path) as raw, damaged_gzip_is_user_error(path):
         first = next(raw, b"").removeprefix(b"\xef\xbb\xbf")
@@ -152,7 +152,7 @@ def _table_rows(path: Path, bad: BadRecords | None) -> Iterator[Row]:
                     reject(f"{place}: a NUL character in the text", bad)
                 else:
                     row = {name: cell for name, cell in zip(header, cells, strict=True) if name}
-                    yield Row(place, number, row, written=True)
+                    yield SourceRow(place, number, row, written=True)
                 number += 1
         except csv.Error as error:
             raise UserError(f"{path}:{lines.line_num}: malformed table: {error}") from None
@@ -173,7 +173,7 @@ def _decoded(lines: Iterable[bytes], path: Path) -> Iterator[str]:
             raise not_utf8(f"{path}:{number}", error) from None
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path) -> Iterator[SourceRow]:
     with needs_extra("data", f"{path}: reading parquet"):
         import pyarrow
         import pyarrow.parquet
@@ -182,13 +182,13 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
                 for value in batch.to_pylist():
-                    yield Row(f"{path}:row {number + 1}", number, _without_nan(value))
+                    yield SourceRow(f"{path}:row {number + 1}", number, _without_nan(value))
                     number += 1
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
         raise UserError(f"{path}: not a readable parquet file: {error}") from None
 
 
-def read_hub_rows(hub: str, split: str) -> Iterator[Row]:
+def read_hub_rows(hub: str, split: str) -> Iterator[SourceRow]:
     """Stream the rows of a hub data set (or of a local folder in the hub's layout) through `datasets`.
 
     Raises:
@@ -199,7 +199,7 @@ def read_hub_rows(hub: str, split: str) -> Iterator[Row]:
     try:
         rows = datasets.load_dataset(hub, split=split, streaming=True)
         for number, value in enumerate(rows):
-            yield Row(f"{hub}[{split}]:row {number + 1}", number, _without_nan(value))
+            yield SourceRow(f"{hub}[{split}]:row {number + 1}", number, _without_nan(value))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"cannot read the hub data set {hub!r}, split {split!r}: {error} "
@@ -226,7 +226,7 @@ class ColumnNames:
         self._unseen = set(names.values())
         self._seen: set[str] = set()
 
-    def rename(self, row: Row) -> Row:
+    def rename(self, row: SourceRow) -> SourceRow:
         """Return the row with the importer's names.
 
         Raises:

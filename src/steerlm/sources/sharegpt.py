@@ -1,4 +1,9 @@
-"""ShareGPT layout: `{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}`."""
+"""ShareGPT layout: `{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}`.
+
+Model self-identification (M-SID) has it too: dialogues in which the assistant says who it is, 910 pairs in the paper,
+so that the model answers questions about itself truthfully. The names of the assistant and its maker stand in the data:
+use a file made for your own model.
+"""
 
 from __future__ import annotations
 
