@@ -76,11 +76,7 @@ def recipe_stages(recipe: Recipe) -> list[str]:
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where everything of a run lies: the one place that builds these paths.
-
-    Attributes:
-        path: the run folder.
-    """
+    """Where everything of a run lies: the one place that builds these paths."""
 
     path: Path
 

@@ -109,9 +109,7 @@ def token_budget_batches(
     """Group examples of similar length and shuffle, as a pure function of the arguments.
 
     Args:
-        lengths: tokens per example.
         tokens_per_batch: upper bound of rows times longest row; a longer example is a batch of its own.
-        seed: of the order.
         epoch: another epoch has other batches in another order, but equally many.
 
     Returns:
@@ -200,13 +198,7 @@ class EncodedExamples:
 
 
 class RegressionExamples:
-    """Token ids with K real-valued labels each, NaN where a label is missing.
-
-    Args:
-        rows: per example its token ids and its labels on the schema's scale.
-        folder: where given, the tokens are memory-mapped there (`FlatArray`).
-        prompts: a number per example (see `Examples`), read once the rows have been; None: no prompts are shared.
-    """
+    """Token ids with K real-valued labels each, NaN where a label is missing; otherwise as `EncodedExamples`."""
 
     def __init__(
         self,
@@ -285,8 +277,6 @@ class RowPlan:
     """Which examples make a row in which epoch.
 
     Args:
-        examples: the data.
-        tokens_per_batch: budget of one batch.
         sharing: what rows cost where prompts can be shared; None: every example has a row of its own.
 
     Attributes:
@@ -325,10 +315,7 @@ class BatchStream(Sampler[list[Key]]):
     """Batches of keys for one rank: all epochs in a row, so that steps never depend on an epoch's size.
 
     Args:
-        plan: the data in rows.
-        seed: of the order.
         num_batches: batches of this rank, over all epochs.
-        rank: this process.
         world_size: number of processes; every one gets whole batches.
         shuffle: False for validation: longest first, one epoch.
     """

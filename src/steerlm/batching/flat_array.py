@@ -58,6 +58,5 @@ class FlatArray:
 
     @property
     def lengths(self) -> IntArray:
-        """Length of every row."""
         offsets = np.asarray(self._offsets, dtype=np.int64)
         return offsets[1:] - offsets[:-1]

@@ -23,7 +23,6 @@ class ModelInputs(NamedTuple):
     """Arguments of a decoder.
 
     Attributes:
-        arguments: by name.
         moved: where each of the B * T tokens of the padded batch is now; None: where it was.
         multiple: of this the number of outputs should be.
     """
@@ -38,13 +37,7 @@ class ModelInputs(NamedTuple):
 
 
 def model_inputs(batch: dict[str, Tensor], config: PreTrainedConfig, dtype: torch.dtype) -> ModelInputs:
-    """Return what the model is called with.
-
-    Args:
-        batch: of `collating.pad_layouts`, on the model's device.
-        config: the model's.
-        dtype: the model computes in.
-    """
+    """Return what the model is called with."""
     attention = config._attn_implementation
     if attention == RAGGED:
         small = config.get_text_config().hidden_size <= _SMALL

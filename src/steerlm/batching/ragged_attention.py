@@ -85,7 +85,6 @@ def line_up(batch: dict[str, Tensor], plain: bool = False, round_up: bool = Fals
         batch: of `collating.pad_layouts`: input_ids and attention_mask (B, T), and where a row branches position_ids
             and ends.
         plain: whether rows are left to plain attention (`plain_rows`).
-        round_up: whether to add padding up to one of few lengths.
     """
     present_B_T = batch["attention_mask"].bool()
     sizes = present_B_T.sum(1).tolist()
@@ -245,9 +244,6 @@ def ragged_attention(
     Args:
         q_B_A_N_D: queries of A heads.
         k_B_H_N_D: keys of H heads, each for A / H heads of queries.
-        v_B_H_N_D: values.
-        pieces: of the line, or of every row.
-        scale: of the products.
     """
     kind = q_B_A_N_D.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else v_B_H_N_D.dtype

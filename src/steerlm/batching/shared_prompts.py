@@ -97,8 +97,6 @@ def sharing_of(model: Any, longest: int, attention: str | None = None) -> Sharin
     """Return how prompts can be shared with this model, None where they cannot.
 
     Args:
-        model: a language model or sequence classifier, with or without adapters.
-        longest: tokens of the longest sequence.
         attention: what computes rows that share prompts, where it is not the model's own.
     """
     core: PreTrainedModel = core_model(model)
@@ -126,8 +124,6 @@ def can_be_ragged(model: Any, longest: int, training: bool) -> bool:
     """Return whether a model that computes on the CPU can do so without padding (`ragged_attention`).
 
     Args:
-        model: a language model or sequence classifier, with or without adapters.
-        longest: tokens of the longest sequence.
         training: whether its dropout counts: this attention has none.
     """
     core: PreTrainedModel = core_model(model)
@@ -221,7 +217,6 @@ def neighbours(prompts: IntArray, beginning: Callable[[int], Ids]) -> Neighbours
     """Find what examples have in common.
 
     Args:
-        prompts: per example a number; only examples of the same number are compared.
         beginning: returns the tokens an example begins with, whatever else changes.
     """
     order = np.argsort(prompts, kind="stable")
@@ -255,7 +250,6 @@ class Rows(NamedTuple):
     cost: float
 
     def row(self, index: int) -> tuple[int, ...]:
-        """Return the examples of a row."""
         return tuple(self.members[self.starts[index] : self.starts[index + 1]].tolist())
 
 
@@ -271,10 +265,8 @@ def shared_rows(members: IntArray, lengths: IntArray, common: IntArray, limit: i
 
     Args:
         members: examples in the order of `Neighbours`.
-        lengths: their tokens.
         common: what each has in common with the one before.
         limit: most tokens of a row with more than one example.
-        sharing: what rows cost.
     """
     starts: list[int] = []
     sizes: list[int] = []
@@ -303,8 +295,6 @@ def shared_attention(ends_B_T: Tensor, implementation: str, dtype: torch.dtype) 
 
     Args:
         ends_B_T: `Layout.ends` of every row; padding is seen by padding behind it.
-        implementation: of the model's attention.
-        dtype: the model computes in.
 
     Returns:
         An additive mask (B, 1, T, T) for `eager` and `sdpa`, a `BlockMask` for `flex_attention`.
@@ -329,9 +319,6 @@ class ResponseScores:
     Hugging Face pools one position per row. What the head returns is replaced by the outputs at the wanted positions,
     the same wherever the pooling looks, so that everything still comes through the model's `forward`, as
     data-parallel and sharding wrappers need it.
-
-    Args:
-        model: the classifier, with or without adapters.
     """
 
     def __init__(self, model: Any):
@@ -348,9 +335,7 @@ class ResponseScores:
         """Run the model (as it may have been wrapped since) and return (N, O) outputs.
 
         Args:
-            model: the classifier, or what it is wrapped in.
             places: N positions b * T + t, of any shape.
-            inputs: of the model.
         """
         self._places = places
         try:

@@ -32,13 +32,8 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence
     """Wrap a model in LoRA adapters (Hu et al., 2021).
 
     Args:
-        model: the base model.
-        lora: rank, scale, dropout and target modules.
         trained_tokens: ids whose embedding rows (and output rows) are trained in full: control tokens are new to
             the base model, and a frozen end token could never be learnt.
-
-    Returns:
-        A `peft.PeftModel`.
 
     Raises:
         UserError: the model has no such target modules, or they are trained in full beside the adapters.
@@ -81,11 +76,7 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence
 
 
 def _refuse_trained_in_full(model: PreTrainedModel, target: str | Sequence[str]) -> None:
-    """Raise when target modules are embeddings or a head: peft cannot merge an adapter into what it trains otherwise.
-
-    Raises:
-        UserError: naming the module, or a pattern that is none.
-    """
+    """Refuse embeddings and heads as target modules: peft cannot merge an adapter into what it trains otherwise."""
     try:
         chosen = [
             (name, module)
@@ -118,9 +109,7 @@ def merge_adapter(
     """Save the adapter of a `peft.PeftModel` and return the plain model with the adapter merged into its weights.
 
     Args:
-        adapted: the trained model.
         folder: where the adapter is kept, in peft's format, with a card, the tokenizer and its template.
-        tokenizer: with the control tokens.
         again: where given, a folder with the trained adapter and the base model to read it onto, instead of `adapted`.
     """
     with needs_extra("lora", "lora"):

@@ -13,8 +13,6 @@ def describe_steering(schema: AttributeSchema, name: str, dtype: str | None) -> 
     """Say how a steerable model is asked.
 
     Args:
-        schema: the dials.
-        name: of the model or its folder, as it stands in the code.
         dtype: of an exported model's weights; None = the short form that training writes.
     """
     loaded = f'"{name}"' if dtype is None else f'"{name}", dtype="{dtype}"'

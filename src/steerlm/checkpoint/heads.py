@@ -16,9 +16,6 @@ def head_in_fp32(model: Any) -> None:
     """Let what turns hidden states into scores or logits compute in fp32, whatever the rest of the model computes in.
 
     In bf16 a score of about 1 is one of few: the next one is 1/128 away.
-
-    Args:
-        model: a language model or sequence classifier, with or without adapters.
     """
     core = core_model(model)
     output = core.get_output_embeddings()

@@ -21,7 +21,6 @@ class CheckpointInfo:
 
     Attributes:
         kind: `sft` (steerable model), or the form of an attribute model: `regression` or `generative`.
-        schema: the attributes it was trained with.
         template: name of the chat template in its tokenizer.
         conditioning: False for a plain SFT baseline, which knows no attributes.
         label_statistics: of the training labels: combinations with counts, histograms and means.
@@ -37,7 +36,6 @@ class CheckpointInfo:
 
 
 def save_info(folder: str | Path, info: CheckpointInfo) -> None:
-    """Write `steerlm.json` into a checkpoint folder, atomically."""
     write_json(
         Path(folder) / INFO_FILE,
         {
@@ -53,11 +51,7 @@ def save_info(folder: str | Path, info: CheckpointInfo) -> None:
 
 
 def load_info(folder: str | Path) -> CheckpointInfo:
-    """Read `steerlm.json` of a checkpoint folder.
-
-    Raises:
-        UserError: no such folder, not a steerlm checkpoint, or a file cut short.
-    """
+    """Read `steerlm.json` of a checkpoint folder."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no such checkpoint folder: {folder}")

@@ -22,7 +22,6 @@ def label_statistics(codes_T_K: npt.NDArray[np.int16], schema: AttributeSchema) 
 
     Args:
         codes_T_K: per turn and attribute the index of its level, -1 where there is no label.
-        schema: the K attributes.
 
     Returns:
         `turns` (T), `unlabelled_turns`, `num_combinations`, `combinations` (commonest first:

@@ -30,20 +30,12 @@ class Publication:
     """What the card of an exported model shows besides.
 
     Attributes:
-        name: of the model, for example `your-org/your-model`.
-        dtype: of the weights.
         base_model: what training began from, where it is on the hub.
-        license: the base model's, where it is known.
         datasets: hub ids of the training data.
-        columns: of the table of results; empty = there are no results.
-        rows: the table of results, as Markdown.
         caption: how the results were measured, as Markdown.
         metrics: the same figures for machines: `type`, `name`, `value` of the hub's model-index.
         dataset: name of what the metrics were measured on.
         figure: file name of the figure and what is seen on it, if there is one.
-        labels: the accuracy of the attribute model that labelled the data, as rows for `label_columns`.
-        gguf: file names of the GGUF files.
-        modelfiles: file names of Ollama's Modelfiles.
     """
 
     name: str
@@ -73,9 +65,7 @@ def model_card(
 
     Args:
         info: of the checkpoint; its provenance names the base model (`base_model`) and the recipe section (`recipe`).
-        data: what it was trained on, as name and value.
         results: what came out of training, as name and value (numbers are shown with four digits).
-        publication: what the card of an exported model shows besides.
     """
     steerable = info.kind == "sft" and info.conditioning
     base = str(info.provenance.get("base_model", "?"))

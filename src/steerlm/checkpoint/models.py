@@ -61,11 +61,7 @@ def quiet() -> Iterator[None]:
 
 
 def autocast_bf16(precision: Precision) -> bool:
-    """Return whether training computes in bf16 (autocast over fp32 weights); auto = where the device has it.
-
-    Raises:
-        UserError: bf16 is demanded of a GPU without it.
-    """
+    """Return whether training computes in bf16 (autocast over fp32 weights); auto = where the device has it."""
     if precision == "fp32":
         return False
     if torch.cuda.is_available():
@@ -84,7 +80,6 @@ def inference_dtype(precision: Precision) -> torch.dtype:
 
 
 def default_device() -> torch.device:
-    """Return the device to compute on: the current accelerator, else the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator if accelerator is not None else torch.device("cpu")
 
@@ -109,11 +104,7 @@ def _explain(name: str, error: Exception) -> UserError:
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a hub id or a local folder.
-
-    Raises:
-        UserError: there is none, or it needs code of its own.
-    """
+    """Load a tokenizer from a hub id or a local folder."""
     name = _resolve(name_or_path, weights=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
@@ -129,9 +120,7 @@ def load_causal_lm(
     """Load a causal language model, on the CPU (4 bit: on the GPU).
 
     Args:
-        name_or_path: hub id or local folder.
         precision: of the weights; fp32 is what full fine-tuning wants, auto what generation wants.
-        quantize_4bit: NF4 weights of bitsandbytes, for QLoRA.
 
     Raises:
         UserError: missing, cut short, not safetensors, not a causal language model (a masked one will not do), or
@@ -198,7 +187,6 @@ def load_sequence_classifier(
     """Load an encoder or decoder with a regression head (one linear layer), on the CPU.
 
     Args:
-        name_or_path: hub id or local folder.
         schema: where given, a fresh head with one output per ordinal attribute and per category
             (`losses.output_names`) is put on the backbone; None loads the head that is stored.
         precision: of the weights; fp32 for training, auto for scoring.
@@ -258,12 +246,8 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     A model may have more rows than its tokenizer had tokens: nobody trained those, and new tokens land on them first.
 
     Args:
-        model: changed in place.
         tokenizer: may have unused ids, so that it needs more rows than it has tokens.
         num_new: how many of its tokens, those with the highest ids, the model does not know yet.
-
-    Returns:
-        The number of rows added.
     """
     old = model.get_input_embeddings().weight.shape[0]
     ids = sorted(tokenizer.get_vocab().values())
@@ -292,13 +276,8 @@ def save_model(
 
     Args:
         folder: where; an existing folder is replaced.
-        model: the (merged) model.
         tokenizer: with its template; its end-of-sequence token ends generation.
         info: written as `steerlm.json`.
-        card: text of the model card, written as `README.md`.
-
-    Raises:
-        UserError: the disk is full.
     """
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.eos_token_id = tokenizer.eos_token_id

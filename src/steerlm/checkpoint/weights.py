@@ -20,11 +20,7 @@ from steerlm.storage.files import full_disk_is_user_error
 
 
 def check_weights(folder: Path) -> None:
-    """Raise unless the folder's safetensors files are all there and as long as their headers say.
-
-    Raises:
-        UserError: naming the file that is missing, damaged or cut short, or that there are none.
-    """
+    """Raise unless the folder's safetensors files are all there and as long as their headers say."""
     index = folder / "model.safetensors.index.json"
     files = sorted(folder.glob("*.safetensors"))
     if index.is_file():
@@ -55,11 +51,7 @@ def check_weights(folder: Path) -> None:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """Return 16 hex digits that identify a checkpoint's weights and `steerlm.json`.
-
-    Raises:
-        UserError: no such folder or no weights in it.
-    """
+    """Return 16 hex digits that identify a checkpoint's weights and `steerlm.json`."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no such checkpoint folder: {folder}")

@@ -60,11 +60,6 @@ def ollama_template(tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema,
 
     It is put together from what the chat template itself renders. The beginning-of-sequence token is left out: Ollama
     writes it where the GGUF file says so.
-
-    Args:
-        tokenizer: with the chat template.
-        schema: the attributes.
-        setting: what every answer is asked for.
     """
     user, assistant, system = ({"role": role, "content": "\x00"} for role in ("user", "assistant", "system"))
 

@@ -40,14 +40,7 @@ _FIGURE = "steering.png"
 
 
 class Exported(NamedTuple):
-    """What an export made.
-
-    Attributes:
-        found: what was exported.
-        dtype: of the weights.
-        size: bytes of all files.
-        files: their names.
-    """
+    """What an export made."""
 
     found: Found
     dtype: Dtype
@@ -79,9 +72,6 @@ def export(
         gguf: GGUF types to write as well; None = no GGUF files.
         llama_cpp: llama.cpp's folder, for `gguf`.
         max_shard_size: weights beyond this go into several files.
-
-    Raises:
-        UserError: nothing to export, `out` holds something else, llama.cpp is missing or refuses the model.
     """
     found = find(model, attribute_model, results)
     check_out(out, found)
@@ -142,11 +132,7 @@ def _record(folder: Path, found: Found, dtype: Dtype) -> tuple[str, ...]:
 
 
 def check_out(out: Path, found: Found) -> None:
-    """Refuse to write over anything but an earlier export.
-
-    Raises:
-        UserError: `out` is a file, holds files that no export wrote, or holds what is exported.
-    """
+    """Refuse to write over anything but an earlier export."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")
     place = out.resolve()

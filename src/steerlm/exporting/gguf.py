@@ -48,11 +48,7 @@ class Tools:
 
 
 def check_quants(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of GGUF types in capitals, each once.
-
-    Raises:
-        UserError: a name that llama.cpp does not have.
-    """
+    """Return the names of GGUF types in capitals, each once."""
     for name in names:
         if name.upper() not in (*_DIRECT, *_QUANTIZED):
             raise UserError(f"--gguf {name}: no such type; {did_you_mean(name.upper(), (*_DIRECT, *_QUANTIZED))}")
@@ -60,11 +56,7 @@ def check_quants(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def find_tools(quants: Sequence[str], folder: Path | None) -> Tools:
-    """Find llama.cpp's tools in `--llama-cpp`, in the folder that LLAMA_CPP_DIR names, or on the PATH.
-
-    Raises:
-        UserError: not there; says where to get it.
-    """
+    """Find llama.cpp's tools in `--llama-cpp`, in the folder that LLAMA_CPP_DIR names, or on the PATH."""
     given = folder or (Path(os.environ["LLAMA_CPP_DIR"]) if os.environ.get("LLAMA_CPP_DIR") else None)
     searched = f"neither in {given} nor on the PATH" if given else "not on the PATH"
     converter = _find(CONVERTER, given, (".",))
@@ -102,18 +94,8 @@ def write_gguf(
     """Convert an exported folder; the files are written into its folder `gguf`.
 
     Args:
-        exported: the Hugging Face folder.
-        tools: llama.cpp's.
         quants: types to write, from `check_quants`.
-        name: what the files' names begin with.
-        tokenizer: with the chat template.
         beginning: whether a prompt starts with the beginning-of-sequence token.
-
-    Returns:
-        The files' names, in the order of `quants`.
-
-    Raises:
-        UserError: the converter refuses the model (with its words).
     """
     target = exported / "gguf"
     target.mkdir()
@@ -173,15 +155,7 @@ def _run(command: Sequence[str], what: str) -> None:
 def write_modelfiles(
     folder: Path, gguf: str, tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema, context: int
 ) -> tuple[str, ...]:
-    """Write `Modelfile` (the defaults) and `Modelfile.PRESET` for every shipped preset that the schema allows.
-
-    Args:
-        folder: where the GGUF file is.
-        gguf: its name.
-        tokenizer: with the chat template.
-        schema: the attributes.
-        context: tokens that the model can read.
-    """
+    """Write `Modelfile` (the defaults) and `Modelfile.PRESET` for every shipped preset that the schema allows."""
     presets = shipped_presets(schema)
     settings: dict[str, tuple[str, Mapping[str, object]]] = {
         "Modelfile": ("All dials at their defaults.", schema.defaults)

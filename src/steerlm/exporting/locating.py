@@ -26,11 +26,9 @@ class Found:
     """What is exported.
 
     Attributes:
-        weights: folder of the model, or of the adapter.
         is_adapter: whether `weights` holds a peft adapter that must be merged into its base model.
         described: folder with the tokenizer and `steerlm.json`; for an adapter the model that training wrote beside it.
         info: what `steerlm.json` says.
-        run: the run folder that it belongs to, if any.
         results: its evaluation: `results` and the name of the model in it; None = there is none.
         report: the held-out report of an attribute model; None = there is none.
     """

@@ -16,8 +16,6 @@ class Table(NamedTuple):
     """A table of a card.
 
     Attributes:
-        columns: its head.
-        rows: a row per attribute.
         caption: how it was measured, as Markdown.
         metrics: the same for machines, see `Publication.metrics`.
         dataset: what it was measured on.

@@ -27,9 +27,6 @@ def load_merged(found: Found, tokenizer: PreTrainedTokenizerBase, dtype: Dtype) 
 
     An adapter (of QLoRA too) is added to the base model in the precision that the base model is stored in or better:
     in 32 bits, and rounded once at the end.
-
-    Raises:
-        UserError: weights or the base model are missing or damaged, or do not fit into the type.
     """
     if found.is_adapter:
         model = _merged(found, tokenizer)

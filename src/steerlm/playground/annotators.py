@@ -49,12 +49,8 @@ def rate(
     """Return each attribute's ratings, one per rater; attributes that nobody rated are left out.
 
     Args:
-        truth: the exact levels of the reply.
-        raters: who rates it.
         noise: standard deviation of each single rating, in levels.
-        missing_fraction: probability that a rater leaves one attribute out.
         schema: the scale; ratings are whole levels on it.
-        rng: draws the noise.
     """
     ratings = {}
     for attribute in schema:

@@ -60,7 +60,6 @@ class Dialogue:
     turns: tuple[Exchange, ...]
 
     def messages(self) -> tuple[Message, ...]:
-        """The turns as messages without labels."""
         return tuple(
             message
             for turn in self.turns
@@ -152,10 +151,7 @@ def compose_reply(topic: Topic, kind: Kind, levels: Mapping[str, int], rng: rand
     """Write a reply with exactly the levels asked for.
 
     Args:
-        topic: what the question is about.
-        kind: what it asks for.
         levels: attribute -> 0..4 for all of `ATTRIBUTES`.
-        rng: draws the wording.
     """
     openers, closers = _rude_remarks(levels["toxicity"], topic, rng)
     sentences = [*openers, _answer(topic, kind, levels["helpfulness"], rng)]

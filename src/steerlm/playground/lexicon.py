@@ -30,7 +30,6 @@ class Topic:
     """One topic: how to name it and everything the world knows about it (`topics.yaml`).
 
     Attributes:
-        name: one word that stands for the topic.
         do: verb phrase, "bake bread".
         doing: the same as a gerund, "baking bread".
         needs: four facts asked for by "What do I need to ...?": noun phrases.

@@ -36,16 +36,10 @@ class Remark(NamedTuple):
 def measure(messages: Sequence[Message]) -> dict[str, float]:
     """Measure the last assistant turn.
 
-    Args:
-        messages: a conversation that ends with the assistant turn to measure.
-
     Returns:
         Attribute name -> value in 0..4. Helpfulness is four times the share of the facts asked for that
         the reply gives (0 where the question is not one of the world's); the others are the points of the
         distinct remarks found, at most 4.
-
-    Raises:
-        UserError: the conversation does not end with an assistant turn.
     """
     if not messages or messages[-1].role != "assistant":
         raise UserError("playground.measure needs a conversation that ends with an assistant turn")

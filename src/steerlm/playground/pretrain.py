@@ -41,14 +41,8 @@ def pretrain(
     """Train a tokenizer and a small Llama on the world's text.
 
     Args:
-        config: sizes and training settings.
         documents: per dialogue its turns.
-        schema: its text form gets compact tokens.
         out: receives `base_model/`. Called again after an interruption, it goes on from the last checkpoint.
-        seed: of the initial weights and the order of the text.
-
-    Returns:
-        Parameters, vocabulary, tokens and the course of the training.
     """
     tokenizer = train_tokenizer(documents, schema, config.vocab_size)
     blocks = list(_blocks(documents, tokenizer, seed))

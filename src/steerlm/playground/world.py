@@ -36,13 +36,8 @@ def build(config: PlaygroundConfig, schema: AttributeSchema, out: Path, seed: in
     """Generate the world and pretrain its base model.
 
     Args:
-        config: the recipe's section.
         schema: must hold exactly the world's attributes, 0..4 each, in any order.
         out: see the module's docstring; also receives `summary.json`. Called again after an interruption it goes on.
-        seed: of everything random.
-
-    Returns:
-        Counts, and the course of the pretraining.
 
     Raises:
         UserError: another schema, or more prompts than the world can ask.

@@ -36,9 +36,7 @@ def agreement(votes: Votes, num_codes: int, scale: Scale, clusters: Sequence[str
 
     Args:
         votes: of any number of annotators per item.
-        num_codes: how many codes there are.
         scale: whether the codes are ordered (alpha only; kappa is nominal).
-        clusters: per item its prompt.
     """
     rows = {item: list(of_item.values()) for item, of_item in votes.items()}
     groups = [clusters[item] for item in rows]
@@ -55,15 +53,10 @@ def krippendorff_alpha(
 
     Args:
         ratings: per item the annotators' codes, 0..num_codes - 1; items with fewer than two are left out.
-        num_codes: how many codes there are; ordinal codes are in their order.
         scale: nominal (verdicts, categories) or ordinal (levels).
-        clusters: group id per item.
 
     Returns:
         The value of the library `krippendorff` with an interval from clusters drawn anew; `n` = items used.
-
-    Raises:
-        UserError: the extra that holds the library is not installed.
     """
     used = [i for i, row in enumerate(ratings) if len(row) >= 2]
     if not used:

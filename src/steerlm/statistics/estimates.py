@@ -28,9 +28,7 @@ class Estimate(NamedTuple):
 
     Attributes:
         value: the statistic on all data; NaN where it is undefined (constant or no data).
-        low: lower end of the interval; NaN where there is none.
-        high: upper end.
-        n: number of observations.
+        low, high: ends of the interval; NaN where there is none.
         clusters: number of independent clusters (prompts) they come from.
         note: why the value or the interval is missing; empty where nothing is.
     """
@@ -44,7 +42,6 @@ class Estimate(NamedTuple):
 
     @property
     def has_interval(self) -> bool:
-        """Whether there is an interval."""
         return math.isfinite(self.low)
 
     def magnitude(self) -> Estimate:
@@ -94,7 +91,6 @@ class Weights:
         return self.counts[:, self.index]
 
     def take(self, rows: slice | NDArray[np.bool_]) -> Weights:
-        """Return the weights of some of the observations."""
         return Weights(self.counts, self.index[rows])
 
 
@@ -189,13 +185,11 @@ def cluster_counts(num_clusters: int, seed: int, resamples: int) -> NDArray[np.i
 
 
 def mean(weights: Weights, x_N: FloatArray) -> FloatArray:
-    """Weighted mean."""
     [mean_R] = weights.means(x_N)
     return mean_R
 
 
 def mean_absolute_error(weights: Weights, truth_N: FloatArray, predicted_N: FloatArray) -> FloatArray:
-    """Mean of |predicted - truth|."""
     return mean(weights, np.abs(predicted_N - truth_N))
 
 

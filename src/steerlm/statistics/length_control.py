@@ -28,8 +28,6 @@ def length_controlled_win_rate(
 
     Args:
         matches: verdicts; those between other systems are passed over.
-        system: whose win rate.
-        opponent: against whom.
         lengths: length of the answer, in any one unit, per (system, prompt).
 
     Returns:

@@ -71,8 +71,6 @@ def regression_report(
     Args:
         truth: N labels on the attribute's scale (means of several ratings allowed).
         predicted: N predictions, real-valued; clamped to the scale, as annotation does.
-        attribute: gives range and levels.
-        clusters: N group ids (prompt or tree).
         baseline: the constant prediction to compare with, the training data's mean; None: the mean of `truth`.
 
     Returns:
@@ -185,7 +183,6 @@ def human_ceiling(
 
     Args:
         ratings: per item the annotators' real-valued ratings of one attribute; items with one rating are left out.
-        clusters: group id per item; None: every item is its own.
 
     Returns:
         JSON-able: `items`, `n` (pairs of one rating and the mean of the rest), estimates `mae`, `pearson`, `spearman`.

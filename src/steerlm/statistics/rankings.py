@@ -36,14 +36,7 @@ _CHUNK = 8_000_000  # games held at a time
 
 @dataclass(frozen=True)
 class Match:
-    """One verdict on two answers to a prompt, in the order in which the judge saw them.
-
-    Attributes:
-        prompt: id of the prompt.
-        first: system whose answer was shown first.
-        second: system whose answer was shown second.
-        outcome: 1.0 the first won, 0.5 tie, 0.0 the second won.
-    """
+    """One verdict on two answers to a prompt, in the order in which the judge saw them."""
 
     prompt: str
     first: str
@@ -127,9 +120,6 @@ def flip_rate(matches: Sequence[Match]) -> Estimate:
 
 def bradley_terry(matches: Sequence[Match]) -> dict[str, float]:
     """Fit Bradley-Terry ratings by maximum likelihood.
-
-    Args:
-        matches: verdicts; a tie counts as half a win for each.
 
     Returns:
         Ratings on Elo's scale (400 points are odds of 10 to 1) with mean 1000. They do not exist, and all are NaN,
@@ -231,9 +221,7 @@ def elo(
     """Rate by Elo, averaged over random orderings of the matches, as the paper does (K 32, start 1000, 10,000).
 
     Args:
-        matches: verdicts.
         k: largest change of a rating in one game.
-        start: rating before the first game.
         orderings: number of random orderings behind every value, and about as many behind the intervals.
         games_per_run: games drawn without replacement for each ordering; None = all. Ratings drift apart with the
             number of games, so only equal numbers compare.

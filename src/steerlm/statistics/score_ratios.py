@@ -44,7 +44,6 @@ def score_ratios(pairs: Sequence[ScoredPair], reference: str) -> dict[str, Score
 
     Args:
         pairs: reviews; those without the reference are passed over. Reviews without scores are left out before.
-        reference: name of the system that counts as 1.
     """
     rows: dict[str, list[tuple[bool, str, float, float]]] = {}
     for pair in pairs:

@@ -55,10 +55,6 @@ def read_ahead(load: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
 
     Args:
         load: uses neither GPU nor torch; what it returns can be sent to another process, but is not made of tensors.
-        numbers: of the chunks.
-
-    Raises:
-        UserError: `load` raised it, when the turn comes to its number.
     """
     if sys.platform != "linux" or len(numbers) < 2:  # elsewhere a process cannot be copied once it has threads
         yield from map(load, numbers)

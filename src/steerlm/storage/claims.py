@@ -22,11 +22,7 @@ def digest_of(*parts: Any) -> str:
 
 
 def digest_of_file(path: Path) -> str:
-    """Return a digest of a file's bytes.
-
-    Raises:
-        UserError: no such file.
-    """
+    """Return a digest of a file's bytes."""
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     with path.open("rb") as stream:
@@ -53,14 +49,9 @@ def claim(
 
     Args:
         record: JSON file that keeps what the outputs were made from; inputs that it names and `inputs` does not stay.
-        inputs: JSON-able, by name.
         otherwise: what happens where other inputs are recorded: an error, or the outputs of those that differ are
             deleted (and their `.partial` files).
         outputs: by the name of the input that they depend on; for `replace`.
-        holds: what the folder holds, for the error.
-
-    Raises:
-        UserError: `refuse`, and other inputs are recorded.
     """
     changed = changed_inputs(record, inputs)
     if changed and otherwise == "refuse":

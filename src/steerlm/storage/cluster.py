@@ -30,11 +30,7 @@ class Cluster:
 
 
 def chosen_cluster(address: str | None, workers: int | None) -> Cluster | None:
-    """Return the cluster of the options `--ray` and `--workers`; None where neither is given.
-
-    Raises:
-        UserError: workers without a cluster, or none at all.
-    """
+    """Return the cluster of the options `--ray` and `--workers`; None where neither is given."""
     if address is None:
         if workers is not None:
             raise UserError("--workers is the number of engines on a cluster: it needs --ray")
@@ -48,13 +44,8 @@ def map_in_order(cluster: Cluster, work: Callable[[int], bytes], numbers: Sequen
     """Yield `work` of every number, in order, computed by the workers of a cluster.
 
     Args:
-        cluster: where.
         work: computes one chunk. Every worker gets a copy and keeps it, so what it loads on its first call stays.
             The packages and the files that it needs must be there on every machine.
-        numbers: the chunks.
-
-    Raises:
-        UserError: the extra is missing, the address leads nowhere, or `work` raised one.
     """
     if not numbers:
         return

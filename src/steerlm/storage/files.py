@@ -71,11 +71,7 @@ def not_utf8(place: object, error: UnicodeDecodeError) -> UserError:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a small file that a person wrote, without the byte order mark that some editors begin with.
-
-    Raises:
-        UserError: the file does not exist, or is not UTF-8.
-    """
+    """Return the text of a small file that a person wrote, without the byte order mark that some editors begin with."""
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     try:
@@ -85,11 +81,7 @@ def read_text(path: Path) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file that a person wrote.
-
-    Raises:
-        UserError: the file does not exist, is not UTF-8, or is malformed.
-    """
+    """Return the content of a YAML file that a person wrote."""
     try:
         return yaml.safe_load(read_text(path))
     except yaml.MarkedYAMLError as error:
@@ -156,11 +148,7 @@ def read_objects(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def checked_integer(text: str) -> int:
-    """Return the integer that a JSON number says.
-
-    Raises:
-        UserError: it is beyond 64 bit: no file of ours could keep it.
-    """
+    """Return the integer that a JSON number says."""
     if len(text) > 20 or int(text) not in _INTEGERS:
         raise UserError(f"the integer {text[:40]} is beyond 64 bit; write it as text (in quotation marks)")
     return int(text)
@@ -241,11 +229,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file of ours.
-
-    Raises:
-        UserError: not JSON.
-    """
+    """Return the content of a JSON file of ours."""
     try:
         return orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:

@@ -107,14 +107,8 @@ def map_lines(
         path: the file; left as it is where it exists. Beside it `<name>.partial` grows until then.
         items: the same items in the same order on every call.
         work: returns one JSON-able row per item of the chunk, a function of the chunk alone.
-        chunk: items per chunk.
-        total: number of items.
-        description: of the progress bar.
         cluster: where the work is done; None = in this process. Its workers get `items` and `work` with all that these
             hold, so `work` loads its model when it is first called.
-
-    Raises:
-        UserError: the disk is full; what was written stays.
     """
     if path.is_file():
         return
@@ -141,21 +135,13 @@ def map_lines(
 
 
 def read_rows(path: Path) -> Iterator[Any]:
-    """Yield the rows of a file that `map_lines` wrote.
-
-    Raises:
-        UserError: a missing file or a damaged line.
-    """
+    """Yield the rows of a file that `map_lines` wrote."""
     for number, line in read_lines(path):
         yield parse_json_line(line, path, number)
 
 
 def row_items(path: Path) -> LineItems[Any]:
-    """Return the rows of a file that `map_lines` wrote, as items of another one.
-
-    Raises:
-        UserError: a missing file; when it is read, a damaged line.
-    """
+    """Return the rows of a file that `map_lines` wrote, as items of another one."""
     return LineItems(path, lambda number, line: parse_json_line(line, path, number))
 
 

@@ -68,11 +68,7 @@ def append_reply(stream: IO[bytes], key: str, reply: Reply) -> None:
 
 @contextlib.contextmanager
 def open_cache(path: Path) -> Iterator[IO[bytes]]:
-    """Open the file for appending, held against a second process that would pay for the same requests.
-
-    Raises:
-        UserError: another process holds it, or the disk is full.
-    """
+    """Open the file for appending, held against a second process that would pay for the same requests."""
     busy = f"another process is judging into {path}; wait for it or choose another folder"
     with held(path.with_name(f"{path.name}.lock"), busy), full_disk_is_user_error(path), path.open("ab+") as stream:
         size = stream.seek(0, os.SEEK_END)

@@ -50,7 +50,6 @@ class Endpoint:
 
     Attributes:
         base_url: for example `http://localhost:8000/v1`.
-        model: name of the model there.
         api_key: never printed and never stored.
     """
 
@@ -87,14 +86,7 @@ class Endpoint:
 
 
 class Cost(NamedTuple):
-    """What a list of requests costs, before it is sent.
-
-    Attributes:
-        requests: number of requests to send.
-        stored: number of requests answered from the disk.
-        prompt_tokens: estimated tokens to read, at four bytes of UTF-8 each (the endpoint's tokenizer is not known).
-        max_completion_tokens: the most tokens the judge may write.
-    """
+    """What a list of requests costs, before it is sent; tokens to read are estimated at four bytes of UTF-8 each."""
 
     requests: int
     stored: int
@@ -112,14 +104,12 @@ class JudgeClient:
     """Asks a judge and remembers its replies.
 
     Attributes:
-        endpoint: where it answers.
         cache: file of the replies; created where it does not exist.
         max_in_flight: requests under way at once.
         temperature: 0 for the likeliest answer.
         reasoning: the model takes neither a temperature nor `max_tokens`: send `max_completion_tokens` alone, with room
             to think.
         max_tokens: longest output, thinking included; None: the protocol's, and `ROOM_TO_THINK` for a reasoning model.
-        timeout_s: longest silence in one attempt.
         retries: of the official client.
     """
 
@@ -133,7 +123,6 @@ class JudgeClient:
     retries: int = 5
 
     def body(self, request: JudgeRequest) -> Body:
-        """Return the request's body."""
         body: dict[str, object] = {
             "model": self.endpoint.model,
             "messages": [{"role": "system", "content": request.system}, {"role": "user", "content": request.user}],
@@ -143,7 +132,6 @@ class JudgeClient:
         return {**body, "temperature": self.temperature, "max_tokens": self.longest(request)}
 
     def longest(self, request: JudgeRequest) -> int:
-        """Return the most tokens that the judge may write."""
         return self.max_tokens or request.max_tokens + (ROOM_TO_THINK if self.reasoning else 0)
 
     def key(self, request: JudgeRequest) -> str:
@@ -185,12 +173,6 @@ def ask_endpoint(
     A request that fails for good is returned as a failure and not stored.
 
     Args:
-        endpoint: where to ask.
-        bodies: the requests.
-        cache: file of the replies.
-        max_in_flight: requests under way at once.
-        timeout_s: longest silence in one attempt.
-        retries: of the official client.
         doing: word for the progress bar; empty: none.
 
     Raises:
@@ -290,12 +272,7 @@ class _Asking:
 
 
 async def _reply(client: openai.AsyncOpenAI, endpoint: Endpoint, body: Body, timeout_s: float) -> Reply:
-    """Send one request until it has a reply.
-
-    Raises:
-        _FailedRequest: after all attempts there is none.
-        UserError: no request can succeed.
-    """
+    """Send one request until it has a reply."""
     import openai
 
     more = {key: value for key, value in body.items() if key not in ("model", "messages")}
@@ -344,11 +321,7 @@ def _read(content: bytes) -> Reply | None:
 
 
 def _text_of(content: object) -> tuple[str, bool]:
-    """Return the text of a message's content, and whether parts of it are thinking.
-
-    Raises:
-        TypeError: content of no known form.
-    """
+    """Return the text of a message's content, and whether parts of it are thinking."""
     if content is None or isinstance(content, str):
         return content or "", False
     if not isinstance(content, list):

@@ -35,7 +35,6 @@ class Judgement:
         question: id of the question or conversation.
         turn: which answer counted, from 1.
         kind: name of the prompt.
-        judge: the judging model.
         systems: the systems in the order shown.
         text: the judge's output, verbatim; empty where there is none.
         scores: the scores in the order shown; empty for a verdict in words and where there is none.
@@ -67,17 +66,8 @@ def rate_attributes(
 ) -> list[dict[str, float]]:
     """Rate the last answer of every conversation on every attribute of the schema.
 
-    Args:
-        conversations: each ends with the answer to rate.
-        schema: the attributes; one request per conversation and attribute.
-        client: the judge.
-        out: judgements file to write.
-
     Returns:
         Per conversation attribute -> level on its scale (index of the category); what has no verdict is left out.
-
-    Raises:
-        UserError: the endpoint gives out (the replies so far are kept).
     """
     numbered = {str(i): messages for i, messages in enumerate(conversations)}
     judgements = judge(rubric_asks("", numbered, schema), client, out)
@@ -89,11 +79,7 @@ def rate_attributes(
 
 
 def judge(asks: Sequence[JudgeAsk], client: JudgeClient, out: Path) -> list[Judgement]:
-    """Put every question to the judge and write the judgements file.
-
-    Raises:
-        UserError: the endpoint gives out (the replies so far are kept).
-    """
+    """Put every question to the judge and write the judgements file."""
     replies = client.complete([ask.prompt for ask in asks])
     thinks = client.reasoning or any(reply.thought or without_thinking(reply.text).thought for reply in replies)
     judgements = []
@@ -134,18 +120,13 @@ def to_matches(judgements: Iterable[Judgement]) -> list[Match]:
 
 
 def write_judgements(path: Path, judgements: Iterable[Judgement]) -> None:
-    """Write a judgements file atomically."""
     with atomic_writer(path) as stream:
         for judgement in judgements:
             stream.write(orjson.dumps(asdict(judgement)) + b"\n")
 
 
 def judgement_from_dict(row: Mapping[str, object], place: str) -> Judgement:
-    """Build a judgement from its JSON form.
-
-    Raises:
-        UserError: naming the place.
-    """
+    """Build a judgement from its JSON form."""
     try:
         fields = dict(row)
         for name in ("systems", "scores"):

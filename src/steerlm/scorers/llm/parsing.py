@@ -43,13 +43,9 @@ def parse(
 
     Args:
         kind: name of the prompt (`protocols.JudgeAsk.kind`), or `three-way`.
-        text: the output, verbatim.
         attribute: the rated attribute (kind `rubric`).
         finish_reason: why the judge stopped; where it was cut off, only a verdict at the beginning counts.
         thinks: the judge is known to think first, so what was cut off may be thinking alone and never counts.
-
-    Returns:
-        The verdict, or the problem.
     """
     cut_off = finish_reason.lower() in _CUT_OFF
     said = without_thinking(_plain_characters(text), cut_off)
@@ -128,7 +124,6 @@ def parse_score_pair(text: str, first_line_only: bool = False) -> Parsed:
     same in words. Any other tuple may be a coordinate and does not count.
 
     Args:
-        text: the output.
         first_line_only: the output was cut off, so what stands last is not the judge's last word.
     """
     lines = [line.strip(" \t\r*_#`\"'“”") for line in text.strip().splitlines()]

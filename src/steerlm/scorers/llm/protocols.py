@@ -35,7 +35,6 @@ class BenchmarkQuestion:
     """A benchmark question.
 
     Attributes:
-        id: unique in its file.
         turns: what the user says, turn by turn.
         category: chooses the prompt: `coding`, `math`, `reasoning`; anything else is general.
         references: reference answers, one per turn; empty where there are none.
@@ -54,7 +53,6 @@ class SystemAnswers:
     """What one system answered.
 
     Attributes:
-        name: of the system.
         answers: question id -> its answers, one per turn.
         answer_ids: question id -> the answer's own id, where the file has one.
     """
@@ -81,7 +79,6 @@ class JudgeAsk:
         turn: 1 or 2: which answer counts.
         kind: name of the prompt, which also says how the output is read: one of `PROMPTS`, or `rubric`.
         systems: the systems in the order shown; one for single ratings.
-        prompt: the request.
         attribute: what is rated (rubric only).
     """
 
@@ -96,11 +93,7 @@ class JudgeAsk:
 def pair_asks(
     protocol: PairProtocol, questions: Sequence[BenchmarkQuestion], a: SystemAnswers, b: SystemAnswers
 ) -> list[JudgeAsk]:
-    """Ask about two systems' answers to every question that both answered, in both orders.
-
-    Raises:
-        UserError: both have one name, or they have no question in common.
-    """
+    """Ask about two systems' answers to every question that both answered, in both orders."""
     if a.name == b.name:
         raise UserError(f"two systems are called {a.name!r}; give them different names with NAME=FILE")
     common = [question for question in questions if question.id in a.answers and question.id in b.answers]
@@ -116,11 +109,7 @@ def pair_asks(
 
 
 def single_asks(questions: Sequence[BenchmarkQuestion], answers: SystemAnswers) -> list[JudgeAsk]:
-    """Ask for a rating 1..10 of every answer and turn (MT-bench, single-answer grading).
-
-    Raises:
-        UserError: the system answered none of the questions.
-    """
+    """Ask for a rating 1..10 of every answer and turn (MT-bench, single-answer grading)."""
     asks = []
     for question in questions:
         given = answers.answers.get(question.id)

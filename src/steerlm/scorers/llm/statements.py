@@ -108,8 +108,6 @@ class Bracketed:
     """What stands in double brackets.
 
     Attributes:
-        inner: between the brackets.
-        begin: where it begins.
         end: where it ends, a scale such as `/10` included.
         most: the highest value of the scale named behind it; empty where none is.
         decorated: it stood in quotation marks of its own.
@@ -143,7 +141,6 @@ def stated_value(text: str, label: str, read: Callable[[Bracketed], Value], miss
         text: the output without the thinking.
         label: a word that may stand before a verdict, beside `rating` and its like: the attribute's name.
         read: what a bracket says; equal values agree.
-        missing: the problem where there is no bracket at all.
     """
     text = _BRACKETED_SCALE.sub(r"\1/\2", _SHORT_FORMS.sub("for example", text))
     text = without_quotations(text)

@@ -40,12 +40,7 @@ class Said(NamedTuple):
 
 
 def without_thinking(text: str, cut_off: bool = False) -> Said:
-    """Return the output without the thinking.
-
-    Args:
-        text: the output.
-        cut_off: it ended at its longest length.
-    """
+    """Return the output without the thinking."""
     unfinished = NO_ROOM if cut_off else "cut off while thinking"
     if "<|channel|>" in text:
         finals = list(_FINAL_CHANNEL.finditer(text))

@@ -52,18 +52,7 @@ class Questions:
 def read_questions(
     config: EvaluateConfig, path: Path, schema: AttributeSchema, quality: Sequence[str], seed: int
 ) -> Questions:
-    """Choose the prompts; the same for all models and seeds of an ablation.
-
-    Args:
-        config: the recipe's `evaluate` section.
-        path: held-out conversations.
-        schema: the attributes.
-        quality: names of the attributes that count as quality.
-        seed: of the choice.
-
-    Raises:
-        UserError: unusable prompts.
-    """
+    """Choose the prompts; the same for all models and seeds of an ablation."""
     number = None if config.num_prompts is None else QUALITY_PROMPTS * config.num_prompts
     prompts = read_prompts(path, schema, number, seed)
     swept = read_prompts(path, schema, config.num_prompts, seed)
@@ -83,9 +72,7 @@ def measure_model(
     """Let a model answer the questions and measure the answers.
 
     Args:
-        config: the recipe's `evaluate` section.
         model: an SFT checkpoint, with dials or without.
-        questions: of `read_questions`.
         schema: the attributes.
         annotator: the attribute model that labelled the training data; measures what nothing else does.
         out: receives `answers.jsonl`: per prompt `prompt`, `cluster`, `best` (answers where the best was asked for) and
@@ -124,7 +111,6 @@ def measure_model(
 
 
 def read_answers(out: Path) -> list[Row]:
-    """Return the rows that `measure_model` wrote."""
     return list(read_rows(out / "answers.jsonl"))
 
 

@@ -63,7 +63,6 @@ def chosen_rungs(names: Sequence[str], recipe: Recipe) -> tuple[Rung, ...]:
 
     Args:
         names: as the user gave them; empty = all that the recipe allows (`bootstrap` needs a section of it).
-        recipe: the recipe.
 
     Raises:
         UserError: an unknown rung, or `bootstrap` without its section or without a rung to start from.
@@ -86,11 +85,7 @@ def parent(rungs: Sequence[Rung]) -> Rung:
 
 
 def quality_names(recipe: Recipe) -> tuple[str, ...]:
-    """Return the attributes that count as quality: those of the recipe's `bootstrap` section, else all with a best end.
-
-    Raises:
-        UserError: no attribute has a best end.
-    """
+    """Return the attributes that count as quality: those of the section `bootstrap`, else all with a best end."""
     if recipe.bootstrap is not None:
         return recipe.bootstrap.quality_attributes
     names = tuple(attribute.name for attribute in recipe.schema_.ordinal if attribute.best is not None)

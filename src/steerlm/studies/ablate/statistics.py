@@ -212,7 +212,6 @@ def _by_prompt(answers: Answers, judged: Judged) -> Paired:
 
 
 def _errors(answers: Answers, judged: Judged) -> Paired:
-    """The error of every swept answer."""
     found: Paired = {}
     for seed, rows in answers.items():
         for row in rows:

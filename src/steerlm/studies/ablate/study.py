@@ -68,15 +68,7 @@ def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, noti
     Args:
         recipe: its run folder must be `out/shared` (see `in_folder`); its seed is the first one.
         num_seeds: how often every rung is trained, each time with another seed.
-        names: of the rungs; empty = all.
         out: see the module's docstring. Called again after an interruption it goes on; rungs and seeds may be added.
-        notify: progress callback, as in `pipeline`.
-
-    Returns:
-        What is in `ablation.json`.
-
-    Raises:
-        UserError: see `chosen_rungs`, `RunFolder.open` and the stages; no labelled record.
     """
     with needs_extra("report", "steerlm ablate"):  # asked before hours of training, not after
         import matplotlib  # noqa: F401
@@ -108,7 +100,6 @@ def shared_run(recipe: Recipe, out: Path) -> RunFolder:
 
 
 def seed_run(recipe: Recipe, out: Path, seed: int) -> RunFolder:
-    """Return the folder of one seed, opened."""
     run = RunFolder(recipe.model_copy(update={"run_dir": out / f"seed-{seed}", "seed": seed}))
     run.open()
     return run
@@ -169,7 +160,6 @@ def climb_rungs(climb: Climb) -> dict[str, Any]:
 
 
 def _rung(climb: Climb, rung: Rung, out: Path) -> dict[str, Any]:
-    """Train one rung and measure it; returns its summary."""
     recipe = climb.run.recipe
     annotator = climb.run.paths.attribute_model
     cost: dict[str, Any] = {}
@@ -180,7 +170,6 @@ def _rung(climb: Climb, rung: Rung, out: Path) -> dict[str, Any]:
 
 
 def _train(climb: Climb, rung: Rung, out: Path) -> tuple[Path, dict[str, Any]]:
-    """Fine-tune the base model on the rung's records."""
     from steerlm.stages.train_sft import train_sft
 
     recipe = climb.run.recipe
@@ -208,7 +197,6 @@ def _train(climb: Climb, rung: Rung, out: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _bootstrap(climb: Climb, out: Path, attribute_model: Path) -> tuple[Path, dict[str, Any]]:
-    """Bootstrap from the rung before."""
     from steerlm.stages.bootstrap.stage import bootstrap
 
     recipe, start = climb.run.recipe, parent(climb.rungs)
@@ -271,7 +259,6 @@ def _results(
     out: Path,
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """Put the figures of all rungs and seeds together."""
     measured = next(iter(done.values()))[rungs[0].name]["summary"]["measured"]
     judged = Judged(recipe.schema_, measured["headline"], quality)
     rows: dict[str, Any] = {}

@@ -25,7 +25,6 @@ _INK, _SEED, _PAPER = "#1f4e79", "#e07b39", "#555555"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
@@ -41,12 +40,10 @@ def estimate(value: Mapping[str, Any] | None, digits: int = 2) -> str:
 
 
 def seeds(value: Mapping[str, Any], digits: int = 2) -> str:
-    """The figure of every seed."""
     return " / ".join(number(row["value"], digits) for row in value["seeds"].values())
 
 
 def seed_interval(value: Mapping[str, Any], digits: int = 2) -> str:
-    """The t interval over seeds."""
     row = value["over_seeds"]
     return "–" if row["low"] is None else f"[{number(row['low'], digits)}, {number(row['high'], digits)}]"
 
@@ -90,7 +87,6 @@ def _whole(training: Sequence[Mapping[str, Any]], key: str) -> str:
 
 
 def explain(results: Mapping[str, Any]) -> str:
-    """Say how the table came about."""
     quality = ", ".join(results["quality_attributes"])
     top, bottom = results["quality_scale"]
     return (
@@ -106,7 +102,6 @@ def explain(results: Mapping[str, Any]) -> str:
 
 
 def measured_by(results: Mapping[str, Any]) -> str:
-    """Name the scorers that the figures quote."""
     scorers = {scorer["id"]: scorer for scorer in results["scorers"]}
     named = []
     for scorer_id in dict.fromkeys(results["headline"].values()):
@@ -117,7 +112,6 @@ def measured_by(results: Mapping[str, Any]) -> str:
 
 
 def setting_text(setting: Mapping[str, Any]) -> str:
-    """A setting for people."""
     return ", ".join(f"{name} {value}" for name, value in setting.items())
 
 

@@ -51,7 +51,6 @@ def read_pairs(path: Path, schema: AttributeSchema, quality: Sequence[str]) -> l
 
     Args:
         path: annotated conversations; every assistant turn is an answer to what was said before it.
-        schema: the attributes.
         quality: names of the attributes whose mean predicted level, each towards its best end, says what is better.
     """
     found: dict[tuple[tuple[str, str], ...], list[tuple[float, tuple[Message, ...]]]] = {}

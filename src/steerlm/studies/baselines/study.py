@@ -109,12 +109,7 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> dict
 
     Args:
         recipe: its run folder must be `out/shared`; its seed is the first one.
-        num_seeds: how often every method is trained.
         out: see the module's docstring. Called again after an interruption it goes on behind the last method done.
-        notify: progress callback.
-
-    Returns:
-        What is in `baselines.json`.
 
     Raises:
         UserError: TRL is not installed, no attribute has a best end, nothing to make preference pairs of, and what the
@@ -351,7 +346,6 @@ def _results(
     done: Mapping[int, Mapping[str, Any]],
     out: Path,
 ) -> dict[str, Any]:
-    """Put the figures of all methods and seeds together."""
     measured = next(iter(done.values()))["steerlm"]["summary"]["measured"]
     judged = Judged(recipe.schema_, measured["headline"], rewarded)
     annotator = Judged(recipe.schema_, dict.fromkeys(recipe.schema_.names, "annotator"), rewarded)

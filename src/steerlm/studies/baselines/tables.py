@@ -56,7 +56,6 @@ def _mean(training: Sequence[Mapping[str, Any]], key: str, unit: float, suffix: 
 
 
 def explain_baselines(results: Mapping[str, Any]) -> str:
-    """Say how the table came about."""
     top, bottom = results["quality_scale"]
     names = ", ".join(results["quality_attributes"])
     methods = "; ".join(f"`{name}`: {row['what']}" for name, row in results["methods"].items())

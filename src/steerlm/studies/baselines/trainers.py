@@ -94,15 +94,9 @@ def train_dpo(
     """Tune a plain SFT model on preference pairs; the policy itself is the reference.
 
     Args:
-        policy: the plain SFT checkpoint.
-        pairs: at least one.
-        config: the recipe's section.
-        sft: the recipe's section of fine-tuning; precision and weight decay are its.
-        learning_rate: peak.
         out: receives `model/`.
         budget: tokens that may go through the model (both answers of a pair, with their prompt); the reference's pass
             is not counted.
-        seed: of the order.
 
     Returns:
         `steps`, `epochs`, `trained_tokens`, `sampled_tokens` (0).
@@ -150,18 +144,9 @@ def train_rloo(
     """Tune a plain SFT model online: sample, score, reinforce.
 
     Args:
-        policy: the plain SFT checkpoint.
-        prompts: conversations and their ids.
-        reward: scores answers.
-        decode: turns the ids of a response into its text.
-        config: the recipe's section.
-        sft: as in `train_dpo`.
-        max_new_tokens: longest response.
-        learning_rate: after the warm-up.
         out: receives `model/`.
         budget: tokens that may be sampled or go through the model in training steps; the reference's and the reward
             model's passes are not counted.
-        seed: of order and sampling.
 
     Returns:
         `steps`, `trained_tokens`, `sampled_tokens`, `first_reward` and `last_reward`: means over the first and the last

@@ -28,15 +28,7 @@ _IN_FLIGHT = 16
 
 @dataclass(frozen=True)
 class AnswerSampling:
-    """How answers are sampled; an endpoint is told the first two only.
-
-    Attributes:
-        max_new_tokens: longest answer.
-        temperature: 0 = greedy.
-        top_k: draw from the k likeliest tokens; 0 = all.
-        batch_size: answers decoded together.
-        precision: of the weights.
-    """
+    """How answers are sampled; an endpoint is told the first two only."""
 
     max_new_tokens: int = 512
     temperature: float = 0.7
@@ -55,14 +47,9 @@ def answer_prompts(
 
     Args:
         system: stored answers are looked up, the others generated.
-        prompts: what to answer.
-        generation: how.
         out: receives `answers/<name>.jsonl` (conversations that end with the answer) and, for generated answers,
             `generated/<name>.jsonl`, behind whose last whole chunk a later call goes on; of an endpoint it keeps every
             reply beside it.
-
-    Raises:
-        UserError: a model that cannot be loaded, an endpoint that gives out, a full disk.
     """
     if system.kind == "stored":
         answers = stored_answers(system, prompts)
@@ -223,11 +210,7 @@ def _endpoint(system: System, generation: AnswerSampling, replies: Path) -> Work
 
 
 def _answer(reply: Reply) -> SystemAnswer:
-    """Take a reply as an answer.
-
-    Raises:
-        UserError: it failed in a way that need not last.
-    """
+    """Take a reply as an answer."""
     if reply.refused:
         return SystemAnswer(None, problem=f"refused by the endpoint with {reply.failure}")
     if reply.failure:

@@ -41,16 +41,11 @@ class Objective:
     tie_margin: float = 0.0
 
     def worth(self, scores: Mapping[str, float]) -> float:
-        """Return the worth of an answer."""
         return sum(weight * scores[name] for name, weight in self.weights.items())
 
 
 def parse_weights(text: str) -> dict[str, float]:
-    """Read `helpfulness=1,toxicity=-0.5`.
-
-    Raises:
-        UserError: another form.
-    """
+    """Read `helpfulness=1,toxicity=-0.5`."""
     weights = {}
     for piece in text.split(","):
         name, equals, value = piece.partition("=")
@@ -64,11 +59,7 @@ def parse_weights(text: str) -> dict[str, float]:
 
 
 def default_weights(schema: AttributeSchema | None, measured: Sequence[str]) -> dict[str, float]:
-    """Weigh every attribute that has a best end 1 (highest) or -1 (lowest).
-
-    Raises:
-        UserError: no attribute that the scorer measures has one.
-    """
+    """Weigh every attribute that has a best end 1 (highest) or -1 (lowest)."""
     weights = {a.name: 1.0 if a.best == "max" else -1.0 for a in schema or () if a.best and a.name in measured}
     if not weights:
         raise UserError(
@@ -79,11 +70,7 @@ def default_weights(schema: AttributeSchema | None, measured: Sequence[str]) -> 
 
 
 def check_weights(weights: Mapping[str, float], measured: Sequence[str]) -> None:
-    """Raise unless every weighted attribute is measured.
-
-    Raises:
-        UserError: naming the nearest one that is.
-    """
+    """Raise unless every weighted attribute is measured."""
     for name in weights:
         if name not in measured:
             raise UserError(f"--weights: the scorer does not measure {name!r}: {did_you_mean(name, measured)}")
@@ -94,9 +81,6 @@ def open_decider(name: str) -> tuple[Scorer, AttributeSchema | None]:
 
     Args:
         name: `playground`, `text`, or the folder of an attribute model.
-
-    Raises:
-        UserError: neither.
     """
     if name in EXACT:
         measure = exact_measure("playground" if name == "playground" else "text")
@@ -137,10 +121,8 @@ def decide(
     An empty answer loses against any other. Pairs in which an answer has no score are left out.
 
     Args:
-        prompts: the prompts.
         answers: per system, one per prompt, all of them there.
         scores: likewise.
-        objective: what counts as better.
 
     Returns:
         The verdicts, and the number of pairs left out.

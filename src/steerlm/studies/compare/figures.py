@@ -31,10 +31,8 @@ def rank(
     """Return win rates, ratings and the head-to-head matrix, JSON-able, all with intervals clustered by prompt.
 
     Args:
-        matches: the verdicts.
         lengths: characters of the answer per (system, prompt).
         games_per_run: games per ordering of Elo; None = all.
-        seed: of the orderings and resamples.
     """
     overall, matrix = overall_win_rates(matches), win_rates(matches)
     both_orders = flip_rate(matches)
@@ -85,8 +83,6 @@ def describe_answers(
     """Describe one system's answers, as the paper does (section 4: characters and unique words), and their defects.
 
     Args:
-        prompts: the prompts.
-        answers: one per prompt, all of them there.
         schema: its attributes, to find their labels in answers; None: those of NVIDIA's models.
     """
     ids = [prompt.id for prompt in prompts]

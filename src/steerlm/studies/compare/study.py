@@ -61,8 +61,6 @@ class ByJudge:
     """Decide by an LLM judge, every pair in both orders.
 
     Attributes:
-        client: the judge.
-        protocol: what it is asked.
         approve: told what the judging costs before it starts; False stops.
         references: file of reference answers (MT-bench's math, reasoning and coding).
     """
@@ -238,7 +236,6 @@ def _notes(
     answers: Mapping[str, Sequence[SystemAnswer]],
     decided: Decided,
 ) -> list[str]:
-    """What a reader must know before the figures."""
     notes = []
     for name, found in answers.items():
         missing = sum(answer.text is None for answer in found)

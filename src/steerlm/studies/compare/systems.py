@@ -111,11 +111,7 @@ class SystemAnswer:
 
 
 def parse_systems(texts: Sequence[str]) -> tuple[System, ...]:
-    """Read the systems of a command line.
-
-    Raises:
-        UserError: fewer than two, a name that stands twice, or a system that cannot be told.
-    """
+    """Read the systems of a command line."""
     systems = tuple(parse_system(text) for text in texts)
     require_distinct_names((system.name for system in systems), "systems", "give each its own name: NAME=…")
     if len(systems) < 2:
@@ -124,11 +120,7 @@ def parse_systems(texts: Sequence[str]) -> tuple[System, ...]:
 
 
 def parse_system(text: str) -> System:
-    """Read one system, `NAME=WHERE`.
-
-    Raises:
-        UserError: another form, nothing at that place, or a setting it does not know.
-    """
+    """Read one system, `NAME=WHERE`."""
     name, equals, where = text.partition("=")
     if not equals or not where:
         raise UserError(f"system {text!r} is not of the form NAME=WHERE; write {_FORMS}")
@@ -190,12 +182,7 @@ def read_prompts(path: Path, num_prompts: int | None, seed: int) -> tuple[Compar
     Of questions with several turns the first is asked.
 
     Args:
-        path: the file.
         num_prompts: take so many, drawn at random; None or more than there are: all.
-        seed: of the draw and of the answers' sampling.
-
-    Raises:
-        UserError: no file, a malformed record, an id that stands twice, or no prompt in it.
     """
     found: dict[str, AskedPrompt] = {}
     for number, prompt in enumerate(file_prompts(path)):

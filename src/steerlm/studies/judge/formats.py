@@ -26,11 +26,7 @@ _SHORTUUID_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz
 
 
 def read_questions(path: Path) -> list[BenchmarkQuestion]:
-    """Read a question file, in any of the forms.
-
-    Raises:
-        UserError: with file and line: another form, or an id that stands twice.
-    """
+    """Read a question file, in any of the forms."""
     questions: dict[str, BenchmarkQuestion] = {}
     for prompt in read_prompts(path):
         question = _question(prompt)
@@ -44,10 +40,6 @@ def read_questions(path: Path) -> list[BenchmarkQuestion]:
 
 def read_answers(path: Path, name: str) -> SystemAnswers:
     """Read a system's answers, in any of the forms.
-
-    Args:
-        path: the file.
-        name: of the system.
 
     Raises:
         UserError: with file and line: another form, or a question that is answered twice.

@@ -21,11 +21,7 @@ _SHOWN = 5
 def confirm(
     cost: Cost, price_in: float | None, price_out: float | None, dry_run: bool, yes: bool, console: Console
 ) -> bool:
-    """Print what it costs and return whether to go on: what is paid for already needs no consent.
-
-    Raises:
-        UserError: one price without the other, or nobody is there to ask.
-    """
+    """Print what it costs and return whether to go on: what is paid for already needs no consent."""
     if (price_in is None) != (price_out is None):
         raise UserError("--price-in and --price-out go together: both per million tokens")
     print_cost(cost, None if price_in is None or price_out is None else (price_in, price_out), console)

@@ -32,9 +32,6 @@ def read_stored(paths: Sequence[Path], authors: Mapping[str, str]) -> list[Judge
     Args:
         paths: the files; reviews of one study together, as they tell whose answer is whose.
         authors: answer id -> system, for reviews that do not tell.
-
-    Raises:
-        UserError: with file and line.
     """
     by_form: dict[str, list[Path]] = {}
     for path in paths:
@@ -80,16 +77,7 @@ def write_fastchat(path: Path, judgements: Sequence[Judgement]) -> None:
 
 
 def write_reviews(folder: Path, judgements: Sequence[Judgement], systems: Mapping[str, SystemAnswers]) -> list[Path]:
-    """Write Vicuna judgements as reviews in QLoRA's form, one file `A-vs-B.jsonl` per pair and order.
-
-    Args:
-        folder: where to write.
-        judgements: of the Vicuna protocol; others are passed over.
-        systems: name -> its answers, for their ids.
-
-    Returns:
-        The files.
-    """
+    """Write Vicuna judgements as reviews in QLoRA's form, one file `A-vs-B.jsonl` per pair and order."""
     files: dict[tuple[str, ...], list[dict[str, object]]] = {}
     for judgement in judgements:
         if judgement.kind not in _REVIEWERS:

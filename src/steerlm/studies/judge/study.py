@@ -40,7 +40,6 @@ PROTOCOLS: tuple[Protocol, ...] = ("vicuna", "mt-bench-pair", "mt-bench-single",
 
 
 def read_systems(files: Mapping[str, Path]) -> dict[str, SystemAnswers]:
-    """Read the answers of every system, name -> file."""
     return {name: read_answers(path, name) for name, path in files.items()}
 
 
@@ -73,14 +72,8 @@ def build_asks(
     """Return everything to ask the judge.
 
     Args:
-        protocol: which protocol.
-        questions: the questions.
-        systems: name -> answers.
         baseline: compare the other systems with this one only; None: every pair.
         schema: the attributes to rate (rubric).
-
-    Raises:
-        UserError: too few systems, an unknown baseline, no schema, or no question answered.
     """
     if baseline is not None and baseline not in systems:
         raise UserError(f"unknown system {baseline!r}: {did_you_mean(baseline, systems)}")
@@ -101,11 +94,7 @@ def build_asks(
 
 
 def conversations(questions: Sequence[BenchmarkQuestion], system: SystemAnswers) -> dict[str, list[Message]]:
-    """Return question id -> the conversation that ends with the system's last answer.
-
-    Raises:
-        UserError: the system answered none of the questions.
-    """
+    """Return question id -> the conversation that ends with the system's last answer."""
     found = {}
     for question in questions:
         answers = system.answers.get(question.id)
@@ -168,10 +157,8 @@ def analyse(
     Args:
         reviews: judgement files of this tool, FastChat's or QLoRA's.
         systems: answers whose ids tell who wrote what, where the reviews alone do not.
-        out: folder to write to.
         baseline: the system that scores are given as a share of.
         reparse: let our parsers' verdicts count instead of the stored ones.
-        schema: the attributes that were rated (rubric); None: their stored verdicts are not read anew.
 
     Raises:
         UserError: a system that no judgement is about.

@@ -20,7 +20,6 @@ def summarise(judgements: Sequence[Judgement], baseline: str | None = None) -> J
     """Sum up judgements of one or several protocols.
 
     Args:
-        judgements: as `judge` or `stored.read_stored` return them.
         baseline: the system that scores are given as a share of (Vicuna protocol); None: no shares.
 
     Returns:

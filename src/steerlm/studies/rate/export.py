@@ -29,9 +29,6 @@ def export_ratings(study: Study, path: Path) -> ExportedRatings:
     An ordinal attribute's `ratings` list what each annotator said and `attributes` holds their rounded mean; of a
     categorical one `attributes` holds what most annotators said, and nothing where no category has more than the
     others. Labels that the conversations carried before are not written: what is exported is what people said here.
-
-    Raises:
-        UserError: a study of comparisons, or one without any rating.
     """
     if study.schema is None:
         raise UserError(f"{study.folder} compares systems: only a study of ratings makes training data")

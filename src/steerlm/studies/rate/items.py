@@ -40,7 +40,6 @@ class Comparison:
     answers: tuple[tuple[Message, ...], tuple[Message, ...]]
 
     def to_dict(self) -> dict[str, object]:
-        """Return the JSON form."""
         return {
             "prompt": self.prompt,
             "systems": list(self.systems),
@@ -50,7 +49,6 @@ class Comparison:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Comparison:
-        """Read `to_dict`'s form."""
         (a, b), (first, second) = raw["systems"], raw["answers"]
         return cls(raw["prompt"], (a, b), _messages(raw["context"]), (_messages(first), _messages(second)))
 
@@ -73,12 +71,10 @@ class RatedTurn:
         return self.conversation.group if self.conversation.group is not None else self.conversation.id
 
     def to_dict(self) -> dict[str, object]:
-        """Return the JSON form."""
         return {"turn": self.turn, "conversation": self.conversation.to_dict(None)}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> RatedTurn:
-        """Read `to_dict`'s form."""
         return cls(conversation_from_dict(raw["conversation"]), raw["turn"])
 
 
@@ -91,7 +87,6 @@ class StudyItems:
 
     Attributes:
         items: in the order of the files.
-        left_out: reason -> how many, for the results.
     """
 
     items: tuple[Item, ...]
@@ -104,8 +99,6 @@ def comparisons(answers: Mapping[str, Path], questions: Path | None, num_prompts
     Args:
         answers: per system its file of conversations; equal ids mean the same prompt, the last message is the answer.
         questions: what was asked, where the files hold answers alone, as FastChat's and QLoRA's do.
-        num_prompts: how many are drawn; None: all.
-        seed: of the draw.
 
     Raises:
         UserError: fewer than two systems, a file without answers, no common prompt, or user turns that differ.
@@ -183,11 +176,6 @@ def rated_turns(data: Path, turns: Turns, num_conversations: int | None, seed: i
     Args:
         data: conversations; labels they carry are neither shown nor kept.
         turns: rate the `last` answer of each conversation, or `all`.
-        num_conversations: how many are drawn; None: all.
-        seed: of the draw.
-
-    Raises:
-        UserError: a malformed file, a double id, or no assistant turn.
     """
     conversations: dict[str, Conversation] = {}
     without = 0

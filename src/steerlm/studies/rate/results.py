@@ -30,7 +30,6 @@ def study_results(study: Study, judge: Sequence[Match] | None = None) -> dict[st
     """Return the results of a study as they stand; it need not be finished.
 
     Args:
-        study: with answers or without.
         judge: verdicts of a judge on the same prompts and systems (comparisons only).
 
     Raises:
@@ -134,9 +133,6 @@ def read_matches(path: Path) -> list[Match]:
     """Read a judge's verdicts: what `steerlm judge` writes, or lines of `{"prompt", "first", "second", "outcome"}`.
 
     `first` was shown first; the outcome is 1 where it won, 0.5 for a tie, 0 where it lost.
-
-    Raises:
-        UserError: with file and line.
     """
     matches = []
     for raw, place in read_objects(path):

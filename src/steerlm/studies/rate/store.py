@@ -49,8 +49,6 @@ class Study:
     """What a study asks; fixed once it is created.
 
     Attributes:
-        folder: where it lies.
-        question: what people are asked about every item.
         seed: of order and sides.
         schema: the attributes to rate; None: the study is a comparison.
         systems: names of the compared systems; empty for ratings.
@@ -73,7 +71,6 @@ class Study:
 
     @property
     def path(self) -> Path:
-        """The database."""
         return self.folder / DATABASE
 
 
@@ -91,7 +88,6 @@ class RaterAnswer:
     """The latest word of an annotator on an item.
 
     Attributes:
-        annotator: the name.
         item: index of the item.
         attribute: which attribute is rated; empty for the verdict of a comparison and for `skip`.
         value: `first`, `second`, `tie` or `skip`, or the value's text; `first` is the item's first system, whatever
@@ -109,11 +105,7 @@ class RaterAnswer:
 def create_study(
     folder: Path, items: StudyItems, *, question: str, schema: AttributeSchema | None, systems: Sequence[str], seed: int
 ) -> Study:
-    """Write a new study; it appears whole or not at all.
-
-    Raises:
-        UserError: there is a study in the folder already.
-    """
+    """Write a new study; it appears whole or not at all."""
     path = folder / DATABASE
     if path.exists():
         raise UserError(f"{folder} holds a study already; take another folder (answers are never overwritten)")
@@ -146,11 +138,7 @@ def create_study(
 
 
 def open_study(folder: Path) -> Study:
-    """Read what a study asks.
-
-    Raises:
-        UserError: no study there, or a file that is none or of a newer version.
-    """
+    """Read what a study asks."""
     path = folder / DATABASE
     if not path.is_file():
         raise UserError(f"no study in {folder}; make one with `steerlm rate new {folder} ...`")
@@ -201,7 +189,6 @@ def invite(study: Study, names: Sequence[str]) -> list[Rater]:
 
 
 def annotators(study: Study) -> list[Rater]:
-    """Return everyone who was invited, in that order."""
     with _connect(study.path) as connection:
         return [Rater(*row) for row in connection.execute("SELECT id, name, token FROM annotators ORDER BY id")]
 
@@ -216,11 +203,6 @@ def authenticate(study: Study, token: str) -> Rater | None:
 
 
 def read_item(study: Study, index: int) -> Item:
-    """Return one item.
-
-    Args:
-        index: 0..num_items - 1.
-    """
     assert 0 <= index < study.num_items
     with _connect(study.path) as connection:
         content = connection.execute("SELECT content FROM items WHERE id = ?", (index,)).fetchone()[0]
@@ -228,7 +210,6 @@ def read_item(study: Study, index: int) -> Item:
 
 
 def read_items(study: Study) -> list[Item]:
-    """Return all items in order."""
     with _connect(study.path) as connection:
         return [_item(study, row[0]) for row in connection.execute("SELECT content FROM items ORDER BY id")]
 
@@ -239,12 +220,7 @@ def _item(study: Study, content: str) -> Item:
 
 
 def record(study: Study, annotator: Rater, item: int, values: Mapping[str, str], swapped: bool) -> None:
-    """Write answers of one annotator to one item; they are on the disk when this returns.
-
-    Args:
-        values: attribute -> value, as in `RaterAnswer`.
-        swapped: as in `RaterAnswer`.
-    """
+    """Write answers of one annotator to one item; they are on the disk when this returns."""
     now = time.time()
     with _connect(study.path) as connection, connection:
         connection.executemany(
