@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from steerlm.commands import common
@@ -22,6 +23,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     schema = common.schema_of(arguments.attributes)
     data = common.existing_file(arguments.data, "data")
-    count = export_nemo(read_conversations(data, schema), schema, arguments.out)
+    changed = Counter[str]()
+    count = export_nemo(read_conversations(data, schema), schema, arguments.out, changed)
     common.say(f"{count} conversations written to {arguments.out}")
+    for what, number in changed.items():
+        common.say(f"changed: {what}: {number:,}")
     return 0

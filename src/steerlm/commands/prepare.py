@@ -5,15 +5,27 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from steerlm.commands import common
 from steerlm.errors import UserError
+
+if TYPE_CHECKING:
+    from steerlm.attributes import AttributeSchema
+    from steerlm.config import TemplateName
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     common.add_recipe(parser, "; without a recipe: a field of the section prepare", optional=True)
     parser.add_argument("--source", action="append", default=[], metavar="FORMAT:PATH", help="a data file (repeatable)")
+    parser.add_argument(
+        "--columns", metavar="NAME=COLUMN,…",
+        help="what is read -> the data's column of another name: prompt=player,response=reply,rating.humor=funny",
+    )  # fmt: skip
+    parser.add_argument(
+        "--show", type=int, default=0, metavar="N", help="print N random records as the model will see them"
+    )
     common.add_skip_bad_records(parser)
     common.add_attributes(parser)
     common.add_out_and_seed(parser)
@@ -21,11 +33,20 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare the data of a recipe, or of the files named."""
+    if arguments.show < 0:
+        raise UserError(f"--show must not be negative, got {arguments.show}")
     if arguments.recipe is not None:
-        return common.run_in_recipe(arguments, "prepare")
+        if arguments.columns is not None:
+            raise UserError("--columns is for --source; in a recipe the columns stand in prepare.sources")
+        recipe = common.recipe_of(arguments)
+        code = common.run_in_recipe(arguments, "prepare")
+        _show(recipe.run_dir / "prepare", recipe.schema_, recipe.train_sft.template, arguments.show, recipe.seed)
+        return code
     from steerlm.config import PrepareConfig
+    from steerlm.sources import parse_columns
 
-    sources: list[dict[str, str]] = []
+    columns = parse_columns(arguments.columns) if arguments.columns else {}
+    sources: list[dict[str, object]] = []
     for text in arguments.source:
         source_format, colon, path = text.partition(":")
         if not colon:
@@ -33,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).resolve().name.split(".")[0]) or "data"
         taken = [source["name"] for source in sources]
         name = name if name not in taken else f"{name}-{len(taken)}"
-        sources.append({"name": name, "format": source_format, "path": path})
+        sources.append({"name": name, "format": source_format, "path": path, "columns": columns})
     out = common.needed(arguments, "out")
     config = common.section_of(arguments.overrides, PrepareConfig, "prepare", sources=sources)
     for source in config.sources:
@@ -42,4 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
     schema = common.schema_of(arguments.attributes)
     from steerlm.stages.prepare.stage import prepare
 
-    return common.run_alone("prepare", out, lambda: prepare(config, schema, out, arguments.seed))
+    code = common.run_alone("prepare", out, lambda: prepare(config, schema, out, arguments.seed))
+    _show(out, schema, "steerlm", arguments.show, arguments.seed)
+    return code
+
+
+def _show(out: Path, schema: AttributeSchema, template: TemplateName, count: int, seed: int) -> None:
+    """Print a few prepared records; what is trained stands in ⟦ ⟧."""
+    if count:
+        from steerlm.stages.prepare.show import show
+
+        for record in show(out / "train.jsonl", schema, template, count, seed):
+            common.say(f"\n{record}")
