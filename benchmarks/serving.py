@@ -130,7 +130,7 @@ def sampled_alone(engine: LocalEngine, body: Body) -> list[dict[str, Any]]:
     """Return the answers to a request, every one sampled with nothing beside it."""
     request, sampling = request_of(body)
     answers = []
-    for row in engine.rows(request, sampling, said(request.messages)):
+    for row in engine.draws(request, sampling, said(request.messages)):
         decoder = engine.decoder()
         decoder.add([row])
         while decoder.busy:
@@ -163,7 +163,7 @@ def in_turn(job: Mapping[str, Any]) -> Any:
     """Time the engine itself where a request comes only when another one has ended, as clients ask."""
 
     def sampled(engine: LocalEngine, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
-        rows = [engine.rows(request, sampling, said(request.messages))[0] for request in requests]
+        rows = [engine.draws(request, sampling, said(request.messages))[0] for request in requests]
         waiting = iter(rows)
         decoder = engine.decoder()
         decoder.add(list(itertools.islice(waiting, job["batch_size"])))

@@ -24,6 +24,7 @@ from steerlm.attributes import PRESETS
 from steerlm.config import Recipe
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import reference_http
 import results_ablation
 import results_guidance
 import results_performance
@@ -106,6 +107,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "bootstrapping": results_playground.bootstrapping,
     "samples": results_playground.samples,
     "environment": results_playground.environment,
+    **reference_http.BLOCKS,
     **results_ablation.BLOCKS,
     **results_guidance.BLOCKS,
     **results_performance.BLOCKS,

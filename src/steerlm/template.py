@@ -205,6 +205,8 @@ class ConversationEncoder:
         control_ids: ids that no text can yield.
         attributes_open: id in front of an attribute label.
         attributes_close: id after a label of the generative attribute model.
+        num_tokens: of the tokenizer's vocabulary.
+        sequence_start: what the tokenizer's family puts in front of text that has no template.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema) -> None:
@@ -239,6 +241,9 @@ class ConversationEncoder:
         self.attributes_open = self._control[shipped.attributes_open]
         self.attributes_close = self._control[shipped.attributes_close]
         self.stop_ids: tuple[int, ...] = (self._control[shipped.stop], self.attributes_open)
+        begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        self.sequence_start: tuple[int, ...] = (tokenizer.bos_token_id,) if begins else ()
+        self.num_tokens = len(tokenizer)
         self._tokenizer = tokenizer
         self._backend = backend_for(tokenizer, control)
         self._render_template = render_jinja_template
@@ -247,28 +252,50 @@ class ConversationEncoder:
         known = {token.content for token in tokenizer.added_tokens_decoder.values()} | set(self._control)
         longest_first = sorted(known, key=len, reverse=True)
         self._parts = re.compile("|".join([f"{self._nonce}(?P<content>\\d+);", *map(re.escape, longest_first)]))
-        self._levels = {a.name: [self._label(str(level)) for level in a.levels] for a in schema}
+        self._levels = {a.name: [self.text_ids(str(level)) for level in a.levels] for a in schema}
         for name, levels in self._levels.items():
             if len({tuple(ids) for ids in levels}) < len(levels):
                 raise UserError(
                     f"the tokenizer cannot tell the values of attribute {name!r} apart; use another tokenizer"
                 )
 
-    def prompt(self, messages: Sequence[Message], attributes: Mapping[str, Value] | None) -> list[int]:
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        attributes: Mapping[str, Value] | None,
+        *,
+        beginning: str = "",
+        any_roles: bool = False,
+    ) -> list[int]:
         """Return the ids of a generation prompt.
 
         Args:
             messages: the conversation so far, ending with a user turn.
             attributes: what to ask for; None = the schema's defaults, {} = no header (unconditional).
+            beginning: what the answer has said already.
+            any_roles: leave it to the template which roles may follow each other.
 
         Raises:
             UserError: wrong roles, an unknown attribute or a value off its scale.
         """
-        check_roles(messages)
-        if messages[-1].role != "user":
-            raise UserError(f"a prompt ends with a user message, this one with {messages[-1].role!r}")
+        if not any_roles:
+            check_roles(messages)
+            if messages[-1].role != "user":
+                raise UserError(f"a prompt ends with a user message, this one with {messages[-1].role!r}")
         wanted = self.schema.defaults if attributes is None else self.schema.validate(attributes)
-        return self._backend.encode(self._pieces(messages, True, wanted)).input_ids
+        pieces = self._pieces(messages, True, wanted)
+        if beginning:
+            _check_unicode(beginning, len(messages), "assistant")
+            pieces.append(Piece(beginning, True))
+        return self._backend.encode(pieces).input_ids
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the ids of text alone, none of which is a control token."""
+        return self._backend.encode([Piece(text, False)]).input_ids
+
+    def token(self, index: int) -> str:
+        """Return a token as the vocabulary spells it."""
+        return str(self._tokenizer.convert_ids_to_tokens(index))
 
     def conversation(
         self, messages: Sequence[Message], *, turns: Literal["all", "last"] = "all", headers: bool = True
@@ -350,7 +377,7 @@ class ConversationEncoder:
         valid = self.schema.validate(values)
         return [
             LabelPiece(
-                self._label(f"{',' if i else ''}{name}:"), self._levels[name][self.schema[name].levels.index(value)]
+                self.text_ids(f"{',' if i else ''}{name}:"), self._levels[name][self.schema[name].levels.index(value)]
             )
             for i, (name, value) in enumerate(valid.items())
         ]
@@ -372,9 +399,6 @@ class ConversationEncoder:
             text = text.removesuffix("\n")
         return text
 
-    def _label(self, text: str) -> list[int]:
-        return self._backend.encode([Piece(text, False)]).input_ids
-
     def _pieces(
         self, messages: Sequence[Message], headers: bool, generation: Mapping[str, Value] | None
     ) -> list[Piece]:
@@ -388,10 +412,7 @@ class ConversationEncoder:
         chat: list[dict[str, object]] = []
         contents: list[str] = []
         for i, message in enumerate(messages):
-            try:
-                message.content.encode()
-            except UnicodeEncodeError as error:
-                raise UserError(f"message {i} ({message.role}) is not valid Unicode: {error}") from None
+            _check_unicode(message.content, i, message.role)
             # white space stays outside, for templates that trim
             core = message.content.strip()
             text, _, trail = message.content.partition(core) if core else (message.content, "", "")
@@ -452,6 +473,13 @@ class ConversationEncoder:
             position = match.end()
         text(position, len(rendered))
         return pieces
+
+
+def _check_unicode(text: str, number: int, role: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"message {number} ({role}) is not valid Unicode: {error}") from None
 
 
 def _last_run(mask: list[bool]) -> list[bool]:

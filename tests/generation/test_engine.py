@@ -207,7 +207,7 @@ def test_columns_that_only_a_finished_row_used_are_not_looked_at(monkeypatch: py
     sampler = engine(model)
     short, long = Request(user("Hi"), {}), Request(user("Why is the sky blue? " * 5), {})
     [rows, [brief]] = [
-        [row for i in range(count) for row in sampler.rows(request, Sampling(new, temperature=0), (new, i))]
+        [row for i in range(count) for row in sampler.draws(request, Sampling(new, temperature=0), (new, i))]
         for request, count, new in ((short, 7, 20), (long, 1, 3))
     ]
     decoder = Decoder(model, batch_size=8, stop_ids=frozenset())

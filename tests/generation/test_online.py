@@ -16,7 +16,7 @@ from steerlm.generation.decoding import Decoder, decode
 from steerlm.generation.detokenizing import ResponseText
 from steerlm.generation.engine import LocalEngine, Request, Sampling, said
 from steerlm.generation.online import Job, QueueFull, Scheduler, SchedulerStopped
-from steerlm.generation.rows import Row
+from steerlm.generation.requests import Draw
 from steerlm.generation.worker import thread_worker
 from steerlm.template import ConversationEncoder
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
@@ -53,7 +53,7 @@ def submit(
         if jobs and (jobs[0].done or not scheduler.running):
             done.set()
 
-    job = scheduler.submit(engine.rows(request, sampling, said(request.messages)), notify)
+    job = scheduler.submit(engine.draws(request, sampling, said(request.messages)), notify)
     jobs.append(job)
     if job.done:
         done.set()
@@ -80,7 +80,7 @@ def test_requests_at_any_time_get_what_they_get_alone(engine: LocalEngine, sched
     texts = set()
     for request, sampling, job, done in submitted:
         assert done.wait(60)
-        alone = list(engine.rows(request, sampling, 0))
+        alone = list(engine.draws(request, sampling, 0))
         lonely = Decoder(engine._model, batch_size=4, stop_ids=engine.prompting.stop_ids)
         lonely.add(alone)
         while lonely.busy:
@@ -108,7 +108,7 @@ def endless(model: PreTrainedModel) -> LocalEngine:
 
 def test_whole_samples_are_told_of_when_they_are_done(engine: LocalEngine, scheduler: Scheduler) -> None:
     request = Request((Message("user", "Hi"),), {"humor": 3}, 3, seed=1)
-    rows = engine.rows(request, Sampling(40, temperature=1), said(request.messages))
+    rows = engine.draws(request, Sampling(40, temperature=1), said(request.messages))
     seen: list[list[tuple[int, bool]]] = []
     ended = threading.Event()
 
@@ -121,7 +121,7 @@ def test_whole_samples_are_told_of_when_they_are_done(engine: LocalEngine, sched
     assert ended.wait(60)
     assert len(seen) <= len(rows)
     assert all(done for state in seen for count, done in state if count)
-    expected = engine.rows(request, Sampling(40, temperature=1), said(request.messages))
+    expected = engine.draws(request, Sampling(40, temperature=1), said(request.messages))
     for _ in decode(engine._model, expected, batch_size=6, stop_ids=engine.prompting.stop_ids):
         pass
     assert [row.tokens for row in rows] == [row.tokens for row in expected]
@@ -168,7 +168,7 @@ def test_an_error_while_decoding_reaches_those_who_wait(engine: LocalEngine, mon
     seen: list[BaseException | None] = []
     monkeypatch.setattr(threading, "excepthook", lambda raised: seen.append(raised.exc_value))
 
-    def broken(*arguments: object) -> list[Row]:
+    def broken(*arguments: object) -> list[Draw]:
         raise RuntimeError("the device is gone")
 
     monkeypatch.setattr(Decoder, "step", broken)
@@ -190,7 +190,7 @@ def test_a_later_setting_computes_its_header_only(engine: LocalEngine) -> None:
     messages = (Message("user", TEXTS[1] * 3),)
     answers: list[Sequence[int]] = []
     for humor in range(5):
-        rows = engine.rows(Request(messages, {"humor": humor}), Sampling(4, temperature=0), said(messages))
+        rows = engine.draws(Request(messages, {"humor": humor}), Sampling(4, temperature=0), said(messages))
         decoder.add(rows)
         while decoder.busy:
             decoder.step()
@@ -210,7 +210,7 @@ def test_remembered_prompts_are_bounded(engine: LocalEngine, monkeypatch: pytest
     decoder = engine.decoder()
     for i in range(20):
         messages = (Message("user", f"Question number {i}: why?"),)
-        decoder.add(engine.rows(Request(messages, None), Sampling(2), said(messages)))
+        decoder.add(engine.draws(Request(messages, None), Sampling(2), said(messages)))
         while decoder.busy:
             decoder.step()
     memory = decoder._queue._memory

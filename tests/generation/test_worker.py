@@ -22,7 +22,7 @@ from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.generation.engine import LocalEngine, Request, Sampling, load_engine, said
 from steerlm.generation.online import Scheduler, SchedulerStopped
-from steerlm.generation.rows import Row
+from steerlm.generation.requests import Draw
 from steerlm.generation.worker import Worker, process_worker, thread_worker
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
@@ -62,13 +62,13 @@ def started(folder: Path) -> Iterator[tuple[Scheduler, Worker]]:
     assert worker.body.exitcode in (0, -signal.SIGKILL)
 
 
-def rows_of(engine: LocalEngine, number: int, tokens: int = 20) -> list[Row]:
+def rows_of(engine: LocalEngine, number: int, tokens: int = 20) -> list[Draw]:
     request = Request((Message("user", f"Question {number}"),), {"humor": number % 5}, 1 + number % 2, seed=number)
     sampling = Sampling(tokens, temperature=number % 2)
-    return engine.rows(request, sampling, said(request.messages), 3 if number % 3 else None)
+    return engine.draws(request, sampling, said(request.messages), 3 if number % 3 else None)
 
 
-def submit(scheduler: Scheduler, rows: list[Row]) -> threading.Event:
+def submit(scheduler: Scheduler, rows: list[Draw]) -> threading.Event:
     told = threading.Event()
     scheduler.submit(rows, lambda: all(row.done for row in rows) and told.set())
     return told
@@ -133,7 +133,7 @@ def test_growth_is_told_now_and_then_and_ends_at_once(
     monkeypatch.setattr("steerlm.generation.worker._PAUSE_S", pause)
     told: list[int] = []
     scheduler = Scheduler(thread_worker(engine.decoder()), max_waiting=4)
-    [row] = engine.rows(Request((Message("user", "Hi"),), None, seed=3), Sampling(100, temperature=1), 0)
+    [row] = engine.draws(Request((Message("user", "Hi"),), None, seed=3), Sampling(100, temperature=1), 0)
     done = threading.Event()
 
     def notify() -> None:

@@ -20,8 +20,8 @@ from fastapi import FastAPI, Request, Response
 from starlette.responses import JSONResponse, StreamingResponse
 
 from steerlm.generation.decoding import Decoder
-from steerlm.generation.detokenizing import ResponseText
-from steerlm.generation.rows import Lane, Row
+from steerlm.generation.detokenizing import ResponseText, TokenTexts
+from steerlm.generation.requests import Draw, Lane
 from steerlm.generation.sampling import Drawing, sample_key
 from tests.server.running import tiny_engine
 
@@ -57,6 +57,7 @@ class FakeUpstream:
 def app_of(state: FakeUpstream) -> FastAPI:
     """Return the application."""
     engine = tiny_engine()
+    texts = TokenTexts(engine.encoder)
     encoder, tokenizer = engine.encoder, engine.encoder._tokenizer
     app = FastAPI()
 
@@ -66,13 +67,13 @@ def app_of(state: FakeUpstream) -> FastAPI:
             return JSONResponse({"error": {"message": "SECRET"}}, state.fault)
         return JSONResponse({"object": "list", "data": state.models})
 
-    def decode(body: dict[str, Any], ids: list[int]) -> Row:
+    def decode(body: dict[str, Any], ids: list[int]) -> Draw:
         assert ids, "an empty prompt"
         stops = frozenset(body["stop_token_ids"]) if state.fault != "ignores-stops" else frozenset()
         drawing = Drawing(body["temperature"], max(0, body["top_k"]), body["top_p"])
         wanted = body.get("logprobs")
         num = body["top_logprobs"] if wanted is True else wanted
-        row = Row((Lane(tuple(ids)),), 0, sample_key(body["seed"], 0), body["max_tokens"], drawing, num)
+        row = Draw((Lane(tuple(ids)),), 0, sample_key(body["seed"], 0), body["max_tokens"], drawing, num)
         decoder = Decoder(engine._model, batch_size=1, stop_ids=stops)
         decoder.add([row])
         while decoder.busy:
@@ -82,7 +83,17 @@ def app_of(state: FakeUpstream) -> FastAPI:
     def token(index: int) -> str:
         return str(tokenizer.convert_ids_to_tokens(index) if index in encoder.control_ids else encoder.decode([index]))
 
-    def pieces(row: Row) -> Iterator[tuple[str, int | None]]:
+    def raw(index: int) -> list[int] | None:
+        if index in encoder.control_ids:
+            return list(token(index).encode())
+        return list(texts(index).bytes or b"")
+
+    def spelled(index: int) -> str:
+        """A token as completions name it: one that is a part of a character by its bytes, as OpenAI does."""
+        name = token(index)
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw(index) or ()) if "\ufffd" in name else name
+
+    def pieces(row: Draw) -> Iterator[tuple[str, int | None]]:
         """The text of every token, as vLLM shows it: the stop token is not shown, special tokens in between are."""
         shown = row.tokens[:-1] if row.stopped else row.tokens
         text, ids = "", list[int]()
@@ -100,18 +111,19 @@ def app_of(state: FakeUpstream) -> FastAPI:
         if rest:
             yield rest, None
 
-    def logprobs(row: Row, number: int, chat: bool) -> dict[str, Any] | None:
+    def logprobs(row: Draw, number: int, chat: bool) -> dict[str, Any] | None:
         if row.num_logprobs is None:
             return None
         drawn, top = row.logprobs[number]
-        name = token(row.tokens[number])
         if chat:
-            others = [{"token": token(i), "logprob": value, "bytes": None} for i, value in top]
-            return {"content": [{"token": name, "logprob": drawn, "bytes": None, "top_logprobs": others}]}
-        others_of = {token(i): value for i, value in top} or None
+            others = [{"token": token(i), "logprob": value, "bytes": raw(i)} for i, value in top]
+            entry = {"token": token(row.tokens[number]), "logprob": drawn, "bytes": raw(row.tokens[number])}
+            return {"content": [{**entry, "top_logprobs": others}]}
+        name = spelled(row.tokens[number])
+        others_of = {spelled(i): value for i, value in top} or None
         return {"tokens": [name], "token_logprobs": [drawn], "top_logprobs": [others_of], "text_offset": [0]}
 
-    async def events(row: Row, chat: bool, leave: Callable[[], None]) -> AsyncIterator[str]:
+    async def events(row: Draw, chat: bool, leave: Callable[[], None]) -> AsyncIterator[str]:
         if state.fault == "garbage":
             yield "data: {not json\n\n"
             return
@@ -158,6 +170,14 @@ def app_of(state: FakeUpstream) -> FastAPI:
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         else:
             ids = body["prompt"]
+        if body.get("echo"):
+            found = await asyncio.to_thread(engine.decoder().read, ids, body["logprobs"])
+            tops = [None, *({spelled(i): value for i, value in entry.top} or None for entry in found)]
+            told = {
+                "tokens": [spelled(index) for index in ids], "token_logprobs": [None, *(e.drawn for e in found)],
+                "top_logprobs": tops, "text_offset": [0] * len(ids),
+            }  # fmt: skip
+            return JSONResponse({"choices": [{"index": 0, "text": "", "logprobs": told, "finish_reason": "length"}]})
         assert body["stream"], "what is not streamed cannot be stopped"
         row = await asyncio.to_thread(decode, body, ids)
         if state.fault == "no-stream":

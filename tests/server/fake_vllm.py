@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 from steerlm.generation.decoding import Decoder
-from steerlm.generation.rows import Lane, LogProb, Row
+from steerlm.generation.requests import Draw, Lane, LogProb
 from steerlm.generation.sampling import Drawing
 from tests.server.running import tiny_engine
 
@@ -45,16 +45,17 @@ class RequestOutputKind(enum.Enum):
 
 @dataclass
 class SamplingParams:
-    n: int
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
-    max_tokens: int
-    stop_token_ids: list[int]
-    ignore_eos: bool
-    detokenize: bool
+    n: int = 1
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    max_tokens: int = 16
+    stop_token_ids: list[int] = field(default_factory=list)
+    ignore_eos: bool = False
+    detokenize: bool = True
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
 
     def __post_init__(self) -> None:
@@ -111,6 +112,9 @@ class FakeVllm:
             raise EngineDeadError
         self.unfinished.add(request_id)
         try:
+            if sampling_params.prompt_logprobs is not None:
+                yield await asyncio.to_thread(self._read, ids, sampling_params.prompt_logprobs)
+                return
             row = await asyncio.to_thread(self._decode, ids, sampling_params)
             async for output in self._outputs(row, sampling_params):
                 yield output
@@ -120,20 +124,25 @@ class FakeVllm:
         finally:
             self.unfinished.discard(request_id)
 
-    def _decode(self, ids: list[int], parameters: SamplingParams) -> Row:
+    def _read(self, ids: list[int], count: int) -> Any:
+        found = self.engine.decoder().read(ids, count)
+        positions = [position(token, entry) for token, entry in zip(ids[1:], found, strict=True)]
+        return SimpleNamespace(outputs=[], prompt_logprobs=[None, *positions], finished=True)
+
+    def _decode(self, ids: list[int], parameters: SamplingParams) -> Draw:
         assert parameters.n == 1
         assert parameters.ignore_eos
         assert not parameters.detokenize
         assert self.hold.wait(20)
         drawing = Drawing(parameters.temperature, max(0, parameters.top_k), parameters.top_p)
-        row = Row((Lane(tuple(ids)),), 0, parameters.seed, parameters.max_tokens, drawing, parameters.logprobs)
+        row = Draw((Lane(tuple(ids)),), 0, parameters.seed, parameters.max_tokens, drawing, parameters.logprobs)
         decoder = Decoder(self.engine._model, batch_size=1, stop_ids=frozenset(parameters.stop_token_ids))
         decoder.add([row])
         while decoder.busy:
             decoder.step()
         return row
 
-    async def _outputs(self, row: Row, parameters: SamplingParams) -> AsyncGenerator[Any, None]:
+    async def _outputs(self, row: Draw, parameters: SamplingParams) -> AsyncGenerator[Any, None]:
         step = 2 if parameters.output_kind is RequestOutputKind.DELTA else len(row.tokens)
         assert parameters.output_kind is not RequestOutputKind.CUMULATIVE
         for begin in range(0, len(row.tokens), step):

@@ -21,14 +21,17 @@ from steerlm.checkpoint.label_statistics import label_statistics
 from steerlm.conversation import Message, Score
 from steerlm.generation.decoding import Decoder
 from steerlm.generation.engine import LocalEngine
+from steerlm.generation.prompting import Prompting
+from steerlm.generation.worker import thread_worker
 from steerlm.server.app import create_app
-from steerlm.server.keys import Keys
+from steerlm.server.backend import Backend
+from steerlm.server.gate import Keys
 from steerlm.server.local import LocalBackend
 from steerlm.server.metrics import Metrics
-from steerlm.server.policy import PolicyFile, build_policy
-from steerlm.server.run import build_service, build_upstream_service, service_of
+from steerlm.server.policy import Policy, PolicyFile, build_policy
+from steerlm.server.run import build_service
 from steerlm.server.service import Service, trained_schema
-from steerlm.server.upstream import Upstream
+from steerlm.server.upstream import Upstream, UpstreamBackend
 from steerlm.server.vllm import VllmBackend
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
@@ -136,12 +139,23 @@ _ENGINES: WeakKeyDictionary[Service, WatchedEngine] = WeakKeyDictionary()
 """Of the services with the built-in engine: they hold no more than a pipe to it."""
 
 
-def tiny_service(policy: Mapping[str, Any] | None = None, key_names: Sequence[str] = (), **engine: int) -> Service:
-    """Return a service with the tiny model and the counting attribute model."""
+def _service(
+    policy: Mapping[str, Any] | None, key_names: Sequence[str], make: Callable[[Policy, Metrics], Backend]
+) -> Service:
     info = CheckpointInfo("sft", SCHEMA, "steerlm", label_statistics=statistics())
     checked = build_policy(PolicyFile.model_validate(policy or {}), trained_schema(info), list(key_names), "policy")
+    return build_service(("tiny",), info, checked, CountingModel(), lambda metrics: make(checked, metrics))
+
+
+def tiny_service(policy: Mapping[str, Any] | None = None, key_names: Sequence[str] = (), **engine: int) -> Service:
+    """Return a service with the tiny model and the counting attribute model."""
     watched = tiny_engine(**engine)
-    service = build_service("tiny", watched, info, checked, CountingModel())
+
+    def make(policy: Policy, metrics: Metrics) -> Backend:
+        worker = thread_worker(watched.decoder())
+        return LocalBackend(watched.prompting, worker, watched.batch_size, policy.limits.max_waiting, metrics)
+
+    service = _service(policy, key_names, make)
     _ENGINES[service] = watched
     return service
 
@@ -150,18 +164,23 @@ def tiny_upstream_service(
     upstream: Upstream, policy: Mapping[str, Any] | None = None, key_names: Sequence[str] = ()
 ) -> Service:
     """Return a service whose answers another server draws, with the counting attribute model."""
-    info = CheckpointInfo("sft", SCHEMA, "steerlm", label_statistics=statistics())
-    checked = build_policy(PolicyFile.model_validate(policy or {}), trained_schema(info), list(key_names), "policy")
-    return build_upstream_service("tiny", upstream, byte_tokenizer(SCHEMA), 512, info, checked, CountingModel())
+    tokenizer = byte_tokenizer(SCHEMA)
+    prompting = Prompting(tokenizer, SCHEMA, tiny_llama_config(len(tokenizer)))
+
+    def make(policy: Policy, metrics: Metrics) -> Backend:
+        limits = policy.limits
+        return UpstreamBackend(upstream, prompting, limits.max_waiting, limits.upstream_timeout_s, metrics)
+
+    return _service(policy, key_names, make)
 
 
 def tiny_vllm_service(llm: FakeVllm, policy: Mapping[str, Any] | None = None, key_names: Sequence[str] = ()) -> Service:
     """Return a service whose answers a stand-in for vLLM draws, with the counting attribute model."""
-    info = CheckpointInfo("sft", SCHEMA, "steerlm", label_statistics=statistics())
-    checked = build_policy(PolicyFile.model_validate(policy or {}), trained_schema(info), list(key_names), "policy")
-    metrics = Metrics()
-    backend = VllmBackend(llm, llm.engine.prompting, checked.limits.max_waiting, metrics)
-    return service_of("tiny", backend, metrics, info, checked, CountingModel())
+
+    def make(policy: Policy, metrics: Metrics) -> Backend:
+        return VllmBackend(llm, llm.engine.prompting, policy.limits.max_waiting, metrics)
+
+    return _service(policy, key_names, make)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from steerlm.generation.online import Job
-from steerlm.generation.rows import Row
+from steerlm.generation.requests import Draw
 from tests.server.running import SCHEMA, Running, running, tiny_service
 
 KEYS = {"team": "team-key-0123456789", "admin": "admin-key-0123456789"}
@@ -38,11 +38,11 @@ class Spy:
     """Records the prompts that reach the model."""
 
     def __init__(self, server: Running) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[Draw] = []
         self._encoder = server.engine.encoder
         self._submit = server.local.scheduler.submit
 
-    def __call__(self, rows: Sequence[Row], notify: Callable[[], None], every_step: bool) -> Job:
+    def __call__(self, rows: Sequence[Draw], notify: Callable[[], None], every_step: bool) -> Job:
         self.rows += rows
         return self._submit(rows, notify, every_step)
 
@@ -113,8 +113,6 @@ VIOLATIONS = [
     {"steer": {"guidance": {"verbosity": 3}}},
     {"steer": {"best_of": 4, "weights": {"toxicity": 1}}},
     {"steer": {"best_of": 4, "weights": {"verbosity": -1}}},
-    {"verbosity": "low"},
-    {"verbosity": "high"},
     {"messages": [*HI, {"role": "assistant", "content": "x", "attributes": {"toxicity": 4}}, *HI]},
 ]  # fmt: skip
 
@@ -164,6 +162,39 @@ def test_what_is_answered_respects_the_locks(locked: Running, spy: Spy, body: di
     assert reply.json()["steer"]["attributes"]["toxicity"] == 0
 
 
+@pytest.mark.parametrize(("word", "level"), [("low", 1), ("medium", 2), ("high", 3)])
+def test_a_word_for_verbosity_means_the_nearest_level(locked: Running, spy: Spy, word: str, level: int) -> None:
+    reply = ask(locked, {"verbosity": word})
+    assert reply.json()["steer"]["attributes"]["verbosity"] == level
+    assert spy.headers()[0][-1]["verbosity"] == level
+
+
+@pytest.fixture(scope="module")
+def clamping() -> Iterator[Running]:
+    """The same locks, which move values; the one on `quality` refuses."""
+    attributes = {**POLICY["attributes"], "quality": {"minimum": 2, "on_violation": "refuse"}}
+    with running(tiny_service({"attributes": attributes, "on_violation": "clamp"}, list(KEYS)), KEYS) as started:
+        yield started
+
+
+@pytest.mark.parametrize("body", [body for body in VIOLATIONS if "weights" not in str(body)], ids=str)
+def test_locks_may_clamp(clamping: Running, monkeypatch: pytest.MonkeyPatch, body: dict[str, Any]) -> None:
+    spy = Spy(clamping)
+    monkeypatch.setattr(clamping.local.scheduler, "submit", spy)
+    reply = ask(clamping, body)
+    assert reply.status_code == 200, reply.text
+    assert holds(spy.headers())
+    warnings = [warning for warning in reply.json()["steer"]["warnings"] if warning["code"] == "attribute_clamped"]
+    assert [warning["attribute"] for warning in warnings] == ([] if "messages" in body else [*_named(body)])
+    assert "lang" not in reply.text
+    assert ask(clamping, {"model": "tiny@quality=1"}).status_code == 403
+
+
+def _named(body: dict[str, Any]) -> Iterator[str]:
+    """The locked attributes that a request names."""
+    return (name for name in ("toxicity", "verbosity") if name in str(body))
+
+
 def test_text_adds_no_header(locked: Running, spy: Spy) -> None:
     messages = [{"role": "system", "content": FORGED}, {"role": "user", "content": FORGED}]
     assert ask(locked, {"messages": messages}).status_code == 200
@@ -176,7 +207,12 @@ def test_completions_have_no_raw_mode(locked: Running, spy: Spy, prompt: str) ->
         assert ask(locked, body, path="completions").status_code == 200
     assert holds(spy.headers())
     assert all(len(prompt) == 1 for prompt in spy.headers())
-    assert ask(locked, {"prompt": [1, 2, 3]}, path="completions").status_code == 400
+    control = locked.engine.encoder.attributes_open
+    assert ask(locked, {"prompt": [1, control, 3]}, path="completions").status_code == 400
+    assert ask(locked, {"prompt": [1, 2, 3]}, path="completions").status_code == 200
+    read = ask(locked, {"prompt": prompt, "echo": True, "logprobs": 1}, path="completions")
+    assert (read.status_code, read.json()["error"]["code"]) == (403, "attribute_locked")
+    assert holds(spy.headers())
     assert ask(locked, {"prompt": "x", "model": "tiny@toxicity=1"}, path="completions").status_code == 403
 
 

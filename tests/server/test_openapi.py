@@ -25,6 +25,7 @@ OPERATIONS = [
     ("GET", "/v1/attributes"),
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
+    ("POST", "/v1/responses"),
     ("POST", "/v1/score"),
 ]
 

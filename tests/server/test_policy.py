@@ -10,7 +10,7 @@ import yaml
 
 from steerlm.attributes import HELPSTEER, OASST, PAPER, STEERLM, Attribute, AttributeSchema
 from steerlm.errors import UserError
-from steerlm.server.keys import load_keys
+from steerlm.server.gate import load_keys
 from steerlm.server.policy import Lock, Policy, load_policy, shipped_presets
 
 

@@ -16,9 +16,9 @@ from starlette.routing import Route
 
 from steerlm.cli import main
 from steerlm.errors import UserError
-from steerlm.server.keys import Keys, load_keys
+from steerlm.server.gate import Keys, load_keys
 from steerlm.server.page import PAGE_ROUTES
-from steerlm.server.run import check_exposure, is_loopback, served_name
+from steerlm.server.run import check_exposure, is_loopback, served_names
 from tests.server.running import Running, eventually, running, tiny_service
 
 KEYS = {"a": "key-a-0123456789abc", "b": "key-b-0123456789abc"}
@@ -105,7 +105,7 @@ def test_every_key_is_compared_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         compared.append((len(first), len(second)))
         return first == second
 
-    monkeypatch.setattr("steerlm.server.keys.hmac.compare_digest", compare)
+    monkeypatch.setattr("steerlm.server.gate.hmac.compare_digest", compare)
     keys = Keys({"a": "x" * 20, "b": "y" * 20, "c": "z" * 20})
     assert [keys.find(f"Bearer {c * 20}") for c in "xyzw"] == ["a", "b", "c", None]
     assert compared == [(32, 32)] * 12
@@ -142,9 +142,12 @@ def test_other_machines_need_keys() -> None:
         check_exposure(host, Keys(KEYS))
 
 
-def test_names_of_models() -> None:
-    assert served_name(Path("/runs/playground/bootstrap/model")) == "bootstrap"
-    assert served_name(Path("/models/my@model")) == "my-model"
+def test_names_of_models(tmp_path: Path) -> None:
+    assert served_names(Path("/runs/playground/bootstrap/model")) == ("bootstrap",)
+    assert served_names(Path("/models/my@model")) == ("my-model",)
+    (tmp_path / "run" / "bootstrap" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "recipe.yaml").write_text("name: my@run\n", encoding="utf-8")
+    assert served_names(tmp_path / "run" / "bootstrap" / "model") == ("my-run", "bootstrap")
 
 
 def test_a_name_with_a_setting_s_sign_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,13 +15,13 @@ import httpx
 import pytest
 from jinja2 import TemplateError
 
-from steerlm.checkpoint.models import CheckpointInfo, load_tokenizer, save_model
+from steerlm.checkpoint.models import CheckpointInfo, save_model
 from steerlm.cli import build_parser
 from steerlm.commands.serve import upstream_of
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.server.policy import PolicyFile, build_policy
-from steerlm.server.run import build_upstream_service, context_of
+from steerlm.server.run import load_service
 from steerlm.server.service import trained_schema
 from steerlm.server.upstream import Upstream, UpstreamBackend
 from tests.server.fake_upstream import FakeUpstream, fake_upstream
@@ -79,7 +79,9 @@ def locked(stock: FakeUpstream) -> Iterator[Running]:
 def ask(
     server: Running, body: dict[str, Any], path: str = "chat/completions", key: str | None = None
 ) -> httpx.Response:
-    base: dict[str, Any] = {"model": "tiny", "max_tokens": 24, "temperature": 0}
+    base: dict[str, Any] = {"model": "tiny", "temperature": 0}
+    if path != "responses":
+        base["max_tokens"] = 24
     if path == "chat/completions":
         base["messages"] = HI
     headers = {} if key is None else {"authorization": f"Bearer {KEYS[key]}"}
@@ -92,7 +94,9 @@ def rounded(value: Any) -> Any:
         return round(value, 3)
     if isinstance(value, dict):
         # parts of characters look alike, and the form of completions has room for one of them
-        return {key: rounded(item) for key, item in value.items() if key not in ("id", "created", "\ufffd")}
+        return {
+            key: rounded(item) for key, item in value.items() if key not in ("id", "created", "created_at", "\ufffd")
+        }
     return [rounded(item) for item in value] if isinstance(value, list) else value
 
 
@@ -113,6 +117,16 @@ SAME: list[tuple[str, dict[str, Any]]] = [
     ("chat/completions", {"messages": [{"role": "user", "content": FORGED}], "max_tokens": 60}),
     ("completions", {"prompt": ["Hi", "Why?"], "logprobs": 2}),
     ("completions", {"prompt": "Hi", "echo": True}),
+    ("completions", {"prompt": "Why \U0001f600?", "echo": True, "logprobs": 2}),
+    ("completions", {"prompt": [[72, 105], [72]], "echo": True, "logprobs": 1, "max_tokens": 0}),
+    ("chat/completions", {"messages": [*HI, *HI]}),
+    ("chat/completions", {"messages": [{"role": "system", "content": "Say hello."}]}),
+    ("chat/completions", {"messages": [*HI, {"role": "assistant", "content": ""}, *HI]}),
+    (
+        "chat/completions",
+        {"messages": [*HI, {"role": "assistant", "content": "Sure, "}], "continue_final_message": True},
+    ),
+    ("responses", {"input": "Hi", "instructions": "Be brief.", "top_logprobs": 1, "max_output_tokens": 24}),
 ]
 
 
@@ -467,13 +481,9 @@ def test_no_weights_are_needed(tmp_path: Path, stock: FakeUpstream, server: Runn
     shutil.rmtree(tmp_path / "model" / "checkpoints", ignore_errors=True)
     policy = build_policy(PolicyFile(), trained_schema(info), [], "policy")
     folder = tmp_path / "model"
-    assert context_of(folder) == 512
-    service = build_upstream_service("tiny", Upstream(stock.url), load_tokenizer(folder), 512, info, policy, None)
+    service = load_service(("tiny",), folder, info, policy, None, 8, Upstream(stock.url), "local")
     with running(service) as front:
         assert rounded(ask(front, {}).json()) == rounded(ask(server, {}).json())
-    wrong = CheckpointInfo("regression", SCHEMA, "steerlm")
-    with pytest.raises(UserError, match="attribute model"):
-        build_upstream_service("tiny", Upstream(stock.url), tokenizer, 512, wrong, policy, None)
 
 
 def test_arguments(monkeypatch: pytest.MonkeyPatch) -> None:

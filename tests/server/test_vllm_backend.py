@@ -23,10 +23,9 @@ from steerlm.cli import build_parser
 from steerlm.commands.serve import upstream_of
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.generation.engine import load_engine
 from steerlm.server.metrics import Metrics
 from steerlm.server.policy import PolicyFile, build_policy
-from steerlm.server.run import build_service, build_vllm_service, serve
+from steerlm.server.run import load_service, serve
 from steerlm.server.service import trained_schema
 from steerlm.server.vllm import VllmBackend, load_vllm_backend
 from tests.server.fake_vllm import FakeVllm, RequestOutputKind, install
@@ -291,7 +290,7 @@ def test_how_it_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llm:
     started = install(monkeypatch, llm)
     folder = saved(tmp_path / "model")
     policy = build_policy(PolicyFile(), trained_schema(INFO), [], "policy")
-    service = build_vllm_service("tiny", folder, 32, INFO, policy, None)
+    service = load_service(("tiny",), folder, INFO, policy, None, 32, None, "vllm")
     backend = service.backend
     assert isinstance(backend, VllmBackend)
     [settings] = started
@@ -356,8 +355,8 @@ def test_the_real_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("vllm is not installed")
     folder = saved(tmp_path / "model")
     policy = build_policy(PolicyFile(), trained_schema(INFO), [], "policy")
-    built_in = build_service("tiny", load_engine(folder, "fp32", batch_size=16), INFO, policy, None)
-    service = build_vllm_service("tiny", folder, 16, INFO, policy, None)
+    built_in = load_service(("tiny",), folder, INFO, policy, None, 16, None, "local")
+    service = load_service(("tiny",), folder, INFO, policy, None, 16, None, "vllm")
     backend = service.backend
     assert isinstance(backend, VllmBackend)
     with running(built_in) as server, running(service) as front:

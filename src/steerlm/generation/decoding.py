@@ -22,9 +22,10 @@ from steerlm.generation.prefill import (
     join,
     overwrite,
     padding_mask,
+    prompt_logprobs,
     takes_additive_mask,
 )
-from steerlm.generation.rows import Lane, LogProb, Row
+from steerlm.generation.requests import Draw, Lane, LogProb
 from steerlm.generation.sampling import Drawing, next_tokens
 from steerlm.generation.waiting import WaitingRows
 
@@ -39,7 +40,7 @@ _FLOOR = -1e30
 class _Place(NamedTuple):
     """A row of the batch: a lane of a sample."""
 
-    row: Row
+    row: Draw
     lane: Lane
 
     @property
@@ -182,7 +183,7 @@ class Decoder:
         self._batch: _Batch | None = None
         self._waited = 0
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[Draw]) -> None:
         """Let rows wait for a place, in order."""
         assert all(len(row.lanes) <= self._batch_size for row in rows)
         self._queue.add(rows)
@@ -200,7 +201,12 @@ class Decoder:
         return bool(self._queue) or self.num_running > 0
 
     @torch.inference_mode()
-    def step(self) -> list[Row]:
+    def read(self, ids: Sequence[int], num_top: int) -> list[LogProb]:
+        """See `prompt_logprobs`."""
+        return prompt_logprobs(self._model, ids, num_top)
+
+    @torch.inference_mode()
+    def step(self) -> list[Draw]:
         """Give every running row one more token, after letting waiting rows take the places of those that are done.
 
         Returns:
@@ -260,8 +266,8 @@ class Decoder:
 
 
 def decode(
-    model: PreTrainedModel, rows: Sequence[Row], *, batch_size: int, stop_ids: frozenset[int]
-) -> Iterator[list[Row]]:
+    model: PreTrainedModel, rows: Sequence[Draw], *, batch_size: int, stop_ids: frozenset[int]
+) -> Iterator[list[Draw]]:
     """Decode all rows, at most `batch_size` lanes at a time, filling `row.tokens`.
 
     Yields:
@@ -273,7 +279,7 @@ def decode(
         yield decoder.step()
 
 
-def _longest_first(rows: Sequence[Row]) -> list[Row]:
+def _longest_first(rows: Sequence[Draw]) -> list[Draw]:
     """Sort rows: longest prompt first, those of one conversation and those with the same prompts side by side."""
     longest: dict[Hashable, int] = {}
     numbers: dict[Hashable, int] = {}

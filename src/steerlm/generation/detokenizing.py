@@ -6,7 +6,9 @@ whose bytes are incomplete, the beginning of a stop string and an attribute line
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from steerlm.attributes import AttributeSchema
 from steerlm.generation.engine import settled, strip_label_echo
@@ -68,6 +70,57 @@ class GrowingText:
         return strip_label_echo(self.body, self._schema)
 
 
+class TokenText(NamedTuple):
+    """What a token stands for; `bytes`: None where only its text is known."""
+
+    text: str
+    bytes: bytes | None
+
+
+class TokenTexts:
+    """The texts of single tokens, which joined are the text of all."""
+
+    def __init__(self, encoder: ConversationEncoder) -> None:
+        """Know no token yet."""
+        self._encoder = encoder
+        # some tokenizers drop the space in front of what begins a text, others the one at its end
+        self._letter = encoder.text_ids("a")[-1:]
+        self._first = len(encoder.decode(self._letter))
+        self._last = len(encoder.decode(self._letter * 2)) - self._first
+        self._known: dict[int, TokenText] = {}
+
+    def __call__(self, token: int) -> TokenText:
+        """Return what a token stands for; a control token stands for nothing."""
+        if token not in self._known:
+            self._known[token] = self._look_up(token)
+        return self._known[token]
+
+    def _look_up(self, token: int) -> TokenText:
+        if token in self._encoder.control_ids:
+            return TokenText("", b"")
+        alone = self._encoder.decode([token])
+        amid = self._encoder.decode([*self._letter, token, *self._letter])
+        text = amid[self._first : len(amid) - self._last]
+        if text and "\ufffd" not in alone:
+            return TokenText(text, text.encode())
+        spelled = self._encoder.token(token)
+        if match := re.fullmatch("<0x([0-9A-F]{2})>", spelled):
+            return TokenText(alone, bytes([int(match[1], 16)]))
+        if all(character in _BYTES for character in spelled):
+            return TokenText(alone, bytes(_BYTES[character] for character in spelled))
+        return TokenText(alone, None)
+
+
+def _byte_characters() -> dict[str, int]:
+    """Return how byte-level tokenizers spell bytes: printable ones of Latin-1 as they are, the others from 256 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTES = _byte_characters()
+
+
 class ResponseText:
     """The text of one sample that comes as tokens.
 
@@ -77,20 +130,22 @@ class ResponseText:
             completed a stop string.
     """
 
-    def __init__(self, encoder: ConversationEncoder, stop: Sequence[str]) -> None:
+    def __init__(self, encoder: ConversationEncoder, stop: Sequence[str], before: Sequence[int] = ()) -> None:
         """Start with no token.
 
         Args:
             encoder: of the model.
             stop: strings that end the response, none of them empty; they are no part of it.
+            before: the tokens of the text that the response goes on with, no control token among them.
         """
         self.text = GrowingText(encoder.schema, stop)
         self.num_tokens = 0
         self._encoder = encoder
-        self._ids: list[int] = []
+        self._before = before
+        self._ids = list(before)
         # tokens from `_context` to `_decoded` stand for `_context_text`: what is in the body already
-        self._context = self._decoded = 0
-        self._context_text = ""
+        self._context, self._decoded = 0, len(before)
+        self._context_text = encoder.decode(before)
 
     @property
     def stopped(self) -> bool:
@@ -145,7 +200,7 @@ class ResponseText:
             tokens: all tokens of the sample.
         """
         if not self.stopped:
-            whole = self._encoder.decode(tokens)
+            whole = self._encoder.decode([*self._before, *tokens])[len(self._encoder.decode(self._before)) :]
             if whole.startswith(self.text.body):
                 self.text.extend(whole[len(self.text.body) :])
             else:  # a decoder that looks further back than to the token before

@@ -26,12 +26,12 @@ from steerlm.generation.decoding import Decoder, decode
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.prompting import settled as settled
 from steerlm.generation.prompting import strip_label_echo as strip_label_echo
+from steerlm.generation.requests import Draw
 from steerlm.generation.requests import Engine as Engine
 from steerlm.generation.requests import Request as Request
 from steerlm.generation.requests import Sample as Sample
 from steerlm.generation.requests import Sampling as Sampling
 from steerlm.generation.requests import said as said
-from steerlm.generation.rows import Row
 from steerlm.template import ConversationEncoder
 
 
@@ -102,23 +102,23 @@ class LocalEngine:
         groups = []
         for request in requests:
             number = conversations.setdefault(said(request.messages), len(conversations))
-            groups.append(self.rows(request, sampling, number))
+            groups.append(self.draws(request, sampling, number))
         for _ in self._decode([row for group in groups for row in group]):
             pass
         return [[self.prompting.sample(row.tokens, row.stopped) for row in group] for group in groups]
 
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str]:
         """See `Engine.stream`."""
-        [row, *_] = self.rows(request, sampling, 0)
+        [row, *_] = self.draws(request, sampling, 0)
         yield from self.prompting.pieces((row.tokens, row.done) for _ in self._decode([row]))
 
-    def rows(
+    def draws(
         self, request: Request, sampling: Sampling, conversation: Hashable, num_logprobs: int | None = None
-    ) -> list[Row]:
+    ) -> list[Draw]:
         """Return the samples of a request, not decoded yet; see `Prompting.rows`."""
-        return self.prompting.rows(request, sampling, conversation, self._batch_size, num_logprobs)
+        return self.prompting.draws(request, sampling, conversation, self._batch_size, num_logprobs)
 
-    def _decode(self, rows: list[Row]) -> Iterator[list[Row]]:
+    def _decode(self, rows: list[Draw]) -> Iterator[list[Draw]]:
         return decode(self._model, rows, batch_size=self._batch_size, stop_ids=self.prompting.stop_ids)
 
 

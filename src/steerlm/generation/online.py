@@ -1,7 +1,7 @@
 """Decoding of requests that come at any time: a worker decodes, others submit samples and cancel them.
 
     scheduler = Scheduler(process_worker("runs/playground/bootstrap/model", batch_size=64), max_waiting=256)
-    job = scheduler.submit(prompting.rows(request, sampling, said(request.messages), 64), notify=print)
+    job = scheduler.submit(prompting.draws(request, sampling, said(request.messages), 64), notify=print)
     ...                       # job.rows fill up; `notify` is called now and then, in a thread of its own
     scheduler.close()
 
@@ -14,11 +14,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from steerlm.errors import UserError
-from steerlm.generation.rows import Row
-from steerlm.generation.worker import Cancelled, Counts, Growth, Report, Submitted, Worker
+from steerlm.generation.requests import Draw, LogProb
+from steerlm.generation.worker import Cancelled, Counts, Growth, Read, Reading, Report, Submitted, Wanted, Worker
 
 
 class QueueFull(Exception):
@@ -40,7 +41,7 @@ class Job:
     """
 
     number: int
-    rows: Sequence[Row]
+    rows: Sequence[Draw]
     notify: Callable[[], None]
 
     @property
@@ -69,7 +70,8 @@ class Scheduler:
         self._max_waiting = max_waiting
         self._lock = threading.Lock()
         self._jobs: dict[int, Job] = {}
-        self._num_submitted = 0
+        self._readings: dict[int, Future[list[LogProb]]] = {}
+        self._num_submitted = self._num_readings = 0
         self._counts = Counts(0, 0, -1)
         try:
             mistake = self._connection.recv().mistake
@@ -93,7 +95,7 @@ class Scheduler:
         new = [job for job in tuple(self._jobs.values()) if job.number > counts.last_job]
         return counts.waiting + sum(len(job.rows) for job in new)
 
-    def submit(self, rows: Sequence[Row], notify: Callable[[], None], every_step: bool = True) -> Job:
+    def submit(self, rows: Sequence[Draw], notify: Callable[[], None], every_step: bool = True) -> Job:
         """Let samples be decoded.
 
         Args:
@@ -117,7 +119,26 @@ class Scheduler:
             self._send(Submitted(job.number, rows, every_step))
         return job
 
-    def cancel(self, job: Job, rows: Sequence[Row] | None = None) -> None:
+    def read(self, ids: Sequence[int], num_top: int) -> Future[list[LogProb]]:
+        """Ask for the log-probabilities of every token of a text but the first, with those of the likeliest ones.
+
+        Raises:
+            QueueFull: too many texts wait.
+            SchedulerStopped: the worker has ended; also as the result's error.
+        """
+        with self._lock:
+            if not self.running:
+                raise SchedulerStopped
+            if self._readings and len(self._readings) >= self._max_waiting:
+                raise QueueFull
+            future: Future[list[LogProb]] = Future()
+            future.set_running_or_notify_cancel()
+            self._readings[self._num_readings] = future
+            self._send(Reading(self._num_readings, ids, num_top))
+            self._num_readings += 1
+        return future
+
+    def cancel(self, job: Job, rows: Sequence[Draw] | None = None) -> None:
         """Free the places of a job's samples (or of some of them) before the next step; no harm where they are done."""
         gone = [row for row in (job.rows if rows is None else rows) if not row.done]
         if not gone:
@@ -139,19 +160,24 @@ class Scheduler:
         self._reader.join()
         self._connection.close()
 
-    def _send(self, message: Submitted | Cancelled | None) -> None:
+    def _send(self, message: Wanted) -> None:
         with contextlib.suppress(OSError):  # the worker has ended: `_read` says so to everybody
             self._connection.send(message)
 
     def _read(self) -> None:
         with contextlib.suppress(EOFError, OSError):  # the worker was killed
             while (report := self._connection.recv()) is not None:
-                self._take(report)
+                if isinstance(report, Read):
+                    self._readings.pop(report.number).set_result(report.logprobs)
+                else:
+                    self._take(report)
         with self._lock:
             self.running = False
-            left = list(self._jobs.values())
+            left, unread = list(self._jobs.values()), list(self._readings.values())
         for job in left:
             job.notify()
+        for future in unread:
+            future.set_exception(SchedulerStopped())
 
     def _take(self, report: Report) -> None:
         touched: dict[Job, None] = {}
@@ -169,7 +195,7 @@ class Scheduler:
             job.notify()
 
 
-def _grow(row: Row, growth: Growth) -> None:
+def _grow(row: Draw, growth: Growth) -> None:
     """Add what is new; whoever reads at the same time sees tokens with their probabilities, and the end last."""
     if not row.cancelled:
         row.logprobs += growth.logprobs

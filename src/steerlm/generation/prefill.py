@@ -19,9 +19,12 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from steerlm.batching.shared_prompts import TAKE_MASKS, sees_all
+from steerlm.generation.requests import LogProb
 
 _REMEMBERED_TOKENS = 16384
 """Most prompt tokens that `Memory` keeps."""
+_LOGITS_AT_ONCE = 1 << 26
+"""Most logits that are held while the tokens of a prompt are judged."""
 _WORTH_A_PASS = 512
 """Prompt tokens that must be saved for a second pass through the model to pay off."""
 
@@ -187,6 +190,30 @@ def _num_shared(prompts: Sequence[Sequence[int]]) -> int:
     limit = min(map(len, prompts)) - 1
     columns = zip(*prompts, strict=False)
     return next((i for i, column in enumerate(columns) if i == limit or len(set(column)) > 1), limit)
+
+
+def prompt_logprobs(model: PreTrainedModel, ids: Sequence[int], num_top: int) -> list[LogProb]:
+    """Return the log-probabilities of every token but the first, each after those before it.
+
+    Args:
+        model: the model.
+        ids: at least one.
+        num_top: how many of the likeliest tokens to report with each.
+    """
+    cache = DynamicCache()
+    found: list[LogProb] = []
+    size = max(1, _LOGITS_AT_ONCE // model.config.get_text_config().vocab_size)
+    for begin in range(0, len(ids) - 1, size):
+        end = min(begin + size, len(ids) - 1)
+        chunk = torch.tensor([ids[begin:end]], device=model.device)
+        positions = torch.arange(begin, end, device=model.device)[None]
+        logprobs_LV = forward(model, chunk, positions, None, cache, keep=end - begin)[0].log_softmax(dim=-1)
+        targets = torch.tensor(ids[begin + 1 : end + 1], device=model.device)
+        top = logprobs_LV.topk(num_top)
+        drawn_L = logprobs_LV.gather(1, targets[:, None])[:, 0]
+        columns = zip(drawn_L.tolist(), top.indices.tolist(), top.values.tolist(), strict=True)
+        found += [LogProb(drawn, list(zip(tokens, values, strict=True))) for drawn, tokens, values in columns]
+    return found
 
 
 class Memory:

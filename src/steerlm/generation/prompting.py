@@ -12,11 +12,9 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from steerlm.attributes import AttributeSchema, Value
-from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.generation.guidance import branches
-from steerlm.generation.requests import Request, Sample, Sampling, said
-from steerlm.generation.rows import Lane, Row
+from steerlm.generation.requests import Draw, Lane, Request, Sample, Sampling, said
 from steerlm.generation.sampling import sample_key
 from steerlm.template import ConversationEncoder
 
@@ -28,6 +26,7 @@ class Prompting:
 
     Attributes:
         schema: the attributes.
+        tokenizer: of the model.
         encoder: builds the prompts and reads the responses.
         stop_ids: tokens that end a response.
         context: most tokens of a prompt and its response; None where the model has no limit.
@@ -46,7 +45,7 @@ class Prompting:
         """
         # some tokenizers turn "do n't" into "don't": a later token would change text that was streamed already
         tokenizer.clean_up_tokenization_spaces = False
-        self.schema = schema
+        self.schema, self.tokenizer = schema, tokenizer
         self.encoder = ConversationEncoder(tokenizer, schema)
         # whatever marks structure ends a response: no response in training contains it
         self.stop_ids = self.encoder.control_ids | frozenset(self.encoder.stop_ids)
@@ -61,7 +60,7 @@ class Prompting:
         """
         wishes: Mapping[str, object] = self.schema.defaults if request.attributes is None else request.attributes
         mixture = branches(self.schema, wishes, request.guidance or {})
-        return tuple(Lane(self._prompt(request.messages, branch.attributes), branch.weight) for branch in mixture)
+        return tuple(Lane(self._prompt(request, branch.attributes), branch.weight) for branch in mixture)
 
     def single(self, request: Request, engine: str) -> tuple[int, ...]:
         """Return the prompt of a request, for an engine that cannot mix logits.
@@ -99,14 +98,14 @@ class Prompting:
             )
         return min(sampling.max_new_tokens, room)
 
-    def rows(
+    def draws(
         self,
         request: Request,
         sampling: Sampling,
         conversation: Hashable,
         most_lanes: int,
         num_logprobs: int | None = None,
-    ) -> list[Row]:
+    ) -> list[Draw]:
         """Return the samples of a request, not decoded yet.
 
         Args:
@@ -114,7 +113,7 @@ class Prompting:
             sampling: how to draw.
             conversation: equal for requests with the same messages.
             most_lanes: prompts that fit into a batch.
-            num_logprobs: as in `Row`.
+            num_logprobs: as in `Draw`.
 
         Raises:
             UserError: as `lanes` and `limit`; or the request mixes more prompts than fit into a batch.
@@ -124,7 +123,7 @@ class Prompting:
             raise UserError(f"the request mixes {len(lanes)} prompts, but only {most_lanes} fit into a batch")
         limit = self.limit(max(len(lane.prompt) for lane in lanes), sampling)
         return [
-            Row(lanes, conversation, sample_key(request.seed, number), limit, sampling.drawing, num_logprobs)
+            Draw(lanes, conversation, sample_key(request.seed, number), limit, sampling.drawing, num_logprobs)
             for number in range(request.num_samples)
         ]
 
@@ -146,12 +145,13 @@ class Prompting:
                 yield text[len(yielded) :]
                 yielded = text
 
-    def _prompt(self, messages: Sequence[Message], attributes: Mapping[str, Value]) -> tuple[int, ...]:
+    def _prompt(self, request: Request, attributes: Mapping[str, Value]) -> tuple[int, ...]:
         """Return the ids of a prompt; remembers the latest ones, as callers ask for `room` first."""
-        key = (said(messages), tuple(attributes.items()))
+        key = (said(request.messages), request.beginning, tuple(attributes.items()))
         prompt = self._prompts.get(key)
         if prompt is None:
-            prompt = tuple(self.encoder.prompt(messages, attributes))
+            ids = self.encoder.prompt(request.messages, attributes, beginning=request.beginning, any_roles=True)
+            prompt = tuple(ids)
             if len(self._prompts) >= _PROMPTS_REMEMBERED:
                 self._prompts.clear()
             self._prompts[key] = prompt

@@ -1,10 +1,10 @@
-"""What is asked of an engine and what it answers: requests, how tokens are drawn, samples."""
+"""What is asked of an engine, what it decodes and what it answers: requests, draws, samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Message
@@ -50,12 +50,14 @@ class Request:
     """A conversation that wants a response.
 
     Attributes:
-        messages: ends with a user turn; assistant turns before it carry the attributes they were written with.
+        messages: ends with a user turn; assistant turns before it carry the attributes they were written with. Which
+            other orders of roles are possible the chat template decides.
         attributes: what to ask for, full or partial; None = the schema's defaults, {} = nothing (unconditional). A
             value of an ordinal attribute may lie between two levels.
         num_samples: how many responses.
         seed: sample i of equal requests with equal seeds is the same text.
         guidance: how strongly attributes count (see `steerlm.generation.guidance`); 1 where none is named.
+        beginning: what the response has said already; the samples go on from there.
     """
 
     messages: tuple[Message, ...]
@@ -63,6 +65,7 @@ class Request:
     num_samples: int = 1
     seed: int = 0
     guidance: Mapping[str, float] | None = None
+    beginning: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,53 @@ class Sample:
     text: str
     num_tokens: int
     finished: bool
+
+
+class Lane(NamedTuple):
+    """A prompt of a sample, as token ids, and the weight of its logits; the weights of a sample sum to 1."""
+
+    prompt: tuple[int, ...]
+    weight: float = 1.0
+
+
+class LogProb(NamedTuple):
+    """Natural logarithms of probabilities at one position: of the token drawn, and of the likeliest tokens."""
+
+    drawn: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(eq=False)
+class Draw:
+    """One sample that is to be decoded.
+
+    Attributes:
+        lanes: its prompts.
+        conversation: rows with equal ones have the same messages and differ at most in the attributes.
+        key: its randomness, from `sampling.sample_key`.
+        limit: most tokens it may get, at least 1.
+        drawing: how its tokens are drawn.
+        num_logprobs: how many of the likeliest tokens to report with each drawn one; None for no report.
+        tokens: what has been decoded so far, with the stop token at the end if there was one.
+        logprobs: of every token, if asked for: of the model's distribution, before temperature, top-k and top-p.
+        stopped: whether it has ended with a stop token.
+        cancelled: set from outside: nobody wants it any more.
+    """
+
+    lanes: tuple[Lane, ...]
+    conversation: Hashable
+    key: int
+    limit: int
+    drawing: Drawing
+    num_logprobs: int | None = None
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[LogProb] = field(default_factory=list)
+    stopped: bool = False
+    cancelled: bool = False
+
+    @property
+    def done(self) -> bool:
+        return self.stopped or self.cancelled or len(self.tokens) >= self.limit
 
 
 class Engine(Protocol):

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from steerlm.generation.prefill import Memory, Part, Prefilled, prefill_shared
-from steerlm.generation.rows import Row
+from steerlm.generation.requests import Draw
 
 _PREFILL_TOKENS = 16384
 """Most prompt tokens, padding included, that one forward pass computes."""
@@ -27,14 +27,14 @@ class WaitingRows:
         """
         self._model = model
         self._memory = memory
-        self._waiting: deque[Row] = deque()
+        self._waiting: deque[Draw] = deque()
         self._users: Counter[tuple[int, ...]] = Counter()
         self._computed: dict[tuple[int, ...], tuple[Prefilled, int]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[Draw]) -> None:
         """Let rows wait behind the others."""
         self._waiting.extend(rows)
         self._users.update(lane.prompt for row in rows for lane in row.lanes)
@@ -45,9 +45,9 @@ class WaitingRows:
             self._release(self._waiting.popleft())
         return bool(self._waiting) and len(self._waiting[0].lanes) <= count
 
-    def take(self, count: int) -> tuple[list[Row], list[Part], list[torch.Tensor]]:
+    def take(self, count: int) -> tuple[list[Draw], list[Part], list[torch.Tensor]]:
         """Return rows with up to `count` lanes, where their caches lie (as `join` takes them) and their logits."""
-        rows: list[Row] = []
+        rows: list[Draw] = []
         free = count
         while self.fits(free):
             rows.append(self._waiting.popleft())
@@ -66,14 +66,14 @@ class WaitingRows:
             self._release(row)
         return rows, parts, logits
 
-    def _release(self, row: Row) -> None:
+    def _release(self, row: Draw) -> None:
         for lane in row.lanes:
             self._users[lane.prompt] -= 1
             if self._users[lane.prompt] == 0:
                 del self._users[lane.prompt]
                 self._computed.pop(lane.prompt, None)
 
-    def _compute(self, rows: Sequence[Row]) -> None:
+    def _compute(self, rows: Sequence[Draw]) -> None:
         """Prefill the prompts of the rows that are not computed yet, within the token limit of one pass."""
         missing: dict[tuple[int, ...], Hashable] = {}
         for row in rows:

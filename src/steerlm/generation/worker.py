@@ -15,6 +15,7 @@ import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,7 +25,7 @@ from steerlm.checkpoint.models import Precision
 from steerlm.errors import UserError
 from steerlm.generation.decoding import Decoder
 from steerlm.generation.engine import load_engine
-from steerlm.generation.rows import LogProb, Row
+from steerlm.generation.requests import Draw, LogProb
 
 _PAUSE_S = 0.012
 """Between two reports about samples that only grow: writing to a client costs more than drawing a token."""
@@ -36,7 +37,7 @@ class Submitted(NamedTuple):
     """Samples that somebody wants, and whether to see them grow."""
 
     job: int
-    rows: Sequence[Row]
+    rows: Sequence[Draw]
     every_step: bool
 
 
@@ -45,6 +46,21 @@ class Cancelled(NamedTuple):
 
     job: int
     places: Sequence[int]
+
+
+class Reading(NamedTuple):
+    """A text, as ids, of which somebody wants the log-probabilities, with so many of the likeliest tokens."""
+
+    number: int
+    ids: Sequence[int]
+    num_top: int
+
+
+class Read(NamedTuple):
+    """The answer to a `Reading`: of every token but the first."""
+
+    number: int
+    logprobs: list[LogProb]
 
 
 class Ready(NamedTuple):
@@ -76,6 +92,10 @@ class Report(NamedTuple):
 
     counts: Counts
     growths: list[Growth]
+
+
+Wanted = Submitted | Cancelled | Reading | None
+"""What a worker is told; None ends it."""
 
 
 class _Joinable(Protocol):
@@ -153,12 +173,13 @@ class _Loop:
 
     def __init__(self, decoder: Decoder, connection: Connection) -> None:
         self._decoder, self._connection = decoder, connection
-        self._inbox: queue.SimpleQueue[Submitted | Cancelled | None] = queue.SimpleQueue()
-        self._jobs: dict[int, Sequence[Row]] = {}
-        self._places: dict[Row, tuple[int, int]] = {}
-        self._told: dict[Row, int] = {}
-        self._silent: set[Row] = set()
-        self._grown: dict[Row, None] = {}
+        self._inbox: queue.SimpleQueue[Wanted] = queue.SimpleQueue()
+        self._readings: deque[Reading] = deque()
+        self._jobs: dict[int, Sequence[Draw]] = {}
+        self._places: dict[Draw, tuple[int, int]] = {}
+        self._told: dict[Draw, int] = {}
+        self._silent: set[Draw] = set()
+        self._grown: dict[Draw, None] = {}
         self._last_job = -1
         self._counts = Counts(0, 0, -1)
         self._next_report = 0.0
@@ -168,12 +189,15 @@ class _Loop:
         # whoever sends must never wait for a step to end
         threading.Thread(target=self._receive, name="steerlm-inbox", daemon=True).start()
         while self._take():
+            if self._readings:  # one between two steps: those who draw wait no longer than for a prompt
+                reading = self._readings.popleft()
+                self._connection.send(Read(reading.number, self._decoder.read(reading.ids, reading.num_top)))
             rows = self._decoder.step()
             self._grown |= dict.fromkeys(row for row in rows if row.done or row not in self._silent)
             self._report()
 
     def _receive(self) -> None:
-        message: Submitted | Cancelled | None
+        message: Wanted
         while True:
             try:
                 message = self._connection.recv()
@@ -185,7 +209,7 @@ class _Loop:
 
     def _take(self) -> bool:
         """Wait for work and hand it to the decoder; returns whether to go on."""
-        if not self._decoder.busy and not self._handle(self._inbox.get()):
+        if not self._decoder.busy and not self._readings and not self._handle(self._inbox.get()):
             return False
         while True:
             try:
@@ -195,7 +219,7 @@ class _Loop:
             if not self._handle(message):
                 return False
 
-    def _handle(self, message: Submitted | Cancelled | None) -> bool:
+    def _handle(self, message: Wanted) -> bool:
         match message:
             case Submitted(job, rows, every_step):
                 self._silent.update(() if every_step else rows)
@@ -208,6 +232,8 @@ class _Loop:
                 for row in [self._jobs[job][place] for place in places] if job in self._jobs else []:
                     row.cancelled = True
                     self._forget(row)
+            case Reading():
+                self._readings.append(message)
         return message is not None
 
     def _report(self) -> None:
@@ -230,12 +256,12 @@ class _Loop:
             if row.done:
                 self._forget(row)
 
-    def _growth(self, row: Row) -> Growth:
+    def _growth(self, row: Draw) -> Growth:
         begin = self._told[row]
         self._told[row] = len(row.tokens)
         return Growth(*self._places[row], row.tokens[begin:], row.logprobs[begin:], row.stopped)
 
-    def _forget(self, row: Row) -> None:
+    def _forget(self, row: Draw) -> None:
         if row not in self._places:
             return
         job, _ = self._places.pop(row)

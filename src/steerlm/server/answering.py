@@ -6,21 +6,20 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.generation.engine import Request, Sampling
+from steerlm.generation.detokenizing import GrowingText
+from steerlm.generation.requests import Request, Sampling
 from steerlm.scorers.protocol import Scores
-from steerlm.server.backend import Answer, Generation, Order
+from steerlm.server.backend import Answer, Generation, Plan, TokenLogProb, read_prompt
 from steerlm.server.errors import ApiError
 from steerlm.server.protocol import ChatMessage, ChatRequest, CompletionRequest, Steer
 from steerlm.server.service import Service, random_seed
 from steerlm.server.steering import (
     Dials,
-    Setting,
     Wishes,
     check_history,
     check_weights,
@@ -28,58 +27,7 @@ from steerlm.server.steering import (
     resolve,
     verbosity_level,
 )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A checked request.
-
-    Attributes:
-        messages: the conversation.
-        setting: what is in force.
-        dials: what the caller may set and see.
-        num_answers: how many answers are wanted.
-        num_samples: how many are drawn to choose from.
-        sampling: how.
-        seed: of the drawing.
-        stop: strings that end an answer.
-        num_logprobs: likeliest tokens to report; None for no report.
-        weights: what best-of-n maximises; None = nearness to the request.
-        return_scores: whether answers come with their scores.
-    """
-
-    messages: tuple[Message, ...]
-    setting: Setting
-    dials: Dials
-    num_answers: int
-    num_samples: int
-    sampling: Sampling
-    seed: int
-    stop: tuple[str, ...]
-    num_logprobs: int | None
-    weights: dict[str, float] | None
-    return_scores: bool
-
-    @property
-    def chooses(self) -> bool:
-        """Whether answers can only be given once all samples are there."""
-        return self.num_samples > self.num_answers
-
-    def order(self, every_step: bool) -> Order:
-        """Return what is to be drawn; `every_step`: whether somebody wants to see it grow."""
-        setting = self.setting
-        request = Request(self.messages, setting.attributes, self.num_samples, self.seed, setting.guidance)
-        return Order(request, self.sampling, self.stop, self.num_logprobs, every_step)
-
-    def echo(self) -> dict[str, Any]:
-        """Return what the response says about steering."""
-        guidance = {name: g for name, g in self.setting.guidance.items() if name in self.setting.shown}
-        return {
-            "attributes": self.setting.shown,
-            "guidance": guidance,
-            "preset": self.setting.preset,
-            "warnings": self.setting.warnings,
-        }
+from steerlm.template import ConversationEncoder
 
 
 def plan_chat(body: ChatRequest, service: Service, caller: str | None) -> Plan:
@@ -93,27 +41,57 @@ def plan_chat(body: ChatRequest, service: Service, caller: str | None) -> Plan:
     if body.verbosity is not None:
         wishes.named.append(("verbosity", verbosity_level(body.verbosity, dials)))
     if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
-        raise ApiError(400, "max_tokens and max_completion_tokens differ; give one", "invalid_value", "max_tokens")
+        raise ApiError("invalid_value", "max_tokens and max_completion_tokens differ; give one", "max_tokens")
+    if body.max_tokens == 0:
+        raise ApiError("invalid_value", "max_tokens must be at least 1", "max_tokens")
     if body.top_logprobs and not body.logprobs:
-        raise ApiError(400, "top_logprobs needs logprobs: true", "invalid_value", "top_logprobs")
+        raise ApiError("invalid_value", "top_logprobs needs logprobs: true", "top_logprobs")
+    if body.add_generation_prompt is not None and body.add_generation_prompt == bool(body.continue_final_message):
+        message = "add_generation_prompt is true, but false with continue_final_message; leave it out"
+        raise ApiError("invalid_value", message, "add_generation_prompt")
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     messages = messages_of(body.messages, dials)
-    if messages[-1].role != "user":
-        raise ApiError(400, "the last message must be the user's", "invalid_messages", "messages")
+    beginning = ""
+    if body.continue_final_message:
+        last, messages = messages[-1], messages[:-1]
+        if last.role != "assistant" or last.attributes is not None:
+            message = "continue_final_message needs an assistant's message at the end, without attributes of its own"
+            raise ApiError("invalid_messages", message, "messages")
+        beginning = last.content
     wanted = body.max_completion_tokens or body.max_tokens
-    return _plan(body, service, dials, wishes, messages, wanted, num_logprobs)
+    return _plan(body, service, dials, wishes, messages, wanted, num_logprobs, beginning)
 
 
-def plan_completion(body: CompletionRequest, prompt: str, service: Service, caller: str | None) -> Plan:
+def plan_completion(body: CompletionRequest, prompt: str | Sequence[int], service: Service, caller: str | None) -> Plan:
     """Check a completion request, for one of its prompts.
 
     Raises:
         ApiError: whatever is wrong with it.
     """
     dials = service.dials(caller)
-    messages = (Message("user", prompt),)
-    wanted = body.max_tokens or 16  # OpenAI's default for completions
-    return _plan(body, service, dials, _wishes(body, service, dials), messages, wanted, body.logprobs)
+    reads = body.echo and body.logprobs is not None
+    if reads and dials.locks:
+        message = "echo with logprobs tells how likely the prompt's text is without attributes, where no lock holds"
+        raise ApiError("attribute_locked", f"{message}; leave one of them out", "echo")
+    text = prompt if isinstance(prompt, str) else prompt_text(prompt, service.backend.encoder)
+    messages = (Message("user", text),)
+    wanted = 16 if body.max_tokens is None else body.max_tokens  # OpenAI's default for completions
+    plan = _plan(body, service, dials, _wishes(body, service, dials), messages, wanted, body.logprobs)
+    return replace(plan, read=prompt) if reads else plan
+
+
+def prompt_text(ids: Sequence[int], encoder: ConversationEncoder) -> str:
+    """Return the text of a prompt that came as ids.
+
+    Raises:
+        ApiError: they are no tokens of the model, or control tokens.
+    """
+    own = ids[len(encoder.sequence_start) :] if tuple(ids[:1]) == encoder.sequence_start else ids
+    for index in own:
+        if not 0 <= index < encoder.num_tokens or index in encoder.control_ids:
+            what = "a control token" if index in encoder.control_ids else "no token of this model"
+            raise ApiError("invalid_value", f"{index} is {what}; a prompt holds text only", "prompt")
+    return encoder.decode(own)
 
 
 def messages_of(messages: Sequence[ChatMessage], dials: Dials) -> tuple[Message, ...]:
@@ -124,13 +102,13 @@ def messages_of(messages: Sequence[ChatMessage], dials: Dials) -> tuple[Message,
     """
     most = dials.policy.limits.max_messages
     if len(messages) > most:
-        raise ApiError(400, f"{len(messages)} messages, at most {most} are allowed", "too_many_messages", "messages")
+        raise ApiError("too_many_messages", f"{len(messages)} messages, at most {most} are allowed", "messages")
     roles = {"developer": "system"}
     return check_history([(roles.get(m.role, m.role), m.text, m.attributes) for m in messages], dials)
 
 
 def _wishes(body: ChatRequest | CompletionRequest, service: Service, dials: Dials) -> Wishes:
-    preset, named = parse_model(body.model, service.name, dials)
+    preset, named = parse_model(body.model, service.names, dials)
     wishes = Wishes(preset=preset)
     if named:
         wishes.named.append(("model", named))
@@ -156,40 +134,42 @@ def _plan(
     messages: tuple[Message, ...],
     max_tokens: int | None,
     num_logprobs: int | None,
+    beginning: str = "",
 ) -> Plan:
     limits = service.policy.limits
     steer = body.steer or Steer()
     stop = tuple(body.stops)
     if len(stop) > limits.max_stop or not all(0 < len(text) <= 256 for text in stop):
         message = f"stop takes up to {limits.max_stop} strings of 1 to 256 characters"
-        raise ApiError(400, message, "invalid_value", "stop")
+        raise ApiError("invalid_value", message, "stop")
     if not service.backend.encoder.control_ids.issuperset(body.stop_token_ids or ()):
         message = "stop_token_ids takes control tokens only, which end every answer anyway; give texts as stop"
-        raise ApiError(400, message, "invalid_value", "stop_token_ids")
+        raise ApiError("invalid_value", message, "stop_token_ids")
     num_answers = body.n or 1
     num_samples = steer.best_of or num_answers
     if max(num_answers, num_samples) > limits.max_samples:
-        raise ApiError(400, f"n and best_of are at most {limits.max_samples} here", "too_many_samples", "n")
+        raise ApiError("too_many_samples", f"n and best_of are at most {limits.max_samples} here", "n")
     if num_samples < num_answers:
-        raise ApiError(400, f"best_of {num_samples} is less than n {num_answers}", "invalid_value", "steer.best_of")
+        raise ApiError("invalid_value", f"best_of {num_samples} is less than n {num_answers}", "steer.best_of")
     if max_tokens is not None and max_tokens > limits.max_new_tokens:
         message = f"{max_tokens} tokens are too many, at most {limits.max_new_tokens} can be asked for"
-        raise ApiError(400, message, "too_many_tokens", "max_tokens")
+        raise ApiError("too_many_tokens", message, "max_tokens")
     weights = None if wishes.weights is None else check_weights(wishes.weights, dials)
     wants_scores = steer.return_scores or steer.best_of is not None or weights is not None
     if wants_scores and service.attribute_model is None:
         message = "scores and best_of need an attribute model; start the server with --attribute-model"
-        raise ApiError(400, message, "no_attribute_model", "steer")
+        raise ApiError("no_attribute_model", message, "steer")
     if weights is not None and (lacking := [n for n in weights if n not in scored_attributes(service, dials)]):
         raise dials.malformed(f"the attribute model does not score {', '.join(lacking)}", "steer.weights")
     setting = resolve(wishes, dials, service.trained)
-    if setting.warnings:
+    if any(warning["code"] == "far_from_training" for warning in setting.warnings):
         service.metrics.far.inc()
+    length = min(limits.default_new_tokens, limits.max_new_tokens) if max_tokens is None else max_tokens
+    seed = random_seed() if body.seed is None else body.seed
     return Plan(
-        messages, setting, dials, num_answers, num_samples,
-        _sampling(body, max_tokens or min(limits.default_new_tokens, limits.max_new_tokens)),
-        random_seed() if body.seed is None else body.seed,
-        stop, num_logprobs, weights, wants_scores,
+        Request(messages, setting.attributes, num_samples if length else 0, seed, setting.guidance, beginning),
+        _sampling(body, max(1, length)), stop, num_logprobs, bool(body.stream) and num_samples == num_answers,
+        setting, dials, num_answers, weights, wants_scores,
     )  # fmt: skip
 
 
@@ -200,7 +180,7 @@ def _sampling(body: ChatRequest | CompletionRequest, max_new_tokens: int) -> Sam
     try:
         return Sampling(max_new_tokens, temperature, top_k, top_p)
     except UserError as error:
-        raise ApiError(400, str(error), "invalid_value") from None
+        raise ApiError("invalid_value", str(error)) from None
 
 
 @dataclass
@@ -211,6 +191,7 @@ class Run:
         plan: the request.
         service: where.
         answers: the samples; after `finished`, the answers to give, best first.
+        prompt: the log-probabilities of the prompt's own text, if asked for.
         prompt_tokens: tokens of the prompt.
         sampled_tokens: tokens drawn, also for samples that were not chosen.
     """
@@ -218,24 +199,31 @@ class Run:
     plan: Plan
     service: Service
     answers: list[Answer] = field(default_factory=list)
+    prompt: list[TokenLogProb] | None = None
     prompt_tokens: int = 0
     sampled_tokens: int = 0
     started: float = field(default_factory=time.monotonic)
     _generation: Generation | None = None
 
-    async def submit(self, every_step: bool) -> None:
+    async def submit(self) -> None:
         """Start drawing; `close` must follow, whatever happens.
-
-        Args:
-            every_step: whether somebody wants to see the answers grow.
 
         Raises:
             ApiError: see `Backend.start`; or the time is up.
         """
+        plan, backend = self.plan, self.service.backend
         async with self._in_time():
-            self._generation = await self.service.backend.start(self.plan.order(every_step))
-        self.answers = list(self._generation.answers)
-        self.prompt_tokens = self._generation.prompt_tokens
+            if plan.read is not None:
+                self.prompt = await read_prompt(backend, plan.read, plan.num_logprobs or 0)
+                self.prompt_tokens = len(self.prompt)
+            if plan.request.num_samples:
+                self._generation = await backend.start(plan)
+        if self._generation is not None:
+            self.answers = list(self._generation.answers)
+            self.prompt_tokens = self._generation.prompt_tokens
+        else:
+            nothing = GrowingText(plan.dials.schema, ())
+            self.answers = [Answer(nothing, finish_reason="length") for _ in range(plan.num_answers)]
 
     def close(self) -> None:
         """Free the places of samples that are still being drawn."""
@@ -250,7 +238,7 @@ class Run:
             async with asyncio.timeout(left):
                 yield
         except TimeoutError:
-            raise ApiError(408, f"the answer took longer than {seconds:g} s", "request_timeout") from None
+            raise ApiError("request_timeout", f"the answer took longer than {seconds:g} s") from None
 
     async def updates(self) -> AsyncGenerator[bool]:
         """Draw; yield whenever answers may have grown, with whether all are finished.
@@ -258,9 +246,8 @@ class Run:
         Raises:
             ApiError: there will be no answer, or the time is up.
         """
-        assert self._generation is not None
-        finished = False
-        async with contextlib.aclosing(self._generation.steps()) as steps:
+        finished = self._generation is None
+        async with contextlib.aclosing(self._steps()) as steps:
             while not finished:
                 async with self._in_time():
                     await anext(steps)
@@ -274,10 +261,33 @@ class Run:
             await self._score()
         yield True
 
+    async def news(self) -> AsyncGenerator[None]:
+        """Yield whenever there is something to show: while the answers grow, or once they are chosen.
+
+        Raises:
+            ApiError: see `updates`.
+        """
+        shown = False
+        async with contextlib.aclosing(self.updates()) as updates:
+            async for finished in updates:
+                if self.plan.chooses and not finished:
+                    continue
+                if not shown and any(answer.shown() for answer in self.answers):
+                    shown = True
+                    self.service.metrics.first_token_seconds.observe(time.monotonic() - self.started)
+                yield
+
+    async def _steps(self) -> AsyncGenerator[None]:
+        if self._generation is not None:
+            async with contextlib.aclosing(self._generation.steps()) as steps:
+                async for _ in steps:
+                    yield
+
     async def _score(self) -> None:
         plan = self.plan
+        request = plan.request
         scored = await self.service.score(
-            [(*plan.messages, Message("assistant", answer.text)) for answer in self.answers]
+            [(*request.messages, Message("assistant", request.beginning + answer.text)) for answer in self.answers]
         )
         for answer, scores in zip(self.answers, scored.scores, strict=True):
             answer.scores = scores
@@ -296,9 +306,12 @@ class Run:
             "total_tokens": self.prompt_tokens + self.sampled_tokens,
         }
 
-    def scores_json(self, answer: Answer) -> dict[str, Any] | None:
+    def scores_json(self, answer: Answer) -> dict[str, object] | None:
         """Return an answer's scores of the attributes that the caller may know of."""
-        return None if answer.scores is None else shown_scores(answer.scores, self.plan.dials)
+        model = self.service.attribute_model
+        if answer.scores is None or model is None:
+            return None
+        return shown_scores(answer.scores, model.schema, self.plan.dials)
 
 
 def scored_attributes(service: Service, dials: Dials) -> list[str]:
@@ -313,9 +326,13 @@ def is_shown(name: str, dials: Dials) -> bool:
     return lock is None or not lock.hidden
 
 
-def shown_scores(scores: Scores, dials: Dials) -> dict[str, Any]:
-    """Return scores as JSON, without hidden attributes."""
-    return {name: score.to_dict() for name, score in scores.items() if is_shown(name, dials)}
+def shown_scores(scores: Scores, schema: AttributeSchema, dials: Dials) -> dict[str, object]:
+    """Return scores as JSON, without hidden attributes; a category has probabilities and no mean."""
+    return {
+        name: {"probabilities": score.probabilities} if schema[name].kind == "categorical" else score.to_dict()
+        for name, score in scores.items()
+        if is_shown(name, dials)
+    }
 
 
 def badness(scores: Scores | None, plan: Plan, schema: AttributeSchema) -> float:

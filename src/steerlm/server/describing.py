@@ -14,13 +14,13 @@ from steerlm.server.steering import Dials
 _COMMONEST = 20
 
 
-def models_json(service: Service) -> list[dict[str, Any]]:
+def models_json(service: Service) -> list[dict[str, object]]:
     """Return the model and, for clients that can only choose a model, its presets as models."""
     names = [service.name, *(f"{service.name}@preset={preset}" for preset in service.policy.presets)]
     return [{"id": name, "object": "model", "created": service.created, "owned_by": "steerlm"} for name in names]
 
 
-def attributes_json(service: Service, dials: Dials) -> dict[str, Any]:
+def attributes_json(service: Service, dials: Dials) -> dict[str, object]:
     """Return everything that a caller may know about the dials."""
     scored = scored_attributes(service, dials)
     visible = [attribute.name for attribute in dials.visible()]
@@ -58,10 +58,10 @@ def attributes_json(service: Service, dials: Dials) -> dict[str, Any]:
     }
 
 
-def _attribute(attribute: Attribute, dials: Dials, scored: bool) -> dict[str, Any]:
+def _attribute(attribute: Attribute, dials: Dials, scored: bool) -> dict[str, object]:
     lock = dials.locks.get(attribute.name)
     default = attribute.default_value
-    row: dict[str, Any] = {
+    row: dict[str, object] = {
         "name": attribute.name,
         "kind": attribute.kind,
         "description": attribute.description,
@@ -79,7 +79,7 @@ def _attribute(attribute: Attribute, dials: Dials, scored: bool) -> dict[str, An
     return {**row, "lowest": lowest, "highest": highest}
 
 
-def classification_json(service: Service, dials: Dials, scored: Scored, reply_id: str) -> dict[str, Any]:
+def classification_json(service: Service, dials: Dials, scored: Scored, reply_id: str) -> dict[str, object]:
     """Return scores as vLLM's `/classify` does: `probs` are the model's outputs, on a scale of 0 to 1 per attribute.
 
     What vLLM has not: `labels`, the names of `probs`; `values` and `scores` on the attributes' own scales.
@@ -93,7 +93,7 @@ def classification_json(service: Service, dials: Dials, scored: Scored, reply_id
     for index, scores in enumerate(scored.scores):
         if scores is None:
             message = f"conversation {index} is longer than the attribute model's context"
-            raise ApiError(400, message, "context_length_exceeded", "messages")
+            raise ApiError("context_length_exceeded", message, "messages")
         outputs: dict[str, float] = {}
         for attribute in model.schema:
             if not is_shown(attribute.name, dials):
@@ -112,7 +112,7 @@ def classification_json(service: Service, dials: Dials, scored: Scored, reply_id
                 "probs": list(outputs.values()),
                 "num_classes": len(outputs),
                 "values": values,
-                "scores": shown_scores(scores, dials),
+                "scores": shown_scores(scores, model.schema, dials),
             }
         )
     return {

@@ -5,24 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
+from steerlm.generation.detokenizing import TokenTexts
 from steerlm.generation.online import QueueFull, Scheduler, SchedulerStopped
 from steerlm.generation.prompting import Prompting
-from steerlm.generation.requests import said
-from steerlm.generation.rows import Row
+from steerlm.generation.requests import Draw, LogProb, said
 from steerlm.generation.worker import Worker
-from steerlm.server.backend import Order
-from steerlm.server.encoding import Encoding
+from steerlm.server.backend import Encoding, Plan, Reader, check_room
 from steerlm.server.errors import ApiError, model_stopped
 from steerlm.server.metrics import Metrics
-from steerlm.server.reading import Reader
-from steerlm.template import ConversationEncoder
 
 
 class LocalBackend:
     """A `Backend` on the built-in engine.
 
     Attributes:
-        encoder: of the model.
         scheduler: has the samples decoded.
     """
 
@@ -44,70 +40,70 @@ class LocalBackend:
             UserError: the worker could not load the model.
         """
         self.encoder = prompting.encoder
+        self.encoding = Encoding()
         self.scheduler = Scheduler(worker, max_waiting)
         self._prompting, self._batch_size, self._metrics = prompting, batch_size, metrics
-        self._encoding = Encoding()
+        self._texts = TokenTexts(prompting.encoder)
 
     @property
     def running(self) -> bool:
-        """See `Backend.running`."""
         return self.scheduler.running
 
     @property
     def num_running(self) -> int:
-        """See `Backend.num_running`."""
         return self.scheduler.num_running
 
     @property
     def num_waiting(self) -> int:
-        """See `Backend.num_waiting`."""
         return self.scheduler.num_waiting
 
-    async def start(self, order: Order) -> LocalGeneration:
+    async def start(self, plan: Plan) -> LocalGeneration:
         """See `Backend.start`."""
-        rows = await self._encoding(self._rows, order)
-        return LocalGeneration(rows, order, self.encoder, self.scheduler, self._metrics)
+        draws = await self.encoding(self._draws, plan)
+        readers = [Reader(draw, self.encoder, self._texts, plan) for draw in draws]
+        return LocalGeneration(draws, readers, plan.every_step or bool(plan.stop), self.scheduler, self._metrics)
 
-    def _rows(self, order: Order) -> list[Row]:
-        request = order.request
-        return self._prompting.rows(
-            request, order.sampling, said(request.messages), self._batch_size, order.num_logprobs
-        )
+    def _draws(self, plan: Plan) -> list[Draw]:
+        messages = said(plan.request.messages)
+        return self._prompting.draws(plan.request, plan.sampling, messages, self._batch_size, plan.num_logprobs)
+
+    async def read(self, ids: Sequence[int], num_top: int) -> list[LogProb]:
+        """See `Backend.read`."""
+        check_room(self._prompting.room(len(ids)), len(ids))
+        try:
+            return await asyncio.wrap_future(self.scheduler.read(ids, num_top))
+        except QueueFull:
+            raise _busy() from None
+        except SchedulerStopped:
+            raise model_stopped() from None
 
     async def close(self) -> None:
         """See `Backend.close`."""
         self.scheduler.close()
-        self._encoding.close()
+        self.encoding.close()
 
 
 class LocalGeneration:
     """The samples of one request while they are decoded; see `Generation`."""
 
     def __init__(
-        self,
-        rows: Sequence[Row],
-        order: Order,
-        encoder: ConversationEncoder,
-        scheduler: Scheduler,
-        metrics: Metrics,
+        self, draws: Sequence[Draw], readers: Sequence[Reader], every_step: bool, scheduler: Scheduler, metrics: Metrics
     ) -> None:
-        """Submit samples.
+        """Submit samples; `every_step`: whether they must be read while they grow.
 
         Raises:
             ApiError: too many samples wait, or the decoding has ended.
         """
-        self.prompt_tokens = max(len(lane.prompt) for lane in rows[0].lanes)
-        self._readers = [Reader(row, encoder, order.stop) for row in rows]
-        self.answers = [reader.answer for reader in self._readers]
-        self._rows = rows
+        self.prompt_tokens = max(len(lane.prompt) for lane in draws[0].lanes)
+        self.answers = [reader.answer for reader in readers]
+        self._draws, self._readers = draws, readers
         self._scheduler, self._metrics = scheduler, metrics
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         try:
-            # an answer that may be cut must be read while it grows
-            self._job = scheduler.submit(rows, self._notify, every_step=order.every_step or bool(order.stop))
+            self._job = scheduler.submit(draws, self._notify, every_step=every_step)
         except QueueFull:
-            raise ApiError(429, "the server is busy: too many samples wait; try again", "queue_full") from None
+            raise _busy() from None
         except SchedulerStopped:
             raise model_stopped() from None
 
@@ -115,21 +111,17 @@ class LocalGeneration:
         """Wake the request, from another thread."""
         self._loop.call_soon_threadsafe(self._event.set)
 
-    @property
-    def _ended(self) -> bool:
-        return all(row.done for row in self._rows) or not self._scheduler.running
-
     async def steps(self) -> AsyncGenerator[None]:
         """See `Generation.steps`."""
         while True:
             await self._event.wait()
             self._event.clear()
-            if self._ended and not all(row.done for row in self._rows):
+            if not self._scheduler.running and not all(draw.done for draw in self._draws):
                 raise model_stopped()
-            for reader, row in zip(self._readers, self._rows, strict=True):
+            for reader, draw in zip(self._readers, self._draws, strict=True):
                 reader.look()
-                if reader.answer.finish_reason is not None and not row.done:
-                    self._scheduler.cancel(self._job, [row])
+                if reader.answer.finish_reason is not None and not draw.done:
+                    self._scheduler.cancel(self._job, [draw])
             yield
             if all(answer.finish_reason for answer in self.answers):
                 return
@@ -140,3 +132,7 @@ class LocalGeneration:
             if not all(answer.finish_reason for answer in self.answers):
                 self._metrics.cancelled.inc()
             self._scheduler.cancel(self._job)
+
+
+def _busy() -> ApiError:
+    return ApiError("queue_full", "the server is busy: too many samples wait; try again")

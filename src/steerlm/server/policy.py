@@ -15,9 +15,11 @@ A lock holds for whatever reaches the model: see `steerlm.server.steering`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,13 +34,17 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+OnViolation = Literal["refuse", "clamp"]
+
+
 class LockEntry(_Strict):
-    """A lock as written in the policy; empty = the attribute is open."""
+    """A lock as written in the policy; without a value or bounds the attribute is open."""
 
     fixed: int | str | None = Field(None, description="The only value.")
     minimum: int | None = Field(None, description="Lowest value that callers may ask for.")
     maximum: int | None = Field(None, description="Highest value that callers may ask for.")
     hidden: bool = Field(False, description="Callers do not learn that it exists; without `fixed` it has its default.")
+    on_violation: OnViolation | None = Field(None, description="As below, for this attribute alone.")
 
 
 class KeyEntry(_Strict):
@@ -79,7 +85,9 @@ class PolicyFile(_Strict):
 
     attributes: dict[str, LockEntry] = Field(default_factory=dict, description="Locks that hold for everybody.")
     keys: dict[str, KeyEntry] = Field(default_factory=dict, description="Further rules by name of the API key.")
+    on_violation: OnViolation = Field("refuse", description="403, or the nearest value that is allowed and a warning.")
     presets: dict[str, Preset] = Field(default_factory=dict, description="Named settings, beside the shipped ones.")
+    cors_origins: list[str] = Field(default_factory=list, description="Web pages that may call: their origins, or `*`.")
     limits: Limits = Field(default_factory=lambda: Limits(), description="Limits.")
 
 
@@ -91,11 +99,13 @@ class Lock:
         lowest: lowest level that may be in force; for a categorical attribute the index of its category.
         highest: highest one; equal to `lowest` where the value is fixed.
         hidden: whether callers may learn of the attribute.
+        clamps: whether a value outside becomes the nearest one inside, rather than an error.
     """
 
     lowest: int
     highest: int
     hidden: bool = False
+    clamps: bool = False
 
     @property
     def fixed(self) -> bool:
@@ -139,10 +149,12 @@ class Policy:
     Attributes:
         presets: all presets, with the model's attributes only.
         limits: the limits.
+        cors_origins: of the web pages that may call.
     """
 
     presets: Mapping[str, Preset]
     limits: Limits
+    cors_origins: tuple[str, ...]
     _general: Locks
     _by_key: Mapping[str, Locks]
 
@@ -173,12 +185,16 @@ def load_policy(path: Path | None, schema: AttributeSchema, key_names: list[str]
 def build_policy(file: PolicyFile, schema: AttributeSchema, key_names: list[str], place: str) -> Policy:
     """Check a policy against the model; see `load_policy`."""
     general = {a.name: _fix(a, None, False, place) for a in schema if not a.user_settable}
-    general = _replaced(general, file.attributes, schema, place)
+    general = {name: replace(lock, clamps=file.on_violation == "clamp") for name, lock in general.items()}
+    general = _replaced(general, file.attributes, file.on_violation, schema, place)
     by_key = {}
     for name, entry in file.keys.items():
         if name not in key_names:
             raise UserError(f"{place}: keys.{name}: no API key has this name; names: {', '.join(key_names) or 'none'}")
-        by_key[name] = _replaced(general, entry.attributes, schema, f"{place}: keys.{name}")
+        by_key[name] = _replaced(general, entry.attributes, file.on_violation, schema, f"{place}: keys.{name}")
+    for origin in file.cors_origins:
+        if origin != "*" and not re.fullmatch(r"https?://[^/?#\s]+", origin):
+            raise UserError(f"{place}: cors_origins: {origin!r} is not of the form https://host:port, without a path")
     presets = {}
     for name, preset in file.presets.items():
         try:
@@ -192,10 +208,13 @@ def build_policy(file: PolicyFile, schema: AttributeSchema, key_names: list[str]
         if not name or name != name.strip() or "," in name:
             raise UserError(f"{place}: presets: {name!r} cannot stand in MODEL@preset=NAME; take a name without commas")
         presets[name] = preset
-    return Policy({**shipped_presets(schema), **presets}, file.limits, general, by_key)
+    shipped = shipped_presets(schema)
+    return Policy({**shipped, **presets}, file.limits, tuple(file.cors_origins), general, by_key)
 
 
-def _replaced(locks: Locks, entries: Mapping[str, LockEntry], schema: AttributeSchema, place: str) -> dict[str, Lock]:
+def _replaced(
+    locks: Locks, entries: Mapping[str, LockEntry], on_violation: OnViolation, schema: AttributeSchema, place: str
+) -> dict[str, Lock]:
     replaced = dict(locks)
     for name, entry in entries.items():
         try:
@@ -205,7 +224,7 @@ def _replaced(locks: Locks, entries: Mapping[str, LockEntry], schema: AttributeS
             raise UserError(f"{place}: {error}") from None
         replaced.pop(name, None)
         if lock is not None:
-            replaced[name] = lock
+            replaced[name] = replace(lock, clamps=(entry.on_violation or on_violation) == "clamp")
     return replaced
 
 

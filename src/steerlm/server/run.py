@@ -6,160 +6,87 @@ import gc
 import ipaddress
 import socket
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import uvicorn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig
 
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.checkpoint.models import load_tokenizer
 from steerlm.errors import UserError
-from steerlm.generation.engine import LocalEngine, steerable
+from steerlm.generation.engine import steerable
 from steerlm.generation.prompting import Prompting
-from steerlm.generation.worker import Worker, process_worker, thread_worker
+from steerlm.generation.worker import process_worker
 from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
 from steerlm.server.app import create_app
 from steerlm.server.backend import Backend
 from steerlm.server.feasibility import TrainedCombinations
-from steerlm.server.keys import Keys, load_keys
+from steerlm.server.gate import Keys, load_keys
 from steerlm.server.local import LocalBackend
 from steerlm.server.metrics import Metrics
 from steerlm.server.policy import Policy, load_policy
 from steerlm.server.service import Service, trained_schema
 from steerlm.server.upstream import Upstream, UpstreamBackend
 from steerlm.server.vllm import load_vllm_backend
+from steerlm.storage.files import read_yaml
 
 
 def build_service(
-    name: str, engine: LocalEngine, info: CheckpointInfo, policy: Policy, attribute_model: LoadedAttributeModel | None
-) -> Service:
-    """Put models that are in memory behind a service; the model's thread takes turns with those of the clients.
-
-    Args:
-        name: the model's name in the API.
-        engine: the steerable model.
-        info: of its checkpoint.
-        policy: made for `trained_schema(info)`.
-        attribute_model: for scores and best-of-n.
-    """
-    worker = thread_worker(engine.decoder())
-    return build_local_service(name, engine.prompting, worker, engine.batch_size, info, policy, attribute_model)
-
-
-def build_upstream_service(
-    name: str,
-    upstream: Upstream,
-    tokenizer: PreTrainedTokenizerBase,
-    context: int | None,
+    names: Sequence[str],
     info: CheckpointInfo,
     policy: Policy,
     attribute_model: LoadedAttributeModel | None,
+    make_backend: Callable[[Metrics], Backend],
 ) -> Service:
-    """Put another server behind a service.
+    """Put whatever draws answers behind a service.
 
     Args:
-        name: the model's name in the API.
-        upstream: where it is.
-        tokenizer: of the checkpoint.
-        context: most tokens of a prompt and its answer.
+        names: the model's name in the API, and others that it is called by.
         info: of the checkpoint.
         policy: made for `trained_schema(info)`.
         attribute_model: for scores and best-of-n.
-
-    Raises:
-        UserError: a checkpoint of an attribute model, or a tokenizer without our template.
-    """
-    if info.kind != "sft":
-        raise UserError(f"a {info.kind} attribute model cannot answer; give a model that train-sft or bootstrap wrote")
-    metrics = Metrics()
-    limits = policy.limits
-    backend = UpstreamBackend(
-        upstream, tokenizer, info.schema, context, limits.max_waiting, limits.upstream_timeout_s, metrics
-    )
-    return service_of(name, backend, metrics, info, policy, attribute_model)
-
-
-def build_local_service(
-    name: str,
-    prompting: Prompting,
-    worker: Worker,
-    batch_size: int,
-    info: CheckpointInfo,
-    policy: Policy,
-    attribute_model: LoadedAttributeModel | None,
-) -> Service:
-    """Put a worker behind a service, once it is ready.
-
-    Args:
-        name: the model's name in the API.
-        prompting: of the model.
-        worker: decodes with the model.
-        batch_size: most samples decoded together.
-        info: of the checkpoint.
-        policy: made for `trained_schema(info)`.
-        attribute_model: for scores and best-of-n.
+        make_backend: starts what draws, and has it count in the service's metrics.
 
     Raises:
         UserError: the model cannot be loaded.
     """
     metrics = Metrics()
-    backend = LocalBackend(prompting, worker, batch_size, policy.limits.max_waiting, metrics)
-    return service_of(name, backend, metrics, info, policy, attribute_model)
-
-
-def build_vllm_service(
-    name: str,
-    model: Path,
-    batch_size: int,
-    info: CheckpointInfo,
-    policy: Policy,
-    attribute_model: LoadedAttributeModel | None,
-) -> Service:
-    """Start vLLM on a checkpoint and put it behind a service.
-
-    Args:
-        name: the model's name in the API.
-        model: folder of a steerable model.
-        batch_size: most samples decoded together.
-        info: of the checkpoint.
-        policy: made for `trained_schema(info)`.
-        attribute_model: for scores and best-of-n.
-
-    Raises:
-        UserError: see `load_vllm_backend`.
-    """
-    metrics = Metrics()
-    backend = load_vllm_backend(model, batch_size, policy.limits.max_waiting, metrics)
-    return service_of(name, backend, metrics, info, policy, attribute_model)
-
-
-def context_of(model: Path) -> int | None:
-    """Return the most tokens that a checkpoint's configuration allows; None = it sets no limit."""
-    text = config_of(model).get_text_config()
-    context: int | None = getattr(text, "max_position_embeddings", None)  # some models have no limit
-    return context
-
-
-def config_of(model: Path) -> PreTrainedConfig:
-    """Return the configuration of a checkpoint."""
-    config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    return config
-
-
-def service_of(
-    name: str,
-    backend: Backend,
-    metrics: Metrics,
-    info: CheckpointInfo,
-    policy: Policy,
-    attribute_model: LoadedAttributeModel | None,
-) -> Service:
-    """Put whatever draws answers behind a service; see `build_service`."""
+    backend = make_backend(metrics)
     metrics.watch(lambda: backend.num_running, lambda: backend.num_waiting)
     schema = trained_schema(info)
     trained = TrainedCombinations(info.label_statistics, schema)
-    return Service(name, backend, schema, trained, policy, attribute_model, int(time.time()), metrics)
+    return Service(tuple(names), backend, schema, trained, policy, attribute_model, int(time.time()), metrics)
+
+
+def load_service(
+    names: Sequence[str],
+    model: Path,
+    info: CheckpointInfo,
+    policy: Policy,
+    attribute_model: Path | None,
+    batch_size: int,
+    upstream: Upstream | None,
+    engine: Literal["local", "vllm"],
+) -> Service:
+    """Load the models; see `serve`."""
+    limits = policy.limits
+    local = upstream is None and engine == "local"
+    worker = process_worker(model, batch_size) if local else None  # loads while this process goes on
+    scorer = None if attribute_model is None else load_attribute_model(attribute_model)
+
+    def make_backend(metrics: Metrics) -> Backend:
+        if upstream is None and worker is None:
+            return load_vllm_backend(model, batch_size, limits.max_waiting, metrics)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        prompting = Prompting(load_tokenizer(model), info.schema, config)
+        if upstream is not None:
+            return UpstreamBackend(upstream, prompting, limits.max_waiting, limits.upstream_timeout_s, metrics)
+        assert worker is not None
+        return LocalBackend(prompting, worker, batch_size, limits.max_waiting, metrics)
+
+    return build_service(names, info, policy, scorer, make_backend)
 
 
 def serve(
@@ -182,7 +109,7 @@ def serve(
         attribute_model: folder of an attribute model.
         policy: policy file.
         api_key_file: names and keys.
-        name: the model's name in the API; None = that of its folder.
+        name: the model's name in the API; None = that of its run.
         host: address to listen on.
         port: port; 0 = any free one.
         batch_size: most samples decoded together.
@@ -197,18 +124,8 @@ def serve(
     loopback = is_loopback(host)
     check_exposure(host, keys)
     checked = load_policy(policy, trained_schema(info), keys.names)
-    called = name or served_name(model)
-    local = upstream is None and engine == "local"
-    worker = process_worker(model, batch_size) if local else None  # loads while this process goes on
-    scorer = None if attribute_model is None else load_attribute_model(attribute_model)
-    if worker is not None:
-        prompting = Prompting(load_tokenizer(model), info.schema, config_of(model))
-        service = build_local_service(called, prompting, worker, batch_size, info, checked, scorer)
-    elif upstream is not None:
-        context = context_of(model)
-        service = build_upstream_service(called, upstream, load_tokenizer(model), context, info, checked, scorer)
-    else:
-        service = build_vllm_service(called, model, batch_size, info, checked, scorer)
+    names = (name,) if name else served_names(model)
+    service = load_service(names, model, info, checked, attribute_model, batch_size, upstream, engine)
     app = create_app(service, keys, loopback=loopback)
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5, server_header=False
@@ -235,11 +152,15 @@ class _Server(uvicorn.Server):
             print(f"{self._name} at {url}/v1  its page at {url}/  (Ctrl-C ends it)", flush=True)
 
 
-def served_name(model: Path) -> str:
-    """Return a name for a model: of its folder, or of the stage above a folder called `model`."""
+def served_names(model: Path) -> tuple[str, ...]:
+    """Return the names of a model: of its recipe where it lies in a run, and of its folder or stage."""
     path = model.resolve()
-    name = path.parent.name if path.name == "model" else path.name
-    return name.replace("@", "-") or "model"
+    stage = path.parent if path.name == "model" else path
+    recipe = stage.parent / "recipe.yaml"
+    raw = read_yaml(recipe) if path.name == "model" and recipe.is_file() else None
+    name = raw.get("name") if isinstance(raw, dict) else None
+    found = [str(each).replace("@", "-") for each in (name, stage.name) if each]
+    return tuple(dict.fromkeys(found)) or ("model",)
 
 
 def is_loopback(host: str) -> bool:

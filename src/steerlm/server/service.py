@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.info import CheckpointInfo
-from steerlm.conversation import Message
+from steerlm.conversation import Message, Role
 from steerlm.errors import UserError
 from steerlm.scorers.attribute_models import LoadedAttributeModel
 from steerlm.scorers.protocol import Scores
@@ -39,7 +39,7 @@ class Service:
     """A deployment.
 
     Attributes:
-        name: the model's name in the API.
+        names: the model's name in the API, and others that it is called by.
         backend: draws the answers.
         schema: the attributes it was trained on.
         trained: which combinations of them.
@@ -49,7 +49,7 @@ class Service:
         metrics: counters and gauges.
     """
 
-    name: str
+    names: tuple[str, ...]
     backend: Backend
     schema: AttributeSchema
     trained: TrainedCombinations
@@ -60,6 +60,10 @@ class Service:
     _running: Counter[str | None] = field(default_factory=Counter)
     # one worker: scoring waits in line rather than take the processor from decoding
     _scoring: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "steerlm-scoring"))
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
 
     def dials(self, caller: str | None) -> Dials:
         """Return what a caller, named by its key, may set."""
@@ -74,7 +78,7 @@ class Service:
         """
         most = self.policy.limits.max_requests_per_key
         if self._running[caller] >= most:
-            raise ApiError(429, f"too many requests at the same time, at most {most}; try again", "too_many_requests")
+            raise ApiError("too_many_requests", f"too many requests at the same time, at most {most}; try again")
         self._running[caller] += 1
         try:
             yield
@@ -89,14 +93,13 @@ class Service:
         """
         model = self.attribute_model
         if model is None:
-            raise ApiError(
-                400, "scores need an attribute model; start the server with --attribute-model", "no_attribute_model"
-            )
+            message = "scores need an attribute model; start the server with --attribute-model"
+            raise ApiError("no_attribute_model", message)
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._scoring, _score, model, conversations)
         except UserError as error:
-            raise ApiError(400, str(error), "invalid_messages", "messages") from None
+            raise ApiError("invalid_messages", str(error), "messages") from None
 
     async def close(self) -> None:
         """End all threads and connections."""
@@ -105,9 +108,30 @@ class Service:
 
 
 def _score(model: LoadedAttributeModel, conversations: Sequence[Sequence[Message]]) -> Scored:
-    rows = model.encode(conversations)
+    scorable = [messages for messages in conversations if messages[-1].content.strip()]
+    encoded = iter(model.encode([alternating(messages) for messages in scorable]))
+    rows = [next(encoded) if messages[-1].content.strip() else None for messages in conversations]
     num_tokens = sum(len(row) for row in rows if row is not None)
     return Scored(model.score_encoded(rows, _SCORING_TOKENS), num_tokens)
+
+
+def alternating(messages: Sequence[Message]) -> list[Message]:
+    """Return a conversation in the form that attribute models know: system first, then user and assistant in turn.
+
+    Neighbours of one role are joined; what the assistant said before anybody asked, or said empty, is left out. Where
+    only a system message asks, it is taken for the user's.
+    """
+    system = [message.content for message in messages if message.role == "system"]
+    turns: list[Message] = []
+    for message in messages:
+        if message.role == "system" or not message.content.strip():
+            continue
+        if turns and turns[-1].role == message.role:
+            turns[-1] = Message(message.role, f"{turns[-1].content}\n\n{message.content}")
+        elif turns or message.role == "user" or message is messages[-1]:
+            turns.append(message)
+    role: Role = "system" if turns and turns[0].role == "user" else "user"
+    return [Message(role, "\n\n".join(system)), *turns] if system else turns
 
 
 def trained_schema(info: CheckpointInfo) -> AttributeSchema:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.conversation import Message
@@ -58,10 +57,15 @@ class Dials:
 
     def malformed(self, message: str, param: str) -> ApiError:
         """Return the error for a setting that makes no sense, with what would make some."""
-        return ApiError(400, f"{message}; attributes: {self.describe()}", "invalid_attributes", param)
+        return ApiError("invalid_attributes", f"{message}; attributes: {self.describe()}", param)
 
-    def check(self, values: object, param: str) -> dict[str, Wish]:
+    def check(self, values: object, param: str, clamped: set[str]) -> dict[str, Wish]:
         """Return a caller's setting in schema order.
+
+        Args:
+            values: the setting.
+            param: where it stands.
+            clamped: gets the names of attributes whose locks have moved a value.
 
         Raises:
             ApiError: no mapping, an unknown name, a value off its scale, or one that a lock forbids.
@@ -79,12 +83,15 @@ class Dials:
         for name, wish in wishes.items():
             lock = self.locks.get(name)
             if lock is not None and not lock.allows(self.schema[name], wish):
-                raise self.forbidden(name, param)
+                if not lock.clamps:
+                    raise self.forbidden(name, param)
+                clamped.add(name)
+                wishes[name] = lock.nearest(self.schema[name], wish)
         return wishes
 
     def forbidden(self, name: str, param: str) -> ApiError:
         text = self.locks[name].text(self.schema[name])
-        return ApiError(403, f"{name} is {text} here; attributes: {self.describe()}", "attribute_locked", param)
+        return ApiError("attribute_locked", f"{name} is {text} here; attributes: {self.describe()}", param)
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class Setting:
     attributes: dict[str, Wish]
     guidance: dict[str, float]
     preset: str | None
-    warnings: list[dict[str, Any]]
+    warnings: list[dict[str, object]]
     shown: dict[str, Wish]
 
 
@@ -127,12 +134,12 @@ class Wishes:
     strict: bool = False
 
 
-def parse_model(model: str, served: str, dials: Dials) -> tuple[str | None, dict[str, object]]:
+def parse_model(model: str, served: Sequence[str], dials: Dials) -> tuple[str | None, dict[str, object]]:
     """Take `model@humor=4,preset=teacher` apart.
 
     Args:
         model: the request's model.
-        served: the model's name.
+        served: the model's names.
         dials: what can be set.
 
     Returns:
@@ -142,8 +149,8 @@ def parse_model(model: str, served: str, dials: Dials) -> tuple[str | None, dict
         ApiError: another model, or a malformed setting.
     """
     name, at, text = model.partition("@")
-    if name != served:
-        raise ApiError(404, f"no model {_short(name)} here; the model is {served!r}", "model_not_found", "model")
+    if name not in served:
+        raise ApiError("model_not_found", f"no model {_short(name)} here; the model is {served[0]!r}", "model")
     preset: str | None = None
     values: dict[str, object] = {}
     for piece in text.split(",") if at else []:
@@ -171,11 +178,16 @@ def _number(text: str) -> object:
 
 
 def verbosity_level(word: str, dials: Dials) -> dict[str, object]:
-    """Return what OpenAI's `verbosity` means for this model: nothing where it has no such attribute."""
+    """Return what OpenAI's `verbosity` means for this model: nothing where it has no such attribute.
+
+    Its words are coarse, so under a lock they mean the nearest level that is allowed.
+    """
     if not dials.is_visible("verbosity") or dials.schema["verbosity"].kind != "ordinal":
         return {}
     attribute = dials.schema["verbosity"]
-    return {"verbosity": attribute.round(attribute.from_unit({"low": 0.0, "medium": 0.5, "high": 1.0}[word]))}
+    level = attribute.round(attribute.from_unit({"low": 0.0, "medium": 0.5, "high": 1.0}[word]))
+    lock = dials.locks.get("verbosity")
+    return {"verbosity": level if lock is None else lock.nearest(attribute, level)}
 
 
 def resolve(wishes: Wishes, dials: Dials, trained: TrainedCombinations) -> Setting:
@@ -185,8 +197,9 @@ def resolve(wishes: Wishes, dials: Dials, trained: TrainedCombinations) -> Setti
         ApiError: malformed, contradictory or forbidden wishes; or (`strict`) one far from training.
     """
     said: dict[str, Wish] = {}
+    clamped: set[str] = set()
     for param, values in wishes.named:
-        for name, value in dials.check(values, param).items():
+        for name, value in dials.check(values, param, clamped).items():
             if name in said and said[name] != value:
                 raise dials.malformed(f"{name} is set to {said[name]} and to {value} in one request", param)
             said[name] = value
@@ -199,9 +212,10 @@ def resolve(wishes: Wishes, dials: Dials, trained: TrainedCombinations) -> Setti
         attribute = dials.schema[name]
         in_force[name] = lock.nearest(attribute, in_force.get(name, attribute.default_value))
     in_force = check_wishes(dials.schema, in_force)
-    guidance = _guidance(wishes.guidance, preset, in_force, dials)
+    guidance = _guidance(wishes.guidance, preset, in_force, dials, clamped)
     shown = {name: value for name, value in in_force.items() if dials.is_visible(name)}
-    warnings = _feasibility(in_force, wishes.strict, dials, trained)
+    warnings = [_clamped(name, dials) for name in dials.schema.names if name in clamped]
+    warnings += _feasibility(in_force, wishes.strict, dials, trained)
     return Setting(in_force, guidance, wishes.preset, warnings, shown)
 
 
@@ -214,7 +228,9 @@ def _preset(name: str | None, dials: Dials) -> Preset | None:
     return dials.policy.presets[name]
 
 
-def _guidance(wanted: object, preset: Preset | None, in_force: Mapping[str, Wish], dials: Dials) -> dict[str, float]:
+def _guidance(
+    wanted: object, preset: Preset | None, in_force: Mapping[str, Wish], dials: Dials, clamped: set[str]
+) -> dict[str, float]:
     """Return the strengths other than 1. A locked attribute always counts fully: in every branch of the mixture."""
     param = "steer.guidance"
     open_names = [name for name in in_force if name not in dials.locks]
@@ -237,8 +253,10 @@ def _guidance(wanted: object, preset: Preset | None, in_force: Mapping[str, Wish
             raise dials.malformed(f"unknown attribute {_short(name)}", param)
         strength = strength_of(value)
         if name in dials.locks and strength != 1:
-            raise dials.forbidden(name, param)
-        if strength != 1 and name in in_force:
+            if not dials.locks[name].clamps:
+                raise dials.forbidden(name, param)
+            clamped.add(name)
+        elif strength != 1 and name in in_force:
             chosen[name] = strength
     return chosen
 
@@ -266,7 +284,7 @@ def check_weights(weights: object, dials: Dials) -> dict[str, float]:
 
 def _feasibility(
     in_force: Mapping[str, Wish], strict: bool, dials: Dials, trained: TrainedCombinations
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     nearest = trained.nearest(in_force)
     if nearest is None or not nearest.far:
         return []
@@ -276,7 +294,7 @@ def _feasibility(
         f"the nearest combination in them is {_text(shown)}"
     )
     if strict:
-        raise ApiError(400, message, "far_from_training", "steer.strict")
+        raise ApiError("far_from_training", message, "steer.strict")
     return [
         {
             "code": "far_from_training",
@@ -286,6 +304,12 @@ def _feasibility(
             "turns": nearest.turns,
         }
     ]
+
+
+def _clamped(name: str, dials: Dials) -> dict[str, object]:
+    text = dials.locks[name].text(dials.schema[name])
+    message = f"{name} is {text} here: the nearest value that is allowed is in force"
+    return {"code": "attribute_clamped", "message": message, "attribute": name}
 
 
 def _text(values: Mapping[str, Value]) -> str:
@@ -310,7 +334,7 @@ def check_history(messages: Sequence[tuple[str, str, object]], dials: Dials) -> 
             if role != "assistant":
                 raise dials.malformed(f"{param}: only an assistant's message has attributes", param)
             values = {}
-            for name, wish in dials.check(attributes, param).items():
+            for name, wish in dials.check(attributes, param, set()).items():
                 if isinstance(wish, float):
                     raise dials.malformed(f"{param}: {name} {wish} lies between two levels", param)
                 values[name] = wish

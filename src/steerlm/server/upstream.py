@@ -20,17 +20,35 @@ import httpx
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from steerlm.attributes import AttributeSchema, Value
+from steerlm.attributes import Value
 from steerlm.conversation import Message
 from steerlm.generation.detokenizing import GrowingText
 from steerlm.generation.guidance import branches
+from steerlm.generation.prompting import Prompting
 from steerlm.generation.sampling import sample_key
-from steerlm.server.backend import Answer, FinishReason, Order
-from steerlm.server.encoding import Encoding
+from steerlm.server.backend import (
+    Answer,
+    Encoding,
+    FinishReason,
+    Places,
+    Plan,
+    TaskGeneration,
+    TokenLogProb,
+    check_room,
+    mixes_logits,
+)
 from steerlm.server.errors import ApiError
 from steerlm.server.metrics import Metrics
-from steerlm.server.samples import Places, TaskGeneration, mixes_logits
-from steerlm.server.upstream_events import Event, Served, ask_models, broken, read_events, refusal, unreachable
+from steerlm.server.upstream_events import (
+    Event,
+    Served,
+    ask_models,
+    broken,
+    read_echo,
+    read_events,
+    refusal,
+    unreachable,
+)
 from steerlm.template import TEMPLATES, ConversationEncoder
 
 _CONNECT_S = 10.0
@@ -73,9 +91,7 @@ class UpstreamBackend:
     def __init__(
         self,
         upstream: Upstream,
-        tokenizer: PreTrainedTokenizerBase,
-        schema: AttributeSchema,
-        context: int | None,
+        prompting: Prompting,
         most_samples: int,
         silence_s: float,
         metrics: Metrics,
@@ -84,18 +100,16 @@ class UpstreamBackend:
 
         Args:
             upstream: where.
-            tokenizer: of the checkpoint.
-            schema: all attributes of the checkpoint.
-            context: most tokens of a prompt and its answer; None = no limit but the upstream's.
+            prompting: of the checkpoint.
             most_samples: at the same time.
             silence_s: the longest time without a sign of the upstream.
             metrics: counts what was stopped early.
         """
-        self.encoder = ConversationEncoder(tokenizer, schema)
+        self.encoder = prompting.encoder
         self.running = True
-        self._upstream, self._tokenizer, self._context = upstream, tokenizer, context
+        self._upstream, self._tokenizer, self._context = upstream, prompting.tokenizer, prompting.context
         self._places = Places(most_samples, metrics)
-        self._encoding = Encoding()
+        self.encoding = Encoding()
         self._served: Served | None = None
         self._client = httpx.AsyncClient(
             base_url=upstream.url.rstrip("/") + "/",
@@ -106,23 +120,22 @@ class UpstreamBackend:
 
     @property
     def num_running(self) -> int:
-        """See `Backend.num_running`."""
         return self._places.taken
 
-    async def start(self, order: Order) -> TaskGeneration:
+    async def start(self, plan: Plan) -> TaskGeneration:
         """See `Backend.start`."""
-        prompt = await self._encoding(self.prompt, order)
-        num_samples = order.request.num_samples
+        prompt = await self.encoding(self.prompt, plan)
+        num_samples = plan.request.num_samples
         self._places.take(num_samples)
         try:
             if self._served is None:
                 self._served = await ask_models(self._client, self._upstream.model)
-            bodies = self._bodies(order, prompt, self._served)
+            bodies = self._bodies(plan, prompt, self._served)
         except BaseException:
-            self._places.free(num_samples, given_up=False)
+            self._places.free(num_samples)
             raise
         ending = _Ending(self.encoder, self._tokenizer)
-        samples = [_Sample(self._client, self._upstream.path, body, order, ending) for body in bodies]
+        samples = [_Sample(self._client, self._upstream.path, body, plan, ending) for body in bodies]
         answers, draws = [sample.answer for sample in samples], [sample.draw for sample in samples]
         generation = TaskGeneration(answers, draws, len(prompt.ids), self._places)
         try:
@@ -133,24 +146,28 @@ class UpstreamBackend:
             raise
         return generation
 
-    def prompt(self, order: Order) -> _Prompt:
+    def prompt(self, plan: Plan) -> _Prompt:
         """Return the prompt: one, for nobody can mix the logits of several.
 
         Raises:
             ApiError: the setting needs several, or a chat server would read the prompt otherwise.
             UserError: as `ConversationEncoder.prompt`.
         """
-        request = order.request
+        request = plan.request
         assert request.attributes is not None
         mixture = branches(self.encoder.schema, request.attributes, request.guidance or {})
         if len(mixture) > 1:
             raise mixes_logits("this server's upstream")
         attributes = mixture[0].attributes
         if not self._upstream.chat:
-            return _Prompt(attributes, self.encoder.prompt(request.messages, attributes))
+            ids = self.encoder.prompt(request.messages, attributes, beginning=request.beginning, any_roles=True)
+            return _Prompt(attributes, ids)
+        if request.beginning:
+            message = "this server's upstream takes messages only and cannot go on with an answer"
+            raise ApiError("unsupported_parameter", message, "continue_final_message")
         # a chat server does not hear which attributes earlier answers were written with
         messages = [Message(message.role, message.content) for message in request.messages]
-        ids = self.encoder.prompt(messages, attributes)
+        ids = self.encoder.prompt(messages, attributes, any_roles=True)
         self._check_chat(messages, attributes, ids)
         return _Prompt(attributes, ids)
 
@@ -170,20 +187,20 @@ class UpstreamBackend:
         control = self.encoder.control_ids
         if [i for i in theirs if i in control] != [i for i in ids if i in control]:
             message = "the messages spell a control token, which this server's upstream would take for one"
-            raise ApiError(400, message, "control_text", "messages")
+            raise ApiError("control_text", message, "messages")
 
-    def _bodies(self, order: Order, prompt: _Prompt, served: Served) -> list[dict[str, Any]]:
+    def _bodies(self, plan: Plan, prompt: _Prompt, served: Served) -> list[dict[str, Any]]:
         """Return the requests, one per sample.
 
         Raises:
             ApiError: the prompt leaves no room in the context.
         """
-        known = [limit for limit in (self._context, served.context) if limit is not None]
-        room = min(known, default=1 << 31) - len(prompt.ids)
+        room = self._room(served, len(prompt.ids))
         if room < 1:
-            message = f"the prompt has {len(prompt.ids)} tokens and the model's context only {min(known)}; shorten it"
-            raise ApiError(400, message, "context_length_exceeded", "messages")
-        sampling = order.sampling
+            context = room + len(prompt.ids)
+            message = f"the prompt has {len(prompt.ids)} tokens and the model's context only {context}; shorten it"
+            raise ApiError("context_length_exceeded", message, "messages")
+        sampling = plan.sampling
         body: dict[str, Any] = {
             "model": served.name,
             "max_tokens": min(sampling.max_new_tokens, room),
@@ -197,23 +214,45 @@ class UpstreamBackend:
             "skip_special_tokens": False,
         }
         if self._upstream.chat:
-            body["messages"] = _chat(order.request.messages)
+            body["messages"] = _chat(plan.request.messages)
             body["chat_template_kwargs"] = {"attributes": prompt.attributes}
-            if order.num_logprobs is not None:
-                body |= {"logprobs": True, "top_logprobs": order.num_logprobs}
+            if plan.num_logprobs is not None:
+                body |= {"logprobs": True, "top_logprobs": plan.num_logprobs}
         else:
             body["prompt"] = prompt.ids
-            if order.num_logprobs is not None:
-                body["logprobs"] = order.num_logprobs
-        request = order.request
+            if plan.num_logprobs is not None:
+                body["logprobs"] = plan.num_logprobs
+        request = plan.request
         seeds = [sample_key(request.seed, i) & ((1 << _SEED_BITS) - 1) for i in range(request.num_samples)]
         return [{**body, "seed": seed} for seed in seeds]
+
+    def _room(self, served: Served, length: int) -> int:
+        """Return how many tokens the context leaves after a prompt of this length."""
+        return min([limit for limit in (self._context, served.context) if limit is not None], default=1 << 31) - length
+
+    async def read(self, ids: Sequence[int], num_top: int) -> list[TokenLogProb]:
+        """See `Backend.read`."""
+        if self._upstream.chat:
+            message = "this server's upstream takes messages only and does not tell the log-probabilities of a prompt"
+            raise ApiError("unsupported_parameter", message, "echo")
+        self._places.take(1)
+        try:
+            if self._served is None:
+                self._served = await ask_models(self._client, self._upstream.model)
+            check_room(self._room(self._served, len(ids)) - 1, len(ids))
+            body = {"model": self._served.name, "prompt": list(ids), "max_tokens": 1, "temperature": 0}
+            reply = await self._client.post("completions", json=body | {"echo": True, "logprobs": num_top})
+        except httpx.HTTPError as error:
+            raise unreachable(error) from None
+        finally:
+            self._places.free(1)
+        return read_echo(reply, len(ids))
 
     async def close(self) -> None:
         """See `Backend.close`."""
         self.running = False
         await self._client.aclose()
-        self._encoding.close()
+        self.encoding.close()
 
 
 def _chat(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -238,11 +277,8 @@ class _Ending:
         if num_logprobs is not None:
             for entry in event.logprobs:
                 if entry.token not in self._control:
-                    top = [(self._shown(token), value) for token, value in entry.top[:num_logprobs]]
-                    answer.logprobs.append(entry._replace(top=top))
-
-    def _shown(self, token: str) -> str:
-        return "" if token in self._control else token
+                    shown = [top._replace(token="") if top.token in self._control else top for top in entry.top]
+                    answer.logprobs.append(entry._replace(top=shown[:num_logprobs]))
 
     def finish(self, answer: Answer, reason: FinishReason, num_tokens: int | None) -> None:
         """Conclude an answer; tokens that nobody counted are counted again."""
@@ -263,22 +299,20 @@ class _Sample:
         opened: whether the upstream has begun to answer.
     """
 
-    def __init__(
-        self, client: httpx.AsyncClient, path: str, body: dict[str, Any], order: Order, ending: _Ending
-    ) -> None:
+    def __init__(self, client: httpx.AsyncClient, path: str, body: dict[str, Any], plan: Plan, ending: _Ending) -> None:
         """Send nothing yet.
 
         Args:
             client: with the upstream's address.
             path: of the route.
             body: of the request.
-            order: what it is for.
+            plan: what it is for.
             ending: makes the answer and concludes it.
         """
-        self.answer = ending.answer(order.stop)
+        self.answer = ending.answer(plan.stop)
         self.opened = False
         self._client, self._path, self._body, self._ending = client, path, body, ending
-        self._num_logprobs = order.num_logprobs
+        self._num_logprobs = plan.num_logprobs
 
     async def draw(self, grown: Callable[[], None]) -> None:
         """See `Draw`."""

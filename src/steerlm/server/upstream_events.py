@@ -6,15 +6,18 @@ are hidden. It goes to the log.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from httpx_sse import EventSource
+from pydantic import BaseModel, Field, ValidationError
 
-from steerlm.server.backend import FinishReason, TokenLogProb
+from steerlm.server.backend import Alternative, FinishReason, TokenLogProb
 from steerlm.server.errors import ApiError
 
 _LOG = logging.getLogger(__name__)
@@ -48,6 +51,10 @@ class Served(NamedTuple):
 class _Alternative(BaseModel):
     token: str
     logprob: float
+    raw: list[int] | None = Field(None, alias="bytes")
+
+    def entry(self) -> Alternative:
+        return Alternative(self.token, self.logprob, None if self.raw is None else bytes(self.raw))
 
 
 class _ChatLogProb(_Alternative):
@@ -63,17 +70,25 @@ class _LogProbs(BaseModel):
     def entries(self) -> list[TokenLogProb]:
         """Return them from the form of either route."""
         if self.content is not None:
-            return [
-                TokenLogProb(e.token, e.logprob, [(o.token, o.logprob) for o in e.top_logprobs or []])
-                for e in self.content
-            ]
+            pairs = [(e.entry(), [other.entry() for other in e.top_logprobs or []]) for e in self.content]
+            return [TokenLogProb(drawn.token, drawn.logprob, top, drawn.bytes) for drawn, top in pairs]
         tokens, values = self.tokens or [], self.token_logprobs or []
         tops = self.top_logprobs or [None] * len(tokens)
-        return [
-            TokenLogProb(token, value, sorted((top or {}).items(), key=lambda item: -item[1]))
-            for token, value, top in zip(tokens, values, tops, strict=True)
-            if value is not None
-        ]
+        entries = []
+        for token, value, top in zip(tokens, values, tops, strict=True):
+            likeliest = sorted((top or {}).items(), key=lambda pair: -pair[1])
+            drawn = _spelled(token, 0.0)
+            others = [_spelled(other, probability) for other, probability in likeliest]
+            entries.append(TokenLogProb(drawn.token, value, others, drawn.bytes))
+        return entries
+
+
+def _spelled(token: str, logprob: float) -> Alternative:
+    """Return a token of a completion, where OpenAI spells parts of characters as `bytes:\\xf0\\x9f`."""
+    if not re.fullmatch(r"bytes:(\\x[0-9a-f]{2})+", token):
+        return Alternative(token, logprob)
+    raw = bytes.fromhex(token.removeprefix("bytes:").replace("\\x", ""))
+    return Alternative(raw.decode(errors="replace"), logprob, raw)
 
 
 class _Delta(BaseModel):
@@ -113,23 +128,24 @@ async def read_events(reply: httpx.Response) -> AsyncGenerator[Event]:
     """
     if not reply.headers.get("content-type", "").startswith("text/event-stream"):
         raise broken("its answer is no stream")
-    async for line in reply.aiter_lines():
-        field, _, value = line.partition(":")
-        if field != "data":
-            continue
-        if value.strip() == "[DONE]":
-            return
-        yield _event(value)
+    # its lines end with line feeds and carriage returns alone: an answer may hold other separators
+    async with contextlib.aclosing(EventSource(reply).aiter_sse()) as events:
+        async for event in events:
+            if event.data.strip() == "[DONE]":
+                return
+            if event.data:
+                yield _event(event.data)
 
 
 def _event(text: str) -> Event:
     try:
-        chunk = _Chunk.model_validate_json(text)
+        chunk = _Chunk.model_validate(json.loads(text, strict=False))  # some servers leave control characters raw
         tokens = None if chunk.usage is None else chunk.usage.completion_tokens
         if not chunk.choices:
             return Event("", None, [], tokens)
         choice = chunk.choices[0]
         logprobs = [] if choice.logprobs is None else choice.logprobs.entries()
+        logprobs = [entry for entry in logprobs if entry.drawn is not None]
     except ValueError as error:  # pydantic's are, too
         _LOG.warning("the upstream's stream holds %r: %s", text[:_QUOTED], error)
         raise broken("its stream holds something else than completions") from None
@@ -138,6 +154,25 @@ def _event(text: str) -> Event:
     if reason is not None and reason not in _REASONS:
         raise broken(f"it ended an answer for the reason {reason[:40]!r}")
     return Event(new or "", None if reason is None else _REASONS[reason], logprobs, tokens)
+
+
+def read_echo(reply: httpx.Response, length: int) -> list[TokenLogProb]:
+    """Return the log-probabilities of an echoed prompt's tokens but the first.
+
+    Raises:
+        ApiError: it refuses, or does not tell them.
+    """
+    if reply.status_code != 200:
+        raise refused(reply.status_code, reply.text)
+    try:
+        [choice] = _Chunk.model_validate(reply.json()).choices
+        entries = choice.logprobs.entries() if choice.logprobs is not None else []
+    except ValueError as error:
+        _LOG.warning("the upstream's echo holds %r: %s", reply.text[:_QUOTED], error)
+        entries = []
+    if len(entries) < length or any(entry.drawn is None for entry in entries[1:length]):
+        raise broken("it does not tell the log-probabilities of a prompt")
+    return entries[1:length]
 
 
 async def ask_models(client: httpx.AsyncClient, name: str | None) -> Served:
@@ -179,19 +214,19 @@ def refused(status: int, text: str) -> ApiError:
     """Return the error for a status of the upstream."""
     _LOG.warning("the upstream answered with status %d: %s", status, _message(text))
     if status in (429, 503):
-        return ApiError(503, "the model's upstream is busy; try again", "upstream_busy")
+        return ApiError("upstream_busy", "the model's upstream is busy; try again")
     if status == 504:
         return _late()
     if status in (401, 403):
-        return ApiError(502, "the model's upstream does not accept this server's key", "upstream_refused")
+        return ApiError("upstream_refused", "the model's upstream does not accept this server's key")
     if status < 500:
-        return ApiError(502, f"the model's upstream refused the request with status {status}", "upstream_refused")
-    return ApiError(502, f"the model's upstream failed with status {status}", "upstream_failed")
+        return ApiError("upstream_refused", f"the model's upstream refused the request with status {status}")
+    return ApiError("upstream_failed", f"the model's upstream failed with status {status}")
 
 
 def _message(text: str) -> str:
     try:
-        body: Any = json.loads(text)
+        body: object = json.loads(text)
     except ValueError:
         return text[:_QUOTED]
     inner = body.get("error", body) if isinstance(body, dict) else body
@@ -205,13 +240,13 @@ def unreachable(error: httpx.HTTPError) -> ApiError:
         return _late()
     if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
         return broken("the connection ended before the answer did")
-    return ApiError(502, "the model's upstream cannot be reached", "upstream_unreachable")
+    return ApiError("upstream_unreachable", "the model's upstream cannot be reached")
 
 
 def _late() -> ApiError:
-    return ApiError(504, "the model's upstream does not answer in time", "upstream_timeout")
+    return ApiError("upstream_timeout", "the model's upstream does not answer in time")
 
 
 def broken(what: str) -> ApiError:
     """Return the error for an upstream that does not keep to the protocol."""
-    return ApiError(502, f"the model's upstream does not work: {what}", "upstream_broken")
+    return ApiError("upstream_broken", f"the model's upstream does not work: {what}")

@@ -11,12 +11,12 @@ there. Guidance and levels between levels mix logits, which vLLM does not: they 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,25 +24,23 @@ import psutil
 import torch
 
 from steerlm.errors import needs_extra
+from steerlm.generation.detokenizing import TokenTexts
 from steerlm.generation.prompting import Prompting
-from steerlm.generation.rows import LogProb
+from steerlm.generation.requests import Draw, LogProb
 from steerlm.generation.vllm import sampling_parameters, vllm_start
-from steerlm.server.backend import Order
-from steerlm.server.encoding import Encoding
+from steerlm.server.backend import Encoding, Places, Plan, Reader, TaskGeneration, check_room, mixes_logits
 from steerlm.server.errors import ApiError, model_stopped
 from steerlm.server.guard import Guard
 from steerlm.server.metrics import Metrics
-from steerlm.server.reading import Reader
-from steerlm.server.samples import Places, TaskGeneration, mixes_logits
 
 _GPU_SHARE = 0.9
 """Of the memory that is free: the attribute model lies there already, and needs room to compute."""
 _LOG = logging.getLogger(__name__)
 
 
-class _Prompt(NamedTuple):
-    ids: tuple[int, ...]
-    parameters: list[Any]
+class _Start(NamedTuple):
+    draw: Draw
+    parameters: Any
 
 
 class VllmBackend:
@@ -64,34 +62,37 @@ class VllmBackend:
             guard: watches over the engine's processes.
         """
         self.prompting, self.encoder = prompting, prompting.encoder
+        self.encoding = Encoding()
         self._llm, self._guard = llm, guard
         self._places = Places(most_samples, metrics)
+        self._texts = TokenTexts(prompting.encoder)
         self._numbers = itertools.count()
         self._closed = False
-        self._encoding = Encoding()
 
     @property
     def running(self) -> bool:
-        """See `Backend.running`."""
         return not self._closed and not self._llm.errored
 
     @property
     def num_running(self) -> int:
-        """See `Backend.num_running`."""
         return self._places.taken
 
-    async def start(self, order: Order) -> TaskGeneration:
+    async def start(self, plan: Plan) -> TaskGeneration:
         """See `Backend.start`."""
-        prompt = await self._encoding(self._prompt, order)
+        started = await self.encoding(self._starts, plan)
         if not self.running:
             raise model_stopped()
-        self._places.take(order.request.num_samples)
-        samples = [self._sample(prompt.ids, parameters, order) for parameters in prompt.parameters]
-        answers, draws = [sample.reader.answer for sample in samples], [sample.draw for sample in samples]
-        return TaskGeneration(answers, draws, len(prompt.ids), self._places)
+        self._places.take(len(started))
+        readers = [Reader(draw, self.encoder, self._texts, plan) for draw, _ in started]
+        draws = [
+            functools.partial(self._draw, draw, parameters, reader)
+            for (draw, parameters), reader in zip(started, readers, strict=True)
+        ]
+        prompt_tokens = len(started[0].draw.lanes[0].prompt)
+        return TaskGeneration([reader.answer for reader in readers], draws, prompt_tokens, self._places)
 
-    def _prompt(self, order: Order) -> _Prompt:
-        """Return the prompt and how its samples are drawn.
+    def _starts(self, plan: Plan) -> list[_Start]:
+        """Return the samples and how vLLM draws them.
 
         Raises:
             ApiError: the setting needs several prompts.
@@ -99,94 +100,101 @@ class VllmBackend:
         """
         from vllm.sampling_params import RequestOutputKind
 
-        lanes = self.prompting.lanes(order.request)
+        lanes = self.prompting.lanes(plan.request)
         if len(lanes) > 1:
             raise mixes_logits("vLLM")
-        ids = lanes[0].prompt
-        parameters = sampling_parameters(self.prompting, len(ids), order.request, order.sampling)
-        grows = order.every_step or bool(order.stop)
+        parameters = sampling_parameters(self.prompting, len(lanes[0].prompt), plan.request, plan.sampling)
+        grows = plan.every_step or bool(plan.stop)
         for each in parameters:
-            each.logprobs = order.num_logprobs
+            each.logprobs = plan.num_logprobs
             each.output_kind = RequestOutputKind.DELTA if grows else RequestOutputKind.FINAL_ONLY
-        return _Prompt(ids, parameters)
+        draws = self.prompting.draws(plan.request, plan.sampling, None, 1, plan.num_logprobs)
+        return [_Start(draw, each) for draw, each in zip(draws, parameters, strict=True)]
 
-    def _sample(self, ids: tuple[int, ...], parameters: Any, order: Order) -> _Sample:
-        drawn = _Drawn(order.num_logprobs)
-        reader = Reader(drawn, self.encoder, order.stop)
-        return _Sample(self._llm, f"steerlm-{next(self._numbers)}", list(ids), parameters, drawn, reader)
+    async def _draw(self, draw: Draw, parameters: Any, reader: Reader, grown: Callable[[], None]) -> None:
+        # whatever ends the loop early closes the generator, and that aborts the request
+        async with contextlib.aclosing(self._outputs(draw.lanes[0].prompt, parameters)) as outputs:
+            async for output in outputs:
+                [completion] = output.outputs
+                _take(draw, completion)
+                reader.look()
+                grown()
+                if reader.answer.finish_reason is not None and not draw.done:
+                    return  # a stop string
 
-    async def close(self) -> None:
-        """See `Backend.close`."""
-        self._closed = True
-        self._encoding.close()
-        self._llm.shutdown()
-        if self._guard is not None:
-            self._guard.close()
+    async def read(self, ids: Sequence[int], num_top: int) -> list[LogProb]:
+        """See `Backend.read`."""
+        from vllm import SamplingParams
 
+        check_room(self.prompting.room(len(ids)) - 1, len(ids))  # vLLM draws a token whatever it is asked for
+        if not self.running:
+            raise model_stopped()
+        parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=num_top, detokenize=False)
+        found: list[LogProb] = []
+        self._places.take(1)
+        try:
+            async with contextlib.aclosing(self._outputs(ids, parameters)) as outputs:
+                async for output in outputs:
+                    for token, position in zip(ids[1:], (output.prompt_logprobs or [None])[1:], strict=False):
+                        found.append(_log_prob(token, position, num_top))
+                    if found:
+                        return found
+            return found
+        finally:
+            self._places.free(1)
 
-@dataclass
-class _Drawn:
-    """What vLLM has drawn of a sample; see `steerlm.server.reading.Drawn`."""
-
-    num_logprobs: int | None
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[LogProb] = field(default_factory=list)
-    stopped: bool = False
-    done: bool = False
-
-    def take(self, completion: Any) -> None:
-        """Add a `vllm.CompletionOutput`.
+    async def _outputs(self, ids: Sequence[int], parameters: Any) -> AsyncGenerator[Any]:
+        """Yield what vLLM says of one request.
 
         Raises:
-            ApiError: vLLM has given it up.
+            ApiError: it cannot go on.
         """
-        tokens, reason = list(completion.token_ids), completion.finish_reason
-        if reason not in (None, "stop", "length"):  # nothing that we have asked for
-            _LOG.error("vLLM has ended a sample for the reason %r", reason)
-            raise _failed()
-        self.tokens += tokens
-        if self.num_logprobs is not None:
-            for token, position in zip(tokens, completion.logprobs, strict=True):
-                values = {other: entry.logprob for other, entry in position.items()}
-                top = sorted(values.items(), key=lambda item: -item[1])[: self.num_logprobs]
-                self.logprobs.append(LogProb(values[token], top))
-        self.stopped, self.done = reason == "stop", reason is not None
-
-
-class _Sample(NamedTuple):
-    """One sample, drawn by vLLM."""
-
-    llm: Any
-    name: str
-    ids: list[int]
-    parameters: Any
-    drawn: _Drawn
-    reader: Reader
-
-    async def draw(self, grown: Callable[[], None]) -> None:
-        """See `steerlm.server.samples.Draw`."""
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        outputs = self.llm.generate({"prompt_token_ids": self.ids}, self.parameters, self.name)
+        prompt, name = {"prompt_token_ids": list(ids)}, f"steerlm-{next(self._numbers)}"
         try:
-            # whatever ends the loop early closes the generator, and that aborts the request
-            async with contextlib.aclosing(outputs):
+            async with contextlib.aclosing(self._llm.generate(prompt, parameters, name)) as outputs:
                 async for output in outputs:
-                    [completion] = output.outputs
-                    self.drawn.take(completion)
-                    self.reader.look()
-                    grown()
-                    if self.reader.answer.finish_reason is not None and not self.drawn.done:
-                        return  # a stop string
+                    yield output
         except EngineDeadError:
             raise model_stopped() from None
         except EngineGenerateError as error:
             _LOG.error("vLLM: %s", error.__cause__ or error)
             raise _failed() from None
 
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        self._closed = True
+        self.encoding.close()
+        self._llm.shutdown()
+        if self._guard is not None:
+            self._guard.close()
+
+
+def _take(draw: Draw, completion: Any) -> None:
+    """Add a `vllm.CompletionOutput` to what has been drawn.
+
+    Raises:
+        ApiError: vLLM has given it up.
+    """
+    tokens, reason = list(completion.token_ids), completion.finish_reason
+    if reason not in (None, "stop", "length"):  # nothing that we have asked for
+        _LOG.error("vLLM has ended a sample for the reason %r", reason)
+        raise _failed()
+    if draw.num_logprobs is not None:
+        for token, position in zip(tokens, completion.logprobs, strict=True):
+            draw.logprobs.append(_log_prob(token, position, draw.num_logprobs))
+    draw.tokens += tokens
+    draw.stopped = reason == "stop"
+
+
+def _log_prob(token: int, position: Mapping[int, Any], num_top: int) -> LogProb:
+    values = {other: float(entry.logprob) for other, entry in position.items()}
+    return LogProb(values[token], sorted(values.items(), key=lambda item: -item[1])[:num_top])
+
 
 def _failed() -> ApiError:
-    return ApiError(503, "the model could not draw this answer; try again", "model_failed")
+    return ApiError("model_failed", "the model could not draw this answer; try again")
 
 
 def load_vllm_backend(path: Path, batch_size: int, most_samples: int, metrics: Metrics) -> VllmBackend:

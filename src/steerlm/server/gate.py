@@ -3,24 +3,98 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import itertools
 import secrets
 import time
 from collections.abc import Awaitable
+from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from steerlm.errors import UserError
 from steerlm.server.errors import ApiError
-from steerlm.server.keys import Keys
 from steerlm.server.metrics import Metrics
 from steerlm.server.page import PAGE_ROUTES
 from steerlm.server.policy import Limits
+from steerlm.storage.files import read_text
 
 CALLER = "steerlm.caller"
 """Where a route finds the name of the caller's key in its scope."""
 OPEN_ROUTES = frozenset({"/health"}) | PAGE_ROUTES
 """Routes that need no key: they hold no data."""
+_SHORTEST_KEY = 16
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+class Keys:
+    """The API keys of a deployment, as hashes.
+
+    Attributes:
+        names: of the keys, in order; empty = no key is needed.
+    """
+
+    def __init__(self, keys: dict[str, str]) -> None:
+        """Take keys by name."""
+        self.names = list(keys)
+        self._hashes = [hashlib.sha256(key.encode()).digest() for key in keys.values()]
+
+    def find(self, authorization: str | None) -> str | None:
+        """Return the name of the key in an `Authorization` header, None if it holds no valid one.
+
+        `Bearer KEY` is what OpenAI's clients send; `Basic` with the key as password is what a browser asks for. Every
+        key is compared, whole hash by whole hash, so that the time says nothing about any.
+        """
+        digest = hashlib.sha256(_credential(authorization or "").encode("utf-8", "surrogateescape")).digest()
+        found = None
+        for name, known in zip(self.names, self._hashes, strict=True):
+            if hmac.compare_digest(digest, known):
+                found = name
+        return found
+
+
+def _credential(authorization: str) -> str:
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+    return ""
+
+
+def load_keys(path: Path | None) -> Keys:
+    """Read a key file: a name and a key per line; a word that begins with `#` begins a comment.
+
+    Raises:
+        UserError: no such file or not UTF-8, a line of another form, a name or key that stands twice, or a key
+            that is too short.
+    """
+    if path is None:
+        return Keys({})
+    keys: dict[str, str] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        # a `#` within a key is part of it: cut there, it would still be taken, but nobody's request with it
+        words = list(itertools.takewhile(lambda word: not word.startswith("#"), line.split()))
+        if not words:
+            continue
+        if len(words) != 2:
+            raise UserError(f"{path}:{number}: a line is a name and a key, for example: team-a 4f0c…")
+        name, key = words
+        if len(key) < _SHORTEST_KEY:
+            raise UserError(f"{path}:{number}: the key of {name!r} has fewer than {_SHORTEST_KEY} characters")
+        if name in keys or key in keys.values():
+            raise UserError(f"{path}:{number}: the name {name!r} or its key stands twice")
+        keys[name] = key
+    if not keys:
+        raise UserError(f"{path} holds no key; write lines of a name and a key")
+    return Keys(keys)
 
 
 class Gate:
@@ -62,6 +136,8 @@ class Gate:
             self._check(scope)
             if scope["method"] == "POST":
                 receive = _replay(await self._read_body(receive), receive)
+            if scope["method"] == "HEAD":  # the same headers as for GET; the server sends no body
+                scope = {**scope, "method": "GET"}
             await self._app(scope, receive, send_with_id)
         except ApiError as error:
             await error.response(_challenge(scope, error))(scope, receive, send_with_id)
@@ -90,22 +166,24 @@ class Gate:
                         return b"".join(parts)
         except TimeoutError:
             seconds = self._limits.body_timeout_s
-            raise ApiError(408, f"the request's body took longer than {seconds:g} s", "body_timeout") from None
+            raise ApiError("body_timeout", f"the request's body took longer than {seconds:g} s") from None
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if self._check_host and _host(headers) not in _LOOPBACK:
-            raise ApiError(403, "without API keys this server answers to localhost only", "forbidden_host")
+            raise ApiError("forbidden_host", "without API keys this server answers to localhost only")
         if scope["path"] not in OPEN_ROUTES:
             scope[CALLER] = self._keys.find(headers.get("authorization"))
             if self._keys.names and scope[CALLER] is None:
-                raise ApiError(401, "no valid API key; send Authorization: Bearer KEY", "invalid_api_key")
+                raise ApiError("invalid_api_key", "no valid API key; send Authorization: Bearer KEY")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self._limits.max_body_bytes:
             raise _too_large(self._limits)
         if scope["method"] == "POST" and not _is_json(headers.get("content-type", "")):
             # what a page of another site may send without asking first is never JSON
-            raise ApiError(415, "send JSON, with Content-Type: application/json", "unsupported_media_type")
+            raise ApiError("unsupported_media_type", "send JSON, with Content-Type: application/json")
+        if headers.get("content-encoding", "identity") != "identity":
+            raise ApiError("unsupported_media_type", "send the body as it is, without Content-Encoding")
 
 
 async def _within(sending: Awaitable[None], seconds: float) -> None:
@@ -136,7 +214,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _too_large(limits: Limits) -> ApiError:
-    return ApiError(413, f"the request's body is larger than {limits.max_body_bytes} bytes", "body_too_large")
+    return ApiError("body_too_large", f"the request's body is larger than {limits.max_body_bytes} bytes")
 
 
 def _host(headers: Headers) -> str:
