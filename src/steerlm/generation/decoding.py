@@ -58,14 +58,7 @@ class _Batch:
     def __init__(
         self, places: list[_Place], parts: Sequence[Part], logits: Sequence[torch.Tensor], additive_mask: bool
     ) -> None:
-        """Build it.
-
-        Args:
-            places: what is decoded.
-            parts: where their caches lie, as `join` takes them.
-            logits: of their next tokens, part for part.
-            additive_mask: see `takes_additive_mask`.
-        """
+        """Build it."""
         self._additive_mask = additive_mask
         longest = max(place.length for place in places)
         left = max(place.row.limit - len(place.row.tokens) for place in places)

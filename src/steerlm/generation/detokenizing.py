@@ -24,12 +24,7 @@ class GrowingText:
     """
 
     def __init__(self, schema: AttributeSchema, stop: Sequence[str]) -> None:
-        """Start empty.
-
-        Args:
-            schema: whose attribute lines are stripped at the end.
-            stop: strings that end the text, none of them empty; they are no part of it.
-        """
+        """Start empty."""
         self.body = ""
         self.stopped = False
         self._schema = schema
@@ -194,11 +189,7 @@ class ResponseText:
         return self.text.shown()
 
     def finish(self, tokens: Sequence[int]) -> str:
-        """Return the whole text, after the last token.
-
-        Args:
-            tokens: all tokens of the sample.
-        """
+        """Return the whole text, after the last token."""
         if not self.stopped:
             whole = self._encoder.decode([*self._before, *tokens])[len(self._encoder.decode(self._before)) :]
             if whole.startswith(self.text.body):

@@ -59,10 +59,6 @@ class Scheduler:
     def __init__(self, worker: Worker, max_waiting: int) -> None:
         """Wait until the worker is ready.
 
-        Args:
-            worker: only the scheduler uses it from now on.
-            max_waiting: most samples that may wait for a place in the batch.
-
         Raises:
             UserError: it could not load the model.
         """

@@ -77,13 +77,7 @@ class OpenVINOEngine:
     """
 
     def __init__(self, pipeline: Any, prompting: Prompting, vocabulary: int) -> None:
-        """Wrap a loaded `openvino_genai.ContinuousBatchingPipeline`.
-
-        Args:
-            pipeline: the model.
-            prompting: builds its prompts.
-            vocabulary: tokens the model knows.
-        """
+        """Wrap a loaded `openvino_genai.ContinuousBatchingPipeline`."""
         self.schema: AttributeSchema = prompting.schema
         self._pipeline = pipeline
         self._prompting = prompting
@@ -184,11 +178,6 @@ def _wait_for_prompts(conversations: Sequence[Hashable], groups: Sequence[list[_
 
 def load_openvino_engine(path: str | Path, precision: Precision = "auto", batch_size: int = 64) -> OpenVINOEngine:
     """Load a steerable checkpoint into OpenVINO, on the CPU; converts it where that has not been done.
-
-    Args:
-        path: folder written by `train-sft` or `bootstrap`.
-        precision: of weights, computation and cache; auto = fp32.
-        batch_size: most responses decoded together.
 
     Raises:
         UserError: OpenVINO is not installed, it cannot run this kind of model, or as `load_engine`.

@@ -35,10 +35,6 @@ _TOLERANCE = {"fp32": 0.01, "bf16": 0.25}
 def converted(path: Path, precision: Literal["bf16", "fp32"]) -> Iterator[Path]:
     """Give the converted checkpoint; kept as `<checkpoint>-openvino-<precision>` where its parent can be written to.
 
-    Args:
-        path: the checkpoint.
-        precision: of the weights.
-
     Raises:
         UserError: the model is of a kind that OpenVINO does not run.
     """

@@ -193,13 +193,7 @@ def _num_shared(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def prompt_logprobs(model: PreTrainedModel, ids: Sequence[int], num_top: int) -> list[LogProb]:
-    """Return the log-probabilities of every token but the first, each after those before it.
-
-    Args:
-        model: the model.
-        ids: at least one.
-        num_top: how many of the likeliest tokens to report with each.
-    """
+    """Return the log-probabilities of every token but the first, each after those before it."""
     cache = DynamicCache()
     found: list[LogProb] = []
     size = max(1, _LOGITS_AT_ONCE // model.config.get_text_config().vocab_size)

@@ -35,11 +35,6 @@ class Prompting:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema, config: PreTrainedConfig) -> None:
         """Prepare the tokenizer's template.
 
-        Args:
-            tokenizer: with a steerlm chat template installed; its clean-up of spaces is switched off.
-            schema: the attributes.
-            config: of the model.
-
         Raises:
             UserError: the tokenizer has no template of ours.
         """
@@ -82,10 +77,6 @@ class Prompting:
 
     def limit(self, length: int, sampling: Sampling) -> int:
         """Return the most tokens of a response.
-
-        Args:
-            length: of the prompt.
-            sampling: holds the wanted limit.
 
         Raises:
             UserError: the prompt leaves no room.

@@ -36,12 +36,7 @@ class VllmEngine:
     """
 
     def __init__(self, llm: Any, prompting: Prompting) -> None:
-        """Wrap a started `vllm.LLM`.
-
-        Args:
-            llm: the model, started with `skip_tokenizer_init`.
-            prompting: builds its prompts.
-        """
+        """Wrap a started `vllm.LLM`."""
         self.schema: AttributeSchema = prompting.schema
         self._llm = llm
         self._prompting = prompting
@@ -92,12 +87,6 @@ class VllmEngine:
 
 def sampling_parameters(prompting: Prompting, length: int, request: Request, sampling: Sampling) -> list[Any]:
     """Return the `vllm.SamplingParams` of a request's samples.
-
-    Args:
-        prompting: of the model.
-        length: of the prompt in tokens.
-        request: how many samples, and the seed.
-        sampling: how.
 
     Raises:
         UserError: the prompt leaves no room.
@@ -152,11 +141,6 @@ def vllm_start(path: str | Path, precision: Precision, batch_size: int) -> Start
 
 def load_vllm_engine(path: str | Path, precision: Precision = "auto", batch_size: int = 64) -> VllmEngine:
     """Start vLLM on a steerable checkpoint.
-
-    Args:
-        path: folder written by `train-sft` or `bootstrap`.
-        precision: of the weights; auto = bf16 on a GPU that has it, fp32 on the CPU.
-        batch_size: most responses decoded together.
 
     Raises:
         UserError: vLLM is not installed, or as `load_engine`.

@@ -127,13 +127,7 @@ def thread_worker(decoder: Decoder) -> Worker:
 
 
 def process_worker(path: str | Path, batch_size: int, precision: Precision = "auto") -> Worker:
-    """Start a worker that loads a steerable checkpoint, as `load_engine` does, and return at once.
-
-    Args:
-        path: folder written by `train-sft` or `bootstrap`.
-        batch_size: most responses decoded together.
-        precision: of the weights.
-    """
+    """Start a worker that loads a steerable checkpoint, as `load_engine` does, and return at once."""
     ours, theirs = multiprocessing.Pipe()
     # not forked: this process may hold threads and a GPU
     process = multiprocessing.get_context("spawn").Process(

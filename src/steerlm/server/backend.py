@@ -279,11 +279,6 @@ def named(token: int, logprob: LogProb, texts: TokenTexts) -> TokenLogProb:
 async def read_prompt(backend: Backend, prompt: str | Sequence[int], num_top: int) -> list[TokenLogProb]:
     """Return the log-probabilities of a text's tokens as a model without a template reads it; the first has none.
 
-    Args:
-        backend: has the model.
-        prompt: the text, or its ids.
-        num_top: how many of the likeliest tokens to report with each.
-
     Raises:
         ApiError: see `Backend.read`.
     """
@@ -346,12 +341,7 @@ class Places:
     """
 
     def __init__(self, most: int, metrics: Metrics) -> None:
-        """Start with none.
-
-        Args:
-            most: at the same time.
-            metrics: counts what was stopped early.
-        """
+        """Start with none."""
         self.taken = 0
         self._most, self._metrics = most, metrics
 
@@ -380,14 +370,7 @@ class TaskGeneration:
     """The samples of one request, each drawn by a task; see `Generation`."""
 
     def __init__(self, answers: Sequence[Answer], draws: Sequence[Drawn], prompt_tokens: int, places: Places) -> None:
-        """Start the tasks.
-
-        Args:
-            answers: in order.
-            draws: fill and conclude them; an `ApiError` of one of them ends the request.
-            prompt_tokens: tokens of the prompt.
-            places: taken already; freed by `close`.
-        """
+        """Start the tasks."""
         self.answers = answers
         self.prompt_tokens = prompt_tokens
         self._places = places

@@ -41,12 +41,7 @@ class TrainedCombinations:
     """The combinations of attribute values in the training data."""
 
     def __init__(self, statistics: Mapping[str, Any], schema: AttributeSchema) -> None:
-        """Read a checkpoint's label statistics.
-
-        Args:
-            statistics: as `label_statistics` made them; may be empty.
-            schema: the trained attributes.
-        """
+        """Read a checkpoint's label statistics."""
         self._schema = schema
         self.combinations: list[dict[str, Any]] = list(statistics.get("combinations", []))
         self.total = int(statistics.get("num_combinations", 0))

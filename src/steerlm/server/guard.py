@@ -17,11 +17,7 @@ class Guard:
     """Watches over processes until `close`."""
 
     def __init__(self, pids: Iterable[int]) -> None:
-        """Start to watch.
-
-        Args:
-            pids: processes that run.
-        """
+        """Start to watch."""
         self._process = subprocess.Popen(
             [sys.executable, "-I", __file__, *map(str, pids)],
             stdin=subprocess.PIPE,

@@ -29,13 +29,6 @@ class LocalBackend:
     ) -> None:
         """Wait until the worker is ready.
 
-        Args:
-            prompting: of the model.
-            worker: decodes.
-            batch_size: most samples decoded together.
-            max_waiting: most samples that may wait for a place in the batch.
-            metrics: counts what was stopped early.
-
         Raises:
             UserError: the worker could not load the model.
         """

@@ -85,17 +85,7 @@ class ChunkWriter:
     def __init__(
         self, plan: Plan, reply_id: str, created: int, model: str, chat: bool, usage: bool, prompt: str = ""
     ) -> None:
-        """Start a reply.
-
-        Args:
-            plan: the request.
-            reply_id: its id.
-            created: Unix seconds.
-            model: the model's name.
-            chat: whether it is a chat.
-            usage: whether the client wants `usage`: null in every chunk but an extra last one.
-            prompt: what an answer's text begins with.
-        """
+        """Start a reply."""
         self._plan, self._chat, self._prompt = plan, chat, prompt
         self._frame: dict[str, object] = {
             "id": reply_id,

@@ -104,18 +104,6 @@ def serve(
 ) -> None:
     """Serve a model until interrupted.
 
-    Args:
-        model: folder of a steerable model.
-        attribute_model: folder of an attribute model.
-        policy: policy file.
-        api_key_file: names and keys.
-        name: the model's name in the API; None = that of its run.
-        host: address to listen on.
-        port: port; 0 = any free one.
-        batch_size: most samples decoded together.
-        upstream: another server that draws the answers; then no weights are loaded.
-        engine: what draws them here.
-
     Raises:
         UserError: a model of the wrong kind, a policy that does not fit, or an open address without keys.
     """

@@ -137,11 +137,6 @@ class Wishes:
 def parse_model(model: str, served: Sequence[str], dials: Dials) -> tuple[str | None, dict[str, object]]:
     """Take `model@humor=4,preset=teacher` apart.
 
-    Args:
-        model: the request's model.
-        served: the model's names.
-        dials: what can be set.
-
     Returns:
         The preset's name, if any, and the attributes.
 

@@ -96,15 +96,7 @@ class UpstreamBackend:
         silence_s: float,
         metrics: Metrics,
     ) -> None:
-        """Prepare; nothing is sent before the first request.
-
-        Args:
-            upstream: where.
-            prompting: of the checkpoint.
-            most_samples: at the same time.
-            silence_s: the longest time without a sign of the upstream.
-            metrics: counts what was stopped early.
-        """
+        """Prepare; nothing is sent before the first request."""
         self.encoder = prompting.encoder
         self.running = True
         self._upstream, self._tokenizer, self._context = upstream, prompting.tokenizer, prompting.context
@@ -300,15 +292,7 @@ class _Sample:
     """
 
     def __init__(self, client: httpx.AsyncClient, path: str, body: dict[str, Any], plan: Plan, ending: _Ending) -> None:
-        """Send nothing yet.
-
-        Args:
-            client: with the upstream's address.
-            path: of the route.
-            body: of the request.
-            plan: what it is for.
-            ending: makes the answer and concludes it.
-        """
+        """Send nothing yet."""
         self.answer = ending.answer(plan.stop)
         self.opened = False
         self._client, self._path, self._body, self._ending = client, path, body, ending

@@ -178,10 +178,6 @@ def read_echo(reply: httpx.Response, length: int) -> list[TokenLogProb]:
 async def ask_models(client: httpx.AsyncClient, name: str | None) -> Served:
     """Ask an upstream for its models.
 
-    Args:
-        client: with the upstream's address.
-        name: of the wanted model; None = the first one.
-
     Raises:
         ApiError: it cannot be reached, refuses, or lists no models although no name is given.
     """

@@ -52,15 +52,7 @@ class VllmBackend:
     def __init__(
         self, llm: Any, prompting: Prompting, most_samples: int, metrics: Metrics, guard: Guard | None = None
     ) -> None:
-        """Wrap a started engine.
-
-        Args:
-            llm: a `vllm.AsyncLLMEngine`, started with `skip_tokenizer_init`.
-            prompting: builds its prompts.
-            most_samples: at the same time.
-            metrics: counts what was stopped early.
-            guard: watches over the engine's processes.
-        """
+        """Wrap a started engine."""
         self.prompting, self.encoder = prompting, prompting.encoder
         self.encoding = Encoding()
         self._llm, self._guard = llm, guard
@@ -199,12 +191,6 @@ def _failed() -> ApiError:
 
 def load_vllm_backend(path: Path, batch_size: int, most_samples: int, metrics: Metrics) -> VllmBackend:
     """Start vLLM on a steerable checkpoint, with most of the GPU memory that is free.
-
-    Args:
-        path: folder written by `train-sft` or `bootstrap`.
-        batch_size: most samples decoded together.
-        most_samples: at the same time, those that wait included.
-        metrics: counts what was stopped early.
 
     Raises:
         UserError: vLLM is not installed, or as `load_engine`.
