@@ -192,3 +192,9 @@ def test_a_character_that_yaml_does_not_allow(tmp_path: Path) -> None:
     path.write_text("run_dir: a\x01b\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"malformed YAML: unacceptable character #x0001"):
         load_recipe(path)
+
+
+def test_a_bootstrap_of_attributes_that_the_schema_lacks_names_its_key() -> None:
+    raw = {**MINIMAL, "attributes": [{"name": "wit", "best": "max"}], "bootstrap": {}}
+    with pytest.raises(UserError, match=r"bootstrap\.quality_attributes: unknown attribute 'quality': valid: wit"):
+        build_recipe(raw)

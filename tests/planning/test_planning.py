@@ -17,7 +17,7 @@ from steerlm.config import BootstrapConfig, LoraSection, Recipe, TrainingSection
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, count_parameters, known
 from steerlm.planning.devices import DEVICES, Machines, parse_gpus
-from steerlm.planning.estimate import Plan, plan
+from steerlm.planning.estimate import CostPlan, plan
 from steerlm.planning.measuring import layer_speed
 from steerlm.planning.memory import (
     PROCESS,
@@ -57,7 +57,7 @@ def raw(tmp_path: Path) -> dict[str, Any]:
     return recipe
 
 
-def planned(raw: dict[str, Any]) -> Plan:
+def planned(raw: dict[str, Any]) -> CostPlan:
     recipe: Recipe = build_recipe(raw)
     return plan(recipe)
 
@@ -353,6 +353,7 @@ def test_the_command_says_what_fits_and_what_it_costs(
     )
     text = capsys.readouterr().out
     assert "8 x H100" in text
+    assert "estimates from its data sheet" in " ".join(text.split())
     assert "cost" in text
     assert "8.0 B" in text
 

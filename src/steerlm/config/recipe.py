@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from steerlm.attributes import AttributeSchema
 from steerlm.config.evaluate import EvaluateConfig
 from steerlm.config.section import EngineName, Section
+from steerlm.errors import did_you_mean
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
 SourceFormat = Literal[
@@ -303,6 +304,10 @@ class Recipe(Section):
         self.evaluate.check(schema)
         if self.bootstrap is not None:
             for name in self.bootstrap.quality_attributes:
+                if name not in schema:
+                    raise ValueError(
+                        f"bootstrap.quality_attributes: unknown attribute {name!r}: {did_you_mean(name, schema.names)}"
+                    )
                 if schema[name].best is None:
                     raise ValueError(f"bootstrap.quality_attributes: {name!r} has no best end in the schema")
             if self.train_sft.labels == "human":

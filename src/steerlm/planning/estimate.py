@@ -65,7 +65,7 @@ class StageCost:
 
 
 @dataclass
-class Plan:
+class CostPlan:
     """The outcome: `problems` stop a run, `notes` do not."""
 
     machines: Machines
@@ -80,7 +80,7 @@ class Plan:
         return sum(known) if len(known) == len(self.stages) else None
 
 
-def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = None) -> Plan:
+def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = None) -> CostPlan:
     """Validate the recipe's inputs and estimate what each step needs.
 
     Args:
@@ -105,7 +105,7 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
     if recipe.evaluate.prompts is not None and not made_by_run(recipe, recipe.evaluate.prompts):
         check_prompts(recipe.evaluate.prompts, found)
     check_scorers(recipe, found)
-    result = Plan(machines, [], found.problems, found.notes)
+    result = CostPlan(machines, [], found.problems, found.notes)
     worker = _Estimator(machines, data or assumed_data(0), data is not None)
     if recipe.playground is not None:
         result.stages.append(worker.playground(recipe.playground))
@@ -126,6 +126,11 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
 
 def _remarks(recipe: Recipe, machines: Machines) -> list[str]:
     notes = []
+    if not machines.device.cpu:
+        notes.append(
+            f"{machines.device.name}: memory and speed are estimates from its data sheet by the formulas of "
+            "docs/planning.md (0.4 of the dense bf16 speed, 0.6 of the bandwidth in decoding), not measured"
+        )
     if machines.count > 1:
         notes.append(
             "annotate, evaluate and bootstrap's sampling are planned on all devices at once, each with a whole model "

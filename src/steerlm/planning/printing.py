@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from steerlm.planning.estimate import Plan, StageCost
+from steerlm.planning.estimate import CostPlan, StageCost
 from steerlm.reporting.terminal import print_table
 
 
-def print_plan(result: Plan, console: Console, price_per_gpu_hour: float | None = None) -> int:
+def print_plan(result: CostPlan, console: Console, price_per_gpu_hour: float | None = None) -> int:
     """Print the estimate as a table, then notes and problems; returns 1 where there are problems, else 0.
 
     Args:
@@ -27,7 +27,7 @@ def print_plan(result: Plan, console: Console, price_per_gpu_hour: float | None 
     return print_remarks(result, console)
 
 
-def print_remarks(result: Plan, console: Console) -> int:
+def print_remarks(result: CostPlan, console: Console) -> int:
     """Print notes and problems; returns 0 exactly where it says that there is no problem, else 1."""
     for note in result.notes:
         console.print(f"note: {note}", markup=False)
@@ -40,7 +40,7 @@ def print_remarks(result: Plan, console: Console) -> int:
     return 0
 
 
-def _row(cost: StageCost, result: Plan, price: float | None) -> list[str]:
+def _row(cost: StageCost, result: CostPlan, price: float | None) -> list[str]:
     cells = [
         cost.stage,
         "?" if cost.tokens is None else _short(cost.tokens),
@@ -62,7 +62,7 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def _money(seconds: float, result: Plan, price: float) -> str:
+def _money(seconds: float, result: CostPlan, price: float) -> str:
     return f"{seconds / 3600 * result.machines.count * price:,.2f}"
 
 
