@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from steerlm.studies.ablate.tables import estimate, explain, ladder, markdown_table, seed_interval, seeds
-from steerlm.studies.baselines.tables import baselines_table, explain_baselines
+from steerlm.reporting.formatting import interval_text, markdown_table, number
+from steerlm.reporting.studies import baselines_table, dials_text, explain, explain_baselines, ladder, seeds_text
+from steerlm.results.codec import from_json
+from steerlm.results.studies import AblationResult, BaselinesResult, MachineFacts, OverSeeds, SeededEstimate
 
+Result = TypeVar("Result")
 FOLDER = Path(__file__).resolve().parent / "results" / "ablation"
 STEPS = (("plain", "human"), ("human", "best"), ("human", "predicted"), ("predicted", "more"), ("more", "bootstrap"))
 """What each step of the method is compared with: the rung that it changes one thing of."""
@@ -47,64 +52,80 @@ def _slim(value: Any) -> Any:
     return out
 
 
-def _read(name: str) -> Any:
+def _read(name: str, kind: type[Result]) -> Result | None:
     path = FOLDER / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return from_json(kind, _whole(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else None
+
+
+def _whole(value: Any) -> Any:
+    """Give single seeds the figures that were left out in the copy: none."""
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    out = {key: _whole(item) for key, item in value.items()}
+    if isinstance(value.get("seeds"), dict):
+        out["seeds"] = {seed: {"n": 0, "clusters": 0, **row} for seed, row in value["seeds"].items()}
+    return out
 
 
 def ablation_ladder(name: str = "ablation") -> str:
     """The rungs, and how they were measured."""
-    results = _read(name.replace("-", "_"))
+    results = _read(name.replace("-", "_"), AblationResult)
     if results is None:
         return _MISSING
-    notes = "".join(f"\n{note.capitalize()}.\n" for note in results["notes"])
+    notes = "".join(f"\n{note.capitalize()}.\n" for note in results.notes)
     image = "![Quality of every rung, the paper's beside it](ablation/ablation.svg)\n\n" if name == "ablation" else ""
     return f"{image}{ladder(results)}\n{explain(results)}{notes}"
 
 
 def ablation_steps(name: str = "ablation") -> str:
     """What each step of the method changed, better or worse."""
-    results = _read(name.replace("-", "_"))
+    results = _read(name.replace("-", "_"), AblationResult)
     if results is None:
         return _MISSING
     rows = []
     for before, after in STEPS:
-        versus = results["rungs"].get(after, {}).get("versus", {}).get(before)
+        versus = results.rungs[after].versus.get(before) if after in results.rungs else None
         if versus is not None:
-            quality, error = versus["quality"], versus["error"]
+            quality, error = versus.quality, versus.error
             rows.append(
                 [
                     f"`{after}` against `{before}`",
-                    estimate(quality),
-                    seeds(quality),
-                    seed_interval(quality),
+                    interval_text(quality.estimate),
+                    seeds_text(quality),
+                    _over_seeds(quality.over_seeds),
                     verdict(quality, "better", "worse"),
-                    estimate(error),
+                    interval_text(error.estimate),
                     verdict(error, "worse", "better"),
                 ]
             )
     header = ["step", "quality", "each seed", "95 % over seeds", "", "error of the dials", ""]
-    return markdown_table(header, rows) + "\n" + _order(results)
+    quality_of = {name: rung.figures.quality.estimate.value for name, rung in results.rungs.items()}
+    return markdown_table(header, rows) + "\n" + _order(quality_of)
 
 
-def _order(results: dict[str, Any]) -> str:
+def _over_seeds(row: OverSeeds) -> str:
+    return f"[{number(row.low)}, {number(row.high)}]" if math.isfinite(row.low) else "–"
+
+
+def _order(quality: Mapping[str, float]) -> str:
     """Whether no attributes < human labels < attribute-model labels, as in the paper."""
-    found = [name for name in ("plain", "human", "predicted") if name in results["rungs"]]
-    values = {name: results["rungs"][name]["quality"]["value"] for name in found}
+    values = {name: quality[name] for name in ("plain", "human", "predicted") if name in quality}
     said = ", ".join(f"`{name}` {value:.2f}" for name, value in values.items())
-    kept = all(values[a] < values[b] for a, b in itertools.pairwise(found))
+    kept = all(values[a] < values[b] for a, b in itertools.pairwise(values))
     ordered = "in the paper's order" if kept else "**not** in the paper's order (no attributes < human < predicted)"
     return f"No attributes, human labels, attribute-model labels: {said}: {ordered}.\n"
 
 
-def verdict(difference: dict[str, Any], above: str, below: str) -> str:
+def verdict(difference: SeededEstimate, above: str, below: str) -> str:
     """Say in words what an interval says."""
-    if difference["low"] is None:
+    if not difference.estimate.has_interval:
         return "too few prompts to tell"
-    each = [row["value"] for row in difference["seeds"].values()]
+    each = [row.value for row in difference.seeds.values()]
     for word, shown, agree in (
-        (above, difference["low"] > 0, all(value > 0 for value in each)),
-        (below, difference["high"] < 0, all(value < 0 for value in each)),
+        (above, difference.estimate.low > 0, all(value > 0 for value in each)),
+        (below, difference.estimate.high < 0, all(value < 0 for value in each)),
     ):
         if shown:
             return f"**{word}**" if agree else f"**{word}**, not in every seed"
@@ -113,45 +134,48 @@ def verdict(difference: dict[str, Any], above: str, below: str) -> str:
 
 def ablation_dials() -> str:
     """How every rung follows each dial."""
-    results = _read("ablation")
+    results = _read("ablation", AblationResult)
     if results is None:
         return _MISSING
-    dials = [attribute["name"] for attribute in results["attributes"]]
+    dials = results.subject.attributes.names
     rows = []
-    for name, rung in results["rungs"].items():
-        steering = rung["steering"]
-        if steering:
-            errors = [estimate(steering["error"]["by_dial"].get(dial)) for dial in dials]
-            rows.append([f"`{name}`", estimate(steering["spearman"]), estimate(steering["slope"]), *errors])
+    for name, rung in results.rungs.items():
+        steering = rung.figures.steering
+        if steering.error is not None:
+            errors = [interval_text(steering.error.by_dial.get(dial)) for dial in dials]
+            rows.append([f"`{name}`", dials_text(steering.spearman), dials_text(steering.slope), *errors])
     return markdown_table(["rung", "Spearman", "slope", *(f"error of {dial}" for dial in dials)], rows)
 
 
 def baselines_results() -> str:
     """The methods, how they were measured, and who beats whom."""
-    results = _read("baselines")
+    results = _read("baselines", BaselinesResult)
     if results is None:
         return _MISSING
     return f"{baselines_table(results)}\n{_against_steerlm(results)}\n{explain_baselines(results)}"
 
 
-def _against_steerlm(results: dict[str, Any]) -> str:
+def _against_steerlm(results: BaselinesResult) -> str:
     lines = []
-    for name, row in results["methods"].items():
-        if row["minus_steerlm"] is not None:
-            quality = row["minus_steerlm"]["quality"]
+    for name, row in results.methods.items():
+        if row.minus_steerlm is not None:
+            quality = row.minus_steerlm.quality
             said = verdict(quality, "better than SteerLM", "worse than SteerLM")
-            lines.append(f"- `{name}`: {said} by reward ({estimate(quality)}; each seed {seeds(quality)}).")
+            shown = f"{interval_text(quality.estimate)}; each seed {seeds_text(quality)}"
+            lines.append(f"- `{name}`: {said} by reward ({shown}).")
     return "\n".join(lines) + "\n"
 
 
 def ablation_environment() -> str:
     """Where it was run."""
-    results = _read("ablation")
-    if results is None:
-        return _MISSING
-    facts = results["environment"]
-    packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
-    return f"Python {facts['python']}, {facts['platform']}, {facts['cpus']} CPU cores; {packages}.\n"
+    results = _read("ablation", AblationResult)
+    return _MISSING if results is None else machine(results.conditions.environment)
+
+
+def machine(facts: MachineFacts) -> str:
+    """Say where something was run."""
+    packages = ", ".join(f"{name} {version}" for name, version in facts.packages.items())
+    return f"Python {facts.python}, {facts.platform}, {facts.cpus} CPU cores; {packages}.\n"
 
 
 BLOCKS = {

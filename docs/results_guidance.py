@@ -17,7 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerlm.studies.ablate.tables import estimate, markdown_table
+from steerlm.reporting.formatting import estimate_text, markdown_table
+from steerlm.results.codec import from_json
+from steerlm.statistics.estimates import Estimate
 
 if TYPE_CHECKING:
     from steerlm.generation.engine import LocalEngine
@@ -234,6 +236,11 @@ def plot(results: Mapping[str, Any]) -> str:
 
 def _read() -> Any:
     return json.loads((FOLDER / "guidance.json").read_text(encoding="utf-8"))
+
+
+def estimate(value: Any) -> str:
+    """One figure with its interval."""
+    return estimate_text(from_json(Estimate, value))
 
 
 def guidance_strengths(way: str) -> str:

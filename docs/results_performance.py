@@ -65,7 +65,7 @@ def targets() -> str:
                 rows.append([claim, "", "", "", f"not run: {case['not_run']}", ""])
                 continue
             found = [*(_peer(claim, peer) for peer in case["peers"].values()), *_further(claim, case["peers"])]
-            rows += [[*row, cpu_name(case["environment"])] for row in found]
+            rows += [[*row, cpu_name(case["environment"]["cpu"])] for row in found]
     rows += [*_io_rows(), *_quickstart_rows()]
     if not rows:
         return _MISSING
@@ -99,7 +99,7 @@ def _io_rows() -> Iterator[list[str]]:
     quick = " (quick check, no result)" if result["quick"] else ""
     for step, found in result["steps"].items():
         largest = max(map(int, found["sizes"]))
-        goals, cpu = found["targets"], cpu_name(found["environment"])
+        goals, cpu = found["targets"], cpu_name(found["environment"]["cpu"])
         claim = f"{step}, {largest:,} conversations{quick}"
         ratio = found["largest_against_reference"]
         if ratio is not None:
@@ -140,7 +140,7 @@ def _playground() -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _quickstart_rows() -> Iterator[list[str]]:
     costs, facts = _playground()
-    cpus, cpu = facts["cpus"], cpu_name(facts)
+    cpus, cpu = facts["cpus"], cpu_name(facts["cpu"])
     seconds = sum(row["seconds"] for row in costs.values())
     claim = f"quickstart, {cpus} cores, after installation"
     held = "holds" if seconds <= QUICKSTART_S else "**missed**"

@@ -13,8 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from steerlm.reporting.report import number
+from steerlm.reporting.formatting import estimate_text, markdown_table, number
+from steerlm.results.codec import from_json
+from steerlm.results.evaluation import Evaluation, PairedDifferences
+from steerlm.results.studies import MachineFacts
 from steerlm.runs import STAGES
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from results_ablation import machine
 
 FOLDER = Path(__file__).resolve().parent / "results" / "playground"
 
@@ -45,52 +51,44 @@ def _read(name: str) -> Any:
     return json.loads((FOLDER / name).read_text(encoding="utf-8"))
 
 
-def estimate(value: dict[str, Any], digits: int = 2) -> str:
-    """One figure with its interval."""
-    return f"{number(value['value'], digits)} [{number(value['low'], digits)}, {number(value['high'], digits)}]"
+def _evaluation() -> Evaluation:
+    return from_json(Evaluation, _read("evaluate.json"))
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+def _facts() -> MachineFacts:
+    return from_json(MachineFacts, _read("environment.json"))
 
 
-def cpu_name(facts: dict[str, Any]) -> str:
-    """Return the name of the CPU of an environment, and whether it has a matrix unit."""
-    name, flags = facts["cpu"].rsplit(" (", 1)
+def cpu_name(cpu: str) -> str:
+    """Return the name of a CPU, and whether it has a matrix unit."""
+    name, flags = cpu.rsplit(" (", 1)
     return f"{name}, AMX" if "amx" in flags else str(name)
 
 
 def cost() -> str:
     """Time and memory of every stage."""
-    costs, facts = _read("cost.json"), _read("environment.json")
+    costs, facts = _read("cost.json"), _facts()
     seconds = sum(row["seconds"] for row in costs.values())
     peak = max(row["peak_memory_mib"] for row in costs.values())
     rows = [[name, f"{row['seconds']:.0f} s", f"{row['peak_memory_mib']} MiB"] for name, row in costs.items()]
     intro = (
-        f"Measured on {facts['cpus']} CPU cores ({cpu_name(facts)}) after installation: "
+        f"Measured on {facts.cpus} CPU cores ({cpu_name(facts.cpu)}) after installation: "
         f"**{seconds / 60:.1f} minutes** of computing, peak memory **{peak / 1024:.1f} GiB**.\n\n"
     )
-    return intro + _table(["step", "time", "peak memory so far"], rows)
-
-
-def _last(results: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    name = list(results["models"])[-1]
-    return name, results["models"][name]
+    return intro + markdown_table(["step", "time", "peak memory so far"], rows)
 
 
 def steering() -> str:
     """Requested against obtained for the last model."""
-    results = _read("evaluate.json")
-    name, model = _last(results)
+    results = _evaluation()
     rows = []
-    for attribute, scorer in results["headline_scorer"].items():
-        report = model["scorers"][scorer]
-        dial = report["dials"][attribute]
-        curve = " ".join(number(point["value"], 1) for point in dial["curve"])
-        leak = dial["largest_leak"]
-        side_effect = f"{estimate(leak)} on {leak['attribute']}"
-        rows.append([attribute, curve, *(estimate(dial[key]) for key in ("spearman", "mae", "slope")), side_effect])
+    for model, attribute, dial, _ in results.headline_dials():
+        if model == results.final:
+            curve = " ".join(number(point.estimate.value, 1) for point in dial.curve)
+            leak = dial.largest_leak
+            side_effect = f"{estimate_text(leak.estimate)} on {leak.attribute}" if leak else "–"
+            figures = [estimate_text(estimate) for estimate in (dial.spearman, dial.mae, dial.slope)]
+            rows.append([attribute, curve, *figures, side_effect])
     header = [
         "dial",
         "obtained for 0 1 2 3 4",
@@ -99,64 +97,62 @@ def steering() -> str:
         "slope",
         "largest side effect, levels per level",
     ]
-    used = results["prompts"]
     note = (
-        f"\nModel `{name}`, {used['used']} held-out prompts, {results['asks']} answers per model, "
-        f"temperature {results['settings']['temperature']}, seed {results['seed']}; the other dials "
-        f"stand at: {', '.join(results['settings']['settings'])}.\n"
+        f"\nModel `{results.final}`, {results.prompts.used} held-out prompts, {results.asks} answers per model, "
+        f"temperature {results.drawing.temperature}, seed {results.seed}; the other dials "
+        f"stand at: {', '.join(results.drawing.settings)}.\n"
     )
-    return _table(header, rows) + note
+    return markdown_table(header, rows) + note
 
 
 def labels() -> str:
     """Error of human and predicted labels against the truth."""
-    quality = _read("evaluate.json")["label_quality"]
-    file = next(iter(quality))
+    results = _evaluation()
+    file, attributes = next(iter((results.label_quality or {}).items()))
     rows = [
-        [name, str(row["n"]), estimate(row["human"]), estimate(row["predicted"]), estimate(row["ratio"])]
-        for name, row in quality[file].items()
+        [name, f"{row.n:,}", *(estimate_text(estimate) for estimate in (row.human, row.predicted, row.ratio))]
+        for name, row in attributes.items()
     ]
-    return _table(["attribute", "n", "error of people, levels", "error of the attribute model", "ratio"], rows)
+    header = ["attribute", "n", "error of people, levels", "error of the attribute model", "ratio"]
+    # earlier versions of steerlm looked at the first turns of a file only, and their files have no version
+    first = "" if results.version else "the first 5,000 "
+    return markdown_table(header, rows) + f"\nOn {first}turns of `{file}` that people have rated.\n"
 
 
 def bootstrapping(evaluation: str = "evaluate") -> str:
     """What bootstrapping changed, by the exact measures."""
-    results = _read(f"{evaluation}.json")
+    comparisons = [from_json(PairedDifferences, row) for row in _read(f"{evaluation}.json")["comparisons"]]
     rows, clusters = [], 0
-    for comparison in results["comparisons"]:
-        parts = {"mean over dials": comparison["mean"], **comparison["attributes"]}
-        for name, row in parts.items():
-            rows.append([name, estimate(row["mae"], 3), estimate(row["spearman"], 3), estimate(row["slope"], 3)])
-            clusters = row["mae"]["clusters"]
+    for comparison in comparisons:
+        for name, row in {"mean over dials": comparison.mean, **comparison.attributes}.items():
+            rows.append([name, *(estimate_text(estimate, 3) for estimate in (row.mae, row.spearman, row.slope))])
+            clusters = row.mae.clusters if row.mae else clusters
     note = (
         f"\nAfter minus before, on the same {clusters} prompts, settings and seeds, with 95 % intervals; below zero is "
         "better for the error.\n"
     )
-    return _table(["dial", "error, levels", "Spearman", "slope"], rows) + note
+    return markdown_table(["dial", "error, levels", "Spearman", "slope"], rows) + note
 
 
 def samples(only: str | None = None) -> str:
     """The same question at different settings: the first sweep of every dial, or of one."""
-    sweeps = _read("evaluate.json")["examples"]["sweeps"]
     out, seen = [], set()
-    for sweep in sweeps:
-        if sweep["dial"] in seen or len(sweep["messages"]) > 1 or only not in (None, sweep["dial"]):
+    for sweep in _evaluation().examples.sweeps:
+        if sweep.dial in seen or len(sweep.messages) > 1 or only not in (None, sweep.dial):
             continue
-        seen.add(sweep["dial"])
-        out.append(f"> **{sweep['messages'][-1]['content']}**\n")
+        seen.add(sweep.dial)
+        out.append(f"> **{sweep.messages[-1].content}**\n")
         rows = [
-            [f"{sweep['dial']} {reply['requested']}", reply["text"].replace("|", "\\|").replace("\n", " ")]
-            for reply in sweep["replies"]
+            [f"{sweep.dial} {reply.requested}", reply.text.replace("|", "\\|").replace("\n", " ")]
+            for reply in sweep.replies
         ]
-        out.append(_table(["dial", "answer"], rows))
+        out.append(markdown_table(["dial", "answer"], rows))
     return "\n".join(out)
 
 
 def environment() -> str:
     """Where the run happened."""
-    facts = _read("environment.json")
-    packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
-    return f"Python {facts['python']}, {facts['platform']}, {facts['cpus']} CPU cores; {packages}.\n"
+    return machine(_facts())
 
 
 if __name__ == "__main__":

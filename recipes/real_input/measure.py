@@ -30,6 +30,8 @@ from baselines import Floats, Row, labelled_rows
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.config import load_recipe
 from steerlm.conversation import Conversation, Message, read_conversations
+from steerlm.results.codec import to_json
+from steerlm.results.evaluation import evaluation_file
 from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.statistics.estimates import Weights, cluster_bootstrap, divide, mean, mean_absolute_error, spearman
 from steerlm.statistics.metrics import fleiss_kappa, human_ceiling, regression_report
@@ -330,7 +332,7 @@ def pipeline_results(run: Path) -> dict[str, Any]:
     if "evaluate" in done:
         out["train_sft"] = done["train_sft"]["summary"]
         out["bootstrap"] = bootstrap_results(load_json(run / "bootstrap/report.json"))
-        out["steering"] = steering_results(load_json(run / "evaluate/results.json"))
+        out["steering"] = steering_results(run / "evaluate/results.json")
     return out
 
 
@@ -342,15 +344,13 @@ def bootstrap_results(report: Mapping[str, Any]) -> dict[str, Any]:
     return {"counts": counts, "held_out": {"quality": held_out["quality"], "error": held_out["error"]["mean"]}}
 
 
-def steering_results(results: Mapping[str, Any]) -> dict[str, Any]:
+def steering_results(path: Path) -> dict[str, Any]:
     """Per model and dial how the obtained level follows the requested one; none of the examples' text."""
-    models: dict[str, Any] = {}
-    for name, model in results["models"].items():
-        models[name] = {}
-        for attribute, scorer in results["headline_scorer"].items():
-            dial = model["scorers"][scorer]["dials"][attribute]
-            models[name][attribute] = {key: dial[key] for key in ("spearman", "mae", "slope")}
-    return {"prompts": results["prompts"], "asks": results["asks"], "models": models}
+    results = evaluation_file(path)
+    models: dict[str, Any] = {name: {} for name in results.models}
+    for model, attribute, dial, _ in results.headline_dials():
+        models[model][attribute] = to_json({"spearman": dial.spearman, "mae": dial.mae, "slope": dial.slope})
+    return {"prompts": to_json(results.prompts), "asks": results.asks, "models": models}
 
 
 def main() -> None:

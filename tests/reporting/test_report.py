@@ -23,7 +23,18 @@ from steerlm.config import EvaluateConfig
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
 from steerlm.reporting import charts
-from steerlm.reporting.report import markdown_text, number, percent, shade, steering_table, write_report
+from steerlm.reporting.formatting import (
+    fenced,
+    markdown_code,
+    markdown_lines,
+    markdown_quote,
+    markdown_text,
+    number,
+    percent,
+    shade,
+    share_text,
+)
+from steerlm.reporting.report import steering_table, write_report
 from steerlm.results.codec import from_json
 from steerlm.results.evaluation import CurvePoint, Evaluation
 from steerlm.stages.evaluate import stage
@@ -169,7 +180,8 @@ def test_page_needs_nothing_from_outside(run_dir: Path):
 
 def test_text_from_data_is_escaped(run_dir: Path):
     assert "<script" not in page(run_dir)
-    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;" in page(run_dir)
+    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;" in page(run_dir)
+    assert "*bold* `code`" in page(run_dir)  # text stays text
     assert "A &lt;b&gt;demo&lt;/b&gt;" in page(run_dir)
     text = markdown(run_dir)
     assert "<script" not in text
@@ -214,7 +226,7 @@ def test_report_shows_the_numbers_of_the_results(run_dir: Path):
         words = results["models"]["train_sft"]["answers"]["all"]["characters"]["value"]
         assert number(words, 0) in text
         assert number(results["label_quality"]["train.jsonl"]["humor"]["ratio"]["value"]) in text
-        for shown in ("61.3", "117.9", "1,534" if "<html" in text else "1534", "113", "7 duplicate", "3.11.2"):
+        for shown in ("61.3", "117.9", "1,534", "113", "7 duplicate", "3.11.2"):
             assert shown in text, shown
         assert f"{number(-0.437)}" in text
     report = json.loads((run_dir / "train_attribute_model" / "report.json").read_text(encoding="utf-8"))
@@ -229,7 +241,7 @@ def test_samples_stand_beside_their_dials(run_dir: Path):
     for sweep in results_of(run_dir)["examples"]["sweeps"]:
         for reply in sweep["replies"]:
             assert f"<strong>{sweep['dial']} {reply['requested']}</strong>" in text
-    assert "In the category asked for 100 % of the time" in text
+    assert re.search(r"In the category asked for 100 % \[\d+, 100\] of the time", text)
     assert "not independent" in text
 
 
@@ -248,9 +260,9 @@ def test_the_headline_quotes_the_worst_dial_with_its_interval(run_dir: Path):
     name, worst = min(dials.items(), key=lambda row: row[1]["spearman"]["value"])
     tiles = page(run_dir)[: page(run_dir).index("<nav")]
     low, high = number(worst["spearman"]["low"]), number(worst["spearman"]["high"])
-    assert f"<b>{number(worst['spearman']['value'])}</b><span>{low} to {high}</span>" in tiles
-    assert f"Spearman, lowest: {name}" in tiles
-    assert tiles.count('class="tile"') == 4
+    shown = f"<strong>{number(worst['spearman']['value'])}</strong> [{low}, {high}], Spearman, lowest: {name}</li>"
+    assert f"<li>asked and obtained agree: {shown}" in tiles
+    assert tiles.count("<li>") == 4
 
 
 def test_equal_data_gives_equal_bytes(run_dir: Path):
@@ -348,7 +360,57 @@ def test_formats():
     assert shade(0.5) != shade(-0.5)
     assert shade(5.0) == shade(1.0)
     assert markdown_text("# a | b\n*c* <d>") == r"\# a \| b \*c\* &lt;d&gt;"
-    assert markdown_text("1. not a list") == r"\1. not a list"
+    assert markdown_text("1. not a list") == r"1\. not a list"
+    assert markdown_text("0.90 to 0.95") == "0.90 to 0.95"
+    assert markdown_lines("one\n\n- two ") == "one\\\n\\\n\\- two"
+    assert markdown_quote("one\ntwo\n\n*three*") == "> one\\\n> two\n>\n> \\*three\\*"
+    assert markdown_code("run `a <b>` *now*") == "run `a <b>` \\*now\\*"
+    assert markdown_code("a ` <b>") == "a \\` &lt;b&gt;"
+    assert fenced("a\n```\nb", "yaml") == "````yaml\na\n```\nb\n````"
+    assert share_text(Estimate(0.55, 0.47, 0.63, 40, 8)) == "55 % [47, 63]"
+
+
+def test_the_markdown_holds_the_words_of_the_page(run_dir: Path):
+    """One text: whatever stands in a cell or a paragraph of the one stands in the other."""
+
+    class Words(HTMLParser):
+        found: tuple[str, ...] = ()
+        skipped = 0
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.skipped += (
+                tag in ("svg", "style", "nav", "title", "figcaption", "footer") or dict(attrs).get("class") == "legend"
+            )
+
+        def handle_endtag(self, tag: str) -> None:
+            self.skipped -= tag in ("svg", "style", "nav", "title", "figcaption", "footer", "ul") and self.skipped > 0
+
+        def handle_data(self, data: str) -> None:
+            if not self.skipped:
+                self.found += tuple(re.findall(r"\w+", data))
+
+    parser = Words()
+    parser.feed(page(run_dir))
+    missing = set(parser.found) - set(re.findall(r"\w+", html.unescape(markdown(run_dir)).replace("\\", "")))
+    assert missing == set()
+    assert len(parser.found) > 1000
+
+
+def test_figures_have_their_interval_in_small_print(run_dir: Path):
+    mae = results_of(run_dir)["models"]["train_sft"]["scorers"]["measure"]["dials"]["humor"]["mae"]
+    value, low, high = (number(mae[key]) for key in ("value", "low", "high"))
+    assert f'<td>{value}<span class="ci">{low} to {high}</span></td>' in page(run_dir)
+    assert f"| {value} [{low}, {high}] |" in markdown(run_dir)
+
+
+def test_heat_maps_shade_what_should_be_zero(run_dir: Path):
+    text = page(run_dir)
+    leaks = text[text.index('<section id="leakage"') : text.index('<section id="samples"')]
+    cells = re.findall(r"<td (class|style)=\"([^\"]*)\">", leaks[: leaks.index("</table>")])
+    # three dials: their own effect on the diagonal
+    assert [kind == "class" for kind, _ in cells] == [i % 4 == 0 for i in range(9)]
+    assert cells[0] == ("class", "self")
+    assert all(style.startswith("background: ") for kind, style in cells if kind == "style")
 
 
 def test_charts_take_their_colours_from_the_page():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from steerlm.commands import common
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
+    from steerlm.results.comparison import ComparisonResult
     from steerlm.studies.compare.study import ByJudge, ByScorer
 
 _EPILOG = """\
@@ -128,16 +128,16 @@ def _judge(arguments: argparse.Namespace) -> ByJudge:
     return ByJudge(client, arguments.protocol, approve, arguments.references)
 
 
-def _print_comparison(results: Mapping[str, Any]) -> None:
+def _print_comparison(results: ComparisonResult) -> None:
     """Print the table, what a reader must know before it, and why figures are missing."""
     from rich.table import Table
 
     from steerlm.reporting.comparison import comparison_rows, missing_figures
 
     console = common.console()
-    for note in results["notes"]:
+    for note in results.notes:
         console.print(f"[yellow]{note}[/yellow]")
-    decided = f"{results['prompts']['compared']} prompts, decided by {results['decided_by']['label']}"
+    decided = f"{results.prompts.compared} prompts, decided by {results.decided_by.label}"
     table = Table(title=f"{decided}; in brackets: 95 % intervals, clustered by prompt", title_justify="left")
     rows = comparison_rows(results)
     for column in rows[0]:
@@ -145,8 +145,9 @@ def _print_comparison(results: Mapping[str, Any]) -> None:
     for row in rows:
         table.add_row(*row.values())
     console.print(table)
-    if "flip_rate" in results:
-        flips, first = (100 * results[key]["value"] for key in ("flip_rate", "position_bias"))
+    ranking = results.ranking
+    if ranking.flip_rate is not None and ranking.position_bias is not None:
+        flips, first = 100 * ranking.flip_rate.value, 100 * ranking.position_bias.value
         common.say(f"{flips:.1f} % of pairs have another winner in the other order; the first shown wins {first:.1f} %")
     for note in missing_figures(results):
         console.print(f"[dim]{note}[/dim]", highlight=False)

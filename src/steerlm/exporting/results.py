@@ -70,19 +70,12 @@ def curves_png(results: Evaluation, model: str) -> tuple[bytes, str] | None:
     """Plot the response curves of one model; returns the PNG and what is seen on it, None without ordinal dials."""
     from steerlm.reporting.charts import response_curves_png
 
-    schema = results.attributes
     panels = {}
     for row in results.headline_dials():
         if row.model == model:
-            attribute = schema[row.attribute]
+            attribute = results.attributes[row.attribute]
             scale = (attribute.minimum, attribute.maximum)
-            responses = results.models[model].scorers[row.scorer.id].responses.get(attribute.name, {})
-            others = {
-                name: points
-                for name, points in responses.items()
-                if name != attribute.name and (schema[name].minimum, schema[name].maximum) == scale
-            }
-            panels[attribute.name] = (scale, row.dial.curve, others)
+            panels[attribute.name] = (scale, row.dial.curve, results.side_curves(attribute.name, model))
     if not panels:
         return None
     seen = "Obtained against asked for; dashed: exact; shaded: 95 % interval; thin: the other attributes meanwhile"

@@ -10,13 +10,15 @@ import functools
 import hashlib
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from markupsafe import Markup, escape
 
 from steerlm.errors import UserError, needs_extra
 from steerlm.results.evaluation import CurvePoint
+from steerlm.results.studies import RungResult
+from steerlm.statistics.estimates import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -214,24 +216,27 @@ def _svg(figure: Figure, label: str) -> Markup:
 
 
 @_plot
-def win_rates(rows: Sequence[Mapping[str, Any]], label: str) -> Markup:
-    """Plot win rates in percent with their intervals, the first row on top.
+def win_rates(rates: Mapping[str, Estimate], label: str) -> Markup:
+    """Plot win rates in percent with their intervals, the first one on top.
 
     Args:
-        rows: `name`, `value`, `low` and `high` (None: no interval), as shares.
+        rates: shares by name.
         label: says what is seen, for people who do not see it.
     """
-    figure, axes = _panel(height=0.75 + 0.3 * len(rows))
-    places = range(len(rows) - 1, -1, -1)
+    figure, axes = _panel(height=0.75 + 0.3 * len(rates))
     axes.axvline(50, color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-    for y, row in zip(places, rows, strict=True):
-        if row["low"] is not None:
-            axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=_SERIES[0], linewidth=2.2, alpha=0.5)
-        axes.plot(100 * row["value"], y, color=_SERIES[0], marker="o", markersize=6)
-    axes.set_yticks(list(places), [row["name"] for row in rows])
+    for y, rate in zip(_rows(rates), rates.values(), strict=True):
+        axes.plot([100 * rate.low, 100 * rate.high], [y, y], color=_SERIES[0], linewidth=2.2, alpha=0.5)
+        axes.plot(100 * rate.value, y, color=_SERIES[0], marker="o", markersize=6)
+    axes.set_yticks(list(_rows(rates)), list(rates))
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel="% of pairs won", xlim=(-2, 102), ylim=(-0.6, len(rows) - 0.4))
+    axes.set(xlabel="% of pairs won", xlim=(-2, 102), ylim=(-0.6, len(rates) - 0.4))
     return _svg(figure, label)
+
+
+def _rows(named: Sized) -> range:
+    """The heights of the rows of a plot, from the top."""
+    return range(len(named) - 1, -1, -1)
 
 
 @_plot
@@ -254,38 +259,59 @@ def scores_by_level(curves: Mapping[str, Curve], label: str) -> Markup:
 
 
 @_plot
-def ladder(rungs: Mapping[str, Any], label: str) -> Markup:
+def ladder(rungs: Mapping[str, RungResult], label: str) -> Markup:
     """Plot the quality of every rung of an ablation with its interval, each seed as a small point below it."""
     figure, axes = _panel(height=0.75 + 0.32 * len(rungs), width=4.2)
-    places = range(len(rungs) - 1, -1, -1)
-    for place, rung in zip(places, rungs.values(), strict=True):
-        row = rung["quality"]
-        if row["value"] is None:
-            continue
-        if row["low"] is not None:
-            axes.plot([row["low"], row["high"]], [place, place], color=_SERIES[0], linewidth=2.2, alpha=0.5)
-        axes.plot(row["value"], place, color=_SERIES[0], marker="o", markersize=6)
-        seeds = [seed["value"] for seed in row["seeds"].values() if seed["value"] is not None]
-        axes.scatter(seeds, [place - 0.28] * len(seeds), s=9, color=_SERIES[1], linewidth=0)
-    _rungs(axes, list(rungs), "quality, in levels")
+    _draw_ladder(axes, rungs)
     return _svg(figure, label)
 
 
 @_plot
-def paper_ladder(rungs: Mapping[str, Any], label: str) -> Markup:
+def paper_ladder(rungs: Mapping[str, RungResult], label: str) -> Markup:
     """Plot the paper's score of every rung."""
     figure, axes = _panel(height=0.75 + 0.32 * len(rungs), width=4.2)
-    places = range(len(rungs) - 1, -1, -1)
-    found = [
-        (rung["paper"], place) for place, rung in zip(places, rungs.values(), strict=True) if rung["paper"] is not None
-    ]
-    axes.scatter([x for x, _ in found], [y for _, y in found], s=36, color=_MUTED, linewidth=0)
-    _rungs(axes, list(rungs), "% of ChatGPT-3.5, by GPT-4")
+    _draw_paper_ladder(axes, rungs)
     return _svg(figure, label)
 
 
-def _rungs(axes: Any, names: Sequence[str], xlabel: str) -> None:
-    axes.set_yticks(range(len(names) - 1, -1, -1), names)
+def ladders_file(rungs: Mapping[str, RungResult]) -> str:
+    """Return both ladders as one SVG file, in the colours of a white page."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.4, 0.9 + 0.42 * len(rungs)), layout="constrained")
+        ours, paper = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        _draw_ladder(ours, rungs)
+        _draw_paper_ladder(paper, rungs)
+        ours.set_title("here (bar: 95 %; small: each seed)", fontsize=9)
+        paper.set_title("paper", fontsize=9)
+        stream = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Title": "Ablation ladder"})
+    return re.sub("|".join(_ON_WHITE), lambda match: _ON_WHITE[match[0]], stream.getvalue())
+
+
+def _draw_ladder(axes: Any, rungs: Mapping[str, RungResult]) -> None:
+    for place, rung in zip(_rows(rungs), rungs.values(), strict=True):
+        quality = rung.figures.quality
+        axes.plot(
+            [quality.estimate.low, quality.estimate.high], [place] * 2, color=_SERIES[0], linewidth=2.2, alpha=0.5
+        )
+        axes.plot(quality.estimate.value, place, color=_SERIES[0], marker="o", markersize=6)
+        seeds = [seed.value for seed in quality.seeds.values()]
+        axes.scatter(seeds, [place - 0.28] * len(seeds), s=9, color=_SERIES[1], linewidth=0)
+    _name_rungs(axes, list(rungs), "quality, in levels")
+
+
+def _draw_paper_ladder(axes: Any, rungs: Mapping[str, RungResult]) -> None:
+    found = [(rung.paper, y) for y, rung in zip(_rows(rungs), rungs.values(), strict=True) if rung.paper is not None]
+    axes.scatter([x for x, _ in found], [y for _, y in found], s=36, color=_MUTED, linewidth=0)
+    _name_rungs(axes, list(rungs), "% of ChatGPT-3.5, by GPT-4")
+
+
+def _name_rungs(axes: Any, names: Sequence[str], xlabel: str) -> None:
+    axes.set_yticks(_rows(names), names)
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.1)
     axes.set(xlabel=xlabel, ylim=(-0.6, len(names) - 0.4))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from steerlm.reporting.report import markdown_quote, markdown_text, number, percent
+from steerlm.reporting.formatting import interval_text, number, share_text
+from steerlm.reporting.page import Charts, write_out
+from steerlm.results.comparison import ComparisonResult
 from steerlm.storage.files import atomic_writer
 
 STATISTICS = {
@@ -27,107 +25,74 @@ STATISTICS = {
 SHARES = ("empty", "refusal", "label_leak", "degenerate", "unfinished")
 
 
-def write_comparison(out: Path, results: Mapping[str, Any]) -> Path:
+def write_comparison(out: Path, results: ComparisonResult) -> Path:
     """Write `comparison.html` and `comparison.md` beside a comparison's `results.json`.
 
     Returns:
         The path of `comparison.html`.
     """
-    environment = Environment(
-        loader=PackageLoader("steerlm.reporting", "assets"),
-        autoescape=lambda name: name == "comparison.html",
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"num": number, "percent": percent, "md": markdown_text, "quote": markdown_quote}
-    environment.globals |= {"shade": _shade, "estimate": estimate_text, "share": share_text}
+    from steerlm.reporting import charts
+
+    ranking, page = results.ranking, Charts()
+    rates = {name: ranking.win_rate[name] for name in ranking.best_first}
+    said = "; ".join(f"{name} {share_text(rate)}" for name, rate in rates.items())
+    page.add("wins", "win rates", charts.win_rates(rates, f"Win rates. {said}"))
+    reported = {
+        name: label
+        for name, label in STATISTICS.items()
+        if any(getattr(answers, name) is not None for answers in results.answers.values())
+    }
     context = {
         "results": results,
-        "ranked": ranking(results),
-        "statistics": {name: label for name, label in STATISTICS.items() if _reported(results, name)},
+        "ranking": ranking,
+        "ranked": ranking.best_first,
+        "statistics": reported,
         "shares": SHARES,
-        "chart": _chart(results),
         "missing": missing_figures(results),
     }
-    for template, name in (("comparison.html", "comparison.html"), ("comparison_markdown.html", "comparison.md")):
+    names = ("comparison.md", "comparison.html")
+    for name, text in zip(names, write_out("comparison.jinja", context, page, "Comparison · steerlm"), strict=True):
         with atomic_writer(out / name) as stream:
-            stream.write(environment.get_template(template).render(context).encode())
+            stream.write(text.encode())
     return out / "comparison.html"
 
 
-def ranking(results: Mapping[str, Any]) -> list[str]:
-    """Return the systems by win rate, the best first."""
-    return sorted(results["win_rate"], key=lambda name: -results["win_rate"][name]["value"])
-
-
-def comparison_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+def comparison_rows(results: ComparisonResult) -> list[dict[str, str]]:
     """Return the table of the terminal: a row per system, the best first."""
-    reference = next(iter(results["systems"]))
+    reference, ranking = next(iter(results.systems)), results.ranking
     rows = []
-    for name in ranking(results):
-        versus = results["head_to_head"][name].get(reference)
+    for name in ranking.best_first:
+        versus = ranking.head_to_head[name].get(reference)
         row = {
             "system": name,
-            "win rate": share_text(results["win_rate"][name]),
-            "Bradley-Terry": estimate_text(results["bradley_terry"][name], 0),
-            "Elo": estimate_text(results["elo"][name], 0),
-            f"against {reference}": share_text(versus["win_rate"]) if versus else "",
-            "at equal length": share_text(versus["length_controlled"]) if versus else "",
-            "characters": number(results["answers"][name]["characters"]["value"], 0),
+            "win rate": share_text(ranking.win_rate[name]),
+            "Bradley-Terry": interval_text(ranking.bradley_terry[name], 0),
+            "Elo": interval_text(ranking.elo[name], 0),
+            f"against {reference}": share_text(versus.win_rate) if versus else "",
+            "at equal length": share_text(versus.length_controlled) if versus else "",
+            "characters": number(results.answers[name].characters.value, 0),
         }
         rows.append(row)
     return rows
 
 
-def estimate_text(estimate: Mapping[str, Any], digits: int = 2) -> str:
-    """Format a value with its interval: `1020 [984, 1055]`."""
-    value = number(estimate["value"], digits)
-    if estimate["low"] is None:
-        return value
-    return f"{value} [{number(estimate['low'], digits)}, {number(estimate['high'], digits)}]"
-
-
-def share_text(estimate: Mapping[str, Any]) -> str:
-    """Format a share with its interval in percent: `55 % [47, 63]`."""
-    value = percent(estimate["value"])
-    if estimate["low"] is None:
-        return value
-    return f"{value} [{number(100 * estimate['low'], 0)}, {number(100 * estimate['high'], 0)}]"
-
-
-def missing_figures(results: Mapping[str, Any]) -> list[str]:
+def missing_figures(results: ComparisonResult) -> list[str]:
     """Return why values or intervals are missing, each reason once."""
-    notes = []
-    for title, column in (("win rate", "win_rate"), ("Bradley-Terry", "bradley_terry"), ("Elo", "elo")):
+    notes, ranking = [], results.ranking
+    for title, column in (
+        ("win rate", ranking.win_rate),
+        ("Bradley-Terry", ranking.bradley_terry),
+        ("Elo", ranking.elo),
+    ):
         systems: dict[str, list[str]] = {}
-        for name, estimate in results[column].items():
-            if estimate.get("note"):
-                systems.setdefault(estimate["note"], []).append(name)
+        for name, estimate in column.items():
+            if estimate.note:
+                systems.setdefault(estimate.note, []).append(name)
         for note, names in systems.items():
-            who = "" if len(names) == len(results[column]) else f" of {', '.join(names)}"
+            who = "" if len(names) == len(column) else f" of {', '.join(names)}"
             notes.append(f"{title}{who}: {note}.")
-    for a, b in itertools.combinations(ranking(results), 2):
-        cell = results["head_to_head"][a].get(b)
-        if cell and cell["length_controlled"].get("note"):
-            notes.append(f"{a} against {b} at equal length: {cell['length_controlled']['note']}.")
+    for a, b in itertools.combinations(ranking.best_first, 2):
+        cell = ranking.head_to_head[a].get(b)
+        if cell and cell.length_controlled.note:
+            notes.append(f"{a} against {b} at equal length: {cell.length_controlled.note}.")
     return notes
-
-
-def _reported(results: Mapping[str, Any], name: str) -> bool:
-    return any(name in answers for answers in results["answers"].values())
-
-
-def _shade(win_rate: float) -> str:
-    """Background of a cell of the matrix: blue above one half, orange below."""
-    strength = min(1.0, abs(win_rate - 0.5) * 2)
-    return f"rgb({'66 120 220' if win_rate > 0.5 else '226 120 40'} / {0.75 * strength:.2f})"
-
-
-def _chart(results: Mapping[str, Any]) -> Any:
-    from steerlm.reporting import charts
-
-    names = ranking(results)
-    said = "; ".join(f"{name} {share_text(results['win_rate'][name])}" for name in names)
-    rows = [{**results["win_rate"][name], "name": name} for name in names]
-    return charts.win_rates(rows, f"Win rates. {said}")

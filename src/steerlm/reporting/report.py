@@ -8,37 +8,46 @@ are left out. The page needs no network, no script and no font, and everything t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from steerlm.attributes import AttributeSchema
-from steerlm.conversation import atomic_writer
 from steerlm.errors import UserError
-from steerlm.reporting.ablation import read_ablation
-from steerlm.reporting.formatting import DASH, inline_code
-from steerlm.reporting.formatting import markdown_quote as markdown_quote
-from steerlm.reporting.formatting import markdown_text as markdown_text
-from steerlm.reporting.formatting import number as number
-from steerlm.reporting.formatting import percent as percent
-from steerlm.reporting.formatting import shade as shade
-from steerlm.reporting.suites import read_suites, suite_context
-from steerlm.results.codec import to_json
-from steerlm.results.evaluation import Evaluation, read_evaluation
-from steerlm.runs import STAGES
-from steerlm.storage.files import read_json
+from steerlm.reporting.formatting import DASH, estimate_text, markdown_text, number
+from steerlm.reporting.page import Charts, write_out
+from steerlm.reporting.studies import explain, ladder, read_ablation
+from steerlm.reporting.suites import draw_suite, read_suites, suite_table
+from steerlm.results.codec import from_json
+from steerlm.results.evaluation import (
+    Evaluation,
+    ScorerLabel,
+    read_evaluation,
+)
+from steerlm.results.studies import AblationResult
+from steerlm.runs import STAGES, RunPaths
+from steerlm.statistics.estimates import Estimate
+from steerlm.storage.files import atomic_writer, read_json
 
 
-class Loss(NamedTuple):
+class LossCourse(NamedTuple):
     """The course of one training: (step, loss) pairs."""
 
-    stage: str
+    name: str
     training: list[tuple[int, float]]
     validation: list[tuple[int, float]]
+
+
+class Tile(NamedTuple):
+    """A figure at the top of the page."""
+
+    title: str
+    value: str
+    interval: str
+    detail: str
 
 
 def write_report(run_dir: Path, ablation: Path | None = None) -> Path:
@@ -54,11 +63,15 @@ def write_report(run_dir: Path, ablation: Path | None = None) -> Path:
     Raises:
         UserError: the folder holds nothing to report on, or a damaged file.
     """
-    context = collect(run_dir, ablation)
-    environment = _environment()
-    for template, name in (("report.html", "report.html"), ("markdown.html", "report.md")):
+    charts = Charts()
+    context = collect(run_dir, ablation, charts)
+    for name, text in zip(
+        ("report.md", "report.html"),
+        write_out("report.jinja", context, charts, f"{context['name']} · steerlm report"),
+        strict=True,
+    ):
         with atomic_writer(run_dir / name) as stream:
-            stream.write(environment.get_template(template).render(context).encode())
+            stream.write(text.encode())
     return run_dir / "report.html"
 
 
@@ -94,212 +107,220 @@ def _aligned(texts: Sequence[str]) -> str:
     return " ".join(f"{text:>3}" for text in texts)
 
 
-def headline_dials(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
-    """Yield (model, attribute, dial report, scorer) of the scorer that the headline quotes for each attribute."""
-    scorers = {scorer["id"]: scorer for scorer in results["scorers"]}
-    for model, report in results["models"].items():
-        for attribute, scorer in results["headline_scorer"].items():
-            dial = report["scorers"][scorer]["dials"].get(attribute)
-            if dial is not None:
-                yield model, attribute, dial, scorers[scorer]
-
-
-def collect(run_dir: Path, ablation: Path | None = None) -> dict[str, Any]:
-    """Read what the templates show; a part that the run lacks is None or empty.
+def collect(run_dir: Path, ablation: Path | None, charts: Charts) -> dict[str, Any]:
+    """Read what the template shows and draw its charts; a part that the run lacks is None or empty.
 
     Raises:
         UserError: nothing to report on, or a damaged file.
     """
-    evaluation = read_evaluation(run_dir)
-    suites = [suite_context(found) for found in read_suites(run_dir)]
-    alone = evaluation is not None and evaluation.suite is not None  # the folder of a suite alone
-    results = None if evaluation is None or alone else to_json(evaluation)
-    stages = [row for row in (_read(run_dir / stage / "done.json") for stage in STAGES) if row and "seconds" in row]
-    attribute_model = _read(run_dir / "train_attribute_model" / "report.json")
-    annotation = _read(run_dir / "annotate" / "summary.json")
-    ladder = read_ablation(run_dir, ablation)
-    if not (results or suites or stages or attribute_model or annotation or ladder):
+    paths = RunPaths(run_dir)
+    results = read_evaluation(run_dir)
+    if results is not None and results.suite is not None:  # the folder of a suite alone
+        results = None
+    suites = read_suites(run_dir)
+    stages = [row for row in (_read(paths.done(stage)) for stage in STAGES) if row and "seconds" in row]
+    attribute_model, annotation = _read(paths.report("train_attribute_model")), _read(paths.annotation)
+    rungs = read_ablation(run_dir, ablation)
+    if not (results or suites or stages or attribute_model or annotation or rungs):
         raise UserError(f"{run_dir} holds nothing to report on: no done.json of a stage and no results.json")
-    recipe_path = run_dir / "recipe.yaml"
-    recipe_text = recipe_path.read_text(encoding="utf-8") if recipe_path.is_file() else None
+    recipe_text = paths.recipe.read_text(encoding="utf-8") if paths.recipe.is_file() else None
     recipe = yaml.safe_load(recipe_text) if recipe_text else {}
+    if results is not None:
+        _draw_evaluation(results, charts)
+    for suite in suites:
+        draw_suite(suite, charts)
+    if rungs is not None:
+        _draw_ladder(rungs, charts)
+    if attribute_model is not None:
+        _draw_calibrations(attribute_model, results, charts)
+    if annotation is not None:
+        _draw_distributions(annotation, charts)
+    losses = _losses(run_dir, charts)
     return {
         "name": recipe.get("name") or run_dir.resolve().name,
         "description": recipe.get("description", ""),
         "recipe": recipe_text,
-        "seed": results["seed"] if results else recipe.get("seed"),
-        "environment": _read(run_dir / "environment.json"),
+        "seed": results.seed if results else recipe.get("seed"),
+        "environment": _read(paths.environment),
         "stages": stages,
         "results": results,
-        "suites": suites,
-        "ablation": ladder,
-        "headline": _final_first(results) if results else [],
-        "scorer_labels": {row["id"]: row["label"] for row in results["scorers"]} if results else {},
-        "final": list(results["models"])[-1] if results else None,
-        "tiles": _tiles(results) if results else [],
-        "curves": _curves(evaluation) if evaluation is not None and results else {},
-        "leakages": _leakages(results) if results else [],
-        "pairs": _pairs(results) if results else [],
+        **(_of_evaluation(results) if results else {}),
+        "suites": [
+            (suite, [[markdown_text(c) for c in row] for row in suite_table(suite)], _quoted(suite)) for suite in suites
+        ],
+        "ablation": rungs,
+        "ladder": ladder(rungs) if rungs else "",
+        "explanation": explain(rungs) if rungs else "",
         "attribute_model": attribute_model,
-        "calibrations": _calibrations(attribute_model, results) if attribute_model else {},
         "annotation": annotation,
-        "distributions": _distributions(annotation) if annotation else {},
-        "bootstrap": _read(run_dir / "bootstrap" / "report.json"),
-        "losses": _losses(run_dir),
+        "bootstrap": _read(paths.report("bootstrap")),
+        "losses": losses,
+        "steps": _steps,
     }
 
 
 def _read(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None
+    """Read the report of another stage; None where there is none."""
+    return _with_estimates(read_json(path)) if path.is_file() else None
 
 
-def _final_first(results: Mapping[str, Any]) -> list[tuple[str, str, Any, Any]]:
-    """The headline's rows, those of the last model on top."""
-    order = list(results["models"])
-    return sorted(headline_dials(results), key=lambda row: -order.index(row[0]))
+def _with_estimates(value: Any) -> Any:
+    """Turn what looks like an estimate into one."""
+    if isinstance(value, list):
+        return [_with_estimates(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if {"value", "low", "high"} <= value.keys():
+        return from_json(Estimate, {"n": 0, "clusters": 0, **value})
+    return {key: _with_estimates(item) for key, item in value.items()}
 
 
-def _tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
+def _quoted(suite: Evaluation) -> ScorerLabel:
+    assert suite.suite is not None
+    return suite.scorer(suite.headline_scorer[suite.suite.dial])
+
+
+def _of_evaluation(results: Evaluation) -> dict[str, Any]:
+    """What the template shows of an evaluation beside its results."""
+    order = list(results.models)
+    headline = sorted(results.headline_dials(), key=lambda row: -order.index(row.model))
+    quoted = dict.fromkeys(results.headline_scorer.values())
+    measured = {scorer: results.final_model.scorers[scorer] for scorer in quoted}
+    return {
+        "tiles": _tiles(results),
+        # those of the last model on top
+        "headline": headline,
+        "several": len({row.scorer.id for row in headline}) > 1 or not all(row.scorer.independent for row in headline),
+        "leakages": [
+            (results.scorer(scorer), found.leakage) for scorer, found in measured.items() if any(found.leakage.values())
+        ],
+        "costs": [
+            (dial, quality, estimate)
+            for found in measured.values()
+            for dial, row in found.quality_cost.items()
+            for quality, estimate in row.items()
+        ],
+        "answers": [
+            (model, group, statistics) for model, result in results.models.items()
+            for group, statistics in result.answers.items()
+        ],
+    }  # fmt: skip
+
+
+def _steps(results: Evaluation, dial: str, requested: object) -> str:
+    """A level as a row of dots, on short ordinal scales."""
+    attribute = results.attributes[dial]
+    width = attribute.maximum - attribute.minimum
+    if attribute.kind != "ordinal" or width > 12 or not isinstance(requested, int):
+        return ""
+    full = requested - attribute.minimum
+    return f" {'●' * full}{'○' * (width - full)}"
+
+
+def _tiles(results: Evaluation) -> list[Tile]:
     """The figures at the top: of the last model, the worst attribute each."""
-    final = list(results["models"])[-1]
-    dials = {attribute: dial for model, attribute, dial, _ in headline_dials(results) if model == final}
+    dials = {row.attribute: row.dial for row in results.headline_dials() if row.model == results.final}
     tiles = []
 
-    def add(title: str, estimate: Mapping[str, Any], detail: str) -> None:
-        low, high = estimate["low"], estimate["high"]
-        interval = f"{number(low)} to {number(high)}" if low is not None else estimate.get("note", "")
-        tiles.append({"title": title, "value": number(estimate["value"]), "interval": interval, "detail": detail})
+    def add(title: str, estimate: Estimate, detail: str) -> None:
+        value, _, interval = estimate_text(estimate).partition(" ")
+        tiles.append(Tile(title, value, interval, detail))
 
-    def known(rows: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
-        return [(n, row[key]) for n, row in rows.items() if row[key] is not None and row[key]["value"] is not None]
-
-    if found := known(dials, "spearman"):
-        name, estimate = min(found, key=lambda row: row[1]["value"])
-        add("asked and obtained agree", estimate, f"Spearman, lowest: {name}")
-    if found := known(dials, "mae"):
-        name, estimate = max(found, key=lambda row: row[1]["value"])
-        add("error in levels", estimate, f"mean, highest: {name}")
-    if found := known(dials, "largest_leak"):
-        name, estimate = max(found, key=lambda row: row[1]["value"])
-        add("largest side effect", estimate, f"levels of {estimate['attribute']} per level of {name}")
-    for rows in list(results["label_quality"].values())[:1]:
-        if found := known(rows, "ratio"):
-            name, estimate = max(found, key=lambda row: row[1]["value"])
-            add("label error, predicted / human", estimate, f"below 1 is better, highest: {name}")
+    if found := {name: dial.spearman for name, dial in dials.items() if math.isfinite(dial.spearman.value)}:
+        name = min(found, key=lambda n: found[n].value)
+        add("asked and obtained agree", found[name], f"Spearman, lowest: {name}")
+    if found := {name: dial.mae for name, dial in dials.items() if math.isfinite(dial.mae.value)}:
+        name = max(found, key=lambda n: found[n].value)
+        add("error in levels", found[name], f"mean, highest: {name}")
+    leaks = {name: dial.largest_leak for name, dial in dials.items() if dial.largest_leak is not None}
+    if leaks:
+        name, leak = max(leaks.items(), key=lambda row: row[1].estimate.value)
+        add("largest side effect", leak.estimate, f"levels of {leak.attribute} per level of {name}")
+    for rows in list((results.label_quality or {}).values())[:1]:
+        if found := {name: row.ratio for name, row in rows.items() if math.isfinite(row.ratio.value)}:
+            name = max(found, key=lambda n: found[n].value)
+            add("label error, predicted / human", found[name], f"below 1 is better, highest: {name}")
     return tiles
 
 
-def _curves(results: Evaluation) -> dict[str, Any]:
+def _draw_evaluation(results: Evaluation, page: Charts) -> None:
     from steerlm.reporting import charts
 
     schema = results.attributes
-    out = {}
     for attribute in schema.ordinal:
         curves = {row.model: row.dial.curve for row in results.headline_dials() if row.attribute == attribute.name}
-        if curves:
-            scorer = results.headline_scorer[attribute.name]
-            responses = results.final_model.scorers[scorer].responses.get(attribute.name, {})
-            scale = (attribute.minimum, attribute.maximum)
-            others = {
-                name: points
-                for name, points in responses.items()
-                if name != attribute.name and (schema[name].minimum, schema[name].maximum) == scale
-            }
-            said = "; ".join(
-                f"{model}: " + ", ".join(f"{p.requested:.0f} gives {number(p.estimate.value, 1)}" for p in points)
-                for model, points in {**curves, **others}.items()
-            )
-            label = f"{attribute.name} obtained against asked for. {said}"
-            out[attribute.name] = charts.response_curve(scale, curves, label, others)
-    return out
+        if not curves:
+            continue
+        others = results.side_curves(attribute.name, results.final)
+        said = "; ".join(
+            f"{model}: " + ", ".join(f"{p.requested:.0f} gives {number(p.estimate.value, 1)}" for p in points)
+            for model, points in {**curves, **others}.items()
+        )
+        label = f"{attribute.name} obtained against asked for. {said}"
+        scale = (attribute.minimum, attribute.maximum)
+        page.add("curve", attribute.name, charts.response_curve(scale, curves, label, others))
+    lines = [(f"s{i}", model) for i, model in enumerate(results.models, 1)]
+    others_of = f"the other attributes of {results.final}, which should stay level"
+    page.legend("curves-legend", [*lines, ("exact", "exact"), ("others", others_of)])
+    for pair in results.final_model.coverage.pairs:
+        if pair.counts is not None:
+            label = f"{pair.first} (up) and {pair.second} (across): {pair.seen} of {pair.possible} pairs seen"
+            caption = f"{pair.first} \N{UPWARDS ARROW} {pair.second} \N{RIGHTWARDS ARROW}"
+            page.add("pair", caption, charts.pair_map(pair.counts, label), f"{pair.seen} of {pair.possible}")
 
 
-def _pairs(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A small map per pair of attributes: which of their levels occur together in the training labels."""
+def _draw_ladder(ablation: AblationResult, page: Charts) -> None:
     from steerlm.reporting import charts
 
-    final = list(results["models"].values())[-1]
-    out = []
-    for row in final["coverage"].get("pairs", []):
-        chart = None
-        if row["counts"] is not None:
-            label = f"{row['first']} (up) and {row['second']} (across): {row['seen']} of {row['possible']} pairs seen"
-            chart = charts.pair_map(row["counts"], label)
-        out.append({**row, "chart": chart})
-    return out
+    rungs = ablation.rungs
+    said = "; ".join(
+        f"{name}: {estimate_text(rung.figures.quality.estimate)}, paper {number(rung.paper, 1)}"
+        for name, rung in rungs.items()
+    )
+    drawing = charts.ladder(rungs, f"Quality of every rung. {said}")
+    page.add("ladder", "here", drawing, "large: all seeds with interval; small: each seed")
+    drawing = charts.paper_ladder(rungs, "The paper's scores of the same rungs, percent of ChatGPT-3.5's.")
+    page.add("ladder", "paper", drawing)
 
 
-def _leakages(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The leakage matrices of the last model, one per scorer that the headline quotes."""
-    final = list(results["models"].values())[-1]
-    scorers = {scorer["id"]: scorer for scorer in results["scorers"]}
-    quoted = dict.fromkeys(results["headline_scorer"].values())
-    matrices = [(scorers[scorer], final["scorers"][scorer]["leakage"]) for scorer in quoted]
-    return [
-        {"scorer": scorer, "rows": matrix, "columns": list(next(iter(matrix.values()), {}))}
-        for scorer, matrix in matrices
-        if any(matrix.values())
-    ]
-
-
-def _calibrations(report: Mapping[str, Any], results: Mapping[str, Any] | None) -> dict[str, Any]:
+def _draw_calibrations(report: Mapping[str, Any], results: Evaluation | None, page: Charts) -> None:
     from steerlm.reporting import charts
 
-    ranges = {}
-    if results:
-        ranges = {a.name: (a.minimum, a.maximum) for a in AttributeSchema.from_dict(results["attributes"]).ordinal}
-    out = {}
+    ranges = {a.name: (a.minimum, a.maximum) for a in results.attributes.ordinal} if results else {}
     for name, row in report["attributes"].items():
-        rows = row.get("calibration")
-        if rows:
+        if rows := row.get("calibration"):
             said = ", ".join(
                 f"{number(r['mean_predicted'], 1)}: {number(r['mean_truth'], 1)} (n {r['n']})" for r in rows
             )
-            low_high = ranges.get(name, (rows[0]["bin"], rows[-1]["bin"]))
-            out[name] = charts.calibration(low_high, rows, f"{name}, mean human label by prediction. {said}")
-    return out
+            scale = ranges.get(name, (rows[0]["bin"], rows[-1]["bin"]))
+            label = f"{name}, mean human label by prediction. {said}"
+            page.add("calibration", name, charts.calibration(scale, rows, label))
 
 
-def _distributions(annotation: Mapping[str, Any]) -> dict[str, Any]:
+def _draw_distributions(annotation: Mapping[str, Any], page: Charts) -> None:
     from steerlm.reporting import charts
 
-    out = {}
     for name, histogram in annotation["histograms"].items():
         total = sum(histogram.values()) or 1
         said = ", ".join(f"{value}: {100 * n / total:.0f} %" for value, n in histogram.items())
-        out[name] = charts.distribution(histogram, f"{name} in the annotated data. {said}")
-    return out
+        page.add("distribution", name, charts.distribution(histogram, f"{name} in the annotated data. {said}"))
 
 
-def _losses(run_dir: Path) -> dict[str, Any]:
-    """Plots of every `metrics.jsonl` below the run folder, in the order of the stages."""
+def _losses(run_dir: Path, page: Charts) -> list[LossCourse]:
+    """Read and draw every `metrics.jsonl` below the run folder, in the order of the stages."""
     from steerlm.reporting import charts
 
-    out = {}
-    for stage in STAGES:
-        for path in sorted((run_dir / stage).rglob("metrics.jsonl")):
-            rows = [orjson.loads(line) for line in path.read_bytes().splitlines() if line.endswith(b"}")]
-            training = [(row["step"], row["loss"]) for row in rows if "loss" in row]
-            validation = [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row]
-            if not training:
-                continue
+    page.legend("losses-legend", [("s1", "training loss"), ("s2", "validation loss")])
+    out = []
+    for path in (path for stage in STAGES for path in sorted((run_dir / stage).rglob("metrics.jsonl"))):
+        rows = [orjson.loads(line) for line in path.read_bytes().splitlines() if line.endswith(b"}")]
+        training = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+        validation = [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row]
+        if training:
             name = path.parent.relative_to(run_dir).as_posix()
             label = f"{name}: training loss {number(training[0][1])} to {number(training[-1][1])}"
             if validation:
                 label += f", lowest validation loss {number(min(loss for _, loss in validation))}"
-            out[name] = charts.losses(training, validation, label)
+            page.add("loss", name, charts.losses(training, validation, label))
+            out.append(LossCourse(name, training, validation))
     return out
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("steerlm.reporting", "assets"),
-        autoescape=lambda name: name != "markdown.html",
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"num": number, "percent": percent, "md": markdown_text, "quote": markdown_quote}
-    environment.filters |= {"inline_code": inline_code}
-    environment.globals |= {"shade": shade}
-    return environment

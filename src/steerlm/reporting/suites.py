@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 from steerlm.reporting.formatting import DASH, MINUS, estimate_text, number
-from steerlm.results.codec import to_json
+from steerlm.reporting.page import Charts
 from steerlm.results.evaluation import SUITES, CurvePoint, Evaluation, SuiteScores, evaluation_file
 from steerlm.statistics.estimates import Estimate
 
@@ -54,8 +53,8 @@ def _columns(results: Evaluation) -> list[tuple[str, str, SuiteScores]]:
     ]
 
 
-def suite_context(results: Evaluation) -> dict[str, Any]:
-    """Return the context of the suite's templates."""
+def draw_suite(results: Evaluation, charts_of_page: Charts) -> None:
+    """Draw the scores by level, here and in the paper, as far as it published them."""
     from steerlm.reporting import charts
 
     suite = results.suite
@@ -67,18 +66,15 @@ def suite_context(results: Evaluation) -> dict[str, Any]:
         assert scores is not None
         curves[model] = [CurvePoint(float(row.level), row.score) for row in scores.levels]
     said = "; ".join(
-        f"{m}: " + ", ".join(f"{p.requested:g} gives {number(p.estimate.value, 3)}" for p in points)
-        for m, points in curves.items()
+        f"{model}: " + ", ".join(f"{p.requested:g} gives {number(p.estimate.value, 3)}" for p in points)
+        for model, points in curves.items()
     )
-    published = [CurvePoint(x, Estimate(score, math.nan, math.nan, 0, 0)) for x, score in suite.paper.items()]
-    header, *table = suite_table(results)
-    return {
-        "results": to_json(results),
-        "header": header,
-        "table": table,
-        "measured_by": results.scorer(headline),
-        "chart": charts.scores_by_level(curves, f"Mean {suite.dial} score by level asked for. {said}"),
-        "published_chart": charts.scores_by_level(
-            {"paper": published}, f"The paper's scores: {', '.join(number(x, 3) for x in suite.paper.values())}"
-        ) if published else None,
-    }  # fmt: skip
+    drawing = charts.scores_by_level(curves, f"Mean {suite.dial} score by level asked for. {said}")
+    charts_of_page.add(f"suite-{suite.name}", "here", drawing, results.scorer(headline).label)
+    if suite.paper:
+        published = [CurvePoint(x, Estimate(score, math.nan, math.nan, 0, 0)) for x, score in suite.paper.items()]
+        label = f"The paper's scores by level: {', '.join(number(x, 3) for x in suite.paper.values())}"
+        drawing = charts.scores_by_level({"paper": published}, label)
+        charts_of_page.add(f"suite-{suite.name}", "paper", drawing, suite.published.measured_by)
+    if len(results.models) > 1:
+        charts_of_page.legend(f"legend-{suite.name}", [(f"s{i}", model) for i, model in enumerate(results.models, 1)])

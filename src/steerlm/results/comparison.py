@@ -12,7 +12,7 @@ from steerlm.statistics.estimates import Estimate
 
 
 @dataclass(frozen=True)
-class ComparedPrompts:
+class PromptsCompared:
     """Prompts: their file, how many were asked, and how many all systems answered."""
 
     file: str
@@ -142,7 +142,7 @@ class ComparisonResult:
 
     version: int = 0
     seed: int
-    prompts: ComparedPrompts
+    prompts: PromptsCompared
     generation: ComparisonDraws
     systems: Mapping[str, ComparedSystem]
     decided_by: DecidedBy

@@ -466,6 +466,17 @@ class Evaluation:
                 if dial is not None:
                     yield HeadlineDial(model, attribute, dial, self.scorer(scorer))
 
+    def side_curves(self, dial: str, model: str) -> dict[str, Sequence[CurvePoint]]:
+        """Return how the other attributes of the same scale respond to a dial, by its quoted scorer."""
+        schema = self.attributes
+        scale = (schema[dial].minimum, schema[dial].maximum)
+        responses = self.models[model].scorers[self.headline_scorer[dial]].responses.get(dial, {})
+        return {
+            name: points
+            for name, points in responses.items()
+            if name != dial and (schema[name].minimum, schema[name].maximum) == scale
+        }
+
 
 def read_evaluation(run_dir: Path) -> Evaluation | None:
     """Read the evaluation of a run folder, or of a folder with a `results.json`; None where there is none.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
+
+from steerlm.results.studies import AblationResult, BaselinesResult, OverSeeds, SeededEstimate
+from steerlm.statistics.estimates import Estimate
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 
@@ -22,8 +25,9 @@ def pages() -> ModuleType:
     return module
 
 
-def difference(low: float | None, high: float | None, *seeds: float) -> dict[str, Any]:
-    return {"value": 0.0, "low": low, "high": high, "seeds": {str(i): {"value": v} for i, v in enumerate(seeds)}}
+def difference(low: float, high: float, *seeds: float) -> SeededEstimate:
+    each = {str(i): Estimate(v, math.nan, math.nan, 1, 1) for i, v in enumerate(seeds)}
+    return SeededEstimate(Estimate(0.0, low, high, 9, 9), each, OverSeeds(len(seeds), 0.0, 0.0, low, high))
 
 
 @pytest.mark.parametrize(
@@ -33,23 +37,29 @@ def difference(low: float | None, high: float | None, *seeds: float) -> dict[str
         (difference(0.1, 0.3, 0.5, -0.1), "**better**, not in every seed"),
         (difference(-0.3, -0.1, -0.2, -0.2), "**worse**"),
         (difference(-0.3, 0.1, -0.2, -0.2), "no difference shown"),
-        (difference(None, None, 1.0), "too few prompts to tell"),
+        (difference(math.nan, math.nan, 1.0), "too few prompts to tell"),
     ],
 )
-def test_a_difference_is_put_into_words(row: dict[str, Any], said: str, pages: ModuleType) -> None:
+def test_a_difference_is_put_into_words(row: SeededEstimate, said: str, pages: ModuleType) -> None:
     assert pages.verdict(row, "better", "worse") == said
 
 
-def rungs(**quality: float) -> dict[str, Any]:
-    return {"rungs": {name: {"quality": {"value": value}} for name, value in quality.items()}}
-
-
 def test_the_order_is_compared_with_the_paper_s(pages: ModuleType) -> None:
-    assert "in the paper's order" in pages._order(rungs(plain=1.0, human=2.0, predicted=3.0))
-    assert "**not**" not in pages._order(rungs(plain=1.0, human=2.0, predicted=3.0))
-    assert "**not**" in pages._order(rungs(plain=1.0, human=3.0, predicted=2.0))
+    assert "in the paper's order" in pages._order({"plain": 1.0, "human": 2.0, "predicted": 3.0})
+    assert "**not**" not in pages._order({"plain": 1.0, "human": 2.0, "predicted": 3.0})
+    assert "**not**" in pages._order({"plain": 1.0, "human": 3.0, "predicted": 2.0})
 
 
 def test_what_is_copied_keeps_the_values_of_the_seeds(pages: ModuleType) -> None:
     value = {"a": [{"value": 1.0, "seeds": {"0": {"value": 1.0, "low": 0.5, "high": 2.0}}}], "seeds": [0, 1]}
     assert pages._slim(value) == {"a": [{"value": 1.0, "seeds": {"0": {"value": 1.0}}}], "seeds": [0, 1]}
+
+
+def test_copies_are_read_without_the_intervals_of_single_seeds(pages: ModuleType) -> None:
+    for name, kind in (("ablation", AblationResult), ("baselines", BaselinesResult)):
+        found = pages._read(name, kind)
+        rows = found.rungs if name == "ablation" else found.methods
+        for row in rows.values():
+            assert row.figures.quality.estimate.has_interval
+            assert row.figures.quality.seeds
+            assert not any(seed.has_interval for seed in row.figures.quality.seeds.values())

@@ -40,8 +40,8 @@ def test_every_form_of_system(place):
     served = parse_system("a=https://user@host:8000/v1/#org/model@humor=3,lang=en")
     assert (served.kind, served.where, served.model) == ("endpoint", "https://user@host:8000/v1", "org/model")
     assert served.setting == {"humor": 3, "lang": "en"}
-    assert served.to_dict()["where"] == "https://host:8000/v1"  # nobody's password in a report
-    assert parse_system("a=http://host/v1#m").to_dict() == {"kind": "endpoint", "where": "http://host/v1", "model": "m"}
+    assert served.shown == "https://host:8000/v1"  # nobody's password in a report
+    assert parse_system("a=http://host/v1#m").shown == "http://host/v1"
 
 
 def test_a_folder_whose_name_looks_like_a_setting(place):

@@ -18,6 +18,15 @@ from scipy import stats
 
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Score
+from steerlm.results.studies import (
+    DialFigures,
+    DialsEstimate,
+    Gain,
+    ModelFigures,
+    OverSeeds,
+    SeededEstimate,
+    TextFigures,
+)
 from steerlm.scorers.measures import distinct_n
 from steerlm.stages.bootstrap.selection import predicted_quality
 from steerlm.statistics.estimates import (
@@ -27,7 +36,6 @@ from steerlm.statistics.estimates import (
     Weights,
     cluster_bootstrap,
     estimate_share,
-    finite_or_none,
     mean,
     mean_absolute_error,
     slope,
@@ -61,36 +69,25 @@ class Judged:
         return predicted_quality(self.schema, self.quality, scores)
 
 
-def describe(answers: Answers, judged: Judged) -> dict[str, Any]:
-    """Return the figures of one rung (or baseline).
-
-    Returns:
-        JSON-able: `quality` (mean where the best is asked for) and, with the same answers, `attributes` by name;
-        `steering`: `error` (mean absolute difference between the level asked for and obtained), `spearman` and `slope`,
-        each `by_dial` and averaged over the dials; `text`: tokens per answer, shares unfinished and unanswered, and
-        diversity. Every estimate has `seeds`: its value per seed, and `over_seeds`: mean, standard deviation and t
-        interval.
-    """
+def describe(answers: Answers, judged: Judged) -> ModelFigures:
+    """Return the figures of one rung (or baseline)."""
     attributes = {a.name: _best(answers, lambda row, n=a.name: judged.of(row, n)) for a in judged.schema.ordinal}
-    return {
-        "quality": _estimate(mean, [_best(answers, judged.quality_of)]),
-        "attributes": {
+    return ModelFigures(
+        quality=_estimate(mean, [_best(answers, judged.quality_of)]),
+        attributes={
             name: _estimate(mean, [columns]) for name, columns in attributes.items() if name in judged.headline
         },
-        "steering": _steering(answers, judged),
-        "text": _text(answers),
-    }
+        steering=_steering(answers, judged),
+        text=_text(answers),
+    )
 
 
-def gain(before: Answers, after: Answers, judged: Judged) -> dict[str, Any]:
-    """Compare two rungs on the prompts, settings and seeds that both have.
-
-    Returns:
-        JSON-able estimates of the difference after minus before: `quality`, and `error` of the steering.
-    """
-    quality = _differences(_by_prompt(before, judged), _by_prompt(after, judged))
-    error = _differences(_errors(before, judged), _errors(after, judged))
-    return {"quality": _estimate(mean, [quality]), "error": _estimate(mean, [error])}
+def gain(before: Answers, after: Answers, judged: Judged) -> Gain:
+    """Compare two rungs on the prompts, settings and seeds that both have."""
+    return Gain(
+        quality=_estimate(mean, [_differences(_by_prompt(before, judged), _by_prompt(after, judged))]),
+        error=_estimate(mean, [_differences(_errors(before, judged), _errors(after, judged))]),
+    )
 
 
 @dataclass(frozen=True)
@@ -114,30 +111,28 @@ def _best(answers: Answers, value: Any) -> Columns:
     return Columns([c for c, _, _ in found], [s for _, s, _ in found], ([v for _, _, v in found],))
 
 
-def _estimate(statistic: Statistic, blocks: Sequence[Columns]) -> dict[str, Any]:
+def _estimate(statistic: Statistic, blocks: Sequence[Columns]) -> SeededEstimate:
     """Estimate the mean over blocks of a statistic, all resampled by prompt together, and once per seed."""
-    pooled = _bootstrap(statistic, blocks)
     seeds = sorted({seed for block in blocks for seed in block.seed})
     each = {seed: _bootstrap(statistic, [_of_seed(block, seed) for block in blocks]) for seed in seeds}
-    values = [estimate.value for estimate in each.values()]
-    return {
-        **pooled.to_dict(),
-        "seeds": {str(seed): estimate.to_dict() for seed, estimate in each.items()},
-        "over_seeds": over_seeds(values),
-    }
+    return SeededEstimate(
+        estimate=_bootstrap(statistic, blocks),
+        seeds={str(seed): estimate for seed, estimate in each.items()},
+        over_seeds=over_seeds([estimate.value for estimate in each.values()]),
+    )
 
 
-def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+def over_seeds(values: Sequence[float]) -> OverSeeds:
     """Return mean, standard deviation and 95 % t interval of one figure per seed; no interval for a single seed."""
     n = len(values)
     if n == 0 or not all(map(math.isfinite, values)):
-        return {"n": n, "mean": None, "sd": None, "low": None, "high": None}
+        return OverSeeds(n, math.nan, math.nan, math.nan, math.nan)
     middle = float(np.mean(values))
     if n == 1:
-        return {"n": n, "mean": middle, "sd": None, "low": None, "high": None}
+        return OverSeeds(n, middle, math.nan, math.nan, math.nan)
     sd = float(np.std(values, ddof=1))
     half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
-    return {"n": n, "mean": middle, "sd": sd, "low": middle - half, "high": middle + half}
+    return OverSeeds(n, middle, sd, middle - half, middle + half)
 
 
 def _of_seed(block: Columns, seed: int) -> Columns:
@@ -166,18 +161,16 @@ def _bootstrap(statistic: Statistic, blocks: Sequence[Columns]) -> Estimate:
     return cluster_bootstrap(averaged, arrays, [c for block in blocks for c in block.cluster])
 
 
-def _steering(answers: Answers, judged: Judged) -> dict[str, Any]:
+def _steering(answers: Answers, judged: Judged) -> DialFigures:
     by_dial = _sweeps(answers, judged)
-    statistics: dict[str, Statistic] = {"error": mean_absolute_error, "spearman": spearman, "slope": slope}
     if not any(columns.cluster for columns in by_dial.values()):
-        return {}
-    return {
-        name: {
-            **_estimate(statistic, list(by_dial.values())),
-            "by_dial": {dial: _bootstrap(statistic, [columns]).to_dict() for dial, columns in by_dial.items()},
-        }
-        for name, statistic in statistics.items()
-    }
+        return DialFigures()
+
+    def figure(statistic: Statistic) -> DialsEstimate:
+        each = {dial: _bootstrap(statistic, [columns]) for dial, columns in by_dial.items()}
+        return DialsEstimate(_estimate(statistic, list(by_dial.values())), each)
+
+    return DialFigures(error=figure(mean_absolute_error), spearman=figure(spearman), slope=figure(slope))
 
 
 def _sweeps(answers: Answers, judged: Judged) -> dict[str, Columns]:
@@ -228,23 +221,20 @@ def _differences(before: Paired, after: Paired) -> Columns:
     return Columns([a[0] for a, _ in shared], [a[1] for a, _ in shared], ([a[2] - b[2] for a, b in shared],))
 
 
-def _text(answers: Answers) -> dict[str, Any]:
+def _text(answers: Answers) -> TextFigures:
     """Length and diversity of the answers to the maximum-quality setting."""
-    tokens = _best(answers, lambda answer: float(answer["num_tokens"]))
     unfinished = _best(answers, lambda answer: float(not answer["finished"]))
     each = [[[answer["text"] for answer in row["best"]] for row in rows] for rows in answers.values()]
     texts = [[text for prompt in prompts for text in prompt] for prompts in each]
     prompts = [prompt for rows in each for prompt in rows if len(prompt) > 1]
-    return {
-        "answers": sum(map(len, texts)),
-        "unanswered": sum(not prompt for rows in each for prompt in rows),
-        "tokens": _estimate(mean, [tokens]),
-        "unfinished": estimate_share(unfinished.values[0], unfinished.cluster).to_dict(),
+    return TextFigures(
+        answers=sum(map(len, texts)),
+        unanswered=sum(not prompt for rows in each for prompt in rows),
+        tokens=_estimate(mean, [_best(answers, lambda answer: float(answer["num_tokens"]))]),
+        unfinished=estimate_share(unfinished.values[0], unfinished.cluster),
         # collections of equal size: the answers of one seed
-        "distinct_1": finite_or_none(float(np.mean([distinct_n(t, 1) for t in texts]))),
-        "distinct_2": finite_or_none(float(np.mean([distinct_n(t, 2) for t in texts]))),
-        "unique": finite_or_none(float(np.mean([len(set(t)) / max(1, len(t)) for t in texts]))),
-        "unique_per_prompt": (
-            finite_or_none(float(np.mean([len(set(p)) / len(p) for p in prompts]))) if prompts else None
-        ),
-    }
+        distinct_1=float(np.mean([distinct_n(t, 1) for t in texts])),
+        distinct_2=float(np.mean([distinct_n(t, 2) for t in texts])),
+        unique=float(np.mean([len(set(t)) / max(1, len(t)) for t in texts])),
+        unique_per_prompt=float(np.mean([len(set(p)) / len(p) for p in prompts])) if prompts else math.nan,
+    )

@@ -22,18 +22,26 @@ from typing import Any
 from steerlm.config import Recipe
 from steerlm.conversation import read_conversations
 from steerlm.errors import UserError, needs_extra
+from steerlm.reporting.charts import ladders_file
+from steerlm.reporting.studies import explain, ladder
+from steerlm.results.codec import VERSION, from_json, write_result
+from steerlm.results.studies import (
+    AblationResult,
+    RungResult,
+    RungTraining,
+    StudyConditions,
+    StudyDraws,
+    StudySubject,
+)
 from steerlm.runs import RunFolder, environment
-from steerlm.storage.files import atomic_writer, write_json
+from steerlm.storage.files import atomic_writer
 from steerlm.storage.resumable import read_rows
 from steerlm.storage.spending import spending
 from steerlm.studies.ablate.measuring import Questions, measure_model, read_answers, read_questions
 from steerlm.studies.ablate.rungs import Rung, chosen_rungs, is_labelled, parent, quality_names, write_records
 from steerlm.studies.ablate.statistics import Answers, Judged, describe, gain
-from steerlm.studies.ablate.tables import explain, ladder, plot
 
 Notify = Callable[[str, dict[str, Any] | None], None]
-SAMPLING = {"num_prompts", "samples_per_prompt", "temperature", "top_k", "max_new_tokens"}
-"""What of the `evaluate` section stands in the results: how answers are drawn."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Climb:
         return record
 
 
-def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, notify: Notify) -> dict[str, Any]:
+def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, notify: Notify) -> AblationResult:
     """Climb the ladder with several seeds.
 
     Args:
@@ -87,9 +95,9 @@ def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, noti
             run = seed_run(shared.recipe, out, seed)
             done[seed] = climb_rungs(Climb(run, prepared, rungs, questions, quality, notify))
         results = _results(recipe, rungs, questions, quality, done, out, notes)
-        write_json(out / "ablation.json", results)
+        write_result(out / "ablation.json", results)
         write_text(out / "ablation.md", f"# Ablation: {recipe.name}\n\n{ladder(results)}\n{explain(results)}")
-        write_text(out / "ablation.svg", plot(results))
+        write_text(out / "ablation.svg", ladders_file(results.rungs))
     return results
 
 
@@ -258,46 +266,74 @@ def _results(
     done: Mapping[int, Mapping[str, Any]],
     out: Path,
     notes: Sequence[str],
-) -> dict[str, Any]:
-    measured = next(iter(done.values()))[rungs[0].name]["summary"]["measured"]
-    judged = Judged(recipe.schema_, measured["headline"], quality)
-    rows: dict[str, Any] = {}
+) -> AblationResult:
+    """Put the figures of all rungs and seeds together."""
+    conditions = conditions_of(recipe, next(iter(done.values()))[rungs[0].name])
+    judged = Judged(recipe.schema_, conditions.headline, quality)
+    rows: dict[str, RungResult] = {}
     below: dict[str, Answers] = {}
     for number, rung in enumerate(rungs):
         answers = {seed: read_answers(out / f"seed-{seed}" / rung.name) for seed in done}
         versus = {name: gain(before, answers, judged) for name, before in below.items()}
         records = {seed: stages[rung.name] for seed, stages in done.items()}
-        rows[rung.name] = {
-            "adds": rung.adds,
-            "data": rung.data,
-            "labels": rung.labels,
-            "paper": rung.paper,
-            "steerable": rung.labels is not None,
-            "training": [{"seed": seed, **record["summary"]["training"]} for seed, record in records.items()],
-            "seconds": [record["seconds"] for record in records.values()],
-            **describe(answers, judged),
-            "gain": versus[rungs[number - 1].name] if number else None,
-            "versus": versus,
-        }
+        rows[rung.name] = RungResult(
+            adds=rung.adds,
+            data=rung.data,
+            labels=rung.labels,
+            paper=rung.paper,
+            steerable=rung.labels is not None,
+            training=[
+                from_json(RungTraining, {"seed": seed, **record["summary"]["training"]})
+                for seed, record in records.items()
+            ],
+            seconds=[record["seconds"] for record in records.values()],
+            figures=describe(answers, judged),
+            gain=versus[rungs[number - 1].name] if number else None,
+            versus=versus,
+        )
         below[rung.name] = answers
+    return AblationResult(
+        version=VERSION,
+        subject=subject_of(recipe, questions, quality, list(done)),
+        settings=draws_of(recipe),
+        conditions=conditions,
+        notes=list(notes),
+        rungs=rows,
+    )
+
+
+def subject_of(recipe: Recipe, questions: Questions, quality: Sequence[str], seeds: Sequence[int]) -> StudySubject:
+    """Say what is studied."""
     first = recipe.schema_[quality[0]]
-    return {
-        "recipe": recipe.name,
-        "seeds": list(done),
-        "attributes": recipe.schema_.to_dict(),
-        "quality_attributes": list(quality),
-        "quality_scale": [first.maximum, first.minimum],
-        "best_setting": dict(questions.best),
-        "prompts": len(questions.prompts),
-        "swept": len(questions.swept),
-        "settings": recipe.evaluate.model_dump(mode="json", include=SAMPLING),
-        "training": recipe.train_sft.model_dump(mode="json", exclude={"base_model"}),
-        "scorers": measured["scorers"],
-        "headline": measured["headline"],
-        "environment": environment(),
-        "notes": list(notes),
-        "rungs": rows,
-    }
+    return StudySubject(
+        recipe=recipe.name,
+        seeds=seeds,
+        attributes=recipe.schema_,
+        quality_attributes=list(quality),
+        quality_scale=[first.maximum, first.minimum],
+        best_setting=dict(questions.best),
+        prompts=len(questions.prompts),
+        swept=len(questions.swept),
+    )
+
+
+def draws_of(recipe: Recipe) -> StudyDraws:
+    """Say how answers are drawn."""
+    return from_json(StudyDraws, recipe.evaluate.model_dump(mode="json"))
+
+
+def conditions_of(recipe: Recipe, record: Mapping[str, Any]) -> StudyConditions:
+    """Say how models are trained and who measures them, from the record of one that is done."""
+    measured = record["summary"]["measured"]
+    return from_json(
+        StudyConditions,
+        {
+            "training": recipe.train_sft.model_dump(mode="json", exclude={"base_model"}),
+            "scorers": measured["scorers"],
+            "headline": measured["headline"],
+            "environment": environment(),
+        },
+    )
 
 
 def write_text(path: Path, text: str) -> None:

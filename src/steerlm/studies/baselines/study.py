@@ -23,7 +23,10 @@ import orjson
 from steerlm.attributes import AttributeSchema
 from steerlm.config import BaselinesConfig, Recipe, TrainSftConfig
 from steerlm.errors import UserError, needs_extra
-from steerlm.runs import RunFolder, environment
+from steerlm.reporting.studies import baselines_table, explain_baselines
+from steerlm.results.codec import VERSION, from_json, write_result
+from steerlm.results.studies import BaselinesResult, MethodResult, MethodTraining
+from steerlm.runs import RunFolder
 from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.stages.evaluate.sweeping import read_prompts
 from steerlm.storage.files import write_json
@@ -32,19 +35,20 @@ from steerlm.studies.ablate.measuring import Questions, measure_model, read_answ
 from steerlm.studies.ablate.rungs import RUNGS, parent, quality_names
 from steerlm.studies.ablate.statistics import Answers, Judged, describe, gain
 from steerlm.studies.ablate.study import (
-    SAMPLING,
     Climb,
     Notify,
     climb_rungs,
+    conditions_of,
+    draws_of,
     possible_rungs,
     prepare_shared,
     seed_run,
     shared_run,
+    subject_of,
     write_text,
 )
 from steerlm.studies.baselines.encoding import encode_pair, plain_encoder, plain_tokens
 from steerlm.studies.baselines.reward import mean_reward, reward_of
-from steerlm.studies.baselines.tables import baselines_table, explain_baselines
 
 METHODS = {
     "steerlm": "attribute-conditioned SFT, then bootstrapping",
@@ -104,7 +108,7 @@ class Setup:
         return self.climb.run.stage("annotate") / f"{name}.jsonl"
 
 
-def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> dict[str, Any]:
+def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> BaselinesResult:
     """Train and measure every method with several seeds.
 
     Args:
@@ -144,7 +148,7 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> dict
             budget = sum(row["spent_tokens"] + row["sampled_tokens"] for row in spent)
             done[seed] = _methods(Setup(climb, mine, config, rewarded, asked[1], budget), spent, notify)
         results = _results(recipe, config, rewarded, asked[1], done, out)
-        write_json(out / "baselines.json", results)
+        write_result(out / "baselines.json", results)
         text = f"# Baselines: {recipe.name}\n\n{baselines_table(results)}\n{explain_baselines(results)}"
         write_text(out / "baselines.md", text)
     return results
@@ -345,40 +349,33 @@ def _results(
     questions: Questions,
     done: Mapping[int, Mapping[str, Any]],
     out: Path,
-) -> dict[str, Any]:
-    measured = next(iter(done.values()))["steerlm"]["summary"]["measured"]
-    judged = Judged(recipe.schema_, measured["headline"], rewarded)
+) -> BaselinesResult:
+    """Put the figures of all methods and seeds together."""
+    conditions = conditions_of(recipe, next(iter(done.values()))["steerlm"])
+    judged = Judged(recipe.schema_, conditions.headline, rewarded)
     annotator = Judged(recipe.schema_, dict.fromkeys(recipe.schema_.names, "annotator"), rewarded)
     answers: dict[str, Answers] = {
         name: {seed: read_answers(out / f"seed-{seed}" / "baselines" / name) for seed in done} for name in METHODS
     }
-    rows = {}
-    for name, what in METHODS.items():
-        records = {seed: methods[name]["summary"] for seed, methods in done.items()}
-        rows[name] = {
-            "what": what,
-            "steerable": name == "steerlm",
-            "training": [{"seed": seed, **record["training"]} for seed, record in records.items()],
-            **describe(answers[name], judged),
-            "by_annotator": describe(answers[name], annotator)["quality"],
-            "minus_steerlm": None if name == "steerlm" else gain(answers["steerlm"], answers[name], judged),
-        }
-    first = recipe.schema_[rewarded[0]]
-    return {
-        "recipe": recipe.name,
-        "seeds": list(done),
-        "attributes": recipe.schema_.to_dict(),
-        "quality_attributes": list(rewarded),
-        "quality_scale": [first.maximum, first.minimum],
-        "best_setting": dict(questions.best),
-        "prompts": len(questions.prompts),
-        "swept": len(questions.swept),
-        "samples_per_prompt": max(_SAMPLES, recipe.evaluate.samples_per_prompt),
-        "settings": recipe.evaluate.model_dump(mode="json", include=SAMPLING),
-        "baselines": config.model_dump(mode="json"),
-        "training": recipe.train_sft.model_dump(mode="json", exclude={"base_model"}),
-        "scorers": measured["scorers"],
-        "headline": measured["headline"],
-        "environment": environment(),
-        "methods": rows,
-    }
+    return BaselinesResult(
+        version=VERSION,
+        subject=subject_of(recipe, questions, rewarded, list(done)),
+        samples_per_prompt=max(_SAMPLES, recipe.evaluate.samples_per_prompt),
+        settings=draws_of(recipe),
+        baselines=config.model_dump(mode="json"),
+        conditions=conditions,
+        methods={
+            name: MethodResult(
+                what=what,
+                steerable=name == "steerlm",
+                training=[
+                    from_json(MethodTraining, {"seed": seed, **methods[name]["summary"]["training"]})
+                    for seed, methods in done.items()
+                ],
+                figures=describe(answers[name], judged),
+                by_annotator=describe(answers[name], annotator).quality,
+                minus_steerlm=None if name == "steerlm" else gain(answers["steerlm"], answers[name], judged),
+            )
+            for name, what in METHODS.items()
+        },
+    )

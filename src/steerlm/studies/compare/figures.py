@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from steerlm.attributes import STEERLM, AttributeSchema
+from steerlm.results.comparison import AnswerDescription, PairRecord, Ranking, SideBySide, SystemReply
+from steerlm.results.evaluation import SaidTurn
 from steerlm.scorers import measures
 from steerlm.statistics.estimates import Estimate, cluster_bootstrap, estimate_share, mean
 from steerlm.statistics.length_control import length_controlled_win_rate
@@ -27,43 +29,37 @@ _EXAMPLE_CHARACTERS = 1500
 
 def rank(
     matches: Sequence[Match], lengths: Mapping[tuple[str, str], float], games_per_run: int | None, seed: int
-) -> dict[str, object]:
-    """Return win rates, ratings and the head-to-head matrix, JSON-able, all with intervals clustered by prompt.
+) -> Ranking:
+    """Return win rates, ratings and the head-to-head matrix, all with intervals clustered by prompt.
 
     Args:
         lengths: characters of the answer per (system, prompt).
         games_per_run: games per ordering of Elo; None = all.
     """
-    overall, matrix = overall_win_rates(matches), win_rates(matches)
     both_orders = flip_rate(matches)
-    out: dict[str, object] = {
-        "matches": len(matches),
-        "ties": sum(match.outcome == 0.5 for match in matches),
-        "win_rate": {name: rate.to_dict() for name, rate in overall.items()},
-        "bradley_terry": _to_dicts(bradley_terry_intervals(matches, seed=seed)),
-        "elo": _to_dicts(elo(matches, games_per_run=games_per_run, seed=seed)),
-        "elo_games_per_run": min(games_per_run or len(matches), len(matches)),
-        "head_to_head": {
+    return Ranking(
+        matches=len(matches),
+        ties=sum(match.outcome == 0.5 for match in matches),
+        win_rate=overall_win_rates(matches),
+        bradley_terry=bradley_terry_intervals(matches, seed=seed),
+        elo=elo(matches, games_per_run=games_per_run, seed=seed),
+        elo_games_per_run=min(games_per_run or len(matches), len(matches)),
+        head_to_head={
             a: {
-                b: {
-                    "wins": record.wins,
-                    "ties": record.ties,
-                    "losses": record.losses,
-                    "win_rate": record.win_rate.to_dict(),
-                    "length_controlled": length_controlled_win_rate(matches, a, b, lengths).to_dict(),
-                }
+                b: PairRecord(
+                    wins=record.wins,
+                    ties=record.ties,
+                    losses=record.losses,
+                    win_rate=record.win_rate,
+                    length_controlled=length_controlled_win_rate(matches, a, b, lengths),
+                )
                 for b, record in row.items()
             }
-            for a, row in matrix.items()
+            for a, row in win_rates(matches).items()
         },
-    }
-    if both_orders.n:
-        out |= {"position_bias": position_bias(matches).to_dict(), "flip_rate": both_orders.to_dict()}
-    return out
-
-
-def _to_dicts(estimates: Mapping[str, Estimate]) -> dict[str, object]:
-    return {name: estimate.to_dict() for name, estimate in estimates.items()}
+        position_bias=position_bias(matches) if both_orders.n else None,
+        flip_rate=both_orders if both_orders.n else None,
+    )
 
 
 def answer_lengths(
@@ -79,7 +75,7 @@ def answer_lengths(
 
 def describe_answers(
     prompts: Sequence[ComparedPrompt], answers: Sequence[SystemAnswer], schema: AttributeSchema | None
-) -> dict[str, object]:
+) -> AnswerDescription:
     """Describe one system's answers, as the paper does (section 4: characters and unique words), and their defects.
 
     Args:
@@ -88,33 +84,40 @@ def describe_answers(
     ids = [prompt.id for prompt in prompts]
     texts = [answer.text or "" for answer in answers]
     statistics = [measures.text_statistics(text) for text in texts]
-    out: dict[str, object] = {
-        name: cluster_bootstrap(mean, [[getattr(row, name) for row in statistics]], ids).to_dict()
-        for name in ("characters", "words", "unique_words", "words_per_sentence")
-    }
-    out |= {f"distinct_{n}": measures.distinct_n(texts, n) for n in (1, 2)}
-    found = {
-        "empty": [not text.strip() for text in texts],
-        "refusal": [measures.is_refusal(text) for text in texts],
-        "label_leak": [measures.has_label_leak(text, schema or STEERLM) for text in texts],
-        "degenerate": [measures.is_degenerate(text) for text in texts],
-    }
-    if all(answer.finished is not None for answer in answers):
-        found["unfinished"] = [not answer.finished for answer in answers]
-    return {**out, **{name: estimate_share(hits, ids).to_dict() for name, hits in found.items()}}
+
+    def average(name: str) -> Estimate:
+        return cluster_bootstrap(mean, [[getattr(row, name) for row in statistics]], ids)
+
+    def share(hits: Sequence[bool]) -> Estimate:
+        return estimate_share(hits, ids)
+
+    known = all(answer.finished is not None for answer in answers)
+    return AnswerDescription(
+        characters=average("characters"),
+        words=average("words"),
+        unique_words=average("unique_words"),
+        words_per_sentence=average("words_per_sentence"),
+        distinct_1=measures.distinct_n(texts, 1),
+        distinct_2=measures.distinct_n(texts, 2),
+        empty=share([not text.strip() for text in texts]),
+        refusal=share([measures.is_refusal(text) for text in texts]),
+        label_leak=share([measures.has_label_leak(text, schema or STEERLM) for text in texts]),
+        degenerate=share([measures.is_degenerate(text) for text in texts]),
+        unfinished=share([not answer.finished for answer in answers]) if known else None,
+    )
 
 
 def describe_scores(
     prompts: Sequence[ComparedPrompt], scores: Mapping[str, Sequence[AnswerScores]], objective: Objective
-) -> dict[str, object]:
+) -> dict[str, dict[str, Estimate]]:
     """Return per system the mean of every weighted attribute and of the worth, over the answers that have scores."""
-    out: dict[str, object] = {}
+    out = {}
     for name, rows in scores.items():
         scored = [(prompt.id, row) for prompt, row in zip(prompts, rows, strict=True) if row is not None]
         ids = [prompt_id for prompt_id, _ in scored]
         columns = {key: [row[key] for _, row in scored] for key in objective.weights}
         columns["worth"] = [objective.worth(row) for _, row in scored]
-        out[name] = {key: cluster_bootstrap(mean, [column], ids).to_dict() for key, column in columns.items()}
+        out[name] = {key: cluster_bootstrap(mean, [column], ids) for key, column in columns.items()}
     return out
 
 
@@ -123,24 +126,21 @@ def examples(
     answers: Mapping[str, Sequence[SystemAnswer]],
     matches: Sequence[Match],
     count: int = 4,
-) -> list[dict[str, object]]:
+) -> list[SideBySide]:
     """Return prompts, evenly spread and not chosen by their answers, with what every system said and who won."""
     chosen = sorted({math.floor((i + 0.5) * len(prompts) / count) for i in range(count)})
     by_prompt = {prompt: list(group) for prompt, group in itertools.groupby(
         sorted(matches, key=lambda match: match.prompt), key=lambda match: match.prompt
     )}  # fmt: skip
-    out: list[dict[str, object]] = []
+    out = []
     for i in chosen:
         points = dict.fromkeys(answers, 0.0)
         for match in by_prompt.get(prompts[i].id, []):
             points[match.first] += match.outcome
             points[match.second] += 1 - match.outcome
-        messages = [{"role": message.role, "content": _shown(message.content)} for message in prompts[i].messages]
-        said = [
-            {"system": name, "text": _shown(found[i].text or ""), "points": points[name]}
-            for name, found in answers.items()
-        ]
-        out.append({"id": prompts[i].id, "messages": messages, "answers": said})
+        messages = [SaidTurn(message.role, _shown(message.content)) for message in prompts[i].messages]
+        said = [SystemReply(name, _shown(found[i].text or ""), points[name]) for name, found in answers.items()]
+        out.append(SideBySide(prompts[i].id, messages, said))
     return out
 
 

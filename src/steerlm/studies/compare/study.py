@@ -12,16 +12,25 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError
+from steerlm.results.codec import VERSION, write_result
+from steerlm.results.comparison import (
+    ComparedSystem,
+    ComparisonDraws,
+    ComparisonResult,
+    DecidedBy,
+    MissingAnswer,
+    PromptsCompared,
+)
 from steerlm.scorers.protocol import Scorer
-from steerlm.statistics.estimates import MIN_CLUSTERS
+from steerlm.statistics.estimates import MIN_CLUSTERS, Estimate
 from steerlm.statistics.rankings import Match
-from steerlm.storage.files import atomic_writer, write_json
+from steerlm.storage.files import atomic_writer
 from steerlm.studies.compare.answering import AnswerSampling, answer_prompts
 from steerlm.studies.compare.deciding import (
     Objective,
@@ -76,8 +85,8 @@ class Decided:
     """The verdicts, and what a report says about how they came about."""
 
     matches: list[Match]
-    by: Mapping[str, Any]
-    scores: Mapping[str, Any] = field(default_factory=dict)
+    by: DecidedBy
+    scores: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
 
 
 def compare(
@@ -90,7 +99,7 @@ def compare(
     num_prompts: int | None = None,
     games_per_run: int | None = None,
     seed: int = 0,
-) -> dict[str, object]:
+) -> ComparisonResult:
     """Compare systems in pairs on the same prompts.
 
     Args:
@@ -105,7 +114,7 @@ def compare(
         seed: of every random choice.
 
     Returns:
-        The content of `results.json`.
+        What is in `results.json`.
 
     Raises:
         UserError: unusable prompts or systems, no prompt that all systems answered, nothing that could be decided.
@@ -123,19 +132,20 @@ def compare(
         raise UserError("no pair could be decided; see the answers and verdicts in " + str(out))
     with atomic_writer(out / "matches.jsonl") as stream:
         stream.writelines(orjson.dumps(asdict(match)) + b"\n" for match in decided.matches)
-    results = {
-        "seed": seed,
-        "prompts": {"file": prompts.name, "asked": len(chosen), "compared": len(common)},
-        "generation": asdict(generation),
-        "systems": {system.name: {**system.to_dict(), **_answered(chosen, answers[system.name])} for system in systems},
-        "decided_by": decided.by,
-        "notes": _notes(chosen, common, answers, decided),
-        **rank(decided.matches, answer_lengths(common, kept), games_per_run, seed),
-        "scores": decided.scores,
-        "answers": {system.name: describe_answers(common, kept[system.name], system.schema) for system in systems},
-        "examples": examples(common, kept, decided.matches),
-    }
-    write_json(out / "results.json", results)
+    results = ComparisonResult(
+        version=VERSION,
+        seed=seed,
+        prompts=PromptsCompared(file=prompts.name, asked=len(chosen), compared=len(common)),
+        generation=ComparisonDraws(**asdict(generation)),
+        systems={system.name: _side(system, chosen, answers[system.name]) for system in systems},
+        decided_by=decided.by,
+        notes=_notes(chosen, common, answers, decided),
+        ranking=rank(decided.matches, answer_lengths(common, kept), games_per_run, seed),
+        scores=decided.scores,
+        answers={system.name: describe_answers(common, kept[system.name], system.schema) for system in systems},
+        examples=examples(common, kept, decided.matches),
+    )
+    write_result(out / "results.json", results)
     from steerlm.reporting.comparison import write_comparison
 
     write_comparison(out, results)
@@ -173,13 +183,13 @@ def _scored(
 ) -> Decided:
     scores = score_answers(scorer, prompts, answers)
     matches, unscored = decide(prompts, answers, scores, objective)
-    by = {
-        "kind": "scorer",
-        "label": scorer.label,
-        "weights": dict(objective.weights),
-        "tie_margin": objective.tie_margin,
-        "undecided": unscored,
-    }
+    by = DecidedBy(
+        kind="scorer",
+        label=scorer.label,
+        weights=dict(objective.weights),
+        tie_margin=objective.tie_margin,
+        undecided=unscored,
+    )
     return Decided(matches, by, describe_scores(prompts, scores, objective))
 
 
@@ -208,26 +218,30 @@ def _judged(
     for (first, second), asks in by_pair.items():
         judgements += ask_judge(asks, judge.client, out / "judgements" / f"{first}-vs-{second}.jsonl")
     matches = to_matches(judgements)
-    by = {
-        "kind": "judge",
-        "label": f"judge {judge.client.endpoint.model}",
-        "protocol": judge.protocol,
-        "undecided": len(judgements) - len(matches),
-    }
+    by = DecidedBy(
+        kind="judge",
+        label=f"judge {judge.client.endpoint.model}",
+        protocol=judge.protocol,
+        undecided=len(judgements) - len(matches),
+    )
     return Decided(matches, by)
 
 
-def _answered(prompts: Sequence[ComparedPrompt], answers: Sequence[SystemAnswer]) -> dict[str, object]:
+def _side(system: System, prompts: Sequence[ComparedPrompt], answers: Sequence[SystemAnswer]) -> ComparedSystem:
     missing = [
-        {"id": prompt.id, "problem": answer.problem}
+        MissingAnswer(prompt.id, answer.problem)
         for prompt, answer in zip(prompts, answers, strict=True)
         if answer.text is None
     ]
-    return {
-        "answered": len(answers) - len(missing),
-        "missing": len(missing),
-        "missing_examples": missing[:_MISSING_LISTED],
-    }
+    return ComparedSystem(
+        kind=system.kind,
+        where=system.shown,
+        model=system.model,
+        setting=dict(system.setting) if system.setting else None,
+        answered=len(answers) - len(missing),
+        missing=len(missing),
+        missing_examples=missing[:_MISSING_LISTED],
+    )
 
 
 def _notes(
@@ -244,9 +258,9 @@ def _notes(
             notes.append(f"{name} lacks {missing} of {len(prompts)} answers ({problem}).")
     if len(common) < len(prompts):
         notes.append(f"Compared on the {len(common)} prompts that all systems answered.")
-    if decided.by["undecided"]:
-        what = "verdicts could not be read" if decided.by["kind"] == "judge" else "pairs have no score"
-        notes.append(f"{decided.by['undecided']} {what}; they are left out.")
+    if decided.by.undecided:
+        what = "verdicts could not be read" if decided.by.kind == "judge" else "pairs have no score"
+        notes.append(f"{decided.by.undecided} {what}; they are left out.")
     if len(common) < MIN_CLUSTERS:
         notes.append(f"{len(common)} prompts are too few for intervals: at least {MIN_CLUSTERS} are needed.")
     return notes

@@ -59,13 +59,6 @@ class System:
         """Where it is, without a user name or password in an address."""
         return re.sub(r"^(https?://)[^/@]*@", r"\1", self.where) if self.kind == "endpoint" else self.where
 
-    def to_dict(self) -> dict[str, object]:
-        """Return what a report says of it, JSON-able."""
-        out: dict[str, object] = {"kind": self.kind, "where": self.shown}
-        if self.model:
-            out["model"] = self.model
-        return {**out, "setting": dict(self.setting)} if self.setting else out
-
 
 @dataclass(frozen=True)
 class ComparedPrompt:
