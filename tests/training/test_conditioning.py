@@ -145,6 +145,15 @@ def test_human_labels_are_those_no_model_set() -> None:
     assert same(human.example(0, 0), rendered(code, expected))
 
 
+def test_who_set_the_labels_is_noted() -> None:
+    other = replace(conversation("b").messages[2], labelled_by="judge:y")
+    records = [conversation(), Conversation("b", (*conversation().messages[:2], other))]
+    data = ConditionedExamples(records, encoder(), Conditioning(), 4096)
+    assert data.labelled_by == {"model:x", "judge:y"}
+    human = ConditionedExamples(records, encoder(), Conditioning(labels="human"), 4096)
+    assert human.labelled_by == set()  # what a model set is not looked at
+
+
 def test_dropout_depends_on_seed_epoch_record_and_turn_alone() -> None:
     code = encoder()
     settings = Conditioning(attribute_dropout=0.3, header_dropout=0.2, seed=5)

@@ -100,6 +100,7 @@ def train_sft(
         provenance={
             "base_model": config.base_model,
             "data": {"train": digest_of_file(train_data)[:16], "validation": digest_of_file(validation)[:16]},
+            "labelled_by": sorted(learned.labelled_by),
             "seed": seed,
             "recipe": config.model_dump(mode="json"),
         },

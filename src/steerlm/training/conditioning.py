@@ -233,6 +233,7 @@ class ConditionedExamples:
         report: what became of the records.
         lengths: most tokens of every example, repeated for every time it can occur in an epoch.
         prompts: a number for what stands before the first header; no two occurrences of a record have the same.
+        labelled_by: who set the labels that turns are conditioned on, as far as the records say.
     """
 
     def __init__(
@@ -245,6 +246,7 @@ class ConditionedExamples:
         folder: Path | None = None,
     ):
         self.report = EncodingReport()
+        self.labelled_by: set[str] = set()
         self._encoder = encoder
         self._headers = HeaderEncoder(encoder)
         self._conditioning = conditioning
@@ -277,6 +279,8 @@ class ConditionedExamples:
                 continue
             messages, encoded = fitted
             turns = self._splitter.split(messages, encoded)
+            if self._conditioning.labels == "predicted":
+                self.labelled_by |= {m.labelled_by for m in messages if m.attributes and m.labelled_by}
             prompt = hashlib.blake2b(turns[0].shown[: turns[0].split].tobytes(), digest_size=8).digest()
             for turn in turns:
                 self._count(turn)

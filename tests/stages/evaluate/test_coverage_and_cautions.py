@@ -13,6 +13,7 @@ from scipy import stats
 
 from steerlm.attributes import Value
 from steerlm.config import ClassifierConfig, EvaluateConfig
+from steerlm.stages.evaluate.panel import make_panel
 from steerlm.stages.evaluate.sweeping import make_plan, pairs_seen, read_prompts, supported
 from tests.scorers.test_classifiers import save
 from tests.stages.evaluate.test_evaluate import SCHEMA, World, deaf, dials, exact, leaky
@@ -106,7 +107,22 @@ def test_few_prompts_and_the_annotator_alone_are_warned_of(world: World) -> None
     world.config = EvaluateConfig(measure="none")
     said = world.evaluate(sft=world.model("sft", exact), annotator=world.folder / "annotator")["cautions"]
     assert said[0] == "3 independent prompts are too few for intervals; at least 5 are needed."
-    assert said[1].startswith("Quality, humor, toxicity and lang: measured only by the attribute model that labelled")
+    assert said[1].startswith("Quality, humor, toxicity and lang: measured only by what labelled the training data")
+
+
+def test_whoever_labelled_the_training_data_is_never_independent(world: World) -> None:
+    """Also where nobody names the annotator: the checkpoint says who it was, of any model that is evaluated."""
+    world.infos["other"] = world.infos["annotator"]
+    world.config = EvaluateConfig(measure="none", attribute_models=(world.folder / "other",), settings=("defaults",))
+    clean = world.model("clean", exact, provenance={"labelled_by": ["judge:another"]})
+    results = world.evaluate(clean=clean)
+    assert [row["independent"] for row in results["scorers"]] == [True]
+    assert results["cautions"] == []  # it is known who labelled, so nothing is taken on trust
+    [who] = [scorer.scorer.who for scorer in make_panel(world.config, SCHEMA, None, [])]
+    learned = world.model("learned", exact, provenance={"labelled_by": ["judge:another", who]})
+    results = world.evaluate("again", clean=clean, learned=learned)
+    assert [row["independent"] for row in results["scorers"]] == [False]
+    assert any("measured only by what labelled the training data" in line for line in results["cautions"])
 
 
 def test_an_unknown_annotator_is_warned_of(world: World) -> None:

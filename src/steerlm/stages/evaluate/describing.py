@@ -7,9 +7,9 @@ Examples are chosen by position and never by hand.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.results.evaluation import (
     AnswerStatistics,
     ModelResult,
@@ -129,7 +129,7 @@ def cautions(
     scorers: Sequence[Panelist],
     headline: Mapping[str, str],
     clusters: int,
-    statistics: Mapping[str, Mapping[str, Any]],
+    infos: Mapping[str, CheckpointInfo],
     models: Mapping[str, ModelResult],
 ) -> list[str]:
     """Collect the warnings of an evaluation, as sentences for the top of the report.
@@ -139,7 +139,7 @@ def cautions(
         scorers: who measured.
         headline: attribute -> the scorer that the headline quotes.
         clusters: independent prompts.
-        statistics: per model the label statistics of its checkpoint.
+        infos: what the checkpoints say of themselves.
         models: the results.
     """
     found = []
@@ -154,18 +154,21 @@ def cautions(
     own = [name for name in dials if name in headline and not independent[headline[name]]]
     if own:
         found.append(
-            f"{_and(own).capitalize()}: measured only by the attribute model that labelled the training data, which is "
-            "not independent: it cannot see its own mistakes."
+            f"{_and(own).capitalize()}: measured only by what labelled the training data, which is not independent: it "
+            "cannot see its own mistakes."
         )
     taken = [scorer.id for scorer in scorers if scorer.id.startswith("attribute-model")]
-    if taken and not any(scorer.id == "annotator" for scorer in scorers):
+    known = any(scorer.id == "annotator" for scorer in scorers) or all(
+        info.provenance.get("labelled_by") for info in infos.values()
+    )
+    if taken and not known:
         found.append(
             "Which attribute model labelled the training data is not known here (--annotator names it): that "
             f"{_and(taken)} had no part in it is taken on trust."
         )
-    for model, known in statistics.items():
+    for model, info in infos.items():
         for name in dials:
-            histogram = known.get("attributes", {}).get(name, {}).get("histogram", {})
+            histogram = info.label_statistics.get("attributes", {}).get(name, {}).get("histogram", {})
             levels = [level for level, count in histogram.items() if count]
             if len(levels) == 1:
                 found.append(

@@ -1,17 +1,18 @@
 """Who measures an evaluation: exact measures of the text, independent models, and last the annotating one.
 
-The attribute model that labelled the training data never counts as independent: a steerable model that learned its
-mistakes would look perfect to it.
+Whoever labelled the training data never counts as independent: a steerable model that learned its mistakes would look
+perfect to it. Checkpoints say who that was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
 from steerlm.results.evaluation import ScorerLabel
@@ -66,8 +67,16 @@ def exact_measure(name: Literal["playground", "text", "none"]) -> Measure | None
     return measures.measure if name == "text" else None
 
 
-def make_panel(config: EvaluateConfig, schema: AttributeSchema, annotator: Path | None) -> list[Panelist]:
+def make_panel(
+    config: EvaluateConfig, schema: AttributeSchema, annotator: Path | None, models: Iterable[CheckpointInfo]
+) -> list[Panelist]:
     """Return the recipe's scorers: exact measures, further attribute models, classifiers, a judge; the annotator.
+
+    Args:
+        config: names them.
+        schema: the attributes.
+        annotator: the attribute model that labelled the training data, where it is known.
+        models: what the evaluated checkpoints say; whoever labelled what one of them was trained on is not independent.
 
     Raises:
         UserError: a model that cannot be loaded or has nothing in common with the schema.
@@ -84,6 +93,7 @@ def make_panel(config: EvaluateConfig, schema: AttributeSchema, annotator: Path 
         named["annotator"] = annotator
     scorers = {id_: open_scorer(what, schema, config.precision) for id_, what in named.items()}
     training = {scorer.who for id_, scorer in scorers.items() if id_ == "annotator"}
+    training |= {who for info in models for who in info.provenance.get("labelled_by", ())}
     return [
         Panelist(id_, scorer, schema, scorer.independent_of(training))
         for id_, scorer in scorers.items()

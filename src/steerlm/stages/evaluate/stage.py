@@ -4,8 +4,8 @@
     steerlm evaluate --suite toxicity --model final=MODEL --prompts harmless-base-test.jsonl.gz --out OUT
 
 Three passes, each resumable: every model answers the same plan (`sweeping`), every scorer reads the answers
-(`observing`), and the statistics (`fidelity`) are computed from what is on disk. The attribute model that labelled the
-training data never counts as an independent judge: its scores are reported and marked. The paper's own experiments are
+(`observing`), and the statistics (`fidelity`) are computed from what is on disk. Whoever labelled the training
+data never counts as an independent judge: its scores are reported and marked. The paper's own experiments are
 `suites`.
 """
 
@@ -97,7 +97,7 @@ def evaluate(
     known = {name: seen_combinations(info.label_statistics, schema) for name, info in infos.items()}
     chosen = read_prompts(prompts, schema, config.num_prompts, seed)
     plan = make_plan(chosen, schema, config.settings, next(iter(known.values())), seed)
-    job = _Job(config, schema, models, infos, known, plan, make_panel(config, schema, annotator), seed)
+    job = _Job(config, schema, models, infos, known, plan, make_panel(config, schema, annotator, infos.values()), seed)
     measured = _measure(job, out)
     exact = exact_measure(config.measure)
     results = dataclasses.replace(
@@ -146,7 +146,7 @@ def evaluate_suite(
     suite = make_suite(name, schema, prompts, config.suite_prompts, seed)
     known = {model: seen_combinations(info.label_statistics, schema) for model, info in infos.items()}
     plan = make_plan(suite.prompts, schema, ("defaults",), (), seed, {suite.name: suite.levels})
-    scorers = make_panel(config, schema, annotator)
+    scorers = make_panel(config, schema, annotator, infos.values())
     if not any(name in scorer.attributes for scorer in scorers):
         raise UserError(
             f"suite {name!r}: nothing measures {name!r}; name a classifier, an attribute model, a judge or an exact "
@@ -258,7 +258,7 @@ def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
         asks=len(plan.asks),
         scorers=[s.describe() for s in scorers],
         headline_scorer=job.headline,
-        cautions=cautions(dials, scorers, job.headline, clusters, statistics, models),
+        cautions=cautions(dials, scorers, job.headline, clusters, job.infos, models),
         models=models,
         examples=SweepExamples(
             last, examples(plan, schema, measured[last].answers, measured[last].scores, job.headline)

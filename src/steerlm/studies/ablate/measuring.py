@@ -85,8 +85,9 @@ def measure_model(
     """
     from steerlm.checkpoint.models import fingerprint, load_info
 
-    steerable = load_info(model).conditioning
-    scorers = make_panel(config, schema, annotator)
+    info = load_info(model)
+    steerable = info.conditioning
+    scorers = make_panel(config, schema, annotator, [info])
     asked = [(prompt.id, prompt.id in questions.swept) for prompt in questions.prompts]
     how = config.model_dump(mode="json")
     path = out / "answers.jsonl"
