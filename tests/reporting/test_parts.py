@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -200,6 +201,23 @@ def test_results_of_an_older_version_are_still_reported(tmp_path: Path, monkeypa
     write_json(tmp_path / "results.json", results)
     write_report(tmp_path)
     assert 'id="fidelity"' in page(tmp_path)
+
+
+def test_words_of_a_label_in_the_text_are_reported_where_they_were_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, monkeypatch)
+    world.evaluate(".", sft=world.model("sft", exact))
+    write_report(tmp_path)
+    assert "Words of a label" not in markdown(tmp_path)
+    results = evaluation_file(tmp_path / "results.json")
+    tried = dataclasses.replace(results.models["sft"], label_words={"humor": Estimate(0.07, 0.03, 0.12, 40, 8)})
+    write_result(tmp_path / "results.json", dataclasses.replace(results, models={"sft": tried}))
+    write_report(tmp_path)
+    assert "| humor | sft | 0.07 [0.03, 0.12] |" in markdown(tmp_path)
+    assert '<th scope="row">humor</th>\n<td>sft</td>\n<td>0.07<span class="ci">0.03 to 0.12</span></td>' in page(
+        tmp_path
+    )
 
 
 def test_pairs_that_training_lacks_are_outlined() -> None:

@@ -13,8 +13,8 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score, mean_absolute_error
 
 from steerlm.attributes import Attribute, AttributeSchema
-from steerlm.statistics import metrics
-from steerlm.statistics.metrics import Estimate, Weights, cluster_bootstrap
+from steerlm.statistics import estimates, metrics
+from steerlm.statistics.estimates import Estimate, Weights, cluster_bootstrap
 
 QUALITY = Attribute("quality", best="max")
 
@@ -37,12 +37,12 @@ def test_weighted_statistics_equal_the_libraries_on_the_expanded_sample(sample):
     weights = Weights(counts, np.arange(60))
     levels = np.clip(np.round(y), 0, 4)
     results = {
-        "mean": metrics.mean(weights, y),
-        "mae": metrics.mean_absolute_error(weights, x, y),
-        "pearson": metrics.pearson(weights, x, y),
-        "spearman": metrics.spearman(weights, x, y),
-        "slope": metrics.slope(weights, x, y),
-        "kappa": metrics.quadratic_weighted_kappa(weights, x, levels),
+        "mean": estimates.mean(weights, y),
+        "mae": estimates.mean_absolute_error(weights, x, y),
+        "pearson": estimates.pearson(weights, x, y),
+        "spearman": estimates.spearman(weights, x, y),
+        "slope": estimates.slope(weights, x, y),
+        "kappa": estimates.quadratic_weighted_kappa(weights, x, levels),
     }
     for r, w in enumerate(counts):
         ex, ey, el = expand(w, x), expand(w, y), expand(w, levels)
@@ -64,17 +64,17 @@ def test_weights_of_clusters_equal_those_of_their_observations(sample):
     clusters = np.arange(60) % 5
     by_cluster = Weights(counts[:, :5], clusters)
     by_row = Weights(counts[:, :5][:, clusters], np.arange(60))
-    for statistic in (metrics.pearson, metrics.spearman, metrics.slope, metrics.mean_absolute_error):
+    for statistic in (estimates.pearson, estimates.spearman, estimates.slope, estimates.mean_absolute_error):
         assert statistic(by_cluster, x, y) == pytest.approx(statistic(by_row, x, y), abs=1e-12)
     some = x > 2
-    assert metrics.mean(by_cluster.take(some), y[some]) == pytest.approx(metrics.mean(by_row.take(some), y[some]))
+    assert estimates.mean(by_cluster.take(some), y[some]) == pytest.approx(estimates.mean(by_row.take(some), y[some]))
 
 
 def test_kappa_counts_levels_that_do_not_occur():
     """scikit-learn without `labels` would treat 0 and 4 as neighbours."""
     truth, predicted = np.array([0.0, 0, 4, 4, 1]), np.array([0.0, 4, 4, 4, 0])
     wanted = cohen_kappa_score(truth.astype(int), predicted.astype(int), weights="quadratic", labels=range(5))
-    assert metrics.quadratic_weighted_kappa(Weights(np.ones((1, 5)), np.arange(5)), truth, predicted)[
+    assert estimates.quadratic_weighted_kappa(Weights(np.ones((1, 5)), np.arange(5)), truth, predicted)[
         0
     ] == pytest.approx(wanted, abs=1e-12)
 
@@ -83,19 +83,19 @@ def test_kappa_counts_levels_that_do_not_occur():
 def test_constant_input_is_undefined_without_a_warning(constant):
     x = np.full(20, constant)
     y = np.arange(20.0)
-    for statistic in (metrics.pearson, metrics.spearman, metrics.slope):
+    for statistic in (estimates.pearson, estimates.spearman, estimates.slope):
         estimate = cluster_bootstrap(statistic, [x, y], list(range(20)))
         assert math.isnan(estimate.value)
         assert estimate.to_dict() == {
             "value": None, "low": None, "high": None, "n": 20, "clusters": 20, "note": "undefined: a constant input",
         }  # fmt: skip
-    assert math.isnan(cluster_bootstrap(metrics.quadratic_weighted_kappa, [x, x], list(range(20))).value)
-    assert cluster_bootstrap(metrics.mean_absolute_error, [x, x], list(range(20)))[:3] == (0.0, 0.0, 0.0)
+    assert math.isnan(cluster_bootstrap(estimates.quadratic_weighted_kappa, [x, x], list(range(20))).value)
+    assert cluster_bootstrap(estimates.mean_absolute_error, [x, x], list(range(20)))[:3] == (0.0, 0.0, 0.0)
 
 
 def test_no_data_and_too_few_clusters_give_no_interval_and_say_so():
-    assert cluster_bootstrap(metrics.mean, [[]], []).note == "no data"
-    estimate = cluster_bootstrap(metrics.mean, [[1.0, 2.0, 3.0]], ["a", "b", "b"])
+    assert cluster_bootstrap(estimates.mean, [[]], []).note == "no data"
+    estimate = cluster_bootstrap(estimates.mean, [[1.0, 2.0, 3.0]], ["a", "b", "b"])
     assert estimate.value == 2.0
     assert estimate.to_dict()["low"] is None
     assert "2 clusters" in estimate.note
@@ -106,15 +106,15 @@ def test_bootstrap_is_a_function_of_the_seed_and_draws_whole_clusters():
     rng = np.random.default_rng(0)
     x = np.repeat(rng.normal(size=12), 5)  # five identical observations per cluster
     clusters = np.repeat(np.arange(12), 5)
-    first = cluster_bootstrap(metrics.mean, [x], clusters, seed=3)
-    assert first == cluster_bootstrap(metrics.mean, [x], clusters, seed=3)
-    assert first != cluster_bootstrap(metrics.mean, [x], clusters, seed=4)
+    first = cluster_bootstrap(estimates.mean, [x], clusters, seed=3)
+    assert first == cluster_bootstrap(estimates.mean, [x], clusters, seed=3)
+    assert first != cluster_bootstrap(estimates.mean, [x], clusters, seed=4)
     assert first.clusters == 12
     assert first.n == 60
     # repeating every observation adds no information: the interval is that of the 12 values alone
-    once = cluster_bootstrap(metrics.mean, [x[::5]], clusters[::5], seed=3)
+    once = cluster_bootstrap(estimates.mean, [x[::5]], clusters[::5], seed=3)
     assert (first.low, first.high) == pytest.approx((once.low, once.high))
-    rows = cluster_bootstrap(metrics.mean, [x], np.arange(60), seed=3)
+    rows = cluster_bootstrap(estimates.mean, [x], np.arange(60), seed=3)
     assert rows.high - rows.low < 0.7 * (first.high - first.low)
 
 
@@ -122,7 +122,7 @@ def test_bootstrap_interval_equals_scipys():
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=80), rng.normal(size=80)
     y += x
-    ours = cluster_bootstrap(metrics.pearson, [x, y], range(80), resamples=4000)
+    ours = cluster_bootstrap(estimates.pearson, [x, y], range(80), resamples=4000)
     theirs = stats.bootstrap(
         (x, y), lambda a, b: stats.pearsonr(a, b).statistic, paired=True, vectorized=False, n_resamples=4000,
         method="percentile", rng=np.random.default_rng(5),
@@ -140,21 +140,21 @@ def test_interval_covers_the_truth_of_simulated_clustered_data(num_clusters):
     covered = covered_naively = 0
     for trial in range(400):
         x = rng.normal(size=num_clusters)[clusters] + rng.normal(size=n)
-        low, high = cluster_bootstrap(metrics.mean, [x], clusters, seed=trial)[1:3]
+        low, high = cluster_bootstrap(estimates.mean, [x], clusters, seed=trial)[1:3]
         covered += low <= 0 <= high
-        low, high = cluster_bootstrap(metrics.mean, [x], np.arange(n), seed=trial)[1:3]
+        low, high = cluster_bootstrap(estimates.mean, [x], np.arange(n), seed=trial)[1:3]
         covered_naively += low <= 0 <= high
     assert 0.92 <= covered / 400 <= 0.98
     assert covered_naively / 400 < 0.87
 
 
 def test_share_of_none_is_not_claimed_with_certainty():
-    estimate = metrics.estimate_share([False] * 60, np.repeat(np.arange(20), 3))
+    estimate = estimates.estimate_share([False] * 60, np.repeat(np.arange(20), 3))
     assert estimate.value == 0
     assert estimate.low == 0
     assert estimate.high == pytest.approx(1 - 0.025 ** (1 / 20))  # Clopper-Pearson of 0 out of 20
-    some = metrics.estimate_share([True, False] * 30, np.arange(60))
-    assert some == cluster_bootstrap(metrics.mean, [[1.0, 0.0] * 30], np.arange(60))
+    some = estimates.estimate_share([True, False] * 30, np.arange(60))
+    assert some == cluster_bootstrap(estimates.mean, [[1.0, 0.0] * 30], np.arange(60))
 
 
 def test_regression_report_against_the_libraries():

@@ -96,10 +96,9 @@ class Misses:
 
 
 @dataclass(frozen=True)
-class Following:
+class Following(Misses):
     """How an attribute follows its dial; a slope of 1 is exact."""
 
-    misses: Misses = field(metadata=FLAT)
     spearman: Estimate
     slope: Estimate
 
@@ -110,6 +109,7 @@ class DialResult:
 
     Attributes:
         constant: the only value ever obtained; None where it varies.
+        spearman: pooled over all sweeps; `n`, `mae`, `exact` and `slope` as in `Following`.
         spearman_per_prompt: mean over sweeps; a sweep without any change counts 0.
         monotonicity: share of level pairs in the right order, ties half.
         contexts: the same by what the other dials stood at.
@@ -119,38 +119,17 @@ class DialResult:
 
     clusters: int
     constant: float | None
-    following: Following = field(metadata=FLAT)
+    n: int
+    mae: Estimate
+    exact: Estimate
+    spearman: Estimate
+    slope: Estimate
     spearman_per_prompt: Estimate
     monotonicity: Estimate
     contexts: Mapping[str, Following]
     support: Mapping[str, Misses]
     curve: Sequence[CurvePoint]
     largest_leak: Leak | None
-
-    @property
-    def n(self) -> int:
-        """Number of answers."""
-        return self.following.misses.n
-
-    @property
-    def mae(self) -> Estimate:
-        """Mean absolute error in levels."""
-        return self.following.misses.mae
-
-    @property
-    def exact(self) -> Estimate:
-        """Share that rounds to the level asked for."""
-        return self.following.misses.exact
-
-    @property
-    def spearman(self) -> Estimate:
-        """Pooled over all sweeps."""
-        return self.following.spearman
-
-    @property
-    def slope(self) -> Estimate:
-        """Levels obtained per level asked for; 1 = exact."""
-        return self.following.slope
 
 
 @dataclass(frozen=True)
@@ -289,6 +268,8 @@ class ModelResult:
         answers: at the `defaults`, where they were asked for, and over `all` settings.
         effects: per ordinal dial and text statistic the change per level.
         scorers: by the scorer's id.
+        label_words: per attribute by how many levels words of its label in the text move it, while its dial stands
+            still; None where that was not tried.
     """
 
     fingerprint: str
@@ -296,6 +277,7 @@ class ModelResult:
     answers: Mapping[str, AnswerStatistics]
     effects: Mapping[str, Mapping[str, Estimate]]
     scorers: Mapping[str, ScorerResult]
+    label_words: Mapping[str, Estimate] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""Reports on an attribute model's predictions and on human labels: error, correlation, agreement, range.
-
-The estimates and their intervals are those of `steerlm.statistics.estimates`; its names can be imported from here too.
-"""
+"""Reports on an attribute model's predictions and on human labels: error, correlation, agreement, range."""
 
 from __future__ import annotations
 
@@ -15,47 +12,19 @@ from numpy.typing import ArrayLike
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.statistics.estimates import (
-    MIN_CLUSTERS,
     Estimate,
     FloatArray,
     Statistic,
     Weights,
     cluster_bootstrap,
     divide,
-    estimate_share,
     finite_or_none,
     mean,
     mean_absolute_error,
     pearson,
     quadratic_weighted_kappa,
-    slope,
     spearman,
 )
-
-__all__ = [
-    "MIN_CLUSTERS",
-    "Estimate",
-    "FloatArray",
-    "Statistic",
-    "Weights",
-    "calibration",
-    "category_report",
-    "cluster_bootstrap",
-    "divide",
-    "estimate_share",
-    "finite_or_none",
-    "fleiss_kappa",
-    "human_ceiling",
-    "indistinguishable_pairs",
-    "low_range",
-    "mean",
-    "mean_absolute_error",
-    "pearson",
-    "quadratic_weighted_kappa",
-    "regression_report",
-    "slope",
-    "spearman",
-]
 
 
 def regression_report(

@@ -25,7 +25,7 @@ from steerlm.errors import UserError
 from steerlm.generation.engine import Request, Sample, Sampling
 from steerlm.stages.evaluate import observing, stage
 from steerlm.stages.evaluate.sweeping import coverage, make_plan, read_prompts, sweep_levels
-from steerlm.statistics import metrics
+from steerlm.statistics import estimates
 
 SCHEMA = AttributeSchema(
     (
@@ -220,7 +220,7 @@ def test_statistics_equal_scipys_on_the_stored_answers(world: World):
     ]
     assert dial["monotonicity"]["value"] == pytest.approx((np.mean(taus) + 1) / 2)
     clusters = [plan.prompts[plan.asks[cell.ask].prompt].cluster for cell in cells]
-    assert dial["slope"] == metrics.cluster_bootstrap(metrics.slope, [x, y], clusters).to_dict()
+    assert dial["slope"] == estimates.cluster_bootstrap(estimates.slope, [x, y], clusters).to_dict()
     assert dial["slope"]["low"] < dial["slope"]["value"] < dial["slope"]["high"]
 
 

@@ -127,7 +127,7 @@ def dial_report(sweeps: Sweeps, attribute: Attribute, largest_leak: Leak | None 
 
     def following(mask: Mask) -> Following:
         return Following(
-            misses(mask),
+            **vars(misses(mask)),
             spearman=sweeps.estimate(spearman, mask, requested, obtained),
             slope=sweeps.estimate(slope, mask, requested, obtained),
         )
@@ -137,7 +137,7 @@ def dial_report(sweeps: Sweeps, attribute: Attribute, largest_leak: Leak | None 
     return DialResult(
         clusters=len(np.unique(sweeps.cluster[rows])),
         constant=float(values[0]) if len(values) == 1 else None,
-        following=following(rows),
+        **vars(following(rows)),
         spearman_per_prompt=cluster_bootstrap(mean, [per_series[:, 0]], clusters),
         monotonicity=cluster_bootstrap(mean, [per_series[:, 1]], clusters),
         contexts={context: following(sweeps.of(name, name, context)) for context in sweeps.contexts()},
