@@ -19,8 +19,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the report."""
     if not arguments.run_dir.is_dir():
         raise UserError(f"no such run folder: {arguments.run_dir}")
-    if arguments.ablation is not None:
-        common.existing_file(arguments.ablation, "--ablation")
     from steerlm.reporting.report import write_report
 
     common.say(f"report   {write_report(arguments.run_dir, arguments.ablation)}")
