@@ -31,7 +31,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """From the ground up; a room imports from its own floor's left or from floors below. `steerlm` is the `__init__`."""
 
 PERMITTED: dict[tuple[str, str], str] = {
-    ("scorers", "playground"): "",
 }
 """(room, imported room) -> why an arrow that points up is there all the same."""
 
@@ -43,7 +42,6 @@ DOUBLE_NAMES: frozenset[str] = frozenset(
         "Piece",
         "Plan",
         "Scored",
-        "Scorer",
         "_Prompt",
         "_Sample",
         "_Strict",

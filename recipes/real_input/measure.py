@@ -22,7 +22,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from baselines import Floats, Row, labelled_rows
@@ -52,15 +52,46 @@ def load_json(path: Path) -> Any:
 # --- the attribute model on the test rows -----------------------------------------------------------------------------
 
 
-def predict(rows: Sequence[Row], model: Path, tokens_per_batch: int) -> tuple[dict[str, dict[str, float]], int]:
-    """Score every row; returns predictions by attribute and key, and how many rows are too long for the model."""
+class Predicted(NamedTuple):
+    """What the attribute model says of the test rows, of each as its own source would rate it.
+
+    Attributes:
+        values: by attribute and key.
+        spreads: likewise.
+        too_long: rows that do not fit its context.
+    """
+
+    values: dict[str, dict[str, float]]
+    spreads: dict[str, dict[str, float]]
+    too_long: int
+
+
+def predict(rows: Sequence[Row], model: Path, tokens_per_batch: int) -> Predicted:
+    """Score every row."""
     scorer = load_attribute_model(model)
-    scored = scorer.score([row.messages for row in rows], tokens_per_batch)
-    predictions: dict[str, dict[str, float]] = {name: {} for name in scorer.schema.names}
-    for row, scores in zip(rows, scored, strict=True):
-        for name, score in (scores or {}).items():
-            predictions[name][row.key] = round(score.mean, 4)
-    return predictions, sum(scores is None for scores in scored)
+    predicted = Predicted(*({name: {} for name in scorer.schema.names} for _ in range(2)), 0)
+    for source in sorted({row.source for row in rows}):
+        mine = [row for row in rows if row.source == source]
+        scored = scorer.for_source(source).score([row.messages for row in mine], tokens_per_batch)
+        predicted = predicted._replace(too_long=predicted.too_long + sum(scores is None for scores in scored))
+        for row, scores in zip(mine, scored, strict=True):
+            for name, score in (scores or {}).items():
+                predicted.values[name][row.key] = round(score.mean, 4)
+                predicted.spreads[name][row.key] = round(score.std, 4)
+    return predicted
+
+
+def coverage(rows: Sequence[Row], name: str, predicted: Predicted, interval: float) -> dict[str, Any]:
+    """Share of labels within the model's 90 % interval, and how the spread follows the error."""
+    truth = np.array([row.targets[name] for row in rows])
+    off = np.abs(truth - np.array([predicted.values[name][row.key] for row in rows]))
+    spread = np.array([predicted.spreads[name][row.key] for row in rows])
+    groups = [row.group for row in rows]
+    return {
+        "interval": interval,
+        "covered": cluster_bootstrap(mean, [(off <= interval * spread).astype(float)], groups).to_dict(),
+        "spread_follows_error": cluster_bootstrap(spearman, [off, spread], groups).to_dict(),
+    }
 
 
 def root_mean_squared_error(weights: Weights, truth_N: Floats, predicted_N: Floats) -> Floats:
@@ -144,7 +175,10 @@ def attribute_model_results(data: Path, run: Path, work: Path, schema: Attribute
     """Test the attribute model beside both baselines."""
     test, train = labelled_rows(data / "test", schema), labelled_rows(data / "train", schema)
     tokens = load_recipe(RECIPE).annotate.tokens_per_batch
-    model, too_long = predict(test, run / "train_attribute_model/model", tokens)
+    predicted = predict(test, run / "train_attribute_model/model", tokens)
+    model = predicted.values
+    report = load_json(run / "train_attribute_model/report.json")
+    fits = {(fit["attribute"], fit["source"]): fit for fit in report["fits"]}
     baselines = load_json(work / "baselines.json")
     predictors: dict[str, Predictions] = {"model": model, "ridge": baselines["ridge"], "mean": baselines["mean"]}
     cells: dict[str, Any] = {}
@@ -159,14 +193,34 @@ def attribute_model_results(data: Path, run: Path, work: Path, schema: Attribute
                     "train_rows": len(labels),
                     "ridge_alpha": baselines["alpha"][attribute.name][source],
                     **cell(mine, attribute, predictors, float(np.mean(labels))),
+                    **coverage(
+                        mine,
+                        attribute.name,
+                        predicted,
+                        fits.get((attribute.name, source), fits[attribute.name, None])["interval"],
+                    ),
                 }
     vicuna = [row for row in test if row.source == "vicuna" and row.key in model["quality"]]
-    report = load_json(run / "train_attribute_model/report.json")
+    hits: list[float] = []
+    groups: list[str] = []
+    for name, found in cells.items():
+        attribute_name, source = name.split("/")
+        for row in test:
+            if row.source == source and attribute_name in row.targets and row.key in model[attribute_name]:
+                off = abs(row.targets[attribute_name] - model[attribute_name][row.key])
+                hits.append(float(off <= found["interval"] * predicted.spreads[attribute_name][row.key]))
+                groups.append(row.group)
     return {
+        "macro_error_ratio": {
+            who: float(np.mean([c[who]["rmse"]["value"] / c["mean"]["rmse"]["value"] for c in cells.values()]))
+            for who in ("ridge", "model")
+        },
+        "covered": cluster_bootstrap(mean, [np.array(hits)], groups).to_dict(),
         "schema": schema.signature,
         "test_rows": len(test),
-        "too_long": too_long,
+        "too_long": predicted.too_long,
         "training": {key: report[key] for key in ("base_model", "train", "validation", "training", "warnings")},
+        "fits": report["fits"],
         "cells": cells,
         "vicuna_systems": systems(vicuna, predictors),
     }

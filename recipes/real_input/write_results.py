@@ -107,14 +107,21 @@ def attribute_section(results: Mapping[str, Any]) -> list[str]:
     out = [
         "## Attribute model on held-out prompts",
         "",
-        f"One MiniLM (22 M parameters) with seven outputs, trained on {training['train']['turns']} labelled turns for "
-        f"{training['training']['epochs']:.1f} epochs ({training['training']['steps']} steps; lowest validation loss "
-        f"at step {training['training']['best_step']}). `mean` and `ridge` are fitted per attribute *and* source, on "
-        "training and validation rows together; the attribute model is one model for all. "
+        f"One MiniLM (22 M parameters) with a head in closed form, fitted to {training['train']['turns']} labelled "
+        "turns; nothing in it is random. `mean` and `ridge` (frozen sentence embeddings of response and dialogue, and "
+        "lengths) are fitted per attribute *and* source, on training and validation rows together; the attribute model "
+        "is one model for all, fitted to the training rows, and each test row is predicted as its own source rates. "
         f"{results['too_long']} of {results['test_rows']} test turns do not fit its 512 tokens and are left out for "
         "all three. Errors are on the attribute's own scale; brackets are 95 % intervals from resampled prompts.",
         "",
         *table([*head, "Spearman ridge", "Spearman model"], rows),
+    ]
+    macro = results["macro_error_ratio"]
+    out += [
+        "Root mean squared error over that of the mean, averaged over the rows of the table: "
+        f"ridge {macro['ridge']:.3f}, model {macro['model']:.3f} ({100 * (1 - macro['model'] / macro['ridge']):.1f} % "
+        "less).",
+        "",
     ]
     rows = []
     for name, cell in cells.items():
@@ -169,6 +176,33 @@ def attribute_section(results: Mapping[str, Any]) -> list[str]:
         "the judge's score in one order against that in the other).",
         "",
         *table(head, rows),
+    ]
+    covered = results["covered"]
+    out += [
+        f"90 % intervals hold {percent(covered)} % of the labels of the test rows:",
+        "",
+        *table(
+            ["attribute", "source", "labels inside, %", "Spearman of spread and error"],
+            ([*n.split("/"), percent(c["covered"]), number(c["spread_follows_error"])] for n, c in cells.items()),
+        ),
+        "What cross-validation over the training prompts says of every output (source -: the common scale, that of the "
+        "source predicted best; offset and slope: how a source uses it, in levels):",
+        "",
+        *table(
+            ["attribute", "source", "rows", "penalty", "error / error of mean", "uses", "offset", "slope"],
+            (
+                [
+                    fit["attribute"],
+                    fit["source"] or "-",
+                    fit["rows"],
+                    f"{fit['penalty']:.0f}",
+                    f"{fit['error_ratio']:.3f}",
+                    fit["used"],
+                    *(f"{fit[key]:.2f}" if key in fit else "-" for key in ("offset", "slope")),
+                ]
+                for fit in results["fits"]
+            ),
+        ),
     ]
     systems = results["vicuna_systems"]
     out += [

@@ -21,7 +21,9 @@ Notify = Callable[[str, dict[str, Any] | None], None]
 """Called with a stage's name and None when it starts, and with its record when it is done."""
 
 
-def run_recipe(recipe: Recipe, *, redo_from: str | None = None, notify: Notify | None = None) -> RunFolder:
+def run_recipe(
+    recipe: Recipe, *, redo_from: str | None = None, notify: Notify | None = None, force: bool = False
+) -> RunFolder:
     """Run every stage of the recipe that is not done yet, then write the report.
 
     A plain model (`train_sft.conditioning: false`) is not evaluated: it has no dials.
@@ -30,21 +32,27 @@ def run_recipe(recipe: Recipe, *, redo_from: str | None = None, notify: Notify |
         recipe: the resolved recipe.
         redo_from: name of a stage to start again from; its results and the later ones are deleted.
         notify: progress callback.
+        force: go on where the attribute model or its labels can teach a dial nothing.
 
     Returns:
         The finished run's folder.
 
     Raises:
-        UserError: see `RunFolder.open` and the stages.
+        UserError: see `RunFolder.open`, the stages, and `train_attribute_model.gate`.
     """
     from steerlm.reporting.report import write_report
+    from steerlm.stages.train_attribute_model.gate import refuse_collapsed_labels, refuse_useless_dials
+
+    gates = {"train_attribute_model": refuse_useless_dials, "annotate": refuse_collapsed_labels}
 
     folder = RunFolder(recipe)
     with folder.lock():
         folder.open(redo_from)
         for stage in recipe_stages(recipe):
             if stage != "evaluate" or recipe.train_sft.conditioning:
-                _run(folder, stage, notify)
+                record = _run(folder, stage, notify)
+                if stage in gates and not force:
+                    gates[stage](record["summary"])
         write_report(folder.path)
     return folder
 

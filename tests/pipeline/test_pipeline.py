@@ -17,6 +17,7 @@ import pytest
 
 from steerlm import pipeline
 from steerlm.config import load_recipe
+from steerlm.errors import UserError
 from steerlm.planning.estimate import plan
 from tests.tiny_recipe import write_tiny_recipe
 
@@ -48,7 +49,7 @@ def tiny_recipe(path: Path, run_dir: Path) -> Path:
 def start(recipe: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "steerlm.cli", "run", str(recipe)],
+        [sys.executable, "-m", "steerlm.cli", "run", str(recipe), "--force"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment,
@@ -197,6 +198,34 @@ def test_a_plain_model_is_neither_planned_nor_evaluated(tmp_path: Path, monkeypa
     ran: list[str] = []
     monkeypatch.setattr(pipeline, "_run", lambda folder, stage, notify: ran.append(stage))
     monkeypatch.setattr("steerlm.reporting.report.write_report", lambda folder: folder)
-    pipeline.run_recipe(recipe)
+    pipeline.run_recipe(recipe, force=True)
     assert ran == ["playground", "prepare", "train_attribute_model", "annotate", "train_sft"]
     assert plan(recipe).stages[-1].stage == "train_sft"
+
+
+def test_a_run_stops_before_annotating_with_a_dial_that_learned_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(tiny_recipe(tmp_path / "recipe.yaml", tmp_path / "run"))
+    ran: list[str] = []
+    useless = {"n": 50, "mae": {"value": 1.2}, "mean_baseline_mae": {"value": 1.0}}
+    summaries = {
+        "train_attribute_model": {"train": {"labels": {"humor": 80}}, "attributes": {"humor": useless}},
+        "annotate": {"histograms": {"humor": {"0": 100, "1": 0}}},
+    }
+
+    def done(folder: object, stage: str, notify: object) -> dict[str, object]:
+        ran.append(stage)
+        return {"summary": summaries.get(stage, {})}
+
+    monkeypatch.setattr(pipeline, "_run", done)
+    monkeypatch.setattr("steerlm.reporting.report.write_report", lambda folder: folder)
+    with pytest.raises(UserError, match=r"no better than the mean on humor \(80 rated turns"):
+        pipeline.run_recipe(recipe)
+    assert ran[-1] == "train_attribute_model"
+    summaries["train_attribute_model"]["attributes"] = {}
+    with pytest.raises(UserError, match=r"one level: humor \(100 of 100 turns at 0\)"):
+        pipeline.run_recipe(recipe)
+    assert ran[-1] == "annotate"
+    pipeline.run_recipe(recipe, force=True)
+    assert ran[-1] == "evaluate"

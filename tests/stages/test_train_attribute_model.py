@@ -147,14 +147,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return train, write(folder / "validation.jsonl", dialogues(80, 1, everything))
 
 
-@pytest.fixture(scope="module", params=["regression", "generative", "encoder"])
+@pytest.fixture(scope="module", params=["regression", "generative", "encoder", "head"])
 def run(
     request: pytest.FixtureRequest, base: Path, encoder_base: Path, data: tuple[Path, Path], tmp_path_factory: Any
 ) -> tuple[str, Path, dict[str, Any]]:
     """One training per form, on partial labels."""
     out = tmp_path_factory.mktemp("run")
     if request.param == "encoder":
-        config = settings(encoder_base, epochs=20, learning_rate=2e-3)
+        config = settings(encoder_base, epochs=20, learning_rate=2e-3, head_only=False)
+    elif request.param == "head":
+        config = settings(encoder_base)
     else:
         config = settings(base, kind=request.param, epochs=9)
     return request.param, out, train_attribute_model(config, *data, SCHEMA, out, 0)
@@ -203,7 +205,14 @@ def test_report_holds_what_the_issue_asks_for(run: tuple[str, Path, dict[str, An
     assert sum(row["quality"]["n"] for row in report["sources"].values()) == 100
     assert report["train"]["turns"] == 690
     assert sum(report["train"]["labels"].values()) == 2 * 690, "every labelled turn lacks one attribute"
-    assert report["training"]["validation_loss"] <= report["training"]["last_validation_loss"]
+    if kind == "head":
+        assert report["training"]["steps"] == 0
+        assert {row["source"] for row in report["fits"] if row["attribute"] == "quality"} == {None, "b", "c"}
+        assert all(row["error_ratio"] < 0.8 for row in report["fits"])
+        assert report["coverage"]["n"] == 200
+        assert 0.8 < report["coverage"]["all"] < 0.98
+    else:
+        assert report["training"]["validation_loss"] <= report["training"]["last_validation_loss"]
     info = load_info(out / "model")
     assert info.kind == ("generative" if kind == "generative" else "regression")
     assert info.schema == SCHEMA
@@ -218,6 +227,9 @@ def test_model_folder_is_an_ordinary_one(run: tuple[str, Path, dict[str, Any]]) 
     config = json.loads((out / "model" / "config.json").read_text())
     if kind == "generative":
         assert config["architectures"] == ["LlamaForCausalLM"]
+    elif kind == "head":
+        assert config["architectures"] == ["BertModel"]
+        assert (out / "model" / "head.safetensors").is_file()
     else:
         assert config["problem_type"] == "regression"
         assert list(config["id2label"].values()) == ["quality", "length", "lang=en", "lang=de"]
@@ -228,7 +240,7 @@ def test_model_folder_is_an_ordinary_one(run: tuple[str, Path, dict[str, Any]]) 
     assert tokenizer.pad_token_id == config["pad_token_id"]
     assert tokenizer.pad_token != tokenizer.eos_token
     first = tokenizer.apply_chat_template([{"role": "user", "content": "so"}], tokenize=False)
-    assert first.startswith("[CLS]" if kind == "encoder" else "<s>")
+    assert first.startswith("[CLS]" if kind in ("encoder", "head") else "<s>")
 
 
 def test_a_finished_run_is_left_alone_and_another_one_refused(
@@ -455,6 +467,11 @@ def test_a_file_of_another_schema_is_an_error(base: Path, tmp_path: Path, data: 
     other = AttributeSchema((Attribute("quality", maximum=9),))
     with pytest.raises(UserError, match="schema mismatch"):
         train_attribute_model(settings(base), *data, other, tmp_path / "out", 0)
+
+
+def test_a_closed_form_head_needs_an_encoder(base: Path, tmp_path: Path, data: tuple[Path, Path]) -> None:
+    with pytest.raises(UserError, match="head_only needs kind: regression and an encoder"):
+        train_attribute_model(settings(base, head_only=True), *data, SCHEMA, tmp_path / "out", 0)
 
 
 @pytest.mark.parametrize("changes", [{"lora": {"quantize_4bit": True}}, {"lora": {}, "fsdp": True}])

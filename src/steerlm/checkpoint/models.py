@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import torch
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -225,6 +226,39 @@ def load_sequence_classifier(
     return model
 
 
+def is_encoder(name_or_path: str | Path) -> bool:
+    """Return whether a model is one whose tokens see those after them (BERT and its kin), by its configuration.
+
+    Raises:
+        UserError: there is none.
+    """
+    name = _resolve(name_or_path, weights=False)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _explain(name, error) from error
+    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_encoder_decoder
+    return masked and not getattr(config, "is_decoder", False)
+
+
+def load_encoder(name_or_path: str | Path, precision: Precision = "fp32") -> PreTrainedModel:
+    """Load an encoder without a head, on the CPU.
+
+    Raises:
+        UserError: missing, cut short, or not safetensors.
+    """
+    name = _resolve(name_or_path)
+    try:
+        with quiet():
+            model = AutoModel.from_pretrained(
+                name, dtype=inference_dtype(precision), use_safetensors=True, trust_remote_code=False
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _explain(name, error) from error
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
 def _four_bit() -> Any:
     with needs_extra("qlora", "lora.quantize_4bit"):
         import bitsandbytes  # noqa: F401
@@ -270,7 +304,12 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def save_model(
-    folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, info: CheckpointInfo, card: str
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    info: CheckpointInfo,
+    card: str,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a checkpoint folder that appears whole or not at all.
 
@@ -287,4 +326,6 @@ def save_model(
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
+        for name, content in (files or {}).items():
+            (partial / name).write_bytes(content)
         save_info(partial, info)

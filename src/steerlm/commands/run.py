@@ -15,6 +15,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     common.add_recipe(parser)
     parser.add_argument("--dry-run", action="store_true", help="validate everything and estimate cost, compute nothing")
+    parser.add_argument("--force", action="store_true", help="go on where labels can teach a dial nothing")
     parser.add_argument(
         "--from", dest="redo_from", metavar="STAGE", help="delete the results from this stage on and redo them"
     )
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     description = recipe.description.strip().splitlines()
     common.say(f"{recipe.name}  {description[0] if description else ''}".rstrip())
-    folder = run_recipe(recipe, redo_from=redo_from, notify=notify)
+    folder = run_recipe(recipe, redo_from=redo_from, notify=notify, force=arguments.force)
     print_steering(folder.path)
     for text in warnings:
         common.say(f"warning  {text}")

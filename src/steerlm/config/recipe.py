@@ -165,6 +165,14 @@ class TrainAttributeModelConfig(TrainingSection):
     early_stopping_patience: int | None = Field(
         3, ge=1, description="Stop after so many validations without improvement."
     )
+    head_only: bool | None = Field(
+        None,
+        description="Fit the head in closed form and leave the base model as it is: a minute on a CPU, encoders only. "
+        "null: for every encoder.",
+    )
+    anchors: dict[str, str] = Field(
+        {}, description="Attribute: the source whose use of the scale is the common one, where several rate it."
+    )
 
 
 def scoring_tokens(cpu: bool, generative: bool = False) -> int:

@@ -11,12 +11,14 @@ a language model that writes the label after the response, decoded under constra
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,6 +47,7 @@ from steerlm.checkpoint.models import (
     default_device,
     fingerprint,
     load_causal_lm,
+    load_encoder,
     load_info,
     load_sequence_classifier,
     load_tokenizer,
@@ -53,9 +56,15 @@ from steerlm.config import scoring_tokens
 from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
 from steerlm.scorers.cut_points import halves, level_of
+from steerlm.scorers.features import Readout
 from steerlm.scorers.generative import decode_labels, label_steps, longest_label
+from steerlm.scorers.heads import Head, load_head
 from steerlm.scorers.protocol import Scores, Turn
 from steerlm.template import ConversationEncoder
+
+Forward = Callable[[list[list[Ids]], int], list[dict[str, Score]]]
+"""Scores one batch of rows within a number of tokens."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class LoadedAttributeModel:
             scores row after row.
         sharing: what rows cost where sequences can share what they have in common; None: one sequence per row.
         tokens_per_batch: of a batch, unless told.
+        forward_for: the same for the ratings of one source; None: there is no difference.
     """
 
     schema: AttributeSchema
@@ -85,9 +95,10 @@ class LoadedAttributeModel:
     device: torch.device
     autocast: bool
     cuts: Mapping[str, Sequence[float]]
-    forward: Callable[[list[list[Ids]], int], list[dict[str, Score]]]
+    forward: Forward
     sharing: Sharing | None
     tokens_per_batch: int
+    forward_for: Callable[[str | None], Forward] | None = None
 
     @property
     def who(self) -> str:
@@ -147,25 +158,12 @@ class LoadedAttributeModel:
         self, sequences: Sequence[Sequence[int] | Ids], tokens_per_batch: int | None = None
     ) -> list[dict[str, Score]]:
         """Score conversations that are ids already (`encode_for_scoring`)."""
-        tokens_per_batch = tokens_per_batch or self.tokens_per_batch
-        results: list[dict[str, Score]] = [{} for _ in sequences]
-        ids = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
-        rows = [[i] for i in range(len(ids))]
-        lengths = [len(sequence) for sequence in ids]
-        if self.sharing is not None:
-            # the turns of a conversation, and the responses to a prompt, are one row with all their tokens once
-            alike = neighbours(np.zeros(len(ids), dtype=np.int64), ids.__getitem__)
-            members, common = alike.sorted(np.arange(len(ids)))
-            shared = shared_rows(members, np.asarray(lengths)[members], common, tokens_per_batch, self.sharing)
-            rows = [list(shared.row(i)) for i in range(len(shared.lengths))]
-            lengths = shared.lengths.tolist()
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            for batch in _batches([len(row) > 1 for row in rows], lengths, tokens_per_batch):
-                scored = [i for row in batch for i in rows[row]]
-                found = self.forward([[ids[i] for i in rows[row]] for row in batch], tokens_per_batch)
-                for i, score in zip(scored, found, strict=True):
-                    results[i] = score
-        return results
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            return in_batches(sequences, self.forward, self.sharing, tokens_per_batch or self.tokens_per_batch)
+
+    def for_source(self, source: str) -> LoadedAttributeModel:
+        """Return the model as it predicts the ratings of one source, on that source's own use of the scale."""
+        return self if self.forward_for is None else dataclasses.replace(self, forward=self.forward_for(source))
 
     def values(self, scores: Mapping[str, Score]) -> dict[str, Value]:
         """Return the value on the schema's scale that each score stands for.
@@ -180,6 +178,39 @@ class LoadedAttributeModel:
             return level_of(attribute, score.mean, self.cuts.get(attribute.name) or halves(attribute))
         # max keeps the first of equals: the lowest level
         return max(attribute.levels, key=lambda level: score.probabilities[str(level)])  # type: ignore[index]
+
+
+def in_batches(
+    sequences: Sequence[Sequence[int] | Ids],
+    forward: Callable[[list[list[Ids]], int], Sequence[Result]],
+    sharing: Sharing | None,
+    tokens_per_batch: int,
+) -> list[Result]:
+    """Run sequences of ids through a model, longest first, without gradients.
+
+    Args:
+        sequences: ids.
+        forward: runs one batch of rows, each of one or more sequences; returns a result per sequence, row after row.
+        sharing: what rows cost where sequences can share what they have in common; None: one sequence per row.
+        tokens_per_batch: upper bound of rows times longest row.
+    """
+    results: list[Any] = [None] * len(sequences)
+    ids = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
+    rows = [[i] for i in range(len(ids))]
+    lengths = [len(sequence) for sequence in ids]
+    if sharing is not None:
+        # the turns of a conversation, and the responses to a prompt, are one row with all their tokens once
+        alike = neighbours(np.zeros(len(ids), dtype=np.int64), ids.__getitem__)
+        members, common = alike.sorted(np.arange(len(ids)))
+        shared = shared_rows(members, np.asarray(lengths)[members], common, tokens_per_batch, sharing)
+        rows = [list(shared.row(i)) for i in range(len(shared.lengths))]
+        lengths = shared.lengths.tolist()
+    with torch.inference_mode():
+        for batch in _batches([len(row) > 1 for row in rows], lengths, tokens_per_batch):
+            found = forward([[ids[i] for i in rows[row]] for row in batch], tokens_per_batch)
+            for i, result in zip((i for row in batch for i in rows[row]), found, strict=True):
+                results[i] = result
+    return results
 
 
 def _batches(shared: Sequence[bool], lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
@@ -240,12 +271,15 @@ def load_attribute_model(path: str | Path, precision: Precision = "auto") -> Loa
             f"{path} is a steerable model, not an attribute model; give the folder that train-attribute-model wrote"
         )
     tokenizer = load_tokenizer(path)
-    if info.kind == "regression":
-        model = load_sequence_classifier(path, precision=precision)
-    else:
+    head = load_head(path)
+    if info.kind == "generative":
         model = load_causal_lm(path, precision=precision)
+    elif head is not None and head.readout is not None:
+        model = load_encoder(path, precision)
+    else:
+        model = load_sequence_classifier(path, precision=precision)
     return loaded_attribute_model(
-        model.to(default_device()), tokenizer, info, fingerprint(path), precision, describe_folder(path)
+        model.to(default_device()), tokenizer, info, fingerprint(path), precision, describe_folder(path), head
     )
 
 
@@ -261,17 +295,20 @@ def loaded_attribute_model(
     model_fingerprint: str,
     precision: Precision,
     label: str = "attribute model",
+    head: Head | None = None,
 ) -> LoadedAttributeModel:
     """Put a model that is in memory behind the interface.
 
     Args:
-        model: a sequence classifier (`info.kind` regression) or causal language model (generative), on its device.
+        model: a sequence classifier, or an encoder where there is a head with a readout (`info.kind` regression), or a
+            causal language model (generative), on its device.
         tokenizer: with its template installed.
         info: kind, schema, `label_statistics["residual_std"]` (regression: spread in levels by attribute),
             `label_statistics["cut_points"]` and `provenance["max_length"]` (the length it was trained with).
         model_fingerprint: identifies the model in what it labels.
         precision: of the computation.
         label: for people.
+        head: of a regression; None: the classifier's own.
 
     Raises:
         UserError: a generative model that keeps a recurrent state, which cannot take a left-padded batch.
@@ -282,7 +319,8 @@ def loaded_attribute_model(
             "use kind: regression"
         )
     model.eval()
-    head_in_fp32(model)
+    if head is None:
+        head_in_fp32(model)
     encoder = ConversationEncoder(tokenizer, info.schema)
     max_length = min(context_length(model, tokenizer), int(info.provenance["max_length"]))
     pad_id = int(tokenizer.pad_token_id)
@@ -292,20 +330,51 @@ def loaded_attribute_model(
     if ragged:
         model.set_attn_implementation(RAGGED)
     label_length = 0
+    forward: Forward
+    forward_for: Callable[[str | None], Forward] | None = None
     if info.kind == "regression":
-        residual_std = info.label_statistics.get("residual_std", {})
-        regress = _regression(model, pad_id, dtype)
+        if head is not None and head.readout is None:
+            model.score = torch.nn.Identity()
+        read = feature_reader(model, None if head is None else head.readout, pad_id, dtype, encoder.control_ids)
+        if head is None:
+            residual_std = info.label_statistics.get("residual_std", {})
 
-        def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
-            return _scores(info.schema, residual_std, regress(rows).double().cpu())
+            def of_classifier(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
+                outputs_N_O = read(rows).double().cpu()
+                return _scores(info.schema, outputs_N_O, [residual_std] * len(outputs_N_O))
+
+            forward = of_classifier
+
+        else:
+            placed = head.to(model.device)
+
+            def for_source(source: str | None) -> Forward:
+                columns = [i for attribute in info.schema for i in placed.columns(attribute, source)]
+                ordinal = {a.name: (placed.columns(a, source)[0], a.maximum - a.minimum) for a in info.schema.ordinal}
+
+                def of_source(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
+                    features_N_F = read(rows)
+                    with torch.autocast(model.device.type, enabled=False):
+                        outputs_N_O, spreads_N_O = placed(features_N_F)
+                    spreads = [
+                        {name: float(spread_O[i]) * levels for name, (i, levels) in ordinal.items()}
+                        for spread_O in spreads_N_O.cpu()
+                    ]
+                    return _scores(info.schema, outputs_N_O[:, columns].double().cpu(), spreads)
+
+                return of_source
+
+            forward, forward_for = for_source(None), for_source
 
     else:
         steps = label_steps(encoder)
         label_length = longest_label(steps)
 
-        def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
+        def written(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
             distributions = decode_labels(model, steps, rows, pad_id, dtype, tokens_per_batch)
             return _by_row(info.schema, [d.double().cpu() for d in distributions])
+
+        forward = written
 
     return LoadedAttributeModel(
         schema=info.schema,
@@ -317,13 +386,33 @@ def loaded_attribute_model(
         autocast=autocast_bf16(precision),
         cuts=info.label_statistics.get("cut_points", {}),
         forward=forward,
+        forward_for=forward_for,
         sharing=sharing_of(model, max_length, RAGGED if ragged else None),
         tokens_per_batch=scoring_tokens(model.device.type == "cpu", info.kind == "generative"),
     )
 
 
-def _regression(model: Any, pad_id: int, dtype: torch.dtype) -> Callable[[list[list[Ids]]], Tensor]:
-    """Return what runs one batch of rows through a regression head and gives (N, O) outputs, row after row."""
+def feature_reader(
+    model: Any, readout: Readout | None, pad_id: int, dtype: torch.dtype, control_ids: Collection[int]
+) -> Callable[[list[list[Ids]]], Tensor]:
+    """Return what runs one batch of rows and gives what a head reads (N, F), row after row.
+
+    Args:
+        model: an encoder; without a readout a classifier.
+        readout: what is read of the encoder; None: what the classifier's last layer gives.
+        pad_id: any token id.
+        dtype: the model computes in.
+        control_ids: ids that no text has.
+    """
+    if readout is not None:
+        control = torch.tensor(sorted(control_ids), device=model.device)
+
+        def pooled(rows: list[list[Ids]]) -> Tensor:
+            ids_B_T, mask_B_T = (part.to(model.device) for part in pad_tokens([ids for (ids,) in rows], pad_id))
+            states = model(input_ids=ids_B_T, attention_mask=mask_B_T, output_hidden_states=True).hidden_states
+            return readout.read(states, ids_B_T, mask_B_T, control)
+
+        return pooled
     if not is_causal(model):
 
         def apart(rows: list[list[Ids]]) -> Tensor:
@@ -346,15 +435,38 @@ def _regression(model: Any, pad_id: int, dtype: torch.dtype) -> Callable[[list[l
     return together
 
 
-def _scores(schema: AttributeSchema, residual_std: Mapping[str, float], outputs_N_O: Tensor) -> list[dict[str, Score]]:
+def read_features(
+    model: PreTrainedModel,
+    readout: Readout | None,
+    pad_id: int,
+    control_ids: Collection[int],
+    sequences: Sequence[Sequence[int] | Ids],
+    precision: Precision,
+    tokens_per_batch: int,
+) -> npt.NDArray[np.float32]:
+    """Return what a head reads of each sequence, (N, F); arguments as of `feature_reader` and `in_batches`."""
+    model.eval()
+    autocast = autocast_bf16(precision)
+    read = feature_reader(model, readout, pad_id, torch.bfloat16 if autocast else model.dtype, control_ids)
+
+    def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[npt.NDArray[np.float32]]:
+        return list(read(rows).float().cpu().numpy())
+
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
+        return np.stack(in_batches(sequences, forward, None, tokens_per_batch))
+
+
+def _scores(
+    schema: AttributeSchema, outputs_N_O: Tensor, spreads: Sequence[Mapping[str, float]]
+) -> list[dict[str, Score]]:
     """Turn outputs of a regression head into scores; an output may lie somewhat outside its range."""
     scores: list[dict[str, Score]] = []
-    for outputs_O in outputs_N_O:
+    for outputs_O, spread in zip(outputs_N_O, spreads, strict=True):
         row: dict[str, Score] = {}
         for attribute, where in zip(schema, output_slices(schema), strict=True):
             if attribute.kind == "ordinal":
                 mean = attribute.from_unit(float(outputs_O[where.start]))
-                row[attribute.name] = Score(mean, float(residual_std.get(attribute.name, 0.0)))
+                row[attribute.name] = Score(mean, float(spread.get(attribute.name, 0.0)))
             else:
                 row[attribute.name] = _from_distribution(attribute, torch.softmax(outputs_O[where], dim=-1))
         scores.append(row)

@@ -25,9 +25,9 @@ def summarise(files: Sequence[Path], schema: AttributeSchema) -> dict[str, Any]:
     Returns:
         JSON-able: `files` with their counts (records, assistant turns, turns labelled, turns that did not fit);
         `histograms` of the rounded values; `correlations` (Pearson) of the real-valued scores of ordinal attributes,
-        null where one is constant; `human` per attribute: n, mean absolute error of the score in levels (ordinal), and
-        the share of equal values; `disagreements`: the turns with the largest difference between human and score,
-        relative to the attribute's range.
+        null where one is constant; `spread`, the mean over turns of how far off a score may be; `human` per attribute:
+        n, mean absolute error of the score in levels (ordinal), and the share of equal values; `disagreements`: the
+        turns with the largest difference between human and score, relative to the attribute's range.
     """
     summary = _Summary(schema)
     for file in files:
@@ -51,6 +51,7 @@ class _Summary:
         self.human = {a.name: {"n": 0, "error": 0.0, "equal": 0} for a in schema}
         self.disagreements: list[tuple[float, int, dict[str, Any]]] = []
         self.seen = 0
+        self.spread = dict.fromkeys((a.name for a in schema.ordinal), 0.0)
         num_ordinal = len(schema.ordinal)
         self.mean_K = np.zeros(num_ordinal)
         self.scatter_K_K = np.zeros((num_ordinal, num_ordinal))
@@ -63,6 +64,8 @@ class _Summary:
         self.seen += 1
         for name, value in message.attributes.items():
             self.histograms[name][str(value)] += 1
+        for name in self.spread:
+            self.spread[name] += message.scores[name].std
         self._correlate(np.array([message.scores[a.name].mean for a in self.schema.ordinal]))
         for attribute in self.schema:
             self._compare(attribute, message, {"file": file, "id": conversation.id, "turn": index})
@@ -115,6 +118,7 @@ class _Summary:
                 a: {b: _correlation(self.scatter_K_K, i, j) for j, b in enumerate(ordinal) if i != j}
                 for i, a in enumerate(ordinal)
             },
+            "spread": {name: total / max(1, self.seen) for name, total in self.spread.items()},
             "human": {a.name: self._agreement(a) for a in self.schema if self.human[a.name]["n"]},
             "disagreements": [row for _, _, row in sorted(self.disagreements, reverse=True, key=lambda item: item[:2])],
         }

@@ -91,6 +91,8 @@ class AttributeData:
         examples: the encoded turns.
         turns: the turns themselves, in the same order; empty where they were not to be kept.
         labels_N_K: labels on the schema's scale, the index of a category, NaN where there is none.
+        sources: of every turn.
+        groups: of every turn, what it is not independent of.
         num_too_long: labelled turns left out because even their last exchange exceeds the context.
     """
 
@@ -98,6 +100,8 @@ class AttributeData:
     examples: RegressionExamples | EncodedExamples
     turns: Sequence[LabelledTurn]
     labels_N_K: FloatArray
+    sources: Sequence[str]
+    groups: Sequence[str]
     num_too_long: int
 
 
@@ -121,6 +125,8 @@ def read_attribute_data(
     turns: list[LabelledTurn] = []
     labels: list[list[float]] = []
     prompts: list[int] = []
+    sources: list[str] = []
+    groups: list[str] = []
     num_too_long = 0
 
     def encoded() -> Iterator[tuple[list[int], LabelledTurn, list[float]]]:
@@ -132,6 +138,8 @@ def read_attribute_data(
                 continue
             labels.append(label_row(turn.labels, schema))
             prompts.append(_prompt_number(turn.messages))
+            sources.append(turn.source)
+            groups.append(turn.group)
             if keep_turns:
                 turns.append(turn)
             yield ids, turn, labels[-1]
@@ -147,7 +155,8 @@ def read_attribute_data(
             f"{path} has no labelled assistant turn{too_long}: an attribute model learns from `attributes`, `human` "
             "or `ratings` that people set"
         )
-    return AttributeData(schema, examples, turns, np.array(labels, dtype=np.float32), num_too_long)
+    labels_N_K = np.array(labels, dtype=np.float32)
+    return AttributeData(schema, examples, turns, labels_N_K, sources, groups, num_too_long)
 
 
 def _prompt_number(messages: Sequence[Message]) -> int:

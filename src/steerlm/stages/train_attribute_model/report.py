@@ -6,14 +6,18 @@ The paper reports nothing of the kind; a steerable model can be no better than t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
-from steerlm.conversation import Score
+from steerlm.scorers.cut_points import fit_cut_points
+from steerlm.scorers.features import Readout
+from steerlm.scorers.protocol import Scores
 from steerlm.stages.train_attribute_model.examples import FloatArray, LabelledTurn
+from steerlm.stages.train_attribute_model.fitting import COVERAGE, MIN_AGREEMENT, Fitted
 from steerlm.statistics.metrics import (
     category_report,
     fleiss_kappa,
@@ -23,10 +27,11 @@ from steerlm.statistics.metrics import (
     regression_report,
 )
 
+UNMOVED = 0.02
+"""Share of the labels' standard deviation below which predictions count as one and the same."""
 
-def residual_std(
-    turns: Sequence[LabelledTurn], scores: Sequence[Mapping[str, Score]], schema: AttributeSchema
-) -> dict[str, float]:
+
+def residual_std(turns: Sequence[LabelledTurn], scores: Sequence[Scores], schema: AttributeSchema) -> dict[str, float]:
     """Return per ordinal attribute the root mean square of (label - score) in levels; attributes without label lack."""
     spread = {}
     for attribute in schema.ordinal:
@@ -42,8 +47,9 @@ def residual_std(
 
 def attribute_reports(
     turns: Sequence[LabelledTurn],
-    scores: Sequence[Mapping[str, Score]],
-    values: Sequence[Mapping[str, Value]],
+    scores: Sequence[Scores],
+    of_sources: Sequence[Scores],
+    values_of: Callable[[Scores], Mapping[str, Value]],
     schema: AttributeSchema,
     baselines: Mapping[str, float],
     seed: int,
@@ -52,8 +58,9 @@ def attribute_reports(
 
     Args:
         turns: the validation turns.
-        scores: their predictions.
-        values: the predictions as values on the scale.
+        scores: their predictions on the common scale.
+        of_sources: predictions of what each one's own source says.
+        values_of: turns predictions into values on the scale.
         schema: the attributes.
         baselines: mean of the training labels per ordinal attribute.
         seed: of the bootstrap.
@@ -64,8 +71,8 @@ def attribute_reports(
     """
     members = {source: [i for i, turn in enumerate(turns) if turn.source == source] for source in _sources(turns)}
 
-    def reports(indices: Sequence[int]) -> dict[str, Any]:
-        chosen = [(turns[i], scores[i], values[i]) for i in indices]
+    def reports(indices: Sequence[int], scores: Sequence[Scores]) -> dict[str, Any]:
+        chosen = [(turns[i], scores[i], values_of(scores[i])) for i in indices]
         found = {}
         for attribute in schema:
             rows = [row for row in chosen if attribute.name in row[0].labels]
@@ -74,8 +81,8 @@ def attribute_reports(
         return found
 
     return {
-        "attributes": reports(range(len(turns))),
-        "sources": {source: reports(indices) for source, indices in members.items()},
+        "attributes": reports(range(len(turns)), scores),
+        "sources": {source: reports(indices, of_sources) for source, indices in members.items()},
     }
 
 
@@ -85,7 +92,7 @@ def _sources(turns: Sequence[LabelledTurn]) -> list[str]:
 
 def _report(
     attribute: Attribute,
-    rows: Sequence[tuple[LabelledTurn, Mapping[str, Score], Mapping[str, Value]]],
+    rows: Sequence[tuple[LabelledTurn, Scores, Mapping[str, Value]]],
     baselines: Mapping[str, float],
     seed: int,
 ) -> dict[str, Any]:
@@ -127,3 +134,116 @@ def label_warnings(labels_N_K: FloatArray, schema: AttributeSchema) -> list[str]
             f"{row['n']} labels): the dial will have little effect"
         )
     return warnings
+
+
+def fit_reports(fitted: Fitted, schema: AttributeSchema) -> list[dict[str, object]]:
+    """Describe every output: rows, penalty, error over that of the mean by cross-validation, what is used."""
+    return [
+        {
+            **fit.output._asdict(),
+            "rows": len(fit.rows),
+            "penalty": fit.ridge.penalty,
+            "error_ratio": fit.ridge.error_ratio,
+            "interval": fit.interval,
+            "used": "ridge" if fit.useful else "mean",
+            **_relation(fitted, fit.output.attribute, fit.output.source),
+        }
+        for fit in fitted.fits
+    ]
+
+
+def _relation(fitted: Fitted, attribute: str, source: str | None) -> dict[str, object]:
+    if source is None:
+        return {}
+    calibration = fitted.calibrations[attribute][source]
+    others = {(b if a == source else a): r for (a, b), r in fitted.agreements[attribute].items() if source in (a, b)}
+    return {"offset": calibration.offset, "slope": calibration.slope, "agreement": others}
+
+
+def fit_warnings(fitted: Fitted) -> list[str]:
+    """Say where sources of one name do not agree, and what cannot be predicted."""
+    found = []
+    for attribute, pairs in fitted.agreements.items():
+        for (a, b), r in pairs.items():
+            if r < MIN_AGREEMENT:
+                found.append(
+                    f"{attribute} means different things in {a} and {b}: what they would say of the same turns "
+                    f"correlates at {r:.2f}; give them different names, or name an anchor"
+                )
+    for fit in fitted.fits:
+        if not fit.useful:
+            of = f" of {fit.output.source}" if fit.output.source else ""
+            found.append(
+                f"{fit.output.attribute}{of} cannot be predicted better than by its mean from {len(fit.rows)} rows "
+                f"(error ratio {fit.ridge.error_ratio:.2f}): more ratings, or clearer ones, would help"
+            )
+    return found
+
+
+def dead_warnings(fitted: Fitted, readout: Readout, hidden_size: int) -> list[str]:
+    """Name the dimensions of the encoder that never vary."""
+    if not fitted.dead:
+        return []
+    where: dict[int, list[int]] = {}
+    for feature in fitted.dead:
+        place, dimension = divmod(feature, hidden_size)
+        where.setdefault(readout.layers[place] if place < len(readout.layers) else -1, []).append(dimension)
+    named = [
+        f"dimension {', '.join(map(str, dimensions))} of layer {layer}" if layer >= 0 else "a length"
+        for layer, dimensions in where.items()
+    ]
+    width = len(fitted.fits[0].ridge.weight)
+    return [f"{len(fitted.dead)} of {width} features never vary and count for nothing: {'; '.join(named)}"]
+
+
+def unmoved_warnings(scores: Sequence[Scores], labels: Mapping[str, npt.NDArray[np.float64]]) -> list[str]:
+    """Name the ordinal attributes whose predictions hardly vary beside their labels."""
+    found = []
+    for name, label_N in labels.items():
+        spread = float(np.std([score[name].mean for score in scores])) if scores else math.nan
+        if spread < UNMOVED * float(np.nanstd(label_N)):
+            found.append(
+                f"{name}: the predictions hardly differ (standard deviation {spread:.3g}, of the labels "
+                f"{float(np.nanstd(label_N)):.3g}): its output stayed where it started, or learned the mean only"
+            )
+    return found
+
+
+def fitted_cut_points(fitted: Fitted, schema: AttributeSchema) -> dict[str, tuple[float, ...]]:
+    """Fit the cuts between levels to predictions that cross-validation made."""
+    cuts = {}
+    for attribute in schema.ordinal:
+        [fit] = fitted.common(attribute)
+        truth_N, guess_N = (
+            np.array([attribute.from_unit(x) for x in values]) for values in (fit.targets, fit.ridge.held_out)
+        )
+        cuts[attribute.name] = fit_cut_points(attribute, truth_N, guess_N)
+    return cuts
+
+
+def fitted_intervals(fitted: Fitted, schema: AttributeSchema) -> dict[str, float]:
+    """Return per ordinal attribute how many spreads on either side hold `COVERAGE` of the labels."""
+    return {attribute.name: fitted.common(attribute)[0].interval for attribute in schema.ordinal}
+
+
+def coverage(
+    turns: Sequence[LabelledTurn], scores: Sequence[Scores], fitted: Fitted, schema: AttributeSchema
+) -> dict[str, object]:
+    """Return the share of held-out labels inside the intervals, by attribute and source."""
+    multiples = {(f.output.attribute, f.output.source): f.interval for f in fitted.fits}
+    inside: dict[str, list[bool]] = {}
+    for turn, score in zip(turns, scores, strict=True):
+        for attribute in schema.ordinal:
+            if attribute.name in turn.labels:
+                own = multiples.get((attribute.name, turn.source))
+                multiple = multiples[attribute.name, None] if own is None else own
+                off = abs(float(turn.labels[attribute.name]) - score[attribute.name].mean)
+                hit = off <= multiple * score[attribute.name].std
+                inside.setdefault(f"{attribute.name}/{turn.source}", []).append(hit)
+    everything = [hit for hits in inside.values() for hit in hits]
+    return {
+        "wanted": COVERAGE,
+        "all": sum(everything) / max(1, len(everything)),
+        "n": len(everything),
+        "by_source": {name: {"n": len(hits), "share": sum(hits) / len(hits)} for name, hits in inside.items()},
+    }

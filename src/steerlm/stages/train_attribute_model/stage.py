@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ from steerlm.checkpoint.models import (
     Precision,
     default_device,
     fingerprint,
+    is_encoder,
     load_causal_lm,
+    load_encoder,
     load_sequence_classifier,
     load_tokenizer,
     resize_embeddings,
@@ -37,15 +40,30 @@ from steerlm.checkpoint.models import (
 )
 from steerlm.config import TrainAttributeModelConfig
 from steerlm.errors import UserError
-from steerlm.scorers.attribute_models import LoadedAttributeModel, context_length, loaded_attribute_model
+from steerlm.scorers.attribute_models import LoadedAttributeModel, context_length, loaded_attribute_model, read_features
 from steerlm.scorers.cut_points import fit_cut_points
+from steerlm.scorers.features import Readout
+from steerlm.scorers.heads import HEAD_FILE
+from steerlm.scorers.protocol import Scores
 from steerlm.stages.train_attribute_model.examples import (
     AttributeData,
     label_codes,
     read_attribute_data,
     require_all_labelled,
 )
-from steerlm.stages.train_attribute_model.report import attribute_reports, label_warnings, residual_std
+from steerlm.stages.train_attribute_model.fitting import Fitted, fit_all
+from steerlm.stages.train_attribute_model.report import (
+    attribute_reports,
+    coverage,
+    dead_warnings,
+    fit_reports,
+    fit_warnings,
+    fitted_cut_points,
+    fitted_intervals,
+    label_warnings,
+    residual_std,
+    unmoved_warnings,
+)
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.files import write_json
 from steerlm.template import ConversationEncoder, install_template
@@ -89,34 +107,75 @@ def train_attribute_model(
     set_seed(seed)
     tokenizer, num_new = _load_tokenizer(config, schema)
     encoder = ConversationEncoder(tokenizer, schema)
-    model = _load_base(config, schema)
+    readout = _readout(config)
+    model = _load_base(config, schema, readout)
     resize_embeddings(model, tokenizer, num_new)
     max_length = min(config.max_length, context_length(model, tokenizer))
     learned = read_attribute_data(train_data, encoder, config.kind, max_length, keep_turns=False)
     require_all_labelled(learned.labels_N_K, schema, train_data)
     held_out = read_attribute_data(validation, encoder, config.kind, max_length, keep_turns=True)
-    if isinstance(learned.examples, RegressionExamples):
-        centre_head(model, learned)
-    if config.lora is not None:
-        model = add_lora(model, config.lora, sorted(encoder.control_ids))
-    objective: Objective = "regression" if config.kind == "regression" else "sft"
-    mine = schema if config.kind == "regression" else None
-    course = train(config, model, tokenizer, learned.examples, held_out.examples, objective, out, seed, mine)
-    report = {
+    report: dict[str, Any] = {
         "kind": config.kind,
         "base_model": base_name(config.base_model),
         "max_length": max_length,
         "train": _counts(learned),
         "validation": _counts(held_out),
-        "training": course,
+        "training": _UNTRAINED,
         "warnings": _warnings(learned, held_out),
     }
+    fitted: Fitted | None = None
+    if readout is not None:
+        fitted = _fit(config, model.to(default_device()), tokenizer, encoder, readout, learned)
+        report["warnings"] += fit_warnings(fitted) + dead_warnings(fitted, readout, model.config.hidden_size)
+    else:
+        if isinstance(learned.examples, RegressionExamples):
+            centre_head(model, learned)
+        if config.lora is not None:
+            model = add_lora(model, config.lora, sorted(encoder.control_ids))
+        objective: Objective = "regression" if config.kind == "regression" else "sft"
+        mine = schema if config.kind == "regression" else None
+        report["training"] = train(
+            config, model, tokenizer, learned.examples, held_out.examples, objective, out, seed, mine
+        )
     if PartialState().is_main_process:
-        model = _plain_model(config, model, tokenizer, out, course["best_step"])
-        report |= _score_and_save(config, model, tokenizer, learned, held_out, report, out, seed)
+        if readout is None:
+            model = _plain_model(config, model, tokenizer, out, report["training"]["best_step"])
+        report |= _score_and_save(config, model, tokenizer, learned, held_out, report, out, seed, readout, fitted)
         write_json(report_path, report)
     PartialState().wait_for_everyone()
     return _summary(json.loads(report_path.read_text(encoding="utf-8")))
+
+
+_UNTRAINED: dict[str, object] = {
+    "steps": 0,
+    "epochs": 0.0,
+    "train_loss": None,
+    "last_validation_loss": None,
+    "validation_loss": None,
+    "best_step": 0,
+    "early_stopped": False,
+}
+
+
+def _fit(
+    config: TrainAttributeModelConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: ConversationEncoder,
+    readout: Readout,
+    learned: AttributeData,
+) -> Fitted:
+    """Fit the head to the features of the training turns."""
+    features_N_F = read_features(
+        model,
+        readout,
+        int(tokenizer.pad_token_id),
+        encoder.control_ids,
+        [learned.examples.example(i, 0).input_ids for i in range(len(learned.labels_N_K))],
+        config.precision,
+        config.tokens_per_batch,
+    )
+    return fit_all(features_N_F, learned.labels_N_K, learned.schema, learned.sources, learned.groups, config.anchors)
 
 
 def _inputs(
@@ -152,7 +211,20 @@ def _load_tokenizer(config: TrainAttributeModelConfig, schema: AttributeSchema) 
     return tokenizer, install_template(tokenizer, config.template, schema)
 
 
-def _load_base(config: TrainAttributeModelConfig, schema: AttributeSchema) -> Any:
+def _readout(config: TrainAttributeModelConfig) -> Readout | None:
+    """Return what a head in closed form reads of the base model; None where it is trained from its last token."""
+    if config.head_only is False or (config.head_only is None and config.lora is not None):
+        return None
+    if config.kind == "regression" and is_encoder(config.base_model):
+        return Readout.of(config.base_model)
+    if config.head_only:
+        raise UserError("train_attribute_model.head_only needs kind: regression and an encoder as base_model")
+    return None
+
+
+def _load_base(config: TrainAttributeModelConfig, schema: AttributeSchema, readout: Readout | None) -> Any:
+    if readout is not None:
+        return load_encoder(config.base_model)
     if config.kind == "regression":
         return load_sequence_classifier(config.base_model, schema)
     if config.lora is None:
@@ -238,6 +310,8 @@ def _score_and_save(
     report: dict[str, Any],
     out: Path,
     seed: int,
+    readout: Readout | None,
+    fitted: Fitted | None,
 ) -> dict[str, Any]:
     """Score the held-out turns, save the model with that spread, and return what the report says of it."""
     schema = held_out.schema
@@ -254,26 +328,45 @@ def _score_and_save(
             "recipe": config.model_dump(mode="json", exclude={"base_model", "report_to", "deepspeed"}),
         },
     )
-    scorer = loaded_attribute_model(model.to(default_device()), tokenizer, info, "", config.precision)
-    if config.kind == "regression":
+    head = None if fitted is None else fitted.head(readout)
+    scorer = loaded_attribute_model(model.to(default_device()), tokenizer, info, "", config.precision, head=head)
+    if fitted is not None:
+        scorer = dataclasses.replace(scorer, cuts=fitted_cut_points(fitted, schema))
+    elif config.kind == "regression":
         scorer = dataclasses.replace(scorer, cuts=_cut_points(scorer, learned, config.tokens_per_batch, seed))
-    scored = scorer.score([turn.messages for turn in held_out.turns], config.tokens_per_batch)
-    scores = [score for score in scored if score is not None]
-    assert len(scores) == len(held_out.turns), "only turns that fit are kept"
+
+    def scored_by(model: LoadedAttributeModel, indices: Sequence[int]) -> list[Scores]:
+        scored = model.score([held_out.turns[i].messages for i in indices], config.tokens_per_batch)
+        scores = [score for score in scored if score is not None]
+        assert len(scores) == len(indices), "only turns that fit are kept"
+        return scores
+
+    scores = scored_by(scorer, range(len(held_out.turns)))
+    of_sources = list(scores)
+    if fitted is not None and fitted.calibrations:
+        for source in set(held_out.sources):
+            mine = [i for i, other in enumerate(held_out.sources) if other == source]
+            for i, score in zip(mine, scored_by(scorer.for_source(source), mine), strict=True):
+                of_sources[i] = score
     labels = dict(zip(schema.names, learned.labels_N_K.T.astype(np.float64), strict=True))
     # without held-out labels the spread of the labels themselves is all that is known
     spread = {attribute.name: float(np.nanstd(labels[attribute.name])) for attribute in schema.ordinal}
     spread |= residual_std(held_out.turns, scores, schema)
     means = {attribute.name: float(np.nanmean(labels[attribute.name])) for attribute in schema.ordinal}
-    values = [scorer.values(score) for score in scores]
-    found = {
+    report["warnings"] += unmoved_warnings(scores, {a.name: labels[a.name] for a in schema.ordinal})
+    found: dict[str, Any] = {
         "residual_std": spread,
         "cut_points": scorer.cuts,
-        **attribute_reports(held_out.turns, scores, values, schema, means, seed),
+        **attribute_reports(held_out.turns, scores, of_sources, scorer.values, schema, means, seed),
     }
     statistics |= {"residual_std": spread, "cut_points": scorer.cuts}
+    if fitted is not None:
+        statistics["intervals"] = fitted_intervals(fitted, schema)
+        found |= {"intervals": statistics["intervals"], "fits": fit_reports(fitted, schema)}
+        found["coverage"] = coverage(held_out.turns, of_sources, fitted, schema)
     info = dataclasses.replace(info, label_statistics=statistics)
-    save_model(out / "model", model, tokenizer, info, _card(info, {**report, **found}))
+    files = {} if head is None else {HEAD_FILE: head.to_bytes()}
+    save_model(out / "model", model, tokenizer, info, _card(info, {**report, **found}), files)
     return found
 
 

@@ -1,0 +1,157 @@
+"""Ridge regression in closed form, its penalty by cross-validation over groups.
+
+What a linear head on frozen features can do, exactly and in seconds (ArmoRM fits its heads so, Wang et al. 2024,
+arXiv 2406.12845). N rows, F features, A penalties.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+PENALTIES: tuple[float, ...] = tuple(np.logspace(0, 5, 11).tolist())
+"""Penalties tried; features are standardised."""
+
+MOST_FOLDS = 5
+_DEAD = 1e-4
+"""A feature whose spread is below this share of the median spread is constant: standardised, it would be noise."""
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A fitted linear head.
+
+    Attributes:
+        weight: (F,), for features as they come.
+        bias: added to the product; 0 where the head must do without.
+        penalty: the one that cross-validation chose.
+        held_out: (N,) predictions of each row by a fit that saw nothing of its group.
+        error_ratio: root mean squared error of `held_out` over that of the mean of the other folds.
+    """
+
+    weight: Floats
+    bias: float
+    penalty: float
+    held_out: Floats
+    error_ratio: float
+
+
+def group_folds(groups: Sequence[object], most: int = MOST_FOLDS) -> npt.NDArray[np.int64]:
+    """Return a fold (from 0) per row, balanced in rows, so that no group is divided."""
+    names, group_N, sizes = np.unique([str(group) for group in groups], return_inverse=True, return_counts=True)
+    load = np.zeros(min(most, len(names)), dtype=np.int64)
+    fold_of = np.zeros(len(names), dtype=np.int64)
+    for group in np.argsort(-sizes, kind="stable"):
+        fold_of[group] = fold = int(load.argmin())
+        load[fold] += sizes[group]
+    return fold_of[group_N]
+
+
+def dead_features(features_N_F: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """Return which features do not vary."""
+    spread_F = features_N_F.std(axis=0, dtype=np.float64)
+    return np.flatnonzero(spread_F <= _DEAD * np.median(spread_F))
+
+
+class GroupedRidge:
+    """Ridge regression of any targets on the same features; what depends on the features alone is computed once.
+
+    Args:
+        features_N_F: features; they are standardised.
+        groups: rows of one group are never on both sides of a fold.
+        penalties: tried.
+        intercept: False where the head has no bias: the direction of the mean feature, unpenalised, takes its place.
+    """
+
+    def __init__(
+        self,
+        features_N_F: npt.NDArray[np.floating],
+        groups: Sequence[object],
+        penalties: Sequence[float] = PENALTIES,
+        intercept: bool = True,
+    ) -> None:
+        self._spread_F = features_N_F.std(axis=0, dtype=np.float64)
+        self._alive = np.ones(len(self._spread_F), dtype=np.bool_)
+        self._alive[dead_features(features_N_F)] = False
+        self._penalties, self._intercept = penalties, intercept
+        scaled_N_F = features_N_F[:, self._alive].astype(np.float64) / self._spread_F[self._alive]
+        self._base_N = np.ones(len(scaled_N_F))
+        self._direction_F = np.zeros(scaled_N_F.shape[1])
+        if not intercept:
+            mean_F = scaled_N_F.mean(axis=0)
+            self._direction_F = mean_F / np.linalg.norm(mean_F)
+            self._base_N = scaled_N_F @ self._direction_F
+            scaled_N_F = scaled_N_F - np.outer(self._base_N, self._direction_F)
+        self._scaled_N_F = scaled_N_F
+        self._fold_N = group_folds(groups)
+        self._folds = int(self._fold_N.max()) + 1
+        self._parts = [
+            _Decomposition(scaled_N_F[rows], self._base_N[rows]) for rows in map(self._seen, range(self._folds))
+        ]
+        self._whole = self._parts[0] if self._folds == 1 else _Decomposition(scaled_N_F, self._base_N)
+
+    def _seen(self, fold: int) -> npt.NDArray[np.bool_]:
+        """Return the rows outside a fold; all where there is only one."""
+        return np.not_equal(self._fold_N, fold) | np.bool_(self._folds == 1)
+
+    def fit(self, targets_N: Floats) -> Ridge:
+        """Fit targets with the penalty of the best cross-validation; with a single group the strongest penalty."""
+        held_out_A_N = np.empty((len(self._penalties), len(targets_N)))
+        mean_N = np.empty(len(targets_N))
+        errors_A = np.zeros(len(self._penalties))
+        for fold, part in enumerate(self._parts):
+            seen, out = self._seen(fold), self._fold_N == fold
+            weights_A_F, bases_A = part.solve(targets_N[seen], self._penalties)
+            held_out_A_N[:, out] = weights_A_F @ self._scaled_N_F[out].T + np.outer(bases_A, self._base_N[out])
+            mean_N[out] = targets_N[seen].mean()
+            errors_A += ((held_out_A_N[:, out] - targets_N[out]) ** 2).mean(axis=1)
+        best = int(errors_A.argmin()) if self._folds > 1 else len(self._penalties) - 1
+        [weights_F], [base] = self._whole.solve(targets_N, [self._penalties[best]])
+        weight_F = np.zeros(len(self._spread_F))
+        along = 0.0 if self._intercept else base * self._direction_F
+        weight_F[self._alive] = (weights_F + along) / self._spread_F[self._alive]
+        return Ridge(
+            weight_F,
+            float(base) if self._intercept else 0.0,
+            float(self._penalties[best]),
+            held_out_A_N[best],
+            error_ratio(targets_N, held_out_A_N[best], mean_N),
+        )
+
+
+def error_ratio(targets_N: Floats, guess_N: Floats, mean_N: Floats | float) -> float:
+    """Return the root mean squared error of a guess over that of a mean; 1 where there is nothing to explain."""
+    error, of_mean = (float(((x - targets_N) ** 2).mean()) for x in (guess_N, mean_N))
+    return math.sqrt(error / of_mean) if of_mean > 0 else 1.0
+
+
+class _Decomposition:
+    """Features without what `base_N`, which is not penalised, explains; and the eigenvectors of their products."""
+
+    def __init__(self, features_N_F: Floats, base_N: Floats) -> None:
+        self._base_N = base_N
+        self._square = float(base_N @ base_N)
+        self._on_base_F = base_N @ features_N_F / self._square
+        self._rest_N_F = features_N_F - np.outer(base_N, self._on_base_F)
+        # the same solutions from the smaller of the two matrices
+        self._wide = self._rest_N_F.shape[0] < self._rest_N_F.shape[1]
+        product = self._rest_N_F @ self._rest_N_F.T if self._wide else self._rest_N_F.T @ self._rest_N_F
+        values, self._vectors = np.linalg.eigh(product)
+        self._values = values.clip(min=0)
+
+    def solve(self, targets_N: Floats, penalties: Sequence[float]) -> tuple[Floats, Floats]:
+        """Return the weights (A, F), and the coefficients (A,) of the base."""
+        of_targets = float(self._base_N @ targets_N) / self._square
+        rest_N = targets_N - self._base_N * of_targets
+        shrunk_A_M = self._values + np.asarray(penalties, dtype=np.float64)[:, None]
+        if self._wide:
+            weights_A_F = (self._vectors.T @ rest_N / shrunk_A_M) @ self._vectors.T @ self._rest_N_F
+        else:
+            weights_A_F = (self._vectors.T @ (self._rest_N_F.T @ rest_N) / shrunk_A_M) @ self._vectors.T
+        return weights_A_F, of_targets - weights_A_F @ self._on_base_F

@@ -1,0 +1,307 @@
+"""The head of an attribute model in closed form: per attribute and source, on frozen features.
+
+Sources that rate the same attribute use its scale differently, and may mean different things by it. Each gets outputs
+of its own, and an attribute with several sources one more on the common scale: labels of a source are its value there,
+stretched by a positive slope and moved by an offset (Mittag et al. 2021, arXiv 2104.10217), both shrunk towards the
+identity by how much the sources differ beyond chance (empirical Bayes). N turns, F features, K attributes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.errors import UserError, did_you_mean
+from steerlm.scorers.features import Readout
+from steerlm.scorers.heads import LEAST_SPREAD, Head, Output
+from steerlm.scorers.ridge import Floats, GroupedRidge, Ridge, dead_features, error_ratio
+
+COVERAGE = 0.9
+"""Share of labels that the reported interval around a prediction shall hold."""
+MIN_AGREEMENT = 0.3
+"""Below this correlation two sources' predictions are of two different things."""
+_LEAST_SLOPE = 0.1
+_SHARPNESS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a source uses the common scale: its label is `offset + slope * value`, in levels."""
+
+    offset: float = 0.0
+    slope: float = 1.0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One output, fitted.
+
+    Attributes:
+        output: what it says.
+        rows: the turns it was fitted to.
+        targets: their labels (ordinal: unit scale; categorical: whether it is this category).
+        ridge: the fit; its weights are 0 where it was no better than the mean.
+        spread: a fit of how far off it is; None for a category.
+        interval: multiple of the spread that holds `COVERAGE` of the labels on either side.
+    """
+
+    output: Output
+    rows: npt.NDArray[np.int64]
+    targets: Floats
+    ridge: Ridge
+    spread: Ridge | None = None
+    spread_floor: float = 0.0
+    interval: float = 0.0
+
+    @property
+    def useful(self) -> bool:
+        """Whether it is better than the mean, by cross-validation."""
+        return self.ridge.error_ratio < 1.0
+
+    @property
+    def skill(self) -> float:
+        """Return the explained share of the variance, more certain with more rows."""
+        return max(0.0, 1 - self.ridge.error_ratio**2) * math.sqrt(len(self.rows))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """All outputs, and how the sources of an attribute relate.
+
+    Attributes:
+        fits: in the order of the head's outputs.
+        calibrations: by attribute with several sources, by source.
+        agreements: by attribute with several sources, the correlation of what two of them would say of all turns.
+        dead: features that never vary.
+    """
+
+    fits: tuple[Fit, ...]
+    calibrations: Mapping[str, Mapping[str, Calibration]]
+    agreements: Mapping[str, Mapping[tuple[str, str], float]]
+    dead: tuple[int, ...] = ()
+
+    def head(self, readout: Readout | None) -> Head:
+        """Return the head."""
+
+        def stacked(ridges: Sequence[Ridge | None]) -> tuple[torch.Tensor, torch.Tensor]:
+            width = len(self.fits[0].ridge.weight)
+            weights = [np.zeros(width) if ridge is None else ridge.weight for ridge in ridges]
+            biases = [0.0 if ridge is None else ridge.bias for ridge in ridges]
+            return torch.tensor(np.stack(weights), dtype=torch.float32), torch.tensor(biases, dtype=torch.float32)
+
+        weight, bias = stacked([fit.ridge for fit in self.fits])
+        spread_weight, spread_bias = stacked([fit.spread for fit in self.fits])
+        floor = torch.tensor([fit.spread_floor for fit in self.fits], dtype=torch.float32)
+        return Head(tuple(f.output for f in self.fits), weight, bias, spread_weight, spread_bias, floor, readout)
+
+    def common(self, attribute: Attribute) -> list[Fit]:
+        """Return the fits on the common scale: one, or one per category."""
+        return [f for f in self.fits if f.output.attribute == attribute.name and f.output.source is None]
+
+
+def fit_all(
+    features_N_F: npt.NDArray[np.float32],
+    labels_N_K: npt.NDArray[np.floating],
+    schema: AttributeSchema,
+    sources: Sequence[str],
+    groups: Sequence[str],
+    anchors: Mapping[str, str],
+    intercept: bool = True,
+) -> Fitted:
+    """Fit every output.
+
+    Args:
+        features_N_F: of the turns.
+        labels_N_K: on the schema's scale, the index of a category, NaN where there is none.
+        schema: the K attributes.
+        sources: of the turns.
+        groups: of the turns; cross-validation keeps them together.
+        anchors: by attribute the source whose use of the scale is the common one; else the one that is predicted best.
+        intercept: whether the head has a bias.
+
+    Raises:
+        UserError: an anchor that has no labels of its attribute.
+    """
+    source_N, group_N = np.asarray(sources, dtype=np.str_), np.asarray(groups, dtype=np.str_)
+    ridges = _Ridges(features_N_F, group_N, intercept)
+    fits: list[Fit] = []
+    calibrations: dict[str, dict[str, Calibration]] = {}
+    agreements: dict[str, dict[tuple[str, str], float]] = {}
+    for attribute, label_N in zip(schema, labels_N_K.T.astype(np.float64), strict=True):
+        rows = np.flatnonzero(~np.isnan(label_N))
+        if attribute.kind == "categorical":
+            fits += _categories(attribute, ridges.of(rows), label_N[rows], rows)
+            continue
+        unit_N = (label_N - attribute.minimum) / (attribute.maximum - attribute.minimum)
+        names = sorted(set(source_N[rows].tolist()))
+        anchor = anchors.get(attribute.name)
+        if anchor is not None and anchor not in names:
+            raise UserError(
+                f"train_attribute_model.anchors: no label of {attribute.name!r} is from {anchor!r}: "
+                f"{did_you_mean(anchor, names)}"
+            )
+        of_sources = {}
+        for name in names:
+            mine = rows[source_N[rows] == name]
+            of_sources[name] = _ordinal(Output(attribute.name, name), ridges.of(mine), mine, unit_N[mine])
+        if len(names) == 1:
+            fits.append(replace(of_sources[names[0]], output=Output(attribute.name)))
+            continue
+        agreements[attribute.name] = _agreements(features_N_F, of_sources)
+        anchor = anchor or max(names, key=lambda name: of_sources[name].skill)
+        common, found = _common(features_N_F, ridges, of_sources, anchor)
+        fits += [common, *of_sources.values()]
+        span = attribute.maximum - attribute.minimum
+        calibrations[attribute.name] = {
+            # the slope stays, the offset is one of levels, measured from the scale's lowest
+            name: Calibration(attribute.minimum * (1 - c.slope) + c.offset * span, c.slope)
+            for name, c in found.items()
+        }
+    return Fitted(tuple(fits), calibrations, agreements, tuple(dead_features(features_N_F).tolist()))
+
+
+class _Ridges:
+    """Ridge regressions on the features, by rows: several attributes of a source have the same."""
+
+    def __init__(self, features_N_F: npt.NDArray[np.float32], group_N: npt.NDArray[np.str_], intercept: bool) -> None:
+        self._features_N_F, self._group_N, self._intercept = features_N_F, group_N, intercept
+        self._last: tuple[bytes, GroupedRidge] | None = None
+
+    def of(self, rows: npt.NDArray[np.int64]) -> GroupedRidge:
+        key = rows.tobytes()
+        if self._last is None or self._last[0] != key:
+            found = GroupedRidge(self._features_N_F[rows], self._group_N[rows].tolist(), intercept=self._intercept)
+            self._last = key, found
+        return self._last[1]
+
+
+def _ordinal(output: Output, ridge: GroupedRidge, rows: npt.NDArray[np.int64], targets: Floats) -> Fit:
+    """Fit the labels of an output, or fall back to their mean, and fit how far off that is."""
+    fitted = ridge.fit(targets)
+    if fitted.error_ratio >= 1:
+        fitted = _constant(fitted, targets)
+    return with_spread(Fit(output, rows, targets, fitted), ridge)
+
+
+def _constant(ridge: Ridge, targets_N: Floats) -> Ridge:
+    mean = float(targets_N.mean())
+    return replace(ridge, weight=np.zeros_like(ridge.weight), bias=mean, held_out=np.full(len(targets_N), mean))
+
+
+def with_spread(fit: Fit, ridge: GroupedRidge) -> Fit:
+    """Fit how far a label lies from its prediction, to residuals of cross-validation, and its conformal interval."""
+    off_N = np.abs(fit.targets - fit.ridge.held_out)
+    spread = ridge.fit(off_N)
+    if spread.error_ratio >= 1:
+        spread = _constant(spread, off_N)
+    floor = max(LEAST_SPREAD * float(off_N.mean()), 1e-6)
+    usual_N = np.maximum(spread.held_out, floor)
+    scale = float(np.sqrt(np.mean((off_N / usual_N) ** 2))) or 1.0  # from the mean distance to the standard deviation
+    rank = min(1.0, COVERAGE * (1 + 1 / max(1, len(off_N))))
+    return replace(
+        fit,
+        spread=replace(spread, weight=spread.weight * scale, bias=spread.bias * scale),
+        spread_floor=floor * scale,
+        interval=float(np.quantile(off_N / (usual_N * scale), rank)),
+    )
+
+
+def _categories(attribute: Attribute, ridge: GroupedRidge, label_N: Floats, rows: npt.NDArray[np.int64]) -> list[Fit]:
+    """Fit whether it is each of the categories; the sharpness that explains the held-out labels best makes logits."""
+    wanted_C_N = [(label_N == i).astype(np.float64) for i in range(len(attribute.categories))]
+    ridges = [ridge.fit(wanted_N) for wanted_N in wanted_C_N]
+    held_out_C_N = np.stack([fitted.held_out for fitted in ridges])
+
+    def surprise(sharpness: float) -> float:
+        logits = held_out_C_N * sharpness
+        own_N = np.take_along_axis(logits, label_N.astype(np.int64)[None], axis=0)[0]
+        return float((np.logaddexp.reduce(logits, axis=0) - own_N).mean())
+
+    by = min(_SHARPNESS, key=surprise)
+    return [
+        Fit(
+            Output(attribute.name, None, category),
+            rows,
+            wanted_N,
+            replace(r, weight=r.weight * by, bias=r.bias * by, held_out=r.held_out * by),
+        )
+        for category, wanted_N, r in zip(attribute.categories, wanted_C_N, ridges, strict=True)
+    ]
+
+
+def _common(
+    features_N_F: npt.NDArray[np.float32], ridges: _Ridges, fits: Mapping[str, Fit], anchor: str
+) -> tuple[Fit, dict[str, Calibration]]:
+    """Return the common scale, which is the anchor's, and how each source uses it (on the unit scale).
+
+    It is the mean of what the sources would say, each brought to the anchor's mean and spread, weighted by how well
+    the source is predicted and how far it agrees with the anchor; one that does not agree is left out.
+    """
+    rows = np.concatenate([fit.rows for fit in fits.values()])
+    starts = np.cumsum([0, *(len(fit.rows) for fit in fits.values())])
+    owns = {name: slice(starts[i], starts[i + 1]) for i, name in enumerate(fits)}
+    said = {name: features_N_F[rows] @ fit.ridge.weight + fit.ridge.bias for name, fit in fits.items()}
+    for name, fit in fits.items():
+        said[name][owns[name]] = fit.ridge.held_out  # honest where the fit has seen the label
+    centre, spread = said[anchor].mean(), said[anchor].std()
+    shares, mapped = {}, {}
+    for name, values in said.items():
+        agreement = 0.0
+        if values.std() > 0 and spread > 0:
+            agreement = float(np.corrcoef(values, said[anchor])[0, 1])
+        if name == anchor or (agreement >= MIN_AGREEMENT and fits[name].useful):
+            shares[name] = fits[name].skill * agreement**2 if name != anchor else fits[name].skill or 1.0
+            stretch = spread / values.std() if values.std() > 0 else 0.0
+            mapped[name] = (stretch, centre - stretch * values.mean())
+    total = sum(shares.values())
+    value_N, weight_F, bias = np.zeros(len(rows)), np.zeros(features_N_F.shape[1]), 0.0
+    for name, share in shares.items():
+        stretch, shift = mapped[name]
+        value_N += share / total * (stretch * said[name] + shift)
+        weight_F += share / total * stretch * fits[name].ridge.weight
+        bias += share / total * (stretch * fits[name].ridge.bias + shift)
+    mine = fits[anchor]
+    value, target = value_N[owns[anchor]], mine.targets
+    # an average of several varies less than each: bring it back to what the anchor's labels say
+    slope = float(np.cov(value, target)[0, 1] / value.var(ddof=1)) if len(shares) > 1 and value.var() > 0 else 1.0
+    shift = float(target.mean() - slope * value.mean()) if len(shares) > 1 else 0.0
+    value_N, weight_F, bias = shift + slope * value_N, slope * weight_F, shift + slope * bias
+    found = _calibrate({name: (value_N[owns[name]], fits[name].targets) for name in fits if name != anchor})
+    held_out = value_N[owns[anchor]]
+    ratio = error_ratio(target, held_out, float(target.mean()))
+    ridge = Ridge(weight_F, bias, mine.ridge.penalty, held_out, ratio)
+    common = with_spread(Fit(mine.output._replace(source=None), mine.rows, target, ridge), ridges.of(mine.rows))
+    return common, {anchor: Calibration(), **found}
+
+
+def _calibrate(pairs: Mapping[str, tuple[Floats, Floats]]) -> dict[str, Calibration]:
+    """Regress every source's labels on the common value; shrink what differs from the identity by empirical Bayes."""
+    estimates = []
+    for value, target in pairs.values():
+        difference, centre = target - value, value.mean()
+        square = float(((value - centre) ** 2).sum()) or 1e-12
+        tilt = float(((value - centre) * difference).sum()) / square
+        noise = float(np.var(difference - tilt * (value - centre))) + 1e-12
+        estimates.append((centre, float(difference.mean()), tilt, noise / len(value), noise / square))
+    table = np.array(estimates).reshape(-1, 5)
+    shift_variance = max(0.0, float(np.mean(table[:, 1] ** 2 - table[:, 3])))
+    tilt_variance = max(0.0, float(np.mean(table[:, 2] ** 2 - table[:, 4])))
+    found = {}
+    for name, (centre, shift, tilt, of_shift, of_tilt) in zip(pairs, table, strict=True):
+        slope = max(_LEAST_SLOPE, 1 + tilt * tilt_variance / (tilt_variance + of_tilt))
+        moved = shift * shift_variance / (shift_variance + of_shift)
+        found[name] = Calibration(float(moved + centre * (1 - slope)), float(slope))
+    return found
+
+
+def _agreements(features_N_F: npt.NDArray[np.float32], fits: Mapping[str, Fit]) -> dict[tuple[str, str], float]:
+    """Return the correlation of what two sources would say of all turns, of those better than the mean."""
+    said = {name: features_N_F @ fit.ridge.weight for name, fit in fits.items() if fit.useful}
+    return {(a, b): float(np.corrcoef(said[a], said[b])[0, 1]) for a, b in itertools.combinations(said, 2)}
