@@ -30,8 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 """From the ground up; a room imports from its own floor's left or from floors below. `steerlm` is the `__init__`."""
 
-PERMITTED: dict[tuple[str, str], str] = {
-}
+PERMITTED: dict[tuple[str, str], str] = {}
 """(room, imported room) -> why an arrow that points up is there all the same."""
 
 DOUBLE_NAMES: frozenset[str] = frozenset(
