@@ -25,6 +25,7 @@ from steerlm.checkpoint.models import load_info, load_sequence_classifier, load_
 from steerlm.config import TrainAttributeModelConfig
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
+from steerlm.exporting.export import export
 from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.stages.train_attribute_model.examples import label_codes, labelled_turns, read_attribute_data
 from steerlm.stages.train_attribute_model.report import label_warnings
@@ -537,3 +538,26 @@ def test_minilm_can_be_trained_on(tmp_path: Path, data: tuple[Path, Path]) -> No
     tokens = tokenizer.convert_ids_to_tokens(tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"])
     assert tokens[0] == "[CLS]"
     assert tokens.count("[UNK]") == 0
+
+
+def test_the_card_of_an_exported_head_gives_the_same_scores(
+    encoder_base: Path, tmp_path: Path, data: tuple[Path, Path]
+) -> None:
+    train_attribute_model(settings(encoder_base), *data, SCHEMA, tmp_path / "out", 0)
+    export(tmp_path / "out" / "model", tmp_path / "exported")
+    card = (tmp_path / "exported" / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    said = "the great four then"
+    code = code.replace('"role": "user", "content": "…"', '"role": "user", "content": "so well then"')
+    code = code.replace('"role": "assistant", "content": "…"', f'"role": "assistant", "content": "{said}"')
+    code = code.replace('"exported"', repr(str(tmp_path / "exported")))
+    found: dict[str, Any] = {}
+    exec(code, found)
+    model = load_attribute_model(tmp_path / "exported", "fp32")
+    [scores] = model.score([(Message("user", "so well then"), Message("assistant", said))])
+    assert scores is not None
+    for name in ("quality", "length"):
+        assert found["scores"][name] == pytest.approx(scores[name].mean, abs=1e-4)
+    assert found["scores"]["lang"] == pytest.approx(scores["lang"].probabilities, abs=1e-4)
+    assert found["levels"] == model.values(scores)
+    assert "cannot express" in card

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.info import CheckpointInfo
@@ -79,6 +79,9 @@ def describe_scoring(info: CheckpointInfo, name: str) -> str:
     """Say how a regression attribute model is asked, and what its numbers mean."""
     schema = info.schema
     has_categories = len(schema.ordinal) < len(schema)
+    readout = info.label_statistics.get("readout")
+    if readout is not None:
+        return _describe_head(info, name, readout, has_categories)
     lines = [
         "import torch",
         "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
@@ -116,6 +119,47 @@ def describe_scoring(info: CheckpointInfo, name: str) -> str:
             f"\n\nIt was trained on conversations of up to {length} tokens: leave out the oldest turns of longer ones."
         )
     return text
+
+
+def _describe_head(info: CheckpointInfo, name: str, readout: Mapping[str, object], has_categories: bool) -> str:
+    """Say how an encoder with a head of its own is asked: nothing but a few lines of code stands between them."""
+    mean = readout["pooling"] == "mean"
+    vector = "states[layer][0, first : last + 1].mean(0)" if mean else "states[layer][0, 0]"
+    lines = [
+        "import torch",
+        "from safetensors import safe_open",
+        "from transformers import AutoModel, AutoTokenizer",
+        "from transformers.utils import cached_file",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+        f'model = AutoModel.from_pretrained("{name}").eval()',
+        f'with safe_open(cached_file("{name}", "head.safetensors"), "pt") as file:',
+        '    weight, bias = file.get_tensor("weight"), file.get_tensor("bias")',
+        'messages = [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]',
+        'inputs = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")',
+        'ids = inputs["input_ids"][0]',
+        f"markup = torch.isin(ids, torch.tensor({readout['control_ids']}))",
+        "last = int((~markup).nonzero()[-1])  # the response ends here,",
+        "first = int(markup[:last].nonzero()[-1]) + 1  # and begins here",
+        "with torch.no_grad():",
+        "    states = model(**inputs, output_hidden_states=True).hidden_states",
+        f"vectors = [torch.nn.functional.normalize({vector}, dim=-1) for layer in {readout['layers']}]",
+        "said = ids[first : last + 1]",
+        "lengths = torch.tensor([len(said), len(ids), int(markup.sum())]).log1p()",
+        "features = torch.cat([*vectors, lengths, torch.tensor([len(said.unique()) / len(said)])])",
+        "outputs = (weight @ features + bias).tolist()",
+        "scores, levels = {}, {}",
+        "for row in model.config.attribute_outputs:",
+        *_conversion(has_categories),
+    ]
+    code = "\n".join(lines)
+    return (
+        "It scores the last message of a conversation, which must be the assistant's, and reads what was said before "
+        f"it:\n\n```python\n{code}\n```\n\n"
+        "Its head reads several layers of the encoder over the tokens of the response, which servers such as vLLM's "
+        "`classify` cannot express: they put a head on one position of the last layer.\n\n"
+        f"{_outputs(info)}"
+    )
 
 
 def _conversion(has_categories: bool) -> list[str]:

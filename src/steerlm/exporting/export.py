@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ from steerlm.exporting.locating import Found, base_model, find, is_hub_id
 from steerlm.exporting.results import accuracy_rows, curves_png, steering_rows
 from steerlm.exporting.weights import Dtype, load_merged
 from steerlm.scorers.attribute_models import context_length
+from steerlm.scorers.heads import HEAD_FILE
 from steerlm.storage.files import read_json, write_json
 from steerlm.template import ConversationEncoder
 
@@ -92,6 +94,8 @@ def export(
             loaded.save_pretrained(partial, max_shard_size=max_shard_size)
             tokenizer.chat_template = guarded(tokenizer)
             tokenizer.save_pretrained(partial)
+        if (found.weights / HEAD_FILE).is_file():
+            shutil.copyfile(found.weights / HEAD_FILE, partial / HEAD_FILE)
         _tidy(partial / "tokenizer_config.json")
         info = dataclasses.replace(found.info, provenance=_public(found.info.provenance))
         save_info(partial, info)

@@ -11,12 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from steerlm.checkpoint.models import (
     Precision,
     load_causal_lm,
+    load_encoder,
     load_sequence_classifier,
     quiet,
     resize_embeddings,
 )
 from steerlm.errors import UserError, needs_extra
 from steerlm.exporting.locating import Found
+from steerlm.scorers.heads import HEAD_FILE
 from steerlm.storage.files import read_json
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -33,8 +35,11 @@ def load_merged(found: Found, tokenizer: PreTrainedTokenizerBase, dtype: Dtype) 
     else:
         # a half cannot hold all that bfloat16 can, so it is checked on the way
         precision: Precision = "bf16" if dtype == "bfloat16" else "fp32"
-        load = load_causal_lm if found.info.kind == "sft" else load_sequence_classifier
-        model = load(found.weights, precision=precision)
+        if (found.weights / HEAD_FILE).is_file():
+            model = load_encoder(found.weights, precision)
+        else:
+            load = load_causal_lm if found.info.kind == "sft" else load_sequence_classifier
+            model = load(found.weights, precision=precision)
     model = model.to(getattr(torch, dtype))
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():

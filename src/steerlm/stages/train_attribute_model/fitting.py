@@ -76,7 +76,7 @@ class Fitted:
     """All outputs, and how the sources of an attribute relate.
 
     Attributes:
-        fits: in the order of the head's outputs.
+        fits: in the order of the head's outputs: the common ones in the schema's order, then those of sources.
         calibrations: by attribute with several sources, by source.
         agreements: by attribute with several sources, the correlation of what two of them would say of all turns.
         dead: features that never vary.
@@ -132,6 +132,7 @@ def fit_all(
     source_N, group_N = np.asarray(sources, dtype=np.str_), np.asarray(groups, dtype=np.str_)
     ridges = _Ridges(features_N_F, group_N, intercept)
     fits: list[Fit] = []
+    fits_of_sources: list[Fit] = []
     calibrations: dict[str, dict[str, Calibration]] = {}
     agreements: dict[str, dict[tuple[str, str], float]] = {}
     for attribute, label_N in zip(schema, labels_N_K.T.astype(np.float64), strict=True):
@@ -157,14 +158,15 @@ def fit_all(
         agreements[attribute.name] = _agreements(features_N_F, of_sources)
         anchor = anchor or max(names, key=lambda name: of_sources[name].skill)
         common, found = _common(features_N_F, ridges, of_sources, anchor)
-        fits += [common, *of_sources.values()]
+        fits.append(common)
+        fits_of_sources += of_sources.values()
         span = attribute.maximum - attribute.minimum
         calibrations[attribute.name] = {
             # the slope stays, the offset is one of levels, measured from the scale's lowest
             name: Calibration(attribute.minimum * (1 - c.slope) + c.offset * span, c.slope)
             for name, c in found.items()
         }
-    return Fitted(tuple(fits), calibrations, agreements, tuple(dead_features(features_N_F).tolist()))
+    return Fitted((*fits, *fits_of_sources), calibrations, agreements, tuple(dead_features(features_N_F).tolist()))
 
 
 class _Ridges:

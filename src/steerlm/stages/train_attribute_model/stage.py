@@ -360,7 +360,9 @@ def _score_and_save(
         **attribute_reports(held_out.turns, scores, of_sources, scorer.values, schema, means, seed),
     }
     statistics |= {"residual_std": spread, "cut_points": scorer.cuts}
-    if fitted is not None:
+    if fitted is not None and readout is not None:
+        control_ids = sorted(scorer.encoder.control_ids)
+        statistics["readout"] = {**dataclasses.asdict(readout), "control_ids": control_ids}
         statistics["intervals"] = fitted_intervals(fitted, schema)
         found |= {"intervals": statistics["intervals"], "fits": fit_reports(fitted, schema)}
         found["coverage"] = coverage(held_out.turns, of_sources, fitted, schema)
