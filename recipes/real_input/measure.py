@@ -28,6 +28,7 @@ import numpy as np
 from baselines import Floats, Row, labelled_rows
 
 from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.checkpoint.models import fingerprint
 from steerlm.config import load_recipe
 from steerlm.conversation import Conversation, Message, read_conversations
 from steerlm.results.codec import to_json
@@ -216,6 +217,7 @@ def attribute_model_results(data: Path, run: Path, work: Path, schema: Attribute
             for who in ("ridge", "model")
         },
         "covered": cluster_bootstrap(mean, [np.array(hits)], groups).to_dict(),
+        "model": fingerprint(run / "train_attribute_model/model"),
         "schema": schema.signature,
         "test_rows": len(test),
         "too_long": predicted.too_long,
@@ -357,6 +359,7 @@ def annotated_results(shared: Path, run: Path, schema: AttributeSchema) -> dict[
     sets = annotated(run, schema)
     trees = shared / "data/open_assistant/en_100_tree.jsonl"
     return {
+        "model": fingerprint(run / "train_attribute_model/model"),
         "distributions": {name: distributions(sets[name], schema) for name in UNLABELLED},
         "hh_rlhf_preferences": preferences(sets["hh_rlhf"], schema),
         "open_assistant_ranks": ranks(sets["open_assistant"], trees),
