@@ -107,12 +107,12 @@ class GroupedRidge:
         errors_A = np.zeros(len(self._penalties))
         for fold, part in enumerate(self._parts):
             seen, out = self._seen(fold), self._fold_N == fold
-            weights_A_F, bases_A = part.solve(targets_N[seen], self._penalties)
+            weights_A_F, bases_A = part.solve(self._scaled_N_F[seen], targets_N[seen], self._penalties)
             held_out_A_N[:, out] = weights_A_F @ self._scaled_N_F[out].T + np.outer(bases_A, self._base_N[out])
             mean_N[out] = targets_N[seen].mean()
             errors_A += ((held_out_A_N[:, out] - targets_N[out]) ** 2).mean(axis=1)
         best = int(errors_A.argmin()) if self._folds > 1 else len(self._penalties) - 1
-        [weights_F], [base] = self._whole.solve(targets_N, [self._penalties[best]])
+        [weights_F], [base] = self._whole.solve(self._scaled_N_F, targets_N, [self._penalties[best]])
         weight_F = np.zeros(len(self._spread_F))
         along = 0.0 if self._intercept else base * self._direction_F
         weight_F[self._alive] = (weights_F + along) / self._spread_F[self._alive]
@@ -132,26 +132,35 @@ def error_ratio(targets_N: Floats, guess_N: Floats, mean_N: Floats | float) -> f
 
 
 class _Decomposition:
-    """Features without what `base_N`, which is not penalised, explains; and the eigenvectors of their products."""
+    """Eigenvectors of the features' products without what `base_N`, which is not penalised, explains; no rows kept."""
 
     def __init__(self, features_N_F: Floats, base_N: Floats) -> None:
         self._base_N = base_N
         self._square = float(base_N @ base_N)
         self._on_base_F = base_N @ features_N_F / self._square
-        self._rest_N_F = features_N_F - np.outer(base_N, self._on_base_F)
+        rows, width = features_N_F.shape
         # the same solutions from the smaller of the two matrices
-        self._wide = self._rest_N_F.shape[0] < self._rest_N_F.shape[1]
-        product = self._rest_N_F @ self._rest_N_F.T if self._wide else self._rest_N_F.T @ self._rest_N_F
+        self._wide = rows < width
+        if self._wide:
+            rest_N_F = self._rest(features_N_F)
+            product = rest_N_F @ rest_N_F.T
+        else:
+            product = features_N_F.T @ features_N_F - self._square * np.outer(self._on_base_F, self._on_base_F)
         values, self._vectors = np.linalg.eigh(product)
         self._values = values.clip(min=0)
 
-    def solve(self, targets_N: Floats, penalties: Sequence[float]) -> tuple[Floats, Floats]:
-        """Return the weights (A, F), and the coefficients (A,) of the base."""
+    def _rest(self, features_N_F: Floats) -> Floats:
+        rest: Floats = features_N_F - np.outer(self._base_N, self._on_base_F)
+        return rest
+
+    def solve(self, features_N_F: Floats, targets_N: Floats, penalties: Sequence[float]) -> tuple[Floats, Floats]:
+        """Return the weights (A, F), and the coefficients (A,) of the base, for the features it was made of."""
         of_targets = float(self._base_N @ targets_N) / self._square
         rest_N = targets_N - self._base_N * of_targets
         shrunk_A_M = self._values + np.asarray(penalties, dtype=np.float64)[:, None]
         if self._wide:
-            weights_A_F = (self._vectors.T @ rest_N / shrunk_A_M) @ self._vectors.T @ self._rest_N_F
+            weights_A_F = (self._vectors.T @ rest_N / shrunk_A_M) @ self._vectors.T @ self._rest(features_N_F)
         else:
-            weights_A_F = (self._vectors.T @ (self._rest_N_F.T @ rest_N) / shrunk_A_M) @ self._vectors.T
+            # what is left of the targets is at right angles to the base, so the features may be whole
+            weights_A_F = (self._vectors.T @ (features_N_F.T @ rest_N) / shrunk_A_M) @ self._vectors.T
         return weights_A_F, of_targets - weights_A_F @ self._on_base_F
