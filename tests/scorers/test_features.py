@@ -27,7 +27,7 @@ def test_features_are_unit_means_of_the_response_and_its_lengths() -> None:
     mask = (ids != 0).long()
     states = list(torch.randn(4, 2, 7, 6, generator=torch.Generator().manual_seed(0)))
     found = Readout("mean", (1, 3)).read(states, ids, mask, CONTROL)
-    assert found.shape == (2, Readout("mean", (1, 3)).width(6))
+    assert found.shape == (2, 2 * 6 + 4)
     for row, places in ((0, [3, 4, 5]), (1, [2])):
         means = [states[layer][row, places].mean(dim=0) for layer in (1, 3)]
         expected = torch.cat([mean / mean.norm() for mean in means])

@@ -10,20 +10,16 @@ servers for it do. B rows, T tokens, H hidden size, F features.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers import AutoConfig
 
 Pooling = Literal["mean", "cls"]
-
-_LENGTHS = 4
-"""Logarithms of the tokens of response, dialogue and markup, and the share of distinct tokens in the response."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +43,9 @@ class Readout:
         pooling: Pooling = "cls" if said.get("pooling_mode_cls_token") else "mean"
         return Readout(pooling, tuple(sorted({depth - (depth * part) // 6 for part in range(4)})))
 
-    def width(self, hidden_size: int) -> int:
-        """Return F."""
-        return len(self.layers) * hidden_size + _LENGTHS
-
     def read(self, hidden_states: Sequence[Tensor], ids_B_T: Tensor, mask_B_T: Tensor, control: Tensor) -> Tensor:
-        """Return features (B, F) in fp32.
+        """Return features (B, F) in fp32: a vector per layer, the logarithms of the tokens of response, dialogue and
+        markup, and the share of distinct tokens in the response.
 
         Args:
             hidden_states: (B, T, H) of the embeddings and every layer.
@@ -90,45 +83,3 @@ def _distinct(ids_B_T: Tensor, where_B_T: Tensor) -> Tensor:
     ordered_B_T = torch.where(where_B_T, ids_B_T, -1).sort(dim=1).values
     changes_B = (ordered_B_T[:, 1:] != ordered_B_T[:, :-1]).sum(1) + 1
     return changes_B - (ordered_B_T[:, 0] < 0).long()
-
-
-class AttributeRegressor(PreTrainedModel):  # type: ignore[misc]
-    """An encoder and one linear head on its features.
-
-    Args:
-        backbone: the encoder.
-        readout: what is read of it.
-        control_ids: ids that no text has.
-        outputs: of the head.
-    """
-
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
-
-    def __init__(self, backbone: PreTrainedModel, readout: Readout, control_ids: Collection[int], outputs: int) -> None:
-        super().__init__(backbone.config)
-        self.backbone = backbone
-        self.readout = readout
-        self.register_buffer("control_ids", torch.tensor(sorted(control_ids)), persistent=False)
-        self.score = nn.Linear(readout.width(backbone.config.hidden_size), outputs)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return those of the backbone."""
-        embeddings: nn.Module = self.backbone.get_input_embeddings()
-        return embeddings
-
-    def get_output_embeddings(self) -> None:
-        """Return None: there are none."""
-
-    def features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return features (B, F) in fp32."""
-        states = self.backbone(
-            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
-        ).hidden_states
-        return self.readout.read(states, input_ids, attention_mask, self.control_ids)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
-        """Return outputs (B, O) as `logits`, in fp32 whatever the backbone computes in."""
-        features = self.features(input_ids, attention_mask)
-        with torch.autocast(input_ids.device.type, enabled=False):
-            logits = nn.functional.linear(features, self.score.weight.float(), self.score.bias.float())
-        return SequenceClassifierOutput(logits=logits)

@@ -98,7 +98,8 @@ class GroupedRidge:
 
     def _seen(self, fold: int) -> npt.NDArray[np.bool_]:
         """Return the rows outside a fold; all where there is only one."""
-        return np.not_equal(self._fold_N, fold) | np.bool_(self._folds == 1)
+        seen: npt.NDArray[np.bool_] = (self._fold_N != fold) | (self._folds == 1)
+        return seen
 
     def fit(self, targets_N: Floats) -> Ridge:
         """Fit targets with the penalty of the best cross-validation; with a single group the strongest penalty."""
