@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ def test_off_target_responses_show_a_bend_that_the_slope_hides(world: World) -> 
 def test_confusion_of_a_categorical_dial(world: World) -> None:
     def english(attributes: Mapping[str, Any], prompt: str) -> Mapping[str, float]:
         """German is spoken to every second prompt only."""
-        wanted = attributes["lang"] if int(prompt[9]) % 2 else "en"
+        number = re.search(r"Question (\d)", prompt)
+        wanted = attributes["lang"] if number is not None and int(number[1]) % 2 else "en"
         return {**attributes, "lang": wanted}
 
     world.config = EvaluateConfig(measure="none", settings=("defaults",))

@@ -283,7 +283,8 @@ def test_interrupted_anywhere_ends_with_the_same_bytes(world: World, monkeypatch
     world.evaluate("whole", annotator, **models)
     files = sorted(p.relative_to(world.folder / "whole") for p in (world.folder / "whole").rglob("*.json*"))
     files = [name for name in files if not name.name.endswith(".inputs.json")]
-    assert len(files) == 7  # two models with answers and two scorers each, and the results
+    # two models with answers and two scorers each, the same with words of labels and one scorer, and the results
+    assert len(files) == 11
     whole = [(world.folder / "whole" / name).read_bytes() for name in files]
 
     original = FakeEngine.generate
@@ -306,7 +307,8 @@ def test_interrupted_anywhere_ends_with_the_same_bytes(world: World, monkeypatch
     world.evaluate("cut", annotator, **models)
     calls = 1000 - budget
     assert [(world.folder / "cut" / name).read_bytes() for name in files] == whole
-    chunks = -(-json.loads(whole[files.index(Path("results.json"))])["asks"] // 50)
+    words = whole[files.index(Path("sft/label_words/samples.jsonl"))].count(b"\n")
+    chunks = -(-json.loads(whole[files.index(Path("results.json"))])["asks"] // 50) + -(-words // 50)
     assert calls == 2 * chunks - 3  # nothing that was stored was asked again
     budget = 0
     world.evaluate("cut", annotator, **models)  # and done is done

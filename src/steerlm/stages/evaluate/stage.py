@@ -35,6 +35,7 @@ from steerlm.results.evaluation import (
 )
 from steerlm.stages.evaluate.describing import answer_statistics, cautions, examples
 from steerlm.stages.evaluate.fidelity import Sweeps, effects, fidelity_report, paired_comparison
+from steerlm.stages.evaluate.injection import label_words
 from steerlm.stages.evaluate.label_quality import label_quality
 from steerlm.stages.evaluate.observing import (
     AnswerRow,
@@ -104,6 +105,14 @@ def evaluate(
         _results(job, measured),
         comparisons=_comparisons(measured, schema, job.headline),
         label_quality=label_quality(annotated, exact, schema) if exact is not None else {},
+        label_words=label_words(
+            config,
+            {name: (path, measured[name].key) for name, path in models.items()},
+            chosen,
+            schema,
+            job.scorers,
+            out,
+        ),
     )
     write_result(out / "results.json", results)
     for name in config.suites:
