@@ -38,6 +38,7 @@ from steerlm.config import TrainingSection
 from steerlm.errors import UserError
 from steerlm.storage.claims import claim
 from steerlm.training.checkpoints import TRAINER_STATE, identity, last_checkpoint, truncate_metrics
+from steerlm.training.threads import ThreadChooser, ThreadsCallback, may_choose
 from steerlm.training.trainer import FlowCallback, Objective, SteerTrainer, should_stop_early
 
 BEST = "best"
@@ -235,6 +236,9 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     flow.trainer = trainer
+    before = torch.get_num_threads()
+    if may_choose(trainer.core):
+        trainer.add_callback(ThreadsCallback(trainer, ThreadChooser(before, torch.set_num_threads)))
     with quiet(), _attention(trainer.core, attention, (plan, validation_plan), trainer.args):
         if finished:
             trainer.state = state
@@ -245,6 +249,7 @@ def train(
         elif not finished:
             trainer.load_best()
             trainer.save_whole(whole)
+    torch.set_num_threads(before)
     return _summary(trainer.state, trainer, flow.patience)
 
 
