@@ -29,7 +29,7 @@ TARGET = 0.1
 _PROMPTS = 12
 
 
-class _Pair(NamedTuple):
+class _WordPair(NamedTuple):
     """A question with a text in it and without, by the numbers of their asks.
 
     Attributes:
@@ -84,7 +84,7 @@ def label_words(
     return LabelWords(TARGET, len(decoys_to_measure()), len(chosen), effects)
 
 
-def _plan(prompts: Sequence[Prompt], schema: AttributeSchema, dials: Sequence[str]) -> tuple[SweepPlan, list[_Pair]]:
+def _plan(prompts: Sequence[Prompt], schema: AttributeSchema, dials: Sequence[str]) -> tuple[SweepPlan, list[_WordPair]]:
     """Lay out the questions: every text speaks of every dial once, alternately of its two ends, in turn in a prompt."""
     asked: list[Prompt] = []
     asks: list[Ask] = []
@@ -108,11 +108,11 @@ def _plan(prompts: Sequence[Prompt], schema: AttributeSchema, dials: Sequence[st
             prompt = replace(prompts[p], id=f"{prompts[p].id}/{number}", messages=tuple(messages))
             worded = ask(prompt, {**schema.defaults, dial: ends[fixed]})
             sign = -1 if fixed else 1
-            pairs.append(_Pair(dial, sign, plain[p, fixed], worded, prompt.cluster, decoy.trained))
+            pairs.append(_WordPair(dial, sign, plain[p, fixed], worded, prompt.cluster, decoy.trained))
     return SweepPlan(tuple(asked), tuple(asks), ()), pairs
 
 
-def _effect(dial: str, scorer: str, pairs: Sequence[_Pair], scores: Sequence[ScoreRow]) -> WordEffect:
+def _effect(dial: str, scorer: str, pairs: Sequence[_WordPair], scores: Sequence[ScoreRow]) -> WordEffect:
     """Estimate by how many levels the texts move a dial towards what they say."""
     levels = [_level(row, dial) for row in scores]
     mine = [pair for pair in pairs if pair.dial == dial]
