@@ -270,6 +270,7 @@ class ModelResult:
         scorers: by the scorer's id.
         label_words: per attribute by how many levels words of its label in the text move it, while its dial stands
             still; None where that was not tried.
+        unseen_label_words: the same over spellings that occur in no training.
     """
 
     fingerprint: str
@@ -278,6 +279,7 @@ class ModelResult:
     effects: Mapping[str, Mapping[str, Estimate]]
     scorers: Mapping[str, ScorerResult]
     label_words: Mapping[str, Estimate] | None = None
+    unseen_label_words: Mapping[str, Estimate] | None = None
 
 
 @dataclass(frozen=True)
@@ -353,38 +355,6 @@ class LabelQuality:
     predicted_score: Estimate | None = None
 
 
-@dataclass(frozen=True)
-class WordEffect:
-    """How far words of a label in the text move a dial, in levels towards what they say.
-
-    Attributes:
-        scorer: what measured it.
-        effect: over all texts.
-        unseen: over the spellings that occur in no training.
-    """
-
-    scorer: str
-    effect: Estimate
-    unseen: Estimate
-
-
-@dataclass(frozen=True)
-class LabelWords:
-    """What words of a label do that stand in the text and not in a header.
-
-    Attributes:
-        target: the effect that is aimed at, at most.
-        texts: how many texts spell labels.
-        prompts: into how many prompts they were put.
-        models: by model and dial.
-    """
-
-    target: float
-    texts: int
-    prompts: int
-    models: Mapping[str, Mapping[str, WordEffect]]
-
-
 @dataclass(frozen=True, kw_only=True)
 class PublishedScores:
     """The paper's row; no scores where it published no figure."""
@@ -435,7 +405,6 @@ class Evaluation:
         cautions: what a reader must know first.
         comparisons: neighbouring models in pairs.
         label_quality: per annotated file and attribute.
-        label_words: what words of a label do in the text.
         suite: where it is one of the paper's experiments; it has no comparisons then, and no label quality.
     """
 
@@ -452,7 +421,6 @@ class Evaluation:
     examples: SweepExamples
     comparisons: Sequence[PairedDifferences] | None = None
     label_quality: Mapping[str, Mapping[str, LabelQuality]] | None = None
-    label_words: LabelWords | None = None
     suite: SuiteDescription | None = None
 
     @property

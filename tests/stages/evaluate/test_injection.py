@@ -15,10 +15,8 @@ from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
 from steerlm.generation.requests import Request, Sample, Sampling
-from steerlm.results.codec import from_json, to_json
-from steerlm.results.evaluation import LabelWords
 from steerlm.scorers.opening import open_scorer
-from steerlm.stages.evaluate.injection import TARGET, label_words
+from steerlm.stages.evaluate.injection import WordEffects, label_words
 from steerlm.stages.evaluate.panel import Panelist
 from steerlm.stages.evaluate.sweeping import Prompt
 from steerlm.training.decoys import decoys_to_measure
@@ -66,31 +64,27 @@ def read_back(messages: Sequence[Message]) -> dict[str, float]:
     return {name: float(said[name]) for name in ("rude", "funny")}
 
 
-def measured(model: Model, out: Path, monkeypatch: pytest.MonkeyPatch) -> LabelWords:
+def measured(model: Model, out: Path, monkeypatch: pytest.MonkeyPatch) -> WordEffects:
     monkeypatch.setattr(steerlm.generation.opening, "open_engine", lambda *_: model)
     panel = [Panelist("measure", open_scorer(("text", read_back), SCHEMA, "auto"), SCHEMA, True)]
-    found = label_words(EvaluateConfig(), {"m": (Path("m"), "key")}, PROMPTS, SCHEMA, panel, out)
-    assert found is not None
-    return found
+    return label_words(EvaluateConfig(), {"m": (Path("m"), "key")}, PROMPTS, SCHEMA, panel, out)["m"]
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.25, 1.0])
 def test_the_effect_is_what_the_words_do(strength: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = measured(Model(strength), tmp_path, monkeypatch)
-    assert (found.target, found.prompts, found.texts) == (TARGET, 12, len(decoys_to_measure()))
-    assert list(found.models["m"]) == ["rude", "funny"]
-    for effect in found.models["m"].values():
-        assert effect.effect.n == found.texts >= 60
-        assert effect.effect.clusters == 12
-        assert effect.effect.value == pytest.approx(4 * strength, abs=0.15 * strength)
-        assert effect.effect.low <= effect.effect.value <= effect.effect.high
-        assert 15 <= effect.unseen.n < effect.effect.n
-    assert from_json(LabelWords, json.loads(json.dumps(to_json(found)))) == found
+    assert list(found.every) == list(found.unseen) == ["rude", "funny"]
+    for name, effect in found.every.items():
+        assert effect.n == len(decoys_to_measure()) >= 60
+        assert effect.clusters == 12
+        assert effect.value == pytest.approx(4 * strength, abs=0.15 * strength)
+        assert effect.low <= effect.value <= effect.high
+        assert 15 <= found.unseen[name].n < effect.n
 
 
 def test_every_place_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for role in ("system", "user", "assistant"):
-        found = measured(Model(1.0, role), tmp_path / role, monkeypatch).models["m"]["rude"].effect
+        found = measured(Model(1.0, role), tmp_path / role, monkeypatch).every["rude"]
         assert 0.3 < found.value < 3.5, role
 
 
@@ -120,4 +114,4 @@ def test_called_again_nothing_is_asked_again(tmp_path: Path, monkeypatch: pytest
 
 def test_a_judge_is_not_asked(tmp_path: Path) -> None:
     panel = [Panelist("judge", open_scorer(("text", read_back), SCHEMA, "auto"), SCHEMA, True)]
-    assert label_words(EvaluateConfig(), {"m": (Path("m"), "key")}, PROMPTS, SCHEMA, panel, tmp_path) is None
+    assert label_words(EvaluateConfig(), {"m": (Path("m"), "key")}, PROMPTS, SCHEMA, panel, tmp_path) == {}

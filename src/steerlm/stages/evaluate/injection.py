@@ -16,17 +16,25 @@ import numpy as np
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import EvaluateConfig
-from steerlm.results.evaluation import LabelWords, WordEffect
 from steerlm.stages.evaluate.observing import ScoreRow, answer_plan, score_answers
 from steerlm.stages.evaluate.panel import Panelist
 from steerlm.stages.evaluate.sweeping import Ask, Prompt, SweepPlan
 from steerlm.statistics.estimates import Estimate, cluster_bootstrap, mean
 from steerlm.training.decoys import decoys_to_measure, placed
 
-TARGET = 0.1
-"""Levels by which a text may move a dial."""
-
 _PROMPTS = 12
+
+
+class WordEffects(NamedTuple):
+    """By how many levels words of a label in the text move each dial towards what they say.
+
+    Attributes:
+        every: over all texts.
+        unseen: over the spellings that occur in no training.
+    """
+
+    every: Mapping[str, Estimate]
+    unseen: Mapping[str, Estimate]
 
 
 class _WordPair(NamedTuple):
@@ -54,7 +62,7 @@ def label_words(
     schema: AttributeSchema,
     scorers: Sequence[Panelist],
     out: Path,
-) -> LabelWords | None:
+) -> dict[str, WordEffects]:
     """Measure how far label words in the text move each dial.
 
     Args:
@@ -66,13 +74,13 @@ def label_words(
         out: receives `<model>/label_words/`, resumable like the sweeps.
 
     Returns:
-        The effects; None where nothing measures a dial.
+        The effects by model and dial; nothing where nothing measures a dial.
     """
     able = [scorer for scorer in scorers if scorer.id != "judge"]
     panel = {a.name: next((s for s in able if a.name in s.attributes), None) for a in schema.ordinal}
     dials = {name: scorer for name, scorer in panel.items() if scorer is not None}
     if not dials:
-        return None
+        return {}
     chosen = prompts[:_PROMPTS]
     plan, pairs = _plan(chosen, schema, list(dials))
     effects = {}
@@ -80,11 +88,16 @@ def label_words(
         folder = out / name / "label_words"
         answers = answer_plan(config, plan, path, key, folder, f"{name} (words of labels)")
         scores = {s.id: score_answers(s, plan, answers, folder, name) for s in set(dials.values())}
-        effects[name] = {dial: _effect(dial, s.id, pairs, scores[s.id]) for dial, s in dials.items()}
-    return LabelWords(TARGET, len(decoys_to_measure()), len(chosen), effects)
+        found = {dial: _effect(dial, pairs, scores[s.id]) for dial, s in dials.items()}
+        effects[name] = WordEffects(
+            {dial: both[0] for dial, both in found.items()}, {dial: both[1] for dial, both in found.items()}
+        )
+    return effects
 
 
-def _plan(prompts: Sequence[Prompt], schema: AttributeSchema, dials: Sequence[str]) -> tuple[SweepPlan, list[_WordPair]]:
+def _plan(
+    prompts: Sequence[Prompt], schema: AttributeSchema, dials: Sequence[str]
+) -> tuple[SweepPlan, list[_WordPair]]:
     """Lay out the questions: every text speaks of every dial once, alternately of its two ends, in turn in a prompt."""
     asked: list[Prompt] = []
     asks: list[Ask] = []
@@ -112,8 +125,8 @@ def _plan(prompts: Sequence[Prompt], schema: AttributeSchema, dials: Sequence[st
     return SweepPlan(tuple(asked), tuple(asks), ()), pairs
 
 
-def _effect(dial: str, scorer: str, pairs: Sequence[_WordPair], scores: Sequence[ScoreRow]) -> WordEffect:
-    """Estimate by how many levels the texts move a dial towards what they say."""
+def _effect(dial: str, pairs: Sequence[_WordPair], scores: Sequence[ScoreRow]) -> tuple[Estimate, Estimate]:
+    """Estimate by how many levels the texts move a dial towards what they say: all texts, and the unseen spellings."""
     levels = [_level(row, dial) for row in scores]
     mine = [pair for pair in pairs if pair.dial == dial]
     moved = np.array([pair.sign * (levels[pair.worded] - levels[pair.plain]) for pair in mine])
@@ -124,7 +137,7 @@ def _effect(dial: str, scorer: str, pairs: Sequence[_WordPair], scores: Sequence
     def estimate(rows: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Estimate:
         return cluster_bootstrap(mean, [moved[rows]], clusters[rows])
 
-    return WordEffect(scorer, estimate(known), estimate(known & ~trained))
+    return estimate(known), estimate(known & ~trained)
 
 
 def _level(row: ScoreRow, dial: str) -> float:

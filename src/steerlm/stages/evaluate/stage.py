@@ -101,18 +101,19 @@ def evaluate(
     job = _Job(config, schema, models, infos, known, plan, make_panel(config, schema, annotator, infos.values()), seed)
     measured = _measure(job, out)
     exact = exact_measure(config.measure)
+    keys = {name: (path, measured[name].key) for name, path in models.items()}
+    words = label_words(config, keys, chosen, schema, job.scorers, out)
+    results = _results(job, measured)
     results = dataclasses.replace(
-        _results(job, measured),
+        results,
+        models={
+            name: dataclasses.replace(model, label_words=words[name].every, unseen_label_words=words[name].unseen)
+            if name in words
+            else model
+            for name, model in results.models.items()
+        },
         comparisons=_comparisons(measured, schema, job.headline),
         label_quality=label_quality(annotated, exact, schema) if exact is not None else {},
-        label_words=label_words(
-            config,
-            {name: (path, measured[name].key) for name, path in models.items()},
-            chosen,
-            schema,
-            job.scorers,
-            out,
-        ),
     )
     write_result(out / "results.json", results)
     for name in config.suites:
