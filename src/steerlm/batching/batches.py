@@ -176,24 +176,19 @@ class EncodedExamples:
         return len(self._signed)
 
     def draw(self, epoch: int) -> IntArray:
-        """Return all indices."""
         return np.arange(len(self))
 
     def example(self, index: int, epoch: int) -> Example:
-        """Return example `index`."""
         signed = self._signed[index]
         return Example(np.where(signed >= 0, signed, ~signed), np.where(signed >= 0, signed, np.int32(IGNORED)))
 
     def lengths_in(self, epoch: int) -> IntArray:
-        """Return `lengths`."""
         return self.lengths
 
     def beginning(self, index: int) -> Ids:
-        """Return all tokens of an example."""
         return self.example(index, 0).input_ids
 
     def digest(self) -> bytes:
-        """Return what identifies the data."""
         return self._signed.digest()
 
 
@@ -222,23 +217,18 @@ class RegressionExamples:
         return len(self._tokens)
 
     def draw(self, epoch: int) -> IntArray:
-        """Return all indices."""
         return np.arange(len(self))
 
     def example(self, index: int, epoch: int) -> Example:
-        """Return example `index`."""
         return Example(self._tokens[index], self.labels[index])
 
     def lengths_in(self, epoch: int) -> IntArray:
-        """Return `lengths`."""
         return self.lengths
 
     def beginning(self, index: int) -> Ids:
-        """Return all tokens of an example."""
         return self._tokens[index]
 
     def digest(self) -> bytes:
-        """Return what identifies the data."""
         return self._tokens.digest() + hashlib.blake2b(self.labels.tobytes(), digest_size=16).digest()
 
 

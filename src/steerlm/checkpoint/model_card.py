@@ -30,11 +30,8 @@ class Publication:
     """What the card of an exported model shows besides.
 
     Attributes:
-        base_model: what training began from, where it is on the hub.
-        datasets: hub ids of the training data.
         caption: how the results were measured, as Markdown.
         metrics: the same figures for machines: `type`, `name`, `value` of the hub's model-index.
-        dataset: name of what the metrics were measured on.
         figure: file name of the figure and what is seen on it, if there is one.
     """
 
@@ -61,12 +58,7 @@ def model_card(
     results: Mapping[str, Any],
     publication: Publication | None = None,
 ) -> str:
-    """Return the text of a checkpoint's `README.md`.
-
-    Args:
-        info: of the checkpoint; its provenance names the base model (`base_model`) and the recipe section (`recipe`).
-        results: what came out of training, as name and value (numbers are shown with four digits).
-    """
+    """Return the text of a checkpoint's `README.md`."""
     steerable = info.kind == "sft" and info.conditioning
     base = str(info.provenance.get("base_model", "?"))
     parts = [f"---\n{yaml.safe_dump(_head(info, base, publication), sort_keys=False, allow_unicode=True)}---"]

@@ -316,7 +316,6 @@ def save_model(
     Args:
         folder: where; an existing folder is replaced.
         tokenizer: with its template; its end-of-sequence token ends generation.
-        info: written as `steerlm.json`.
     """
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.eos_token_id = tokenizer.eos_token_id

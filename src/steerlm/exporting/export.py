@@ -71,7 +71,6 @@ def export(
         dtype: of the weights; None = bfloat16, for an attribute model float32 (its outputs are numbers).
         name: of the model in its card; None = the name of `out`.
         results: `results.json` of the model's evaluation; None = the run's.
-        gguf: GGUF types to write as well; None = no GGUF files.
         llama_cpp: llama.cpp's folder, for `gguf`.
         max_shard_size: weights beyond this go into several files.
     """

@@ -39,7 +39,6 @@ class Tools:
     """llama.cpp's tools.
 
     Attributes:
-        converter: the script that reads Hugging Face folders.
         quantizer: the program that makes files smaller; None where none of the files needs it.
     """
 

@@ -26,9 +26,7 @@ class Found:
     """What is exported.
 
     Attributes:
-        is_adapter: whether `weights` holds a peft adapter that must be merged into its base model.
         described: folder with the tokenizer and `steerlm.json`; for an adapter the model that training wrote beside it.
-        info: what `steerlm.json` says.
         results: its evaluation: `results` and the name of the model in it; None = there is none.
         report: the held-out report of an attribute model; None = there is none.
     """
@@ -53,7 +51,6 @@ def find(model: Path, attribute_model: bool, results: Path | None) -> Found:
 
     Args:
         model: a checkpoint, an adapter, or a finished run folder.
-        attribute_model: take the run's attribute model in place of its final steerable model.
         results: a `results.json` of `steerlm evaluate`; None = the run's own, if its last evaluation was of this model.
 
     Raises:

@@ -50,7 +50,6 @@ def rate(
 
     Args:
         noise: standard deviation of each single rating, in levels.
-        schema: the scale; ratings are whole levels on it.
     """
     ratings = {}
     for attribute in schema:

@@ -41,7 +41,6 @@ def pretrain(
     """Train a tokenizer and a small Llama on the world's text.
 
     Args:
-        documents: per dialogue its turns.
         out: receives `base_model/`. Called again after an interruption, it goes on from the last checkpoint.
     """
     tokenizer = train_tokenizer(documents, schema, config.vocab_size)

@@ -118,7 +118,6 @@ def cluster_bootstrap(
         clusters: N cluster ids; observations with the same id are drawn together.
         seed: the resamples are a function of the seed and the number of clusters alone, so two statistics over
             the same clusters see the same draws.
-        resamples: number of draws.
 
     Returns:
         The estimate; with fewer than `MIN_CLUSTERS` clusters it has no interval and its note says so.

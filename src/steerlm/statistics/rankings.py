@@ -221,8 +221,6 @@ def elo(
     """Rate by Elo, averaged over random orderings of the matches, as the paper does (K 32, start 1000, 10,000).
 
     Args:
-        k: largest change of a rating in one game.
-        orderings: number of random orderings behind every value, and about as many behind the intervals.
         games_per_run: games drawn without replacement for each ordering; None = all. Ratings drift apart with the
             number of games, so only equal numbers compare.
         seed: of the orderings and the resamples.

@@ -20,13 +20,9 @@ def require_distinct_names(names: Iterable[str], who: str, hint: str, known: Ite
     """Raise where two names are equal, or look alike: by case, width, white space, invisible or look-alike signs.
 
     Args:
-        names: each of them once.
         who: what they are called, in the plural, such as `systems`.
         hint: how to give others.
         known: names taken already, which may not look like one of `names`.
-
-    Raises:
-        UserError: naming both.
     """
     taken = {look: name for name in known for look in _looks(name)}
     for name in names:

@@ -49,7 +49,6 @@ class Endpoint:
     """Where a model answers.
 
     Attributes:
-        base_url: for example `http://localhost:8000/v1`.
         api_key: never printed and never stored.
     """
 
@@ -104,13 +103,10 @@ class JudgeClient:
     """Asks a judge and remembers its replies.
 
     Attributes:
-        cache: file of the replies; created where it does not exist.
-        max_in_flight: requests under way at once.
         temperature: 0 for the likeliest answer.
         reasoning: the model takes neither a temperature nor `max_tokens`: send `max_completion_tokens` alone, with room
             to think.
         max_tokens: longest output, thinking included; None: the protocol's, and `ROOM_TO_THINK` for a reasoning model.
-        retries: of the official client.
     """
 
     endpoint: Endpoint
@@ -171,9 +167,6 @@ def ask_endpoint(
     """Return the reply to every request, in order; equal requests are sent once, stored ones not at all.
 
     A request that fails for good is returned as a failure and not stored.
-
-    Args:
-        doing: word for the progress bar; empty: none.
 
     Raises:
         UserError: the endpoint refuses the key, the model or the address, or several requests in a row fail; the

@@ -32,18 +32,13 @@ class Judgement:
     """What a judge said about one thing.
 
     Attributes:
-        question: id of the question or conversation.
         turn: which answer counted, from 1.
         kind: name of the prompt.
-        systems: the systems in the order shown.
         text: the judge's output, verbatim; empty where there is none.
         scores: the scores in the order shown; empty for a verdict in words and where there is none.
         outcome: for a pair 1.0 the first won, 0.5 tie, 0.0 the second won; None for single ratings and without verdict.
         problem: why there is no verdict; empty where there is one.
         failed: the judge gave no output at all (the problem says why); asked again by the next run.
-        finish_reason: why the judge stopped; `length` where it was cut off.
-        attribute: the rated attribute; empty for other protocols.
-        user_prompt: what the judge was shown.
     """
 
     question: str

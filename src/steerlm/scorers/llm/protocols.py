@@ -35,7 +35,6 @@ class BenchmarkQuestion:
     """A benchmark question.
 
     Attributes:
-        turns: what the user says, turn by turn.
         category: chooses the prompt: `coding`, `math`, `reasoning`; anything else is general.
         references: reference answers, one per turn; empty where there are none.
         system: the system prompt the answers were given under; shown to no judge but the rubric's.
@@ -75,11 +74,9 @@ class JudgeAsk:
     """One thing to be judged.
 
     Attributes:
-        question: id of the question (or conversation).
         turn: 1 or 2: which answer counts.
         kind: name of the prompt, which also says how the output is read: one of `PROMPTS`, or `rubric`.
         systems: the systems in the order shown; one for single ratings.
-        attribute: what is rated (rubric only).
     """
 
     question: str

@@ -39,7 +39,6 @@ class Questions:
     """What every model is asked.
 
     Attributes:
-        prompts: asked for the best quality.
         swept: ids of those that are swept too.
         best: the maximum-quality setting: the quality attributes at their best end, the others at their defaults.
     """
@@ -72,13 +71,10 @@ def measure_model(
     """Let a model answer the questions and measure the answers.
 
     Args:
-        model: an SFT checkpoint, with dials or without.
         schema: the attributes.
-        annotator: the attribute model that labelled the training data; measures what nothing else does.
         out: receives `answers.jsonl`: per prompt `prompt`, `cluster`, `best` (answers where the best was asked for) and
             `sweep` (answers with `dial` and `level`), each with `scores` by scorer. Called again after an
             interruption it goes on behind the last chunk; answers of another model or setting are replaced.
-        seed: of the sampling; equal for all models that are compared.
 
     Returns:
         `steerable`, `scorers` and `headline` (attribute -> scorer that the figures quote).

@@ -25,8 +25,6 @@ class Rung:
     """One rung.
 
     Attributes:
-        name: as in `--rungs`, and of its folder.
-        adds: what it adds to the rung before it.
         data: `labelled`: the records that people labelled; `best`: those of them with the highest quality; `all`.
         labels: what the answers are conditioned on; None = nothing (plain SFT).
         paper: the paper's score, in percent of ChatGPT-3.5's on the Vicuna prompts (judge GPT-4).

@@ -75,7 +75,6 @@ def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, noti
 
     Args:
         recipe: its run folder must be `out/shared` (see `in_folder`); its seed is the first one.
-        num_seeds: how often every rung is trained, each time with another seed.
         out: see the module's docstring. Called again after an interruption it goes on; rungs and seeds may be added.
     """
     with needs_extra("report", "steerlm ablate"):  # asked before hours of training, not after

@@ -114,10 +114,6 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> Base
     Args:
         recipe: its run folder must be `out/shared`; its seed is the first one.
         out: see the module's docstring. Called again after an interruption it goes on behind the last method done.
-
-    Raises:
-        UserError: TRL is not installed, no attribute has a best end, nothing to make preference pairs of, and what the
-            stages raise.
     """
     with needs_extra("baselines", "steerlm baselines"):
         import trl  # noqa: F401

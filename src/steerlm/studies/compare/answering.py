@@ -46,7 +46,6 @@ def answer_prompts(
     """Return a system's answers to all prompts.
 
     Args:
-        system: stored answers are looked up, the others generated.
         out: receives `answers/<name>.jsonl` (conversations that end with the answer) and, for generated answers,
             `generated/<name>.jsonl`, behind whose last whole chunk a later call goes on; of an endpoint it keeps every
             reply beside it.

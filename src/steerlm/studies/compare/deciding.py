@@ -120,10 +120,6 @@ def decide(
 
     An empty answer loses against any other. Pairs in which an answer has no score are left out.
 
-    Args:
-        answers: per system, one per prompt, all of them there.
-        scores: likewise.
-
     Returns:
         The verdicts, and the number of pairs left out.
     """

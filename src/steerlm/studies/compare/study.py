@@ -57,7 +57,6 @@ class ByScorer:
     Attributes:
         scorer: `playground`, `text`, or the folder of an attribute model.
         weights: per attribute; None: those with a best end, 1 or -1 each.
-        tie_margin: differences in worth up to this are ties.
     """
 
     scorer: str

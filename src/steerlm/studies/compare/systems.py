@@ -173,9 +173,6 @@ def read_prompts(path: Path, num_prompts: int | None, seed: int) -> tuple[Compar
     """Read the prompts of a comparison, of any file of prompts.
 
     Of questions with several turns the first is asked.
-
-    Args:
-        num_prompts: take so many, drawn at random; None or more than there are: all.
     """
     found: dict[str, AskedPrompt] = {}
     for number, prompt in enumerate(file_prompts(path)):

@@ -27,8 +27,6 @@ class Comparison:
     """Two systems' answers to one prompt.
 
     Attributes:
-        prompt: id of the prompt.
-        systems: names of the first and the second system.
         context: the messages that both conversations begin with, shown once.
         answers: what follows in either conversation: the answer, and from a second turn on also the turns before it
             where the systems' own earlier answers differ.

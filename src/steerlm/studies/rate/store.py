@@ -49,7 +49,6 @@ class Study:
     """What a study asks; fixed once it is created.
 
     Attributes:
-        seed: of order and sides.
         schema: the attributes to rate; None: the study is a comparison.
         systems: names of the compared systems; empty for ratings.
         left_out: reason -> number of records that did not become items.
@@ -88,7 +87,6 @@ class RaterAnswer:
     """The latest word of an annotator on an item.
 
     Attributes:
-        item: index of the item.
         attribute: which attribute is rated; empty for the verdict of a comparison and for `skip`.
         value: `first`, `second`, `tie` or `skip`, or the value's text; `first` is the item's first system, whatever
             side it stood on. Empty: a skip that was taken back.
