@@ -44,7 +44,7 @@ STAGES = (
 _PACKAGES = ("steerlm", "torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy", "scipy")
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """Return what a reader needs to judge and repeat a run: versions and hardware, no paths or host names."""
     versions = {}
     for package in _PACKAGES:

@@ -13,7 +13,6 @@ import statsmodels.api as sm
 from steerlm.statistics.length_control import length_controlled_win_rate
 from steerlm.statistics.rankings import (
     Match,
-    bradley_terry,
     bradley_terry_intervals,
     elo,
     flip_rate,
@@ -21,6 +20,11 @@ from steerlm.statistics.rankings import (
     position_bias,
     win_rates,
 )
+
+
+def bradley_terry(matches: list[Match]) -> dict[str, float]:
+    return {name: rating.value for name, rating in bradley_terry_intervals(matches).items()}
+
 
 STRENGTHS = {"a": 1.2, "b": 0.4, "c": 0.0, "d": -1.0}
 

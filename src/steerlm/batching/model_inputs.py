@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class ModelInputs(NamedTuple):
         multiple: of this the number of outputs should be.
     """
 
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
     moved: Tensor | None
     multiple: int = 1
 

@@ -41,7 +41,7 @@ _EVEN = 0.85
 for every row."""
 
 
-class Piece(NamedTuple):
+class LinePiece(NamedTuple):
     """Consecutive tokens of one sequence.
 
     Attributes:
@@ -69,7 +69,7 @@ class Line(NamedTuple):
 
     input_ids: Tensor
     position_ids: Tensor
-    pieces: Sequence[Piece]
+    pieces: Sequence[LinePiece]
     moved: Tensor | None
 
 
@@ -98,7 +98,7 @@ def line_up(batch: dict[str, Tensor], plain: bool = False, round_up: bool = Fals
         rows = [_stretch(0, size, []) for size in sizes]
         positions_N = torch.cat([torch.arange(size) for size in sizes])
     pieces = [
-        Piece(start + first, stop + first, [(a + first, b + first) for a, b in seen], size)
+        LinePiece(start + first, stop + first, [(a + first, b + first) for a, b in seen], size)
         for row, first in zip(rows, itertools.accumulate([0, *sizes[:-1]]), strict=True)
         for start, stop, seen, size in row
     ]
@@ -119,11 +119,11 @@ def _rows(ids_B_T: Tensor, plain: bool, multiple: int) -> Line:
     return Line(functional.pad(ids_B_T, (0, spare)), positions_B_T, pieces, places_B_T.flatten() if spare else None)
 
 
-def _pieces(ends_T: Any, positions_T: Any) -> list[Piece]:
+def _pieces(ends_T: Any, positions_T: Any) -> list[LinePiece]:
     """Return the pieces of one row (`shared_prompts.Layout`)."""
     # where the position does not go on, another branch begins
     starts = [0, *(np.flatnonzero(np.diff(positions_T) != 1) + 1).tolist(), len(ends_T)]
-    pieces: list[Piece] = []
+    pieces: list[LinePiece] = []
     for start, stop in itertools.pairwise(starts):
         path = np.flatnonzero(ends_T[:start] > start)
         assert len(path) == positions_T[start]
@@ -134,7 +134,7 @@ def _pieces(ends_T: Any, positions_T: Any) -> list[Piece]:
 
 def _stretch(
     start: int, stop: int, before: list[tuple[int, int]], queries: int = _QUERIES, keys: int = _KEYS
-) -> list[Piece]:
+) -> list[LinePiece]:
     """Cut consecutive tokens, which come after ranges of others, into pieces of round sizes."""
     if before and before[-1][1] == start:
         *before, (beginning, _) = before
@@ -146,7 +146,7 @@ def _stretch(
         last = min(first + _LONGEST_PIECE, stop)
         size = _up(last - first, queries)
         end = beginning - elsewhere + _up(elsewhere + first - beginning + size, keys)
-        pieces.append(Piece(first, last, [*before, (beginning, end)], size))
+        pieces.append(LinePiece(first, last, [*before, (beginning, end)], size))
     return pieces
 
 
@@ -154,13 +154,13 @@ def _up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def _gathered(states_H_N_D: Tensor, piece: Piece) -> Tensor:
+def _gathered(states_H_N_D: Tensor, piece: LinePiece) -> Tensor:
     """Return the keys or values (H, M, D) that a piece looks at."""
     parts = [states_H_N_D[:, start:stop] for start, stop in piece.seen]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
-def _scatter(states_H_N_D: Tensor, piece: Piece, parts_H_M_D: Tensor) -> None:
+def _scatter(states_H_N_D: Tensor, piece: LinePiece, parts_H_M_D: Tensor) -> None:
     """Add to the tokens that a piece looks at, in the order of `_gathered`."""
     place = 0
     for start, stop in piece.seen:
@@ -174,7 +174,7 @@ def _future(size: int, own: int, dtype: torch.dtype) -> Tensor:
     return torch.full((size, own), -torch.inf, dtype=dtype).triu_(1)
 
 
-def _probabilities(queries_H_Q_D: Tensor, keys_H_M_D: Tensor, piece: Piece) -> Tensor:
+def _probabilities(queries_H_Q_D: Tensor, keys_H_M_D: Tensor, piece: LinePiece) -> Tensor:
     """Return what each token of a piece gives to those it sees (H, Q, M); Q are the piece's tokens, of several heads
     one after the other."""
     scores_H_Q_M = torch.bmm(queries_H_Q_D, keys_H_M_D.transpose(1, 2))
@@ -191,7 +191,7 @@ class _Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q_H_G_N_D: Tensor, k_H_N_D: Tensor, v_H_N_D: Tensor, pieces: Sequence[Piece]) -> Tensor:
+    def forward(ctx: Any, q_H_G_N_D: Tensor, k_H_N_D: Tensor, v_H_N_D: Tensor, pieces: Sequence[LinePiece]) -> Tensor:
         out_H_G_N_D = torch.empty_like(q_H_G_N_D)
         out_H_G_N_D[:, :, pieces[-1].stop :] = 0
         for piece in pieces:
@@ -237,7 +237,7 @@ def _own(states_H_G_Q_D: Tensor, length: int) -> Tensor:
 
 
 def ragged_attention(
-    q_B_A_N_D: Tensor, k_B_H_N_D: Tensor, v_B_H_N_D: Tensor, pieces: Sequence[Piece], scale: float
+    q_B_A_N_D: Tensor, k_B_H_N_D: Tensor, v_B_H_N_D: Tensor, pieces: Sequence[LinePiece], scale: float
 ) -> Tensor:
     """Return the attention (B, N, A, D) of a line, or of rows that are cut into the same pieces.
 
@@ -264,7 +264,7 @@ def _forward(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    pieces: Sequence[Piece] | None = None,
+    pieces: Sequence[LinePiece] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend as Hugging Face's models ask for: in pieces where they were called with them, padded rows otherwise."""

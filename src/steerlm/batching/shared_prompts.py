@@ -331,7 +331,7 @@ class ResponseScores:
         wanted_N_O = outputs_B_T_O.flatten(0, 1)[self._places.flatten()]
         return wanted_N_O.flatten().expand(*outputs_B_T_O.shape[:2], -1)
 
-    def __call__(self, model: Any, places: Tensor, inputs: dict[str, Any]) -> Tensor:
+    def __call__(self, model: Any, places: Tensor, inputs: dict[str, object]) -> Tensor:
         """Run the model (as it may have been wrapped since) and return (N, O) outputs.
 
         Args:

@@ -6,8 +6,6 @@ section 3.4), and a request that was never seen can be told apart from one that 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -17,7 +15,7 @@ MOST_COMBINATIONS = 10_000
 """Combinations kept, the commonest first."""
 
 
-def label_statistics(codes_T_K: npt.NDArray[np.int16], schema: AttributeSchema) -> dict[str, Any]:
+def label_statistics(codes_T_K: npt.NDArray[np.int16], schema: AttributeSchema) -> dict[str, object]:
     """Count the labels of T trained turns.
 
     Args:
@@ -36,7 +34,7 @@ def label_statistics(codes_T_K: npt.NDArray[np.int16], schema: AttributeSchema) 
     for i in commonest:
         values = {a.name: a.levels[code] for a, code in zip(schema, rows[i], strict=True) if code >= 0}
         combinations.append({"attributes": values, "count": int(counts[i])})
-    attributes: dict[str, Any] = {}
+    attributes: dict[str, dict[str, object]] = {}
     for k, attribute in enumerate(schema):
         present = codes_T_K[:, k][codes_T_K[:, k] >= 0]
         histogram = np.bincount(present, minlength=len(attribute.levels)).tolist()

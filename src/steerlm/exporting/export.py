@@ -176,7 +176,7 @@ def _tidy(path: Path) -> None:
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _public(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def _public(provenance: Mapping[str, Any]) -> dict[str, object]:
     """Return a provenance without the folders of this machine: of an absolute path the last part is kept."""
 
     def cleaned(value: Any) -> Any:
@@ -236,7 +236,7 @@ def _datasets(recipe: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(source["hub"] for source in sources if source.get("hub")))
 
 
-def _data(info: CheckpointInfo) -> dict[str, Any]:
+def _data(info: CheckpointInfo) -> dict[str, object]:
     statistics = info.label_statistics
     names = {"turns": "responses", "unlabelled_turns": "responses without label", "num_combinations": "combinations"}
     data = {text: statistics[key] for key, text in names.items() if key in statistics}

@@ -10,7 +10,6 @@ import random
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
@@ -37,7 +36,7 @@ _VALIDATION_BLOCKS = 16
 
 def pretrain(
     config: PlaygroundConfig, documents: Sequence[Sequence[str]], schema: AttributeSchema, out: Path, seed: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train a tokenizer and a small Llama on the world's text.
 
     Args:

@@ -14,7 +14,6 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import PlaygroundConfig
@@ -32,7 +31,7 @@ from steerlm.playground.lexicon import ATTRIBUTES, LEVELS
 from steerlm.storage.files import write_json
 
 
-def build(config: PlaygroundConfig, schema: AttributeSchema, out: Path, seed: int) -> dict[str, Any]:
+def build(config: PlaygroundConfig, schema: AttributeSchema, out: Path, seed: int) -> dict[str, object]:
     """Generate the world and pretrain its base model.
 
     Args:
@@ -45,7 +44,7 @@ def build(config: PlaygroundConfig, schema: AttributeSchema, out: Path, seed: in
     _check(config, schema)
     summary_path = out / "summary.json"
     if summary_path.is_file():
-        finished: dict[str, Any] = json.loads(summary_path.read_text(encoding="utf-8"))
+        finished: dict[str, object] = json.loads(summary_path.read_text(encoding="utf-8"))
         return finished
     dialogues, prompts = generate(config, seed)
     labelled, unlabelled = label(dialogues, config, schema, seed)
@@ -142,8 +141,8 @@ def _prompt(dialogue: Dialogue, withheld: dict[str, int]) -> Conversation:
     return Conversation(number, tuple(messages[:-1]), "playground", number, _meta(dialogue, withheld))
 
 
-def _meta(dialogue: Dialogue, withheld: dict[str, int] | None = None) -> dict[str, Any]:
-    known: dict[str, Any] = {"topic": dialogue.topic.name, "kinds": [turn.kind for turn in dialogue.turns]}
+def _meta(dialogue: Dialogue, withheld: dict[str, int] | None = None) -> dict[str, object]:
+    known: dict[str, object] = {"topic": dialogue.topic.name, "kinds": [turn.kind for turn in dialogue.turns]}
     if withheld is None:
         known["truth"] = [dict(turn.levels) for turn in dialogue.turns]
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -31,7 +31,7 @@ Votes = Mapping[int, Mapping[str, int]]
 Scale = Literal["nominal", "ordinal"]
 
 
-def agreement(votes: Votes, num_codes: int, scale: Scale, clusters: Sequence[str]) -> dict[str, Any]:
+def agreement(votes: Votes, num_codes: int, scale: Scale, clusters: Sequence[str]) -> dict[str, object]:
     """Return Fleiss' kappa and Krippendorff's alpha.
 
     Args:
@@ -82,7 +82,7 @@ def krippendorff_alpha(
     return cluster_bootstrap(statistic, [table_NK], groups)
 
 
-def pairwise(votes: Votes, names: Sequence[str], scale: Scale, clusters: Sequence[str]) -> list[dict[str, Any]]:
+def pairwise(votes: Votes, names: Sequence[str], scale: Scale, clusters: Sequence[str]) -> list[dict[str, object]]:
     """Return, for every two annotators, how often they agree on the items that both answered.
 
     Returns:
@@ -96,7 +96,7 @@ def pairwise(votes: Votes, names: Sequence[str], scale: Scale, clusters: Sequenc
             continue
         codes_a, codes_b = ([float(votes[item][name]) for item in common] for name in (a, b))
         groups = [clusters[item] for item in common]
-        row: dict[str, Any] = {
+        row: dict[str, object] = {
             "annotators": [a, b],
             "agreement": estimate_share([x == y for x, y in zip(codes_a, codes_b, strict=True)], groups).to_dict(),
         }

@@ -51,9 +51,9 @@ class Estimate(NamedTuple):
         ends = sorted((abs(self.low), abs(self.high)))
         return self._replace(value=abs(self.value), low=0.0 if self.low <= 0 <= self.high else ends[0], high=ends[1])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the JSON form; NaN becomes null and `note` says why."""
-        out: dict[str, Any] = {
+        out: dict[str, object] = {
             "value": finite_or_none(self.value),
             "low": finite_or_none(self.low),
             "high": finite_or_none(self.high),

@@ -34,7 +34,7 @@ def regression_report(
     clusters: Sequence[object],
     baseline: float | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Compare real-valued predictions of one ordinal attribute with human labels.
 
     Args:
@@ -54,7 +54,7 @@ def regression_report(
     levels_p = np.array([attribute.round(x) for x in p], dtype=np.float64)
     constant = np.full_like(t, (t.mean() if len(t) else math.nan) if baseline is None else baseline)
 
-    def estimate(statistic: Statistic, *arrays: FloatArray) -> dict[str, Any]:
+    def estimate(statistic: Statistic, *arrays: FloatArray) -> dict[str, object]:
         return cluster_bootstrap(statistic, arrays, clusters, seed).to_dict()
 
     def error_ratio(weights: Weights, t: FloatArray, p: FloatArray, constant: FloatArray) -> FloatArray:
@@ -76,7 +76,7 @@ def regression_report(
     }
 
 
-def calibration(truth: FloatArray, predicted: FloatArray, bins: FloatArray) -> list[dict[str, Any]]:
+def calibration(truth: FloatArray, predicted: FloatArray, bins: FloatArray) -> list[dict[str, object]]:
     """Mean truth per bin of the prediction: `bin`, `n`, `mean_predicted`, `mean_truth`; empty bins are left out."""
     return [
         {
@@ -91,7 +91,7 @@ def calibration(truth: FloatArray, predicted: FloatArray, bins: FloatArray) -> l
 
 def category_report(
     truth: Sequence[str], predicted: Sequence[str], attribute: Attribute, clusters: Sequence[object], seed: int = 0
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Compare predictions of one categorical attribute with labels: accuracy beside always saying the commonest."""
     assert attribute.kind == "categorical"
     hits = np.array([t == p for t, p in zip(truth, predicted, strict=True)], dtype=np.float64)
@@ -147,7 +147,7 @@ def fleiss_kappa(ratings: Sequence[Sequence[object]], clusters: Sequence[object]
 
 def human_ceiling(
     ratings: Sequence[Sequence[float]], clusters: Sequence[object] | None = None, seed: int = 0
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """How well one annotator predicts the mean of the others: what an attribute model can be compared with.
 
     Args:
@@ -201,7 +201,7 @@ def indistinguishable_pairs(values: Mapping[str, ArrayLike], threshold: float = 
     return sorted(pairs, key=lambda pair: -abs(pair["r"]))
 
 
-def low_range(values: Mapping[str, ArrayLike], schema: AttributeSchema) -> list[dict[str, Any]]:
+def low_range(values: Mapping[str, ArrayLike], schema: AttributeSchema) -> list[dict[str, object]]:
     """Ordinal attributes whose labels hardly vary, so that a dial cannot be learned from them.
 
     Flagged: a standard deviation below a tenth of the scale, or a mean within a tenth of an end.

@@ -118,21 +118,12 @@ def flip_rate(matches: Sequence[Match]) -> Estimate:
 # Bradley-Terry
 
 
-def bradley_terry(matches: Sequence[Match]) -> dict[str, float]:
-    """Fit Bradley-Terry ratings by maximum likelihood.
-
-    Returns:
-        Ratings on Elo's scale (400 points are odds of 10 to 1) with mean 1000. They do not exist, and all are NaN,
-        where some group of systems never loses (or never wins, or never plays) against the others (Ford 1957).
-    """
-    names = systems(matches)
-    return dict(zip(names, _fit(_wins(matches, names).sum(axis=0)[None])[0].tolist(), strict=True))
-
-
 def bradley_terry_intervals(matches: Sequence[Match], *, seed: int = 0) -> dict[str, Estimate]:
-    """Return Bradley-Terry ratings with 95 % intervals from prompts drawn anew; see `bradley_terry`.
+    """Fit Bradley-Terry ratings by maximum likelihood, with 95 % intervals from prompts drawn anew.
 
-    Where no ratings exist for more than one draw in forty, there is no interval, and the note says so.
+    They are on Elo's scale (400 points are odds of 10 to 1) with mean 1000. They do not exist, and all are NaN, where
+    some group of systems never loses (or never wins, or never plays) against the others (Ford 1957). Where that is so
+    in more than one draw in forty, there is no interval, and the note says so.
     """
     names = systems(matches)
     wins_CSS = _wins(matches, names)

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 _STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -32,7 +31,7 @@ def peak_memory_mib() -> int | None:
 
 
 @contextlib.contextmanager
-def spending(cost: dict[str, Any]) -> Iterator[None]:
+def spending(cost: dict[str, object]) -> Iterator[None]:
     """Fill `cost` at the end: `seconds`, and `peak_memory_mib` of the process during the work (None where unknown).
 
     On a GPU the memory is the GPU's. On the CPU it is the process's, so it includes what the process held before.

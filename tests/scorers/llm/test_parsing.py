@@ -19,7 +19,7 @@ from steerlm.scorers.llm.parsing import (
     parse_score_pair,
     parse_three_way,
 )
-from steerlm.scorers.llm.prompts import PROMPTS
+from steerlm.scorers.llm.protocols import PROMPTS
 
 HUMOR = Attribute("humor")
 LANG = Attribute("lang", kind="categorical", categories=("en", "de"))

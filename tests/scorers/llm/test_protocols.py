@@ -8,8 +8,8 @@ import pytest
 from steerlm.attributes import OASST, Attribute, AttributeSchema
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.scorers.llm.prompts import PROMPTS
 from steerlm.scorers.llm.protocols import (
+    PROMPTS,
     BenchmarkQuestion,
     SystemAnswers,
     pair_asks,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from steerlm.scorers.llm.judge import Judgement, to_matches
-from steerlm.statistics.rankings import bradley_terry, elo, flip_rate, position_bias
+from steerlm.statistics.rankings import bradley_terry_intervals, elo, flip_rate, position_bias
 from steerlm.statistics.score_ratios import ScoreRatio, score_ratios
 from steerlm.studies.judge.reviews import read_pairwise_reviews, read_relative_reviews
 from steerlm.studies.judge.summary import to_scored_pairs
@@ -54,7 +54,8 @@ def test_unparsed_verdicts_are_counted(pairwise):
 
 
 def test_bradley_terry(pairwise):
-    assert bradley_terry(to_matches(pairwise)) == pytest.approx(BRADLEY_TERRY, abs=1e-3)
+    found = {name: rating.value for name, rating in bradley_terry_intervals(to_matches(pairwise)).items()}
+    assert found == pytest.approx(BRADLEY_TERRY, abs=1e-3)
 
 
 def test_elo_of_500_games(pairwise):

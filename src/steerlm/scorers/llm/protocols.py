@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.scorers.llm.prompts import PROMPTS, JudgePrompt
+from steerlm.storage.files import read_yaml
 
 PairProtocol = Literal["vicuna", "mt-bench-pair"]
 Protocol = Literal["vicuna", "mt-bench-pair", "mt-bench-single", "rubric"]
@@ -28,6 +29,17 @@ MAX_TOKENS = {"vicuna": 1024, "pair": 2048, "single": 2048, "rubric": 512}
 _VICUNA_PROMPTS = {"coding": "vicuna-coding", "math": "vicuna-math"}
 REFERENCE_CATEGORIES = ("math", "reasoning", "coding")
 """The categories of MT-bench that are judged against a reference answer."""
+
+
+class JudgePrompt(NamedTuple):
+    """A system prompt and a template of the user prompt, filled with `str.format`."""
+
+    system: str
+    template: str
+
+
+PROMPTS = {name: JudgePrompt(**texts) for name, texts in read_yaml(Path(__file__).with_name("prompts.yaml")).items()}
+"""What a judge is shown, by name; the names of the MT-bench ones are FastChat's."""
 
 
 @dataclass(frozen=True)

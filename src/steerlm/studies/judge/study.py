@@ -36,8 +36,6 @@ from steerlm.studies.judge.stored import read_stored, reparsed, write_fastchat, 
 from steerlm.studies.judge.summary import Json, summarise, without_verdict
 from steerlm.studies.names import require_distinct_names
 
-PROTOCOLS: tuple[Protocol, ...] = ("vicuna", "mt-bench-pair", "mt-bench-single", "rubric")
-
 
 def read_systems(files: Mapping[str, Path]) -> dict[str, SystemAnswers]:
     return {name: read_answers(path, name) for name, path in files.items()}
