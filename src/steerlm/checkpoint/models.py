@@ -37,7 +37,6 @@ from steerlm.checkpoint.weights import fingerprint as fingerprint
 from steerlm.errors import UserError, needs_extra
 
 Precision = Literal["auto", "bf16", "fp32"]
-_SAFE = {"use_safetensors": True, "trust_remote_code": False}
 
 # On the CPU oneDNN, and PyTorch on top of it, keep the kernels for the last 1,024 sizes of products, which hold several
 # hundred MB. A small model's batches, of round sizes (`training.model_inputs`), need 200 or so; of those of others few

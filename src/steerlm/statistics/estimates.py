@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -96,6 +96,10 @@ class Weights:
 
 Statistic = Callable[..., FloatArray]
 """`statistic(weights, *arrays_N) -> values_R`: one value per resample of a `Weights`, NaN where undefined."""
+
+
+def to_dicts(estimates: Mapping[str, Estimate]) -> dict[str, object]:
+    return {name: estimate.to_dict() for name, estimate in estimates.items()}
 
 
 def finite_or_none(value: float) -> float | None:

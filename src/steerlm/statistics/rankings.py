@@ -57,6 +57,9 @@ class HeadToHead:
     losses: int
     win_rate: Estimate
 
+    def to_dict(self) -> dict[str, object]:
+        return {"wins": self.wins, "ties": self.ties, "losses": self.losses, "win_rate": self.win_rate.to_dict()}
+
 
 def systems(matches: Sequence[Match]) -> list[str]:
     """Return the names of the systems in order of first appearance."""

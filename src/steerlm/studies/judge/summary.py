@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from steerlm.scorers.llm.judge import Judgement, to_matches
-from steerlm.statistics.estimates import cluster_bootstrap, mean
+from steerlm.statistics.estimates import cluster_bootstrap, mean, to_dicts
 from steerlm.statistics.rankings import flip_rate, overall_win_rates, position_bias, win_rates
 from steerlm.statistics.score_ratios import ScoredPair, score_ratios
 
@@ -69,10 +69,9 @@ def _pairs(pairs: Sequence[Judgement]) -> Json:
         "position_bias": position_bias(matches).to_dict(),
         # the two turns of a question are two comparisons: each has its own flips
         "flip_rate": {str(t): flip_rate(to_matches(j for j in pairs if j.turn == t)).to_dict() for t in turns},
-        "overall": {name: rate.to_dict() for name, rate in overall_win_rates(matches).items()},
+        "overall": to_dicts(overall_win_rates(matches)),
         "head_to_head": {
-            a: {b: {**asdict(cell), "win_rate": cell.win_rate.to_dict()} for b, cell in row.items()}
-            for a, row in win_rates(matches).items()
+            a: {b: record.to_dict() for b, record in row.items()} for a, row in win_rates(matches).items()
         },
     }
 

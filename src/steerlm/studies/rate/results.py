@@ -15,7 +15,7 @@ from steerlm.errors import UserError
 from steerlm.scorers.llm.judge import judgement_from_dict, to_matches
 from steerlm.statistics import rankings
 from steerlm.statistics.agreement import agreement, agreement_with_others, leniency, pairwise
-from steerlm.statistics.estimates import Estimate, cluster_bootstrap, estimate_share, mean
+from steerlm.statistics.estimates import Estimate, cluster_bootstrap, estimate_share, mean, to_dicts
 from steerlm.statistics.metrics import human_ceiling
 from steerlm.statistics.rankings import Match
 from steerlm.storage.files import read_objects
@@ -83,7 +83,7 @@ def _of_comparisons(
                 "shown_first_wins": rankings.position_bias(matches[name]).to_dict(),
                 "shown_second_wins": _share(matches[name], 0.0).to_dict(),
                 "agrees_with_others": agreement_with_others(votes, name, clusters).to_dict(),
-                "win_rates": _dicts(rankings.overall_win_rates(matches[name])),
+                "win_rates": to_dicts(rankings.overall_win_rates(matches[name])),
             }
             for name in names
         ],
@@ -117,14 +117,10 @@ def ranking(matches: Sequence[Match], games_per_run: int | None) -> dict[str, ob
         return {"matches": 0, "elo": {}, "bradley_terry": {}, "head_to_head": {}}
     return {
         "matches": len(matches),
-        "elo": _dicts(rankings.elo(matches, games_per_run=games_per_run)),
-        "bradley_terry": _dicts(rankings.bradley_terry_intervals(matches)),
+        "elo": to_dicts(rankings.elo(matches, games_per_run=games_per_run)),
+        "bradley_terry": to_dicts(rankings.bradley_terry_intervals(matches)),
         "head_to_head": {
-            a: {
-                b: {"wins": h.wins, "ties": h.ties, "losses": h.losses, "win_rate": h.win_rate.to_dict()}
-                for b, h in row.items()
-            }
-            for a, row in rankings.win_rates(matches).items()
+            a: {b: record.to_dict() for b, record in row.items()} for a, row in rankings.win_rates(matches).items()
         },
     }
 
@@ -182,10 +178,6 @@ def _pair(match: Match) -> tuple[str, frozenset[str]]:
 
 def _share(matches: Sequence[Match], outcome: float) -> Estimate:
     return estimate_share([match.outcome == outcome for match in matches], [match.prompt for match in matches])
-
-
-def _dicts(estimates: Mapping[str, Estimate]) -> dict[str, object]:
-    return {name: estimate.to_dict() for name, estimate in estimates.items()}
 
 
 # Ratings
