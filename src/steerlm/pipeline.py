@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steerlm.config import Recipe, SourceConfig
+from steerlm.config import Recipe
 from steerlm.errors import UserError
 from steerlm.runs import RunFolder, recipe_stages
 from steerlm.storage.cluster import Cluster
@@ -131,7 +131,7 @@ def _train_sft(run: RunFolder, out: Path) -> Mapping[str, Any]:
         run.recipe.schema_,
         out,
         _seed(run, config),
-        _sources(run),
+        run.recipe.prepare.sources,
     )
 
 
@@ -150,7 +150,7 @@ def _bootstrap(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Map
         schema=run.recipe.schema_,
         out=out,
         seed=run.recipe.seed,
-        sources=_sources(run),
+        sources=run.recipe.prepare.sources,
         cluster=cluster,
     )
 
@@ -180,10 +180,6 @@ def final_models(run: RunFolder) -> dict[str, Path]:
 
 def _seed(run: RunFolder, config: Any) -> int:
     return run.recipe.seed if config.init_seed is None else int(config.init_seed)
-
-
-def _sources(run: RunFolder) -> tuple[SourceConfig, ...]:
-    return run.recipe.prepare.sources
 
 
 _WORK: dict[str, Callable[[RunFolder, Path], Mapping[str, Any]]] = {

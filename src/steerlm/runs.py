@@ -81,7 +81,6 @@ class RunPaths:
     path: Path
 
     def stage(self, name: str) -> Path:
-        """Folder of a stage."""
         return self.path / name
 
     def model(self, stage: str) -> Path:
@@ -89,7 +88,6 @@ class RunPaths:
         return self.stage(stage) / "model"
 
     def done(self, stage: str) -> Path:
-        """The record of a finished stage."""
         return self.stage(stage) / "done.json"
 
     def report(self, stage: str) -> Path:
@@ -112,12 +110,10 @@ class RunPaths:
 
     @property
     def environment(self) -> Path:
-        """Versions and hardware."""
         return self.path / "environment.json"
 
     @property
     def results(self) -> Path:
-        """The evaluation."""
         return self.stage("evaluate") / "results.json"
 
     @property
@@ -146,7 +142,6 @@ class RunFolder:
         self.paths = RunPaths(recipe.run_dir)
 
     def stage(self, name: str) -> Path:
-        """Folder of a stage."""
         return self.path / name
 
     def open(self, redo_from: str | None = None) -> None:
