@@ -28,7 +28,7 @@ class Worker:
 
 
 def run(path: Path, worker: Worker) -> None:
-    map_lines(path, ITEMS, worker, chunk=4, total=len(ITEMS), description="test")
+    map_lines(path, ITEMS, worker, chunk=4, description="test")
 
 
 def test_one_row_per_item(tmp_path: Path) -> None:

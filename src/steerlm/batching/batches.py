@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -61,23 +62,18 @@ class Examples(Protocol):
 
     def lengths_in(self, epoch: int) -> IntArray:
         """Return the tokens of every example in an epoch that draws it, at most."""
-        ...
 
     def beginning(self, index: int) -> Ids:
         """Return the tokens that an example begins with in every epoch."""
-        ...
 
     def draw(self, epoch: int) -> IntArray:
         """Return the indices of the examples that occur in `epoch`, with repeats."""
-        ...
 
     def example(self, index: int, epoch: int) -> Example:
         """Return one example as it looks in `epoch`: a pure function of its arguments."""
-        ...
 
     def digest(self) -> bytes:
         """Return what identifies the examples of all epochs: checkpoints belong to them."""
-        ...
 
 
 def _length_classes(lengths: IntArray, tokens_per_batch: int) -> Iterator[tuple[int, int, int]]:
@@ -301,30 +297,22 @@ class RowPlan:
         return -(-count_batches(self.rows(epoch).lengths, self.tokens_per_batch) // world_size)
 
 
+@dataclass(eq=False)
 class BatchStream(Sampler[list[Key]]):
     """Batches of keys for one rank: all epochs in a row, so that steps never depend on an epoch's size.
 
-    Args:
+    Attributes:
         num_batches: batches of this rank, over all epochs.
         world_size: number of processes; every one gets whole batches.
         shuffle: False for validation: longest first, one epoch.
     """
 
-    def __init__(
-        self,
-        plan: RowPlan,
-        seed: int,
-        num_batches: int,
-        rank: int = 0,
-        world_size: int = 1,
-        shuffle: bool = True,
-    ):
-        self.plan = plan
-        self.seed = seed
-        self.num_batches = num_batches
-        self.rank = rank
-        self.world_size = world_size
-        self.shuffle = shuffle
+    plan: RowPlan
+    seed: int
+    num_batches: int
+    rank: int = 0
+    world_size: int = 1
+    shuffle: bool = True
 
     def __len__(self) -> int:
         return self.num_batches

@@ -97,7 +97,6 @@ def map_lines(
     work: Callable[[list[T]], list[Any]],
     *,
     chunk: int,
-    total: int,
     description: str,
     cluster: Cluster | None = None,
 ) -> None:
@@ -112,7 +111,6 @@ def map_lines(
     """
     if path.is_file():
         return
-    assert len(items) == total
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_of(path)
     done, size = _whole_chunks(partial, chunk)
@@ -123,7 +121,7 @@ def map_lines(
         assert len(rows) == len(group)
         return b"".join(orjson.dumps(row) + b"\n" for row in rows)
 
-    numbers = range(done // chunk, -(-total // chunk))
+    numbers = range(done // chunk, -(-len(items) // chunk))
     blocks = map(block, numbers) if cluster is None else map_in_order(cluster, block, numbers)
     with full_disk_is_user_error(path), partial.open("ab") as stream:
         stream.truncate(size)

@@ -73,7 +73,7 @@ def held_out_answers(
         scorer = scorer or load_attribute_model(attribute_model)
         return _answer(engine, scorer, chunk, sampling)
 
-    map_lines(path, asks, work, chunk=_CHUNK, total=len(asks), description=f"held-out prompts, {path.stem}")
+    map_lines(path, asks, work, chunk=_CHUNK, description=f"held-out prompts, {path.stem}")
     return list(read_rows(path))
 
 

@@ -100,7 +100,7 @@ def _prompt_items(run: Bootstrap, folder: Path) -> LineItems[Conversation]:
     return LineItems(path, parse)
 
 
-def sample(run: Bootstrap, number: int, model: Path, folder: Path, prompts: int) -> None:
+def sample(run: Bootstrap, number: int, model: Path, folder: Path) -> None:
     """Write `samples.jsonl`."""
     config, best, model = run.config, run.combinations.best, model.resolve()
     engine: Engine | None = None
@@ -128,13 +128,12 @@ def sample(run: Bootstrap, number: int, model: Path, folder: Path, prompts: int)
         _prompt_items(run, folder),
         work,
         chunk=max(1, _ROWS_PER_SLOT * config.batch_size // config.samples_per_prompt),
-        total=prompts,
         description=f"sampling, round {number}",
         cluster=run.cluster,
     )
 
 
-def score(run: Bootstrap, folder: Path, prompts: int) -> None:
+def score(run: Bootstrap, folder: Path) -> None:
     """Write `scored.jsonl`: per sample why it is dropped, or its scores and the values they stand for."""
     scorer: LoadedAttributeModel | None = None
     attribute_model = run.attribute_model.resolve()
@@ -164,7 +163,6 @@ def score(run: Bootstrap, folder: Path, prompts: int) -> None:
         Pairs(_prompt_items(run, folder), row_items((folder / "samples.jsonl").resolve())),
         work,
         chunk=_PROMPTS_PER_SCORING,
-        total=prompts,
         description="scoring samples",
         cluster=run.cluster,
     )

@@ -169,8 +169,8 @@ def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
     folder = run.out / f"round-{number}"
     prompts = write_prompts(run, number, folder / "prompts.jsonl")
     before = _held_out(run, number - 1, model)
-    sample(run, number, model, folder, prompts)
-    score(run, folder, prompts)
+    sample(run, number, model, folder)
+    score(run, folder)
     selection = select(run, number, folder)
     mix(run, number, folder, selection["kept"])
     course = train_sft(

@@ -97,7 +97,7 @@ def answer_plan(
             for i, ask in enumerate(chunk)
         ]
 
-    map_lines(path, range(len(plan.asks)), work, chunk=CHUNK, total=len(plan.asks), description=f"answers of {name}")
+    map_lines(path, range(len(plan.asks)), work, chunk=CHUNK, description=f"answers of {name}")
     return list(read_rows(path))
 
 
@@ -121,7 +121,7 @@ def score_answers(
         return [{"ask": i, "scores": scores[i]} for i in chunk]
 
     description = f"{panelist.scorer.label} on {name}"
-    map_lines(path, range(len(plan.asks)), work, chunk=CHUNK, total=len(plan.asks), description=description)
+    map_lines(path, range(len(plan.asks)), work, chunk=CHUNK, description=description)
     return list(read_rows(path))
 
 

@@ -99,7 +99,7 @@ def measure_model(
         return _answers(config, engine, chunk, questions, schema, steerable, scorers, seed)
 
     prompts = questions.prompts
-    map_lines(path, prompts, work, chunk=_CHUNK, total=len(prompts), description=f"answers of {out.name}")
+    map_lines(path, prompts, work, chunk=_CHUNK, description=f"answers of {out.name}")
     return {
         "steerable": steerable,
         "scorers": to_json([scorer.describe() for scorer in scorers]),

@@ -73,7 +73,7 @@ def _generated(
         work = work or _worker(system, generation, path.with_suffix(".replies.jsonl"))
         return [{"id": p.id, **asdict(answer)} for p, answer in zip(chunk, work(chunk), strict=True)]
 
-    map_lines(path, prompts, rows, chunk=_CHUNK, total=len(prompts), description=f"answers of {system.name}")
+    map_lines(path, prompts, rows, chunk=_CHUNK, description=f"answers of {system.name}")
     return [SystemAnswer(row["text"], row["num_tokens"], row["finished"], row["problem"]) for row in read_rows(path)]
 
 
