@@ -197,24 +197,20 @@ class _FailedRequest(Exception):
         self.refused = refused
 
 
+@dataclass
 class _Asking:
     """The state of one call of `ask_endpoint`; `replies` holds those of earlier calls and receives the new ones."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        stream: IO[bytes],
-        todo: Mapping[str, Body],
-        replies: dict[str, Reply],
-        timeout_s: float,
-    ) -> None:
-        self.endpoint, self.timeout_s = endpoint, timeout_s
-        self.stream = stream
-        self.todo = todo
-        self.replies = replies
-        self.ever_answered = bool(replies)
-        self.failures_in_a_row = 0
-        self.ended = False
+    endpoint: Endpoint
+    stream: IO[bytes]
+    todo: Mapping[str, Body]
+    replies: dict[str, Reply]
+    timeout_s: float
+    failures_in_a_row: int = 0
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.ever_answered = bool(self.replies)
 
     async def all(self, max_in_flight: int, retries: int, doing: str) -> None:
         waiting = iter(self.todo.items())
