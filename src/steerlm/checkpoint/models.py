@@ -127,27 +127,17 @@ def load_causal_lm(
             weights missing in it.
     """
     name = _resolve(name_or_path)
-    arguments: dict[str, Any] = {
-        "dtype": inference_dtype(precision),
-        "use_safetensors": True,
-        "trust_remote_code": False,
-    }
     if weights_come_from_rank_0() and not quantize_4bit:
         return _without_weights(AutoModelForCausalLM, name, inference_dtype(precision), {})
+    quantized: dict[str, object] = {}
     if quantize_4bit:
-        arguments |= {"quantization_config": _four_bit(), "device_map": {"": torch.cuda.current_device()}}
-    try:
-        with quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **arguments)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _explain(name, error) from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+        quantized = {"quantization_config": _four_bit(), "device_map": {"": torch.cuda.current_device()}}
+    model, missing = _with_weights(AutoModelForCausalLM, name, inference_dtype(precision), quantized)
+    if missing:
         raise UserError(
             f"{name!r} lacks {len(missing)} weights of a causal language model (for example {missing[0]}): "
             "it is another kind of model"
         )
-    assert isinstance(model, PreTrainedModel)
     if type(model.config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(model.config, "is_decoder", True):
         raise UserError(
             f"{name!r} is an encoder ({model.config.model_type}): its tokens see those after them, so that it cannot "
@@ -169,7 +159,7 @@ def weights_come_from_rank_0() -> bool:
     return fsdp and spread and os.environ.get("RANK", "0") != "0"
 
 
-def _without_weights(kind: Any, name: str, dtype: torch.dtype, changes: dict[str, Any]) -> PreTrainedModel:
+def _without_weights(kind: Any, name: str, dtype: torch.dtype, changes: Mapping[str, object]) -> PreTrainedModel:
     """Return a model whose parameters nobody writes to; they take no memory. Its buffers are real, nobody sends any."""
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **changes)
@@ -195,12 +185,7 @@ def load_sequence_classifier(
         UserError: missing, cut short, not safetensors, or (without a schema) a checkpoint without a head.
     """
     name = _resolve(name_or_path)
-    arguments: dict[str, Any] = {
-        "dtype": inference_dtype(precision),
-        "use_safetensors": True,
-        "trust_remote_code": False,
-    }
-    head: dict[str, Any] = {}
+    head: dict[str, object] = {}
     if schema is not None:
         names = output_names(schema)
         head = {
@@ -209,20 +194,28 @@ def load_sequence_classifier(
             "label2id": {label: i for i, label in enumerate(names)},
             "problem_type": "regression",
         }
-        arguments |= {**head, "ignore_mismatched_sizes": True}
     if weights_come_from_rank_0():
         return _without_weights(AutoModelForSequenceClassification, name, inference_dtype(precision), head)
+    fresh = {**head, "ignore_mismatched_sizes": True} if head else {}
+    model, missing = _with_weights(AutoModelForSequenceClassification, name, inference_dtype(precision), fresh)
+    if schema is None and missing:
+        raise UserError(f"{name!r} has no trained head (missing: {missing[0]})")
+    return model
+
+
+def _with_weights(
+    kind: Any, name: str, dtype: torch.dtype, more: Mapping[str, object]
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return a model, and the names of its weights that the checkpoint lacks."""
     try:
         with quiet():
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                name, output_loading_info=True, **arguments
+            model, report = kind.from_pretrained(
+                name, output_loading_info=True, dtype=dtype, use_safetensors=True, trust_remote_code=False, **more
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _explain(name, error) from error
-    if schema is None and report["missing_keys"]:
-        raise UserError(f"{name!r} has no trained head (missing: {sorted(report['missing_keys'])[0]})")
     assert isinstance(model, PreTrainedModel)
-    return model
+    return model, sorted(report["missing_keys"])
 
 
 def is_encoder(name_or_path: str | Path) -> bool:
