@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common
+from steerlm.commands import common, terminal
 
 if TYPE_CHECKING:
     from steerlm.config import Recipe
@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     from steerlm.studies.ablate.study import ablate
 
     ablate(recipe, arguments.seeds, arguments.rungs, out, common.notify)
-    common.say((out / "ablation.md").read_text(encoding="utf-8"))
-    common.say(f"results  {out / 'ablation.json'}")
+    terminal.say((out / "ablation.md").read_text(encoding="utf-8"))
+    terminal.say(f"results  {out / 'ablation.json'}")
     return 0
 
 
@@ -67,9 +67,9 @@ def _print_plan(recipe: Recipe, num_seeds: int, rungs: Sequence[Rung]) -> int:
             trains_on = f"its own answers and all records, from the model of {parent(rungs).name}"
         rows.append((rung.name, trains_on, _LABELS[rung.labels], duration(seconds[stages[rung.name]])))
     columns = ("rung", "trains on", "conditioned on", "time per seed, at most")
-    print_table(common.console(), f"ablation of {recipe.name}, {num_seeds} seed(s)", columns, rows, words=3)
+    print_table(terminal.console(), f"ablation of {recipe.name}, {num_seeds} seed(s)", columns, rows, words=3)
     known = [seconds[stage] for stage in ("train_attribute_model", *stages.values())]
     if None not in known:
         total = duration(num_seeds * sum(second for second in known if second is not None))
-        common.say(f"training, all rungs and seeds: at most {total}, and the answers")
-    return print_remarks(estimate, common.console())
+        terminal.say(f"training, all rungs and seeds: at most {total}, and the answers")
+    return print_remarks(estimate, terminal.console())

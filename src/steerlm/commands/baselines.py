@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common
+from steerlm.commands import common, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     from steerlm.studies.baselines.study import baselines
 
     baselines(recipe, arguments.seeds, out, common.notify)
-    common.say((out / "baselines.md").read_text(encoding="utf-8"))
-    common.say(f"results  {out / 'baselines.json'}")
+    terminal.say((out / "baselines.md").read_text(encoding="utf-8"))
+    terminal.say(f"results  {out / 'baselines.json'}")
     return 0
 
 
@@ -72,10 +72,10 @@ def _print_plan(recipe: Recipe, num_seeds: int) -> int:
         rows.append((name, what, str(trials.get(name, 1)), f"{shares[name]:.2f}", time))
     columns = ("method", "what it trains", "trials", "budgets", "time per seed, about")
     title = f"baselines of {recipe.name}, {num_seeds} seed(s); a budget is SteerLM's tokens"
-    print_table(common.console(), title, columns, rows, words=2)
+    print_table(terminal.console(), title, columns, rows, words=2)
     first = [seconds[stage] for stage in ("train_attribute_model", "annotate")]
     if budget is not None and None not in first:
         once = sum(second for second in first if second is not None)
         total = duration(num_seeds * (once + budget * sum(shares.values())))
-        common.say(f"attribute models and all methods, all seeds: about {total}, and the answers")
-    return print_remarks(estimate, common.console())
+        terminal.say(f"attribute models and all methods, all seeds: about {total}, and the answers")
+    return print_remarks(estimate, terminal.console())

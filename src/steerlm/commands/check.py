@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from steerlm.commands import common
+from steerlm.commands import terminal
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     compared = "estimates" if arguments.compare == "estimate" else "the unfavourable ends of the 95 % intervals"
     if not failing:
         count = f"{len(rows)} of {len(rows)} demands hold (compared: {compared})"
-        common.console().print(f"[green]✓[/green] {count}", highlight=False)
+        terminal.console().print(f"[green]✓[/green] {count}", highlight=False)
         return 0
     table = Table(title=f"{len(failing)} of {len(rows)} demands do not hold (compared: {compared})")
     columns = ("figure", "demand", "found", *(["why"] if any(row.reason for row in failing) else []))
@@ -51,5 +51,5 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_column(column, no_wrap=column != "why", overflow="fold")
     for row in failing:
         table.add_row(*(row.what, row.demand, row.found, row.reason)[: len(columns)])
-    common.console().print(table, highlight=False, markup=False)
+    terminal.console().print(table, highlight=False, markup=False)
     return 1

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from steerlm.commands.terminal import console
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-    from rich.console import Console
 
     from steerlm.attributes import AttributeSchema
     from steerlm.checkpoint.info import CheckpointInfo
@@ -28,17 +28,6 @@ ConfigT = TypeVar("ConfigT", bound="BaseModel")
 
 
 @functools.cache
-def console() -> Console:
-    """Return the terminal; of several processes of one training, only the first one speaks."""
-    from rich.console import Console
-
-    return Console(quiet=os.environ.get("RANK", "0") != "0")
-
-
-def say(text: str) -> None:
-    """Print a line as it is: no markup, no colours, not wrapped."""
-    console().print(text, markup=False, highlight=False, soft_wrap=True)
-
 
 # --- options ----------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common
+from steerlm.commands import common, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     _print_comparison(results)
-    common.say(f"report   {arguments.out / 'comparison.html'}")
+    terminal.say(f"report   {arguments.out / 'comparison.html'}")
     return 0
 
 
@@ -117,7 +117,7 @@ def _judge(arguments: argparse.Namespace) -> ByJudge:
     endpoint = Endpoint.from_environment(arguments.judge_url, arguments.judge)
 
     def approve(cost: Cost) -> bool:
-        return confirm(cost, None, None, False, arguments.yes, common.console())
+        return confirm(cost, None, None, False, arguments.yes, terminal.console())
 
     client = JudgeClient(
         endpoint,
@@ -134,7 +134,7 @@ def _print_comparison(results: ComparisonResult) -> None:
 
     from steerlm.reporting.comparison import comparison_rows, missing_figures
 
-    console = common.console()
+    console = terminal.console()
     for note in results.notes:
         console.print(f"[yellow]{note}[/yellow]")
     decided = f"{results.prompts.compared} prompts, decided by {results.decided_by.label}"
@@ -148,6 +148,8 @@ def _print_comparison(results: ComparisonResult) -> None:
     ranking = results.ranking
     if ranking.flip_rate is not None and ranking.position_bias is not None:
         flips, first = 100 * ranking.flip_rate.value, 100 * ranking.position_bias.value
-        common.say(f"{flips:.1f} % of pairs have another winner in the other order; the first shown wins {first:.1f} %")
+        terminal.say(
+            f"{flips:.1f} % of pairs have another winner in the other order; the first shown wins {first:.1f} %"
+        )
     for note in missing_figures(results):
         console.print(f"[dim]{note}[/dim]", highlight=False)

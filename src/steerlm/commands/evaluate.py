@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common
+from steerlm.commands import common, terminal
 from steerlm.commands.summaries import print_steering
 from steerlm.errors import UserError
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         _suite_of_run(arguments)
     from steerlm.reporting.report import write_report
 
-    common.say(f"report   {write_report(recipe.run_dir)}")
+    terminal.say(f"report   {write_report(recipe.run_dir)}")
     return 0
 
 
@@ -72,7 +72,7 @@ def _alone(arguments: argparse.Namespace) -> int:
             _suite(config, arguments.suite, models, arguments.prompts, schema, out, seed, annotator)
         else:
             summary = evaluate(config, models, Path(arguments.prompts), schema, out, seed=seed, annotator=annotator)
-        common.say(f"report   {write_report(out)}")
+        terminal.say(f"report   {write_report(out)}")
         return summary
 
     return common.run_alone("evaluate", out, work)
@@ -115,4 +115,4 @@ def _suite(
 
     results = evaluate_suite(config, name, models, prompts, schema, out, seed=seed, annotator=annotator)
     header, *rows = suite_table(results)
-    print_table(common.console(), f"{name}: mean score, 0 to 1, per level asked for", header, rows)
+    print_table(terminal.console(), f"{name}: mean score, 0 to 1, per level asked for", header, rows)

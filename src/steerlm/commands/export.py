@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from steerlm.commands import common
+from steerlm.commands import terminal
 from steerlm.errors import UserError
 
 _EPILOG = """\
@@ -84,5 +84,5 @@ def run(arguments: argparse.Namespace) -> int:
             rows.append(("next", f"steerlm export {found.run} --attribute-model --out {out}-attribute-model"))
     rows.append(("publish", f"hf upload ORG/NAME {out}"))
     for key, text in rows:
-        common.say(f"{key:<9}{text}")
+        terminal.say(f"{key:<9}{text}")
     return 0

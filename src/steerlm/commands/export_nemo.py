@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from steerlm.commands import common
+from steerlm.commands import common, terminal
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     data = common.existing_file(arguments.data, "data")
     changed = Counter[str]()
     count = export_nemo(read_conversations(data, schema), schema, arguments.out, changed)
-    common.say(f"{count} conversations written to {arguments.out}")
+    terminal.say(f"{count} conversations written to {arguments.out}")
     for what, number in changed.items():
-        common.say(f"changed: {what}: {number:,}")
+        terminal.say(f"changed: {what}: {number:,}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from steerlm.commands import common
+from steerlm.commands import common, terminal
 from steerlm.errors import UserError
 
 
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         results = study.analyse(
             arguments.reviews, systems, out, baseline=arguments.baseline, reparse=arguments.reparse, schema=schema
         )
-        print_results(results, out, common.console())
+        print_results(results, out, terminal.console())
         return 0
     protocol = arguments.protocol
     if protocol is None or not systems:
@@ -88,11 +88,11 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.max_tokens,
     )
     if bare := study.without_reference(protocol, questions):
-        common.say(f"{len(bare)} questions are judged without the reference answers of MT-bench (--references)")
+        terminal.say(f"{len(bare)} questions are judged without the reference answers of MT-bench (--references)")
     cost = client.estimate([ask.prompt for ask in asks])
     prices = (arguments.price_in, arguments.price_out)
-    if not confirm(cost, *prices, arguments.dry_run, arguments.yes, common.console()):
+    if not confirm(cost, *prices, arguments.dry_run, arguments.yes, terminal.console()):
         return 0
     results = study.run_judge(asks, questions, systems, client, out, arguments.baseline)
-    print_results(results, out, common.console())
+    print_results(results, out, terminal.console())
     return 1 if results["counts"]["failed"] or not results["counts"]["parsed"] else 0

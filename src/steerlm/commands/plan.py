@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from steerlm.commands import common
+from steerlm.commands import common, terminal
 from steerlm.errors import UserError
 
 
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from steerlm.planning.printing import print_plan
 
     machines = None if arguments.gpus is None else parse_gpus(arguments.gpus, arguments.nodes)
-    return print_plan(plan(recipe, machines, tokens), common.console(), price)
+    return print_plan(plan(recipe, machines, tokens), terminal.console(), price)
 
 
 def _count(text: str) -> int:

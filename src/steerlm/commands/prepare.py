@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common
+from steerlm.commands import common, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,4 +74,4 @@ def _show(out: Path, schema: AttributeSchema, template: TemplateName, count: int
         from steerlm.stages.prepare.show import show
 
         for record in show(out / "train.jsonl", schema, template, count, seed):
-            common.say(f"\n{record}")
+            terminal.say(f"\n{record}")

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common
+from steerlm.commands import common, terminal
 from steerlm.commands.serve import check_port
 from steerlm.errors import UserError, needs_extra
 
@@ -105,10 +105,10 @@ def _new(arguments: argparse.Namespace) -> int:
     study = create_study(
         arguments.study, items, question=question, schema=schema, systems=list(answers), seed=arguments.seed
     )
-    common.say(f"{study.num_items} items in {study.folder}")
+    terminal.say(f"{study.num_items} items in {study.folder}")
     for reason, count in study.left_out.items():
-        common.say(f"left out: {count} {reason}")
-    common.say(f"next     steerlm rate invite {study.folder} NAME ...")
+        terminal.say(f"left out: {count} {reason}")
+    terminal.say(f"next     steerlm rate invite {study.folder} NAME ...")
     return 0
 
 
@@ -126,11 +126,11 @@ def _print_links(study: Study, url: str, wanted: set[str]) -> None:
 
     everyone = annotators(study)
     if not everyone:
-        common.say(f"nobody is invited yet: steerlm rate invite {study.folder} NAME ...")
+        terminal.say(f"nobody is invited yet: steerlm rate invite {study.folder} NAME ...")
     for annotator in everyone:
         if not wanted or annotator.name in wanted:
             done = len(finished(study, read_answers(study, annotator)))
-            common.say(f"{annotator.name}  {url}/#{annotator.token}  {done} of {study.num_items} done")
+            terminal.say(f"{annotator.name}  {url}/#{annotator.token}  {done} of {study.num_items} done")
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -147,11 +147,11 @@ def _serve(arguments: argparse.Namespace) -> int:
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         _print_links(study, f"http://{host}:{port}", set())
         if not _is_loopback(arguments.host):
-            common.console().print(
+            terminal.console().print(
                 "[yellow]this address is open to the network and links travel in clear text: put a proxy with TLS in "
                 f"front, or stay on {DEFAULT_HOST} and let annotators in by a tunnel[/yellow]"
             )
-        common.say(f"serving {study.folder} on http://{host}:{port}; Ctrl-C ends it")
+        terminal.say(f"serving {study.folder} on http://{host}:{port}; Ctrl-C ends it")
         config = uvicorn.Config(create_app(study), log_level="warning", access_log=False, server_header=False)
         with contextlib.suppress(KeyboardInterrupt):  # how people end it
             uvicorn.Server(config).run(sockets=[listener])
@@ -183,8 +183,8 @@ def _results(arguments: argparse.Namespace) -> int:
     judge = None if arguments.judge is None else read_matches(common.existing_file(arguments.judge, "--judge"))
     results = study_results(study, judge)
     write_json(study.folder / "results.json", results)
-    print_results(results, common.console())
-    common.say(f"results  {study.folder / 'results.json'}")
+    print_results(results, terminal.console())
+    terminal.say(f"results  {study.folder / 'results.json'}")
     return 0
 
 
@@ -195,7 +195,7 @@ def _export(arguments: argparse.Namespace) -> int:
     study = open_study(arguments.study)
     path = study.folder / "ratings.jsonl"
     done = export_ratings(study, path)
-    common.say(f"{done.ratings} ratings of {done.turns} answers in {done.conversations} conversations: {path}")
+    terminal.say(f"{done.ratings} ratings of {done.turns} answers in {done.conversations} conversations: {path}")
     if done.undecided:
-        common.say(f"{done.undecided} categories left out: no majority")
+        terminal.say(f"{done.undecided} categories left out: no majority")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from steerlm.commands import common
+from steerlm.commands import terminal
 from steerlm.errors import UserError
 
 
@@ -21,5 +21,5 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"no such run folder: {arguments.run_dir}")
     from steerlm.reporting.report import write_report
 
-    common.say(f"report   {write_report(arguments.run_dir, arguments.ablation)}")
+    terminal.say(f"report   {write_report(arguments.run_dir, arguments.ablation)}")
     return 0

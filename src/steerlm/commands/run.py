@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from steerlm.commands import common
+from steerlm.commands import common, terminal
 from steerlm.commands.summaries import print_steering, warnings_of
 from steerlm.errors import UserError, did_you_mean
 
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         from steerlm.planning.estimate import plan
         from steerlm.planning.printing import print_plan
 
-        return print_plan(plan(recipe), common.console())
+        return print_plan(plan(recipe), terminal.console())
     common.check_recipe_files(recipe, recipe_stages(recipe), redo_from)
     from steerlm.pipeline import final_models, run_recipe
 
@@ -47,17 +47,17 @@ def run(arguments: argparse.Namespace) -> int:
             warnings.extend(f"{stage}: {text}" for text in warnings_of(stage, record["summary"]))
 
     description = recipe.description.strip().splitlines()
-    common.say(f"{recipe.name}  {description[0] if description else ''}".rstrip())
+    terminal.say(f"{recipe.name}  {description[0] if description else ''}".rstrip())
     folder = run_recipe(recipe, redo_from=redo_from, notify=notify, force=arguments.force)
     print_steering(folder.path)
     for text in warnings:
-        common.say(f"warning  {text}")
+        terminal.say(f"warning  {text}")
     model = list(final_models(folder).values())[-1]
     last = recipe.schema_.attributes[-1]
     dial = f" --{last.name} {last.levels[-1]}" if recipe.train_sft.conditioning else ""
-    common.say(f"\nreport   {folder.path / 'report.html'}")
-    common.say(f"chat     steerlm chat {model}{dial}")
-    common.say(f"serve    steerlm serve {model}")
+    terminal.say(f"\nreport   {folder.path / 'report.html'}")
+    terminal.say(f"chat     steerlm chat {model}{dial}")
+    terminal.say(f"serve    steerlm serve {model}")
     if (peak := peak_memory_mib()) is not None:
-        common.console().print(f"[dim]peak memory of this process {peak} MiB[/dim]")
+        terminal.console().print(f"[dim]peak memory of this process {peak} MiB[/dim]")
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerlm.commands.common import console, say
+from steerlm.commands.terminal import console, say
 
 if TYPE_CHECKING:
     from steerlm.stages.prepare.stage import LeftOut

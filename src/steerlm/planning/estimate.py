@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from steerlm.config import BootstrapConfig, PlaygroundConfig, Recipe, TrainingSection, scoring_tokens
 from steerlm.planning.architectures import Architecture
-from steerlm.planning.devices import Machines, this_machine
+from steerlm.planning.devices import DEVICES, Machines, this_machine
 from steerlm.planning.inputs import (
     DataSize,
     Findings,
@@ -23,8 +23,8 @@ from steerlm.planning.inputs import (
 )
 from steerlm.planning.memory import (
     RESERVED,
-    Memory,
     Step,
+    StepMemory,
     largest_batch,
     sampling_memory,
     scoring_memory,
@@ -53,7 +53,7 @@ class StageCost:
     stage: str
     tokens: int | None
     parameters: int | None
-    memory: Memory | None = None
+    memory: StepMemory | None = None
     seconds: float | None = None
     largest_batch: int | None = None
     fits: bool | None = None
@@ -126,7 +126,7 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
 
 def _remarks(recipe: Recipe, machines: Machines) -> list[str]:
     notes = []
-    if not machines.device.cpu:
+    if machines.device in DEVICES.values():
         notes.append(
             f"{machines.device.name}: memory and speed are estimates from its data sheet by the formulas of "
             "docs/planning.md (0.4 of the dense bf16 speed, 0.6 of the bandwidth in decoding), not measured"
@@ -230,7 +230,9 @@ class _Estimator:
         seconds = None if tokens is None else scoring_seconds(shape, self.machines, tokens, self.data.length)
         return StageCost("annotate", tokens, shape.parameters, memory, seconds, None, memory.gib <= self.room)
 
-    def sampling(self, shape: Architecture, answers: float, longest: int, together: int) -> tuple[Memory, float, float]:
+    def sampling(
+        self, shape: Architecture, answers: float, longest: int, together: int
+    ) -> tuple[StepMemory, float, float]:
         """Return memory, seconds and tokens of sampling answers to the data's prompts."""
         prompt = self.data.tokens_per_record * (1 - self.data.response_share)
         answer = min(float(longest), self.data.tokens_per_record * self.data.response_share)

@@ -26,7 +26,7 @@ _GATHERED_LAYERS = 2  # FSDP2 holds the layer it computes and the next one
 
 
 @dataclass(frozen=True)
-class Memory:
+class StepMemory:
     """Bytes per device, by what they hold."""
 
     weights: float
@@ -123,7 +123,7 @@ def activation_bytes(shape: Architecture, step: Step, tokens: float) -> float:
     return tokens * shape.layers * layer
 
 
-def training_memory(shape: Architecture, step: Step, tokens: int) -> Memory:
+def training_memory(shape: Architecture, step: Step, tokens: int) -> StepMemory:
     """Return the peak memory of training with batches of `tokens` tokens, padding included."""
     lora = step.section.lora
     total = shape.parameters if step.head else shape.parameters_without_head
@@ -153,7 +153,7 @@ def training_memory(shape: Architecture, step: Step, tokens: int) -> Memory:
         stream = 2 if step.numbers == "bf16" else 4
         kept = tokens * shape.layers * stream * shape.hidden
         logits, activations = max(logits, activations - kept), kept
-    return Memory(
+    return StepMemory(
         weights=weights,
         gradients=4.0 * trained / step.shards,
         optimizer=8.0 * trained / step.shards,
@@ -170,17 +170,17 @@ def cache_bytes_per_token(shape: Architecture, width: float) -> float:
     return 2.0 * shape.layers * shape.key_value * width
 
 
-def scoring_memory(shape: Architecture, tokens: int, width: float, cpu: bool) -> Memory:
+def scoring_memory(shape: Architecture, tokens: int, width: float, cpu: bool) -> StepMemory:
     """Return the memory of scoring batches of `tokens` tokens with weights of `width` bytes."""
     layer = tokens * (2 * 4 * shape.hidden + width * (2 * shape.query + 2 * shape.key_value + 3 * shape.intermediate))
-    return Memory(width * shape.parameters, 0, 0, 0, layer, 0, process=PROCESS if cpu else 0.0)
+    return StepMemory(width * shape.parameters, 0, 0, 0, layer, 0, process=PROCESS if cpu else 0.0)
 
 
-def sampling_memory(shape: Architecture, sequences: int, length: float, width: float, cpu: bool) -> Memory:
+def sampling_memory(shape: Architecture, sequences: int, length: float, width: float, cpu: bool) -> StepMemory:
     """Return the memory of decoding `sequences` at once, each up to `length` tokens: weights, cache and logits."""
     cache = sequences * length * cache_bytes_per_token(shape, width)
     logits = sequences * shape.vocab * 8.0
-    return Memory(width * shape.parameters, 0, 0, 0, cache, logits, process=PROCESS if cpu else 0.0)
+    return StepMemory(width * shape.parameters, 0, 0, 0, cache, logits, process=PROCESS if cpu else 0.0)
 
 
 def largest_batch(shape: Architecture, step: Step, memory_gib: float, least: int) -> int | None:

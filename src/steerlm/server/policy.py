@@ -30,14 +30,14 @@ from steerlm.generation.guidance import Wish, check_wishes
 from steerlm.storage.files import read_yaml
 
 
-class _Strict(BaseModel):
+class _PolicyPart(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 OnViolation = Literal["refuse", "clamp"]
 
 
-class LockEntry(_Strict):
+class LockEntry(_PolicyPart):
     """A lock as written in the policy; without a value or bounds the attribute is open."""
 
     fixed: int | str | None = Field(None, description="The only value.")
@@ -47,13 +47,13 @@ class LockEntry(_Strict):
     on_violation: OnViolation | None = Field(None, description="As below, for this attribute alone.")
 
 
-class KeyEntry(_Strict):
+class KeyEntry(_PolicyPart):
     """What holds for one API key."""
 
     attributes: dict[str, LockEntry] = Field(default_factory=dict, description="Locks, in place of the general ones.")
 
 
-class Preset(_Strict):
+class Preset(_PolicyPart):
     """A named setting."""
 
     description: str = Field("", description="One sentence for people.")
@@ -61,7 +61,7 @@ class Preset(_Strict):
     guidance: dict[str, float] = Field(default_factory=dict, description="Strengths by attribute.")
 
 
-class Limits(_Strict):
+class Limits(_PolicyPart):
     """What one request, one key and the server may use."""
 
     max_body_bytes: int = Field(1 << 20, ge=1, description="Largest request body (413).")
@@ -80,7 +80,7 @@ class Limits(_Strict):
     write_timeout_s: float = Field(30.0, gt=0, description="Longest time a client may take to read what was sent.")
 
 
-class PolicyFile(_Strict):
+class PolicyFile(_PolicyPart):
     """The whole file."""
 
     attributes: dict[str, LockEntry] = Field(default_factory=dict, description="Locks that hold for everybody.")

@@ -13,7 +13,7 @@ from steerlm.config import BootstrapConfig
 from steerlm.conversation import Conversation, Message, Score
 from steerlm.errors import UserError
 from steerlm.stages.bootstrap.selection import (
-    Scored,
+    ScoredSample,
     bootstrapped_record,
     defects,
     disagreement,
@@ -95,7 +95,7 @@ def scored(quality: float, toxicity: float = 0.0) -> dict[str, Score]:
 
 
 def test_filters() -> None:
-    samples = [None if q is None else Scored({}, {}, scored(q)) for q in (2.5, None, 3.5, 3.0, 3.5)]
+    samples = [None if q is None else ScoredSample({}, {}, scored(q)) for q in (2.5, None, 3.5, 3.0, 3.5)]
 
     def kept(**options: Any) -> list[int]:
         return keep(BootstrapConfig(**options), SCHEMA, samples)
@@ -116,7 +116,7 @@ def test_agreement_keeps_what_the_attribute_model_confirms() -> None:
         {"quality": 4, "toxicity": 4, "humor": 0},
         {"quality": 2, "toxicity": 0, "humor": 1},
     ]
-    samples = [None, *(Scored(asked, values, scored(3.0)) for values in seen)]
+    samples = [None, *(ScoredSample(asked, values, scored(3.0)) for values in seen)]
 
     def kept(tolerance: int) -> list[int]:
         return keep(BootstrapConfig(filter="agreement", tolerance=tolerance), SCHEMA, samples)
@@ -143,7 +143,7 @@ def test_a_record_is_conditioned_on_what_is_predicted() -> None:
         Message("user", "Why?"),
     )
     prompt = Conversation("r1", history, "oasst", "tree 1")
-    sample = Scored({"quality": 4, "humor": 0}, {"quality": 3, "humor": 1}, scored(3.2))
+    sample = ScoredSample({"quality": 4, "humor": 0}, {"quality": 3, "humor": 1}, scored(3.2))
     record = bootstrapped_record(prompt, 2, 1, "Because.", sample, "model:abc")
     assert record.messages[:3] == (history[0], replace(history[1], weight=0), history[2])
     assert record.messages[3].weight == 1

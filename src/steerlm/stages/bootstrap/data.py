@@ -27,7 +27,7 @@ from steerlm.errors import UserError
 from steerlm.generation.opening import open_engine
 from steerlm.generation.requests import Engine, Request, Sampling
 from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
-from steerlm.stages.bootstrap.selection import DROPPED, Combinations, Scored, bootstrapped_record, defects, keep
+from steerlm.stages.bootstrap.selection import DROPPED, Combinations, ScoredSample, bootstrapped_record, defects, keep
 from steerlm.storage.cluster import Cluster
 from steerlm.storage.hash_set import HashSet, hash64
 from steerlm.storage.resumable import LineItems, Pairs, map_lines, read_rows, row_items
@@ -210,8 +210,8 @@ def select(run: Bootstrap, number: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def _scored(requested: dict[str, Any], row: dict[str, Any]) -> Scored:
-    return Scored(requested, row["values"], {name: Score(**score) for name, score in row["scores"].items()})
+def _scored(requested: dict[str, Any], row: dict[str, Any]) -> ScoredSample:
+    return ScoredSample(requested, row["values"], {name: Score(**score) for name, score in row["scores"].items()})
 
 
 def mix(run: Bootstrap, number: int, folder: Path, kept: int) -> None:

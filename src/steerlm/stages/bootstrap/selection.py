@@ -129,7 +129,7 @@ def defects(samples: Sequence[Mapping[str, Any]], schema: AttributeSchema) -> li
     return found
 
 
-class Scored(NamedTuple):
+class ScoredSample(NamedTuple):
     """A sample that the attribute model scored.
 
     Attributes:
@@ -143,7 +143,7 @@ class Scored(NamedTuple):
     scores: Mapping[str, Score]
 
 
-def keep(config: BootstrapConfig, schema: AttributeSchema, samples: Sequence[Scored | None]) -> list[int]:
+def keep(config: BootstrapConfig, schema: AttributeSchema, samples: Sequence[ScoredSample | None]) -> list[int]:
     """Return which samples of one prompt the recipe's filter keeps, in order.
 
     Args:
@@ -179,7 +179,7 @@ def bootstrapped_record(
     number: int,
     round_number: int,
     text: str,
-    sample: Scored,
+    sample: ScoredSample,
     labelled_by: str,
 ) -> Conversation:
     """Return a sample as a record that is conditioned on what the attribute model sees in it.
