@@ -109,7 +109,11 @@ def parse_reply(raw: bytes) -> tuple[list[dict[str, Any]], int]:
     answers = []
     for choice in sorted(reply["choices"], key=lambda choice: int(choice["index"])):
         logprobs = choice["logprobs"]
-        tokens = None if logprobs is None else [row["token"] for row in logprobs["content"]]
+        # parts of characters are spelled by their bytes in a reply
+        spoken = [] if logprobs is None else [(row["token"], row["bytes"]) for row in logprobs["content"]]
+        tokens = (
+            None if logprobs is None else [t if b is None else bytes(b).decode(errors="replace") for t, b in spoken]
+        )
         text, reason = choice["message"]["content"], choice["finish_reason"]
         answers.append({"text": text, "finish_reason": reason, "tokens": tokens})
     return answers, reply["usage"]["completion_tokens"]

@@ -18,12 +18,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import AttributeSchema, output_names
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.checkpoint.models import save_model
 from steerlm.conversation import Conversation, Message
 from steerlm.template import install_template
-from steerlm.training.losses import output_names
 
 PROMPT_TOKENS, RESPONSE_TOKENS = 192, 96
 """Means, the attribute header counted with the prompt."""

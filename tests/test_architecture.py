@@ -40,27 +40,23 @@ _NOT_OURS = {"chat.completion"}
 _ENDINGS = ("json", "jsonl", "md", "yaml", "html", "py", "safetensors", "jinja")
 
 MODULES = structure.modules(PACKAGE)
+ROOMS = structure.room_edges(PACKAGE)
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
 def test_every_room_stands_on_one_floor() -> None:
     named = [room for floor in FLOORS for room in floor]
-    assert sorted(named) == sorted(structure.room_edges(PACKAGE))
+    assert sorted(named) == sorted(ROOMS)
 
 
 def test_no_arrow_points_up() -> None:
     place = {room: (i, j) for i, floor in enumerate(FLOORS) for j, room in enumerate(floor)}
-    upward = {
-        (room, target)
-        for room, targets in structure.room_edges(PACKAGE).items()
-        for target in targets
-        if place[target] >= place[room]
-    }
+    upward = {(room, target) for room, targets in ROOMS.items() for target in targets if place[target] >= place[room]}
     assert upward <= set(PERMITTED)
 
 
 def test_no_circle() -> None:
-    assert structure.circles(structure.room_edges(PACKAGE)) == []
+    assert structure.circles(ROOMS) == []
 
 
 def test_no_private_name_leaves_its_room() -> None:
@@ -95,7 +91,7 @@ def test_dotted_names_in_docstrings_lead_somewhere(module: str) -> None:
             if parts[-1] in _ENDINGS or dotted in _NOT_OURS:
                 continue
             beside = (folder / f"{parts[0]}.py").is_file()
-            if parts[0] not in structure.room_edges(PACKAGE) and not beside:
+            if parts[0] not in ROOMS and not beside:
                 continue
             base = folder / parts[0] if beside and parts[0] not in MODULES else PACKAGE / parts[0]
             if not _leads_somewhere(base, parts[1:]):

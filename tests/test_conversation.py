@@ -101,7 +101,7 @@ def test_the_target_is_what_people_said_never_what_a_model_said(message: Message
 @pytest.mark.parametrize(
     ("message", "labels"),
     [
-        (Message("assistant", "x", ratings={"quality": (3.0, 4.0, 4.0), "humor": (2.5,)}), {"quality": 4, "humor": 2}),
+        (Message("assistant", "x", ratings={"quality": (3.0, 4.0, 4.0), "humor": (2.5,)}), {"quality": 4, "humor": 3}),
         (Message("assistant", "x", {"quality": 1}, ratings={"quality": (3.0,)}), {"quality": 1}),
         (Message("assistant", "x", {"quality": 1}, ratings={"humor": (1.0,)}, labelled_by="model:a"), {"humor": 1}),
         (Message("assistant", "x", {"quality": 1}, {"quality": 2}, {"quality": (3.0,)}), {"quality": 2}),

@@ -32,7 +32,7 @@ EXTRA_MODULES = {
 ELSEWHERE = {"qlora", "ray", "vllm", "openvino", "site"}
 """Extras that want an environment or a device of their own: `dev` leaves them out."""
 
-DISTRIBUTIONS = {"yaml": "pyyaml"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "markdown_it": "markdown-it-py", "pydantic_core": "pydantic"}
 """Import name to distribution, where they differ by more than hyphens."""
 
 
@@ -174,13 +174,13 @@ bare = types.ModuleType("os")
 vars(bare).update({name: value for name, value in vars(os).items() if name not in {
     "sched_getaffinity", "fork", "getuid", "geteuid", "killpg", "pidfd_open", "uname", "getloadavg", "setsid",
 }})
-def guarded(name, globals=None, *rest):
+def guarded(name, globals=None, *rest, **more):
     if str((globals or {}).get("__name__")).split(".")[0] == "steerlm":
         if name.split(".")[0] in barred:
             raise ModuleNotFoundError(f"{globals['__name__']} imports {name}", name=name)
         if name == "os":
             return bare
-    return real(name, globals, *rest)
+    return real(name, globals, *rest, **more)
 builtins.__import__ = guarded
 for name in sys.argv[1:]:
     real(name)

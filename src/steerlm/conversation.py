@@ -108,16 +108,17 @@ class Message:
         return out
 
     @property
-    def human_labels(self) -> Mapping[str, Value]:
-        """The labels that no model set: `human` after annotation, else `attributes` unless a model set them.
+    def stated_labels(self) -> Mapping[str, Value]:
+        """The labels that no model set: `human` after annotation, else `attributes` unless a model set them."""
+        if self.human is not None:
+            return self.human
+        return {} if (self.labelled_by or "").startswith("model:") else self.attributes or {}
 
-        An attribute with ratings only has the level nearest to their mean.
-        """
-        labels = self.human
-        if labels is None and not (self.labelled_by or "").startswith("model:"):
-            labels = self.attributes
-        rated = {name: round(sum(given) / len(given)) for name, given in (self.ratings or {}).items() if given}
-        return {**rated, **(labels or {})} if rated else labels or {}
+    @property
+    def human_labels(self) -> Mapping[str, Value]:
+        """`stated_labels`, and for an attribute with ratings only the level nearest to their mean (half up)."""
+        rated = {name: math.floor(sum(r) / len(r) + 0.5) for name, r in (self.ratings or {}).items() if r}
+        return {**rated, **self.stated_labels} if rated else self.stated_labels
 
     def target(self, name: str) -> float | None:
         """Return the human label of an ordinal attribute, real-valued: the mean of the ratings where there

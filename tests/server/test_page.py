@@ -13,7 +13,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
-from steerlm.server.middleware import OPEN_ROUTES
+from steerlm.server.gate import OPEN_ROUTES
 from steerlm.server.page import PAGE_ROUTES
 from tests.server.running import Running, running, tiny_service
 

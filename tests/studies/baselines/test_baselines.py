@@ -144,7 +144,7 @@ def test_without_trl_the_extra_is_named(
 
     def without(name: str, *rest: Any, **more: Any) -> Any:
         if name == "trl":
-            raise ImportError(name)
+            raise ModuleNotFoundError(name, name=name)
         return imported(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)

@@ -130,8 +130,7 @@ class FixedScores:
     words: ClassVar[dict[str, Score]] = {"good": Score(3.5, 0.1), "bad": Score(0.5, 0.1)}
 
     def score(self, conversations: Sequence[Any]) -> list[Any]:
-        assert all(messages[-1].content.strip() for messages in conversations)
-        return [
+        return [  # as every scorer: none for a turn without text
             {"quality": self.words[messages[-1].content], "toxicity": Score(1.0, 0.1)}
             if messages[-1].content in self.words
             else None

@@ -321,7 +321,7 @@ def labelled(
 
 
 def _label(message: Message, scores: Scores | None, scorer: LoadedAttributeModel) -> Message:
-    human = message.human_labels or None
+    human = message.stated_labels or None  # ratings stay as they are
     if scores is None:
         return dataclasses.replace(message, attributes=None, human=human, scores=None, labelled_by=None)
     return dataclasses.replace(
