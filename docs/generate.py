@@ -95,11 +95,36 @@ def house() -> str:
     return "\n".join([*rows, *(f"| {name} | {before[name]:,} | {value:,} |" for name, value in now.items())]) + "\n"
 
 
+def templates() -> str:
+    """What the model's own chat template keeps, by template (`tests/parity/native_matrix.py`)."""
+    matrix = json.loads((ROOT / "docs" / "results" / "templates.json").read_text(encoding="utf-8"))
+    columns = {
+        "own text": "own text",
+        "header only": "header only",
+        "same ids": "same ids",
+        "loss": "loss",
+        "injection": "injection",
+        "system": "system",
+        "own prompt": "answers",
+    }
+    rows = [f"| template | {' | '.join(columns)} | end of turn |", "|---" * (len(columns) + 2) + "|"]
+    refused = []
+    for name, row in matrix.items():
+        if "refused" in row:
+            refused.append(f"* `{name}`: {row['refused']}")
+            continue
+        cells = ["yes" if row[key] else "no" for key in columns.values()]
+        ends = ", ".join(f"`{end}`" for end in row["ends"]).replace("|", "\\|")
+        rows.append(f"| `{name}` | {' | '.join(cells)} | {ends} |")
+    return "\n".join([*rows, "", "Refused, with the reason:", "", *refused]) + "\n"
+
+
 BLOCKS: dict[str, Callable[..., str]] = {
     "fields": fields,
     "command": command,
     "presets": presets,
     "rooms": rooms,
+    "templates": templates,
     "house": house,
     "cost": results_playground.cost,
     "steering": results_playground.steering,

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "src" / "steerlm"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "attributes"),
-    ("encoding", "storage", "statistics", "conversation", "config", "runs", "template", "sources"),
+    ("encoding", "storage", "statistics", "conversation", "config", "runs", "native", "template", "sources"),
     ("batching", "checkpoint"),
     ("training", "generation"),
     ("scorers", "results", "playground"),

@@ -47,7 +47,7 @@ LLAMA2_TEMPLATE = (
 
 
 @cache
-def _byte_level_parts() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def byte_level_parts() -> tuple[dict[str, int], list[tuple[str, str]]]:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -65,14 +65,14 @@ def _bpe_parts(backend: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]
 
 def byte_level() -> PreTrainedTokenizerBase:
     """GPT-2's byte-level BPE: one token is beginning, end and unknown at once."""
-    vocabulary, merges = _byte_level_parts()
+    vocabulary, merges = byte_level_parts()
     return GPT2Tokenizer(vocab=vocabulary, merges=merges)
 
 
 def llama3_style() -> PreTrainedTokenizerBase:
     """Byte-level BPE as in Llama 3: its split pattern, whole words looked up first, a beginning token put in front,
     control tokens beside the vocabulary, and domain words and a tool marker that are added but not special."""
-    vocabulary, merges = _byte_level_parts()
+    vocabulary, merges = byte_level_parts()
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     pattern = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"

@@ -13,13 +13,13 @@ import re
 import secrets
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
-from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 from steerlm.attributes import AttributeSchema, Value
-from steerlm.config import TemplateName
+from steerlm.config import HeaderMarks, TemplateChoice, TemplateName
 from steerlm.conversation import Message, check_roles
 from steerlm.encoding import Encoded, Piece, backend_for, control_tokens, written_markers
 from steerlm.errors import UserError
@@ -28,8 +28,34 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
-    "TEMPLATES", "ConversationEncoder", "Encoded", "LabelPiece", "Stretch", "Template", "install_template", "render",
-]  # fmt: skip
+    "TEMPLATES",
+    "ConversationEncoder",
+    "Encoded",
+    "LabelPiece",
+    "Stretch",
+    "Template",
+    "chosen_template",
+    "ending_ids",
+    "install_template",
+    "installed_template",
+    "render",
+]
+
+
+class _NativeRecord(TypedDict):
+    """What is recorded of the model's own template, see `native.TurnLayout`.
+
+    Attributes:
+        marks: around the header.
+        header: whether they are new tokens.
+    """
+
+    marks: list[str]
+    header: HeaderMarks
+    fronts: list[str]
+    ends: list[list[str]]
+    system: bool
+    beginning: bool
 
 
 class Template(NamedTuple):
@@ -68,25 +94,69 @@ _RECORD = "steerlm"
 """Key of the tokenizer's configuration that says which template and schema are installed."""
 
 
-def install_template(tokenizer: PreTrainedTokenizerBase, template: TemplateName, schema: AttributeSchema) -> int:
+def chosen_template(tokenizer: PreTrainedTokenizerBase, wanted: TemplateChoice) -> TemplateName | Literal["native"]:
+    """Return the template that a recipe's choice means for a tokenizer.
+
+    `auto` is the template that is installed already, else the model's own, else `steerlm`.
+    """
+    if wanted != "auto":
+        return wanted
+    record = tokenizer.init_kwargs.get(_RECORD)
+    if record is not None:
+        installed: TemplateName | Literal["native"] = record["template"]
+        return installed
+    return "native" if tokenizer.chat_template else "steerlm"
+
+
+def installed_template(tokenizer: PreTrainedTokenizerBase) -> Template:
+    """Return what the template of ours that is installed in a tokenizer is made of."""
+    record = tokenizer.init_kwargs[_RECORD]
+    if record["template"] != "native":
+        return TEMPLATES[record["template"]]
+    opening, closing = record["marks"]
+    middle, last = record["ends"]
+    return Template(tuple(dict.fromkeys((opening, closing, *middle, *last))), last[-1], opening, closing)
+
+
+def ending_ids(tokenizer: PreTrainedTokenizerBase) -> int | list[int]:
+    """Return what ends generation: the end-of-sequence token, and where the template is the model's own its end of turn
+    (which need not be that token)."""
+    record = tokenizer.init_kwargs.get(_RECORD)
+    eos: int = tokenizer.eos_token_id
+    if record is None or record["template"] != "native":
+        return eos
+    names = [token for tokens in reversed(record["ends"]) for token in reversed(tokens)]
+    ends: list[int] = tokenizer.convert_tokens_to_ids(names)
+    return list(dict.fromkeys([*ends, *([] if eos is None else [eos])]))
+
+
+def install_template(
+    tokenizer: PreTrainedTokenizerBase,
+    template: TemplateChoice,
+    schema: AttributeSchema,
+    header: HeaderMarks = "tokens",
+) -> int:
     """Make `template` the tokenizer's chat template and add what it needs.
 
     Adds missing control tokens as special tokens, bakes the schema's order, scales and defaults into the chat template,
     makes the stop token the end-of-sequence token and sees to a padding token of its own. Survives `save_pretrained`.
-    Markers of a template that is replaced are remembered, so that text still cannot yield them.
+    Markers of a template that is replaced are remembered, so that text still cannot yield them. With `native` the
+    model's own template carries the header, and its end-of-sequence token stays what it is.
 
     Args:
         tokenizer: changed in place.
-        template: name of a shipped template.
+        template: what the recipe says, see `chosen_template`.
         schema: the attributes.
+        header: with `native`: marks of new tokens, or of tokens that the model has and nobody uses.
 
     Returns:
         The number of tokens added; the model needs rows for them.
 
     Raises:
-        UserError: a token added would take the id of another, because the tokenizer leaves ids unused.
+        UserError: a token added would take the id of another, because the tokenizer leaves ids unused; `native` where
+            there is no template, or one that cannot carry a header.
     """
-    shipped = TEMPLATES[template]
+    chosen = chosen_template(tokenizer, template)
     before = tokenizer.get_vocab()
     recorded = set(tokenizer.init_kwargs.get("chat_control_tokens") or ())
     if tokenizer.chat_template is not None:
@@ -95,16 +165,91 @@ def install_template(tokenizer: PreTrainedTokenizerBase, template: TemplateName,
         recorded.update(*(written_markers(tokenizer, source) for source in sources))
     record = tokenizer.init_kwargs.get(_RECORD)
     beginning = _uses_beginning(tokenizer) if record is None else record["beginning"]
-    tokenizer.add_special_tokens({"extra_special_tokens": list(shipped.tokens)}, replace_extra_special_tokens=False)
-    tokenizer.add_special_tokens({"eos_token": shipped.stop})
-    if tokenizer.pad_token is None or tokenizer.pad_token == shipped.stop:
-        tokenizer.add_special_tokens({"pad_token": _PAD})
-    _require_own_ids(tokenizer, before)
-    tokenizer.chat_template = _template_text(template, schema, beginning and shipped.beginning)
-    tokenizer.chat_control_tokens = sorted(recorded.union(shipped.tokens))
+    own: _NativeRecord | None = None
+    if chosen == "native":
+        own = _install_native(tokenizer, schema, header, recorded, before)
+        recorded.update(own["marks"], *own["ends"])
+    elif header != "tokens":
+        raise UserError(f"header: {header} goes with template: native, not with template: {chosen}")
+    else:
+        shipped = TEMPLATES[chosen]
+        tokenizer.add_special_tokens({"extra_special_tokens": list(shipped.tokens)}, replace_extra_special_tokens=False)
+        tokenizer.add_special_tokens({"eos_token": shipped.stop})
+        if tokenizer.pad_token is None or tokenizer.pad_token == shipped.stop:
+            tokenizer.add_special_tokens({"pad_token": _PAD})
+        _require_own_ids(tokenizer, before)
+        tokenizer.chat_template = _template_text(chosen, schema, beginning and shipped.beginning)
+        recorded.update(shipped.tokens)
+    tokenizer.chat_control_tokens = sorted(recorded)
     tokenizer.init_kwargs["chat_control_tokens"] = tokenizer.chat_control_tokens
-    tokenizer.init_kwargs[_RECORD] = {"template": template, "schema": schema.signature, "beginning": beginning}
+    tokenizer.init_kwargs[_RECORD] = {
+        "template": chosen,
+        "schema": schema.signature,
+        "beginning": beginning,
+        **(own or {}),
+    }
     return len(tokenizer.get_vocab()) - len(before)
+
+
+def _install_native(
+    tokenizer: PreTrainedTokenizerBase,
+    schema: AttributeSchema,
+    header: HeaderMarks,
+    recorded: set[str],
+    before: Mapping[str, int],
+) -> _NativeRecord:
+    """Put the header into the model's own template; return what is recorded of it."""
+    from steerlm.native import examined, own_template, spare_tokens, wrapped
+
+    own = own_template(tokenizer)
+    record = tokenizer.init_kwargs.get(_RECORD) or {}
+    spare = spare_tokens(tokenizer)
+    marks: tuple[str, str]
+    if "marks" in record:
+        marks, header = tuple(record["marks"]), record["header"]
+    elif header == "tokens":
+        marks = _HEADER
+    elif len(spare) < 2:
+        raise UserError(
+            f"header: text needs two tokens that the tokenizer {tokenizer.name_or_path!r} has and nobody uses, such as "
+            f"<unused0>, and it has {len(spare)}; use header: tokens"
+        )
+    else:
+        marks = (spare[0], spare[1])
+    tokenizer.add_special_tokens({"extra_special_tokens": list(marks)}, replace_extra_special_tokens=False)
+    render = _renderer(tokenizer)
+    tokenizer.chat_template = wrapped(own, _label_text(schema), marks, render)
+    control = control_tokens(tokenizer, recorded.union(marks)).values()
+    layout = examined(own, tokenizer.chat_template, render, marks, set(control), tokenizer.bos_token)
+    if tokenizer.pad_token is None or tokenizer.pad_token in layout.stops:
+        others = [token for token in (*spare[2:], tokenizer.eos_token) if token not in (None, *layout.stops)]
+        pad = others[0] if header == "text" and others else _PAD
+        tokenizer.add_special_tokens({"pad_token": pad})
+    _require_own_ids(tokenizer, before)
+    return {
+        "marks": list(marks),
+        "header": header,
+        "fronts": list(layout.fronts),
+        "ends": [list(tokens) for tokens in layout.ends],
+        "system": layout.system,
+        "beginning": layout.beginning,
+    }
+
+
+def _renderer(tokenizer: PreTrainedTokenizerBase) -> Callable[..., str]:
+    """Return what renders templates with a tokenizer's special tokens."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    variables = dict(tokenizer.special_tokens_map)
+
+    def render(template: str, chat: Sequence[Mapping[str, object]], prompt: bool, **more: object) -> str:
+        with _RENDERING:
+            texts, _ = render_jinja_template(
+                conversations=[list(chat)], chat_template=template, add_generation_prompt=prompt, **variables, **more
+            )
+        return str(texts[0])
+
+    return render
 
 
 def _require_own_ids(tokenizer: PreTrainedTokenizerBase, before: Mapping[str, int]) -> None:
@@ -134,9 +279,14 @@ def _require_own_ids(tokenizer: PreTrainedTokenizerBase, before: Mapping[str, in
 def _template_text(template: TemplateName, schema: AttributeSchema, beginning: bool) -> str:
     folder = resources.files("steerlm") / "templates"
     text = "".join((folder / f"{name}.jinja").read_text(encoding="utf-8") for name in ("attributes", template))
+    return _label_text(schema) + text.replace("__BOS__", "bos_token" if beginning else "''")
+
+
+def _label_text(schema: AttributeSchema) -> str:
+    """Return Jinja that knows the schema and defines the macro `label`."""
+    text = (resources.files("steerlm") / "templates" / "label.jinja").read_text(encoding="utf-8")
     scales = {attribute.name: [str(level) for level in attribute.levels] for attribute in schema}
-    text = text.replace("__SCALES__", json.dumps(scales)).replace("__DEFAULTS__", json.dumps(schema.defaults))
-    return text.replace("__BOS__", "bos_token" if beginning else "''")
+    return text.replace("__SCALES__", json.dumps(scales)).replace("__DEFAULTS__", json.dumps(schema.defaults))
 
 
 def _uses_beginning(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -194,6 +344,14 @@ class LabelPiece(NamedTuple):
     value_ids: list[int]
 
 
+class _AnswerPlace(NamedTuple):
+    """An assistant's content among the placeholders, white space in front of it, and whether it has a header."""
+
+    content: int
+    lead: str
+    steered: bool
+
+
 class ConversationEncoder:
     """Builds the ids of prompts and conversations from the template stored in a tokenizer.
 
@@ -202,6 +360,9 @@ class ConversationEncoder:
         template: name of the installed template.
         stop_ids: ids that end a response: the stop token, and the opening of an attribute label, which a model
             sometimes echoes after its answer.
+        new_ids: ids that the base model has to learn.
+        variables: with which the template writes what the encoder does, beside `attributes`.
+        takes_system: whether a conversation may begin with a system message.
         control_ids: ids that no text can yield.
         attributes_open: id in front of an attribute label.
         attributes_close: id after a label of the generative attribute model.
@@ -226,8 +387,8 @@ class ConversationEncoder:
             )
         schema.require_same(record["schema"], "the schema in use", f"the tokenizer {tokenizer.name_or_path!r}")
         self.schema = schema
-        self.template: TemplateName = record["template"]
-        shipped = TEMPLATES[self.template]
+        self.template: TemplateName | Literal["native"] = record["template"]
+        shipped = installed_template(tokenizer)
         recorded = set(shipped.tokens).union(tokenizer.init_kwargs.get("chat_control_tokens") or ())
         control = control_tokens(tokenizer, recorded)
         self.control_ids = frozenset(control)
@@ -244,6 +405,19 @@ class ConversationEncoder:
         begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
         self.sequence_start: tuple[int, ...] = (tokenizer.bos_token_id,) if begins else ()
         self.num_tokens = len(tokenizer)
+        self.new_ids = sorted(self.control_ids)
+        self.variables: Mapping[str, object] = {}
+        self._native: _NativeRecord | None = None
+        self.takes_system: bool = record.get("system", True)
+        if self.template == "native":
+            from steerlm.native import ANSWER_ONLY
+
+            # answers in data are no thoughts: a prompt is the front of such an answer, with or without a header
+            self.variables = ANSWER_ONLY
+            self._native = record
+            ends = [self._control[token] for tokens in reversed(record["ends"]) for token in reversed(tokens)]
+            self.stop_ids = tuple(dict.fromkeys([*ends, self.attributes_open]))
+            self.new_ids = [self.attributes_open, self.attributes_close] if record["header"] == "tokens" else []
         self._tokenizer = tokenizer
         self._backend = backend_for(tokenizer, control)
         self._render_template = render_jinja_template
@@ -411,12 +585,16 @@ class ConversationEncoder:
         """
         chat: list[dict[str, object]] = []
         contents: list[str] = []
+        answers: list[_AnswerPlace] = []
         for i, message in enumerate(messages):
             _check_unicode(message.content, i, message.role)
             # white space stays outside, for templates that trim
             core = message.content.strip()
             text, _, trail = message.content.partition(core) if core else (message.content, "", "")
-            if core:
+            answer = self._native is not None and message.role == "assistant"
+            if answer:
+                answers.append(_AnswerPlace(len(contents), text, headers and bool(message.attributes)))
+            if core or answer:
                 text += f"{self._nonce}{len(contents)};{trail}"
                 contents.append(core)
             row: dict[str, object] = {"role": message.role, "content": text}
@@ -424,7 +602,46 @@ class ConversationEncoder:
                 row["attributes"] = self.schema.validate(message.attributes)
             chat.append(row)
         rendered, spans = self._render(chat, generation)
+        if self._native is not None:
+            spans = self._answer_spans(rendered, answers, contents, self._native)
         return self._take_apart(rendered, spans, contents)
+
+    def _answer_spans(
+        self, rendered: str, answers: Sequence[_AnswerPlace], contents: Sequence[str], native: _NativeRecord
+    ) -> list[tuple[int, int]]:
+        """Return where the answers stand that the model's own template has written, with their ends of turn.
+
+        Raises:
+            UserError: the template leaves out a message, or writes it twice.
+        """
+        places = [rendered.find(f"{self._nonce}{i};") for i in range(len(contents))]
+        for i, place in enumerate(places):
+            if rendered.count(f"{self._nonce}{i};") != 1:
+                what = "leaves out" if place < 0 else "repeats"
+                raise UserError(
+                    f"the model's own chat template {what} a message of the conversation: {contents[i][:60]!r}"
+                )
+        spans = []
+        middle, last = native["ends"]
+        close = installed_template(self._tokenizer).attributes_close
+        for answer in answers:
+            start = places[answer.content]
+            if answer.steered:
+                start = rendered.rindex(close, 0, start) + len(close)
+            else:
+                for lead in (answer.lead, answer.lead.lstrip("\n")):
+                    front = rendered[: start - len(lead)]
+                    if rendered[:start].endswith(lead) and front.endswith(tuple(native["fronts"])):
+                        start = len(front)
+                        break
+            tokens = (
+                match
+                for match in self._parts.finditer(rendered, places[answer.content] + 1)
+                if match[0] in self._control
+            )
+            ends = list(islice(tokens, len(last if answer is answers[-1] else middle)))
+            spans.append((start, ends[-1].end() if ends else len(rendered)))
+        return spans
 
     def _render(
         self, chat: list[dict[str, object]], generation: Mapping[str, Value] | None
@@ -436,14 +653,15 @@ class ConversationEncoder:
                 texts, spans = self._render_template(
                     conversations=[chat],
                     chat_template=self._tokenizer.chat_template,
-                    return_assistant_tokens_mask=True,
+                    return_assistant_tokens_mask=self._native is None,
                     add_generation_prompt=generation is not None,
                     **self._variables,
+                    **self.variables,
                     **({} if generation is None else {"attributes": dict(generation)}),
                 )
         except TemplateError as error:
             raise UserError(f"the chat template refuses the conversation: {error}") from None
-        return texts[0], spans[0]
+        return texts[0], [] if self._native is not None else spans[0]
 
     def _take_apart(self, rendered: str, spans: list[tuple[int, int]], contents: list[str]) -> list[Piece]:
         """Split rendered text into control tokens, the template's own text and contents."""

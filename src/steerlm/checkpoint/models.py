@@ -35,6 +35,7 @@ from steerlm.checkpoint.info import save_info as save_info
 from steerlm.checkpoint.weights import check_weights, whole_folder
 from steerlm.checkpoint.weights import fingerprint as fingerprint
 from steerlm.errors import UserError, needs_extra
+from steerlm.template import ending_ids
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -307,10 +308,10 @@ def save_model(
 
     Args:
         folder: where; an existing folder is replaced.
-        tokenizer: with its template; its end-of-sequence token ends generation.
+        tokenizer: with its template; what ends a response ends generation.
     """
     if model.can_generate() and model.generation_config is not None:
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        model.generation_config.eos_token_id = ending_ids(tokenizer)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = True
     with whole_folder(Path(folder)) as partial, quiet():

@@ -12,12 +12,14 @@ from steerlm.config.loading import validate as validate
 from steerlm.config.recipe import AnnotateConfig as AnnotateConfig
 from steerlm.config.recipe import BaselinesConfig as BaselinesConfig
 from steerlm.config.recipe import BootstrapConfig as BootstrapConfig
+from steerlm.config.recipe import HeaderMarks as HeaderMarks
 from steerlm.config.recipe import LoraSection as LoraSection
 from steerlm.config.recipe import PlaygroundConfig as PlaygroundConfig
 from steerlm.config.recipe import PrepareConfig as PrepareConfig
 from steerlm.config.recipe import Recipe as Recipe
 from steerlm.config.recipe import SourceConfig as SourceConfig
 from steerlm.config.recipe import SourceFormat as SourceFormat
+from steerlm.config.recipe import TemplateChoice as TemplateChoice
 from steerlm.config.recipe import TemplateName as TemplateName
 from steerlm.config.recipe import TrainAttributeModelConfig as TrainAttributeModelConfig
 from steerlm.config.recipe import TrainingSection as TrainingSection

@@ -17,6 +17,8 @@ from steerlm.config.section import EngineName, Section
 from steerlm.errors import did_you_mean
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
+TemplateChoice = Literal["auto", "native", "steerlm", "chatml", "llama3", "nemo"]
+HeaderMarks = Literal["tokens", "text"]
 SourceFormat = Literal[
     "messages",
     "oasst",
@@ -113,7 +115,11 @@ class TrainingSection(Section):
     """What both training stages share."""
 
     base_model: str = Field(description="Hugging Face id or local folder of the model to start from.")
-    template: TemplateName = Field("steerlm", description="Chat template that is installed in the tokenizer.")
+    template: TemplateChoice = Field(
+        "auto",
+        description="Chat template that is installed in the tokenizer: native = the model's own, which carries the "
+        "header; auto = that where the base model has one, else `steerlm`.",
+    )
     epochs: float = Field(1.0, gt=0, description="Passes over the data.")
     max_steps: int = Field(-1, ge=-1, description="Stop after so many optimizer steps (-1: by epochs).")
     learning_rate: float = Field(5e-6, gt=0, description="Peak learning rate.")
@@ -200,6 +206,11 @@ class AnnotateConfig(Section):
 class TrainSftConfig(TrainingSection):
     """Step 3: attribute-conditioned supervised fine-tuning."""
 
+    header: HeaderMarks = Field(
+        "tokens",
+        description="With template native: marks of the header are new tokens, or (text) tokens that the model has and "
+        "nobody uses, so that an adapter needs no token rows.",
+    )
     conditioning: bool = Field(True, description="False trains the plain SFT baseline on the same data.")
     labels: Literal["predicted", "human"] = Field("predicted", description="Which labels to condition on.")
     turns: Literal["all", "last"] = Field("all", description="Which assistant turns are trained.")

@@ -16,7 +16,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.encoding import control_tokens
-from steerlm.template import TEMPLATES, Template
+from steerlm.template import installed_template
 
 _GUARD = """\
 {#- Other servers tokenize what is rendered here, so no message may spell a control token. -#}
@@ -34,18 +34,13 @@ _GUARD = """\
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}\n?")
 
 
-def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
-    """Return which shipped template is installed in a tokenizer of ours."""
-    return TEMPLATES[tokenizer.init_kwargs["steerlm"]["template"]]
-
-
 def guarded(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the tokenizer's chat template with a guard in front that refuses messages with control tokens."""
     assert isinstance(tokenizer.chat_template, str)
     if tokenizer.chat_template.startswith(_GUARD.splitlines()[0]):
         return tokenizer.chat_template
     recorded: Collection[str] = tokenizer.init_kwargs.get("chat_control_tokens") or ()
-    control = control_tokens(tokenizer, {*recorded, *template_of(tokenizer).tokens})
+    control = control_tokens(tokenizer, {*recorded, *installed_template(tokenizer).tokens})
     tokens = json.dumps(sorted(set(control.values())), ensure_ascii=False)
     return _GUARD.replace("__TOKENS__", tokens) + tokenizer.chat_template
 

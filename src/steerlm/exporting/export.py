@@ -26,7 +26,7 @@ from steerlm.checkpoint.model_card import Publication, model_card
 from steerlm.checkpoint.models import load_tokenizer, quiet
 from steerlm.checkpoint.weights import fingerprint, whole_folder
 from steerlm.errors import UserError
-from steerlm.exporting.chat_templates import guarded, template_of
+from steerlm.exporting.chat_templates import guarded
 from steerlm.exporting.gguf import Tools, check_quants, find_tools, write_gguf, write_modelfiles
 from steerlm.exporting.locating import Found, base_model, find, is_hub_id
 from steerlm.exporting.results import accuracy_rows, curves_png, steering_rows
@@ -34,7 +34,7 @@ from steerlm.exporting.weights import Dtype, load_merged
 from steerlm.scorers.attribute_models import context_length
 from steerlm.scorers.heads import HEAD_FILE
 from steerlm.storage.files import read_json, write_json
-from steerlm.template import ConversationEncoder
+from steerlm.template import ConversationEncoder, installed_template
 
 RECORD = "export.json"
 """Says which files of a folder an export wrote, so that the next one replaces those and nothing else."""
@@ -118,7 +118,7 @@ def _with_gguf(
     context: int,
 ) -> Publication:
     """Write the GGUF files and Modelfiles of an exported folder and name them in what its card shows."""
-    beginning = tokenizer.init_kwargs["steerlm"]["beginning"] and template_of(tokenizer).beginning
+    beginning = tokenizer.init_kwargs["steerlm"]["beginning"] and installed_template(tokenizer).beginning
     files = write_gguf(folder, tools, quants, publication.name.rsplit("/", 1)[-1], tokenizer, beginning)
     modelfiles = write_modelfiles(folder / "gguf", files[0], tokenizer, info.schema, context)
     return dataclasses.replace(publication, gguf=files, modelfiles=modelfiles)

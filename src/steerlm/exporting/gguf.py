@@ -20,9 +20,10 @@ from transformers import PreTrainedTokenizerBase
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.errors import UserError, did_you_mean
-from steerlm.exporting.chat_templates import ollama_template, template_of, without_generation
+from steerlm.exporting.chat_templates import ollama_template, without_generation
 from steerlm.server.policy import shipped_presets
 from steerlm.storage.files import read_json, write_json
+from steerlm.template import installed_template
 
 CONVERTER = "convert_hf_to_gguf.py"
 _QUANTIZER = "llama-quantize"
@@ -175,7 +176,7 @@ def _modelfile(
     context: int,
     description: str,
 ) -> str:
-    shipped = template_of(tokenizer)
+    shipped = installed_template(tokenizer)
     dials = "\n".join(
         f"#   {a.name} {a.levels[0]}..{a.levels[-1]}: {a.description}"
         if a.kind == "ordinal"

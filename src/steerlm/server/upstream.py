@@ -49,7 +49,7 @@ from steerlm.server.upstream_events import (
     refusal,
     unreachable,
 )
-from steerlm.template import TEMPLATES, ConversationEncoder
+from steerlm.template import ConversationEncoder, installed_template
 
 _CONNECT_S = 10.0
 _SEED_BITS = 31
@@ -207,7 +207,7 @@ class UpstreamBackend:
         }
         if self._upstream.chat:
             body["messages"] = _chat(plan.request.messages)
-            body["chat_template_kwargs"] = {"attributes": prompt.attributes}
+            body["chat_template_kwargs"] = {**self.encoder.variables, "attributes": prompt.attributes}
             if plan.num_logprobs is not None:
                 body |= {"logprobs": True, "top_logprobs": plan.num_logprobs}
         else:
@@ -260,7 +260,7 @@ class _Ending:
 
     def answer(self, stop: Sequence[str]) -> Answer:
         """Return an answer without text yet; the spelling of a control token of the template ends it, too."""
-        return Answer(GrowingText(self._encoder.schema, (*stop, *TEMPLATES[self._encoder.template].tokens)))
+        return Answer(GrowingText(self._encoder.schema, (*stop, *installed_template(self._tokenizer).tokens)))
 
     def take(self, answer: Answer, event: Event, num_logprobs: int | None) -> None:
         """Add what an event brings."""

@@ -79,7 +79,7 @@ def train_sft(
             return finished
     set_seed(seed)
     tokenizer = load_tokenizer(config.base_model)
-    num_new = install_template(tokenizer, config.template, schema)
+    num_new = install_template(tokenizer, config.template, schema, config.header)
     encoder = ConversationEncoder(tokenizer, schema)
     model = _base_model(config, tokenizer, num_new, encoder, schema)
     max_length = min(config.max_length, context_length(model, tokenizer))
@@ -94,7 +94,7 @@ def train_sft(
     info = CheckpointInfo(
         kind="sft",
         schema=schema,
-        template=config.template,
+        template=encoder.template,
         conditioning=config.conditioning,
         label_statistics=learned.label_statistics(),
         provenance={
@@ -132,7 +132,7 @@ def _base_model(
     precision: Precision = "auto" if torch.cuda.is_available() and config.precision != "fp32" else "fp32"
     model = load_causal_lm(config.base_model, precision, lora.quantize_4bit)
     resize_embeddings(model, tokenizer, num_new)
-    return add_lora(model, lora, sorted(encoder.control_ids))
+    return add_lora(model, lora, encoder.new_ids)
 
 
 def _examples(

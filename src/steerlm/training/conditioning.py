@@ -417,6 +417,10 @@ class ConditionedExamples:
             for message in _unpacked(self._pieces[self._texts[record]])
         ]
         altered = with_decoys(messages, schema, key)
+        if altered[0].role == "system" and not self._encoder.takes_system:
+            # where the model has no system role, such text stands in front of the question
+            text, asked = altered[0].content, altered[1]
+            altered = [replace(asked, content=f"{text}\n\n{asked.content}"), *altered[2:]]
         encoded = self._encoder.conversation(altered)
         fits = len(encoded.input_ids) <= min(self._full[record] + _MOST_ADDED, self._max_length)
         return (altered, encoded) if fits else None

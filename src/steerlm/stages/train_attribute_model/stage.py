@@ -131,7 +131,7 @@ def train_attribute_model(
         if isinstance(learned.examples, RegressionExamples):
             centre_head(model, learned)
         if config.lora is not None:
-            model = add_lora(model, config.lora, sorted(encoder.control_ids))
+            model = add_lora(model, config.lora, encoder.new_ids)
         objective: Objective = "regression" if config.kind == "regression" else "sft"
         mine = schema if config.kind == "regression" else None
         report["training"] = train(

@@ -22,7 +22,7 @@ from steerlm.training.conditioning import ConditionedExamples, Conditioning
 def plain_encoder(model: Path, config: TrainSftConfig, schema: AttributeSchema) -> ConversationEncoder:
     """Return the encoder of a model with the recipe's template installed."""
     tokenizer = load_tokenizer(model)
-    install_template(tokenizer, config.template, schema)
+    install_template(tokenizer, config.template, schema, config.header)
     return ConversationEncoder(tokenizer, schema)
 
 
