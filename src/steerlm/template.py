@@ -15,7 +15,7 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 from steerlm.attributes import AttributeSchema, Value
@@ -494,6 +494,20 @@ class ConversationEncoder:
                 "{% generation %}"
             )
         return encoded
+
+    def stretches(self, messages: Sequence[Message]) -> list[Stretch]:
+        """Return the text of a conversation, and what of it the model is trained to write.
+
+        Raises:
+            UserError: as `conversation`.
+        """
+        check_roles(messages)
+        weights = iter([message.weight for message in messages if message.role == "assistant"])
+        found = []
+        for generated, group in groupby(self._pieces(messages, True, None), key=lambda piece: piece.generated):
+            text = "".join(self.token(piece.value) if isinstance(piece.value, int) else piece.value for piece in group)
+            found.append(Stretch(text, generated and bool(next(weights))))
+        return found
 
     def fit(
         self,

@@ -12,7 +12,8 @@ from steerlm.errors import UserError
 
 if TYPE_CHECKING:
     from steerlm.attributes import AttributeSchema
-    from steerlm.config import TemplateName
+    from steerlm.config import Recipe, TemplateName
+    from steerlm.template import ConversationEncoder
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError("--columns is for --source; in a recipe the columns stand in prepare.sources")
         recipe = common.recipe_of(arguments)
         code = common.run_in_recipe(arguments, "prepare")
-        _show(recipe.run_dir / "prepare", recipe.schema_, recipe.train_sft.template, arguments.show, recipe.seed)
+        if arguments.show:
+            _show(recipe.run_dir / "prepare", recipe.schema_, _shown_template(recipe), arguments.show, recipe.seed)
         return code
     from steerlm.config import PrepareConfig
     from steerlm.sources import parse_columns
@@ -68,7 +70,28 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _show(out: Path, schema: AttributeSchema, template: TemplateName, count: int, seed: int) -> None:
+def _shown_template(recipe: Recipe) -> TemplateName | ConversationEncoder:
+    """Return the template that `train-sft` will install, the model's own in its encoder."""
+    section = recipe.train_sft
+    if section.template != "auto" and section.template != "native":
+        return section.template
+    if not Path(section.base_model).is_dir():
+        terminal.say(f"shown in the template steerlm: {section.base_model} is no local folder, its own is not at hand")
+        return "steerlm"
+    from steerlm.checkpoint.models import load_tokenizer
+    from steerlm.template import ConversationEncoder, chosen_template, install_template
+
+    tokenizer = load_tokenizer(section.base_model)
+    chosen = chosen_template(tokenizer, section.template)
+    if chosen != "native":
+        return chosen
+    install_template(tokenizer, chosen, recipe.schema_, section.header)
+    return ConversationEncoder(tokenizer, recipe.schema_)
+
+
+def _show(
+    out: Path, schema: AttributeSchema, template: TemplateName | ConversationEncoder, count: int, seed: int
+) -> None:
     """Print a few prepared records; what is trained stands in ⟦ ⟧."""
     if count:
         from steerlm.stages.prepare.show import show

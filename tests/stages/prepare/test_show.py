@@ -12,6 +12,7 @@ from steerlm.config import TemplateName
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.stages.prepare.show import show
 from steerlm.template import ConversationEncoder, install_template, render
+from tests.parity.native_matrix import tokenizer_for
 from tests.tiny import byte_tokenizer
 
 SAID = (
@@ -42,6 +43,19 @@ def test_the_draw_is_of_the_seed(tmp_path: Path) -> None:
     assert len(set(drawn[0])) == 3
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(show(tmp_path / "a.jsonl", OASST, "chatml", 99, 0)) == 50
+
+
+def test_the_models_own_template_is_shown_by_its_encoder(tmp_path: Path) -> None:
+    own = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    tokenizer = tokenizer_for(own + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+    install_template(tokenizer, "auto", OASST)
+    write_conversations(tmp_path / "a.jsonl", [Conversation("x", SAID[1:5])], OASST)
+    (shown,) = show(tmp_path / "a.jsonl", OASST, ConversationEncoder(tokenizer, OASST), 3, 0)
+    assert str(shown) == (
+        "x\n<|im_start|>user\nHi <|user|><|im_end|>\n<|im_start|>assistant\nHm.<|im_end|>\n"
+        "<|im_start|>user\nAgain<|im_end|>\n"
+        "<|im_start|>assistant\n<|attributes|>quality:4<|end_attributes|>⟦Hello<|im_end|>⟧\n"
+    )
 
 
 @pytest.mark.parametrize("template", get_args(TemplateName))

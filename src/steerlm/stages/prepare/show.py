@@ -11,7 +11,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.config import TemplateName
 from steerlm.conversation import Message, read_conversations
 from steerlm.storage.hash_set import hash64
-from steerlm.template import Stretch, render
+from steerlm.template import ConversationEncoder, Stretch, render
 
 
 class ShownRecord(NamedTuple):
@@ -25,7 +25,9 @@ class ShownRecord(NamedTuple):
         return f"{self.id}\n" + "".join(f"⟦{text}⟧" if trained else text for text, trained in self.stretches)
 
 
-def show(data: Path, schema: AttributeSchema, template: TemplateName, count: int, seed: int) -> list[ShownRecord]:
+def show(
+    data: Path, schema: AttributeSchema, template: TemplateName | ConversationEncoder, count: int, seed: int
+) -> list[ShownRecord]:
     """Draw records of a prepared file and render them, headers included.
 
     The header of a response shows its labels as they stand in the file: people's, until `annotate` puts the attribute
@@ -34,7 +36,7 @@ def show(data: Path, schema: AttributeSchema, template: TemplateName, count: int
     Args:
         data: `train.jsonl` of `prepare`, or any file of conversations.
         schema: the attributes.
-        template: the chat template that will be trained.
+        template: the chat template that will be trained; where it is the model's own, in its encoder.
         count: how many records, drawn at random.
         seed: of the draw.
 
@@ -43,7 +45,10 @@ def show(data: Path, schema: AttributeSchema, template: TemplateName, count: int
     """
     records = read_conversations(data, schema)
     drawn = heapq.nsmallest(count, ((hash64(str(seed), record.id), i, record) for i, record in enumerate(records)))
-    return [ShownRecord(record.id, render(_labelled(record.messages), template, schema)) for _, _, record in drawn]
+    labelled = {record.id: _labelled(record.messages) for _, _, record in drawn}
+    if isinstance(template, ConversationEncoder):
+        return [ShownRecord(record, template.stretches(messages)) for record, messages in labelled.items()]
+    return [ShownRecord(record, render(messages, template, schema)) for record, messages in labelled.items()]
 
 
 def _labelled(messages: tuple[Message, ...]) -> list[Message]:
