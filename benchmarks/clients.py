@@ -82,7 +82,9 @@ def parse_stream(raw: bytes, count: int) -> tuple[list[dict[str, Any]], int]:
     Raises:
         ValueError: it is cut off, or an error ends it.
     """
-    *events, last = [event.removeprefix(b"data: ") for event in raw.split(b"\n\n") if event]
+    *events, last = [
+        event.removeprefix(b"data: ") for event in raw.split(b"\n\n") if event and not event.startswith(b":")
+    ]
     if last != b"[DONE]":
         raise ValueError(f"the stream ends with {last[:200]!r}")
     answers: list[dict[str, Any]] = [{"text": "", "finish_reason": None, "tokens": None} for _ in range(count)]
@@ -99,7 +101,7 @@ def parse_stream(raw: bytes, count: int) -> tuple[list[dict[str, Any]], int]:
             answer["text"] += choice["delta"].get("content", "")
             answer["finish_reason"] = choice["finish_reason"]
             if choice["logprobs"] is not None:
-                answer["tokens"] = (answer["tokens"] or []) + [row["token"] for row in choice["logprobs"]["content"]]
+                answer["tokens"] = (answer["tokens"] or []) + _spoken(choice["logprobs"])
     return answers, tokens
 
 
@@ -109,14 +111,16 @@ def parse_reply(raw: bytes) -> tuple[list[dict[str, Any]], int]:
     answers = []
     for choice in sorted(reply["choices"], key=lambda choice: int(choice["index"])):
         logprobs = choice["logprobs"]
-        # parts of characters are spelled by their bytes in a reply
-        spoken = [] if logprobs is None else [(row["token"], row["bytes"]) for row in logprobs["content"]]
-        tokens = (
-            None if logprobs is None else [t if b is None else bytes(b).decode(errors="replace") for t, b in spoken]
-        )
+        tokens = None if logprobs is None else _spoken(logprobs)
         text, reason = choice["message"]["content"], choice["finish_reason"]
         answers.append({"text": text, "finish_reason": reason, "tokens": tokens})
     return answers, reply["usage"]["completion_tokens"]
+
+
+def _spoken(logprobs: Mapping[str, Any]) -> list[str]:
+    """Return the tokens as text; a reply spells parts of characters by their bytes."""
+    rows = [(row["token"], row["bytes"]) for row in logprobs["content"]]
+    return [token if known is None else bytes(known).decode(errors="replace") for token, known in rows]
 
 
 def difference(expected: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]], tokens: int) -> str:
