@@ -293,10 +293,11 @@ def test_dropout_leaves_what_the_encoder_would_write(template: str) -> None:
         shown = iter(kept)
         bare = [m if m.role == "user" or next(shown) else Message(m.role, m.content) for m in turns]
         encoded = encode.conversation(bare)
-        possible.append([i if trained else -100 for i, trained in zip(*encoded, strict=True)])
-    found = [examples.example(0, epoch).labels.tolist() for epoch in range(40)]
-    assert all(labels in possible for labels in found)
-    assert all(labels in found for labels in possible)
+        labels = [i if trained else -100 for i, trained in zip(*encoded, strict=True)]
+        possible.append([encoded.input_ids, labels])
+    found = [[array.tolist() for array in examples.example(0, epoch)] for epoch in range(40)]
+    assert all(example in possible for example in found)
+    assert all(example in found for example in possible)
 
 
 def test_decoys_need_no_system_role() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config import PlaygroundConfig, Recipe, TrainingSection
+from steerlm.config import PlaygroundConfig, Recipe, TrainingSection, TrainSftConfig
 from steerlm.conversation import BadRecords, Conversation
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known
@@ -179,7 +179,8 @@ def _check_tokenizer(stage: str, section: TrainingSection, recipe: Recipe, found
 
     try:
         tokenizer = load_tokenizer(section.base_model)
-        install_template(tokenizer, section.template, recipe.schema_)
+        header = section.header if isinstance(section, TrainSftConfig) else "tokens"
+        install_template(tokenizer, section.template, recipe.schema_, header)
         encoder = ConversationEncoder(tokenizer, recipe.schema_)
         encoder.conversation([Message("user", "ping"), Message("assistant", "pong", recipe.schema_.defaults)])
     except UserError as error:
