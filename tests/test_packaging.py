@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from steerlm.cli import main
 from steerlm.config import load_recipe
@@ -161,6 +163,23 @@ def test_a_missing_package_is_one_line_that_names_the_extra(monkeypatch: pytest.
         import peft  # noqa: F401
     with pytest.raises(ImportError, match="cannot import name"), needs_extra("lora", "lora"):
         from steerlm.errors import nothing_of_this_name  # type: ignore[attr-defined]  # noqa: F401
+
+
+def test_what_was_tested_lies_within_the_ranges() -> None:
+    """`requirements.lock` is what the tests run with: bounds that exclude it would never have been tried."""
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    tested = {canonicalize_name(name): version for name, version in pinned.items()}
+    wanted = [*PROJECT["dependencies"], *(r for rows in PROJECT["optional-dependencies"].values() for r in rows)]
+    for requirement in map(Requirement, wanted):
+        name = canonicalize_name(requirement.name)
+        if name in tested:
+            assert requirement.specifier.contains(tested[name]), requirement
+    for name in ("torch", "transformers"):
+        [bounded] = [Requirement(r) for r in PROJECT["dependencies"] if Requirement(r).name == name]
+        assert {clause.operator for clause in bounded.specifier} == {">=", "<"}, (
+            f"{name}: the next major version is untried"
+        )
 
 
 # -- other systems ----------------------------------------------------------------------------------------------------
