@@ -22,6 +22,8 @@ from steerlm.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+RECORD = "steerlm"
+"""Key of the tokenizer's configuration that says which template and schema are installed."""
 _OPENING = "{%- set steered_text %}\n"
 _CLOSING = (
     "{{ '' }}{% endset -%}\n{{- (steered_text.split(cut)[:-1] | join(cut)) if steered.opens else steered_text -}}\n"
@@ -45,6 +47,18 @@ ANSWER_ONLY = {"steerlm_answer": True, "enable_thinking": False}
 Chat = Sequence[Mapping[str, object]]
 Render = Callable[..., str]
 """(template, messages, add_generation_prompt, **variables) -> text."""
+
+
+def ending_ids(tokenizer: PreTrainedTokenizerBase) -> int | list[int]:
+    """Return what ends generation: the end-of-sequence token, and where the template is the model's own its end of turn
+    (which need not be that token)."""
+    record = tokenizer.init_kwargs.get(RECORD)
+    eos: int = tokenizer.eos_token_id
+    if record is None or record["template"] != "native":
+        return eos
+    names = [token for tokens in reversed(record["ends"]) for token in reversed(tokens)]
+    ends: list[int] = tokenizer.convert_tokens_to_ids(names)
+    return list(dict.fromkeys([*ends, *([] if eos is None else [eos])]))
 
 
 class TurnLayout(NamedTuple):

@@ -23,6 +23,7 @@ from steerlm.config import HeaderMarks, TemplateChoice, TemplateName
 from steerlm.conversation import Message, check_roles
 from steerlm.encoding import Encoded, Piece, backend_for, control_tokens, written_markers
 from steerlm.errors import UserError
+from steerlm.native import RECORD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +36,6 @@ __all__ = [
     "Stretch",
     "Template",
     "chosen_template",
-    "ending_ids",
     "install_template",
     "installed_template",
     "render",
@@ -90,8 +90,6 @@ TEMPLATES: dict[TemplateName, Template] = {
 _RENDERING = threading.Lock()
 """Transformers keeps the positions of generated text in the compiled template, which all threads share."""
 _PAD = "<|pad|>"
-_RECORD = "steerlm"
-"""Key of the tokenizer's configuration that says which template and schema are installed."""
 
 
 def chosen_template(tokenizer: PreTrainedTokenizerBase, wanted: TemplateChoice) -> TemplateName | Literal["native"]:
@@ -101,7 +99,7 @@ def chosen_template(tokenizer: PreTrainedTokenizerBase, wanted: TemplateChoice) 
     """
     if wanted != "auto":
         return wanted
-    record = tokenizer.init_kwargs.get(_RECORD)
+    record = tokenizer.init_kwargs.get(RECORD)
     if record is not None:
         installed: TemplateName | Literal["native"] = record["template"]
         return installed
@@ -110,24 +108,12 @@ def chosen_template(tokenizer: PreTrainedTokenizerBase, wanted: TemplateChoice) 
 
 def installed_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     """Return what the template of ours that is installed in a tokenizer is made of."""
-    record = tokenizer.init_kwargs[_RECORD]
+    record = tokenizer.init_kwargs[RECORD]
     if record["template"] != "native":
         return TEMPLATES[record["template"]]
     opening, closing = record["marks"]
     middle, last = record["ends"]
     return Template(tuple(dict.fromkeys((opening, closing, *middle, *last))), last[-1], opening, closing)
-
-
-def ending_ids(tokenizer: PreTrainedTokenizerBase) -> int | list[int]:
-    """Return what ends generation: the end-of-sequence token, and where the template is the model's own its end of turn
-    (which need not be that token)."""
-    record = tokenizer.init_kwargs.get(_RECORD)
-    eos: int = tokenizer.eos_token_id
-    if record is None or record["template"] != "native":
-        return eos
-    names = [token for tokens in reversed(record["ends"]) for token in reversed(tokens)]
-    ends: list[int] = tokenizer.convert_tokens_to_ids(names)
-    return list(dict.fromkeys([*ends, *([] if eos is None else [eos])]))
 
 
 def install_template(
@@ -163,7 +149,7 @@ def install_template(
         replaced = tokenizer.chat_template
         sources = [replaced] if isinstance(replaced, str) else replaced.values()
         recorded.update(*(written_markers(tokenizer, source) for source in sources))
-    record = tokenizer.init_kwargs.get(_RECORD)
+    record = tokenizer.init_kwargs.get(RECORD)
     beginning = _uses_beginning(tokenizer) if record is None else record["beginning"]
     own: _NativeRecord | None = None
     if chosen == "native":
@@ -182,7 +168,7 @@ def install_template(
         recorded.update(shipped.tokens)
     tokenizer.chat_control_tokens = sorted(recorded)
     tokenizer.init_kwargs["chat_control_tokens"] = tokenizer.chat_control_tokens
-    tokenizer.init_kwargs[_RECORD] = {
+    tokenizer.init_kwargs[RECORD] = {
         "template": chosen,
         "schema": schema.signature,
         "beginning": beginning,
@@ -202,7 +188,7 @@ def _install_native(
     from steerlm.native import examined, own_template, spare_tokens, wrapped
 
     own = own_template(tokenizer)
-    record = tokenizer.init_kwargs.get(_RECORD) or {}
+    record = tokenizer.init_kwargs.get(RECORD) or {}
     spare = spare_tokens(tokenizer)
     marks: tuple[str, str]
     if "marks" in record:
@@ -379,7 +365,7 @@ class ConversationEncoder:
         """
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        record = tokenizer.init_kwargs.get(_RECORD)
+        record = tokenizer.init_kwargs.get(RECORD)
         if record is None or not isinstance(tokenizer.chat_template, str):
             raise UserError(
                 f"the tokenizer {tokenizer.name_or_path!r} has no steerlm chat template; install one with "

@@ -35,7 +35,7 @@ from steerlm.checkpoint.info import save_info as save_info
 from steerlm.checkpoint.weights import check_weights, whole_folder
 from steerlm.checkpoint.weights import fingerprint as fingerprint
 from steerlm.errors import UserError, needs_extra
-from steerlm.template import ending_ids
+from steerlm.native import ending_ids
 
 Precision = Literal["auto", "bf16", "fp32"]
 
