@@ -208,9 +208,11 @@ def test_words_of_a_label_in_the_text_are_reported_where_they_were_tried(
 ) -> None:
     world = World(tmp_path, monkeypatch)
     world.evaluate(".", sft=world.model("sft", exact))
+    results = evaluation_file(tmp_path / "results.json")
+    untried = dataclasses.replace(results.models["sft"], label_words=None, unseen_label_words=None)
+    write_result(tmp_path / "results.json", dataclasses.replace(results, models={"sft": untried}))
     write_report(tmp_path)
     assert "Words of a label" not in markdown(tmp_path)
-    results = evaluation_file(tmp_path / "results.json")
     tried = dataclasses.replace(results.models["sft"], label_words={"humor": Estimate(0.07, 0.03, 0.12, 40, 8)})
     write_result(tmp_path / "results.json", dataclasses.replace(results, models={"sft": tried}))
     write_report(tmp_path)
