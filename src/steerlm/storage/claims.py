@@ -69,6 +69,11 @@ def claim(
     write_json(record, {**stored, **inputs})
 
 
+def claim_file(path: Path, made_from: str) -> None:
+    """Delete the file unless it was made from `made_from` (a digest), and record that beside it."""
+    claim(path.with_suffix(".inputs.json"), {path.name: made_from}, otherwise="replace", outputs={path.name: path})
+
+
 def partial_of(path: Path) -> Path:
     """Return where a file of lines grows until it is whole."""
     return path.with_name(f"{path.name}.partial")

@@ -20,7 +20,7 @@ from steerlm.scorers import measures
 from steerlm.stages.evaluate.fidelity import Sweeps
 from steerlm.stages.evaluate.panel import Panelist
 from steerlm.stages.evaluate.sweeping import SweepPlan
-from steerlm.storage.claims import claim, digest_of
+from steerlm.storage.claims import claim_file, digest_of
 from steerlm.storage.resumable import map_lines, read_rows
 
 CHUNK = 256
@@ -74,7 +74,7 @@ def answer_plan(
     if config.engine != "local":  # its random numbers are others
         parts.append(config.engine)
     path = out / "samples.jsonl"
-    _claim(path, digest_of(*parts))
+    claim_file(path, digest_of(*parts))
     engine = None
 
     def work(chunk: list[int]) -> list[AnswerRow]:
@@ -106,7 +106,7 @@ def score_answers(
 ) -> list[ScoreRow]:
     """Let a scorer read a model's answers; what it says is kept in `out`."""
     path = out / f"scores-{panelist.id}.jsonl"
-    _claim(path, digest_of(panelist.scorer.who, panelist.attributes, list(answers)))
+    claim_file(path, digest_of(panelist.scorer.who, panelist.attributes, list(answers)))
 
     def work(chunk: list[int]) -> list[ScoreRow]:
         owners, conversations = [], []
@@ -185,7 +185,3 @@ def text_sweeps(plan: SweepPlan, schema: AttributeSchema, answers: Sequence[Answ
         for i, row in enumerate(answers)
     ]
     return lay_out_sweeps(plan, schema, answers, rows, measures.TextStatistics._fields, seen)
-
-
-def _claim(path: Path, inputs: str) -> None:
-    claim(path.with_suffix(".inputs.json"), {path.name: inputs}, otherwise="replace", outputs={path.name: path})

@@ -19,7 +19,7 @@ from steerlm.conversation import Message
 from steerlm.results.codec import to_json
 from steerlm.stages.evaluate.panel import Panelist, headline_scorers, make_panel
 from steerlm.stages.evaluate.sweeping import Prompt, read_prompts, sweep_levels
-from steerlm.storage.claims import claim, digest_of
+from steerlm.storage.claims import claim_file, digest_of
 from steerlm.storage.hash_set import hash64
 from steerlm.storage.resumable import map_lines, read_rows
 
@@ -88,7 +88,7 @@ def measure_model(
     how = config.model_dump(mode="json")
     path = out / "answers.jsonl"
     made_from = digest_of(fingerprint(model), [s.scorer.who for s in scorers], how, dict(questions.best), asked, seed)
-    claim(out / "answers.inputs.json", {path.name: made_from}, otherwise="replace", outputs={path.name: path})
+    claim_file(path, made_from)
     engine: LocalEngine | None = None
 
     def work(chunk: list[Prompt]) -> list[Any]:

@@ -12,7 +12,7 @@ import orjson
 
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.storage.claims import claim, digest_of
+from steerlm.storage.claims import claim_file, digest_of
 from steerlm.storage.files import atomic_writer
 from steerlm.storage.resumable import map_lines, read_rows
 from steerlm.studies.compare.systems import ComparedPrompt, System, SystemAnswer, stored_answers
@@ -64,8 +64,7 @@ def answer_prompts(
 def _generated(
     system: System, prompts: Sequence[ComparedPrompt], generation: AnswerSampling, path: Path
 ) -> list[SystemAnswer]:
-    inputs = {path.name: _key(system, prompts, generation)}
-    claim(path.with_suffix(".inputs.json"), inputs, otherwise="replace", outputs={path.name: path})
+    claim_file(path, _key(system, prompts, generation))
     work: Work | None = None
 
     def rows(chunk: list[ComparedPrompt]) -> list[dict[str, object]]:
