@@ -55,6 +55,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(**options)
         context.set_default_timeout(60_000)
         contexts.append(context)
+        # the seeds of answers are drawn there; some random seeds give an empty answer, which has no scores
+        context.add_init_script("let drawn = 0; crypto.getRandomValues = (array) => array.fill(++drawn)")
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("dialog", lambda dialog: problems.append(f"dialog {dialog.message}"))
