@@ -34,7 +34,7 @@ def flesch_kincaid_grade(text: str, language: str | None) -> float | None:
 @functools.cache
 def _hyphenation(language: str) -> str | None:
     """Return the dictionary of a language, or None."""
-    found = pyphen.language_fallback({"en": "en_US", "pt": "pt_PT"}.get(language, language))
+    found: str | None = pyphen.language_fallback({"en": "en_US", "pt": "pt_PT"}.get(language, language))
     if found is None:  # dictionaries of regions only, such as it_IT
         found = next((name for name in sorted(pyphen.LANGUAGES) if language and name.startswith(f"{language}_")), None)
     return found
@@ -71,7 +71,7 @@ def textstat_grade(text: str) -> float:
 
 def _bare(text: str) -> str:
     """Drop punctuation but the apostrophes of contractions."""
-    return _NO_WORD.sub("", _STRAY_APOSTROPHE.sub('"', text))
+    return str(_NO_WORD.sub("", _STRAY_APOSTROPHE.sub('"', text)))
 
 
 def _tenths(x: float) -> float:

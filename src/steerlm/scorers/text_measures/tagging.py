@@ -51,7 +51,7 @@ def formality(text: str, language: str | None) -> float | None:
         return sum(share.get(tag, 0.0) for tag in tags)
 
     formal = percent("NOUN", "ADJ", "ADP") + 100 * articles / len(tagged)
-    return (formal - percent("PRON", "VERB", "ADV", "INTJ") + 100) / 2
+    return float(formal - percent("PRON", "VERB", "ADV", "INTJ") + 100) / 2
 
 
 def lemma_mtld(text: str, real_words: Collection[str] | None = None) -> float:
@@ -87,7 +87,7 @@ def _tagger(language: str) -> Language | None:
     for name in names:
         if importlib.util.find_spec(name) is not None:
             # repacked models carry a folder of another name than their package's, which spacy.load does not find
-            return importlib.import_module(name).load(exclude=["ner"])  # type: ignore[no-any-return]
+            return importlib.import_module(name).load(exclude=["ner"])
     if language == "en":
         raise UserError("formality needs a tagger of English: python -m spacy download en_core_web_sm")
     return None

@@ -32,7 +32,7 @@ def words(text: str) -> list[str] | None:
         UserError: the library that cuts the text is not installed.
     """
     if not _SPACELESS.search(text):
-        return _WORD.findall(text)
+        return list(_WORD.findall(text))
     japanese = _KANA.search(text) is not None  # Chinese characters are Japanese ones where kana stand beside them
     found: list[str] = []
     end = 0
@@ -43,7 +43,7 @@ def words(text: str) -> list[str] | None:
         found += _WORD.findall(text[end : run.start()])
         found += [word for word in cut(run.group()) if _WORD.search(word)]
         end = run.end()
-    return found + _WORD.findall(text[end:])
+    return [*found, *_WORD.findall(text[end:])]
 
 
 def count_words(text: str) -> float | None:
