@@ -14,11 +14,8 @@ from typing import Any
 
 from steerlm.config import Recipe
 from steerlm.errors import UserError
-from steerlm.runs import RunFolder, recipe_stages
+from steerlm.runs import Notify, RunFolder, StageRecord, recipe_stages
 from steerlm.storage.cluster import Cluster
-
-Notify = Callable[[str, dict[str, Any] | None], None]
-"""Called with a stage's name and None when it starts, and with its record when it is done."""
 
 
 def run_recipe(
@@ -57,9 +54,7 @@ def run_recipe(
     return folder
 
 
-def run_stage(
-    recipe: Recipe, stage: str, notify: Notify | None = None, cluster: Cluster | None = None
-) -> dict[str, Any]:
+def run_stage(recipe: Recipe, stage: str, notify: Notify | None = None, cluster: Cluster | None = None) -> StageRecord:
     """Run one stage of the recipe in its run folder; the stages before it must be done.
 
     Args:
@@ -84,15 +79,9 @@ def run_stage(
         return _run(folder, stage, notify, cluster)
 
 
-def _run(folder: RunFolder, stage: str, notify: Notify | None, cluster: Cluster | None = None) -> dict[str, Any]:
+def _run(folder: RunFolder, stage: str, notify: Notify | None, cluster: Cluster | None = None) -> StageRecord:
     work = _WORK[stage] if cluster is None else partial(_ON_CLUSTER[stage], cluster=cluster)
-    finished = folder.done(stage)
-    if notify is not None and finished is None:
-        notify(stage, None)
-    record = folder.execute(stage, lambda out: work(folder, out))
-    if notify is not None:
-        notify(stage, {**record, "skipped": finished is not None})
-    return record
+    return folder.execute(stage, lambda out: work(folder, out), notify)
 
 
 def _playground(run: RunFolder, out: Path) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import orjson
 import yaml
@@ -42,6 +42,22 @@ STAGES = (
 """Every stage in order: module, subcommand (with hyphens), recipe section and run folder share the word."""
 
 _PACKAGES = ("steerlm", "torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy", "scipy")
+
+
+class StageRecord(TypedDict):
+    """A `done.json`: what a stage took, and its own summary; `skipped` (it was done before) is not kept in the file."""
+
+    stage: str
+    seconds: float
+    cpu_seconds: float
+    peak_memory_mib: int | None
+    resumed: bool
+    summary: Any
+    skipped: NotRequired[bool]
+
+
+Notify = Callable[[str, StageRecord | None], None]
+"""Called with a stage's name and None when it starts, and with its record when it is done."""
 
 
 def environment() -> dict[str, object]:
@@ -200,21 +216,39 @@ class RunFolder:
         if is_main_process():
             write_json(record, current)
 
-    def done(self, stage: str) -> dict[str, Any] | None:
+    def done(self, stage: str) -> StageRecord | None:
         """Return the stage's `done.json`, or None while it is not finished."""
         path = self.paths.done(stage)
         return orjson.loads(path.read_bytes()) if path.is_file() else None
 
-    def execute(self, stage: str, work: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
-        """Run `work` on the stage's folder unless the stage is done, and record summary, time and peak memory."""
+    def execute(
+        self,
+        stage: str,
+        work: Callable[[Path], Mapping[str, Any]],
+        notify: Notify | None = None,
+        label: str | None = None,
+    ) -> StageRecord:
+        """Run `work` on the stage's folder unless the stage is done, and record summary, time and peak memory.
+
+        Args:
+            stage: names the folder.
+            work: returns the summary.
+            notify: told when it starts, and when it is done or was done before.
+            label: what `notify` calls the stage (default: its name).
+        """
+        label = stage if label is None else label
         if (finished := self.done(stage)) is not None:
+            if notify is not None:
+                notify(label, {**finished, "skipped": True})
             return finished
+        if notify is not None:
+            notify(label, None)
         folder = self.stage(stage)
         resumed = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         started, cpu = time.monotonic(), time.process_time()
         summary = dict(work(folder))
-        record = {
+        record: StageRecord = {
             "stage": stage,
             "seconds": round(time.monotonic() - started, 2),
             "cpu_seconds": round(time.process_time() - cpu, 2),
@@ -224,6 +258,8 @@ class RunFolder:
         }
         if is_main_process():
             write_json(self.paths.done(stage), record)
+        if notify is not None:
+            notify(label, {**record, "skipped": False})
         return record
 
     @contextlib.contextmanager

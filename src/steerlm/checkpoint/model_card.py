@@ -79,9 +79,9 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _head(info: CheckpointInfo, base: str, publication: Publication | None) -> dict[str, Any]:
+def _head(info: CheckpointInfo, base: str, publication: Publication | None) -> dict[str, object]:
     """Return the card's metadata (the hub's model card specification)."""
-    meta: dict[str, Any] = {
+    meta: dict[str, object] = {
         "library_name": "transformers",
         "pipeline_tag": "text-classification" if info.kind == "regression" else "text-generation",
         "tags": ["steerlm"],
@@ -90,9 +90,8 @@ def _head(info: CheckpointInfo, base: str, publication: Publication | None) -> d
         if base.count("/") == 1 and not base.startswith((".", "/", "~")):
             meta["base_model"] = base
         return meta
-    meta["tags"] = ["steerlm", "steerable" if info.kind == "sft" else "attribute-model"]
-    if publication.gguf:
-        meta["tags"].append("gguf")
+    kind = "steerable" if info.kind == "sft" else "attribute-model"
+    meta["tags"] = ["steerlm", kind, *(["gguf"] if publication.gguf else [])]
     if publication.license is not None:
         meta["license"] = publication.license
     if publication.base_model is not None:

@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -92,7 +92,7 @@ def _silence() -> Iterator[None]:
             logging.disable(logging.NOTSET)
 
 
-def _example(model: PreTrainedModel) -> dict[str, Any]:
+def _example(model: PreTrainedModel) -> dict[str, object]:
     """Return inputs of a step that continues two sequences, for the tracing."""
     ids = torch.arange(2 * 13).reshape(2, 13) % model.config.get_text_config().vocab_size
     return {

@@ -114,7 +114,7 @@ def sampling_parameters(prompting: Prompting, length: int, request: Request, sam
 class Start(NamedTuple):
     """What vLLM is started with: its settings, and what builds the prompts."""
 
-    settings: dict[str, Any]
+    settings: dict[str, object]
     prompting: Prompting
 
 

@@ -6,6 +6,7 @@ written down here. Parameters are counted on the meta device, so no weights are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ _LLAMA_3_70B = {
     "num_hidden_layers": 80,
     "num_attention_heads": 64,
 }
-KNOWN: dict[str, dict[str, Any]] = {
+KNOWN: Mapping[str, Mapping[str, Any]] = {
     "meta-llama/Llama-2-13b-hf": {
         "model_type": "llama",
         "hidden_size": 5120,

@@ -107,7 +107,7 @@ def _aligned(texts: Sequence[str]) -> str:
     return " ".join(f"{text:>3}" for text in texts)
 
 
-def collect(run_dir: Path, ablation: Path | None, charts: Charts) -> dict[str, Any]:
+def collect(run_dir: Path, ablation: Path | None, charts: Charts) -> dict[str, object]:
     """Read what the template shows and draw its charts; a part that the run lacks is None or empty.
 
     Raises:
@@ -180,7 +180,7 @@ def _quoted(suite: Evaluation) -> ScorerLabel:
     return suite.scorer(suite.headline_scorer[suite.suite.dial])
 
 
-def _of_evaluation(results: Evaluation) -> dict[str, Any]:
+def _of_evaluation(results: Evaluation) -> dict[str, object]:
     """What the template shows of an evaluation beside its results."""
     order = list(results.models)
     headline = sorted(results.headline_dials(), key=lambda row: -order.index(row.model))

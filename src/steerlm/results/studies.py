@@ -81,8 +81,8 @@ class Gain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RungTraining:
-    """What a rung trained on with one seed, and what it took.
+class RungCourse:
+    """What a rung trained on, and what it took.
 
     Attributes:
         tokens: of one epoch; `trained_tokens` are those of responses.
@@ -90,7 +90,6 @@ class RungTraining:
         bootstrapped: answers of its own among the records.
     """
 
-    seed: int
     records: int
     tokens: int
     trained_tokens: int
@@ -104,6 +103,13 @@ class RungTraining:
     bootstrapped: int | None = None
     seconds: float
     peak_memory_mib: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungTraining(RungCourse):
+    """A rung's training with one seed."""
+
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,11 +199,27 @@ class AblationResult:
     rungs: Mapping[str, RungResult]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MethodTraining:
-    """What a method trained on with one seed, and what it took; what chose its weights where several were tried."""
+@dataclass(frozen=True)
+class Measurement:
+    """Who measured a model's answers; `headline`: per attribute the scorer that is quoted."""
 
-    seed: int
+    steerable: bool
+    scorers: Sequence[ScorerLabel]
+    headline: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RungDone:
+    """The summary of a rung that is trained and measured."""
+
+    training: RungCourse
+    measured: Measurement
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodCourse:
+    """What a method trained on, and what it took; what chose its weights where several were tried."""
+
     share: float | None = None
     validation_reward: float | None = None
     records: int
@@ -210,6 +232,44 @@ class MethodTraining:
     peak_memory_mib: int | None
     learning_rate: float | None = None
     trials: Sequence[Mapping[str, object]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodTraining(MethodCourse):
+    """A method's training with one seed."""
+
+    seed: int
+
+
+@dataclass(frozen=True)
+class MethodDone:
+    """The summary of a method that is trained and, unless others only go on from it, measured."""
+
+    training: MethodCourse
+    measured: Measurement | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialCourse:
+    """What DPO or RLOO took with one learning rate.
+
+    Attributes:
+        pairs: that DPO learned from.
+        prompts: that RLOO answered; `first_reward` and `last_reward` are over the first and last tenth of its steps.
+    """
+
+    learning_rate: float
+    pairs: int | None = None
+    prompts: int | None = None
+    steps: int
+    epochs: float | None = None
+    trained_tokens: int
+    sampled_tokens: int
+    first_reward: float | None = None
+    last_reward: float | None = None
+    seconds: float = 0.0
+    peak_memory_mib: int | None = None
+    validation_reward: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

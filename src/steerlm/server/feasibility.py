@@ -7,7 +7,7 @@ cannot be had apart from helpfulness. Computed from the label statistics in the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -37,13 +37,20 @@ class Nearest(NamedTuple):
         return self.distance > FAR
 
 
+class Combination(TypedDict):
+    """Attribute values that occur together, and in how many turns of the training data."""
+
+    attributes: dict[str, Value]
+    count: int
+
+
 class TrainedCombinations:
     """The combinations of attribute values in the training data."""
 
     def __init__(self, statistics: Mapping[str, Any], schema: AttributeSchema) -> None:
         """Read a checkpoint's label statistics."""
         self._schema = schema
-        self.combinations: list[dict[str, Any]] = list(statistics.get("combinations", []))
+        self.combinations: list[Combination] = list(statistics.get("combinations", []))
         self.total = int(statistics.get("num_combinations", 0))
         self._units_CK = np.array(
             [[self._unit(name, c["attributes"].get(name)) for name in schema.names] for c in self.combinations]

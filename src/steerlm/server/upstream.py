@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httpx
 from jinja2 import TemplateError
@@ -181,7 +181,7 @@ class UpstreamBackend:
             message = "the messages spell a control token, which this server's upstream would take for one"
             raise ApiError("control_text", message, "messages")
 
-    def _bodies(self, plan: Plan, prompt: _Prompt, served: Served) -> list[dict[str, Any]]:
+    def _bodies(self, plan: Plan, prompt: _Prompt, served: Served) -> list[dict[str, object]]:
         """Return the requests, one per sample.
 
         Raises:
@@ -193,7 +193,7 @@ class UpstreamBackend:
             message = f"the prompt has {len(prompt.ids)} tokens and the model's context only {context}; shorten it"
             raise ApiError("context_length_exceeded", message, "messages")
         sampling = plan.sampling
-        body: dict[str, Any] = {
+        body: dict[str, object] = {
             "model": served.name,
             "max_tokens": min(sampling.max_new_tokens, room),
             "temperature": sampling.temperature,
@@ -291,7 +291,9 @@ class _Sample:
         opened: whether the upstream has begun to answer.
     """
 
-    def __init__(self, client: httpx.AsyncClient, path: str, body: dict[str, Any], plan: Plan, ending: _Ending) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, path: str, body: dict[str, object], plan: Plan, ending: _Ending
+    ) -> None:
         """Send nothing yet."""
         self.answer = ending.answer(plan.stop)
         self.opened = False

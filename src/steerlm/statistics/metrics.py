@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -176,18 +176,26 @@ def human_ceiling(
     }
 
 
-def indistinguishable_pairs(values: Mapping[str, ArrayLike], threshold: float = 0.9) -> list[dict[str, Any]]:
+class Twins(TypedDict):
+    """Two attributes, their Pearson correlation, and over how many records that have both labels."""
+
+    attributes: list[str]
+    r: float
+    n: int
+
+
+def indistinguishable_pairs(values: Mapping[str, ArrayLike], threshold: float = 0.9) -> list[Twins]:
     """Pairs of attributes that the data cannot tell apart: |Pearson r| above `threshold`.
 
     Args:
         values: per attribute its labels over the same records, NaN where a record has none.
 
     Returns:
-        `{"attributes": [a, b], "r": …, "n": …}`, strongest first; n = records that have both labels.
+        The pairs, strongest first.
     """
     arrays = {name: np.asarray(x, dtype=np.float64) for name, x in values.items()}
     names = list(arrays)
-    pairs = []
+    pairs: list[Twins] = []
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             both = np.isfinite(arrays[a]) & np.isfinite(arrays[b])

@@ -8,7 +8,7 @@ cluster has any. Ray hands the chunks out, recomputes those of a worker that is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ def _results(ray: Any, cluster: Cluster, work: Callable[[int], bytes], numbers: 
             # as many as here, whatever Ray sets: sums in another order differ in the last bit
             torch.set_num_threads(threads)
 
-        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        def __call__(self, row: Mapping[str, Any]) -> dict[str, object]:
             try:
                 return {"block": work(int(row["item"])), "mistake": ""}
             except UserError as error:

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 _STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -30,9 +31,17 @@ def peak_memory_mib() -> int | None:
     return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024))
 
 
+@dataclass
+class Spending:
+    """What work took: seconds, and the peak memory of the process during it (None where unknown)."""
+
+    seconds: float = 0.0
+    peak_memory_mib: int | None = None
+
+
 @contextlib.contextmanager
-def spending(cost: dict[str, object]) -> Iterator[None]:
-    """Fill `cost` at the end: `seconds`, and `peak_memory_mib` of the process during the work (None where unknown).
+def spending() -> Iterator[Spending]:
+    """Give a cost that is filled at the end of the work.
 
     On a GPU the memory is the GPU's. On the CPU it is the process's, so it includes what the process held before.
     """
@@ -45,9 +54,10 @@ def spending(cost: dict[str, object]) -> Iterator[None]:
         with contextlib.suppress(OSError):  # not every container may
             _REFERENCES.write_text("5")  # resets the peak (proc(5))
     started = time.monotonic()
-    yield
-    cost["seconds"] = round(time.monotonic() - started, 2)
-    cost["peak_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20) if gpu else _peak_resident_mib()
+    cost = Spending()
+    yield cost
+    cost.seconds = round(time.monotonic() - started, 2)
+    cost.peak_memory_mib = round(torch.cuda.max_memory_allocated() / 2**20) if gpu else _peak_resident_mib()
 
 
 def _peak_resident_mib() -> int | None:

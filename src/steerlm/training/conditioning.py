@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import orjson
@@ -337,7 +337,7 @@ class ConditionedExamples:
         self.report.trained_turns += trained > 0
         self.report.unlabelled_turns += trained > 0 and max(turn.codes) < 0
 
-    def label_statistics(self) -> dict[str, Any]:
+    def label_statistics(self) -> dict[str, object]:
         """Return statistics of the labels that trained turns are conditioned on (`label_statistics`)."""
         codes_T_K = np.asarray(self._codes, dtype=np.int16).reshape(-1, len(self._encoder.schema))
         return label_statistics(codes_T_K[np.asarray(self._trained, dtype=bool)], self._encoder.schema)

@@ -13,6 +13,7 @@ from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.checkpoint.models import CheckpointInfo, load_causal_lm, load_info, resize_embeddings, save_model
 from steerlm.config import BaselinesConfig, TrainSftConfig
 from steerlm.conversation import Message, Score
+from steerlm.results.studies import TrialCourse
 from steerlm.studies.baselines import trainers
 from steerlm.studies.baselines.encoding import EncodedPair, encode_pair
 from steerlm.studies.baselines.preferences import Pair
@@ -79,7 +80,7 @@ def test_dpo_sees_our_ids_learns_the_order_and_stops_when_its_budget_is_spent(
     monkeypatch.setattr(trainers.PreparedDPOTrainer, "training_step", spy)
     epoch = sum(pair.tokens for pair in pairs)
     course = trainers.train_dpo(policy, pairs, CONFIG, SFT, 1e-3, tmp_path, 10 * epoch, seed=0)
-    assert course == {"epochs": 10.0, "steps": 10, "trained_tokens": 10 * epoch, "sampled_tokens": 0}
+    assert course == TrialCourse(learning_rate=1e-3, epochs=10.0, steps=10, trained_tokens=10 * epoch, sampled_tokens=0)
     expected = [(p.prompt_ids + ids, len(ids)) for p in pairs for ids in (p.chosen_ids, p.rejected_ids)]
     assert sorted(seen[:8]) == sorted(expected)
     before, after = (preference(load_causal_lm(folder), pairs) for folder in (policy, tmp_path / "model"))
@@ -117,10 +118,12 @@ def test_rloo_samples_from_our_ids_and_learns_what_is_rewarded(
             position += 1
     sampled = sum(len(ids) for _, (_, completions, _) in generated for ids in completions)
     given = sum(len(ids) for _, (prompt_ids, _, _) in generated for ids in prompt_ids)
-    assert (course["sampled_tokens"], course["trained_tokens"]) == (sampled, sampled + given)
+    assert (course.sampled_tokens, course.trained_tokens) == (sampled, sampled + given)
     # it ends with the first step that passes the budget
-    assert 16 * 1300 <= 2 * sampled + given < 16 * 1300 * (1 + 1 / (course["steps"] - 1))
-    assert course["last_reward"] > course["first_reward"] + 0.05
+    assert 16 * 1300 <= 2 * sampled + given < 16 * 1300 * (1 + 1 / (course.steps - 1))
+    assert course.last_reward is not None
+    assert course.first_reward is not None
+    assert course.last_reward > course.first_reward + 0.05
 
 
 class FixedScores:

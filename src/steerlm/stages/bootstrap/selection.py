@@ -39,9 +39,9 @@ class Combinations:
     best: tuple[Mapping[str, Value], ...]
     is_maximum: bool
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """Return the JSON form for a report."""
-        out: dict[str, Any] = {"seen": len(self.all), "best": len(self.best), "commonest_best": dict(self.best[0])}
+        out: dict[str, object] = {"seen": len(self.all), "best": len(self.best), "commonest_best": dict(self.best[0])}
         if not self.is_maximum:
             out["note"] = (
                 "no training label has every quality attribute at its best end (predictions seldom reach the ends of "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
-from steerlm.results.codec import to_json
+from steerlm.results.studies import Measurement
 from steerlm.stages.evaluate.panel import Panelist, headline_scorers, make_panel
 from steerlm.stages.evaluate.sweeping import Prompt, read_prompts, sweep_levels
 from steerlm.storage.claims import claim_file, digest_of
@@ -67,7 +67,7 @@ def measure_model(
     annotator: Path | None,
     out: Path,
     seed: int,
-) -> dict[str, Any]:
+) -> Measurement:
     """Let a model answer the questions and measure the answers.
 
     Args:
@@ -75,9 +75,6 @@ def measure_model(
         out: receives `answers.jsonl`: per prompt `prompt`, `cluster`, `best` (answers where the best was asked for) and
             `sweep` (answers with `dial` and `level`), each with `scores` by scorer. Called again after an
             interruption it goes on behind the last chunk; answers of another model or setting are replaced.
-
-    Returns:
-        `steerable`, `scorers` and `headline` (attribute -> scorer that the figures quote).
     """
     from steerlm.checkpoint.models import fingerprint, load_info
 
@@ -100,11 +97,8 @@ def measure_model(
 
     prompts = questions.prompts
     map_lines(path, prompts, work, chunk=_CHUNK, description=f"answers of {out.name}")
-    return {
-        "steerable": steerable,
-        "scorers": to_json([scorer.describe() for scorer in scorers]),
-        "headline": headline_scorers(schema, scorers),
-    }
+    described = [scorer.describe() for scorer in scorers]
+    return Measurement(steerable, described, headline_scorers(schema, scorers))
 
 
 def read_answers(out: Path) -> list[Row]:

@@ -13,6 +13,7 @@ from the rung before it, as step 4 does.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,24 +25,26 @@ from steerlm.conversation import read_conversations
 from steerlm.errors import UserError, needs_extra
 from steerlm.reporting.charts import ladders_file
 from steerlm.reporting.studies import explain, ladder
-from steerlm.results.codec import VERSION, from_json, write_result
+from steerlm.results.codec import VERSION, from_json, to_json, write_result
 from steerlm.results.studies import (
     AblationResult,
+    MachineFacts,
+    Measurement,
+    RungCourse,
+    RungDone,
     RungResult,
     RungTraining,
     StudyConditions,
     StudyDraws,
     StudySubject,
 )
-from steerlm.runs import RunFolder, environment
+from steerlm.runs import Notify, RunFolder, StageRecord, environment
 from steerlm.storage.files import atomic_writer
 from steerlm.storage.resumable import read_rows
 from steerlm.storage.spending import spending
 from steerlm.studies.ablate.measuring import Questions, measure_model, read_answers, read_questions
 from steerlm.studies.ablate.rungs import Rung, chosen_rungs, is_labelled, parent, quality_names, write_records
 from steerlm.studies.ablate.statistics import Answers, Judged, describe, gain
-
-Notify = Callable[[str, dict[str, Any] | None], None]
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,9 @@ class Climb:
     def seed(self) -> int:
         return self.run.recipe.seed
 
-    def execute(self, name: str, work: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
+    def execute(self, name: str, work: Callable[[Path], Mapping[str, Any]]) -> StageRecord:
         """Run one part in its own folder unless it is done."""
-        label = f"seed {self.seed}: {name}"
-        finished = self.run.done(name)
-        if finished is None:
-            self.notify(label, None)
-        record = self.run.execute(name, work)
-        self.notify(label, {**record, "skipped": finished is not None})
-        return record
+        return self.run.execute(name, work, self.notify, f"seed {self.seed}: {name}")
 
 
 def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, notify: Notify) -> AblationResult:
@@ -123,11 +120,7 @@ def prepare_shared(shared: RunFolder, notify: Notify) -> Path:
         parts.append(("playground", lambda folder: build(world, recipe.schema_, folder, recipe.seed)))
     parts.append(("prepare", lambda folder: prepare(recipe.prepare, recipe.schema_, folder, recipe.seed)))
     for name, work in parts:
-        finished = shared.done(name)
-        if finished is None:
-            notify(name, None)
-        record = shared.execute(name, work)
-        notify(name, {**record, "skipped": finished is not None})
+        shared.execute(name, work, notify)
     return shared.stage("prepare")
 
 
@@ -149,8 +142,16 @@ def possible_rungs(rungs: tuple[Rung, ...], prepared: Path, recipe: Recipe) -> t
     return left, ["every training record is labelled by people: the rung `more` would equal `predicted`"]
 
 
-def climb_rungs(climb: Climb) -> dict[str, Any]:
-    """Train and measure every rung with one seed; returns the record of each."""
+@dataclass(frozen=True)
+class RungRecord:
+    """A rung that is done with one seed."""
+
+    seconds: float
+    done: RungDone
+
+
+def climb_rungs(climb: Climb) -> dict[str, RungRecord]:
+    """Train and measure every rung with one seed."""
     from steerlm.stages.annotate.stage import annotate
     from steerlm.stages.train_attribute_model.stage import train_attribute_model
 
@@ -163,20 +164,25 @@ def climb_rungs(climb: Climb) -> dict[str, Any]:
     if any(rung.labels == "predicted" for rung in climb.rungs):
         attribute_model = run.paths.attribute_model
         climb.execute("annotate", lambda out: annotate(recipe.annotate, [train, validation], attribute_model, out))
-    return {rung.name: climb.execute(rung.name, functools.partial(_rung, climb, rung)) for rung in climb.rungs}
+    found = {}
+    for rung in climb.rungs:
+        record = climb.execute(rung.name, functools.partial(_rung, climb, rung))
+        found[rung.name] = RungRecord(record["seconds"], from_json(RungDone, record["summary"]))
+    return found
 
 
-def _rung(climb: Climb, rung: Rung, out: Path) -> dict[str, Any]:
+def _rung(climb: Climb, rung: Rung, out: Path) -> Mapping[str, object]:
     recipe = climb.run.recipe
     annotator = climb.run.paths.attribute_model
-    cost: dict[str, Any] = {}
-    with spending(cost):
+    with spending() as cost:
         model, training = _bootstrap(climb, out, annotator) if rung.name == "bootstrap" else _train(climb, rung, out)
+    training = dataclasses.replace(training, seconds=cost.seconds, peak_memory_mib=cost.peak_memory_mib)
     measured = measure_model(recipe.evaluate, model, climb.questions, recipe.schema_, annotator, out, seed=climb.seed)
-    return {"training": {**training, **cost}, "measured": measured}
+    done: Mapping[str, object] = to_json(RungDone(training, measured))
+    return done
 
 
-def _train(climb: Climb, rung: Rung, out: Path) -> tuple[Path, dict[str, Any]]:
+def _train(climb: Climb, rung: Rung, out: Path) -> tuple[Path, RungCourse]:
     from steerlm.stages.train_sft import train_sft
 
     recipe = climb.run.recipe
@@ -200,10 +206,10 @@ def _train(climb: Climb, rung: Rung, out: Path) -> tuple[Path, dict[str, Any]]:
         climb.seed,
         recipe.prepare.sources,
     )
-    return out / "train" / "model", {**_training(summary), "starts_from": "base model"}
+    return out / "train" / "model", _course(summary, "base model")
 
 
-def _bootstrap(climb: Climb, out: Path, attribute_model: Path) -> tuple[Path, dict[str, Any]]:
+def _bootstrap(climb: Climb, out: Path, attribute_model: Path) -> tuple[Path, RungCourse]:
     from steerlm.stages.bootstrap.stage import bootstrap
 
     recipe, start = climb.run.recipe, parent(climb.rungs)
@@ -221,40 +227,39 @@ def _bootstrap(climb: Climb, out: Path, attribute_model: Path) -> tuple[Path, di
         seed=climb.seed,
         sources=recipe.prepare.sources,
     )
-    last = report["rounds"][-1]
-    rounds = [row["training"] for row in report["rounds"]]
-    training = _training(last["training"]) | {
-        "steps": sum(row["steps"] for row in rounds),
-        "starts_from": start.name,
-        "bootstrapped": last["kept"],
-        "spent_tokens": sum(_training(row)["spent_tokens"] for row in rounds),
-        "sampled_tokens": sum(
+    rounds = [_course(row["training"], start.name) for row in report["rounds"]]
+    training = dataclasses.replace(
+        rounds[-1],
+        steps=sum(row.steps for row in rounds),
+        bootstrapped=report["rounds"][-1]["kept"],
+        spent_tokens=sum(row.spent_tokens for row in rounds),
+        sampled_tokens=sum(
             sample["num_tokens"]
             for number in range(1, recipe.bootstrap.rounds + 1)
             for row in read_rows(out / "bootstrap" / f"round-{number}" / "samples.jsonl")
             for sample in row["samples"]
         ),
-    }
+    )
     return out / "bootstrap" / "model", training
 
 
-def _training(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a rung trained on and for how long, from the summary of `train_sft`.
-
-    `tokens` and `trained_tokens` (those of responses) are of one epoch, `spent_tokens` all that went through the model.
-    """
+def _course(summary: Mapping[str, Any], starts_from: str) -> RungCourse:
+    """Return what a rung trained on and for how long, from the summary of `train_sft`; without time and memory."""
     learned = summary["train"]
-    return {
-        "records": learned["records"],
-        "tokens": learned["tokens"],
-        "trained_tokens": learned["trained_tokens"],
-        "spent_tokens": round(learned["tokens"] * summary["epochs"]),
-        "sampled_tokens": 0,
-        "epochs": summary["epochs"],
-        "steps": summary["steps"],
-        "best_step": summary["best_step"],
-        "validation_loss": summary["validation_loss"],
-    }
+    return RungCourse(
+        records=learned["records"],
+        tokens=learned["tokens"],
+        trained_tokens=learned["trained_tokens"],
+        spent_tokens=round(learned["tokens"] * summary["epochs"]),
+        sampled_tokens=0,
+        epochs=summary["epochs"],
+        steps=summary["steps"],
+        best_step=summary["best_step"],
+        validation_loss=summary["validation_loss"],
+        starts_from=starts_from,
+        seconds=0.0,
+        peak_memory_mib=None,
+    )
 
 
 def _results(
@@ -262,12 +267,12 @@ def _results(
     rungs: Sequence[Rung],
     questions: Questions,
     quality: tuple[str, ...],
-    done: Mapping[int, Mapping[str, Any]],
+    done: Mapping[int, Mapping[str, RungRecord]],
     out: Path,
     notes: Sequence[str],
 ) -> AblationResult:
     """Put the figures of all rungs and seeds together."""
-    conditions = conditions_of(recipe, next(iter(done.values()))[rungs[0].name])
+    conditions = conditions_of(recipe, next(iter(done.values()))[rungs[0].name].done.measured)
     judged = Judged(recipe.schema_, conditions.headline, quality)
     rows: dict[str, RungResult] = {}
     below: dict[str, Answers] = {}
@@ -282,10 +287,10 @@ def _results(
             paper=rung.paper,
             steerable=rung.labels is not None,
             training=[
-                from_json(RungTraining, {"seed": seed, **record["summary"]["training"]})
+                from_json(RungTraining, {"seed": seed, **to_json(record.done.training)})
                 for seed, record in records.items()
             ],
-            seconds=[record["seconds"] for record in records.values()],
+            seconds=[record.seconds for record in records.values()],
             figures=describe(answers, judged),
             gain=versus[rungs[number - 1].name] if number else None,
             versus=versus,
@@ -321,17 +326,13 @@ def draws_of(recipe: Recipe) -> StudyDraws:
     return from_json(StudyDraws, recipe.evaluate.model_dump(mode="json"))
 
 
-def conditions_of(recipe: Recipe, record: Mapping[str, Any]) -> StudyConditions:
-    """Say how models are trained and who measures them, from the record of one that is done."""
-    measured = record["summary"]["measured"]
-    return from_json(
-        StudyConditions,
-        {
-            "training": recipe.train_sft.model_dump(mode="json", exclude={"base_model"}),
-            "scorers": measured["scorers"],
-            "headline": measured["headline"],
-            "environment": environment(),
-        },
+def conditions_of(recipe: Recipe, measured: Measurement) -> StudyConditions:
+    """Say how models are trained and who measures them."""
+    return StudyConditions(
+        training=recipe.train_sft.model_dump(mode="json", exclude={"base_model"}),
+        scorers=measured.scorers,
+        headline=measured.headline,
+        environment=from_json(MachineFacts, environment()),
     )
 
 

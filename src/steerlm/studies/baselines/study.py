@@ -13,30 +13,35 @@ model, answer the same held-out prompts and are measured in the same way.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import BaselinesConfig, Recipe, TrainSftConfig
 from steerlm.errors import UserError, needs_extra
 from steerlm.reporting.studies import baselines_table, explain_baselines
-from steerlm.results.codec import VERSION, from_json, write_result
-from steerlm.results.studies import BaselinesResult, MethodResult, MethodTraining
-from steerlm.runs import RunFolder
+from steerlm.results.codec import VERSION, from_json, read_result, to_json, write_result
+from steerlm.results.studies import (
+    BaselinesResult,
+    MethodCourse,
+    MethodDone,
+    MethodResult,
+    MethodTraining,
+    RungCourse,
+    TrialCourse,
+)
+from steerlm.runs import Notify, RunFolder
 from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.stages.evaluate.sweeping import read_prompts
-from steerlm.storage.files import write_json
 from steerlm.storage.spending import spending
 from steerlm.studies.ablate.measuring import Questions, measure_model, read_answers, read_questions, without_labels
 from steerlm.studies.ablate.rungs import RUNGS, parent, quality_names
 from steerlm.studies.ablate.statistics import Answers, Judged, describe, gain
 from steerlm.studies.ablate.study import (
     Climb,
-    Notify,
     climb_rungs,
     conditions_of,
     draws_of,
@@ -134,14 +139,14 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> Base
             read_questions(recipe.evaluate, prompts, recipe.schema_, quality, recipe.seed)
             for quality in (quality_names(recipe), rewarded)
         ]
-        done: dict[int, dict[str, Any]] = {}
+        done: dict[int, dict[str, MethodDone]] = {}
         for seed in range(recipe.seed, recipe.seed + num_seeds):
             run = seed_run(shared.recipe, out, seed)
             climb = Climb(run, prepared, rungs, asked[0], quality_names(recipe), notify)
-            spent = [record["summary"]["training"] for record in climb_rungs(climb).values()]
+            spent = [_course(record.done.training) for record in climb_rungs(climb).values()]
             mine = RunFolder(recipe.model_copy(update={"run_dir": run.path / "baselines", "seed": seed}))
             mine.open()
-            budget = sum(row["spent_tokens"] + row["sampled_tokens"] for row in spent)
+            budget = sum(row.spent_tokens + row.sampled_tokens for row in spent)
             done[seed] = _methods(Setup(climb, mine, config, rewarded, asked[1], budget), spent, notify)
         results = _results(recipe, config, rewarded, asked[1], done, out)
         write_result(out / "baselines.json", results)
@@ -150,10 +155,10 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> Base
     return results
 
 
-def _methods(setup: Setup, steerlm: Sequence[Mapping[str, Any]], notify: Notify) -> dict[str, Any]:
-    """Run every method that is not done; returns the record of each."""
-    work: dict[str, Callable[[Path], Mapping[str, Any]]] = {
-        "sft": lambda out: {"training": _sft(setup, out, setup.config.sft_share * setup.budget)},
+def _methods(setup: Setup, steerlm: Sequence[MethodCourse], notify: Notify) -> dict[str, MethodDone]:
+    """Run every method that is not done."""
+    parts: dict[str, Callable[[Path], MethodDone]] = {
+        "sft": lambda out: MethodDone(_sft(setup, out, setup.config.sft_share * setup.budget)),
         "steerlm": lambda out: _measured(setup, out, _steerlm_model(setup), _total(steerlm)),
         "plain": lambda out: _measured(setup, out, out / "train" / "model", _sft(setup, out, setup.budget)),
         "best": lambda out: _best(setup, out),
@@ -161,13 +166,15 @@ def _methods(setup: Setup, steerlm: Sequence[Mapping[str, Any]], notify: Notify)
         "rloo": lambda out: _tuned(setup, out, _rloo, setup.config.rloo_learning_rates),
     }
     done = {}
-    for name, part in work.items():
-        label = f"seed {setup.seed}: baseline {name}"
-        finished = setup.run.done(name)
-        if finished is None:
-            notify(label, None)
-        done[name] = setup.run.execute(name, part)
-        notify(label, {**done[name], "skipped": finished is not None})
+    for name, part in parts.items():
+        work = functools.partial(_as_json, part)
+        record = setup.run.execute(name, work, notify, f"seed {setup.seed}: baseline {name}")
+        done[name] = from_json(MethodDone, record["summary"])
+    return done
+
+
+def _as_json(part: Callable[[Path], MethodDone], out: Path) -> Mapping[str, object]:
+    done: Mapping[str, object] = to_json(part(out))
     return done
 
 
@@ -176,27 +183,37 @@ def _steerlm_model(setup: Setup) -> Path:
     return setup.climb.run.stage(last.name) / ("bootstrap" if last.name == "bootstrap" else "train") / "model"
 
 
-def _total(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _course(rung: RungCourse) -> MethodCourse:
+    return MethodCourse(
+        records=rung.records,
+        steps=rung.steps,
+        spent_tokens=rung.spent_tokens,
+        sampled_tokens=rung.sampled_tokens,
+        seconds=rung.seconds,
+        peak_memory_mib=rung.peak_memory_mib,
+    )
+
+
+def _total(parts: Sequence[MethodCourse]) -> MethodCourse:
     """Add up what the parts of a method spent."""
-    memory = [part["peak_memory_mib"] for part in parts if part["peak_memory_mib"] is not None]
-    return {
-        "records": parts[0]["records"],
-        "steps": sum(part["steps"] for part in parts),
-        "spent_tokens": sum(part["spent_tokens"] for part in parts),
-        "sampled_tokens": sum(part["sampled_tokens"] for part in parts),
-        "seconds": round(sum(part["seconds"] for part in parts), 2),
-        "peak_memory_mib": max(memory, default=None),
-    }
+    return MethodCourse(
+        records=parts[0].records,
+        steps=sum(part.steps for part in parts),
+        spent_tokens=sum(part.spent_tokens for part in parts),
+        sampled_tokens=sum(part.sampled_tokens for part in parts),
+        seconds=round(sum(part.seconds for part in parts), 2),
+        peak_memory_mib=max((p.peak_memory_mib for p in parts if p.peak_memory_mib is not None), default=None),
+    )
 
 
-def _measured(setup: Setup, out: Path, model: Path, training: Mapping[str, Any]) -> dict[str, Any]:
+def _measured(setup: Setup, out: Path, model: Path, training: MethodCourse) -> MethodDone:
     config = setup.run.recipe.evaluate
     config = config.model_copy(update={"samples_per_prompt": max(_SAMPLES, config.samples_per_prompt)})
     measured = measure_model(config, model, setup.questions, setup.schema, setup.attribute_model, out, setup.seed)
-    return {"training": dict(training), "measured": measured}
+    return MethodDone(training, measured)
 
 
-def _best(setup: Setup, out: Path) -> dict[str, Any]:
+def _best(setup: Setup, out: Path) -> MethodDone:
     """Fine-tune on the best records, for shares of the budget: all of it repeats few records very often."""
     from steerlm.studies.baselines.preferences import write_best
 
@@ -210,13 +227,13 @@ def _best(setup: Setup, out: Path) -> dict[str, Any]:
         folder = out / f"share-{share:g}"
         training = _sft(setup, folder, share * setup.budget, files)
         liked = _validation_reward(setup, folder / "train" / "model")
-        trials.append({"share": share, "validation_reward": liked, **training})
-    best = max(trials, key=lambda trial: trial["validation_reward"])
-    model = out / f"share-{best['share']:g}" / "train" / "model"
-    return _measured(setup, out, model, {**best, "trials": trials})
+        trials.append(dataclasses.replace(training, share=share, validation_reward=liked))
+    best = max(trials, key=lambda trial: trial.validation_reward or 0.0)
+    model = out / f"share-{best.share:g}" / "train" / "model"
+    return _measured(setup, out, model, dataclasses.replace(best, trials=to_json(trials)))
 
 
-def _sft(setup: Setup, out: Path, tokens: float, data: Mapping[str, Path] | None = None) -> dict[str, Any]:
+def _sft(setup: Setup, out: Path, tokens: float, data: Mapping[str, Path] | None = None) -> MethodCourse:
     """Fine-tune the base model without attributes until `tokens` have gone through it."""
     from steerlm.stages.train_sft import train_sft
 
@@ -224,8 +241,7 @@ def _sft(setup: Setup, out: Path, tokens: float, data: Mapping[str, Path] | None
     files = data or {name: setup.annotated(name) for name in ("train", "validation")}
     config = setup.sft.model_copy(update={"conditioning": False, "max_steps": -1})
     epochs = tokens / plain_tokens(config, files["train"], setup.schema)
-    cost: dict[str, Any] = {}
-    with spending(cost):
+    with spending() as cost:
         summary = train_sft(
             config.model_copy(update={"epochs": epochs}),
             files["train"],
@@ -235,55 +251,64 @@ def _sft(setup: Setup, out: Path, tokens: float, data: Mapping[str, Path] | None
             setup.seed,
             recipe.prepare.sources,
         )
-    return {
-        "records": summary["train"]["records"],
-        "steps": summary["steps"],
-        "best_step": summary["best_step"],
-        "epochs": summary["epochs"],
-        "spent_tokens": round(summary["train"]["tokens"] * summary["epochs"]),
-        "sampled_tokens": 0,
-        **cost,
-    }
+    return MethodCourse(
+        records=summary["train"]["records"],
+        steps=summary["steps"],
+        best_step=summary["best_step"],
+        epochs=summary["epochs"],
+        spent_tokens=round(summary["train"]["tokens"] * summary["epochs"]),
+        sampled_tokens=0,
+        seconds=cost.seconds,
+        peak_memory_mib=cost.peak_memory_mib,
+    )
 
 
-Tune = Callable[[Setup, Path, Path, float, int], dict[str, Any]]
+Tune = Callable[[Setup, Path, Path, float, int], TrialCourse]
 """`tune(setup, policy, out, learning_rate, budget)` writes `out/model`."""
 
 
-def _tuned(setup: Setup, out: Path, tune: Tune, learning_rates: Sequence[float]) -> dict[str, Any]:
+def _tuned(setup: Setup, out: Path, tune: Tune, learning_rates: Sequence[float]) -> MethodDone:
     """Tune the plain SFT model with every learning rate and keep the one whose answers the attribute model likes best.
 
     The other rates' tokens are not counted: that favours the baselines.
     """
     record = setup.run.done("sft")
     assert record is not None
-    first = record["summary"]["training"]
+    first = from_json(MethodDone, record["summary"]).training
     policy = setup.run.stage("sft") / "train" / "model"
-    budget = max(1, setup.budget - first["spent_tokens"])
+    budget = max(1, setup.budget - first.spent_tokens)
     trials = [_trial(setup, tune, policy, out / f"rate-{rate:g}", rate, budget) for rate in learning_rates]
     if len(trials) > 1:
-        for trial in trials:
-            liked = _validation_reward(setup, out / f"rate-{trial['learning_rate']:g}" / "model")
-            trial["validation_reward"] = liked
-    best = max(trials, key=lambda trial: trial.get("validation_reward", 0.0))
-    second = {"records": first["records"], "spent_tokens": best["trained_tokens"], **best}
-    training = {**_total([first, second]), "learning_rate": best["learning_rate"], "trials": trials}
-    return _measured(setup, out, out / f"rate-{best['learning_rate']:g}" / "model", training)
+        models = [out / f"rate-{trial.learning_rate:g}" / "model" for trial in trials]
+        trials = [
+            dataclasses.replace(trial, validation_reward=_validation_reward(setup, model))
+            for trial, model in zip(trials, models, strict=True)
+        ]
+    best = max(trials, key=lambda trial: trial.validation_reward or 0.0)
+    second = MethodCourse(
+        records=first.records,
+        steps=best.steps,
+        spent_tokens=best.trained_tokens,
+        sampled_tokens=best.sampled_tokens,
+        seconds=best.seconds,
+        peak_memory_mib=best.peak_memory_mib,
+    )
+    training = dataclasses.replace(_total([first, second]), learning_rate=best.learning_rate, trials=to_json(trials))
+    return _measured(setup, out, out / f"rate-{best.learning_rate:g}" / "model", training)
 
 
-def _trial(setup: Setup, tune: Tune, policy: Path, folder: Path, rate: float, budget: int) -> dict[str, Any]:
+def _trial(setup: Setup, tune: Tune, policy: Path, folder: Path, rate: float, budget: int) -> TrialCourse:
     """Tune with one learning rate; a trial that is done is not done again."""
     record = folder / "trial.json"
     if not record.is_file():
-        cost: dict[str, Any] = {}
-        with spending(cost):
+        with spending() as cost:
             course = tune(setup, policy, folder, rate, budget)
-        write_json(record, {"learning_rate": rate, **course, **cost})
-    found: dict[str, Any] = orjson.loads(record.read_bytes())
-    return found
+        course = dataclasses.replace(course, seconds=cost.seconds)
+        write_result(record, dataclasses.replace(course, peak_memory_mib=cost.peak_memory_mib))
+    return read_result(TrialCourse, record)
 
 
-def _dpo(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> dict[str, Any]:
+def _dpo(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> TrialCourse:
     from steerlm.studies.baselines.preferences import read_pairs
     from steerlm.studies.baselines.trainers import train_dpo
 
@@ -296,10 +321,10 @@ def _dpo(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> dic
             "learn from; the data need several answers per prompt"
         )
     course = train_dpo(policy, encoded, setup.config, setup.sft, rate, out, budget, setup.seed)
-    return {"pairs": len(encoded), **course}
+    return dataclasses.replace(course, pairs=len(encoded))
 
 
-def _rloo(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> dict[str, Any]:
+def _rloo(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> TrialCourse:
     from steerlm.studies.baselines.trainers import train_rloo
 
     encoder = plain_encoder(policy, setup.sft, setup.schema)
@@ -327,7 +352,7 @@ def _rloo(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> di
         budget,
         setup.seed,
     )
-    return {"prompts": len(prompts), **course}
+    return dataclasses.replace(course, prompts=len(prompts))
 
 
 def _validation_reward(setup: Setup, model: Path) -> float:
@@ -343,11 +368,13 @@ def _results(
     config: BaselinesConfig,
     rewarded: tuple[str, ...],
     questions: Questions,
-    done: Mapping[int, Mapping[str, Any]],
+    done: Mapping[int, Mapping[str, MethodDone]],
     out: Path,
 ) -> BaselinesResult:
     """Put the figures of all methods and seeds together."""
-    conditions = conditions_of(recipe, next(iter(done.values()))["steerlm"])
+    measured = next(iter(done.values()))["steerlm"].measured
+    assert measured is not None
+    conditions = conditions_of(recipe, measured)
     judged = Judged(recipe.schema_, conditions.headline, rewarded)
     annotator = Judged(recipe.schema_, dict.fromkeys(recipe.schema_.names, "annotator"), rewarded)
     answers: dict[str, Answers] = {
@@ -365,7 +392,7 @@ def _results(
                 what=what,
                 steerable=name == "steerlm",
                 training=[
-                    from_json(MethodTraining, {"seed": seed, **methods[name]["summary"]["training"]})
+                    from_json(MethodTraining, {"seed": seed, **to_json(methods[name].training)})
                     for seed, methods in done.items()
                 ],
                 figures=describe(answers[name], judged),

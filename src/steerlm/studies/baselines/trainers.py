@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from steerlm.checkpoint.model_card import model_card
 from steerlm.checkpoint.models import autocast_bf16, load_causal_lm, load_info, load_tokenizer, quiet, save_model
 from steerlm.config import BaselinesConfig, TrainSftConfig
 from steerlm.conversation import Message
+from steerlm.results.studies import TrialCourse
 from steerlm.studies.baselines.encoding import EncodedPair
 from steerlm.studies.baselines.reward import Reward
 
@@ -90,16 +91,13 @@ def train_dpo(
     out: Path,
     budget: int,
     seed: int,
-) -> dict[str, Any]:
+) -> TrialCourse:
     """Tune a plain SFT model on preference pairs; the policy itself is the reference.
 
     Args:
         out: receives `model/`.
         budget: tokens that may go through the model (both answers of a pair, with their prompt); the reference's pass
             is not counted.
-
-    Returns:
-        `steps`, `epochs`, `trained_tokens`, `sampled_tokens` (0).
     """
     model, tokenizer = load_causal_lm(policy), load_tokenizer(policy)
     spent = Spent(budget)
@@ -125,7 +123,9 @@ def train_dpo(
         trainer.spent = spent
         _run(trainer)
     _save(policy, trainer, tokenizer, out, {"method": "dpo", "learning_rate": learning_rate, "beta": config.dpo_beta})
-    return {"epochs": trainer.state.global_step * batch / len(pairs), **_course(trainer, spent)}
+    return dataclasses.replace(
+        _course(trainer, spent, learning_rate), epochs=trainer.state.global_step * batch / len(pairs)
+    )
 
 
 def train_rloo(
@@ -140,17 +140,13 @@ def train_rloo(
     out: Path,
     budget: int,
     seed: int,
-) -> dict[str, Any]:
+) -> TrialCourse:
     """Tune a plain SFT model online: sample, score, reinforce.
 
     Args:
         out: receives `model/`.
         budget: tokens that may be sampled or go through the model in training steps; the reference's and the reward
             model's passes are not counted.
-
-    Returns:
-        `steps`, `trained_tokens`, `sampled_tokens`, `first_reward` and `last_reward`: means over the first and the last
-        tenth of the steps.
     """
     model, tokenizer = load_causal_lm(policy), load_tokenizer(policy)
     spent = Spent(budget)
@@ -187,11 +183,11 @@ def train_rloo(
     _save(policy, trainer, tokenizer, out, {"method": "rloo", "learning_rate": learning_rate, "beta": config.rloo_beta})
     seen = [row["reward"] for row in trainer.state.log_history if "reward" in row]
     tenth = max(1, len(seen) // 10)
-    return {
-        **_course(trainer, spent),
-        "first_reward": sum(seen[:tenth]) / tenth,
-        "last_reward": sum(seen[-tenth:]) / tenth,
-    }
+    return dataclasses.replace(
+        _course(trainer, spent, learning_rate),
+        first_reward=sum(seen[:tenth]) / tenth,
+        last_reward=sum(seen[-tenth:]) / tenth,
+    )
 
 
 def _common(sft: TrainSftConfig, out: Path, learning_rate: float, steps: int, seed: int) -> dict[str, Any]:
@@ -225,15 +221,16 @@ def _run(trainer: Any) -> None:
         trainer.train()
 
 
-def _course(trainer: Any, spent: Spent) -> dict[str, Any]:
-    return {
-        "steps": trainer.state.global_step,
-        "trained_tokens": spent.trained,
-        "sampled_tokens": spent.sampled,
-    }
+def _course(trainer: Any, spent: Spent, learning_rate: float) -> TrialCourse:
+    return TrialCourse(
+        learning_rate=learning_rate,
+        steps=trainer.state.global_step,
+        trained_tokens=spent.trained,
+        sampled_tokens=spent.sampled,
+    )
 
 
-def _save(policy: Path, trainer: Any, tokenizer: PreTrainedTokenizerBase, out: Path, how: dict[str, Any]) -> None:
+def _save(policy: Path, trainer: Any, tokenizer: PreTrainedTokenizerBase, out: Path, how: Mapping[str, object]) -> None:
     """Write the tuned model as an ordinary plain checkpoint (its weights in a fresh model: TRL patches the forward)."""
     info = load_info(policy)
     info = dataclasses.replace(info, provenance={**info.provenance, "tuned": how})
