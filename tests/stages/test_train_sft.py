@@ -94,6 +94,9 @@ def test_the_result_follows_the_attributes_and_stops(folder: Path) -> None:
         assert answer(folder / "out" / "model", {"lang": lang, "loud": loud}) == f"{word}<|end|>"
     assert summary["train"]["records"] == 160
     assert summary["validation_loss"] < 0.5
+    gain = summary["header_gain"]
+    assert gain["value"] > gain["low"] > 0.5
+    assert gain["n"] == 20
     info = load_info(folder / "out" / "model")
     assert info.kind == "sft"
     assert info.schema == SCHEMA
@@ -107,9 +110,31 @@ def test_the_result_follows_the_attributes_and_stops(folder: Path) -> None:
     assert "| loud | 0..1 | 1 |" in card
 
 
+def test_labels_that_say_nothing_leave_the_header_without_effect(folder: Path) -> None:
+    values = itertools.cycle([{"loud": 0, "lang": "en"}, {"loud": 1, "lang": "en"}, {"loud": 1, "lang": "de"}])
+    for name, count, seed in (("train", 160, 0), ("validation", 40, 1)):
+        relabelled = (
+            replace(
+                one,
+                messages=tuple(
+                    replace(m, attributes=next(values)) if m.role == "assistant" else m for m in one.messages
+                ),
+            )
+            for one in records(count, seed)
+        )
+        write_conversations(folder / f"{name}.jsonl", relabelled, SCHEMA)
+    gain = run(folder, eval_steps=2)["header_gain"]
+    assert gain["low"] <= 0.01
+    assert abs(gain["value"]) < 0.1
+    rows = [json.loads(line) for line in (folder / "out" / "metrics.jsonl").read_text().splitlines()]
+    validated = [row["step"] for row in rows if "eval_loss" in row]
+    assert [row["step"] for row in rows if "header_gain" in row] == validated
+
+
 def test_plain_baseline_has_no_header_and_says_so(folder: Path) -> None:
     summary = run(folder, conditioning=False)
     assert summary["train"]["unlabelled_turns"] == summary["train"]["trained_turns"]
+    assert "header_gain" not in summary
     assert not load_info(folder / "out" / "model").conditioning
     assert "plain SFT" in (folder / "out" / "model" / "README.md").read_text()
 

@@ -40,6 +40,7 @@ from steerlm.storage.files import write_json
 from steerlm.storage.progress import progress
 from steerlm.template import ConversationEncoder, install_template
 from steerlm.training.conditioning import ConditionedExamples, Conditioning, EncodingReport
+from steerlm.training.header_gain import HeaderProbe, header_pairs
 from steerlm.training.loop import BEST, train
 
 
@@ -84,7 +85,9 @@ def train_sft(
     model = _base_model(config, tokenizer, num_new, encoder, schema)
     max_length = min(config.max_length, context_length(model, tokenizer))
     learned, held_out = _examples(config, train_data, validation, encoder, max_length, seed, sources, out)
-    course = train(config, model, tokenizer, learned, held_out, "sft", out, seed)
+    pairs = header_pairs(held_out, seed) if config.conditioning else []
+    probe = HeaderProbe(pairs, seed) if pairs else None
+    course = train(config, model, tokenizer, learned, held_out, "sft", out, seed, probe=probe)
     summary = {
         "max_length": max_length,
         "train": dataclasses.asdict(learned.report),

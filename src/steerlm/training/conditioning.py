@@ -353,7 +353,7 @@ class ConditionedExamples:
         """Return an example with the headers it has in `epoch`."""
         repeat, record = divmod(index, len(self))
         key = self._keys[8 * record : 8 * record + 8]
-        turns = self._turns(record)
+        turns = self.turns(record)
         added = 0
         if (altered := self._altered(record, repeat, epoch)) is not None:
             messages, encoded = altered
@@ -364,7 +364,11 @@ class ConditionedExamples:
         for number, turn in enumerate(turns, -added):
             place = b"%d/%d/%d/%d/" % (self._conditioning.seed, epoch, repeat, number)
             kept.append(turn._replace(codes=self._kept(turn.codes, place + key)))
-        signed = self._assembled(kept)
+        return self.assembled(kept)
+
+    def assembled(self, turns: Sequence[TurnPieces]) -> Example:
+        """Return the example that turns with their headers make."""
+        signed = self._assembled(turns)
         trained = signed >= 0
         return Example(np.where(trained, signed, ~signed), np.where(trained, signed, np.int32(IGNORED)))
 
@@ -379,7 +383,7 @@ class ConditionedExamples:
                 parts.append(turn.shown if turn.bare is None else turn.bare)
         return np.concatenate(parts)
 
-    def _turns(self, record: int) -> list[TurnPieces]:
+    def turns(self, record: int) -> list[TurnPieces]:
         """Return the turns of a record as it stands in the data."""
         width = len(self._encoder.schema)
         turns = []
@@ -404,7 +408,7 @@ class ConditionedExamples:
         if draw >= self._decoys:
             return None
         schema = self._encoder.schema
-        labels = iter(self._turns(record))
+        labels = iter(self.turns(record))
         messages = [
             replace(
                 message,
@@ -439,7 +443,7 @@ class ConditionedExamples:
     def beginning(self, index: int) -> Ids:
         """Return the tokens an example begins with, up to the first header that dropout can change; without decoys,
         which are the same for all that share a beginning."""
-        turns = self._turns(index % len(self))
+        turns = self.turns(index % len(self))
         if self._conditioning.header_dropout or self._conditioning.attribute_dropout:
             for i, turn in enumerate(turns):
                 if max(turn.codes) >= 0:

@@ -38,6 +38,7 @@ from steerlm.config import TrainingSection
 from steerlm.errors import UserError
 from steerlm.storage.claims import claim
 from steerlm.training.checkpoints import TRAINER_STATE, identity, last_checkpoint, truncate_metrics
+from steerlm.training.header_gain import HeaderProbe
 from steerlm.training.threads import ThreadChooser, ThreadsCallback, may_choose
 from steerlm.training.trainer import FlowCallback, Objective, SteerTrainer, should_stop_early
 
@@ -165,6 +166,7 @@ def train(
     out: Path,
     seed: int,
     schema: AttributeSchema | None = None,
+    probe: HeaderProbe | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place; afterwards it holds the weights with the lowest validation loss.
 
@@ -182,10 +184,11 @@ def train(
         out: folder of the stage; gets `checkpoints/` and `metrics.jsonl`.
         seed: of data order and dropout.
         schema: the attributes; for `regression` only.
+        probe: tries the headers after every validation.
 
     Returns:
-        steps, epochs, best_step, validation_loss (the lowest), last_validation_loss, train_loss (last logged), and
-        early_stopped.
+        steps, epochs, best_step, validation_loss (the lowest), last_validation_loss, train_loss (last logged),
+        early_stopped, and what the probe found at the best step.
 
     Raises:
         UserError: no data, a loss that is not finite, or checkpoints of another training in `out`.
@@ -231,11 +234,13 @@ def train(
         pad_id=int(tokenizer.pad_token_id),
         steps_per_epoch=steps_per_epoch,
         processing_class=tokenizer,
-        callbacks=[flow],
+        callbacks=[flow] if probe is None else [flow, probe],
         max_checkpoints=config.max_checkpoints,
     )
     trainer.remove_callback(PrinterCallback)
     flow.trainer = trainer
+    if probe is not None:
+        probe.trainer = trainer
     before = torch.get_num_threads()
     if may_choose(trainer.core):
         trainer.add_callback(ThreadsCallback(trainer, ThreadChooser(before, torch.set_num_threads)))
@@ -250,7 +255,8 @@ def train(
             trainer.load_best()
             trainer.save_whole(whole)
     torch.set_num_threads(before)
-    return _summary(trainer.state, trainer, flow.patience)
+    course = _summary(trainer.state, trainer, flow.patience)
+    return course if probe is None else {**course, "header_gain": probe.found(trainer.state)}
 
 
 def _sharded(config: TrainingSection) -> bool:

@@ -1,0 +1,118 @@
+"""What headers are worth to a model: the loss behind other responses' headers minus the loss behind the right ones.
+
+A model that does not read headers explains a response equally well behind any of them, and the gain is 0. Tried after
+every validation on a part of the validation data, logged as `header_gain` (nats per trained token).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, TrainerState
+
+from steerlm.batching.batches import Example, IntArray, sorted_batches
+from steerlm.batching.collating import collate_sft
+from steerlm.statistics.estimates import Estimate, FloatArray, Weights, cluster_bootstrap, divide
+from steerlm.training.conditioning import ConditionedExamples, TurnPieces
+from steerlm.training.trainer import SteerTrainer
+
+MOST_RECORDS = 256
+"""Records that are tried, at most."""
+_CLUSTERS = 24
+
+Pair = tuple[Example, Example]
+"""A record behind its own headers, and behind others'."""
+
+
+class HeaderProbe(TrainerCallback):  # type: ignore[misc]
+    """Tries the headers of validation data after every validation.
+
+    Args:
+        pairs: what is compared, those of one prompt beside each other.
+        seed: of the interval.
+
+    Attributes:
+        trainer: set before the training starts.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], seed: int):
+        self.trainer: SteerTrainer | None = None
+        self._pairs = pairs
+        self._clusters = [part for part in np.array_split(np.arange(len(pairs)), _CLUSTERS) if len(part)]
+        self._seed = seed
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        assert self.trainer is not None
+        gain = self._gain(self.trainer)
+        ends = {"header_gain_low": gain.low, "header_gain_high": gain.high} if gain.has_interval else {}
+        self.trainer.log({"header_gain": gain.value, **ends})
+
+    def found(self, state: TrainerState) -> dict[str, object] | None:
+        """Return the gain at the step whose weights are kept, as an estimate in its JSON form."""
+        rows = [row for row in state.log_history if "header_gain" in row and row["step"] == state.best_global_step]
+        if not rows:
+            return None
+        low, high = (rows[-1].get(f"header_gain_{end}", float("nan")) for end in ("low", "high"))
+        return Estimate(rows[-1]["header_gain"], low, high, len(self._pairs), len(self._clusters)).to_dict()
+
+    def _gain(self, trainer: SteerTrainer) -> Estimate:
+        # every rank tries them all: the ranks of a sharded model compute together anyhow
+        sums = np.array([self._difference(trainer, part) for part in self._clusters])
+        found = cluster_bootstrap(_ratio, sums.T, range(len(sums)), self._seed)
+        return found._replace(n=len(self._pairs))
+
+    def _difference(self, trainer: SteerTrainer, part: IntArray) -> tuple[float, float]:
+        """Return the difference of the summed losses, and the trained tokens."""
+        right, others = ([self._pairs[i][side] for i in part.tolist()] for side in (0, 1))
+        loss, tokens = _loss(trainer, right)
+        return _loss(trainer, others)[0] - loss, tokens
+
+
+def header_pairs(examples: ConditionedExamples, seed: int) -> list[Pair]:
+    """Return validation records behind their own headers and behind others'.
+
+    Args:
+        examples: without dropout and decoys.
+        seed: of the choice and of the exchange.
+
+    Returns:
+        The trained responses of a record get the headers of other ones; nothing where all headers are equal.
+    """
+    generator = np.random.default_rng(seed)
+    chosen = np.sort(generator.permutation(len(examples))[:MOST_RECORDS])
+    chosen = chosen[np.argsort(examples.prompts[chosen], kind="stable")]
+    records = [examples.turns(record) for record in chosen.tolist()]
+    places = [(i, j) for i, turns in enumerate(records) for j, turn in enumerate(turns) if _conditioned(turn)]
+    if len({records[i][j].codes for i, j in places}) < 2:
+        return []
+    order = generator.permutation(len(places))
+    others = [list(turns) for turns in records]
+    for here, there in zip(order.tolist(), np.roll(order, 1).tolist(), strict=True):  # a circle: nobody keeps its own
+        (i, j), (k, m) = places[here], places[there]
+        others[i][j] = others[i][j]._replace(codes=records[k][m].codes)
+    with_header = sorted({i for i, _ in places})
+    return [(examples.assembled(records[i]), examples.assembled(others[i])) for i in with_header]
+
+
+def _conditioned(turn: TurnPieces) -> bool:
+    return bool((turn.shown >= 0).any()) and max(turn.codes) >= 0
+
+
+def _loss(trainer: SteerTrainer, examples: Sequence[Example]) -> tuple[float, float]:
+    """Return the summed loss and its number of tokens."""
+    total = count = 0.0
+    lengths = [len(example.input_ids) for example in examples]
+    for batch in sorted_batches(lengths, trainer.validation_plan.tokens_per_batch):
+        inputs = trainer._prepare_inputs(collate_sft([[examples[i]] for i in batch], trainer.pad_id))
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            loss = trainer.loss_sum(trainer.model_wrapped, inputs)
+        total, count = total + float(loss.sum), count + loss.num
+    return total, count
+
+
+def _ratio(weights: Weights, differences_N: FloatArray, tokens_N: FloatArray) -> FloatArray:
+    difference_R, count_R = weights.totals(differences_N, tokens_N).T
+    return divide(difference_R, count_R)
