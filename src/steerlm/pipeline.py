@@ -35,12 +35,9 @@ def run_recipe(
         The finished run's folder.
 
     Raises:
-        UserError: see `RunFolder.open`, the stages, and `train_attribute_model.gate`.
+        UserError: see `RunFolder.open`, the stages, and what `Finding.blocks`.
     """
     from steerlm.reporting.report import write_report
-    from steerlm.stages.train_attribute_model.gate import refuse_collapsed_labels, refuse_useless_dials
-
-    gates = {"train_attribute_model": refuse_useless_dials, "annotate": refuse_collapsed_labels}
 
     folder = RunFolder(recipe)
     with folder.lock():
@@ -48,8 +45,8 @@ def run_recipe(
         for stage in recipe_stages(recipe):
             if stage != "evaluate" or recipe.train_sft.conditioning:
                 record = _run(folder, stage, notify)
-                if stage in gates and not force:
-                    gates[stage](record["summary"])
+                if not force:
+                    _refuse_in_vain(stage, record["summary"])
         write_report(folder.path)
     return folder
 
@@ -82,6 +79,19 @@ def run_stage(recipe: Recipe, stage: str, notify: Notify | None = None, cluster:
 def _run(folder: RunFolder, stage: str, notify: Notify | None, cluster: Cluster | None = None) -> StageRecord:
     work = _WORK[stage] if cluster is None else partial(_ON_CLUSTER[stage], cluster=cluster)
     return folder.execute(stage, lambda out: work(folder, out), notify)
+
+
+def _refuse_in_vain(stage: str, summary: Mapping[str, Any]) -> None:
+    """Raise before hours are spent on dials that can learn nothing.
+
+    Raises:
+        UserError: naming the attributes, their figures and what would help.
+    """
+    from steerlm.results.findings import findings_of_stage
+
+    found = [finding for finding in findings_of_stage(stage, summary) if finding.blocks]
+    if found:
+        raise UserError("\n".join([*map(str, found), "`--force` goes on all the same"]))
 
 
 def _playground(run: RunFolder, out: Path) -> Mapping[str, Any]:

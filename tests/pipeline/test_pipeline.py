@@ -93,11 +93,18 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, floa
 def test_one_command_runs_every_step_and_ends_with_the_table(whole_run: tuple[Path, str, float]) -> None:
     folder, output, _ = whole_run
     for stage in ("playground", "prepare", "train_attribute_model", "annotate", "train_sft", "bootstrap", "evaluate"):
-        assert f"✓ {stage}" in output
+        assert re.search(rf"^[✓!] {stage} ", output, re.MULTILINE)
         assert (folder / "run" / stage / "done.json").is_file()
     assert "requested against obtained" in output
     assert "steerlm chat" in output
     assert (folder / "run" / "report.html").is_file()
+    # made in a hurry, answers cut off at 16 tokens
+    report = re.sub(r"\s+", " ", (folder / "run" / "report.md").read_text(encoding="utf-8").replace("\\", ""))
+    for said in ("of the answers never stop: they were cut off at 16 tokens", "does not move: "):
+        assert said in output
+        assert said in report
+    assert "! evaluate" in output
+    assert re.search(r"^✗ \d of 5 dials do not move", output, re.MULTILINE)
     assert all(losses_of for losses_of in (outputs(folder / "run")[stage] for stage in FINAL_LOSSES))
 
 
@@ -209,7 +216,7 @@ def test_a_run_stops_before_annotating_with_a_dial_that_learned_nothing(
     recipe = load_recipe(tiny_recipe(tmp_path / "recipe.yaml", tmp_path / "run"))
     ran: list[str] = []
     useless = {"n": 50, "mae": {"value": 1.2}, "mean_baseline_mae": {"value": 1.0}}
-    summaries = {
+    summaries: dict[str, Any] = {
         "train_attribute_model": {"train": {"labels": {"humor": 80}}, "attributes": {"humor": useless}},
         "annotate": {"histograms": {"humor": {"0": 100, "1": 0}}},
     }
@@ -224,7 +231,7 @@ def test_a_run_stops_before_annotating_with_a_dial_that_learned_nothing(
         pipeline.run_recipe(recipe)
     assert ran[-1] == "train_attribute_model"
     summaries["train_attribute_model"]["attributes"] = {}
-    with pytest.raises(UserError, match=r"one level: humor \(100 of 100 turns at 0\)"):
+    with pytest.raises(UserError, match=r"humor are on one level \(100 of 100 turns at 0\)"):
         pipeline.run_recipe(recipe)
     assert ran[-1] == "annotate"
     pipeline.run_recipe(recipe, force=True)

@@ -179,7 +179,8 @@ def test_warnings_stand_at_the_top(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     world.config = EvaluateConfig(measure="none", settings=("defaults",))
     results = world.evaluate(".", tmp_path / "annotator", sft=world.model("sft", deaf))
     write_report(tmp_path)
-    assert len(results["cautions"]) == 4  # nobody independent, and three dials that never vary
+    assert len(results["cautions"]) == 1  # nobody independent
+    assert "the dial humor does not move: its answers are alike" in markdown(tmp_path)
     for line in results["cautions"]:
         assert f"<p><strong>Warning:</strong> {line}</p>" in page(tmp_path)
         assert f"> **Warning:** {line}" in markdown(tmp_path).replace("\\", "")

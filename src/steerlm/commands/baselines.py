@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     common.check_recipe_files(recipe, ["prepare", "train_attribute_model", "train_sft", "evaluate"])
     from steerlm.studies.baselines.study import baselines
 
-    baselines(recipe, arguments.seeds, out, common.notify)
+    baselines(recipe, arguments.seeds, out, common.notifier(out))
     terminal.say((out / "baselines.md").read_text(encoding="utf-8"))
     terminal.say(f"results  {out / 'baselines.json'}")
     return 0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from steerlm.attributes import AttributeSchema
     from steerlm.checkpoint.info import CheckpointInfo
     from steerlm.config import Recipe
+    from steerlm.results.findings import Finding
     from steerlm.storage.cluster import Cluster
 
 ConfigT = TypeVar("ConfigT", bound="BaseModel")
@@ -317,7 +318,7 @@ def run_in_recipe(arguments: argparse.Namespace, stage: str, cluster: Cluster | 
 
     recipe = recipe_of(arguments)
     check_recipe_files(recipe, [stage])
-    run_stage(recipe, stage, notify, cluster)
+    run_stage(recipe, stage, notifier(recipe.run_dir), cluster)
     return 0
 
 
@@ -342,8 +343,8 @@ def run_alone(stage: str, out: Path, work: Callable[[], Summary]) -> int:
         summary = work()
         if is_main_process():
             write_json(done, {"stage": stage.replace("-", "_"), "summary": summary})
-    print_summary(stage.replace("-", "_"), summary, out)
-    console().print(f"[green]✓[/green] {stage.replace('_', '-')}: {out}")
+    found = print_summary(stage.replace("-", "_"), summary, out)
+    console().print(f"{_mark(found)} {stage.replace('_', '-')}: {out}")
     return 0
 
 
@@ -360,14 +361,27 @@ def _folder(out: Path) -> Iterator[None]:
         raise
 
 
-def notify(stage: str, record: Mapping[str, Any] | None) -> None:
-    """Say that a stage starts (no record), is done already, or is done: then what it left out and found."""
-    from steerlm.commands.summaries import print_summary
+def notifier(run_dir: Path) -> Callable[[str, Mapping[str, Any] | None], None]:
+    """Return what says that a stage of a run starts (no record), is done already, or is done: then what it left out
+    and found. Only a stage that found nothing gets a tick."""
+    from steerlm.commands.summaries import findings_of, print_steering, print_summary
 
-    if record is None:
-        console().print(f"[bold]→[/bold] {stage}")
-    elif record["skipped"]:
-        console().print(f"[dim]✓ {stage}: already done[/dim]")
-    else:
-        console().print(f"[green]✓[/green] {stage}  {record['seconds']:.0f} s")
-        print_summary(stage, record["summary"])
+    def notify(stage: str, record: Mapping[str, Any] | None) -> None:
+        if record is None:
+            console().print(f"[bold]→[/bold] {stage}")
+            return
+        summary, out = record["summary"], run_dir / stage
+        found = findings_of(stage, summary, out)
+        if record["skipped"]:
+            console().print(f"{_mark(found)} [dim]{stage}: already done[/dim]")
+            if stage == "evaluate":
+                print_steering(out)
+        else:
+            console().print(f"{_mark(found)} {stage}  {record['seconds']:.0f} s")
+            print_summary(stage, summary, out)
+
+    return notify
+
+
+def _mark(found: Sequence[Finding]) -> str:
+    return "[yellow]![/yellow]" if found else "[green]✓[/green]"

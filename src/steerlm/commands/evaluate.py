@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlm.commands import common, terminal
-from steerlm.commands.summaries import print_steering
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = common.recipe_of(arguments)
     if arguments.suite is None:
         common.run_in_recipe(arguments, "evaluate")
-        print_steering(recipe.run_dir)
     else:
         _suite_of_run(arguments)
     from steerlm.reporting.report import write_report

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from steerlm.commands import common, terminal
-from steerlm.commands.summaries import print_steering, warnings_of
+from steerlm.commands.summaries import print_verdict, warnings_of
 from steerlm.errors import UserError, did_you_mean
 
 
@@ -40,18 +40,19 @@ def run(arguments: argparse.Namespace) -> int:
     from steerlm.pipeline import final_models, run_recipe
 
     warnings: list[str] = []
+    say_stage = common.notifier(recipe.run_dir)
 
     def notify(stage: str, record: Mapping[str, Any] | None) -> None:
-        common.notify(stage, record)
+        say_stage(stage, record)
         if record is not None:
             warnings.extend(f"{stage}: {text}" for text in warnings_of(stage, record["summary"]))
 
     description = recipe.description.strip().splitlines()
     terminal.say(f"{recipe.name}  {description[0] if description else ''}".rstrip())
     folder = run_recipe(recipe, redo_from=redo_from, notify=notify, force=arguments.force)
-    print_steering(folder.path)
     for text in warnings:
         terminal.say(f"warning  {text}")
+    print_verdict(folder.paths)
     model = list(final_models(folder).values())[-1]
     last = recipe.schema_.attributes[-1]
     dial = f" --{last.name} {last.levels[-1]}" if recipe.train_sft.conditioning else ""

@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING, Any
 from steerlm.commands.terminal import console, say
 
 if TYPE_CHECKING:
+    from steerlm.results.findings import Finding
+    from steerlm.runs import RunPaths
     from steerlm.stages.prepare.stage import LeftOut
 
+TOO_LONG = "records longer than max_length"
 
-def print_summary(stage: str, summary: Mapping[str, Any], out: Path | None = None) -> None:
-    """Print what a stage's summary holds.
+
+def print_summary(stage: str, summary: Mapping[str, Any], out: Path) -> list[Finding]:
+    """Print what a stage's summary holds; returns the signs that it learned nothing, which are printed as well.
 
     Args:
         stage: name of the stage.
         summary: what it returned.
-        out: its folder; of an evaluation whose figures are to be printed.
+        out: its folder.
     """
-    if stage == "evaluate" and out is not None and "suite" not in summary:
+    found = findings_of(stage, summary, out)
+    if stage == "evaluate" and "suite" not in summary:
         print_steering(out)
     elif stage == "train_attribute_model":
         _print_accuracy(summary["attributes"])
@@ -30,14 +35,30 @@ def print_summary(stage: str, summary: Mapping[str, Any], out: Path | None = Non
         say(text)
     for where, loss in _losses(stage, summary):
         say(f"{where}: {loss}")
-    for text in warnings_of(stage, summary):
+    for text in (*warnings_of(stage, summary), *found):
         console().print("[yellow]warning[/yellow] ", end="")
-        say(text)
+        say(str(text))
+    return found
+
+
+def findings_of(stage: str, summary: Mapping[str, Any], out: Path) -> list[Finding]:
+    """Return the signs that a stage learned nothing; those of an evaluation stand in its results."""
+    from steerlm.results.evaluation import read_evaluation
+    from steerlm.results.findings import findings_of_evaluation, findings_of_stage
+
+    if stage != "evaluate" or "suite" in summary:
+        return findings_of_stage(stage, summary)
+    results = read_evaluation(out)
+    return [] if results is None else findings_of_evaluation(results)
 
 
 def warnings_of(stage: str, summary: Mapping[str, Any]) -> list[str]:
-    """Return what a person should look at: the stage's own warnings, and every share left out above 1 %."""
-    grave = [f"{where}: {loss}" for where, loss in _losses(stage, summary) if loss.grave]
+    """Return what a person should look at: the stage's own warnings, and every share left out above 1 %, but for what
+    is a finding."""
+    told = ("train", TOO_LONG) if stage == "train_sft" else None
+    grave = [
+        f"{where}: {loss}" for where, loss in _losses(stage, summary) if loss.grave and (where, loss.reason) != told
+    ]
     return [*summary.get("warnings", ()), *grave]
 
 
@@ -52,6 +73,22 @@ def print_steering(folder: Path) -> None:
     if rows:
         title = "requested against obtained, on held-out prompts"
         print_table(console(), title, list(rows[0]), [list(row.values()) for row in rows])
+
+
+def print_verdict(paths: RunPaths) -> None:
+    """Print every sign that a run learned nothing, with what would help, and whether its dials move."""
+    from steerlm.results.evaluation import read_evaluation
+    from steerlm.results.findings import findings_of_run, verdict
+
+    found = findings_of_run(paths)
+    for finding in found:
+        console().print("[yellow]![/yellow] ", end="")
+        say(str(finding))
+    results = read_evaluation(paths.path)
+    if results is not None and results.suite is None:
+        moves, text = verdict(results, found)
+        console().print("[green]✓[/green] " if moves else "[red]✗[/red] ", end="")
+        say(text)
 
 
 def _print_accuracy(attributes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -97,7 +134,7 @@ def _counts(stage: str, summary: Mapping[str, Any]) -> Iterator[tuple[str, str, 
 
 def _training_counts(where: str, part: Mapping[str, Any]) -> Iterator[tuple[str, str, int, int]]:
     records = part["records"] + part["too_long"] + part["no_response"]
-    yield where, "records longer than max_length", part["too_long"], records
+    yield where, TOO_LONG, part["too_long"], records
     yield where, "records without a response", part["no_response"], records
     yield where, "earlier turns of records longer than max_length", part["shortened"], records
     turns = part["trained_turns"] + part["unlabelled_turns"]

@@ -6,6 +6,7 @@ Validates all that can be validated without computing (`planning.inputs`), then 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from steerlm.config import BootstrapConfig, PlaygroundConfig, Recipe, TrainingSection, scoring_tokens
@@ -15,6 +16,8 @@ from steerlm.planning.inputs import (
     DataSize,
     Findings,
     assumed_data,
+    check_labels,
+    check_lengths,
     check_model,
     check_prompts,
     check_scorers,
@@ -31,6 +34,7 @@ from steerlm.planning.memory import (
     training_memory,
 )
 from steerlm.planning.speed import sampling_seconds, scoring_seconds, training_seconds
+from steerlm.results.findings import Finding, few_steps
 
 _LEAST_BATCH = 1024
 
@@ -66,12 +70,13 @@ class StageCost:
 
 @dataclass
 class CostPlan:
-    """The outcome: `problems` stop a run, `notes` do not."""
+    """The outcome: `problems` stop a run, `notes` do not; by `findings` it would learn nothing."""
 
     machines: Machines
     stages: list[StageCost] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def seconds(self) -> float | None:
@@ -119,9 +124,30 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         result.stages.append(worker.bootstrap(recipe.bootstrap, recipe.train_sft, model))
     if recipe.train_sft.conditioning:
         result.stages.append(worker.evaluation(recipe, model))
+    if data is not None:
+        steps = planned_steps(recipe.train_sft, data, recipe.prepare.validation_fraction, machines.count)
+        result.findings += few_steps("train_sft", steps, planned=True)
+        if not found.problems:
+            result.findings += [*check_labels(data), *check_lengths("train_sft", recipe.train_sft, recipe, data)]
     result.notes += _remarks(recipe, machines)
     result.problems += [_misfit(cost) for cost in result.stages if cost.fits is False]
     return result
+
+
+def planned_steps(section: TrainingSection, data: DataSize, held_out: float = 0.0, devices: int = 1) -> int:
+    """Return about how many optimizer steps a training makes.
+
+    Args:
+        section: of the training.
+        data: all of it.
+        held_out: share of the data that is not trained on.
+        devices: how many share a step.
+    """
+    if section.max_steps > 0:
+        return section.max_steps
+    together = max(1.0, section.tokens_per_batch / max(1.0, data.tokens_per_record))
+    batches = data.records * (1 - held_out) * section.epochs / together
+    return max(1, math.ceil(batches / (section.gradient_accumulation_steps * devices)))
 
 
 def _remarks(recipe: Recipe, machines: Machines) -> list[str]:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import PlaygroundConfig, Recipe, TrainingSection, TrainSftConfig
 from steerlm.conversation import BadRecords, Conversation
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known
+from steerlm.results.findings import Finding, collapsed, too_long
 from steerlm.sources import read_source
 from steerlm.sources.prompts import read_prompts
 from steerlm.stages.evaluate.suites import make_suite
 from steerlm.stages.prepare.stage import inspect_source
 
+if TYPE_CHECKING:
+    from steerlm.template import ConversationEncoder
+
 _SAMPLE = 256
 _CHARACTERS_PER_TOKEN = 4.0
+_FEWEST_LABELS = 20
 _RECORD_TOKENS, _RESPONSE_SHARE = 300.0, 1 / 3
 """Of a chat record, where the data cannot be looked at."""
 
@@ -31,12 +39,14 @@ class DataSize:
         tokens_per_record: their mean length.
         length: mean length of the record a token stands in (long records hold more of the tokens).
         response_share: share of the tokens that are responses.
+        samples: the first records of every source.
     """
 
     records: int
     tokens_per_record: float
     length: float
     response_share: float
+    samples: tuple[Conversation, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -93,7 +103,7 @@ def _measured(records: int, tokens: float, samples: list[Conversation]) -> DataS
     answers = sum(len(one.messages[turn].content) for one in samples for turn in one.assistant_turns)
     whole = max(sum(lengths), 1)
     length = sum(n * n for n in lengths) / whole / _CHARACTERS_PER_TOKEN
-    return DataSize(records, tokens / records, length, answers / whole)
+    return DataSize(records, tokens / records, length, answers / whole, tuple(samples))
 
 
 def _check_turns(source: str, sample: list[Conversation], found: Findings) -> None:
@@ -172,16 +182,44 @@ def check_model(stage: str, section: TrainingSection, recipe: Recipe, found: Fin
     return architecture(config)
 
 
-def _check_tokenizer(stage: str, section: TrainingSection, recipe: Recipe, found: Findings) -> None:
+def check_lengths(stage: str, section: TrainingSection, recipe: Recipe, data: DataSize) -> Iterator[Finding]:
+    """Say how many of the records looked at are too long, where the tokenizer is on this machine."""
+    if not data.samples or not (Path(section.base_model) / "tokenizer_config.json").is_file():
+        return
+    encoder = _encoder(section, recipe)
+    replies = [one.messages[: one.assistant_turns[-1] + 1] for one in data.samples if one.assistant_turns]
+    unfit = [messages for messages in replies if encoder.fit(messages, section.max_length) is None]
+    needed = max((len(encoder.conversation(messages).input_ids) for messages in unfit), default=None)
+    yield from too_long(stage, len(unfit), len(replies), section.max_length, needed)
+
+
+def check_labels(data: DataSize) -> Iterator[Finding]:
+    """Say which attributes the ratings looked at leave on one level."""
+    histograms: dict[str, Counter[str]] = defaultdict(Counter)
+    for one in data.samples:
+        for turn in one.assistant_turns:
+            for name, value in one.messages[turn].human_labels.items():
+                histograms[name][str(value)] += 1
+    many = {name: histogram for name, histogram in histograms.items() if histogram.total() >= _FEWEST_LABELS}
+    yield from collapsed("prepare", many)
+
+
+def _encoder(section: TrainingSection, recipe: Recipe) -> ConversationEncoder:
+    """Return the encoder of the template that the stage will install."""
     from steerlm.checkpoint.models import load_tokenizer
-    from steerlm.conversation import Message
     from steerlm.template import ConversationEncoder, install_template
 
+    tokenizer = load_tokenizer(section.base_model)
+    header = section.header if isinstance(section, TrainSftConfig) else "tokens"
+    install_template(tokenizer, section.template, recipe.schema_, header)
+    return ConversationEncoder(tokenizer, recipe.schema_)
+
+
+def _check_tokenizer(stage: str, section: TrainingSection, recipe: Recipe, found: Findings) -> None:
+    from steerlm.conversation import Message
+
     try:
-        tokenizer = load_tokenizer(section.base_model)
-        header = section.header if isinstance(section, TrainSftConfig) else "tokens"
-        install_template(tokenizer, section.template, recipe.schema_, header)
-        encoder = ConversationEncoder(tokenizer, recipe.schema_)
+        encoder = _encoder(section, recipe)
         encoder.conversation([Message("user", "ping"), Message("assistant", "pong", recipe.schema_.defaults)])
     except UserError as error:
         found.problems.append(f"{stage}: {error}")

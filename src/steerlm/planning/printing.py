@@ -31,6 +31,8 @@ def print_remarks(result: CostPlan, console: Console) -> int:
     """Print notes and problems; returns 0 exactly where it says that there is no problem, else 1."""
     for note in result.notes:
         console.print(f"note: {note}", markup=False)
+    for finding in result.findings:
+        console.print(f"warning: {finding}", markup=False)
     for problem in result.problems:
         console.print(f"problem: {problem}", markup=False)
     if result.problems:

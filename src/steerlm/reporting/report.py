@@ -27,6 +27,7 @@ from steerlm.results.evaluation import (
     ScorerLabel,
     read_evaluation,
 )
+from steerlm.results.findings import findings_of_run
 from steerlm.results.studies import AblationResult
 from steerlm.runs import STAGES, RunPaths
 from steerlm.statistics.estimates import Estimate
@@ -144,6 +145,7 @@ def collect(run_dir: Path, ablation: Path | None, charts: Charts) -> dict[str, o
         "environment": _read(paths.environment),
         "stages": stages,
         "results": results,
+        "findings": findings_of_run(paths),
         **(_of_evaluation(results) if results else {}),
         "suites": [
             (suite, [[markdown_text(c) for c in row] for row in suite_table(suite)], _quoted(suite)) for suite in suites

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import DistributedType, PartialState
 from accelerate.utils import is_deepspeed_available
@@ -187,8 +188,8 @@ def train(
         probe: tries the headers after every validation.
 
     Returns:
-        steps, epochs, best_step, validation_loss (the lowest), last_validation_loss, train_loss (last logged),
-        early_stopped, and what the probe found at the best step.
+        steps, epochs, best_step, validation_loss (the lowest), last_validation_loss, train_loss (last logged), its mean
+        over the first and the last quarter of the log, early_stopped, and what the probe found at the best step.
 
     Raises:
         UserError: no data, a loss that is not finite, or checkpoints of another training in `out`.
@@ -340,10 +341,13 @@ def _attention(core: Any, unmasked: str | None, plans: Sequence[RowPlan], args: 
 def _summary(state: TrainerState, trainer: SteerTrainer, patience: int | None) -> dict[str, Any]:
     losses = [row["loss"] for row in state.log_history if "loss" in row]
     validation = [row["eval_loss"] for row in state.log_history if "eval_loss" in row]
+    quarter = len(losses) // 4
     return {
         "steps": state.global_step,
         "epochs": state.global_step / trainer.steps_per_epoch,
         "train_loss": losses[-1] if losses else None,
+        "train_loss_start": float(np.mean(losses[:quarter])) if quarter else None,
+        "train_loss_end": float(np.mean(losses[-quarter:])) if quarter else None,
         "last_validation_loss": validation[-1],
         "validation_loss": min(validation),
         "best_step": state.best_global_step,

@@ -14,6 +14,9 @@ from scipy import stats
 
 from steerlm.attributes import Value
 from steerlm.config import ClassifierConfig, EvaluateConfig
+from steerlm.results.codec import from_json
+from steerlm.results.evaluation import Evaluation
+from steerlm.results.findings import findings_of_evaluation
 from steerlm.stages.evaluate.panel import make_panel
 from steerlm.stages.evaluate.sweeping import make_plan, pairs_seen, read_prompts, supported
 from tests.scorers.test_classifiers import save
@@ -96,7 +99,9 @@ def test_an_attribute_that_never_varies_is_said_to(world: World) -> None:
     results = world.evaluate(sft=world.model("sft", deaf, label_statistics=only_toxic_free))
     assert dials(results, "sft")["humor"]["constant"] == 2
     said = results["cautions"]
-    assert "sft: humor never varies, whatever is asked for (always 2, by measure); correlations are undefined." in said
+    stuck = findings_of_evaluation(from_json(Evaluation, results))
+    assert [finding.dials for finding in stuck if finding.kind == "dial"] == [("quality",), ("humor",), ("toxicity",)]
+    assert "alike, whatever is asked for (always 2)" in stuck[1].text
     assert "All training labels of sft have toxicity 0: its dial cannot have learnt a thing." in said
     assert not any("of sft have humor" in line for line in said)
     fine = world.evaluate("fine", sft=world.model("sft", exact))

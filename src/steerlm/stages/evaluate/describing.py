@@ -175,13 +175,11 @@ def cautions(
                     f"All training labels of {model} have {name} {levels[0]}: its dial cannot have learnt a thing."
                 )
     for model, result in models.items():
-        found += _of_model(model, result, dials, scorers, headline)
+        found += _of_model(model, result, scorers)
     return found
 
 
-def _of_model(
-    model: str, result: ModelResult, dials: Sequence[str], scorers: Sequence[Panelist], headline: Mapping[str, str]
-) -> list[str]:
+def _of_model(model: str, result: ModelResult, scorers: Sequence[Panelist]) -> list[str]:
     found = []
     if "all" in result.answers and (unanswered := result.answers["all"].unanswered):
         found.append(f"{model}: {unanswered} prompts do not fit its context and have no answer.")
@@ -190,13 +188,6 @@ def _of_model(
         assert left is not None
         if missing := left.none + left.partly:
             found.append(f"{model}: {scorer.scorer.label} gave {missing} of {left.answers} answers no (whole) score.")
-    for name in dials:
-        dial = result.scorers[headline[name]].dials.get(name) if name in headline else None
-        if dial is not None and dial.constant is not None:
-            found.append(
-                f"{model}: {name} never varies, whatever is asked for (always {dial.constant:g}, by "
-                f"{headline[name]}); correlations are undefined."
-            )
     return found
 
 
