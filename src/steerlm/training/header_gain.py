@@ -61,7 +61,7 @@ class HeaderProbe(TrainerCallback):  # type: ignore[misc]
     def _gain(self, trainer: SteerTrainer) -> Estimate:
         # every rank tries them all: the ranks of a sharded model compute together anyhow
         sums = np.array([self._difference(trainer, part) for part in self._clusters])
-        found = cluster_bootstrap(_ratio, sums.T, range(len(sums)), self._seed)
+        found = cluster_bootstrap(_ratio, list(sums.T), range(len(sums)), self._seed)
         return found._replace(n=len(self._pairs))
 
     def _difference(self, trainer: SteerTrainer, part: IntArray) -> tuple[float, float]:
