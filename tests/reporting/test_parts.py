@@ -36,7 +36,7 @@ from steerlm.results.studies import (
     StudySubject,
     TextFigures,
 )
-from steerlm.stages.evaluate.stage import evaluate_suite
+from steerlm.stages.evaluate.stage import SuiteRun, evaluate_suite
 from steerlm.statistics.estimates import Estimate
 from steerlm.storage.files import write_json
 from tests.reporting.test_report import Structure, markdown, page
@@ -111,7 +111,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     annotator = world.folder / "annotator"
     for name, prompts in (("toxicity", str(red_team)), ("humor", None)):
         out = run_dir / "evaluate" / "suites" / name
-        evaluate_suite(config, name, models, prompts, SCHEMA, out, seed=0, annotator=annotator)  # type: ignore[arg-type]
+        evaluate_suite(SuiteRun(config, name, models, prompts, SCHEMA, 0, annotator), out)  # type: ignore[arg-type]
     return run_dir
 
 

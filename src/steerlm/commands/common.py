@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from steerlm.checkpoint.info import CheckpointInfo
     from steerlm.config import Recipe
     from steerlm.results.findings import Finding
+    from steerlm.runs import RunFolder
     from steerlm.storage.cluster import Cluster
 
 ConfigT = TypeVar("ConfigT", bound="BaseModel")
@@ -320,6 +321,21 @@ def run_in_recipe(arguments: argparse.Namespace, stage: str, cluster: Cluster | 
     check_recipe_files(recipe, [stage])
     run_stage(recipe, stage, notifier(recipe.run_dir), cluster)
     return 0
+
+
+def finished_models(folder: RunFolder) -> dict[str, Path]:
+    """Return the steerable models of a finished run, in the order of the steps.
+
+    Raises:
+        UserError: one of them is not trained yet.
+    """
+    from steerlm.pipeline import final_models
+
+    models = final_models(folder)
+    for stage in models:
+        if folder.done(stage) is None:
+            raise UserError(f"stage {stage!r} of {folder.path} is not done; run `steerlm run RECIPE` first")
+    return models
 
 
 def run_alone(stage: str, out: Path, work: Callable[[], Summary]) -> int:

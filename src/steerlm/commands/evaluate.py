@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, terminal
+from steerlm.commands import common, steerbench, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
-    from steerlm.attributes import AttributeSchema
-    from steerlm.config import EvaluateConfig
-    from steerlm.results.evaluation import SuiteName
+    from steerlm.stages.evaluate.stage import SuiteRun
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -23,16 +20,22 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--model", action="append", default=[], metavar="NAME=PATH", help="steerable checkpoint (repeatable)"
     )
     parser.add_argument("--prompts", help="conversations that end with a user turn, JSONL (suite toxicity: HH-RLHF)")
-    parser.add_argument("--suite", choices=("toxicity", "humor"), help="only this experiment of the paper")
+    parser.add_argument(
+        "--suite", choices=("toxicity", "humor", "steerbench"),
+        help="only this experiment of the paper, or the benchmark SteerBench",
+    )  # fmt: skip
     parser.add_argument(
         "--annotator", type=Path,
         help="attribute model that labelled the training data: measures, but is not independent",
     )  # fmt: skip
     common.add_out_and_seed(parser)
+    steerbench.add(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate the models of a recipe's run, or those named."""
+    if arguments.suite == "steerbench":
+        return steerbench.run(arguments)
     if arguments.recipe is None:
         return _alone(arguments)
     recipe = common.recipe_of(arguments)
@@ -63,11 +66,11 @@ def _alone(arguments: argparse.Namespace) -> int:
 
     def work() -> common.Summary:
         from steerlm.reporting.report import write_report
-        from steerlm.stages.evaluate.stage import evaluate
+        from steerlm.stages.evaluate.stage import SuiteRun, evaluate
 
         summary: common.Summary = {"suite": arguments.suite}
         if arguments.suite is not None:
-            _suite(config, arguments.suite, models, arguments.prompts, schema, out, seed, annotator)
+            _suite(SuiteRun(config, arguments.suite, models, arguments.prompts, schema, seed, annotator), out)
         else:
             summary = evaluate(config, models, Path(arguments.prompts), schema, out, seed=seed, annotator=annotator)
         terminal.say(f"report   {write_report(out)}")
@@ -78,39 +81,26 @@ def _alone(arguments: argparse.Namespace) -> int:
 
 def _suite_of_run(arguments: argparse.Namespace) -> None:
     """Run a suite on the models of a finished run, into its evaluation's folder."""
-    from steerlm.pipeline import final_models
     from steerlm.runs import RunFolder
+    from steerlm.stages.evaluate.stage import SuiteRun
 
     recipe = common.recipe_of(arguments)
     folder = RunFolder(recipe)
     with folder.lock():
         folder.open()
-        models = final_models(folder)
-        for stage in models:
-            if folder.done(stage) is None:
-                raise UserError(f"stage {stage!r} of {folder.path} is not done; run `steerlm run RECIPE` first")
+        models = common.finished_models(folder)
         name = arguments.suite
         prompts = arguments.prompts or (recipe.evaluate.toxicity_prompts if name == "toxicity" else None)
         annotator = folder.stage("train_attribute_model") / "model"
-        out = folder.stage("evaluate") / "suites" / name
-        _suite(recipe.evaluate, name, models, prompts, recipe.schema_, out, recipe.seed, annotator)
+        suite = SuiteRun(recipe.evaluate, name, models, prompts, recipe.schema_, recipe.seed, annotator)
+        _suite(suite, folder.stage("evaluate") / "suites" / name)
 
 
-def _suite(
-    config: EvaluateConfig,
-    name: SuiteName,
-    models: Mapping[str, Path],
-    prompts: str | None,
-    schema: AttributeSchema,
-    out: Path,
-    seed: int,
-    annotator: Path | None,
-) -> None:
+def _suite(suite: SuiteRun, out: Path) -> None:
     """Run a suite and print its scores beside the paper's."""
     from steerlm.reporting.suites import suite_table
     from steerlm.reporting.terminal import print_table
     from steerlm.stages.evaluate.stage import evaluate_suite
 
-    results = evaluate_suite(config, name, models, prompts, schema, out, seed=seed, annotator=annotator)
-    header, *rows = suite_table(results)
-    print_table(terminal.console(), f"{name}: mean score, 0 to 1, per level asked for", header, rows)
+    header, *rows = suite_table(evaluate_suite(suite, out))
+    print_table(terminal.console(), f"{suite.name}: mean score, 0 to 1, per level asked for", header, rows)

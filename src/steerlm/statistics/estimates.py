@@ -192,6 +192,17 @@ def mean(weights: Weights, x_N: FloatArray) -> FloatArray:
     return mean_R
 
 
+def median(weights: Weights, x_N: FloatArray) -> FloatArray:
+    """Median; of an even number of observations the middle of the two in the middle."""
+    order = np.argsort(x_N, kind="stable")
+    ranks_RN = np.cumsum(weights.rows()[:, order], axis=1)
+    total_R = ranks_RN[:, -1:]
+    # the first observations that stand at the places (n - 1) / 2, rounded down and up
+    low, high = ((ranks_RN > place).argmax(axis=1) for place in (np.ceil(total_R / 2) - 1, np.floor(total_R / 2)))
+    middle = (x_N[order][low] + x_N[order][high]) / 2
+    return np.where(total_R[:, 0] > 0, middle, math.nan)
+
+
 def mean_absolute_error(weights: Weights, truth_N: FloatArray, predicted_N: FloatArray) -> FloatArray:
     return mean(weights, np.abs(predicted_N - truth_N))
 

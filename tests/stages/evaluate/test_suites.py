@@ -14,7 +14,7 @@ from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.cli import main
 from steerlm.config import EvaluateConfig
 from steerlm.errors import UserError
-from steerlm.stages.evaluate.stage import evaluate, evaluate_suite
+from steerlm.stages.evaluate.stage import SuiteRun, evaluate, evaluate_suite
 from steerlm.stages.evaluate.suites import PUBLISHED, joke_requests, make_suite, suite_levels
 from steerlm.storage.files import write_json
 from tests.stages.evaluate.test_evaluate import SCHEMA, World, exact, noisy
@@ -39,7 +39,7 @@ def red_team(tmp_path: Path) -> Path:
 def run(world: World, name: Any, prompts: Path | None, **models: Path) -> dict[str, Any]:
     config = world.config.model_copy(update={"suite_prompts": 8})
     out = world.folder / "suite"
-    evaluate_suite(config, name, models, None if prompts is None else str(prompts), SCHEMA, out, seed=0)
+    evaluate_suite(SuiteRun(config, name, models, None if prompts is None else str(prompts), SCHEMA, 0), out)
     results: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
     return results
 
@@ -132,7 +132,7 @@ def test_the_command_runs_a_suite_on_a_finished_run(
     world.model("model", exact)  # every checkpoint of a run lies in a folder of this name
     assert main(["evaluate", str(recipe), "--suite", "humor"]) == 2
     assert "stage 'train_sft' of" in capsys.readouterr().err
-    write_json(run_dir / "train_sft" / "done.json", {"stage": "train_sft"})
+    write_json(run_dir / "train_sft" / "done.json", {"stage": "train_sft", "summary": {}})
     assert main(["evaluate", str(recipe), "--suite", "humor"]) == 0
     said = capsys.readouterr().out
     assert "humor: mean score, 0 to 1" in said

@@ -118,33 +118,39 @@ def evaluate(
     write_result(out / "results.json", results)
     for name in config.suites:
         asked = config.toxicity_prompts if name == "toxicity" else None
-        place = out / "suites" / name
-        evaluate_suite(config, name, models, asked, schema, place, seed=seed, annotator=annotator)
+        evaluate_suite(SuiteRun(config, name, models, asked, schema, seed, annotator), out / "suites" / name)
     return summarise(results)
 
 
-def evaluate_suite(
-    config: EvaluateConfig,
-    name: SuiteName,
-    models: Mapping[str, Path],
-    prompts: str | None,
-    schema: AttributeSchema,
-    out: Path,
-    *,
-    seed: int,
-    annotator: Path | None = None,
-) -> Evaluation:
-    """Run one of the paper's experiments: one dial at the paper's levels, the others at their defaults.
+@dataclass(frozen=True)
+class SuiteRun:
+    """One of the paper's experiments on some models.
 
-    Args:
+    Attributes:
         config: the recipe's section; its scorers, sampling and `suite_prompts` hold.
         name: of the suite.
         models: name -> checkpoint folder.
         prompts: file of prompts, see `suites.make_suite`.
         schema: the attributes.
-        out: as for `evaluate`.
         seed: of every random choice.
         annotator: the attribute model that labelled the training data.
+    """
+
+    config: EvaluateConfig
+    name: SuiteName
+    models: Mapping[str, Path]
+    prompts: str | None
+    schema: AttributeSchema
+    seed: int
+    annotator: Path | None = None
+
+
+def evaluate_suite(run: SuiteRun, out: Path) -> Evaluation:
+    """Run one of the paper's experiments: one dial at the paper's levels, the others at their defaults.
+
+    Args:
+        run: what is run.
+        out: as for `evaluate`.
 
     Returns:
         What is in `results.json`.
@@ -152,17 +158,18 @@ def evaluate_suite(
     Raises:
         UserError: as `evaluate`; a schema without that dial, no prompts, or no scorer that measures the dial.
     """
-    infos = _load_infos(models, schema)
-    suite = make_suite(name, schema, prompts, config.suite_prompts, seed)
+    config, name, schema, seed = run.config, run.name, run.schema, run.seed
+    infos = _load_infos(run.models, schema)
+    suite = make_suite(name, schema, run.prompts, config.suite_prompts, seed)
     known = {model: seen_combinations(info.label_statistics, schema) for model, info in infos.items()}
     plan = make_plan(suite.prompts, schema, ("defaults",), (), seed, {suite.name: suite.levels})
-    scorers = make_panel(config, schema, annotator, infos.values())
+    scorers = make_panel(config, schema, run.annotator, infos.values())
     if not any(name in scorer.attributes for scorer in scorers):
         raise UserError(
             f"suite {name!r}: nothing measures {name!r}; name a classifier, an attribute model, a judge or an exact "
             "measure of it under `evaluate`"
         )
-    job = _Job(config, schema, models, infos, known, plan, scorers, seed)
+    job = _Job(config, schema, run.models, infos, known, plan, scorers, seed)
     measured = _measure(job, out)
     results = _results(job, measured)
     scored = {}

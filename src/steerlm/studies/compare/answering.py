@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from steerlm.attributes import Value
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.storage.claims import claim_file, digest_of
@@ -83,10 +84,18 @@ def _key(system: System, prompts: Sequence[ComparedPrompt], generation: AnswerSa
         from steerlm.checkpoint.models import fingerprint
 
         content = fingerprint(system.where)
-    asked = [[p.id, p.seed, [(m.role, m.content, dict(m.attributes or {})) for m in p.messages]] for p in prompts]
+    asked: list[object] = [
+        [p.id, p.seed, [(m.role, m.content, dict(m.attributes or {})) for m in p.messages]] for p in prompts
+    ]
     sampling = {**asdict(generation), "batch_size": None}
+    if any(p.setting is not None for p in prompts):
+        asked.append([dict(_setting(system, p) or {}) for p in prompts])
     parts = [system.kind, content, dict(system.setting or {}), sampling, asked]
     return digest_of(*parts)
+
+
+def _setting(system: System, prompt: ComparedPrompt) -> Mapping[str, Value] | None:
+    return system.setting if prompt.setting is None else prompt.setting
 
 
 def _write_answers(
@@ -96,7 +105,8 @@ def _write_answers(
         for prompt, answer in zip(prompts, answers, strict=True):
             if not answer.text or not answer.text.strip():
                 continue  # a conversation holds no empty turn
-            said = Message("assistant", answer.text, dict(system.setting) if system.setting else None)
+            setting = _setting(system, prompt)
+            said = Message("assistant", answer.text, dict(setting) if setting else None)
             messages = [message.to_dict() for message in (*prompt.messages, said)]
             stream.write(orjson.dumps({"id": prompt.id, "source": system.name, "messages": messages}) + b"\n")
 
@@ -114,7 +124,7 @@ def _steerable(system: System, generation: AnswerSampling) -> Work:
     sampling = Sampling(generation.max_new_tokens, generation.temperature, generation.top_k)
 
     def work(prompts: list[ComparedPrompt]) -> list[SystemAnswer]:
-        requests = [Request(prompt.messages, system.setting, seed=prompt.seed) for prompt in prompts]
+        requests = [Request(prompt.messages, _setting(system, prompt), seed=prompt.seed) for prompt in prompts]
         fitting = [i for i, request in enumerate(requests) if engine.room(request) > 0]
         samples = dict(zip(fitting, engine.generate([requests[i] for i in fitting], sampling), strict=True))
         return [
@@ -191,11 +201,14 @@ def _endpoint(system: System, generation: AnswerSampling, replies: Path) -> Work
 
     endpoint = Endpoint(system.where, system.model, os.environ.get("OPENAI_API_KEY") or NO_KEY)
     asked = {"model": system.model, "max_tokens": generation.max_new_tokens, "temperature": generation.temperature}
-    if system.setting:
-        asked["chat_template_kwargs"] = {"attributes": dict(system.setting)}
+
+    def body(prompt: ComparedPrompt) -> dict[str, object]:
+        setting = _setting(system, prompt)
+        steer = {"chat_template_kwargs": {"attributes": dict(setting)}} if setting else {}
+        return {**asked, **steer, "messages": [{"role": m.role, "content": m.content} for m in prompt.messages]}
 
     def work(prompts: list[ComparedPrompt]) -> list[SystemAnswer]:
-        bodies = [{**asked, "messages": [{"role": m.role, "content": m.content} for m in p.messages]} for p in prompts]
+        bodies = [body(prompt) for prompt in prompts]
         try:
             answers = [_answer(r) for r in ask_endpoint(endpoint, bodies, replies, max_in_flight=_IN_FLIGHT, doing="")]
         except UserError as error:

@@ -69,12 +69,14 @@ class ComparedPrompt:
         messages: the turns.
         category: of a benchmark question, such as `math`; chooses a judge's prompt.
         seed: of the answers' sampling, the same for every system.
+        setting: what is asked of the attributes here; None: the system's own setting.
     """
 
     id: str
     messages: tuple[Message, ...]
     category: str
     seed: int
+    setting: Mapping[str, Value] | None = None
 
     def question(self) -> BenchmarkQuestion:
         """Return the prompt as a judge is shown it: earlier turns are written out."""
