@@ -17,7 +17,7 @@ from steerlm.reporting.formatting import estimate_text, markdown_table, number
 from steerlm.results.codec import from_json
 from steerlm.results.evaluation import Evaluation, PairedDifferences
 from steerlm.results.studies import MachineFacts
-from steerlm.runs import STAGES
+from steerlm.runs import RunPaths
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from results_ablation import machine
@@ -28,7 +28,7 @@ FOLDER = Path(__file__).resolve().parent / "results" / "playground"
 def copy(run: Path, wide: Path | None = None) -> None:
     """Copy what the pages need from a finished run, and from one of the same models evaluated on more prompts."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    stages = {stage: json.loads((run / stage / "done.json").read_text()) for stage in STAGES}
+    stages = {stage: json.loads((run / stage / "done.json").read_text()) for stage in RunPaths(run).finished()}
     costs = {
         name: {key: row[key] for key in ("seconds", "cpu_seconds", "peak_memory_mib", "resumed")}
         for name, row in stages.items()

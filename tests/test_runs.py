@@ -147,5 +147,5 @@ def test_only_rank_zero_writes(raw: dict[str, object], monkeypatch: pytest.Monke
 
 def test_stages_follow_the_recipe(raw: dict[str, object]) -> None:
     assert recipe_stages(build_recipe(raw)) == ["prepare", "train_attribute_model", "annotate", "train_sft", "evaluate"]
-    full = build_recipe({**raw, "playground": {}, "bootstrap": {}})
+    full = build_recipe({**raw, "playground": {}, "bootstrap": {}, "refine": {}})
     assert recipe_stages(full) == list(STAGES)

@@ -14,7 +14,7 @@ from typing import Any
 
 from steerlm.config import Recipe
 from steerlm.errors import UserError
-from steerlm.runs import Notify, RunFolder, StageRecord, recipe_stages
+from steerlm.runs import Notify, RunFolder, StageRecord, recipe_stages, tuning_stages
 from steerlm.storage.cluster import Cluster
 
 
@@ -58,7 +58,7 @@ def run_stage(recipe: Recipe, stage: str, notify: Notify | None = None, cluster:
         recipe: the resolved recipe.
         stage: name of the stage.
         notify: progress callback.
-        cluster: where `annotate` and `bootstrap` work; None = in this process.
+        cluster: where `annotate`, `bootstrap` and `refine` work; None = in this process.
 
     Raises:
         UserError: the recipe has no such section, or an earlier stage is not done.
@@ -154,6 +154,31 @@ def _bootstrap(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Map
     )
 
 
+def _refine(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Mapping[str, Any]:
+    from steerlm.stages.refine.stage import refine
+
+    assert run.recipe.refine is not None
+    data, validation = run.paths.splits("annotate")
+    return refine(
+        run.recipe.refine,
+        sft=run.recipe.train_sft,
+        steerable_model=_model_before(run, "refine"),
+        attribute_model=run.paths.attribute_model,
+        data=data,
+        validation=validation,
+        schema=run.recipe.schema_,
+        out=out,
+        seed=run.recipe.seed,
+        cluster=cluster,
+    )
+
+
+def _model_before(run: RunFolder, stage: str) -> Path:
+    """Return the steerable model that a stage starts from."""
+    stages = tuning_stages(run.recipe)
+    return run.paths.model(stages[stages.index(stage) - 1])
+
+
 def _evaluate(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.evaluate.stage import evaluate
 
@@ -172,9 +197,7 @@ def _evaluate(run: RunFolder, out: Path) -> Mapping[str, Any]:
 
 def final_models(run: RunFolder) -> dict[str, Path]:
     """Return the steerable models that a run produces, in the order of the steps."""
-    return {
-        stage: run.paths.model(stage) for stage in ("train_sft", "bootstrap") if getattr(run.recipe, stage) is not None
-    }
+    return {stage: run.paths.model(stage) for stage in tuning_stages(run.recipe)}
 
 
 def _seed(run: RunFolder, config: Any) -> int:
@@ -188,6 +211,7 @@ _WORK: dict[str, Callable[[RunFolder, Path], Mapping[str, Any]]] = {
     "annotate": _annotate,
     "train_sft": _train_sft,
     "bootstrap": _bootstrap,
+    "refine": _refine,
     "evaluate": _evaluate,
 }
-_ON_CLUSTER = {"annotate": _annotate, "bootstrap": _bootstrap}
+_ON_CLUSTER = {"annotate": _annotate, "bootstrap": _bootstrap, "refine": _refine}

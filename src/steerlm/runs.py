@@ -37,6 +37,7 @@ STAGES = (
     "annotate",
     "train_sft",
     "bootstrap",
+    "refine",
     "evaluate",
 )
 """Every stage in order: module, subcommand (with hyphens), recipe section and run folder share the word."""
@@ -85,6 +86,15 @@ def _cpu_name() -> str:
     return f"{values.get('model name', 'unknown')} ({', '.join(known)})"
 
 
+TUNING = ("train_sft", "bootstrap", "refine")
+"""Those that each publish a steerable model, the later ones starting from the one before."""
+
+
+def tuning_stages(recipe: Recipe) -> list[str]:
+    """Return the stages of the recipe that publish a steerable model, in order; the last one's is the run's."""
+    return [stage for stage in TUNING if getattr(recipe, stage) is not None]
+
+
 def recipe_stages(recipe: Recipe) -> list[str]:
     """Return the stages that the recipe asks for, in order."""
     return [stage for stage in STAGES if getattr(recipe, stage) is not None]
@@ -107,7 +117,7 @@ class RunPaths:
         return self.stage(stage) / "done.json"
 
     def report(self, stage: str) -> Path:
-        """What `train_attribute_model` and `bootstrap` found."""
+        """What `train_attribute_model`, `bootstrap` or `refine` found."""
         return self.stage(stage) / "report.json"
 
     def splits(self, stage: str) -> tuple[Path, Path]:

@@ -17,7 +17,7 @@ from steerlm.config import BootstrapConfig, LoraSection, Recipe, TrainingSection
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, count_parameters, known
 from steerlm.planning.devices import DEVICES, Machines, parse_gpus
-from steerlm.planning.estimate import CostPlan, plan
+from steerlm.planning.estimate import CostPlan, StageCost, plan
 from steerlm.planning.measuring import layer_speed
 from steerlm.planning.memory import (
     PROCESS,
@@ -104,6 +104,25 @@ def test_bootstrapping_trains_no_more_than_it_has(raw: dict[str, Any], tmp_path:
     tokens = next(cost.tokens for cost in planned(raw).stages if cost.stage == "bootstrap")
     assert once is not None
     assert tokens == once * raw["bootstrap"].get("rounds", 1)
+
+
+def test_a_refinement_is_planned(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))
+    raw["refine"] = {"num_prompts": 10, "samples_per_prompt": 4}
+
+    def cost() -> StageCost:
+        return next(cost for cost in planned(raw).stages if cost.stage == "refine")
+
+    once = cost()
+    raw["refine"] |= {"rounds": 2, "requests_per_prompt": 3}
+    more = cost()
+    assert once.seconds is not None
+    assert more.seconds is not None
+    assert more.seconds == pytest.approx(6 * once.seconds)
+    raw["refine"] |= {"samples_per_prompt": 400}
+    assert cost().memory_gib > more.memory_gib, "a group is never taken apart"  # type: ignore[operator]
+    raw["refine"] |= {"groups": "groups.jsonl", "rounds": 1}
+    assert cost().seconds is None
 
 
 @pytest.mark.parametrize("shape", [None, "narrow", "wide"])

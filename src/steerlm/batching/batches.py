@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,7 @@ class Examples(Protocol):
     def draw(self, epoch: int) -> IntArray:
         """Return the indices of the examples that occur in `epoch`, with repeats."""
 
-    def example(self, index: int, epoch: int) -> Example:
+    def example(self, index: int, epoch: int) -> Example | Untrainable:
         """Return one example as it looks in `epoch`: a pure function of its arguments."""
 
     def digest(self) -> bytes:
@@ -235,7 +235,14 @@ class Key(NamedTuple):
     epoch: int
 
 
-class EpochView(Dataset[list[Example]]):
+class Untrainable(Protocol):
+    """An item of a batch that is more than one sequence (`groups.Group`)."""
+
+    def untrained(self) -> Any:
+        """Return it with nothing trained."""
+
+
+class EpochView(Dataset[list[Any]]):
     """Adapter for a DataLoader: returns the examples of a row.
 
     Examples with nothing trained keep a rank busy when the last step has fewer batches than there are ranks.
@@ -247,13 +254,15 @@ class EpochView(Dataset[list[Example]]):
     def __len__(self) -> int:
         return len(self.examples.lengths)
 
-    def __getitem__(self, key: Key) -> list[Example]:
+    def __getitem__(self, key: Key) -> list[Any]:
         return [self._example(index, key.epoch) for index in key.examples]
 
-    def _example(self, index: int, epoch: int) -> Example:
+    def _example(self, index: int, epoch: int) -> Any:
         if index >= 0:
             return self.examples.example(index, epoch)
         example = self.examples.example(~index, epoch)
+        if not isinstance(example, Example):
+            return example.untrained()
         if np.issubdtype(example.labels.dtype, np.integer):
             return Example(example.input_ids, np.full(len(example.labels), IGNORED, dtype=np.int32))
         return Example(example.input_ids, np.full(len(example.labels), np.nan, dtype=np.float32))

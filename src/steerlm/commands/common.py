@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from steerlm.attributes import AttributeSchema
     from steerlm.checkpoint.info import CheckpointInfo
-    from steerlm.config import Recipe
+    from steerlm.config import Recipe, TrainSftConfig
     from steerlm.results.findings import Finding
     from steerlm.runs import RunFolder
     from steerlm.storage.cluster import Cluster
@@ -79,6 +79,15 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", type=Path, help="training conversations, JSONL")
     parser.add_argument("--validation", type=Path, help="validation conversations, JSONL")
     add_attributes(parser)
+    add_out_and_seed(parser)
+
+
+def add_tuning(parser: argparse.ArgumentParser) -> None:
+    """Add what a further fine-tuning of a steerable model takes in place of a recipe."""
+    parser.add_argument("--sft-model", type=Path, help="steerable checkpoint to start from")
+    parser.add_argument("--attribute-model", type=Path, help="attribute model that scores the answers")
+    parser.add_argument("--data", type=Path, help="annotated training conversations, JSONL")
+    parser.add_argument("--validation", type=Path, help="annotated validation conversations, JSONL")
     add_out_and_seed(parser)
 
 
@@ -244,6 +253,38 @@ def training_of(arguments: argparse.Namespace, model: type[ConfigT], stage: str)
     train, validation = (existing_file(needed(arguments, name), f"--{name}") for name in ("train", "validation"))
     config = section_of(arguments.overrides, model, stage, base_model=base)
     return Training(config, train, validation, schema_of(arguments.attributes))
+
+
+class Tuning(NamedTuple, Generic[ConfigT]):
+    """What a further fine-tuning of a steerable model was given in place of a recipe."""
+
+    config: ConfigT
+    sft: TrainSftConfig
+    model: Path
+    attribute_model: Path
+    data: Path
+    validation: Path
+    schema: AttributeSchema
+    out: Path
+
+
+def tuning_of(arguments: argparse.Namespace, model: type[ConfigT], stage: str) -> Tuning[ConfigT]:
+    """Check what a further fine-tuning was given in place of a recipe; `--set train_sft.FIELD` says how to train.
+
+    Raises:
+        UserError: something is missing, is not there, or is a model of another kind.
+    """
+    from steerlm.config import TrainSftConfig
+
+    start, out = needed(arguments, "sft_model"), needed(arguments, "out")
+    info = steerable_model(start, "--sft-model")
+    scorer = attribute_model(needed(arguments, "attribute_model"), "--attribute-model")
+    data, validation = (existing_file(needed(arguments, name), f"--{name}") for name in ("data", "validation"))
+    for_sft = [pair for pair in arguments.overrides if pair.startswith("train_sft.")]
+    own = [pair for pair in arguments.overrides if pair not in for_sft]
+    config = section_of(own, model, stage)
+    sft = section_of(for_sft, TrainSftConfig, "train_sft", base_model=str(start), template=info.template)
+    return Tuning(config, sft, start, scorer, data, validation, info.schema, out)
 
 
 def use_threads(count: int | None) -> None:

@@ -122,6 +122,19 @@ def _counts(stage: str, summary: Mapping[str, Any]) -> Iterator[tuple[str, str, 
     elif stage == "train_sft":
         for name in ("train", "validation"):
             yield from _training_counts(name, summary[name])
+    elif stage == "refine":
+        for row in summary["rounds"]:
+            where = f"round {row['round']}"
+            yield where, "requests whose prompt is too long", row.get("prompts_too_long", 0), row.get("requests", 0)
+            for reason, count in row.get("dropped", {}).items():
+                yield where, f"answers {reason}", count, row["samples"]
+            groups = row["groups"]
+            yield (
+                where,
+                "requests with less than two answers",
+                groups.get("too_few_responses", 0),
+                row.get("requests", 0),
+            )
     elif stage == "bootstrap":
         for row in summary["rounds"]:
             where = f"round {row['round']}"
@@ -160,10 +173,24 @@ def _bootstrapped(summary: Mapping[str, Any]) -> str:
     return "; ".join(rounds)
 
 
+def _refined(summary: Mapping[str, Any]) -> str:
+    rounds = []
+    for row in summary["rounds"]:
+        error = row["held_out"]["error"]["mean"]
+        rounds.append(
+            f"round {row['round']}: {row['groups']['train']:,} groups, {row['training']['effective_responses']:.1f} "
+            f"answers of each carry the weight; KL(w||b) {row['divergence_before']:.3f} -> "
+            f"{row['training']['validation_loss']:.3f}; error of the dials {error['before']['value']:.3f} -> "
+            f"{error['after']['value']:.3f} levels, by the attribute model"
+        )
+    return "\n".join(rounds)
+
+
 _KEPT = {
     "prepare": _prepared,
     "annotate": _annotated,
     "train_attribute_model": _trained,
     "train_sft": _trained,
     "bootstrap": _bootstrapped,
+    "refine": _refined,
 }

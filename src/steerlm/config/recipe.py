@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config.evaluate import EvaluateConfig
+from steerlm.config.refine import RefineConfig
 from steerlm.config.section import EngineName, Section
 from steerlm.errors import did_you_mean
 
@@ -307,6 +308,7 @@ class Recipe(Section):
     annotate: AnnotateConfig = AnnotateConfig()
     train_sft: TrainSftConfig
     bootstrap: BootstrapConfig | None = None
+    refine: RefineConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     baselines: BaselinesConfig | None = None
 
@@ -339,6 +341,11 @@ class Recipe(Section):
                     "train_sft.conditioning is false, but bootstrapping needs a model to ask for quality: set it to "
                     "true, or leave bootstrap out (--set bootstrap=null)"
                 )
+        if self.refine is not None and not self.train_sft.conditioning:
+            raise ValueError(
+                "train_sft.conditioning is false, but refine needs a model with dials: set it to true, or leave the "
+                "section out (--set refine=null)"
+            )
         names = [source.name for source in self.prepare.sources]
         for name in names:
             if names.count(name) > 1:

@@ -14,7 +14,7 @@ from steerlm.checkpoint.info import INFO_FILE, CheckpointInfo, load_info
 from steerlm.checkpoint.weights import fingerprint
 from steerlm.errors import UserError
 from steerlm.results.evaluation import Evaluation, evaluation_file
-from steerlm.runs import RunPaths
+from steerlm.runs import TUNING, RunPaths
 from steerlm.storage.files import read_json
 
 _ADAPTER = "adapter_config.json"
@@ -97,7 +97,7 @@ def _final_model(run: Path, attribute_model: bool) -> Path:
     recipe = yaml.safe_load(RunPaths(run).recipe.read_text(encoding="utf-8"))
     wanted = "train_attribute_model"
     if not attribute_model:
-        wanted = "bootstrap" if recipe.get("bootstrap") is not None else "train_sft"
+        wanted = [stage for stage in TUNING if recipe.get(stage) is not None][-1]
     if not RunPaths(run).done(wanted).is_file():
         done = RunPaths(run).finished()
         raise UserError(

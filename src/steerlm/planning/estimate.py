@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from steerlm.config import BootstrapConfig, PlaygroundConfig, Recipe, TrainingSection, scoring_tokens
+from steerlm.config import BootstrapConfig, PlaygroundConfig, Recipe, RefineConfig, TrainingSection, scoring_tokens
 from steerlm.planning.architectures import Architecture
 from steerlm.planning.devices import DEVICES, Machines, this_machine
 from steerlm.planning.inputs import (
@@ -35,6 +35,7 @@ from steerlm.planning.memory import (
 )
 from steerlm.planning.speed import sampling_seconds, scoring_seconds, training_seconds
 from steerlm.results.findings import Finding, few_steps
+from steerlm.runs import tuning_stages
 
 _LEAST_BATCH = 1024
 
@@ -122,6 +123,8 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
     result.stages.append(worker.training("train_sft", recipe.train_sft, model, True))
     if recipe.bootstrap is not None:
         result.stages.append(worker.bootstrap(recipe.bootstrap, recipe.train_sft, model))
+    if recipe.refine is not None:
+        result.stages.append(worker.refinement(recipe.refine, recipe.train_sft, model))
     if recipe.train_sft.conditioning:
         result.stages.append(worker.evaluation(recipe, model))
     if data is not None:
@@ -291,13 +294,36 @@ class _Estimator:
             "bootstrap", round(sampled + trained), shape.parameters, peak, seconds, None, peak.gib <= self.room
         )
 
+    def refinement(self, config: RefineConfig, sft: TrainingSection, shape: Architecture | None) -> StageCost:
+        """Cost of sampling, scoring, two passes for likelihoods, and training on groups that hold their prompt once."""
+        records = self.data.records
+        prompts = min(config.num_prompts or records, records) if self.sized else config.num_prompts
+        if shape is None or prompts is None or config.groups is not None:
+            return StageCost("refine", None, None if shape is None else shape.parameters)
+        requests = prompts * config.requests_per_prompt * config.rounds
+        answers = float(requests * config.samples_per_prompt)
+        memory, seconds, sampled = self.sampling(shape, answers, config.max_new_tokens, config.batch_size)
+        prompt = self.data.tokens_per_record * (1 - self.data.response_share)
+        answer = min(float(config.max_new_tokens), self.data.tokens_per_record * self.data.response_share)
+        group = prompt + config.samples_per_prompt * answer
+        trained = requests * group * config.epochs
+        step = self.step(sft, True)
+        # a group is never taken apart, however small the budget
+        budget = max(config.tokens_per_batch or sft.tokens_per_batch, math.ceil(group))
+        again = training_memory(shape, step, budget)
+        seconds += scoring_seconds(shape, self.machines, sampled + 2 * requests * group, self.data.length)
+        seconds += training_seconds(shape, step, self.machines, trained, budget)
+        peak = max(memory, again, key=lambda one: one.total)
+        tokens = round(sampled + trained)
+        return StageCost("refine", tokens, shape.parameters, peak, seconds, None, peak.gib <= self.room)
+
     def evaluation(self, recipe: Recipe, shape: Architecture | None) -> StageCost:
         """Cost of sampling the answers of all sweeps, once per model."""
         config = recipe.evaluate
         if shape is None or config.num_prompts is None:
             return StageCost("evaluate", None, None if shape is None else shape.parameters)
         levels = sum(len(attribute.levels) for attribute in recipe.schema_)
-        models = 1 if recipe.bootstrap is None else 2
+        models = len(tuning_stages(recipe))
         answers = float(config.num_prompts * config.samples_per_prompt * levels * len(config.settings) * models)
         memory, seconds, tokens = self.sampling(shape, answers, config.max_new_tokens, config.batch_size)
         return StageCost("evaluate", round(tokens), shape.parameters, memory, seconds, None, memory.gib <= self.room)

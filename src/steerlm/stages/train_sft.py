@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -79,11 +79,7 @@ def train_sft(
         if finished.pop("owner") == owner:
             return finished
     set_seed(seed)
-    tokenizer = load_tokenizer(config.base_model)
-    num_new = install_template(tokenizer, config.template, schema, config.header)
-    encoder = ConversationEncoder(tokenizer, schema)
-    model = _base_model(config, tokenizer, num_new, encoder, schema)
-    max_length = min(config.max_length, context_length(model, tokenizer))
+    tokenizer, encoder, model, max_length = start_of(config, schema)
     learned, held_out = _examples(config, train_data, validation, encoder, max_length, seed, sources, out)
     pairs = header_pairs(held_out, seed) if config.conditioning else []
     probe = HeaderProbe(pairs, seed) if pairs else None
@@ -113,6 +109,28 @@ def train_sft(
         write_json(summary_path, {**summary, "owner": owner})
     PartialState().wait_for_everyone()
     return summary
+
+
+class SftStart(NamedTuple):
+    """What a fine-tuning begins with; `max_length` is the most tokens of an example."""
+
+    tokenizer: PreTrainedTokenizerBase
+    encoder: ConversationEncoder
+    model: Any
+    max_length: int
+
+
+def start_of(config: TrainSftConfig, schema: AttributeSchema) -> SftStart:
+    """Load the base model of a section, with its template and adapters.
+
+    Raises:
+        UserError: a base model that cannot be loaded, or a checkpoint of another schema.
+    """
+    tokenizer = load_tokenizer(config.base_model)
+    num_new = install_template(tokenizer, config.template, schema, config.header)
+    encoder = ConversationEncoder(tokenizer, schema)
+    model = _base_model(config, tokenizer, num_new, encoder, schema)
+    return SftStart(tokenizer, encoder, model, min(config.max_length, context_length(model, tokenizer)))
 
 
 def _base_model(
@@ -213,15 +231,7 @@ def _save(
     summary: dict[str, Any],
     out: Path,
 ) -> None:
-    """Write the model folder; adapters are merged into it and kept beside it."""
-    sharded = config.fsdp or config.deepspeed is not None
-    best = out / BEST if sharded else out / "checkpoints" / f"checkpoint-{summary['best_step']}"
-    if config.lora is not None:
-        # 4-bit weights would lose the adapter, and no rank holds sharded ones: read both again
-        again = (best, config.base_model) if sharded or config.lora.quantize_4bit else None
-        model = merge_adapter(model, out / "adapter", tokenizer, again)
-    elif sharded:
-        model = load_causal_lm(best)
+    """Write the model folder; see `save_tuned`."""
     learned = summary["train"]
     data = {
         "records": learned["records"],
@@ -233,8 +243,37 @@ def _save(
         "records_too_long": learned["too_long"],
         "label_combinations": info.label_statistics["num_combinations"],
     }
+    save_tuned(config, model, tokenizer, info, data, summary, out)
+
+
+def save_tuned(
+    config: TrainSftConfig,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    info: CheckpointInfo,
+    data: Mapping[str, object],
+    course: Mapping[str, Any],
+    out: Path,
+) -> None:
+    """Write `out/model`, the weights with the lowest validation loss; adapters are merged into it and kept beside it.
+
+    Args:
+        config: the section that it was trained with.
+        model: what `train` left.
+        info: what the checkpoint says of itself.
+        data: of the model card: what it was trained on.
+        course: what `train` returned.
+    """
+    sharded = config.fsdp or config.deepspeed is not None
+    best = out / BEST if sharded else out / "checkpoints" / f"checkpoint-{course['best_step']}"
+    if config.lora is not None:
+        # 4-bit weights would lose the adapter, and no rank holds sharded ones: read both again
+        again = (best, config.base_model) if sharded or config.lora.quantize_4bit else None
+        model = merge_adapter(model, out / "adapter", tokenizer, again)
+    elif sharded:
+        model = load_causal_lm(best)
     results = {
-        key: summary[key] for key in ("steps", "epochs", "train_loss", "validation_loss", "best_step", "early_stopped")
+        key: course[key] for key in ("steps", "epochs", "train_loss", "validation_loss", "best_step", "early_stopped")
     }
     save_model(out / "model", model, tokenizer, info, model_card(info, data, results))
 

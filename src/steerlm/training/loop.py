@@ -32,6 +32,7 @@ from transformers.utils import is_liger_kernel_available
 
 from steerlm.attributes import AttributeSchema
 from steerlm.batching.batches import Examples, RowPlan
+from steerlm.batching.groups import GroupedExamples
 from steerlm.batching.ragged_attention import RAGGED
 from steerlm.batching.shared_prompts import can_be_ragged, core_model, sharing_of
 from steerlm.checkpoint.models import autocast_bf16, quiet
@@ -40,6 +41,7 @@ from steerlm.errors import UserError
 from steerlm.storage.claims import claim
 from steerlm.training.checkpoints import TRAINER_STATE, identity, last_checkpoint, truncate_metrics
 from steerlm.training.header_gain import HeaderProbe
+from steerlm.training.losses import GroupLoss
 from steerlm.training.threads import ThreadChooser, ThreadsCallback, may_choose
 from steerlm.training.trainer import FlowCallback, Objective, SteerTrainer, should_stop_early
 
@@ -168,6 +170,7 @@ def train(
     seed: int,
     schema: AttributeSchema | None = None,
     probe: HeaderProbe | None = None,
+    group_loss: GroupLoss | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place; afterwards it holds the weights with the lowest validation loss.
 
@@ -181,11 +184,12 @@ def train(
         tokenizer: saved with the checkpoints; its pad token pads.
         train_dataset: examples to train on.
         validation_dataset: examples whose loss picks the best checkpoint.
-        objective: `sft` or `regression`.
+        objective: `sft`, `regression`, or one on groups of responses (`GroupedExamples`).
         out: folder of the stage; gets `checkpoints/` and `metrics.jsonl`.
         seed: of data order and dropout.
         schema: the attributes; for `regression` only.
         probe: tries the headers after every validation.
+        group_loss: of an objective on groups.
 
     Returns:
         steps, epochs, best_step, validation_loss (the lowest), last_validation_loss, train_loss (last logged), its mean
@@ -205,10 +209,14 @@ def train(
     flow = FlowCallback(metrics, config.early_stopping_patience)
     ranks = PartialState(cpu=not torch.accelerator.is_available())
     _check_environment(config, ranks)
-    data = (train_dataset, validation_dataset)
-    longest = max(int(examples.lengths.max()) for examples in data)
+    data: tuple[Examples, ...] = (train_dataset, validation_dataset)
+    longest = max(
+        examples.longest if isinstance(examples, GroupedExamples) else int(examples.lengths.max()) for examples in data
+    )
     attention = _unmasked(core_model(model), longest)
     sharing = sharing_of(model, longest, attention)
+    shared = group_loss is not None and sharing is not None
+    data = tuple(examples.in_rows(shared) if isinstance(examples, GroupedExamples) else examples for examples in data)
     plan, validation_plan = (RowPlan(examples, config.tokens_per_batch, sharing) for examples in data)
     max_steps, steps_per_epoch = _total_batches(config, plan, ranks.num_processes)
     whole = out / BEST if _sharded(config) else None
@@ -237,6 +245,8 @@ def train(
         processing_class=tokenizer,
         callbacks=[flow] if probe is None else [flow, probe],
         max_checkpoints=config.max_checkpoints,
+        group_loss=group_loss,
+        shared=shared,
     )
     trainer.remove_callback(PrinterCallback)
     flow.trainer = trainer
@@ -245,7 +255,7 @@ def train(
     before = torch.get_num_threads()
     if may_choose(trainer.core):
         trainer.add_callback(ThreadsCallback(trainer, ThreadChooser(before, torch.set_num_threads)))
-    with quiet(), _attention(trainer.core, attention, (plan, validation_plan), trainer.args):
+    with quiet(), _attention(trainer.core, attention, (plan, validation_plan), trainer.args, shared):
         if finished:
             trainer.state = state
         else:
@@ -319,13 +329,16 @@ def _block_sparse(core: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _attention(core: Any, unmasked: str | None, plans: Sequence[RowPlan], args: TrainingArguments) -> Iterator[None]:
+def _attention(
+    core: Any, unmasked: str | None, plans: Sequence[RowPlan], args: TrainingArguments, shared: bool
+) -> Iterator[None]:
     """Use the fastest attention: on CUDA one that skips what a mask hides where prompts are shared; on the CPU one that
     needs no padding, or else in bf16 plain attention for short rows, for which the fused kernel is slower than
     matrices."""
     implementation = core.config._attn_implementation
     wanted = implementation
-    if unmasked == RAGGED or (unmasked is not None and any(plan.sharing is not None for plan in plans)):
+    shared = shared or any(plan.sharing is not None for plan in plans)
+    if unmasked == RAGGED or (unmasked is not None and shared):
         wanted = unmasked
     elif args.use_cpu and args.bf16 and implementation == "sdpa" and float(plans[0].rows(0).lengths.mean()) <= SHORT:
         wanted = "eager"

@@ -37,15 +37,23 @@ from transformers.trainer_utils import EvalLoopOutput
 from steerlm.attributes import AttributeSchema
 from steerlm.batching.batches import IGNORED, BatchStream, EpochView, RowPlan, sorted_batches
 from steerlm.batching.collating import collate_regression, collate_sft
+from steerlm.batching.groups import collate_groups
 from steerlm.batching.model_inputs import ModelInputs, model_inputs
 from steerlm.batching.shared_prompts import ResponseScores, core_model, is_causal
 from steerlm.checkpoint.heads import head_in_fp32
 from steerlm.checkpoint.weights import let_others_read
 from steerlm.errors import UserError
 from steerlm.training.checkpoints import complete_checkpoints, mark_complete, saving
-from steerlm.training.losses import Loss, masked_attribute_loss, response_cross_entropy
+from steerlm.training.losses import (
+    GroupLoss,
+    Loss,
+    group_log_probabilities,
+    masked_attribute_loss,
+    response_cross_entropy,
+    token_log_probabilities,
+)
 
-Objective = Literal["sft", "regression"]
+Objective = Literal["sft", "regression", "refine", "contrast"]
 
 
 class SteerTrainer(Trainer):  # type: ignore[misc]
@@ -56,8 +64,11 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         args: training arguments; `max_steps` must be set.
         train_plan: data to train on, in rows.
         validation_plan: data to validate on, in rows.
-        objective: `sft` (language model; labels are tokens) or `regression` (labels are attribute values).
+        objective: `sft` (language model; labels are tokens), `regression` (labels are attribute values), or one on
+            groups of responses.
         schema: the attributes (regression).
+        group_loss: of an objective on groups.
+        shared: whether a group is one row.
         pad_id: padding token.
         steps_per_epoch: optimizer steps that the log counts as one epoch.
         processing_class: the tokenizer, saved with every checkpoint.
@@ -78,8 +89,13 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         processing_class: PreTrainedTokenizerBase,
         callbacks: list[TrainerCallback],
         max_checkpoints: int,
+        group_loss: GroupLoss | None = None,
+        shared: bool = False,
     ):
         assert (schema is not None) == (objective == "regression")
+        assert (group_loss is not None) == (objective in ("refine", "contrast"))
+        self.group_loss = group_loss
+        self.shared = shared
         self.train_plan = train_plan
         self.validation_plan = validation_plan
         self.objective = objective
@@ -103,7 +119,7 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         # our loss is already divided by the global count; Trainer must not divide it by the accumulation steps
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
-        if objective == "sft":
+        if objective != "regression":
             head = self.accelerator.unwrap_model(model).get_output_embeddings()
             assert head is not None
             head.register_forward_pre_hook(self._select_hidden)
@@ -120,7 +136,9 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         return (inputs[0].flatten(0, 1)[self.positions], *inputs[1:])
 
     def _loader(self, examples: EpochView, stream: BatchStream) -> DataLoader[Any]:
-        collate = collate_sft if self.objective == "sft" else collate_regression
+        collate: Any = collate_sft if self.objective == "sft" else collate_regression
+        if self.group_loss is not None:
+            collate = functools.partial(collate_groups, shared=self.shared)
         return DataLoader(
             examples,
             batch_sampler=stream,
@@ -159,11 +177,16 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[list[Any], Tensor]:
         """Return the batches of one optimizer step and its number of trained tokens or labels over all ranks."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        counts = [len(b["targets"]) if self.objective == "sft" else int(b["label_mask"].sum()) for b in batches]
-        count = torch.tensor(sum(counts), device=device)
+        count = torch.tensor(sum(map(self._count, batches)), device=device)
         if self.accelerator.num_processes > 1:
             count = self.accelerator.reduce(count, "sum")
         return batches, count
+
+    def _count(self, batch: dict[str, Tensor]) -> int:
+        """Return the trained tokens, the labels, or the groups of a batch."""
+        if self.group_loss is not None:
+            return int(batch["present"].any(dim=1).sum())
+        return len(batch["targets"]) if self.objective == "sft" else int(batch["label_mask"].sum())
 
     def _model_inputs(self, inputs: dict[str, Tensor]) -> ModelInputs:
         """Return what a decoder is called with."""
@@ -187,7 +210,12 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
             logits_N_V = model(**given.arguments).logits
         finally:
             self.positions = None
-        return response_cross_entropy(logits_N_V, functional.pad(inputs["targets"], (0, spare), value=IGNORED), spare)
+        targets_N = functional.pad(inputs["targets"], (0, spare), value=IGNORED)
+        if self.group_loss is None:
+            return response_cross_entropy(logits_N_V, targets_N, spare)
+        log_probs_N = token_log_probabilities(logits_N_V, targets_N)[: len(inputs["targets"])]
+        loss_G = self.group_loss(group_log_probabilities(log_probs_N, inputs), model.training)
+        return Loss(loss_G.sum(), self._count(inputs))
 
     def compute_loss(
         self,

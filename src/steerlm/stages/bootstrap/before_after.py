@@ -115,7 +115,7 @@ def compare(
         before: of `held_out_answers`.
         after: of the other model.
         schema: the attributes.
-        quality_attributes: names of the attributes that count as quality.
+        quality_attributes: names of the attributes that count as quality; none: `quality` is left out.
 
     Returns:
         JSON-able: `requests`, `unanswered` (left out of the figures: one of the models said nothing that can be
@@ -127,7 +127,10 @@ def compare(
     pairs = [(b, a) for b, a in zip(before, after, strict=True) if b["scores"] and a["scores"]]
     best = [pair for pair in pairs if pair[0]["asked"] == "best"]
     other = [pair for pair in pairs if pair[0]["asked"] == "any"]
-    quality = [[_quality(schema, quality_attributes, row) for row in pair] for pair in best]
+    quality: dict[str, object] = {}
+    if quality_attributes:
+        rows = [[_quality(schema, quality_attributes, row) for row in pair] for pair in best]
+        quality = {"quality": _estimates(rows, [pair[0]["cluster"] for pair in best])}
     errors: dict[str, Any] = {}
     everything: list[list[float]] = []
     clusters: list[int] = []
@@ -145,7 +148,7 @@ def compare(
         "truncated": {
             name: sum(row["finished"] is False for row in rows) for name, rows in (("before", before), ("after", after))
         },
-        "quality": _estimates(quality, [pair[0]["cluster"] for pair in best]),
+        **quality,
         "error": {"mean": _estimates(everything, clusters), **errors},
     }
 

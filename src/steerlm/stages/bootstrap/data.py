@@ -15,22 +15,16 @@ from typing import Any
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
-from steerlm.conversation import (
-    Conversation,
-    Message,
-    Score,
-    parse_conversation,
-    read_conversations,
-    write_conversations,
-)
+from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
 from steerlm.errors import UserError
 from steerlm.generation.opening import open_engine
 from steerlm.generation.requests import Engine, Request, Sampling
 from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
+from steerlm.stages.bootstrap.prompts import draw_prompts, prompt_items
 from steerlm.stages.bootstrap.selection import DROPPED, Combinations, ScoredSample, bootstrapped_record, defects, keep
 from steerlm.storage.cluster import Cluster
-from steerlm.storage.hash_set import HashSet, hash64
-from steerlm.storage.resumable import LineItems, Pairs, map_lines, read_rows, row_items
+from steerlm.storage.hash_set import hash64
+from steerlm.storage.resumable import Pairs, map_lines, read_rows, row_items
 
 _ROWS_PER_SLOT = 8
 """Samples of a chunk for every place in the batch: enough that the batch is full most of the time."""
@@ -61,43 +55,8 @@ class Bootstrap:
 
 
 def write_prompts(run: Bootstrap, number: int, path: Path) -> int:
-    """Write the distinct training prompts, or a draw from them in the order of the data; returns how many."""
-    if not path.is_file():
-        highest = (1 << 64) - 1
-        if run.config.num_prompts is not None:
-            ranks = (rank for rank, _ in _distinct_prompts(run, number))
-            drawn = heapq.nsmallest(run.config.num_prompts, ranks)
-            highest = drawn[-1] if drawn else 0
-        chosen = (prompt for rank, prompt in _distinct_prompts(run, number) if rank <= highest)
-        write_conversations(path, chosen, run.schema)
-    with path.open("rb") as stream:
-        count = sum(1 for _ in stream)
-    if not count:
-        raise UserError(f"{run.data} holds no prompts to bootstrap from")
-    return count
-
-
-def _distinct_prompts(run: Bootstrap, number: int) -> Iterator[tuple[int, Conversation]]:
-    """Yield every prompt once, up to its record's last user turn, with its place in the draw of this round."""
-    seen = HashSet()
-    for record in read_conversations(run.data, run.schema):
-        last = max(i for i, message in enumerate(record.messages) if message.role == "user")
-        messages = record.messages[: last + 1]
-        said = [text for message in messages for text in (message.role, message.content)]
-        if seen.add(hash64(*said)):
-            rank = hash64(str(run.seed), str(number), *said)
-            yield rank, Conversation(record.id, messages, record.source, record.group)
-
-
-def _prompt_items(run: Bootstrap, folder: Path) -> LineItems[Conversation]:
-    path = (folder / "prompts.jsonl").resolve()  # the workers of a cluster may have another working directory
-
-    def parse(number: int, line: bytes) -> Conversation:
-        record = parse_conversation(line, path, number, run.schema, None, "the schema in use")
-        assert record is not None
-        return record
-
-    return LineItems(path, parse)
+    """Write the prompts of a round (`prompts.draw_prompts`); returns how many."""
+    return draw_prompts(path, run.data, run.schema, run.seed, number, run.config.num_prompts)
 
 
 def sample(run: Bootstrap, number: int, model: Path, folder: Path) -> None:
@@ -125,7 +84,7 @@ def sample(run: Bootstrap, number: int, model: Path, folder: Path) -> None:
 
     map_lines(
         folder / "samples.jsonl",
-        _prompt_items(run, folder),
+        prompt_items(folder / "prompts.jsonl", run.schema),
         work,
         chunk=max(1, _ROWS_PER_SLOT * config.batch_size // config.samples_per_prompt),
         description=f"sampling, round {number}",
@@ -160,7 +119,7 @@ def score(run: Bootstrap, folder: Path) -> None:
 
     map_lines(
         folder / "scored.jsonl",
-        Pairs(_prompt_items(run, folder), row_items((folder / "samples.jsonl").resolve())),
+        Pairs(prompt_items(folder / "prompts.jsonl", run.schema), row_items((folder / "samples.jsonl").resolve())),
         work,
         chunk=_PROMPTS_PER_SCORING,
         description="scoring samples",

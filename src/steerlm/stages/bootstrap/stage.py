@@ -100,7 +100,7 @@ def bootstrap(
         rounds.append(_round(run, number, model))
         model = out / f"round-{number}" / "train" / "model"
     if not (out / "report.json").is_file():
-        _publish(model, out / "model")
+        publish(model, out / "model")
     report = {
         "combinations": combinations.summary(),
         "scorer": {
@@ -220,7 +220,7 @@ def _held_out(run: Bootstrap, number: int, model: Path) -> list[Any]:
     )
 
 
-def _publish(model: Path, target: Path) -> None:
+def publish(model: Path, target: Path) -> None:
     """Make the last round's model appear at `target`, whole; files are shared with it where the disk allows."""
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

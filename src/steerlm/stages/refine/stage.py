@@ -1,0 +1,239 @@
+"""SteerLM 2.0 (HelpSteer2, arXiv 2406.08673): refine a steerable model by its own answers.
+
+    steerlm refine RECIPE
+
+The model Q'(y|a,x) answers training prompts at settings from the whole range that the training labels have. What each
+answer should weigh is known up to a factor, by Bayes' rule: P(y|a,x) ~ P(a|x,y) P(y|x), the first from the attribute
+model, the second from the model without a header. Training pulls Q(y|a,x) towards that: all answers to a request weigh
+against each other, good and bad, and nothing is filtered. Several rounds sample anew from the last model.
+
+    OUT/round-1/requests.jsonl    prompts and what is asked for
+               /samples.jsonl     what was said, one request per line
+               /scored.jsonl      log P(a|x,y), or why a response is dropped
+               /response.jsonl    log P(y|x)      /steered.jsonl   log Q'(y|a,x)
+               /train.jsonl       the groups, in NeMo-Aligner's format for SteerLM 2.0     /validation.jsonl
+               /train/            the fine-tuning
+    OUT/held_out/round-0.jsonl    answers to held-out prompts before the first round, -1 after it, …
+    OUT/model/                    the last round's model
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from steerlm.attributes import AttributeSchema, Value
+from steerlm.checkpoint.models import CheckpointInfo, fingerprint, load_info
+from steerlm.config import RefineConfig, TrainSftConfig
+from steerlm.errors import UserError
+from steerlm.generation.engine import Sampling
+from steerlm.sources.response_groups import read_groups, write_groups
+from steerlm.stages.bootstrap.before_after import compare, held_out_answers
+from steerlm.stages.bootstrap.selection import Combinations
+from steerlm.stages.bootstrap.stage import publish
+from steerlm.stages.evaluate.sweeping import seen_combinations
+from steerlm.stages.refine.data import (
+    HELD_OUT,
+    Refinement,
+    divergence,
+    encode_groups,
+    gather,
+    sample,
+    score,
+    training_section,
+    weigh,
+    write_requests,
+)
+from steerlm.stages.refine.tuning import tune_on_groups
+from steerlm.storage.claims import claim, digest_of_file
+from steerlm.storage.cluster import Cluster
+from steerlm.storage.files import write_json
+from steerlm.training.losses import refinement_loss
+
+
+def refine(
+    config: RefineConfig,
+    *,
+    sft: TrainSftConfig,
+    steerable_model: Path,
+    attribute_model: Path,
+    data: Path,
+    validation: Path,
+    schema: AttributeSchema,
+    out: Path,
+    seed: int,
+    cluster: Cluster | None = None,
+) -> dict[str, object]:
+    """Pull a steerable model towards P(y|a,x).
+
+    Args:
+        config: the recipe's section.
+        sft: the section of the fine-tuning; a round is trained like it, where `config` says nothing else.
+        steerable_model: the model to begin with.
+        attribute_model: says log P(a|x,y).
+        data: training conversations, whose prompts are answered.
+        validation: held-out conversations: before and after are compared on their prompts.
+        schema: the attributes, those of both models.
+        out: see the module's docstring. Called again after an interruption, it goes on where it stopped.
+        seed: of every random choice.
+        cluster: where prompts are answered and answers scored; None = in this process. The files are the same.
+
+    Returns:
+        What is in `out/report.json`: per round what was sampled, dropped and kept, how many responses carry a group's
+        weight, KL(w||b) on held-out groups before and after, and the error of the dials before and after.
+
+    Raises:
+        UserError: a model of another kind or schema, no request to draw, too few responses, or an `out` that holds
+            something else.
+    """
+    requests = _check(steerable_model, attribute_model, config.response_model, schema)
+    prior = config.response_model or steerable_model
+    inputs = {
+        "refine": config.model_dump(mode="json"),
+        "train_sft": sft.model_dump(mode="json"),
+        "schema": schema.to_dict(),
+        "seed": seed,
+        "steerable_model": fingerprint(steerable_model),
+        "attribute_model": fingerprint(attribute_model),
+        "response_model": fingerprint(prior),
+        "data": digest_of_file(data),
+        "validation": digest_of_file(validation),
+        "groups": None if config.groups is None else digest_of_file(config.groups),
+    }
+    claim(out / "inputs.json", inputs, otherwise="refuse", holds="a refinement")
+    run = Refinement(config, sft, attribute_model, data, validation, schema, requests, prior, out, seed, cluster)
+    model = steerable_model
+    rounds = []
+    for number in range(1, config.rounds + 1):
+        rounds.append(_round(run, number, model))
+        model = out / f"round-{number}" / "train" / "model"
+    if not (out / "report.json").is_file():
+        publish(model, out / "model")
+    report = {
+        "requests": len(requests),
+        "scorer": inputs["attribute_model"],
+        "rounds": rounds,
+        "warnings": [text for row in rounds for text in _warnings(row)],
+    }
+    write_json(out / "report.json", report)
+    return report
+
+
+def _check(
+    steerable_model: Path, attribute_model: Path, response_model: Path | None, schema: AttributeSchema
+) -> tuple[Mapping[str, Value], ...]:
+    """Refuse what cannot work before anything is computed; returns the settings that can be asked for."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "refine samples and scores in one process: run it without accelerate launch or torchrun (for several "
+            "devices: --ray)"
+        )
+    info = require_steerable(steerable_model, schema)
+    scorer = load_info(attribute_model)
+    if scorer.kind == "sft":
+        raise UserError(f"{attribute_model} is not an attribute model; give one that train-attribute-model wrote")
+    schema.require_same(scorer.schema.signature, "the recipe", str(attribute_model))
+    if response_model is not None:
+        other = load_info(response_model)
+        if other.kind != "sft":
+            raise UserError(f"refine.response_model: {response_model} is a {other.kind} attribute model")
+        schema.require_same(other.schema.signature, "the recipe", str(response_model))
+    known = seen_combinations(info.label_statistics, schema)
+    complete = [setting for setting, _ in known if len(setting) == len(schema)]
+    requests = tuple(complete or [setting for setting, _ in known if setting])
+    if not requests:
+        raise UserError(f"{steerable_model} lists no labels of its training: there is no setting to ask for")
+    return requests
+
+
+def require_steerable(model: Path, schema: AttributeSchema) -> CheckpointInfo:
+    """Return what a checkpoint says of itself.
+
+    Raises:
+        UserError: it has no dials, or those of another schema.
+    """
+    info = load_info(model)
+    if info.kind != "sft" or not info.conditioning:
+        raise UserError(f"{model} was not trained with attributes; give a steerable model, as train-sft writes it")
+    schema.require_same(info.schema.signature, "the recipe", str(model))
+    return info
+
+
+def _round(run: Refinement, number: int, model: Path) -> dict[str, object]:
+    """Sample, score, weigh, train, compare; each part is skipped where its result exists."""
+    folder = run.out / f"round-{number}"
+    before = held_out_of(run, number - 1, model)
+    if run.config.groups is None:
+        write_requests(run, number, folder)
+        sample(run, number, model, folder)
+        score(run, folder)
+        weigh(run, folder, "response", run.prior, header=False)
+        weigh(run, folder, "steered", model, header=True)
+        sampled = gather(run, folder)
+    else:
+        sampled = _split(run, run.config.groups, folder)
+    files = [folder / "train.jsonl", folder / "validation.jsonl"]
+    course = tune_on_groups(
+        training_section(run, model),
+        lambda start: encode_groups(files, run.schema, start, folder / "train"),
+        "refine",
+        refinement_loss,
+        run.schema,
+        folder / "train",
+        run.seed + number,
+        {"round": number, "groups": [digest_of_file(file)[:16] for file in files]},
+    )
+    after = held_out_of(run, number, folder / "train" / "model")
+    report = {
+        "round": number,
+        **sampled,
+        "divergence_before": divergence(files[1], run.schema),
+        "training": course,
+        "held_out": compare(before, after, run.schema, quality_of(run.schema)),
+    }
+    write_json(folder / "report.json", report)
+    return report
+
+
+def _warnings(row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a person should look at."""
+    before, after = row["divergence_before"], row["training"]["validation_loss"]
+    if after >= before:
+        yield (
+            f"round {row['round']}: KL(w||b) on {row['groups']['validation']} held-out requests did not fall "
+            f"({before:.3f} -> {after:.3f}): lower refine.learning_rate or refine.epochs, or sample for more prompts"
+        )
+
+
+def _split(run: Refinement, groups: Path, folder: Path) -> dict[str, object]:
+    """Hold some of the given groups out; returns how many there are of each."""
+    counts = {}
+    for name, wanted in (("train", False), ("validation", True)):
+        numbered = enumerate(read_groups(groups, run.schema))
+        chosen = (group for i, group in numbered if (i % HELD_OUT == 0) == wanted)
+        counts[name] = write_groups(folder / f"{name}.jsonl", chosen, run.schema)
+    return {"groups": counts}
+
+
+def quality_of(schema: AttributeSchema) -> tuple[str, ...]:
+    """Return the attributes that have a best end."""
+    return tuple(attribute.name for attribute in schema.ordinal if attribute.best is not None)
+
+
+def held_out_of(run: Refinement, number: int, model: Path) -> list[Any]:
+    """Return the model's scored answers to held-out prompts after round `number` (0: before the first)."""
+    config = run.config
+    best = run.schema.validate({**run.schema.defaults, **{n: run.schema[n].best_value for n in quality_of(run.schema)}})
+    return held_out_answers(
+        run.out / "held_out" / f"round-{number}.jsonl",
+        model=model,
+        attribute_model=run.attribute_model,
+        prompts=run.validation,
+        schema=run.schema,
+        combinations=Combinations(run.requests, (best,), True),
+        sampling=Sampling(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
+        batch_size=config.batch_size,
+        seed=run.seed,
+    )

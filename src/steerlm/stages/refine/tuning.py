@@ -1,0 +1,126 @@
+"""Fine-tuning of a steerable model on groups of responses, for every stage that does so."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import set_seed
+
+from steerlm.attributes import AttributeSchema, Value
+from steerlm.batching.groups import EncodedGroup, GroupedExamples, TrainedIds
+from steerlm.checkpoint.models import default_device, load_causal_lm, load_info, load_tokenizer
+from steerlm.config import TrainSftConfig
+from steerlm.conversation import Message
+from steerlm.scorers.attribute_models import context_length
+from steerlm.stages.train_sft import SftStart, save_tuned, start_of
+from steerlm.storage.claims import digest_of
+from steerlm.storage.files import read_json, write_json
+from steerlm.template import ConversationEncoder
+from steerlm.training.likelihood import log_probabilities
+from steerlm.training.loop import train
+from steerlm.training.losses import GroupLoss
+from steerlm.training.trainer import Objective
+
+Data = tuple[GroupedExamples, GroupedExamples, Mapping[str, object]]
+"""Groups to train on and to validate on, and what of them stands in the model card."""
+
+_DECIMALS = 4
+"""Of a log-probability: far more than any sampling error, and the file does not depend on the last bit."""
+
+
+def tune_on_groups(
+    config: TrainSftConfig,
+    data: Callable[[SftStart], Data],
+    objective: Objective,
+    group_loss: GroupLoss,
+    schema: AttributeSchema,
+    out: Path,
+    seed: int,
+    owner: Mapping[str, object],
+) -> Mapping[str, Any]:
+    """Train a steerable model on groups of responses, as `train_sft` trains one on conversations.
+
+    Args:
+        config: how to train; its base model is the steerable model.
+        data: encodes the groups.
+        objective: name of the objective.
+        group_loss: the loss.
+        schema: the attributes.
+        out: receives `model/`, `checkpoints/`, `metrics.jsonl` and `summary.json`; resumable.
+        seed: of everything random.
+        owner: all that the result depends on beside `config`; stands in the checkpoint's provenance.
+    """
+    made_from = digest_of(config.model_dump(mode="json"), objective, schema.to_dict(), seed, dict(owner))[:16]
+    summary_path = out / "summary.json"
+    if summary_path.is_file():
+        finished: Mapping[str, Any] = read_json(summary_path)
+        if finished["owner"] == made_from:
+            return finished
+    set_seed(seed)
+    start = start_of(config, schema)
+    learned, held_out, counts = data(start)
+    course = train(config, start.model, start.tokenizer, learned, held_out, objective, out, seed, group_loss=group_loss)
+    before = load_info(config.base_model)
+    provenance = {**before.provenance, "base_model": config.base_model, objective: {**owner, "seed": seed}}
+    info = dataclasses.replace(before, provenance=provenance)
+    summary = {**counts, **course, "owner": made_from}
+    if PartialState().is_main_process:
+        save_tuned(config, start.model, start.tokenizer, info, counts, course, out)
+        write_json(summary_path, summary)
+    PartialState().wait_for_everyone()
+    return summary
+
+
+def encode_response(
+    encoder: ConversationEncoder, messages: Sequence[Message], text: str, requested: Mapping[str, Value]
+) -> TrainedIds:
+    """Return the ids of a response behind the header of a request (empty: without one), trained alone."""
+    encoded = encoder.conversation([*messages, Message("assistant", text, requested or None)], turns="last")
+    return encoded.input_ids, encoded.loss_mask
+
+
+Texts = tuple[Sequence[Message], Mapping[str, Value], Sequence[str]]
+"""A conversation, a request, and responses to both."""
+
+
+class Likelihoods:
+    """Says how likely responses are to a model.
+
+    Args:
+        model: a checkpoint with a template of ours.
+        schema: the attributes.
+        config: precision and batches are those of the training.
+    """
+
+    def __init__(self, model: Path, schema: AttributeSchema, config: TrainSftConfig):
+        self._config = config
+        self._model = load_causal_lm(model).to(default_device())
+        tokenizer = load_tokenizer(model)
+        self._pad_id = int(tokenizer.pad_token_id)
+        self._encoder = ConversationEncoder(tokenizer, schema)
+        self._max_length = min(config.max_length, context_length(self._model, tokenizer))
+
+    def __call__(self, groups: Sequence[Texts]) -> list[list[float | None]]:
+        """Return log-probabilities of the responses, their end tokens counted; None where one is too long."""
+        found: list[list[float | None]] = []
+        places: list[tuple[int, int]] = []
+        encoded = []
+        for number, (messages, requested, texts) in enumerate(groups):
+            rows = [encode_response(self._encoder, messages, text, requested) for text in texts]
+            fitting = [i for i, (ids, _) in enumerate(rows) if len(ids) <= self._max_length]
+            found.append([None] * len(rows))
+            if fitting:
+                places += [(number, i) for i in fitting]
+                nothing = [0.0] * len(fitting)
+                encoded.append(EncodedGroup([rows[i] for i in fitting], nothing, nothing))
+        if encoded:
+            examples = GroupedExamples.of(encoded)
+            budget, precision = self._config.tokens_per_batch, self._config.precision
+            values = log_probabilities(self._model, examples, self._pad_id, budget, precision)
+            for (number, i), value in zip(places, values.tolist(), strict=True):
+                found[number][i] = round(value, _DECIMALS)
+        return found
