@@ -8,9 +8,10 @@ and never a silent reinterpretation.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,25 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _SCALE = rf"{_NAME.pattern}:(?:[0-9]+-[0-9]+|{_CATEGORY.pattern}(?:\|{_CATEGORY.pattern})+)"
 _SIGNATURE = re.compile(rf"{_SCALE}(?:,{_SCALE})*")
+
+
+@dataclass(frozen=True)
+class ClassifierLabel:
+    """A sequence classifier (Hugging Face id or folder) and its label whose probability says an attribute's value."""
+
+    model: str
+    label: str
+
+
+@dataclass(frozen=True)
+class JudgeShare:
+    """How many turns an LLM rates on an attribute; the attribute model learns from them and labels the rest."""
+
+    ratings: int
+
+
+Teller = Literal["people", "measure", "classifier", "judge"]
+"""Who says an attribute's value; people and judges do so through an attribute model."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,11 @@ class Attribute:
         user_settable: whether an end user may set it (an operator always may).
         low: what the lowest level means, in a few words (ordinal).
         high: what the highest level means, in a few words (ordinal).
+        measure: name of the text measure that says its value, or `module:function`.
+        cuts: where the measure's (or the classifier's) figures are cut into levels, in rising order; empty: by
+            quantiles of the training data, which are put here once these are known (ordinal).
+        classifier: what else says its value (ordinal).
+        judge: what else says its value.
     """
 
     name: str
@@ -56,6 +81,10 @@ class Attribute:
     user_settable: bool = True
     low: str = ""
     high: str = ""
+    measure: str = ""
+    cuts: tuple[float, ...] = ()
+    classifier: ClassifierLabel | None = None
+    judge: JudgeShare | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -94,8 +123,49 @@ class Attribute:
                 raise UserError(f"attribute {self.name!r}: {end} is a few words on one line, got {words!r}")
         if self.best not in (None, "max", "min"):
             raise UserError(f"attribute {self.name!r}: best {self.best!r} is not one of max, min, null")
+        self._check_teller()
         if self.default is not None:
             self.check(self.default)
+
+    def _check_teller(self) -> None:
+        named = [key for key in ("measure", "classifier", "judge") if getattr(self, key)]
+        if len(named) > 1:
+            raise UserError(f"attribute {self.name!r}: one of {', '.join(named)} says its value, not several")
+        if not isinstance(self.measure, str):
+            raise UserError(f"attribute {self.name!r}: measure is a name or module:function, got {self.measure!r}")
+        if self.classifier is not None and self.kind != "ordinal":
+            raise UserError(f"attribute {self.name!r} is categorical; a classifier's probability has no place on it")
+        if not self.cuts:
+            return
+        if not (self.measure or self.classifier) or self.kind != "ordinal":
+            raise UserError(
+                f"attribute {self.name!r}: cuts belong to a measure or a classifier of an ordinal attribute"
+            )
+        for cut in self.cuts:
+            if isinstance(cut, bool) or not isinstance(cut, (int, float)) or not math.isfinite(cut):
+                raise UserError(f"attribute {self.name!r}: a cut is a finite number, got {cut!r}")
+        for low, high in itertools.pairwise(self.cuts):
+            if low >= high:
+                raise UserError(f"attribute {self.name!r}: cuts rise, but {high:g} stands behind {low:g}")
+        if len(self.cuts) != self.maximum - self.minimum:
+            raise UserError(
+                f"attribute {self.name!r}: {len(self.cuts)} cuts make {len(self.cuts) + 1} levels, but "
+                f"{self.minimum}..{self.maximum} has {self.maximum - self.minimum + 1}"
+            )
+
+    @property
+    def said_by(self) -> Teller:
+        """Who says its value."""
+        if self.measure:
+            return "measure"
+        if self.classifier is not None:
+            return "classifier"
+        return "people" if self.judge is None else "judge"
+
+    @property
+    def learned(self) -> bool:
+        """Whether an attribute model says its value, taught by people or a judge."""
+        return self.said_by in ("people", "judge")
 
     @property
     def levels(self) -> tuple[Value, ...]:
@@ -217,6 +287,23 @@ class AttributeSchema:
         return tuple(attribute for attribute in self.attributes if attribute.kind == "ordinal")
 
     @property
+    def learned(self) -> AttributeSchema | None:
+        """The attributes that an attribute model says; None where there are none."""
+        attributes = tuple(attribute for attribute in self.attributes if attribute.learned)
+        return AttributeSchema(attributes) if attributes else None
+
+    def with_cuts(self, cuts: Mapping[str, Sequence[float]]) -> AttributeSchema:
+        """Return the schema with the cut points of some attributes."""
+        return AttributeSchema(
+            tuple(
+                dataclasses.replace(attribute, cuts=tuple(cuts[attribute.name]))
+                if attribute.name in cuts
+                else attribute
+                for attribute in self.attributes
+            )
+        )
+
+    @property
     def signature(self) -> str:
         """Names, order and scales on one line: equal signatures mean interchangeable labels."""
         return ",".join(attribute.signature for attribute in self.attributes)
@@ -290,6 +377,8 @@ class AttributeSchema:
                 value = getattr(attribute, field.name)
                 if value != field.default:
                     row[field.name] = list(value) if isinstance(value, tuple) else value
+                    if isinstance(value, (ClassifierLabel, JudgeShare)):
+                        row[field.name] = dataclasses.asdict(value)
             out.append(row)
         return out
 
@@ -318,6 +407,7 @@ class AttributeSchema:
                     )
                 fields["categories"] = tuple(fields["categories"])
                 fields.setdefault("kind", "categorical")
+            _read_teller(row["name"], fields)
             attributes.append(Attribute(**fields))
         return cls(tuple(attributes))
 
@@ -330,6 +420,32 @@ class AttributeSchema:
                 f"unknown schema preset {name!r}: {did_you_mean(name.lower(), [p.lower() for p in PRESETS])}"
             )
         return PRESETS[key]
+
+
+def _read_teller(name: object, fields: dict[str, Any]) -> None:
+    """Turn what a recipe says of who says the value into its typed form."""
+    for key, form, kind in (("classifier", ClassifierLabel, str), ("judge", JudgeShare, int)):
+        raw = fields.get(key)
+        if raw is None:
+            continue
+        keys = [field.name for field in dataclasses.fields(form)]
+        if not isinstance(raw, Mapping) or sorted(raw) != sorted(keys):
+            raise UserError(f"attribute {name!r}: {key} is {{{', '.join(f'{k}: …' for k in keys)}}}, got {raw!r}")
+        for k in keys:
+            if not isinstance(raw[k], kind) or isinstance(raw[k], bool) or not raw[k] or (kind is int and raw[k] < 0):
+                wanted = "text" if kind is str else "a positive whole number"
+                raise UserError(f"attribute {name!r}: {key}.{k} is {wanted}, got {raw[k]!r}")
+        fields[key] = form(**raw)
+    cuts = fields.get("cuts")
+    if cuts is None:
+        fields.pop("cuts", None)
+        return
+    if not isinstance(cuts, (list, tuple)):
+        raise UserError(f"attribute {name!r}: cuts are a list of rising numbers, got {cuts!r}")
+    fields["cuts"] = tuple(cuts)
+    minimum = fields.get("minimum", 0)
+    if cuts and "maximum" not in fields and isinstance(minimum, int):
+        fields["maximum"] = minimum + len(cuts)
 
 
 def output_names(schema: AttributeSchema) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from steerlm.storage.files import write_json as write_json
 Role = Literal["system", "user", "assistant"]
 _ROLES = ("system", "user", "assistant")
 _SCORE_DECIMALS = 4
+_MACHINES = ("model:", "measure:", "classifier:", "judge:")
 MESSAGE_KEYS = ("role", "content", "attributes", "human", "ratings", "scores", "labelled_by", "weight")
 RECORD_KEYS = ("id", "source", "group", "schema", "messages", "meta")
 
@@ -77,7 +78,8 @@ class Message:
         human: human labels kept beside predicted `attributes` after annotation.
         ratings: per attribute the individual annotators' ratings, real-valued, on the schema's scale.
         scores: per attribute the attribute model's real-valued output with its spread.
-        labelled_by: who set `attributes`: `human`, `model:<fingerprint>` or `measure`.
+        labelled_by: who set `attributes`: `human`, `model:<fingerprint>`, `measure:<name>`, `classifier:…` or
+            `judge:…`; by attribute where it was not the same for all.
         weight: 0 for a response that is context only and not trained (the key of OpenAI's fine-tuning format).
     """
 
@@ -87,7 +89,7 @@ class Message:
     human: Mapping[str, Value] | None = None
     ratings: Mapping[str, tuple[float, ...]] | None = None
     scores: Mapping[str, Score] | None = None
-    labelled_by: str | None = None
+    labelled_by: str | Mapping[str, str] | None = None
     weight: Literal[0, 1] = 1
 
     def to_dict(self) -> dict[str, object]:
@@ -102,17 +104,32 @@ class Message:
         if self.scores is not None:
             out["scores"] = {name: score.to_dict() for name, score in self.scores.items()}
         if self.labelled_by is not None:
-            out["labelled_by"] = self.labelled_by
+            out["labelled_by"] = self.labelled_by if isinstance(self.labelled_by, str) else dict(self.labelled_by)
         if self.weight != 1:
             out["weight"] = self.weight
         return out
 
+    def teller(self, name: str) -> str:
+        """Return who set an attribute, as `labelled_by` says; empty where nobody says."""
+        if isinstance(self.labelled_by, Mapping):
+            return self.labelled_by.get(name, "")
+        return self.labelled_by or ""
+
+    @property
+    def tellers(self) -> frozenset[str]:
+        """Everybody who set one of `attributes`, as far as that is said."""
+        named = self.labelled_by.values() if isinstance(self.labelled_by, Mapping) else (self.labelled_by,)
+        return frozenset(who for who in named if who) if self.attributes else frozenset()
+
     @property
     def stated_labels(self) -> Mapping[str, Value]:
-        """The labels that no model set: `human` after annotation, else `attributes` unless a model set them."""
+        """The labels of people: `human` after annotation, else of `attributes` those that no machine set."""
         if self.human is not None:
             return self.human
-        return {} if (self.labelled_by or "").startswith("model:") else self.attributes or {}
+        labels = self.attributes or {}
+        if isinstance(self.labelled_by, Mapping):
+            return {name: value for name, value in labels.items() if not self.teller(name).startswith(_MACHINES)}
+        return {} if (self.labelled_by or "").startswith(_MACHINES) else labels
 
     @property
     def human_labels(self) -> Mapping[str, Value]:
@@ -127,6 +144,11 @@ class Message:
             return sum(self.ratings[name]) / len(self.ratings[name])
         value = self.human_labels.get(name)
         return float(value) if isinstance(value, int) else None
+
+    @property
+    def judged(self) -> Mapping[str, Value]:
+        """The labels of an LLM judge: what an attribute model learns where people say nothing."""
+        return {n: value for n, value in (self.attributes or {}).items() if self.teller(n).startswith("judge:")}
 
 
 @dataclass(frozen=True)
@@ -275,8 +297,11 @@ def message_from_dict(raw: object, schema: AttributeSchema | None = None) -> Mes
     if raw.get("scores") is not None:
         scores = _scores(raw["scores"], schema)
     labelled_by = raw.get("labelled_by")
-    if labelled_by is not None and not isinstance(labelled_by, str):
-        raise UserError(f"labelled_by must be text, got {labelled_by!r}")
+    if isinstance(labelled_by, dict):
+        if not all(isinstance(who, str) for who in labelled_by.values()):
+            raise UserError(f"labelled_by must be text, or text by attribute, got {labelled_by!r}")
+    elif labelled_by is not None and not isinstance(labelled_by, str):
+        raise UserError(f"labelled_by must be text, or text by attribute, got {labelled_by!r}")
     weight = raw.get("weight")
     if weight is not None and (role != "assistant" or isinstance(weight, bool) or weight not in (0, 1)):
         raise UserError(f"weight must be 0 or 1 and belongs to an assistant message, got {weight!r} ({role})")

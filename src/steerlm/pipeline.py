@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from steerlm.attributes import AttributeSchema
 from steerlm.config import Recipe
 from steerlm.errors import UserError
 from steerlm.runs import Notify, RunFolder, StageRecord, recipe_stages, tuning_stages
 from steerlm.storage.cluster import Cluster
+
+if TYPE_CHECKING:
+    from steerlm.stages.prepare.stage import PreparedReport
 
 
 def run_recipe(
@@ -38,6 +42,9 @@ def run_recipe(
         UserError: see `RunFolder.open`, the stages, and what `Finding.blocks`.
     """
     from steerlm.reporting.report import write_report
+    from steerlm.scorers.dials import check_dials
+
+    check_dials(recipe.schema_)
 
     folder = RunFolder(recipe)
     with folder.lock():
@@ -104,20 +111,37 @@ def _playground(run: RunFolder, out: Path) -> Mapping[str, Any]:
 def _prepare(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.prepare.stage import prepare
 
-    return prepare(run.recipe.prepare, run.recipe.schema_, out, run.recipe.seed)
+    report = prepare(run.recipe.prepare, run.recipe.schema_, out, run.recipe.seed)
+    if run.annotator is None and run.recipe.train_sft.conditioning:
+        _require_labels(run.recipe.schema_, report)
+    return report
+
+
+def _require_labels(schema: AttributeSchema, report: PreparedReport) -> None:
+    """Raise where nobody says an attribute's value: no attribute model learns it, and the data do not have it."""
+    for attribute in schema:
+        if attribute.learned and not report["labelled"][attribute.name]:
+            raise UserError(
+                f"nobody says the value of {attribute.name!r}: the data have no label of it, and the recipe has no "
+                "attribute model. Name a measure, a classifier or a judge of it under `attributes`, add rated data and "
+                "a section train_attribute_model, or leave it out"
+            )
 
 
 def _train_attribute_model(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.train_attribute_model.stage import train_attribute_model
 
-    config = run.recipe.train_attribute_model
-    return train_attribute_model(config, *run.paths.splits("prepare"), run.recipe.schema_, out, _seed(run, config))
+    config, schema = run.recipe.train_attribute_model, run.schema
+    assert config is not None
+    assert schema.learned is not None
+    return train_attribute_model(config, *run.taught, schema.learned, out, _seed(run, config), schema)
 
 
 def _annotate(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Mapping[str, Any]:
     from steerlm.stages.annotate.stage import annotate
 
-    return annotate(run.recipe.annotate, run.paths.splits("prepare"), run.paths.attribute_model, out, cluster)
+    assert run.recipe.annotate is not None
+    return annotate(run.recipe.annotate, run.taught, run.annotator, out, cluster, run.schema)
 
 
 def _train_sft(run: RunFolder, out: Path) -> Mapping[str, Any]:
@@ -126,8 +150,8 @@ def _train_sft(run: RunFolder, out: Path) -> Mapping[str, Any]:
     config = run.recipe.train_sft
     return train_sft(
         config,
-        *run.paths.splits("annotate"),
-        run.recipe.schema_,
+        *run.labelled,
+        run.schema,
         out,
         _seed(run, config),
         run.recipe.prepare.sources,
@@ -138,15 +162,15 @@ def _bootstrap(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Map
     from steerlm.stages.bootstrap.stage import bootstrap
 
     assert run.recipe.bootstrap is not None
-    data, validation = run.paths.splits("annotate")
+    data, validation = run.labelled
     return bootstrap(
         run.recipe.bootstrap,
         sft=run.recipe.train_sft,
         sft_model=run.paths.model("train_sft"),
-        attribute_model=run.paths.attribute_model,
+        attribute_model=run.annotator,
         data=data,
         validation=validation,
-        schema=run.recipe.schema_,
+        schema=run.schema,
         out=out,
         seed=run.recipe.seed,
         sources=run.recipe.prepare.sources,
@@ -187,11 +211,11 @@ def _evaluate(run: RunFolder, out: Path) -> Mapping[str, Any]:
         run.recipe.evaluate,
         final_models(run),
         prompts,
-        run.recipe.schema_,
+        run.schema,
         out,
         seed=run.recipe.seed,
-        annotator=run.paths.attribute_model,
-        annotated=run.paths.splits("annotate"),
+        annotator=run.annotator,
+        annotated=run.labelled if "annotate" in run.stages else (),
     )
 
 

@@ -24,6 +24,7 @@ import orjson
 import yaml
 from pydantic import ValidationError
 
+from steerlm.attributes import AttributeSchema
 from steerlm.config import Recipe, dump_recipe
 from steerlm.errors import UserError
 from steerlm.storage.files import atomic_writer, write_json
@@ -33,6 +34,7 @@ from steerlm.storage.spending import peak_memory_mib, usable_cpus
 STAGES = (
     "playground",
     "prepare",
+    "label",
     "train_attribute_model",
     "annotate",
     "train_sft",
@@ -96,8 +98,15 @@ def tuning_stages(recipe: Recipe) -> list[str]:
 
 
 def recipe_stages(recipe: Recipe) -> list[str]:
-    """Return the stages that the recipe asks for, in order."""
-    return [stage for stage in STAGES if getattr(recipe, stage) is not None]
+    """Return the stages that the recipe asks for, in order; those that no attribute needs are left out."""
+    schema = recipe.schema_
+    learns = recipe.train_attribute_model is not None and schema.learned is not None
+    needed = {
+        "label": any(attribute.said_by == "judge" for attribute in schema),
+        "train_attribute_model": learns,
+        "annotate": recipe.annotate is not None and (learns or not all(attribute.learned for attribute in schema)),
+    }
+    return [stage for stage in STAGES if getattr(recipe, stage) is not None and needed.get(stage, True)]
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,11 @@ class RunPaths:
     def splits(self, stage: str) -> tuple[Path, Path]:
         """The training and the validation file of `prepare` or `annotate`."""
         return self.stage(stage) / "train.jsonl", self.stage(stage) / "validation.jsonl"
+
+    @property
+    def schema(self) -> Path:
+        """The attributes with the cut points that `prepare` found; there only where it had some to find."""
+        return self.stage("prepare") / "schema.json"
 
     @property
     def attribute_model(self) -> Path:
@@ -169,6 +183,33 @@ class RunFolder:
 
     def stage(self, name: str) -> Path:
         return self.path / name
+
+    @property
+    def schema(self) -> AttributeSchema:
+        """The attributes, with their cut points once `prepare` has found them."""
+        if not self.paths.schema.is_file():
+            return self.recipe.schema_
+        return AttributeSchema.from_dict(orjson.loads(self.paths.schema.read_bytes()))
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that the recipe asks for, in order."""
+        return recipe_stages(self.recipe)
+
+    @property
+    def taught(self) -> tuple[Path, Path]:
+        """The training and the validation file that an attribute model learns from."""
+        return self.paths.splits("label" if "label" in self.stages else "prepare")
+
+    @property
+    def labelled(self) -> tuple[Path, Path]:
+        """The training and the validation file that fine-tuning is conditioned on."""
+        return self.paths.splits("annotate") if "annotate" in self.stages else self.taught
+
+    @property
+    def annotator(self) -> Path | None:
+        """The attribute model that labels; None where no attribute needs one."""
+        return self.paths.attribute_model if "train_attribute_model" in self.stages else None
 
     def open(self, redo_from: str | None = None) -> None:
         """Claim the folder for the recipe, or check that it is already its own.

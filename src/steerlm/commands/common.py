@@ -337,7 +337,7 @@ def check_recipe_files(recipe: Recipe, stages: Sequence[str], redo_from: str | N
         paths += [("prepare.evaluation_prompts", path) for path in recipe.prepare.evaluation_prompts]
     for stage in ("train_attribute_model", "train_sft"):
         section = recipe.train_attribute_model if stage == "train_attribute_model" else recipe.train_sft
-        if stage in waiting:
+        if stage in waiting and section is not None:
             if run not in Path(section.base_model).parents:
                 base_model(section.base_model, f"{stage}.base_model")
             paths += [(f"{stage}.deepspeed", path) for path in (section.deepspeed,) if path is not None]

@@ -62,7 +62,9 @@ def _alone(arguments: argparse.Namespace) -> int:
         common.attribute_model(annotator, "--annotator")
     if arguments.suite is None:
         common.existing_file(Path(common.needed(arguments, "prompts")), "--prompts")
-    schema, seed = infos[0].schema, arguments.seed
+    from steerlm.scorers.dials import without_own_measures
+
+    schema, seed = without_own_measures(infos[0].schema), arguments.seed
 
     def work() -> common.Summary:
         from steerlm.reporting.report import write_report
@@ -91,8 +93,7 @@ def _suite_of_run(arguments: argparse.Namespace) -> None:
         models = common.finished_models(folder)
         name = arguments.suite
         prompts = arguments.prompts or (recipe.evaluate.toxicity_prompts if name == "toxicity" else None)
-        annotator = folder.stage("train_attribute_model") / "model"
-        suite = SuiteRun(recipe.evaluate, name, models, prompts, recipe.schema_, recipe.seed, annotator)
+        suite = SuiteRun(recipe.evaluate, name, models, prompts, folder.schema, recipe.seed, folder.annotator)
         _suite(suite, folder.stage("evaluate") / "suites" / name)
 
 

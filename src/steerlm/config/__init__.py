@@ -13,6 +13,7 @@ from steerlm.config.recipe import AnnotateConfig as AnnotateConfig
 from steerlm.config.recipe import BaselinesConfig as BaselinesConfig
 from steerlm.config.recipe import BootstrapConfig as BootstrapConfig
 from steerlm.config.recipe import HeaderMarks as HeaderMarks
+from steerlm.config.recipe import LabelConfig as LabelConfig
 from steerlm.config.recipe import LoraSection as LoraSection
 from steerlm.config.recipe import PlaygroundConfig as PlaygroundConfig
 from steerlm.config.recipe import PrepareConfig as PrepareConfig

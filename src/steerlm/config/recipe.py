@@ -192,8 +192,32 @@ def scoring_tokens(cpu: bool, generative: bool = False) -> int:
     return 8192 if generative else 4096
 
 
+class LabelConfig(Section):
+    """Who rates the turns of attributes that say `judge`: an OpenAI-compatible endpoint (needs the `judge` extra)."""
+
+    model: str | None = Field(None, description="Name of the model; null: STEERLM_JUDGE_MODEL.")
+    base_url: str | None = Field(None, description="OpenAI-compatible endpoint; null: OPENAI_BASE_URL, or OpenAI's.")
+    folder: Path | None = Field(
+        None, description="Where its replies are kept, so that nothing is paid for twice; null: `judge` in run_dir."
+    )
+    max_in_flight: int = Field(8, ge=1, description="Requests under way at once.")
+    reasoning: bool = Field(
+        False, description="It thinks first: no temperature, `max_completion_tokens`, and room to think."
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, description="Its longest output, thinking included; null: 512, and 8192 more where it thinks."
+    )
+    price_per_million: tuple[float, float] | None = Field(
+        None, description="Price of a million tokens in and out, for the cost that is said before it is spent."
+    )
+
+
 class AnnotateConfig(Section):
     """Step 2: label every assistant turn with the attribute model."""
+
+    labels: Literal["all", "missing"] = Field(
+        "all", description="Which turns of an attribute are labelled: all, or those that people have not labelled."
+    )
 
     tokens_per_batch: int | None = Field(
         None,
@@ -304,8 +328,11 @@ class Recipe(Section):
     )
     playground: PlaygroundConfig | None = None
     prepare: PrepareConfig
-    train_attribute_model: TrainAttributeModelConfig
-    annotate: AnnotateConfig = AnnotateConfig()
+    label: LabelConfig = LabelConfig()
+    train_attribute_model: TrainAttributeModelConfig | None = Field(
+        None, description="null: no attribute model; every attribute has a measure, a classifier or labels in the data."
+    )
+    annotate: AnnotateConfig | None = AnnotateConfig()
     train_sft: TrainSftConfig
     bootstrap: BootstrapConfig | None = None
     refine: RefineConfig | None = None
@@ -323,6 +350,7 @@ class Recipe(Section):
     def _references(self) -> Recipe:
         schema = self.schema_
         self.evaluate.check(schema)
+        self._check_tellers(schema)
         if self.bootstrap is not None:
             for name in self.bootstrap.quality_attributes:
                 if name not in schema:
@@ -351,3 +379,26 @@ class Recipe(Section):
             if names.count(name) > 1:
                 raise ValueError(f"prepare.sources: the name {name!r} stands twice")
         return self
+
+    def _check_tellers(self, schema: AttributeSchema) -> None:
+        """Refuse attributes whose value nobody will say."""
+        if self.train_attribute_model is None:
+            for attribute in schema:
+                if attribute.said_by == "judge":
+                    raise ValueError(
+                        f"attribute {attribute.name!r}: a judge's ratings teach an attribute model, but the recipe has "
+                        "no section train_attribute_model"
+                    )
+                quality = () if self.bootstrap is None else self.bootstrap.quality_attributes
+                if attribute.learned and attribute.name in quality:
+                    raise ValueError(
+                        f"bootstrap.quality_attributes: nothing says {attribute.name!r} of a sample; add "
+                        "train_attribute_model, or a measure or classifier of it"
+                    )
+        if self.train_sft.labels == "human":
+            for attribute in schema:
+                if not attribute.learned:
+                    raise ValueError(
+                        f"train_sft.labels is human, but {attribute.name!r} is said by a {attribute.said_by}: use "
+                        "labels: predicted"
+                    )

@@ -35,7 +35,7 @@ from steerlm.planning.memory import (
 )
 from steerlm.planning.speed import sampling_seconds, scoring_seconds, training_seconds
 from steerlm.results.findings import Finding, few_steps
-from steerlm.runs import tuning_stages
+from steerlm.runs import recipe_stages, tuning_stages
 
 _LEAST_BATCH = 1024
 
@@ -99,15 +99,17 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
     """
     found = Findings()
     data = inspect_data(recipe, recipe.schema_, found) if tokens is None else assumed_data(tokens)
+    stages = recipe_stages(recipe)
     shapes = {
         stage: check_model(stage, section, recipe, found)
         for stage, section in (
             ("train_attribute_model", recipe.train_attribute_model),
             ("train_sft", recipe.train_sft),
         )
+        if section is not None and stage in stages
     }
     if machines is None:
-        machines = this_machine(shapes["train_sft"] or shapes["train_attribute_model"])
+        machines = this_machine(shapes["train_sft"] or shapes.get("train_attribute_model"))
     if recipe.evaluate.prompts is not None and not made_by_run(recipe, recipe.evaluate.prompts):
         check_prompts(recipe.evaluate.prompts, found)
     check_scorers(recipe, found)
@@ -115,11 +117,13 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
     worker = _Estimator(machines, data or assumed_data(0), data is not None)
     if recipe.playground is not None:
         result.stages.append(worker.playground(recipe.playground))
-    attribute_model, model = shapes["train_attribute_model"], shapes["train_sft"]
-    head = recipe.train_attribute_model.kind == "generative"
-    result.stages.append(worker.training("train_attribute_model", recipe.train_attribute_model, attribute_model, head))
-    tokens = recipe.annotate.tokens_per_batch or scoring_tokens(worker.machines.device.cpu, head)
-    result.stages.append(worker.annotation(attribute_model, tokens))
+    attribute_model, model = shapes.get("train_attribute_model"), shapes["train_sft"]
+    if (learned := recipe.train_attribute_model) is not None and "train_attribute_model" in stages:
+        head = learned.kind == "generative"
+        result.stages.append(worker.training("train_attribute_model", learned, attribute_model, head))
+        if recipe.annotate is not None:
+            tokens = recipe.annotate.tokens_per_batch or scoring_tokens(worker.machines.device.cpu, head)
+            result.stages.append(worker.annotation(attribute_model, tokens))
     result.stages.append(worker.training("train_sft", recipe.train_sft, model, True))
     if recipe.bootstrap is not None:
         result.stages.append(worker.bootstrap(recipe.bootstrap, recipe.train_sft, model))
@@ -166,8 +170,8 @@ def _remarks(recipe: Recipe, machines: Machines) -> list[str]:
             "(docs/cluster.md); in one process they take as many times longer as there are devices"
         )
         for stage in ("train_attribute_model", "train_sft"):
-            section: TrainingSection = getattr(recipe, stage)
-            if not section.fsdp and section.deepspeed is None:
+            section: TrainingSection | None = getattr(recipe, stage)
+            if section is not None and not section.fsdp and section.deepspeed is None:
                 notes.append(f"{stage}: every device holds the whole model; fsdp: true spreads it over all of them")
     return notes
 

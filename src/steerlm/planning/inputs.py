@@ -15,6 +15,7 @@ from steerlm.conversation import BadRecords, Conversation
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known
 from steerlm.results.findings import Finding, collapsed, too_long
+from steerlm.scorers.dials import check_dials, fit_dials
 from steerlm.sources import read_source
 from steerlm.sources.prompts import read_prompts
 from steerlm.stages.evaluate.suites import make_suite
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from steerlm.template import ConversationEncoder
 
 _SAMPLE = 256
+_ENOUGH_TURNS = 200
+"""Turns on which a measure that never changes is one that a dial cannot be learned from."""
 _CHARACTERS_PER_TOKEN = 4.0
 _FEWEST_LABELS = 20
 _RECORD_TOKENS, _RESPONSE_SHARE = 300.0, 1 / 3
@@ -95,7 +98,35 @@ def inspect_data(recipe: Recipe, schema: AttributeSchema, found: Findings) -> Da
         tokens += seen.characters / _CHARACTERS_PER_TOKEN
         samples += sample
         _check_turns(source.name, sample, found)
+    if samples:
+        _check_dials(schema, samples, len(samples) == records, found)
     return _measured(records, tokens, samples) if records and known_size else None
+
+
+def _check_dials(schema: AttributeSchema, samples: list[Conversation], whole: bool, found: Findings) -> None:
+    """Try the measures and classifiers on the first records; what only more data can show is a note."""
+    try:
+        check_dials(schema)
+    except UserError as error:
+        found.problems.append(str(error))
+        return
+    turns = [one.messages[: turn + 1] for one in samples for turn in one.assistant_turns]
+    measured = AttributeSchema(tuple(a for a in schema if a.measure)) if any(a.measure for a in schema) else None
+    for attribute in measured or ():
+        try:
+            fitted, undefined = fit_dials(AttributeSchema((attribute,)), turns)
+        except UserError as error:
+            (found.problems if whole or len(turns) >= _ENOUGH_TURNS else found.notes).append(str(error))
+            continue
+        cuts = fitted[attribute.name].cuts
+        if missing := undefined[attribute.name]:
+            found.notes.append(
+                f"attribute {attribute.name!r}: {missing} of the first {len(turns)} turns do not define "
+                f"{attribute.measure}; they train without it"
+            )
+        if cuts and not attribute.cuts:
+            shown = ", ".join(f"{cut:g}" for cut in cuts)
+            found.notes.append(f"attribute {attribute.name!r}: levels of {attribute.measure} are cut near {shown}")
 
 
 def _measured(records: int, tokens: float, samples: list[Conversation]) -> DataSize:

@@ -69,7 +69,8 @@ class AttributeModelScorer:
 
 
 def _measure(what: tuple[str, Measure], schema: AttributeSchema, precision: Precision) -> Scorer:
-    return MeasureScorer(*what, tuple(a.name for a in schema.ordinal))
+    # what a measure of its own says is on that one's levels, not on a statistic's figures
+    return MeasureScorer(*what, tuple(a.name for a in schema.ordinal if not a.measure))
 
 
 def _rubric(what: JudgeScorerConfig, schema: AttributeSchema, precision: Precision) -> Scorer:

@@ -280,7 +280,7 @@ class ConditionedExamples:
             messages, encoded = fitted
             turns = self._splitter.split(messages, encoded)
             if self._conditioning.labels == "predicted":
-                self.labelled_by |= {m.labelled_by for m in messages if m.attributes and m.labelled_by}
+                self.labelled_by |= {who for message in messages for who in message.tellers}
             prompt = hashlib.blake2b(turns[0].shown[: turns[0].split].tobytes(), digest_size=8).digest()
             for turn in turns:
                 self._count(turn)

@@ -48,8 +48,10 @@ class TextMeasure:
         Raises:
             UserError: an own function answers with something that is no number, category or None.
         """
-        if self.needs_language and language is None:
-            language = language_of(text)
+        return self.of(text, language_of(text) if self.needs_language and language is None else language)
+
+    def of(self, text: str, language: str | None) -> Measured:
+        """Measure a text whose language is known, or known to be unknown."""
         found = self.of_text(text, language)
         if isinstance(found, bool | int):
             found = float(found)

@@ -1,9 +1,10 @@
-"""Step 2: label every assistant turn with the attribute model (SteerLM, section 3.2).
+"""Step 2: label every assistant turn, each attribute by who says it (SteerLM, section 3.2).
 
     steerlm annotate RECIPE
 
-The predictions replace the human labels as `attributes`, even on the data the human labels came from: that puts
-all annotators and data sets on one scale. Human labels are kept beside them as `human`, real-valued predictions as
+Measures and classifiers say their attributes, the attribute model the others. Its predictions replace the human labels
+as `attributes`, even on the data the human labels came from: that puts all annotators and data sets on one scale
+(`labels: missing` keeps what people said). Human labels are kept beside them as `human`, real-valued predictions as
 `scores`. Records are labelled in windows of fixed size that begin at fixed positions, so the batches, and with them
 every bit of the output, depend neither on where a run was interrupted nor on which process labels a window: this one,
 with others that read and encode ahead and a thread that writes, or the workers of a Ray cluster (`--ray`).
@@ -21,13 +22,14 @@ from typing import IO, Any, NamedTuple
 
 import orjson
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import AttributeSchema, Value
 from steerlm.batching.flat_array import FlatArray
-from steerlm.checkpoint.models import fingerprint, load_info
+from steerlm.checkpoint.models import load_info
 from steerlm.config import AnnotateConfig
 from steerlm.conversation import Conversation, Message, parse_conversation, to_json_line
 from steerlm.errors import UserError
 from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
+from steerlm.scorers.labels import Labels, one_for_all, open_labels
 from steerlm.scorers.protocol import Scores
 from steerlm.stages.annotate.summary import summarise
 from steerlm.storage.ahead import read_ahead
@@ -42,21 +44,28 @@ Line = tuple[int, bytes]
 
 
 def annotate(
-    config: AnnotateConfig, data: Sequence[Path], model: Path, out: Path, cluster: Cluster | None = None
+    config: AnnotateConfig,
+    data: Sequence[Path],
+    model: Path | None,
+    out: Path,
+    cluster: Cluster | None = None,
+    schema: AttributeSchema | None = None,
 ) -> dict[str, Any]:
     """Label every assistant turn of the files.
 
     Args:
         config: the recipe's section.
         data: JSONL files of conversations, labelled or not; read as streams.
-        model: folder of an attribute model.
+        model: folder of an attribute model; None where no attribute needs one.
         out: receives `<same name>.jsonl` per input, and `summary.json`. Called again after an interruption, it
             goes on behind the last window written; a file that is finished for the same model, settings and input
             is left as it is.
         cluster: where the windows are labelled; None = in this process. The files are the same.
+        schema: the attributes, with the cut points of those that are measured; None: the model's.
 
     Returns:
-        The summary: counts, and per attribute histogram, correlations, and agreement with the human labels.
+        The summary: counts, who says each attribute, and per attribute histogram, correlations, and agreement with
+        the human labels.
 
     Raises:
         UserError: no input, a missing or malformed file (with its line), two inputs of the same name, a data file
@@ -69,16 +78,18 @@ def annotate(
         )
     targets = _targets(data, out)
     out.mkdir(parents=True, exist_ok=True)
-    labeller = _labeller(config, model, cluster)
+    labeller = _labeller(config, model, cluster, schema)
     keys = {target.name: _key(config, labeller, path) for path, target in targets.items()}
     claim(out / "inputs.json", keys, otherwise="replace", outputs={path.name: path for path in targets.values()})
     for path, target in targets.items():
         if not target.is_file():
             _annotate_file(config, path, target, labeller, cluster)
+    labels = labeller.labels
     summary = {
-        "model": labeller.fingerprint,
-        "schema": labeller.schema.signature,
-        **summarise(list(targets.values()), labeller.schema),
+        "model": labels.fingerprint or None,
+        "schema": labels.schema.signature,
+        "said_by": {a.name: a.measure if a.measure else a.said_by for a in labels.schema},
+        **summarise(list(targets.values()), labels.schema),
     }
     write_json(out / "summary.json", summary)
     return summary
@@ -106,23 +117,25 @@ def _targets(data: Sequence[Path], out: Path) -> dict[Path, Path]:
 def _key(config: AnnotateConfig, labeller: Labeller, path: Path) -> dict[str, Any]:
     """Return all that the bytes of an annotated file depend on."""
     settings = config.model_dump(mode="json")
-    return {"model": labeller.fingerprint, **settings, "input_sha256": digest_of_file(path)}
+    return {"model": labeller.labels.key, **settings, "input_sha256": digest_of_file(path)}
 
 
 class Window(NamedTuple):
-    """A window as the model needs it.
+    """A window as the models need it.
 
     Attributes:
         lines: the records' lines.
-        rows: the ids of every assistant turn in turn; empty where it does not fit the model's context.
+        rows: the ids of every assistant turn in turn; empty where it does not fit the attribute model's context.
+        measured: what the measures say of every assistant turn.
     """
 
     lines: list[Line]
     rows: FlatArray
+    measured: list[Scores | None]
 
 
 class ScoredWindow(NamedTuple):
-    """A window with the scores of every assistant turn; None where it did not fit."""
+    """A window with the scores of every assistant turn; None where nothing can be said of one."""
 
     lines: list[Line]
     scores: list[Scores | None]
@@ -134,23 +147,11 @@ class Labeller:
 
     Attributes:
         config: the recipe's section.
-        model: folder of the attribute model.
-        fingerprint: of the model.
-        schema: of the model.
-        scorer: the model; None until a worker loads it.
+        labels: what says the values; its models are loaded where they are needed.
     """
 
     config: AnnotateConfig
-    model: Path
-    fingerprint: str
-    schema: AttributeSchema
-    scorer: LoadedAttributeModel | None
-
-    def loaded(self) -> LoadedAttributeModel:
-        """Return the model."""
-        if self.scorer is None:
-            self.scorer = load_attribute_model(self.model, self.config.precision)
-        return self.scorer
+    labels: Labels
 
     def parse(self, path: Path, lines: Sequence[Line]) -> list[Conversation]:
         """Return the records of the lines of a file.
@@ -158,33 +159,48 @@ class Labeller:
         Raises:
             UserError: a malformed record or one with another schema, with its place.
         """
-        found = [parse_conversation(line, path, n, self.schema, None, str(self.model)) for n, line in lines]
+        mine, whose = self.labels.schema, str(self.labels.model_path or "the recipe")
+        found = [parse_conversation(line, path, n, mine, None, whose) for n, line in lines]
         return [record for record in found if record is not None]
 
     def encode(self, path: Path, lines: list[Line]) -> Window:
-        """Read the lines of a file: needs no more of the model than its tokenizer."""
-        scorer = self.loaded()
-        turns = (record.messages[: i + 1] for record in self.parse(path, lines) for i in record.assistant_turns)
+        """Read the lines of a file: needs no more of the attribute model than its tokenizer."""
+        turns, model, measures = _turns(self.parse(path, lines)), self.labels.model, self.labels.measures
         # one by one: lists of numbers take nine times the memory of the array
-        return Window(lines, FlatArray(scorer.encode([turn])[0] or () for turn in turns))
+        rows = FlatArray(() if model is None else model.encode([turn])[0] or () for turn in turns)
+        return Window(lines, rows, [] if measures is None else measures.score(turns))
 
-    def score(self, window: Window) -> ScoredWindow:
-        """Let the model work."""
+    def score(self, path: Path, window: Window) -> ScoredWindow:
+        """Let the models work."""
         rows = [row if len(row) else None for row in map(window.rows.__getitem__, range(len(window.rows)))]
-        return ScoredWindow(window.lines, self.loaded().score_encoded(rows, self.config.tokens_per_batch))
+        model = self.labels.model
+        nothing: list[Scores | None] = [None] * len(rows)
+        learned = nothing if model is None else model.score_encoded(rows, self.config.tokens_per_batch)
+        turns = _turns(self.parse(path, window.lines)) if self.labels.classifiers else [()] * len(rows)
+        return ScoredWindow(window.lines, self.labels.merge(turns, learned, window.measured or nothing))
 
     def label(self, path: Path, window: ScoredWindow) -> bytes:
         """Return the labelled records as lines."""
-        records = labelled(self.parse(path, window.lines), window.scores, self.loaded())
-        return b"".join(to_json_line(record, self.schema) for record in records)
+        keep = self.config.labels == "missing"
+        records = labelled(self.parse(path, window.lines), window.scores, self.labels, keep)
+        return b"".join(to_json_line(record, self.labels.schema) for record in records)
 
 
-def _labeller(config: AnnotateConfig, model: Path, cluster: Cluster | None) -> Labeller:
-    if cluster is None:
-        scorer = load_attribute_model(model, config.precision)
-        return Labeller(config, model, scorer.fingerprint, scorer.schema, scorer)
-    info = load_info(model)  # the workers load the model; this process may have no GPU
-    return Labeller(config, model.resolve(), fingerprint(model), info.schema, None)
+def _turns(records: Sequence[Conversation]) -> list[tuple[Message, ...]]:
+    return [record.messages[: i + 1] for record in records for i in record.assistant_turns]
+
+
+def _labeller(
+    config: AnnotateConfig, model: Path | None, cluster: Cluster | None, schema: AttributeSchema | None
+) -> Labeller:
+    if schema is None:
+        assert model is not None, "an attribute model or a schema says the values"
+        schema = load_info(model).schema if cluster is not None else None
+    if schema is not None and cluster is not None:  # the workers load the models; this process may have no GPU
+        return Labeller(config, open_labels(schema, None if model is None else model.resolve(), config.precision))
+    scorer = None if model is None else load_attribute_model(model, config.precision)
+    labels = open_labels(schema or scorer.schema, model, config.precision, scorer)
+    return Labeller(config, labels)
 
 
 def _annotate_file(
@@ -200,7 +216,7 @@ def _annotate_file(
             return labeller.encode(path, items[number * config.window : (number + 1) * config.window])
 
         def work(number: int) -> bytes:
-            return labeller.label(path, labeller.score(encode(number)))
+            return labeller.label(path, labeller.score(path, encode(number)))
 
         with full_disk_is_user_error(target), partial.open("ab") as stream:
             stream.truncate(size)
@@ -209,7 +225,7 @@ def _annotate_file(
                 for block in progress(map_in_order(cluster, work, windows), len(windows), bar):
                     _write(stream, block)
             else:
-                scored = map(labeller.score, read_ahead(encode, windows))
+                scored = (labeller.score(path, window) for window in read_ahead(encode, windows))
                 _label_and_write(progress(scored, len(windows), bar), stream, path, labeller)
         os.replace(partial, target)
 
@@ -299,20 +315,29 @@ def annotate_records(
 
     A turn that does not fit the model's context loses its `attributes` (they would be on another scale than the rest).
     """
-    turns = [record.messages[: index + 1] for record in records for index in record.assistant_turns]
-    return labelled(records, scorer.score(turns, tokens_per_batch), scorer)
+    return labelled(records, scorer.score(_turns(records), tokens_per_batch), scorer)
 
 
 def labelled(
-    records: Sequence[Conversation], scores: Sequence[Scores | None], scorer: LoadedAttributeModel
+    records: Sequence[Conversation],
+    scores: Sequence[Scores | None],
+    scorer: Labels | LoadedAttributeModel,
+    keep: bool = False,
 ) -> list[Conversation]:
-    """Return the records with the scores of all their assistant turns, as labels."""
+    """Return the records with the scores of all their assistant turns, as labels.
+
+    Args:
+        records: the records.
+        scores: of every assistant turn; None where nothing can be said of one.
+        scorer: where they come from.
+        keep: leave what people labelled as it is.
+    """
     remaining = iter(scores)
     return [
         dataclasses.replace(
             record,
             messages=tuple(
-                _label(message, next(remaining), scorer) if message.role == "assistant" else message
+                _label(message, next(remaining), scorer, keep) if message.role == "assistant" else message
                 for message in record.messages
             ),
         )
@@ -320,14 +345,23 @@ def labelled(
     ]
 
 
-def _label(message: Message, scores: Scores | None, scorer: LoadedAttributeModel) -> Message:
+def _label(message: Message, scores: Scores | None, scorer: Labels | LoadedAttributeModel, keep: bool) -> Message:
     human = message.stated_labels or None  # ratings stay as they are
-    if scores is None:
-        return dataclasses.replace(message, attributes=None, human=human, scores=None, labelled_by=None)
+    scores = scores or {}
+    values: dict[str, Value] = scorer.values(scores) if scores else {}
+    said = {name: scorer.who if isinstance(scorer.who, str) else scorer.who[name] for name in values}
+    if isinstance(scorer, Labels):
+        # what people said stays where nothing else says it, or where it is not to be replaced
+        kept = {
+            n: v for n, v in message.human_labels.items() if scorer.schema[n].learned and (keep or n not in scorer.who)
+        }
+        values = {n: kept.get(n, values.get(n)) for n in scorer.schema.names if n in kept or n in values}  # type: ignore[misc]
+        said |= dict.fromkeys(kept, "human")
+        scores = {name: score for name, score in scores.items() if name not in kept}
     return dataclasses.replace(
         message,
-        attributes=scorer.values(scores),
+        attributes=values or None,
         human=human,
-        scores={name: score.rounded() for name, score in scores.items()},
-        labelled_by=scorer.who,
+        scores={name: score.rounded() for name, score in scores.items()} or None,
+        labelled_by=one_for_all({name: said[name] for name in values}),
     )

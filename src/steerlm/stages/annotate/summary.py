@@ -25,9 +25,10 @@ def summarise(files: Sequence[Path], schema: AttributeSchema) -> dict[str, Any]:
     Returns:
         JSON-able: `files` with their counts (records, assistant turns, turns labelled, turns that did not fit);
         `histograms` of the rounded values; `correlations` (Pearson) of the real-valued scores of ordinal attributes,
-        null where one is constant; `spread`, the mean over turns of how far off a score may be; `human` per attribute:
-        n, mean absolute error of the score in levels (ordinal), and the share of equal values; `disagreements`: the
-        turns with the largest difference between human and score, relative to the attribute's range.
+        null where one is constant; `missing`, the turns without a value; `spread`, the mean over turns of how far off
+        a score may be; `human` per attribute: n, mean absolute error of the score in levels (ordinal), and the share of
+        equal values; `disagreements`: the turns with the largest difference between human and score, relative to the
+        attribute's range.
     """
     summary = _Summary(schema)
     for file in files:
@@ -51,7 +52,8 @@ class _Summary:
         self.human = {a.name: {"n": 0, "error": 0.0, "equal": 0} for a in schema}
         self.disagreements: list[tuple[float, int, dict[str, Any]]] = []
         self.seen = 0
-        self.spread = dict.fromkeys((a.name for a in schema.ordinal), 0.0)
+        self.spread = {a.name: [0.0, 0] for a in schema.ordinal}
+        self.missing = dict.fromkeys(schema.names, 0)
         num_ordinal = len(schema.ordinal)
         self.mean_K = np.zeros(num_ordinal)
         self.scatter_K_K = np.zeros((num_ordinal, num_ordinal))
@@ -59,16 +61,23 @@ class _Summary:
     def add(self, file: str, conversation: Conversation, index: int) -> bool:
         """Count one assistant turn; returns whether the model labelled it."""
         message = conversation.messages[index]
-        if message.attributes is None or message.scores is None:
+        attributes, scores = message.attributes or {}, message.scores or {}
+        for name in self.missing:
+            self.missing[name] += name not in attributes
+        if not attributes:
             return False
-        self.seen += 1
-        for name, value in message.attributes.items():
+        for name, value in attributes.items():
             self.histograms[name][str(value)] += 1
-        for name in self.spread:
-            self.spread[name] += message.scores[name].std
-        self._correlate(np.array([message.scores[a.name].mean for a in self.schema.ordinal]))
+        for name, sums in self.spread.items():
+            if name in scores:
+                sums[0] += scores[name].std
+                sums[1] += 1
+        if all(attribute.name in scores for attribute in self.schema.ordinal):
+            self.seen += 1
+            self._correlate(np.array([scores[a.name].mean for a in self.schema.ordinal]))
         for attribute in self.schema:
-            self._compare(attribute, message, {"file": file, "id": conversation.id, "turn": index})
+            if attribute.name in attributes and attribute.name in scores:
+                self._compare(attribute, message, {"file": file, "id": conversation.id, "turn": index})
         return True
 
     def _correlate(self, scores_K: Any) -> None:
@@ -118,7 +127,8 @@ class _Summary:
                 a: {b: _correlation(self.scatter_K_K, i, j) for j, b in enumerate(ordinal) if i != j}
                 for i, a in enumerate(ordinal)
             },
-            "spread": {name: total / max(1, self.seen) for name, total in self.spread.items()},
+            "missing": self.missing,
+            "spread": {name: total / max(1, count) for name, (total, count) in self.spread.items()},
             "human": {a.name: self._agreement(a) for a in self.schema if self.human[a.name]["n"]},
             "disagreements": [row for _, _, row in sorted(self.disagreements, reverse=True, key=lambda item: item[:2])],
         }

@@ -17,7 +17,7 @@ import numpy as np
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Message, Score
 from steerlm.generation.engine import LocalEngine, Request, Sampling, load_engine
-from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
+from steerlm.scorers.labels import Labels, open_labels
 from steerlm.stages.bootstrap.selection import Combinations, predicted_quality
 from steerlm.stages.evaluate.sweeping import Prompt, read_prompts
 from steerlm.statistics.estimates import FloatArray, Weights, cluster_bootstrap, mean
@@ -34,7 +34,7 @@ def held_out_answers(
     path: Path,
     *,
     model: Path,
-    attribute_model: Path,
+    attribute_model: Path | None,
     prompts: Path,
     schema: AttributeSchema,
     combinations: Combinations,
@@ -47,7 +47,7 @@ def held_out_answers(
     Args:
         path: JSONL that is written.
         model: the steerable model.
-        attribute_model: the judge.
+        attribute_model: the judge, beside the measures and classifiers of the schema.
         prompts: held-out conversations.
         schema: the attributes.
         combinations: what to ask for.
@@ -65,12 +65,12 @@ def held_out_answers(
         for asked, pool in (("best", combinations.best), ("any", combinations.all))
     ]
     engine: LocalEngine | None = None
-    scorer: LoadedAttributeModel | None = None
+    scorer: Labels | None = None
 
     def work(chunk: list[tuple[Prompt, str, Mapping[str, Value]]]) -> list[Any]:
         nonlocal engine, scorer
         engine = engine or load_engine(model, batch_size=batch_size)
-        scorer = scorer or load_attribute_model(attribute_model)
+        scorer = scorer or open_labels(schema, attribute_model)
         return _answer(engine, scorer, chunk, sampling)
 
     map_lines(path, asks, work, chunk=_CHUNK, description=f"held-out prompts, {path.stem}")
@@ -79,7 +79,7 @@ def held_out_answers(
 
 def _answer(
     engine: LocalEngine,
-    scorer: LoadedAttributeModel,
+    scorer: Labels,
     asks: Sequence[tuple[Prompt, str, Mapping[str, Value]]],
     sampling: Sampling,
 ) -> list[Row]:
@@ -125,7 +125,11 @@ def compare(
     """
     assert [row["requested"] for row in before] == [row["requested"] for row in after]
     pairs = [(b, a) for b, a in zip(before, after, strict=True) if b["scores"] and a["scores"]]
-    best = [pair for pair in pairs if pair[0]["asked"] == "best"]
+    best = [
+        pair
+        for pair in pairs
+        if pair[0]["asked"] == "best" and all(name in row["scores"] for row in pair for name in quality_attributes)
+    ]
     other = [pair for pair in pairs if pair[0]["asked"] == "any"]
     quality: dict[str, object] = {}
     if quality_attributes:
@@ -135,7 +139,11 @@ def compare(
     everything: list[list[float]] = []
     clusters: list[int] = []
     for attribute in schema.ordinal:
-        asked = [pair for pair in other if attribute.name in pair[0]["requested"]]
+        asked = [
+            pair
+            for pair in other
+            if attribute.name in pair[0]["requested"] and all(attribute.name in row["scores"] for row in pair)
+        ]
         error = [[abs(row["scores"][attribute.name] - row["requested"][attribute.name]) for row in p] for p in asked]
         group = [pair[0]["cluster"] for pair in asked]
         if asked:

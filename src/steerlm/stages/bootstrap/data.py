@@ -19,7 +19,7 @@ from steerlm.conversation import Conversation, Message, Score, read_conversation
 from steerlm.errors import UserError
 from steerlm.generation.opening import open_engine
 from steerlm.generation.requests import Engine, Request, Sampling
-from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
+from steerlm.scorers.labels import Labels, open_labels
 from steerlm.stages.bootstrap.prompts import draw_prompts, prompt_items
 from steerlm.stages.bootstrap.selection import DROPPED, Combinations, ScoredSample, bootstrapped_record, defects, keep
 from steerlm.storage.cluster import Cluster
@@ -37,8 +37,7 @@ class Bootstrap:
 
     config: BootstrapConfig
     sft: TrainSftConfig
-    attribute_model: Path
-    labelled_by: str
+    attribute_model: Path | None
     data: Path
     validation: Path
     schema: AttributeSchema
@@ -94,12 +93,12 @@ def sample(run: Bootstrap, number: int, model: Path, folder: Path) -> None:
 
 def score(run: Bootstrap, folder: Path) -> None:
     """Write `scored.jsonl`: per sample why it is dropped, or its scores and the values they stand for."""
-    scorer: LoadedAttributeModel | None = None
-    attribute_model = run.attribute_model.resolve()
+    scorer: Labels | None = None
+    attribute_model = None if run.attribute_model is None else run.attribute_model.resolve()
 
     def work(chunk: list[tuple[Conversation, Any]]) -> list[Any]:
         nonlocal scorer
-        scorer = scorer or load_attribute_model(attribute_model)
+        scorer = scorer or open_labels(run.schema, attribute_model)
         rows: list[Any] = []
         waiting: list[tuple[dict[str, Any], list[Message]]] = []
         for prompt, row in chunk:
@@ -110,7 +109,7 @@ def score(run: Bootstrap, folder: Path) -> None:
             rows.append({"id": prompt.id, "samples": found})
         scores = scorer.score([messages for _, messages in waiting])
         for (result, _), score in zip(waiting, scores, strict=True):
-            if score is None:
+            if score is None or any(name not in score for name in run.config.quality_attributes):
                 result["dropped"] = "unscorable"
             else:
                 result["values"] = scorer.values(score)
@@ -130,6 +129,7 @@ def score(run: Bootstrap, folder: Path) -> None:
 def select(run: Bootstrap, number: int, folder: Path) -> dict[str, Any]:
     """Write `bootstrapped.jsonl` and return what was drawn, dropped and kept."""
     counts: Counter[str] = Counter()
+    labels = open_labels(run.schema, run.attribute_model)
 
     def records() -> Iterator[Conversation]:
         rows = zip(
@@ -151,7 +151,8 @@ def select(run: Bootstrap, number: int, folder: Path) -> dict[str, Any]:
                 counts["kept"] += 1
                 candidate = candidates[i]
                 assert candidate is not None
-                yield bootstrapped_record(prompt, i, number, samples[i]["text"], candidate, run.labelled_by)
+                who = labels.labelled_by(candidate.values)
+                yield bootstrapped_record(prompt, i, number, samples[i]["text"], candidate, who)
 
     write_conversations(folder / "bootstrapped.jsonl", records(), run.schema)
     dropped = {reason: counts[reason] for reason in DROPPED}

@@ -180,7 +180,7 @@ def bootstrapped_record(
     round_number: int,
     text: str,
     sample: ScoredSample,
-    labelled_by: str,
+    labelled_by: str | Mapping[str, str] | None,
 ) -> Conversation:
     """Return a sample as a record that is conditioned on what the attribute model sees in it.
 

@@ -29,6 +29,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
 from steerlm.errors import UserError
+from steerlm.scorers.labels import open_labels
 from steerlm.stages.bootstrap.before_after import compare, held_out_answers
 from steerlm.stages.bootstrap.data import Bootstrap, mix, sample, score, select, write_prompts
 from steerlm.stages.bootstrap.selection import Combinations, seen_combinations
@@ -43,7 +44,7 @@ def bootstrap(
     *,
     sft: TrainSftConfig,
     sft_model: Path,
-    attribute_model: Path,
+    attribute_model: Path | None,
     data: Path,
     validation: Path,
     schema: AttributeSchema,
@@ -58,7 +59,7 @@ def bootstrap(
         config: the recipe's section.
         sft: the section of the first fine-tuning; the second one is like it.
         sft_model: the steerable model to begin with.
-        attribute_model: labels the samples.
+        attribute_model: labels the samples; None where the schema's measures and classifiers say everything.
         data: annotated training conversations: their prompts are sampled, and their records mixed in.
         validation: annotated held-out conversations.
         schema: the attributes, those of both models and of the data.
@@ -77,14 +78,13 @@ def bootstrap(
             a plain baseline to bootstrap from, no sample left, or an `out` that holds something else.
     """
     combinations = _check(config, sft, sft_model, attribute_model, schema)
-    inputs = _inputs(config, sft, sft_model, attribute_model, data, validation, schema, seed, sources)
+    scorer = open_labels(schema, attribute_model).key
+    inputs = _inputs(config, sft, sft_model, scorer, data, validation, schema, seed, sources)
     claim(out / "inputs.json", inputs, otherwise="refuse", holds="a bootstrap")
-    scorer = fingerprint(attribute_model)
     run = Bootstrap(
         config,
         sft,
         attribute_model,
-        f"model:{scorer}",
         data,
         validation,
         schema,
@@ -116,7 +116,7 @@ def bootstrap(
 
 
 def _check(
-    config: BootstrapConfig, sft: TrainSftConfig, sft_model: Path, attribute_model: Path, schema: AttributeSchema
+    config: BootstrapConfig, sft: TrainSftConfig, sft_model: Path, attribute_model: Path | None, schema: AttributeSchema
 ) -> Combinations:
     """Refuse what cannot work before anything is computed; returns the combinations to ask for."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -124,13 +124,12 @@ def _check(
             "bootstrap samples and scores in one process: run it without accelerate launch or torchrun (for several "
             "devices: --ray), or give its round-1/training.jsonl to `steerlm train-sft` under them"
         )
-    info, scorer = load_info(sft_model), load_info(attribute_model)
+    info = load_info(sft_model)
     if info.kind != "sft" or not info.conditioning:
         raise UserError(f"{sft_model} was not trained with attributes; bootstrapping needs a model to ask for quality")
-    if scorer.kind == "sft":
+    if attribute_model is not None and load_info(attribute_model).kind == "sft":
         raise UserError(f"{attribute_model} is not an attribute model; give one that train-attribute-model wrote")
     schema.require_same(info.schema.signature, "the recipe", str(sft_model))
-    schema.require_same(scorer.schema.signature, "the recipe", str(attribute_model))
     if sft.labels == "human" or not sft.conditioning:
         raise UserError(
             "bootstrap conditions on the attribute model's values, which human labels are on another scale than; "
@@ -143,7 +142,7 @@ def _inputs(
     config: BootstrapConfig,
     sft: TrainSftConfig,
     sft_model: Path,
-    attribute_model: Path,
+    scorer: str,
     data: Path,
     validation: Path,
     schema: AttributeSchema,
@@ -158,7 +157,7 @@ def _inputs(
         "seed": seed,
         "sources": [source.model_dump(mode="json") for source in sources],
         "sft_model": fingerprint(sft_model),
-        "attribute_model": fingerprint(attribute_model),
+        "attribute_model": scorer,
         "data": digest_of_file(data),
         "validation": digest_of_file(validation),
     }

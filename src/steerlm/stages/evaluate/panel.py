@@ -17,6 +17,7 @@ from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
 from steerlm.results.evaluation import ScorerLabel
 from steerlm.scorers import measures
+from steerlm.scorers.dials import open_dials
 from steerlm.scorers.measures import Measure
 from steerlm.scorers.opening import Named, open_scorer
 from steerlm.scorers.protocol import Scorer, number
@@ -27,7 +28,7 @@ class Panelist:
     """A scorer with its place in an evaluation.
 
     Attributes:
-        id: `measure`, `attribute-model-<number>`, `classifier-<number>`, `judge` or `annotator`.
+        id: `dials`, `measure`, `attribute-model-<number>`, `classifier-<number>`, `judge` or `annotator`.
         scorer: what measures.
         schema: the attributes.
         independent: whether it had no part in labelling the training data.
@@ -70,7 +71,10 @@ def exact_measure(name: Literal["playground", "text", "none"]) -> Measure | None
 def make_panel(
     config: EvaluateConfig, schema: AttributeSchema, annotator: Path | None, models: Iterable[CheckpointInfo]
 ) -> list[Panelist]:
-    """Return the recipe's scorers: exact measures, further attribute models, classifiers, a judge; the annotator.
+    """Return who measures: what the schema names, exact measures, further attribute models, classifiers, a judge.
+
+    The attribute model that labelled comes last. An exact measure that says an attribute is the definition of its dial
+    and counts as independent; a classifier that says one labelled the data and does not.
 
     Args:
         config: names them.
@@ -91,8 +95,10 @@ def make_panel(
         named["judge"] = config.judge
     if annotator is not None:
         named["annotator"] = annotator
-    scorers = {id_: open_scorer(what, schema, config.precision) for id_, what in named.items()}
-    training = {scorer.who for id_, scorer in scorers.items() if id_ == "annotator"}
+    dials = open_dials(schema, config.precision)
+    scorers = {"dials" if number == 0 else f"dials-{number + 1}": scorer for number, scorer in enumerate(dials)}
+    scorers |= {id_: open_scorer(what, schema, config.precision) for id_, what in named.items()}
+    training = {scorer.who for id_, scorer in scorers.items() if id_ == "annotator" or id_.startswith("dials")}
     training |= {who for info in models for who in info.provenance.get("labelled_by", ())}
     return [
         Panelist(id_, scorer, schema, scorer.independent_of(training))

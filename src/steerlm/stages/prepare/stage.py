@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, NamedTuple, TypedDict
+from typing import IO, NamedTuple, NotRequired, TypedDict
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import PrepareConfig, SourceConfig
@@ -23,6 +23,7 @@ from steerlm.conversation import BadRecords, Conversation, to_json_line
 from steerlm.errors import UserError
 from steerlm.sources import read_source
 from steerlm.sources.draft import prompt_group
+from steerlm.stages.prepare.dials import FittedDials, fit_schema
 from steerlm.stages.prepare.leaks import NUM_WORDS, EvaluationPrompts, load_evaluation_prompts
 from steerlm.storage.files import atomic_writer, write_json
 from steerlm.storage.hash_set import HashSet, hash64
@@ -132,8 +133,10 @@ class PreparedReport(TypedDict):
     prompts_on_both_sides: int
     evaluation_prompts: dict[str, object]
     sources: dict[str, dict[str, object]]
+    labelled: dict[str, int]
     losses: list[str]
     warnings: list[str]
+    dials: NotRequired[FittedDials]
 
 
 class _Hashes(NamedTuple):
@@ -189,6 +192,8 @@ def prepare(config: PrepareConfig, schema: AttributeSchema, out: Path, seed: int
     finally:
         staging.unlink(missing_ok=True)
     report = _report(config, schema, seed, counts, prompts, staged, threshold)
+    if not all(attribute.learned for attribute in schema):
+        report["dials"] = fit_schema(out / "train.jsonl", schema, out)
     write_json(out / "report.json", report)
     return report
 
@@ -322,6 +327,7 @@ def _report(
             "near_leak": f"a user turn shares {NUM_WORDS} consecutive words with one",
         },
         "sources": {name: count.to_dict(schema) for name, count in counts.items()},
+        "labelled": {name: sum(count.labelled[name] for count in counts.values()) for name in schema.names},
         "losses": [f"{name}: {loss}" for name, count in counts.items() for loss in count.losses() if loss.count],
         "warnings": _warnings(counts, both, num_held_out),
     }

@@ -51,13 +51,20 @@ class LabelledTurn:
         return self.messages[-1].ratings or {}
 
 
-def labelled_turns(path: Path, schema: AttributeSchema) -> Iterator[LabelledTurn]:
-    """Stream the turns of a file that carry a human label (several ratings count as their mean).
+def labelled_turns(
+    path: Path, schema: AttributeSchema, data_schema: AttributeSchema | None = None
+) -> Iterator[LabelledTurn]:
+    """Stream the turns of a file that carry a label of people or a judge (several ratings count as their mean).
+
+    Args:
+        path: JSONL of conversations.
+        schema: the attributes that are learned.
+        data_schema: all attributes of the data; None: the same.
 
     Raises:
         UserError: as `read_conversations`.
     """
-    for conversation in read_conversations(path, schema):
+    for conversation in read_conversations(path, data_schema or schema):
         for index in conversation.assistant_turns:
             labels = _labels(conversation.messages[index], schema)
             if labels:
@@ -72,10 +79,13 @@ def labelled_turns(path: Path, schema: AttributeSchema) -> Iterator[LabelledTurn
 def _labels(message: Message, schema: AttributeSchema) -> dict[str, float | str]:
     labels: dict[str, float | str] = {}
     for attribute in schema:
+        judged = message.judged.get(attribute.name)
         if attribute.kind == "ordinal":
             label: float | str | None = message.target(attribute.name)
+            if label is None and isinstance(judged, int):
+                label = float(judged)
         else:
-            category = message.human_labels.get(attribute.name)
+            category = message.human_labels.get(attribute.name, judged)
             label = None if category is None else str(category)
         if label is not None:
             labels[attribute.name] = label
@@ -106,7 +116,13 @@ class AttributeData:
 
 
 def read_attribute_data(
-    path: Path, encoder: ConversationEncoder, kind: AttributeModelKind, max_length: int, *, keep_turns: bool
+    path: Path,
+    encoder: ConversationEncoder,
+    kind: AttributeModelKind,
+    max_length: int,
+    *,
+    keep_turns: bool,
+    data_schema: AttributeSchema | None = None,
 ) -> AttributeData:
     """Read and encode the labelled turns of a file.
 
@@ -116,6 +132,7 @@ def read_attribute_data(
         kind: regression (labels as numbers) or generative (labels as tokens behind the conversation).
         max_length: most tokens of an example, the label included; older exchanges are dropped to meet it.
         keep_turns: whether to keep the text, which a report needs and training does not.
+        data_schema: all attributes of the data; None: those that are learned.
 
     Raises:
         UserError: a malformed file, or no labelled turn in it that fits.
@@ -131,7 +148,7 @@ def read_attribute_data(
 
     def encoded() -> Iterator[tuple[list[int], LabelledTurn, list[float]]]:
         nonlocal num_too_long
-        for turn in labelled_turns(path, schema):
+        for turn in labelled_turns(path, schema, data_schema):
             ids = encode_for_scoring(encoder, turn.messages, room)
             if ids is None:
                 num_too_long += 1

@@ -77,7 +77,13 @@ _CUT_POINT_EXAMPLES = 4096
 
 
 def train_attribute_model(
-    config: TrainAttributeModelConfig, train_data: Path, validation: Path, schema: AttributeSchema, out: Path, seed: int
+    config: TrainAttributeModelConfig,
+    train_data: Path,
+    validation: Path,
+    schema: AttributeSchema,
+    out: Path,
+    seed: int,
+    data_schema: AttributeSchema | None = None,
 ) -> dict[str, Any]:
     """Train an attribute model and report on it.
 
@@ -85,10 +91,11 @@ def train_attribute_model(
         config: the recipe's section.
         train_data: JSONL of conversations; turns without human labels are passed over.
         validation: the same, held out; its loss picks the best weights.
-        schema: the attributes.
+        schema: the attributes that it learns.
         out: receives `model/` (a Hugging Face folder), `report.json`, `metrics.jsonl` and `checkpoints/`. Called again
             after an interruption, it goes on from the last checkpoint.
         seed: of everything random.
+        data_schema: all attributes of the data; None: the same.
 
     Returns:
         Numbers of turns, the course of the training, and per attribute n, error and correlation on validation data.
@@ -111,9 +118,13 @@ def train_attribute_model(
     model = _load_base(config, schema, readout)
     resize_embeddings(model, tokenizer, num_new)
     max_length = min(config.max_length, context_length(model, tokenizer))
-    learned = read_attribute_data(train_data, encoder, config.kind, max_length, keep_turns=False)
+    learned = read_attribute_data(
+        train_data, encoder, config.kind, max_length, keep_turns=False, data_schema=data_schema
+    )
     require_all_labelled(learned.labels_N_K, schema, train_data)
-    held_out = read_attribute_data(validation, encoder, config.kind, max_length, keep_turns=True)
+    held_out = read_attribute_data(
+        validation, encoder, config.kind, max_length, keep_turns=True, data_schema=data_schema
+    )
     report: dict[str, Any] = {
         "kind": config.kind,
         "base_model": base_name(config.base_model),

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steerlm.config import Recipe
+from steerlm.config import AnnotateConfig, Recipe
 from steerlm.conversation import read_conversations
 from steerlm.errors import UserError, needs_extra
 from steerlm.reporting.charts import ladders_file
@@ -77,6 +77,7 @@ def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, noti
     with needs_extra("report", "steerlm ablate"):  # asked before hours of training, not after
         import matplotlib  # noqa: F401
 
+    need_attribute_model(recipe, "ablate")
     rungs = chosen_rungs(names, recipe)
     quality = quality_names(recipe)
     shared = shared_run(recipe, out)
@@ -95,6 +96,15 @@ def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, noti
         write_text(out / "ablation.md", f"# Ablation: {recipe.name}\n\n{ladder(results)}\n{explain(results)}")
         write_text(out / "ablation.svg", ladders_file(results.rungs))
     return results
+
+
+def need_attribute_model(recipe: Recipe, command: str) -> None:
+    """Refuse a recipe whose attributes are not all said by an attribute model: the studies compare its labels."""
+    if recipe.train_attribute_model is None or not all(attribute.learned for attribute in recipe.schema_):
+        raise UserError(
+            f"steerlm {command} compares labels of an attribute model: the recipe needs a section train_attribute_model"
+            " and no measure or classifier under `attributes`"
+        )
 
 
 def shared_run(recipe: Recipe, out: Path) -> RunFolder:
@@ -156,14 +166,16 @@ def climb_rungs(climb: Climb) -> dict[str, RungRecord]:
     from steerlm.stages.train_attribute_model.stage import train_attribute_model
 
     recipe, seed, run = climb.run.recipe, climb.seed, climb.run
+    learning, annotating = recipe.train_attribute_model, recipe.annotate or AnnotateConfig()
+    assert learning is not None
     train, validation = climb.prepared / "train.jsonl", climb.prepared / "validation.jsonl"
     climb.execute(
         "train_attribute_model",
-        lambda out: train_attribute_model(recipe.train_attribute_model, train, validation, recipe.schema_, out, seed),
+        lambda out: train_attribute_model(learning, train, validation, recipe.schema_, out, seed),
     )
     if any(rung.labels == "predicted" for rung in climb.rungs):
         attribute_model = run.paths.attribute_model
-        climb.execute("annotate", lambda out: annotate(recipe.annotate, [train, validation], attribute_model, out))
+        climb.execute("annotate", lambda out: annotate(annotating, [train, validation], attribute_model, out))
     found = {}
     for rung in climb.rungs:
         record = climb.execute(rung.name, functools.partial(_rung, climb, rung))

@@ -45,6 +45,7 @@ from steerlm.studies.ablate.study import (
     climb_rungs,
     conditions_of,
     draws_of,
+    need_attribute_model,
     possible_rungs,
     prepare_shared,
     seed_run,
@@ -125,6 +126,7 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> Base
     rewarded = tuple(a.name for a in recipe.schema_.ordinal if a.best is not None)
     if not rewarded:
         raise UserError("no attribute of the recipe has a best end, so there is nothing to reward; set `best`")
+    need_attribute_model(recipe, "baselines")
     shared = shared_run(recipe, out)
     config = recipe.baselines or BaselinesConfig()
     with shared.lock():
