@@ -145,7 +145,22 @@ def test_only_rank_zero_writes(raw: dict[str, object], monkeypatch: pytest.Monke
     assert folder.done("prepare") is None
 
 
+QUALITY = {"name": "quality", "best": "max"}
+WARMTH = {"name": "warmth", "judge": {"ratings": 5}}
+
+
+def test_a_judge_without_an_attribute_model_is_refused(raw: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="'warmth': a judge's ratings teach an attribute model"):
+        build_recipe({**raw, "attributes": [WARMTH], "train_attribute_model": None})
+
+
 def test_stages_follow_the_recipe(raw: dict[str, object]) -> None:
     assert recipe_stages(build_recipe(raw)) == ["prepare", "train_attribute_model", "annotate", "train_sft", "evaluate"]
     full = build_recipe({**raw, "playground": {}, "bootstrap": {}, "refine": {}})
-    assert recipe_stages(full) == list(STAGES)
+    assert recipe_stages(full) == [stage for stage in STAGES if stage != "label"]
+    judged = build_recipe({**raw, "playground": {}, "bootstrap": {}, "refine": {}, "attributes": [QUALITY, WARMTH]})
+    assert recipe_stages(judged) == list(STAGES)
+    measured = {**raw, "attributes": [{"name": "length", "measure": "words"}]}
+    assert recipe_stages(build_recipe(measured)) == ["prepare", "annotate", "train_sft", "evaluate"]
+    labelled = {key: value for key, value in raw.items() if key != "train_attribute_model"}
+    assert recipe_stages(build_recipe(labelled)) == ["prepare", "train_sft", "evaluate"]

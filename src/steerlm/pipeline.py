@@ -128,6 +128,10 @@ def _require_labels(schema: AttributeSchema, report: PreparedReport) -> None:
             )
 
 
+def _label(run: RunFolder, out: Path) -> Mapping[str, Any]:
+    raise UserError("an attribute says `judge`, which this version cannot ask yet; name a measure or a classifier")
+
+
 def _train_attribute_model(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.train_attribute_model.stage import train_attribute_model
 
@@ -231,6 +235,7 @@ def _seed(run: RunFolder, config: Any) -> int:
 _WORK: dict[str, Callable[[RunFolder, Path], Mapping[str, Any]]] = {
     "playground": _playground,
     "prepare": _prepare,
+    "label": _label,
     "train_attribute_model": _train_attribute_model,
     "annotate": _annotate,
     "train_sft": _train_sft,

@@ -155,11 +155,21 @@ def _training_counts(where: str, part: Mapping[str, Any]) -> Iterator[tuple[str,
 
 
 def _prepared(summary: Mapping[str, Any]) -> str:
-    return f"{summary['train']['records']:,} records to train on, {summary['validation']['records']:,} held out"
+    lines = [f"{summary['train']['records']:,} records to train on, {summary['validation']['records']:,} held out"]
+    dials = summary.get("dials")
+    if dials is not None:
+        lines += [f"{n}: levels begin at {', '.join(f'{cut:g}' for cut in cuts)}" for n, cuts in dials["cuts"].items()]
+        lines += [
+            f"{name}: {count:,} of {dials['turns']:,} turns looked at do not define it; they train without it"
+            for name, count in dials["undefined"].items()
+        ]
+    return "\n".join(lines)
 
 
 def _annotated(summary: Mapping[str, Any]) -> str:
-    return "; ".join(f"{name}: {file['labelled']:,} turns labelled" for name, file in summary["files"].items())
+    lines = ["; ".join(f"{name}: {file['labelled']:,} turns labelled" for name, file in summary["files"].items())]
+    said = ", ".join(f"{name} by {who}" for name, who in summary.get("said_by", {}).items())
+    return "\n".join([*lines, *([said] if said else [])])
 
 
 def _trained(summary: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ class DialMeasures:
         UserError: no such measure.
     """
 
-    label = "exact measures that define their dials"
+    label = "the dial's own measure (exact)"
 
     def __init__(self, schema: AttributeSchema, attributes: Sequence[Attribute]) -> None:
         self._measured = [(attribute, find_measure(attribute.measure)) for attribute in attributes]

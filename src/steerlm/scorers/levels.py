@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
@@ -74,7 +75,8 @@ def _short_between(low: float, high: float) -> float:
     """Return the shortest decimal above `low` and up to `high`, nearest to their middle."""
     middle = (low + high) / 2
     for digits in range(17):
-        short = round(middle, digits)
+        scale = 10.0**digits
+        short = math.floor(middle * scale + 0.5) / scale  # half up: whole numbers between whole numbers
         if low < short <= high:
             return short
     return high

@@ -199,8 +199,10 @@ def _labeller(
     if schema is not None and cluster is not None:  # the workers load the models; this process may have no GPU
         return Labeller(config, open_labels(schema, None if model is None else model.resolve(), config.precision))
     scorer = None if model is None else load_attribute_model(model, config.precision)
-    labels = open_labels(schema or scorer.schema, model, config.precision, scorer)
-    return Labeller(config, labels)
+    if schema is None:
+        assert scorer is not None
+        schema = scorer.schema
+    return Labeller(config, open_labels(schema, model, config.precision, scorer))
 
 
 def _annotate_file(
