@@ -186,7 +186,7 @@ def _refine(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Mappin
     from steerlm.stages.refine.stage import refine
 
     assert run.recipe.refine is not None
-    data, validation = run.paths.splits("annotate")
+    data, validation = run.labelled
     return refine(
         run.recipe.refine,
         sft=run.recipe.train_sft,

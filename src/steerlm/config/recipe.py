@@ -382,6 +382,13 @@ class Recipe(Section):
 
     def _check_tellers(self, schema: AttributeSchema) -> None:
         """Refuse attributes whose value nobody will say."""
+        if self.refine is not None and (
+            self.train_attribute_model is None or not all(attribute.learned for attribute in schema)
+        ):
+            raise ValueError(
+                "refine weighs answers by what an attribute model says of them: it needs a section "
+                "train_attribute_model, and no measure or classifier under `attributes`"
+            )
         if self.train_attribute_model is None:
             for attribute in schema:
                 if attribute.said_by == "judge":
