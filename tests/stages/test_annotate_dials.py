@@ -13,6 +13,7 @@ from steerlm.stages.annotate.stage import annotate
 from tests.scorers.test_classifiers import save
 
 WORDS = {"name": "length", "measure": "words", "cuts": [3, 5]}
+QUALITY = {"name": "quality"}
 
 
 @pytest.fixture
@@ -54,12 +55,12 @@ def test_measures_and_classifiers_label_without_an_attribute_model(data: Path, t
 
 
 def test_one_teller_for_all_is_said_once(data: Path, tmp_path: Path) -> None:
-    annotate(AnnotateConfig(), [data], None, tmp_path / "out", schema=AttributeSchema.from_dict([WORDS, {"name": "quality"}]))
+    annotate(AnnotateConfig(), [data], None, tmp_path / "out", schema=AttributeSchema.from_dict([WORDS, QUALITY]))
     assert last_turns(tmp_path / "out" / "chats.jsonl")["c"].labelled_by == "measure:words"
 
 
 def test_other_cuts_label_anew(data: Path, tmp_path: Path) -> None:
     for cuts, level in (([3, 5], 2), ([6, 9], 0)):
-        schema = AttributeSchema.from_dict([WORDS | {"cuts": cuts}, {"name": "quality"}])
+        schema = AttributeSchema.from_dict([WORDS | {"cuts": cuts}, QUALITY])
         annotate(AnnotateConfig(), [data], None, tmp_path / "out", schema=schema)
         assert last_turns(tmp_path / "out" / "chats.jsonl")["c"].attributes == {"length": level}
