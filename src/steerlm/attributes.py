@@ -407,7 +407,7 @@ class AttributeSchema:
                     )
                 fields["categories"] = tuple(fields["categories"])
                 fields.setdefault("kind", "categorical")
-            _read_teller(row["name"], fields)
+            fields |= _teller_of(row["name"], fields)
             attributes.append(Attribute(**fields))
         return cls(tuple(attributes))
 
@@ -422,8 +422,9 @@ class AttributeSchema:
         return PRESETS[key]
 
 
-def _read_teller(name: object, fields: dict[str, Any]) -> None:
-    """Turn what a recipe says of who says the value into its typed form."""
+def _teller_of(name: object, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a recipe says of who says the value in its typed form."""
+    found: Mapping[str, Any] = {}
     for key, form, kind in (("classifier", ClassifierLabel, str), ("judge", JudgeShare, int)):
         raw = fields.get(key)
         if raw is None:
@@ -435,17 +436,16 @@ def _read_teller(name: object, fields: dict[str, Any]) -> None:
             if not isinstance(raw[k], kind) or isinstance(raw[k], bool) or not raw[k] or (kind is int and raw[k] < 0):
                 wanted = "text" if kind is str else "a positive whole number"
                 raise UserError(f"attribute {name!r}: {key}.{k} is {wanted}, got {raw[k]!r}")
-        fields[key] = form(**raw)
+        found = {**found, key: form(**raw)}
     cuts = fields.get("cuts")
     if cuts is None:
-        fields.pop("cuts", None)
-        return
+        return {**found, "cuts": ()}
     if not isinstance(cuts, (list, tuple)):
         raise UserError(f"attribute {name!r}: cuts are a list of rising numbers, got {cuts!r}")
-    fields["cuts"] = tuple(cuts)
     minimum = fields.get("minimum", 0)
     if cuts and "maximum" not in fields and isinstance(minimum, int):
-        fields["maximum"] = minimum + len(cuts)
+        found = {**found, "maximum": minimum + len(cuts)}
+    return {**found, "cuts": tuple(cuts)}
 
 
 def output_names(schema: AttributeSchema) -> tuple[str, ...]:

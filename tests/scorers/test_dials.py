@@ -14,7 +14,7 @@ from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.scorers.classifiers import ClassifierScorer
 from steerlm.scorers.dials import check_dials, fit_dials, open_dials, open_measures, tellers, without_own_measures
-from steerlm.scorers.labels import open_labels
+from steerlm.scorers.labelling import open_labels
 from steerlm.scorers.levels import quantile_cuts, score_of
 from tests.scorers.test_classifiers import save
 

@@ -29,7 +29,7 @@ from steerlm.config import AnnotateConfig
 from steerlm.conversation import Conversation, Message, parse_conversation, to_json_line
 from steerlm.errors import UserError
 from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
-from steerlm.scorers.labels import Labels, one_for_all, open_labels
+from steerlm.scorers.labelling import SchemaLabels, one_for_all, open_labels
 from steerlm.scorers.protocol import Scores
 from steerlm.stages.annotate.summary import summarise
 from steerlm.storage.ahead import read_ahead
@@ -151,7 +151,7 @@ class Labeller:
     """
 
     config: AnnotateConfig
-    labels: Labels
+    labels: SchemaLabels
 
     def parse(self, path: Path, lines: Sequence[Line]) -> list[Conversation]:
         """Return the records of the lines of a file.
@@ -323,7 +323,7 @@ def annotate_records(
 def labelled(
     records: Sequence[Conversation],
     scores: Sequence[Scores | None],
-    scorer: Labels | LoadedAttributeModel,
+    scorer: SchemaLabels | LoadedAttributeModel,
     keep: bool = False,
 ) -> list[Conversation]:
     """Return the records with the scores of all their assistant turns, as labels.
@@ -347,12 +347,12 @@ def labelled(
     ]
 
 
-def _label(message: Message, scores: Scores | None, scorer: Labels | LoadedAttributeModel, keep: bool) -> Message:
+def _label(message: Message, scores: Scores | None, scorer: SchemaLabels | LoadedAttributeModel, keep: bool) -> Message:
     human = message.stated_labels or None  # ratings stay as they are
     scores = scores or {}
     values: dict[str, Value] = scorer.values(scores) if scores else {}
     said = {name: scorer.who if isinstance(scorer.who, str) else scorer.who[name] for name in values}
-    if isinstance(scorer, Labels):
+    if isinstance(scorer, SchemaLabels):
         # what people said stays where nothing else says it, or where it is not to be replaced
         kept = {
             n: v for n, v in message.human_labels.items() if scorer.schema[n].learned and (keep or n not in scorer.who)

@@ -17,7 +17,7 @@ import numpy as np
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Message, Score
 from steerlm.generation.engine import LocalEngine, Request, Sampling, load_engine
-from steerlm.scorers.labels import Labels, open_labels
+from steerlm.scorers.labelling import SchemaLabels, open_labels
 from steerlm.stages.bootstrap.selection import Combinations, predicted_quality
 from steerlm.stages.evaluate.sweeping import Prompt, read_prompts
 from steerlm.statistics.estimates import FloatArray, Weights, cluster_bootstrap, mean
@@ -65,7 +65,7 @@ def held_out_answers(
         for asked, pool in (("best", combinations.best), ("any", combinations.all))
     ]
     engine: LocalEngine | None = None
-    scorer: Labels | None = None
+    scorer: SchemaLabels | None = None
 
     def work(chunk: list[tuple[Prompt, str, Mapping[str, Value]]]) -> list[Any]:
         nonlocal engine, scorer
@@ -79,7 +79,7 @@ def held_out_answers(
 
 def _answer(
     engine: LocalEngine,
-    scorer: Labels,
+    scorer: SchemaLabels,
     asks: Sequence[tuple[Prompt, str, Mapping[str, Value]]],
     sampling: Sampling,
 ) -> list[Row]:

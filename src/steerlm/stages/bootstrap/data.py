@@ -19,7 +19,7 @@ from steerlm.conversation import Conversation, Message, Score, read_conversation
 from steerlm.errors import UserError
 from steerlm.generation.opening import open_engine
 from steerlm.generation.requests import Engine, Request, Sampling
-from steerlm.scorers.labels import Labels, open_labels
+from steerlm.scorers.labelling import SchemaLabels, open_labels
 from steerlm.stages.bootstrap.prompts import draw_prompts, prompt_items
 from steerlm.stages.bootstrap.selection import DROPPED, Combinations, ScoredSample, bootstrapped_record, defects, keep
 from steerlm.storage.cluster import Cluster
@@ -93,7 +93,7 @@ def sample(run: Bootstrap, number: int, model: Path, folder: Path) -> None:
 
 def score(run: Bootstrap, folder: Path) -> None:
     """Write `scored.jsonl`: per sample why it is dropped, or its scores and the values they stand for."""
-    scorer: Labels | None = None
+    scorer: SchemaLabels | None = None
     attribute_model = None if run.attribute_model is None else run.attribute_model.resolve()
 
     def work(chunk: list[tuple[Conversation, Any]]) -> list[Any]:

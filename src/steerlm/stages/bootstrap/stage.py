@@ -29,7 +29,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
 from steerlm.errors import UserError
-from steerlm.scorers.labels import open_labels
+from steerlm.scorers.labelling import open_labels
 from steerlm.stages.bootstrap.before_after import compare, held_out_answers
 from steerlm.stages.bootstrap.data import Bootstrap, mix, sample, score, select, write_prompts
 from steerlm.stages.bootstrap.selection import Combinations, seen_combinations

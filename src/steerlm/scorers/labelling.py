@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Labels:
+class SchemaLabels:
     """Says the values of a schema's attributes, each by who says it.
 
     Attributes:
@@ -114,7 +114,7 @@ def open_labels(
     model: Path | None,
     precision: Precision = "auto",
     loaded: LoadedAttributeModel | None = None,
-) -> Labels:
+) -> SchemaLabels:
     """Return what says the values of a schema.
 
     Args:
@@ -130,7 +130,7 @@ def open_labels(
 
     learned = schema.learned
     if model is None or learned is None:
-        return Labels(schema, None, "", precision)
+        return SchemaLabels(schema, None, "", precision)
     theirs = load_info(model).schema if loaded is None else loaded.schema
     learned.require_same(theirs.signature, "the recipe", str(model))
-    return Labels(schema, model, fingerprint(model) if loaded is None else loaded.fingerprint, precision, loaded)
+    return SchemaLabels(schema, model, fingerprint(model) if loaded is None else loaded.fingerprint, precision, loaded)
