@@ -201,6 +201,24 @@ def _refine(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Mappin
     )
 
 
+def _contrast(run: RunFolder, out: Path) -> Mapping[str, Any]:
+    from steerlm.stages.contrast.stage import contrast
+
+    assert run.recipe.contrast is not None
+    data, validation = run.paths.splits("annotate")
+    return contrast(
+        run.recipe.contrast,
+        sft=run.recipe.train_sft,
+        steerable_model=_model_before(run, "contrast"),
+        attribute_model=run.paths.attribute_model,
+        data=data,
+        validation=validation,
+        schema=run.recipe.schema_,
+        out=out,
+        seed=run.recipe.seed,
+    )
+
+
 def _model_before(run: RunFolder, stage: str) -> Path:
     """Return the steerable model that a stage starts from."""
     stages = tuning_stages(run.recipe)
@@ -241,6 +259,7 @@ _WORK: dict[str, Callable[[RunFolder, Path], Mapping[str, Any]]] = {
     "train_sft": _train_sft,
     "bootstrap": _bootstrap,
     "refine": _refine,
+    "contrast": _contrast,
     "evaluate": _evaluate,
 }
 _ON_CLUSTER = {"annotate": _annotate, "bootstrap": _bootstrap, "refine": _refine}

@@ -40,6 +40,7 @@ STAGES = (
     "train_sft",
     "bootstrap",
     "refine",
+    "contrast",
     "evaluate",
 )
 """Every stage in order: module, subcommand (with hyphens), recipe section and run folder share the word."""
@@ -88,7 +89,7 @@ def _cpu_name() -> str:
     return f"{values.get('model name', 'unknown')} ({', '.join(known)})"
 
 
-TUNING = ("train_sft", "bootstrap", "refine")
+TUNING = ("train_sft", "bootstrap", "refine", "contrast")
 """Those that each publish a steerable model, the later ones starting from the one before."""
 
 
@@ -126,7 +127,7 @@ class RunPaths:
         return self.stage(stage) / "done.json"
 
     def report(self, stage: str) -> Path:
-        """What `train_attribute_model`, `bootstrap` or `refine` found."""
+        """What `train_attribute_model` or a stage of `TUNING` found."""
         return self.stage(stage) / "report.json"
 
     def splits(self, stage: str) -> tuple[Path, Path]:

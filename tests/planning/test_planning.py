@@ -125,6 +125,20 @@ def test_a_refinement_is_planned(raw: dict[str, Any], tmp_path: Path) -> None:
     assert cost().seconds is None
 
 
+def test_a_contrast_is_planned(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))
+    raw["contrast"] = {}
+    once, again = (
+        next(cost for cost in planned(raw | {"contrast": {"epochs": epochs}}).stages if cost.stage == "contrast")
+        for epochs in (1, 3)
+    )
+    assert once.seconds is not None
+    assert again.seconds is not None
+    assert once.tokens is not None
+    assert again.tokens == pytest.approx(2 * once.tokens)
+    assert again.seconds > once.seconds
+
+
 @pytest.mark.parametrize("shape", [None, "narrow", "wide"])
 def test_the_speed_of_a_layer_is_measured_for_any_shape(shape: str | None, tmp_path: Path) -> None:
     from transformers import AutoConfig

@@ -135,6 +135,12 @@ def _counts(stage: str, summary: Mapping[str, Any]) -> Iterator[tuple[str, str, 
                 groups.get("too_few_responses", 0),
                 row.get("requests", 0),
             )
+    elif stage == "contrast":
+        training = summary["training"]
+        pairs = training["train_pairs"] + training["validation_pairs"] + training["too_long"]
+        yield "pairs", "pairs longer than max_length", training["too_long"], pairs
+        for name, part in summary["pairs"].items():
+            yield name, "answers without labels", part["unlabelled"], part["unlabelled"] + 2 * part["prompts"]
     elif stage == "bootstrap":
         for row in summary["rounds"]:
             where = f"round {row['round']}"
@@ -186,14 +192,29 @@ def _bootstrapped(summary: Mapping[str, Any]) -> str:
 def _refined(summary: Mapping[str, Any]) -> str:
     rounds = []
     for row in summary["rounds"]:
-        error = row["held_out"]["error"]["mean"]
         rounds.append(
             f"round {row['round']}: {row['groups']['train']:,} groups, {row['training']['effective_responses']:.1f} "
             f"answers of each carry the weight; KL(w||b) {row['divergence_before']:.3f} -> "
-            f"{row['training']['validation_loss']:.3f}; error of the dials {error['before']['value']:.3f} -> "
-            f"{error['after']['value']:.3f} levels, by the attribute model"
+            f"{row['training']['validation_loss']:.3f}; {_error_text(row['held_out'])}"
         )
     return "\n".join(rounds)
+
+
+def _contrasted(summary: Mapping[str, Any]) -> str:
+    pairs = summary["pairs"]["train"]
+    before, after = (100 * summary["own_header"][when]["value"] for when in ("before", "after"))
+    return (
+        f"{pairs['goals']:,} pairs of {pairs['prompts']:,} prompts; answers likelier behind their own headers "
+        f"{before:.1f} % -> {after:.1f} %; {_error_text(summary['held_out'])}"
+    )
+
+
+def _error_text(held_out: Mapping[str, Any]) -> str:
+    error = held_out["error"]["mean"]
+    return (
+        f"error of the dials {error['before']['value']:.3f} -> {error['after']['value']:.3f} levels, by the attribute "
+        "model"
+    )
 
 
 _KEPT = {
@@ -203,4 +224,5 @@ _KEPT = {
     "train_sft": _trained,
     "bootstrap": _bootstrapped,
     "refine": _refined,
+    "contrast": _contrasted,
 }

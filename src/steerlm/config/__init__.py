@@ -1,5 +1,6 @@
 """The recipe: typed, strict, YAML in, resolved copy out. One section per stage; import all of them from here."""
 
+from steerlm.config.contrast import ContrastConfig as ContrastConfig
 from steerlm.config.evaluate import ClassifierConfig as ClassifierConfig
 from steerlm.config.evaluate import EvaluateConfig as EvaluateConfig
 from steerlm.config.evaluate import JudgeScorerConfig as JudgeScorerConfig

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from steerlm.attributes import AttributeSchema
+from steerlm.config.contrast import ContrastConfig
 from steerlm.config.evaluate import EvaluateConfig
 from steerlm.config.refine import RefineConfig
 from steerlm.config.section import EngineName, Section
@@ -336,6 +337,7 @@ class Recipe(Section):
     train_sft: TrainSftConfig
     bootstrap: BootstrapConfig | None = None
     refine: RefineConfig | None = None
+    contrast: ContrastConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     baselines: BaselinesConfig | None = None
 
@@ -369,11 +371,12 @@ class Recipe(Section):
                     "train_sft.conditioning is false, but bootstrapping needs a model to ask for quality: set it to "
                     "true, or leave bootstrap out (--set bootstrap=null)"
                 )
-        if self.refine is not None and not self.train_sft.conditioning:
-            raise ValueError(
-                "train_sft.conditioning is false, but refine needs a model with dials: set it to true, or leave the "
-                "section out (--set refine=null)"
-            )
+        for name in ("refine", "contrast"):
+            if getattr(self, name) is not None and not self.train_sft.conditioning:
+                raise ValueError(
+                    f"train_sft.conditioning is false, but {name} needs a model with dials: set it to true, or leave "
+                    f"the section out (--set {name}=null)"
+                )
         names = [source.name for source in self.prepare.sources]
         for name in names:
             if names.count(name) > 1:

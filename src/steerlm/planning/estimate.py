@@ -9,7 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from steerlm.config import BootstrapConfig, PlaygroundConfig, Recipe, RefineConfig, TrainingSection, scoring_tokens
+from steerlm.config import (
+    BootstrapConfig,
+    ContrastConfig,
+    PlaygroundConfig,
+    Recipe,
+    RefineConfig,
+    TrainingSection,
+    scoring_tokens,
+)
 from steerlm.planning.architectures import Architecture
 from steerlm.planning.devices import DEVICES, Machines, this_machine
 from steerlm.planning.inputs import (
@@ -129,6 +137,8 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         result.stages.append(worker.bootstrap(recipe.bootstrap, recipe.train_sft, model))
     if recipe.refine is not None:
         result.stages.append(worker.refinement(recipe.refine, recipe.train_sft, model))
+    if recipe.contrast is not None:
+        result.stages.append(worker.contrast(recipe.contrast, recipe.train_sft, model))
     if recipe.train_sft.conditioning:
         result.stages.append(worker.evaluation(recipe, model))
     if data is not None:
@@ -320,6 +330,22 @@ class _Estimator:
         peak = max(memory, again, key=lambda one: one.total)
         tokens = round(sampled + trained)
         return StageCost("refine", tokens, shape.parameters, peak, seconds, None, peak.gib <= self.room)
+
+    def contrast(self, config: ContrastConfig, sft: TrainingSection, shape: Architecture | None) -> StageCost:
+        """Cost of two passes over pairs of answers, one of them training: at most what the data's answers make."""
+        if shape is None or not self.sized:
+            return StageCost("contrast", None, None if shape is None else shape.parameters)
+        prompt = self.data.tokens_per_record * (1 - self.data.response_share)
+        pair = prompt + 2 * self.data.tokens_per_record * self.data.response_share
+        # how many answers a prompt has is not known: two each make a pair of every other record, under two goals
+        tokens = self.data.records * pair
+        step = self.step(sft, True)
+        budget = config.tokens_per_batch or sft.tokens_per_batch
+        memory = training_memory(shape, step, budget)
+        seconds = training_seconds(shape, step, self.machines, tokens * config.epochs, budget)
+        seconds += scoring_seconds(shape, self.machines, tokens, self.data.length)
+        total = round(tokens * (1 + config.epochs))
+        return StageCost("contrast", total, shape.parameters, memory, seconds, None, memory.gib <= self.room)
 
     def evaluation(self, recipe: Recipe, shape: Architecture | None) -> StageCost:
         """Cost of sampling the answers of all sweeps, once per model."""

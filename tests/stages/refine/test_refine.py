@@ -150,7 +150,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, target: str, call: int) -> None:
         *(pytest.param("os.fsync", call, marks=pytest.mark.slow) for call in (4, 11)),
         pytest.param("steerlm.stages.refine.tuning.log_probabilities", 1, marks=pytest.mark.slow),
         pytest.param("steerlm.stages.refine.data.write_groups", 2, marks=pytest.mark.slow),
-        pytest.param("steerlm.stages.refine.stage.compare", 1, marks=pytest.mark.slow),
+        pytest.param("steerlm.stages.refine.held_out.compare", 1, marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_ends_the_same(

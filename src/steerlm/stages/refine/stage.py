@@ -25,15 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.attributes import AttributeSchema, Value
-from steerlm.checkpoint.models import CheckpointInfo, fingerprint, load_info
+from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import RefineConfig, TrainSftConfig
 from steerlm.errors import UserError
 from steerlm.generation.engine import Sampling
 from steerlm.sources.response_groups import read_groups, write_groups
-from steerlm.stages.bootstrap.before_after import compare, held_out_answers
-from steerlm.stages.bootstrap.selection import Combinations
 from steerlm.stages.bootstrap.stage import publish
-from steerlm.stages.evaluate.sweeping import seen_combinations
 from steerlm.stages.refine.data import (
     HELD_OUT,
     Refinement,
@@ -46,6 +43,7 @@ from steerlm.stages.refine.data import (
     weigh,
     write_requests,
 )
+from steerlm.stages.refine.held_out import HeldOut, require_models
 from steerlm.stages.refine.tuning import tune_on_groups
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.cluster import Cluster
@@ -130,42 +128,30 @@ def _check(
             "refine samples and scores in one process: run it without accelerate launch or torchrun (for several "
             "devices: --ray)"
         )
-    info = require_steerable(steerable_model, schema)
-    scorer = load_info(attribute_model)
-    if scorer.kind == "sft":
-        raise UserError(f"{attribute_model} is not an attribute model; give one that train-attribute-model wrote")
-    schema.require_same(scorer.schema.signature, "the recipe", str(attribute_model))
+    _, requests = require_models(steerable_model, attribute_model, schema)
     if response_model is not None:
         other = load_info(response_model)
         if other.kind != "sft":
             raise UserError(f"refine.response_model: {response_model} is a {other.kind} attribute model")
         schema.require_same(other.schema.signature, "the recipe", str(response_model))
-    known = seen_combinations(info.label_statistics, schema)
-    complete = [setting for setting, _ in known if len(setting) == len(schema)]
-    requests = tuple(complete or [setting for setting, _ in known if setting])
-    if not requests:
-        raise UserError(f"{steerable_model} lists no labels of its training: there is no setting to ask for")
     return requests
-
-
-def require_steerable(model: Path, schema: AttributeSchema) -> CheckpointInfo:
-    """Return what a checkpoint says of itself.
-
-    Raises:
-        UserError: it has no dials, or those of another schema.
-    """
-    info = load_info(model)
-    if info.kind != "sft" or not info.conditioning:
-        raise UserError(f"{model} was not trained with attributes; give a steerable model, as train-sft writes it")
-    schema.require_same(info.schema.signature, "the recipe", str(model))
-    return info
 
 
 def _round(run: Refinement, number: int, model: Path) -> dict[str, object]:
     """Sample, score, weigh, train, compare; each part is skipped where its result exists."""
-    folder = run.out / f"round-{number}"
-    before = held_out_of(run, number - 1, model)
-    if run.config.groups is None:
+    folder, config = run.out / f"round-{number}", run.config
+    held_out = HeldOut(
+        run.out / "held_out",
+        run.attribute_model,
+        run.validation,
+        run.schema,
+        run.requests,
+        Sampling(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
+        config.batch_size,
+        run.seed,
+    )
+    before = held_out.answers(number - 1, model)
+    if config.groups is None:
         write_requests(run, number, folder)
         sample(run, number, model, folder)
         score(run, folder)
@@ -173,7 +159,7 @@ def _round(run: Refinement, number: int, model: Path) -> dict[str, object]:
         weigh(run, folder, "steered", model, header=True)
         sampled = gather(run, folder)
     else:
-        sampled = _split(run, run.config.groups, folder)
+        sampled = _split(run, config.groups, folder)
     files = [folder / "train.jsonl", folder / "validation.jsonl"]
     course = tune_on_groups(
         training_section(run, model),
@@ -185,13 +171,13 @@ def _round(run: Refinement, number: int, model: Path) -> dict[str, object]:
         run.seed + number,
         {"round": number, "groups": [digest_of_file(file)[:16] for file in files]},
     )
-    after = held_out_of(run, number, folder / "train" / "model")
+    after = held_out.answers(number, folder / "train" / "model")
     report = {
         "round": number,
         **sampled,
         "divergence_before": divergence(files[1], run.schema),
         "training": course,
-        "held_out": compare(before, after, run.schema, quality_of(run.schema)),
+        "held_out": held_out.compare(before, after),
     }
     write_json(folder / "report.json", report)
     return report
@@ -215,25 +201,3 @@ def _split(run: Refinement, groups: Path, folder: Path) -> dict[str, object]:
         chosen = (group for i, group in numbered if (i % HELD_OUT == 0) == wanted)
         counts[name] = write_groups(folder / f"{name}.jsonl", chosen, run.schema)
     return {"groups": counts}
-
-
-def quality_of(schema: AttributeSchema) -> tuple[str, ...]:
-    """Return the attributes that have a best end."""
-    return tuple(attribute.name for attribute in schema.ordinal if attribute.best is not None)
-
-
-def held_out_of(run: Refinement, number: int, model: Path) -> list[Any]:
-    """Return the model's scored answers to held-out prompts after round `number` (0: before the first)."""
-    config = run.config
-    best = run.schema.validate({**run.schema.defaults, **{n: run.schema[n].best_value for n in quality_of(run.schema)}})
-    return held_out_answers(
-        run.out / "held_out" / f"round-{number}.jsonl",
-        model=model,
-        attribute_model=run.attribute_model,
-        prompts=run.validation,
-        schema=run.schema,
-        combinations=Combinations(run.requests, (best,), True),
-        sampling=Sampling(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
-        batch_size=config.batch_size,
-        seed=run.seed,
-    )

@@ -1,0 +1,1 @@
+"""Attribute-conditioned preference training: pairs of annotated answers, each under both goals."""
