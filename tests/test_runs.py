@@ -158,7 +158,9 @@ def test_stages_follow_the_recipe(raw: dict[str, object]) -> None:
     assert recipe_stages(build_recipe(raw)) == ["prepare", "train_attribute_model", "annotate", "train_sft", "evaluate"]
     full = build_recipe({**raw, "playground": {}, "bootstrap": {}, "refine": {}, "contrast": {}})
     assert recipe_stages(full) == [stage for stage in STAGES if stage != "label"]
-    judged = build_recipe({**raw, "playground": {}, "bootstrap": {}, "refine": {}, "contrast": {}, "attributes": [QUALITY, WARMTH]})
+    judged = build_recipe(
+        {**raw, "playground": {}, "bootstrap": {}, "refine": {}, "contrast": {}, "attributes": [QUALITY, WARMTH]}
+    )
     assert recipe_stages(judged) == list(STAGES)
     measured = {**raw, "attributes": [{"name": "length", "measure": "words"}]}
     assert recipe_stages(build_recipe(measured)) == ["prepare", "annotate", "train_sft", "evaluate"]

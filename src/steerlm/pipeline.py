@@ -191,10 +191,10 @@ def _refine(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Mappin
         run.recipe.refine,
         sft=run.recipe.train_sft,
         steerable_model=_model_before(run, "refine"),
-        attribute_model=run.paths.attribute_model,
+        attribute_model=run.annotator,
         data=data,
         validation=validation,
-        schema=run.recipe.schema_,
+        schema=run.schema,
         out=out,
         seed=run.recipe.seed,
         cluster=cluster,
@@ -205,15 +205,15 @@ def _contrast(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.contrast.stage import contrast
 
     assert run.recipe.contrast is not None
-    data, validation = run.paths.splits("annotate")
+    data, validation = run.labelled
     return contrast(
         run.recipe.contrast,
         sft=run.recipe.train_sft,
         steerable_model=_model_before(run, "contrast"),
-        attribute_model=run.paths.attribute_model,
+        attribute_model=run.annotator,
         data=data,
         validation=validation,
-        schema=run.recipe.schema_,
+        schema=run.schema,
         out=out,
         seed=run.recipe.seed,
     )

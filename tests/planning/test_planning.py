@@ -117,8 +117,8 @@ def test_a_refinement_is_planned(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["refine"] |= {"rounds": 2, "requests_per_prompt": 3}
     more = cost()
     assert once.seconds is not None
-    assert more.seconds is not None
-    assert more.seconds == pytest.approx(6 * once.seconds)
+    assert once.tokens is not None
+    assert more.tokens == pytest.approx(6 * once.tokens, rel=1e-4)
     raw["refine"] |= {"samples_per_prompt": 400}
     assert cost().memory_gib > more.memory_gib, "a group is never taken apart"  # type: ignore[operator]
     raw["refine"] |= {"groups": "groups.jsonl", "rounds": 1}
@@ -133,10 +133,8 @@ def test_a_contrast_is_planned(raw: dict[str, Any], tmp_path: Path) -> None:
         for epochs in (1, 3)
     )
     assert once.seconds is not None
-    assert again.seconds is not None
     assert once.tokens is not None
     assert again.tokens == pytest.approx(2 * once.tokens)
-    assert again.seconds > once.seconds
 
 
 @pytest.mark.parametrize("shape", [None, "narrow", "wide"])

@@ -261,7 +261,7 @@ class Tuning(NamedTuple, Generic[ConfigT]):
     config: ConfigT
     sft: TrainSftConfig
     model: Path
-    attribute_model: Path
+    attribute_model: Path | None
     data: Path
     validation: Path
     schema: AttributeSchema
@@ -278,7 +278,9 @@ def tuning_of(arguments: argparse.Namespace, model: type[ConfigT], stage: str) -
 
     start, out = needed(arguments, "sft_model"), needed(arguments, "out")
     info = steerable_model(start, "--sft-model")
-    scorer = attribute_model(needed(arguments, "attribute_model"), "--attribute-model")
+    scorer = None
+    if info.schema.learned is not None:
+        scorer = attribute_model(needed(arguments, "attribute_model"), "--attribute-model")
     data, validation = (existing_file(needed(arguments, name), f"--{name}") for name in ("data", "validation"))
     for_sft = [pair for pair in arguments.overrides if pair.startswith("train_sft.")]
     own = [pair for pair in arguments.overrides if pair not in for_sft]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -32,14 +31,11 @@ class RefineConfig(Section):
         gt=0,
         description="Of the Beta distribution around a regression's score, which says how likely a level is.",
     )
-    measure: Literal["playground", "text", "none"] = Field(
-        "none", description="Exact measure that takes the attribute model's place for the attributes it knows."
-    )
     kernel: float = Field(
         0.0,
         ge=0,
-        description="Width in levels of the Gaussian kernel that says how likely a level is to a measured value; 0: "
-        "the level it is, and no other.",
+        description="Of attributes that are measured: width in levels of the Gaussian kernel that says how likely a "
+        "level is to what was measured; 0: the level it is, and no other.",
     )
     response_model: Path | None = Field(
         None,

@@ -31,6 +31,7 @@ from steerlm.checkpoint.models import fingerprint
 from steerlm.config import ContrastConfig, TrainSftConfig
 from steerlm.errors import UserError
 from steerlm.generation.engine import Sampling
+from steerlm.scorers.labelling import open_labels
 from steerlm.stages.bootstrap.stage import publish
 from steerlm.stages.contrast.pairs import GoalPair, pair_items, write_pairs
 from steerlm.stages.refine.held_out import HeldOut, require_models
@@ -53,7 +54,7 @@ def contrast(
     *,
     sft: TrainSftConfig,
     steerable_model: Path,
-    attribute_model: Path,
+    attribute_model: Path | None,
     data: Path,
     validation: Path,
     schema: AttributeSchema,
@@ -66,7 +67,8 @@ def contrast(
         config: the recipe's section.
         sft: the section of the fine-tuning; this one is like it, where `config` says nothing else.
         steerable_model: the model to begin with, and the reference.
-        attribute_model: judges answers to held-out prompts before and after; its labels are in the data.
+        attribute_model: judges answers to held-out prompts before and after; its labels are in the data. None where
+            the measures and classifiers of the schema say everything.
         data: annotated training conversations, with several answers to a prompt.
         validation: the same, held out.
         schema: the attributes.
@@ -91,7 +93,7 @@ def contrast(
             "schema": schema.to_dict(),
             "seed": seed,
             "steerable_model": fingerprint(steerable_model),
-            "attribute_model": fingerprint(attribute_model),
+            "attribute_model": open_labels(schema, attribute_model).key,
             "data": digest_of_file(data),
             "validation": digest_of_file(validation),
         },

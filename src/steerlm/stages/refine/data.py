@@ -19,16 +19,15 @@ from scipy.special import entr, softmax
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.batching.groups import EncodedGroup, GroupedExamples
 from steerlm.config import RefineConfig, TrainSftConfig
-from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
+from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
 from steerlm.errors import UserError
 from steerlm.generation.opening import open_engine
 from steerlm.generation.requests import Engine, Request, Sampling
-from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
+from steerlm.scorers.labelling import SchemaLabels, open_labels
 from steerlm.scorers.likelihoods import log_likelihood
 from steerlm.sources.response_groups import ResponseGroup, WeighedResponse, read_groups, write_groups
 from steerlm.stages.bootstrap.prompts import draw_prompts, prompt_items
 from steerlm.stages.bootstrap.selection import defects
-from steerlm.stages.evaluate.panel import exact_measure
 from steerlm.stages.refine.tuning import Data, Likelihoods, encode_response
 from steerlm.stages.train_sft import SftStart
 from steerlm.storage.cluster import Cluster
@@ -57,7 +56,7 @@ class Refinement:
 
     config: RefineConfig
     sft: TrainSftConfig
-    attribute_model: Path
+    attribute_model: Path | None
     data: Path
     validation: Path
     schema: AttributeSchema
@@ -129,13 +128,13 @@ def sample(run: Refinement, number: int, model: Path, folder: Path) -> None:
 
 def score(run: Refinement, folder: Path) -> None:
     """Write `scored.jsonl`: per response why it is dropped, or log P(a|x,y) and the scores it comes from."""
-    scorer: LoadedAttributeModel | None = None
-    attribute_model, config = run.attribute_model.resolve(), run.config
-    measure = exact_measure(config.measure)
+    scorer: SchemaLabels | None = None
+    attribute_model = None if run.attribute_model is None else run.attribute_model.resolve()
+    kernels = {attribute.name: run.config.kernel for attribute in run.schema if attribute.said_by == "measure"}
 
     def work(chunk: list[tuple[Conversation, Any]]) -> list[Any]:
         nonlocal scorer
-        scorer = scorer or load_attribute_model(attribute_model)
+        scorer = scorer or open_labels(run.schema, attribute_model)
         rows: list[Any] = []
         waiting: list[tuple[Any, dict[str, Value], list[Message]]] = []
         for request, row in chunk:
@@ -145,20 +144,14 @@ def score(run: Refinement, folder: Path) -> None:
                     turns = [*request.messages, Message("assistant", sampled["text"])]
                     waiting.append((result, _requested(run, request), turns))
             rows.append({"id": request.id, "samples": found})
-        for (result, requested, turns), scores in zip(
-            waiting, scorer.score([turns for _, _, turns in waiting]), strict=True
-        ):
-            if scores is None:
+        found_scores = scorer.score([turns for _, _, turns in waiting])
+        for (result, requested, _), scores in zip(waiting, found_scores, strict=True):
+            if scores is None or any(name not in scores for name in requested):
                 result["dropped"] = "unscorable"
                 continue
-            measured = {} if measure is None else measure(turns)
-            exact = {name: Score(measured[name], 0.0) for name in run.schema.names if name in measured}
-            kernels = dict.fromkeys(exact, config.kernel)
-            found_scores = {**scores, **exact}
-            result["log_likelihood"] = round(
-                log_likelihood(run.schema, requested, found_scores, config.concentration, kernels), 4
-            )
-            result["scores"] = {name: found_scores[name].rounded().to_dict() for name in requested}
+            likelihood = log_likelihood(run.schema, requested, scores, run.config.concentration, kernels)
+            result["log_likelihood"] = round(likelihood, 4)
+            result["scores"] = {name: scores[name].rounded().to_dict() for name in requested}
         return rows
 
     map_lines(

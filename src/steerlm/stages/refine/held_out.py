@@ -17,7 +17,7 @@ from steerlm.stages.evaluate.sweeping import seen_combinations
 
 
 def require_models(
-    steerable_model: Path, attribute_model: Path, schema: AttributeSchema
+    steerable_model: Path, attribute_model: Path | None, schema: AttributeSchema
 ) -> tuple[CheckpointInfo, tuple[Mapping[str, Value], ...]]:
     """Return what the steerable model says of itself, and the settings that its training labels support.
 
@@ -26,15 +26,16 @@ def require_models(
     Raises:
         UserError: a model of another kind or schema, or one without labels.
     """
-    info, scorer = load_info(steerable_model), load_info(attribute_model)
+    info = load_info(steerable_model)
     if info.kind != "sft" or not info.conditioning:
         raise UserError(
             f"{steerable_model} was not trained with attributes; give a steerable model, as train-sft writes it"
         )
-    if scorer.kind == "sft":
+    if attribute_model is not None and load_info(attribute_model).kind == "sft":
         raise UserError(f"{attribute_model} is not an attribute model; give one that train-attribute-model wrote")
     schema.require_same(info.schema.signature, "the recipe", str(steerable_model))
-    schema.require_same(scorer.schema.signature, "the recipe", str(attribute_model))
+    if attribute_model is None and schema.learned is not None:
+        raise UserError(f"no attribute model says {', '.join(schema.learned.names)}; give one")
     known = seen_combinations(info.label_statistics, schema)
     complete = [setting for setting, _ in known if len(setting) == len(schema)]
     settings = tuple(complete or [setting for setting, _ in known if setting])
@@ -55,7 +56,7 @@ class HeldOut:
     """
 
     folder: Path
-    attribute_model: Path
+    attribute_model: Path | None
     prompts: Path
     schema: AttributeSchema
     settings: tuple[Mapping[str, Value], ...]

@@ -29,6 +29,7 @@ from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import RefineConfig, TrainSftConfig
 from steerlm.errors import UserError
 from steerlm.generation.engine import Sampling
+from steerlm.scorers.labelling import open_labels
 from steerlm.sources.response_groups import read_groups, write_groups
 from steerlm.stages.bootstrap.stage import publish
 from steerlm.stages.refine.data import (
@@ -56,7 +57,7 @@ def refine(
     *,
     sft: TrainSftConfig,
     steerable_model: Path,
-    attribute_model: Path,
+    attribute_model: Path | None,
     data: Path,
     validation: Path,
     schema: AttributeSchema,
@@ -70,7 +71,7 @@ def refine(
         config: the recipe's section.
         sft: the section of the fine-tuning; a round is trained like it, where `config` says nothing else.
         steerable_model: the model to begin with.
-        attribute_model: says log P(a|x,y).
+        attribute_model: says log P(a|x,y); None where the measures and classifiers of the schema say everything.
         data: training conversations, whose prompts are answered.
         validation: held-out conversations: before and after are compared on their prompts.
         schema: the attributes, those of both models.
@@ -94,7 +95,7 @@ def refine(
         "schema": schema.to_dict(),
         "seed": seed,
         "steerable_model": fingerprint(steerable_model),
-        "attribute_model": fingerprint(attribute_model),
+        "attribute_model": open_labels(schema, attribute_model).key,
         "response_model": fingerprint(prior),
         "data": digest_of_file(data),
         "validation": digest_of_file(validation),
@@ -120,7 +121,7 @@ def refine(
 
 
 def _check(
-    steerable_model: Path, attribute_model: Path, response_model: Path | None, schema: AttributeSchema
+    steerable_model: Path, attribute_model: Path | None, response_model: Path | None, schema: AttributeSchema
 ) -> tuple[Mapping[str, Value], ...]:
     """Refuse what cannot work before anything is computed; returns the settings that can be asked for."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
