@@ -34,6 +34,8 @@ RECIPE = Path(__file__).with_name("recipe.yaml")
 MAX_LENGTH = 512
 ALPHAS = np.logspace(1, 5, 9)
 FOLDS = 5
+BLOCK = 4096
+"""Texts embedded between two writes of the cache, from which an interrupted run goes on."""
 
 Floats = NDArray[np.float64]
 
@@ -119,8 +121,9 @@ def cached_embeddings(texts: Sequence[str], encoder: Path, cache: Path) -> NDArr
         with np.load(cache, allow_pickle=False) as stored:
             known = dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-    if missing:
-        known |= zip(missing, embed(list(missing.values()), encoder, "embeddings"), strict=True)
+    order = sorted(missing, key=lambda key: len(missing[key]))
+    for block in (order[i : i + BLOCK] for i in range(0, len(order), BLOCK)):
+        known |= zip(block, embed([missing[key] for key in block], encoder, "embeddings"), strict=True)
         with atomic_writer(cache) as stream:
             np.savez(stream, keys=np.array(list(known)), vectors=np.stack(list(known.values())))
     return np.stack([known[key] for key in keys])

@@ -8,4 +8,5 @@ here=recipes/real_input
 "$bin/steerlm" run $here/recipe.yaml --force  # some labels are nearly constant: to be shown, not to be used
 "$bin/python" $here/baselines.py
 "$bin/python" $here/measure.py
+"$bin/python" $here/causes.py
 "$bin/python" $here/write_results.py

@@ -228,6 +228,35 @@ def attribute_section(results: Mapping[str, Any]) -> list[str]:
     return out
 
 
+_MIRRORED = {"value": "value", "low": "high", "high": "low"}
+
+
+def causes_section(results: Mapping[str, Any]) -> list[str]:
+    """What each part of the head is worth, alone and left out."""
+    variants, remedies = results["variants"], results["remedies"]
+
+    def row(name: str, said: str) -> list[str]:
+        found = [variants[name]["error_ratio"]]
+        return [said, *(number(x, 3) for x in found), "-" if name in ("plain", "full") else change(name)]
+
+    def change(name: str) -> str:
+        return number(variants[name]["against"], 3, True)
+
+    rows = [row("plain", "first token of the last layer, one output per attribute, no lengths")]
+    rows += [row(f"plain with {name}", f"… with: {said}") for name, said in remedies.items()]
+    rows += [row("full", "all of these together: what the stage fits")]
+    rows += [row(f"full without {name}", f"… without: {said}") for name, said in remedies.items()]
+    return [
+        "### What each part is worth",
+        "",
+        "Ridge regression on the frozen encoder's features, fitted to all training rows, on "
+        f"{results['test_rows']} test rows: root mean squared error over that of the mean, averaged over attributes "
+        "and sources. The last column is the change against the plain, or the full, head (below zero: less error).",
+        "",
+        *table(["head", "error over that of the mean", "change"], rows),
+    ]
+
+
 def annotated_section(results: Mapping[str, Any]) -> list[str]:
     """Three unlabelled sets, annotated."""
     sets = results["distributions"]
@@ -250,6 +279,7 @@ def annotated_section(results: Mapping[str, Any]) -> list[str]:
             )
     preferences = results["hh_rlhf_preferences"]
     ranks = results["open_assistant_ranks"]
+    shorter = {key: 1 - preferences["longer"]["share_better"][other] for key, other in _MIRRORED.items()}
     pairs = [
         [
             "longer response" if name == "longer" else name,
@@ -258,6 +288,7 @@ def annotated_section(results: Mapping[str, Any]) -> list[str]:
         ]
         for name in [*names, "longer"]
     ]
+    pairs.append(["shorter response", percent({**preferences["longer"]["share_better"], **shorter}), "-"])
     return [
         "## Annotated sets",
         "",
@@ -367,6 +398,7 @@ def render(folder: Path) -> str:
         "",
         *data_section(load("data")),
         *attribute_section(load("attribute_model")),
+        *(causes_section(load("causes")) if (folder / "causes.json").is_file() else []),
         *_of_an_earlier_run(load("attribute_model"), load("annotated")),
         *annotated_section(load("annotated")),
         *pipeline_section(load("pipeline")),

@@ -138,7 +138,8 @@ def _train_attribute_model(run: RunFolder, out: Path) -> Mapping[str, Any]:
     config, schema = run.recipe.train_attribute_model, run.schema
     assert config is not None
     assert schema.learned is not None
-    return train_attribute_model(config, *run.taught, schema.learned, out, _seed(run, config), schema)
+    sources = run.recipe.prepare.sources
+    return train_attribute_model(config, *run.taught, schema.learned, out, _seed(run, config), schema, sources)
 
 
 def _annotate(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Mapping[str, Any]:

@@ -151,6 +151,23 @@ def test_the_speed_of_a_layer_is_measured_for_any_shape(shape: str | None, tmp_p
     assert 1e6 < layer_speed(model) < 1e15
 
 
+def test_a_head_in_closed_form_is_one_reading_of_the_data(raw: dict[str, Any], tmp_path: Path) -> None:
+    from transformers import BertConfig
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    BertConfig(**sizes, vocab_size=300).save_pretrained(tmp_path / "bert")
+    raw["train_attribute_model"] |= {"base_model": str(tmp_path / "bert"), "epochs": 4}
+    fitted = next(cost for cost in planned(raw).stages if cost.stage == "train_attribute_model")
+    raw["train_attribute_model"]["head_only"] = False
+    tuned = next(cost for cost in planned(raw).stages if cost.stage == "train_attribute_model")
+    assert fitted.tokens is not None
+    assert tuned.tokens == pytest.approx(4 * fitted.tokens, rel=0.01)
+    assert fitted.memory is not None
+    assert tuned.memory is not None
+    assert fitted.memory.gradients == 0 < tuned.memory.gradients
+    assert fitted.largest_batch is None
+
+
 def test_a_process_on_a_cpu_takes_memory_of_its_own(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))
     recipe = build_recipe(raw)

@@ -40,10 +40,27 @@ def test_features_are_unit_means_of_the_response_and_its_lengths() -> None:
 
 def test_the_pooling_is_what_the_encoder_s_own_configuration_says(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "num_hidden_layers": 12}))
-    assert Readout.of(str(tmp_path)) == Readout("mean", (6, 8, 10, 12))
+    assert Readout.of(str(tmp_path)) == Readout("mean+sum", (6, 8, 10, 12))
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
-    assert Readout.of(str(tmp_path)).pooling == "cls"
+    assert Readout.of(str(tmp_path)).pooling == "cls+sum"
+
+
+def test_of_a_decoder_sums_and_the_last_token_are_read_in_as_many_layers_as_can_be_solved_for(tmp_path: Path) -> None:
+    def of(hidden: int, depth: int) -> Readout:
+        shape = {"model_type": "llama", "num_hidden_layers": depth, "hidden_size": hidden}
+        (tmp_path / "config.json").write_text(json.dumps(shape))
+        return Readout.of(str(tmp_path), causal=True)
+
+    assert of(640, 18) == Readout("sum+last", (0, 6, 12, 18))
+    assert of(128, 3) == Readout("sum+last", (0, 1, 2, 3))
+    assert of(4096, 32) == Readout("sum+last", (32,))
+    ids = torch.tensor([[1, 5, 2, 7, 8, 7, 3], [1, 2, 9, 3, 0, 0, 0]])
+    states = {layer: torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(layer)) for layer in (0, 2)}
+    found = Readout("sum+last", (0, 2)).read(states, ids, (ids != 0).long(), CONTROL)
+    for row, places in ((0, [3, 4, 5]), (1, [2])):
+        sums = [states[layer][row, places].sum(dim=0) for layer in (0, 2)]
+        torch.testing.assert_close(found[row, :18], torch.cat([*sums, states[2][row, (6, 3)[row]]]))
 
 
 def test_a_head_comes_back_from_its_file(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_dead_features_are_named() -> None:
     readout = Readout("mean", (3, 6))
     fitted = fit_all(features, table, SCHEMA, sources, groups, {})
     assert dead_warnings(fitted, readout, hidden_size=4) == [
-        "1 of 12 features never vary and count for nothing: dimension 0 of layer 6"
+        "1 of 12 features never vary and count for nothing: dimension 0 of the mean of layer 6"
     ]
 
 

@@ -124,6 +124,9 @@ def encoder_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         attention_probs_dropout_prob=0.0,
     )
     BertForSequenceClassification(config).save_pretrained(folder)
+    (folder / "modules.json").write_text("[]")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
     return folder
 
 
@@ -148,18 +151,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return train, write(folder / "validation.jsonl", dialogues(80, 1, everything))
 
 
-@pytest.fixture(scope="module", params=["regression", "generative", "encoder", "head"])
+@pytest.fixture(scope="module", params=["regression", "generative", "encoder", "head", "tuned"])
 def run(
     request: pytest.FixtureRequest, base: Path, encoder_base: Path, data: tuple[Path, Path], tmp_path_factory: Any
 ) -> tuple[str, Path, dict[str, Any]]:
     """One training per form, on partial labels."""
     out = tmp_path_factory.mktemp("run")
     if request.param == "encoder":
-        config = settings(encoder_base, epochs=20, learning_rate=2e-3, head_only=False)
+        config = settings(encoder_base, epochs=20, learning_rate=2e-3, readout="last")
     elif request.param == "head":
         config = settings(encoder_base)
+    elif request.param == "tuned":
+        config = settings(base, epochs=4)
     else:
-        config = settings(base, kind=request.param, epochs=9)
+        config = settings(base, kind=request.param, epochs=9, readout="last")
     return request.param, out, train_attribute_model(config, *data, SCHEMA, out, 0)
 
 
@@ -206,6 +211,11 @@ def test_report_holds_what_the_issue_asks_for(run: tuple[str, Path, dict[str, An
     assert sum(row["quality"]["n"] for row in report["sources"].values()) == 100
     assert report["train"]["turns"] == 690
     assert sum(report["train"]["labels"].values()) == 2 * 690, "every labelled turn lacks one attribute"
+    if kind == "tuned":
+        assert {row["used"] for row in report["fits"]} <= {"ridge", "tuned"}
+        assert "tuned" in {row["used"] for row in report["fits"]}
+        assert 0.8 < report["coverage"]["all"] < 0.98
+        assert (out / "model" / "frozen" / "model.safetensors").is_file()
     if kind == "head":
         assert report["training"]["steps"] == 0
         assert {row["source"] for row in report["fits"] if row["attribute"] == "quality"} == {None, "b", "c"}
@@ -228,9 +238,10 @@ def test_model_folder_is_an_ordinary_one(run: tuple[str, Path, dict[str, Any]]) 
     config = json.loads((out / "model" / "config.json").read_text())
     if kind == "generative":
         assert config["architectures"] == ["LlamaForCausalLM"]
-    elif kind == "head":
-        assert config["architectures"] == ["BertModel"]
+    elif kind in ("head", "tuned"):
+        assert config["architectures"] == ["BertModel" if kind == "head" else "LlamaModel"]
         assert (out / "model" / "head.safetensors").is_file()
+        assert (out / "model" / "1_Pooling" / "config.json").is_file() == (kind == "head"), "as sentence-transformers"
     else:
         assert config["problem_type"] == "regression"
         assert list(config["id2label"].values()) == ["quality", "length", "lang=en", "lang=de"]
@@ -470,9 +481,41 @@ def test_a_file_of_another_schema_is_an_error(base: Path, tmp_path: Path, data: 
         train_attribute_model(settings(base), *data, other, tmp_path / "out", 0)
 
 
-def test_a_closed_form_head_needs_an_encoder(base: Path, tmp_path: Path, data: tuple[Path, Path]) -> None:
-    with pytest.raises(UserError, match="head_only needs kind: regression and an encoder"):
-        train_attribute_model(settings(base, head_only=True), *data, SCHEMA, tmp_path / "out", 0)
+@pytest.mark.parametrize("changes", [{"kind": "generative"}, {"readout": "last"}, {"lora": {}}])
+def test_a_closed_form_head_needs_its_readout(
+    changes: dict[str, Any], base: Path, tmp_path: Path, data: tuple[Path, Path]
+) -> None:
+    with pytest.raises(UserError, match="head_only needs kind: regression and readout: auto"):
+        train_attribute_model(settings(base, head_only=True, **changes), *data, SCHEMA, tmp_path / "out", 0)
+
+
+@pytest.mark.parametrize("case", ["few", "constant", "one group", "forty attributes"])
+def test_strange_data_give_a_model_and_no_nonsense(case: str, base: Path, tmp_path: Path) -> None:
+    names = [f"a{i}" for i in range(40 if case == "forty attributes" else 2)]
+    schema = AttributeSchema(tuple(Attribute(name) for name in names))
+    rng = random.Random(0)
+    records = []
+    for i in range(4 if case == "few" else 60):
+        quality = rng.randint(0, 4)
+        labels: dict[str, int | str] = {
+            name: 3 if case == "constant" else quality for name in names if rng.random() < 0.8
+        }
+        reply = Message("assistant", QUALITY[quality], attributes=labels or {names[0]: quality})
+        group = "same" if case == "one group" else str(i)
+        records.append(Conversation(str(i), (Message("user", "so"), reply), "s", group))
+    records.append(
+        Conversation(
+            "all", (Message("user", "so"), Message("assistant", "fair", attributes=dict.fromkeys(names, 2))), "s", "all"
+        )
+    )
+    train = write(tmp_path / "t.jsonl", records, schema)
+    validation = write(tmp_path / "v.jsonl", records[-20:], schema)
+    train_attribute_model(settings(base, max_steps=2), train, validation, schema, tmp_path / "out", 0)
+    [row] = load_attribute_model(tmp_path / "out" / "model", "fp32").score([records[0].messages])
+    assert row is not None
+    for name in names:
+        assert -2 < row[name].mean < 6
+        assert 0 <= row[name].std < 6
 
 
 @pytest.mark.parametrize("changes", [{"lora": {"quantize_4bit": True}}, {"lora": {}, "fsdp": True}])
@@ -541,10 +584,12 @@ def test_minilm_can_be_trained_on(tmp_path: Path, data: tuple[Path, Path]) -> No
 
 
 def test_the_card_of_an_exported_head_gives_the_same_scores(
-    encoder_base: Path, tmp_path: Path, data: tuple[Path, Path]
+    run: tuple[str, Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    train_attribute_model(settings(encoder_base), *data, SCHEMA, tmp_path / "out", 0)
-    export(tmp_path / "out" / "model", tmp_path / "exported")
+    kind, out, _ = run
+    if kind not in ("head", "tuned"):
+        pytest.skip("their cards are tested with the exports")
+    export(out / "model", tmp_path / "exported", dtype="float32")
     card = (tmp_path / "exported" / "README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
     said = "the great four then"

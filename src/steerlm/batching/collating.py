@@ -101,6 +101,37 @@ def collate_regression(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[s
     }
 
 
+def collate_responses(rows: Sequence[Sequence[Example]], pad_id: int) -> dict[str, Tensor]:
+    """Return what `collate_regression` does, and of every example its tokens: `tokens` and `present` (B * M, T), and
+    `token_places`, where they are (b * T + t)."""
+    batch = collate_regression(rows, pad_id)
+    layouts = [lay_out([example.input_ids for example in row]) for row in rows]
+    width = batch["places"].shape[1]
+    none = np.empty(0, dtype=np.int32)
+    spare = [[none] * (width - len(row)) for row in rows]
+    ids = [ids for row, fill in zip(rows, spare, strict=True) for ids in [*(e.input_ids for e in row), *fill]]
+    places = token_places(layouts, width)
+    tokens, present = pad_tokens(ids, pad_id)
+    return {**batch, "tokens": tokens, "present": present, "token_places": places}
+
+
+def token_places(layouts: Sequence[Layout], width: int | None = None) -> Tensor:
+    """Return where the tokens of every sequence are (N, T): b * T + t; 0 behind its end.
+
+    Args:
+        width: sequences of a row, where those that are missing count as empty; None: only those that are there.
+    """
+    longest = max(len(layout.input_ids) for layout in layouts)
+    rows: list[IntArray] = []
+    for b, layout in enumerate(layouts):
+        rows += [place + b * longest for place in layout.places]
+        rows += [np.empty(0, np.int64)] * (0 if width is None else width - len(layout.places))
+    places = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for place, row in zip(places, rows, strict=True):
+        place[: len(row)] = row
+    return torch.from_numpy(places)
+
+
 def _num_tokens(rows: Sequence[Sequence[Example]]) -> Tensor:
     """Return the tokens of all examples, each counted in full."""
     return torch.tensor(sum(len(example.input_ids) for row in rows for example in row))

@@ -122,9 +122,19 @@ def describe_scoring(info: CheckpointInfo, name: str) -> str:
 
 
 def _describe_head(info: CheckpointInfo, name: str, readout: Mapping[str, object], has_categories: bool) -> str:
-    """Say how an encoder with a head of its own is asked: nothing but a few lines of code stands between them."""
-    mean = readout["pooling"] == "mean"
-    vector = "states[layer][0, first : last + 1].mean(0)" if mean else "states[layer][0, 0]"
+    """Say how a model with a head of its own is asked: nothing but a few lines of code stands between them."""
+    layers = readout["layers"]
+    assert isinstance(layers, list | tuple)
+    vectors = {
+        "mean": f"[normal(states[layer][0, first : last + 1].mean(0), dim=-1) for layer in {list(layers)}]",
+        "cls": f"[normal(states[layer][0, 0], dim=-1) for layer in {list(layers)}]",
+        "sum": f"[states[layer][0, first : last + 1].sum(0) for layer in {list(layers)}]",
+        "last": f"[states[{layers[-1]}][0, -1]]",
+    }
+    loaded, bodies = [f'model = AutoModel.from_pretrained("{name}").eval()'], "(model,)"
+    if readout.get("tuned"):
+        loaded.append(f'frozen = AutoModel.from_pretrained("{name}", subfolder="frozen").eval()')
+        bodies = "(frozen, model)"
     lines = [
         "import torch",
         "from safetensors import safe_open",
@@ -132,7 +142,7 @@ def _describe_head(info: CheckpointInfo, name: str, readout: Mapping[str, object
         "from transformers.utils import cached_file",
         "",
         f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
-        f'model = AutoModel.from_pretrained("{name}").eval()',
+        *loaded,
         f'with safe_open(cached_file("{name}", "head.safetensors"), "pt") as file:',
         '    weight, bias = file.get_tensor("weight"), file.get_tensor("bias")',
         'messages = [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]',
@@ -141,12 +151,15 @@ def _describe_head(info: CheckpointInfo, name: str, readout: Mapping[str, object
         f"markup = torch.isin(ids, torch.tensor({readout['control_ids']}))",
         "last = int((~markup).nonzero()[-1])  # the response ends here,",
         "first = int(markup[:last].nonzero()[-1]) + 1  # and begins here",
-        "with torch.no_grad():",
-        "    states = model(**inputs, output_hidden_states=True).hidden_states",
-        f"vectors = [torch.nn.functional.normalize({vector}, dim=-1) for layer in {readout['layers']}]",
         "said = ids[first : last + 1]",
         "lengths = torch.tensor([len(said), len(ids), int(markup.sum())]).log1p()",
-        "features = torch.cat([*vectors, lengths, torch.tensor([len(said.unique()) / len(said)])])",
+        "normal, features = torch.nn.functional.normalize, []",
+        f"for body in {bodies}:",
+        "    with torch.no_grad():",
+        "        states = body(**inputs, output_hidden_states=True).hidden_states",
+        *[f"    features += {vectors[pooling]}" for pooling in str(readout["pooling"]).split("+")],
+        "    features += [lengths, torch.tensor([len(said.unique()) / len(said)])]",
+        "features = torch.cat(features)",
         "outputs = (weight @ features + bias).tolist()",
         "scores, levels = {}, {}",
         "for row in model.config.attribute_outputs:",
@@ -156,7 +169,7 @@ def _describe_head(info: CheckpointInfo, name: str, readout: Mapping[str, object
     return (
         "It scores the last message of a conversation, which must be the assistant's, and reads what was said before "
         f"it:\n\n```python\n{code}\n```\n\n"
-        "Its head reads several layers of the encoder over the tokens of the response, which servers such as vLLM's "
+        "Its head reads several layers of the model over the tokens of the response, which servers such as vLLM's "
         "`classify` cannot express: they put a head on one position of the last layer.\n\n"
         f"{_outputs(info)}"
     )

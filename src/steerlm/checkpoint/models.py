@@ -303,12 +303,15 @@ def save_model(
     info: CheckpointInfo,
     card: str,
     files: Mapping[str, bytes] | None = None,
+    parts: Mapping[str, PreTrainedModel] | None = None,
 ) -> None:
     """Write a checkpoint folder that appears whole or not at all.
 
     Args:
         folder: where; an existing folder is replaced.
         tokenizer: with its template; what ends a response ends generation.
+        files: further files by name.
+        parts: further models, each in a folder of that name.
     """
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.eos_token_id = ending_ids(tokenizer)
@@ -319,5 +322,8 @@ def save_model(
         tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
         for name, content in (files or {}).items():
+            (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(content)
+        for name, part in (parts or {}).items():
+            part.save_pretrained(partial / name)
         save_info(partial, info)

@@ -175,12 +175,16 @@ def _prepared(summary: Mapping[str, Any]) -> str:
 def _annotated(summary: Mapping[str, Any]) -> str:
     lines = ["; ".join(f"{name}: {file['labelled']:,} turns labelled" for name, file in summary["files"].items())]
     said = ", ".join(f"{name} by {who}" for name, who in summary.get("said_by", {}).items())
-    return "\n".join([*lines, *([said] if said else [])])
+    spreads = ", ".join(f"{name} {spread:.2f}" for name, spread in summary.get("spread", {}).items() if spread)
+    lines += [said] if said else []
+    return "\n".join([*lines, *([f"usual distance of a score from a rating: {spreads}"] if spreads else [])])
 
 
 def _trained(summary: Mapping[str, Any]) -> str:
     training = summary.get("training", summary)
     loss = training.get("validation_loss")
+    if not training["steps"]:
+        return f"head fitted in closed form to {summary['train']['turns']:,} rated turns"
     return f"{training['steps']:,} steps" + ("" if loss is None else f", held-out loss {loss:.4f}")
 
 

@@ -175,8 +175,21 @@ class TrainAttributeModelConfig(TrainingSection):
     )
     head_only: bool | None = Field(
         None,
-        description="Fit the head in closed form and leave the base model as it is: a minute on a CPU, encoders only. "
-        "null: for every encoder.",
+        description="Stop once the head is fitted in closed form, and leave the base model as it is: a minute or a few "
+        "on a CPU. null: for every encoder.",
+    )
+    readout: Literal["auto", "last"] = Field(
+        "auto",
+        description="What the head reads: auto = several layers over the response; last = one position of the last "
+        "layer, trained by gradient steps alone, which servers such as vLLM's classify can express; so with lora, "
+        "fsdp or deepspeed.",
+    )
+    label_count_power: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="An attribute of a source counts in fine-tuning by its number of labels to this power "
+        "(0: all alike; 1: by their number).",
     )
     anchors: dict[str, str] = Field(
         {}, description="Attribute: the source whose use of the scale is the common one, where several rate it."

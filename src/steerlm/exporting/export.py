@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from steerlm.checkpoint.card_usage import attribute_outputs
 from steerlm.checkpoint.info import CheckpointInfo, save_info
 from steerlm.checkpoint.model_card import Publication, model_card
-from steerlm.checkpoint.models import load_tokenizer, quiet
+from steerlm.checkpoint.models import load_encoder, load_tokenizer, quiet
 from steerlm.checkpoint.weights import fingerprint, whole_folder
 from steerlm.errors import UserError
 from steerlm.exporting.chat_templates import guarded
@@ -32,7 +32,7 @@ from steerlm.exporting.locating import Found, base_model, find, is_hub_id
 from steerlm.exporting.results import accuracy_rows, curves_png, steering_rows
 from steerlm.exporting.weights import Dtype, load_merged
 from steerlm.scorers.attribute_models import context_length
-from steerlm.scorers.heads import HEAD_FILE
+from steerlm.scorers.heads import FROZEN, HEAD_FILE
 from steerlm.storage.files import read_json, write_json
 from steerlm.template import ConversationEncoder, installed_template
 
@@ -95,6 +95,9 @@ def export(
             tokenizer.save_pretrained(partial)
         if (found.weights / HEAD_FILE).is_file():
             shutil.copyfile(found.weights / HEAD_FILE, partial / HEAD_FILE)
+        if (found.weights / FROZEN).is_dir():
+            with quiet():
+                load_encoder(found.weights / FROZEN).to(loaded.dtype).save_pretrained(partial / FROZEN)
         _tidy(partial / "tokenizer_config.json")
         info = dataclasses.replace(found.info, provenance=_public(found.info.provenance))
         save_info(partial, info)

@@ -90,6 +90,7 @@ class Architecture:
         body: parameters without embeddings and output embeddings.
         tied: whether the output embeddings are the embeddings.
         gated: whether the feed-forward layers have a gate (three matrices instead of two).
+        encoder: whether its tokens see those after them.
     """
 
     layers: int
@@ -102,6 +103,7 @@ class Architecture:
     body: int
     tied: bool
     gated: bool
+    encoder: bool = False
 
     @property
     def embedding(self) -> int:
@@ -149,7 +151,7 @@ def count_parameters(config: PretrainedConfig) -> int:
 def architecture(config: PretrainedConfig) -> Architecture:
     """Read the shape of a model from its Hugging Face configuration; parameters are counted on the meta device."""
     import torch
-    from transformers import AutoModel
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModel
 
     with torch.device("meta"):
         model = AutoModel.from_config(config)
@@ -169,6 +171,7 @@ def architecture(config: PretrainedConfig) -> Architecture:
         body=total - int(text.vocab_size) * hidden,
         tied=bool(getattr(text, "tie_word_embeddings", True)),
         gated=any(name.endswith("gate_proj") for name in names),
+        encoder=type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False),
     )
 
 

@@ -7,7 +7,7 @@ Validates all that can be validated without computing (`planning.inputs`), then 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from steerlm.config import (
     BootstrapConfig,
@@ -15,6 +15,7 @@ from steerlm.config import (
     PlaygroundConfig,
     Recipe,
     RefineConfig,
+    TrainAttributeModelConfig,
     TrainingSection,
     scoring_tokens,
 )
@@ -128,7 +129,7 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
     attribute_model, model = shapes.get("train_attribute_model"), shapes["train_sft"]
     if (learned := recipe.train_attribute_model) is not None and "train_attribute_model" in stages:
         head = learned.kind == "generative"
-        result.stages.append(worker.training("train_attribute_model", learned, attribute_model, head))
+        result.stages.append(worker.labels(learned, attribute_model, head))
         if recipe.annotate is not None:
             tokens = recipe.annotate.tokens_per_batch or scoring_tokens(worker.machines.device.cpu, head)
             result.stages.append(worker.annotation(attribute_model, tokens))
@@ -254,6 +255,16 @@ class _Estimator:
             largest_batch(shape, step, self.machines.device.memory_gib, min(_LEAST_BATCH, section.tokens_per_batch)),
             memory.gib <= self.room,
         )
+
+    def labels(self, section: TrainAttributeModelConfig, shape: Architecture | None, head: bool) -> StageCost:
+        """Cost of the attribute model: its head in closed form reads the data once, fine-tuning trains on them."""
+        closed = section.head_only
+        if closed is None:
+            closed = shape is not None and shape.encoder and section.lora is None and section.readout == "auto"
+        if head or not closed or shape is None:
+            return self.training("train_attribute_model", section, shape, head)
+        read = self.annotation(shape, section.tokens_per_batch)
+        return replace(read, stage="train_attribute_model", parameters=shape.parameters_without_head)
 
     def playground(self, world: PlaygroundConfig) -> StageCost:
         """Cost of pretraining the base model of the playground."""

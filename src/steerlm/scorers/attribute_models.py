@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steerlm.attributes import Attribute, AttributeSchema, Value, output_slices
 from steerlm.batching.batches import sorted_batches
-from steerlm.batching.collating import last_places, pad_layouts, pad_tokens
+from steerlm.batching.collating import last_places, pad_layouts, pad_tokens, token_places
 from steerlm.batching.model_inputs import model_inputs
 from steerlm.batching.ragged_attention import RAGGED
 from steerlm.batching.shared_prompts import (
@@ -58,7 +58,8 @@ from steerlm.errors import UserError
 from steerlm.scorers.cut_points import halves, level_of
 from steerlm.scorers.features import Readout
 from steerlm.scorers.generative import decode_labels, label_steps, longest_label
-from steerlm.scorers.heads import Head, load_head
+from steerlm.scorers.heads import FROZEN, Head, load_head
+from steerlm.scorers.level_curves import LevelCurve
 from steerlm.scorers.protocol import Scores, Turn
 from steerlm.template import ConversationEncoder
 
@@ -174,7 +175,7 @@ class LoadedAttributeModel:
         return {attribute.name: self._value(attribute, scores[attribute.name]) for attribute in self.schema}
 
     def _value(self, attribute: Attribute, score: Score) -> Value:
-        if score.probabilities is None:
+        if score.probabilities is None or attribute.name in self.cuts:
             return level_of(attribute, score.mean, self.cuts.get(attribute.name) or halves(attribute))
         # max keeps the first of equals: the lowest level
         return max(attribute.levels, key=lambda level: score.probabilities[str(level)])  # type: ignore[index]
@@ -272,14 +273,17 @@ def load_attribute_model(path: str | Path, precision: Precision = "auto") -> Loa
         )
     tokenizer = load_tokenizer(path)
     head = load_head(path)
+    frozen: PreTrainedModel | None = None
     if info.kind == "generative":
         model = load_causal_lm(path, precision=precision)
     elif head is not None and head.readout is not None:
         model = load_encoder(path, precision)
+        if (path / FROZEN).is_dir():
+            frozen = load_encoder(path / FROZEN, precision).to(default_device())
     else:
         model = load_sequence_classifier(path, precision=precision)
     return loaded_attribute_model(
-        model.to(default_device()), tokenizer, info, fingerprint(path), precision, describe_folder(path), head
+        model.to(default_device()), tokenizer, info, fingerprint(path), precision, describe_folder(path), head, frozen
     )
 
 
@@ -296,6 +300,7 @@ def loaded_attribute_model(
     precision: Precision,
     label: str = "attribute model",
     head: Head | None = None,
+    frozen: PreTrainedModel | None = None,
 ) -> LoadedAttributeModel:
     """Put a model that is in memory behind the interface.
 
@@ -303,12 +308,13 @@ def loaded_attribute_model(
         model: a sequence classifier, or an encoder where there is a head with a readout (`info.kind` regression), or a
             causal language model (generative), on its device.
         tokenizer: with its template installed.
-        info: kind, schema, `label_statistics["residual_std"]` (regression: spread in levels by attribute),
-            `label_statistics["cut_points"]` and `provenance["max_length"]` (the length it was trained with).
+        info: kind, schema, `provenance["max_length"]` (the length it was trained with) and of `label_statistics`
+            `residual_std` (regression: spread in levels by attribute), `cut_points` and `curves` (`level_curves`).
         model_fingerprint: identifies the model in what it labels.
         precision: of the computation.
         label: for people.
         head: of a regression; None: the classifier's own.
+        frozen: the base model as it was before it was tuned, where the head reads that, too.
 
     Raises:
         UserError: a generative model that keeps a recurrent state, which cannot take a left-padded batch.
@@ -325,17 +331,23 @@ def loaded_attribute_model(
     max_length = min(context_length(model, tokenizer), int(info.provenance["max_length"]))
     pad_id = int(tokenizer.pad_token_id)
     dtype = torch.bfloat16 if autocast_bf16(precision) else model.dtype
-    # padded batches are computed as before: what else uses the model sees no difference
-    ragged = model.device.type == "cpu" and can_be_ragged(model, max_length, training=False)
-    if ragged:
-        model.set_attn_implementation(RAGGED)
+    attention = _without_padding(model, max_length)
     label_length = 0
+    curves = {name: LevelCurve(tuple(row[0]), row[1]) for name, row in info.label_statistics.get("curves", {}).items()}
     forward: Forward
     forward_for: Callable[[str | None], Forward] | None = None
     if info.kind == "regression":
         if head is not None and head.readout is None:
             model.score = torch.nn.Identity()
-        read = feature_reader(model, None if head is None else head.readout, pad_id, dtype, encoder.control_ids)
+        readout = None if head is None else head.readout
+        bodies = [model] if frozen is None else [frozen.eval(), model]
+        if frozen is not None:
+            _without_padding(frozen, max_length)
+        readers = [feature_reader(body, readout, pad_id, dtype, encoder.control_ids) for body in bodies]
+
+        def read(rows: list[list[Ids]]) -> Tensor:
+            return torch.cat([reader(rows) for reader in readers], dim=-1)
+
         if head is None:
             residual_std = info.label_statistics.get("residual_std", {})
 
@@ -360,7 +372,8 @@ def loaded_attribute_model(
                         {name: float(spread_O[i]) * levels for name, (i, levels) in ordinal.items()}
                         for spread_O in spreads_N_O.cpu()
                     ]
-                    return _scores(info.schema, outputs_N_O[:, columns].double().cpu(), spreads)
+                    own = curves if source is None else {}
+                    return _scores(info.schema, outputs_N_O[:, columns].double().cpu(), spreads, own)
 
                 return of_source
 
@@ -387,7 +400,7 @@ def loaded_attribute_model(
         cuts=info.label_statistics.get("cut_points", {}),
         forward=forward,
         forward_for=forward_for,
-        sharing=sharing_of(model, max_length, RAGGED if ragged else None),
+        sharing=sharing_of(model, max_length, attention),
         tokens_per_batch=scoring_tokens(model.device.type == "cpu", info.kind == "generative"),
     )
 
@@ -398,8 +411,8 @@ def feature_reader(
     """Return what runs one batch of rows and gives what a head reads (N, F), row after row.
 
     Args:
-        model: an encoder; without a readout a classifier.
-        readout: what is read of the encoder; None: what the classifier's last layer gives.
+        model: a model without head; without a readout a classifier.
+        readout: what is read of the model; None: what the classifier's last layer gives.
         pad_id: any token id.
         dtype: the model computes in.
         control_ids: ids that no text has.
@@ -408,9 +421,16 @@ def feature_reader(
         control = torch.tensor(sorted(control_ids), device=model.device)
 
         def pooled(rows: list[list[Ids]]) -> Tensor:
-            ids_B_T, mask_B_T = (part.to(model.device) for part in pad_tokens([ids for (ids,) in rows], pad_id))
-            states = model(input_ids=ids_B_T, attention_mask=mask_B_T, output_hidden_states=True).hidden_states
-            return readout.read(states, ids_B_T, mask_B_T, control)
+            ids = [ids for row in rows for ids in row]
+            ids_N_T, mask_N_T = (part.to(model.device) for part in pad_tokens(ids, pad_id))
+            if not is_causal(model):
+                states = model(input_ids=ids_N_T, attention_mask=mask_N_T, output_hidden_states=True).hidden_states
+                return readout.read(states, ids_N_T, mask_N_T, control)
+            layouts = [lay_out(row) for row in rows]
+            batch = {name: tensor.to(model.device) for name, tensor in pad_layouts(layouts, pad_id).items()}
+            given = model_inputs(batch, model.config, dtype)
+            places_N_T = given.places(token_places(layouts).to(model.device))
+            return readout.read(states_at(model, readout, given.arguments, places_N_T), ids_N_T, mask_N_T, control)
 
         return pooled
     if not is_causal(model):
@@ -435,9 +455,15 @@ def feature_reader(
     return together
 
 
+def states_at(model: Any, readout: Readout, arguments: Mapping[str, object], places_N_T: Tensor) -> dict[int, Tensor]:
+    """Return the hidden states (N, T, H) that a readout needs, of tokens at places of the rows a decoder is given."""
+    states = model(**arguments, output_hidden_states=True).hidden_states
+    return {layer: states[layer].flatten(0, 1)[places_N_T] for layer in readout.layers}
+
+
 def read_features(
     model: PreTrainedModel,
-    readout: Readout | None,
+    readout: Readout,
     pad_id: int,
     control_ids: Collection[int],
     sequences: Sequence[Sequence[int] | Ids],
@@ -447,17 +473,35 @@ def read_features(
     """Return what a head reads of each sequence, (N, F); arguments as of `feature_reader` and `in_batches`."""
     model.eval()
     autocast = autocast_bf16(precision)
+    longest = max(len(sequence) for sequence in sequences)
+    before = model.config._attn_implementation
+    attention = _without_padding(model, longest)
     read = feature_reader(model, readout, pad_id, torch.bfloat16 if autocast else model.dtype, control_ids)
 
     def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[npt.NDArray[np.float32]]:
         return list(read(rows).float().cpu().numpy())
 
     with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-        return np.stack(in_batches(sequences, forward, None, tokens_per_batch))
+        found = np.stack(in_batches(sequences, forward, sharing_of(model, longest, attention), tokens_per_batch))
+    if attention is not None:
+        model.set_attn_implementation(before)
+    return found
+
+
+def _without_padding(model: PreTrainedModel, longest: int) -> str | None:
+    """Let a decoder on the CPU compute without padding; return by what attention, None where it cannot."""
+    if model.device.type != "cpu" or not can_be_ragged(model, longest, training=False):
+        return None
+    # padded batches are computed as before: what else uses the model sees no difference
+    model.set_attn_implementation(RAGGED)
+    return RAGGED
 
 
 def _scores(
-    schema: AttributeSchema, outputs_N_O: Tensor, spreads: Sequence[Mapping[str, float]]
+    schema: AttributeSchema,
+    outputs_N_O: Tensor,
+    spreads: Sequence[Mapping[str, float]],
+    curves: Mapping[str, LevelCurve] | None = None,
 ) -> list[dict[str, Score]]:
     """Turn outputs of a regression head into scores; an output may lie somewhat outside its range."""
     scores: list[dict[str, Score]] = []
@@ -466,7 +510,9 @@ def _scores(
         for attribute, where in zip(schema, output_slices(schema), strict=True):
             if attribute.kind == "ordinal":
                 mean = attribute.from_unit(float(outputs_O[where.start]))
-                row[attribute.name] = Score(mean, float(spread.get(attribute.name, 0.0)))
+                curve = (curves or {}).get(attribute.name)
+                levels = None if curve is None else curve.probabilities(attribute, mean)
+                row[attribute.name] = Score(mean, float(spread.get(attribute.name, 0.0)), levels)
             else:
                 row[attribute.name] = _from_distribution(attribute, torch.softmax(outputs_O[where], dim=-1))
         scores.append(row)

@@ -20,6 +20,8 @@ from steerlm.attributes import Attribute
 from steerlm.scorers.features import Readout
 
 HEAD_FILE = "head.safetensors"
+FROZEN = "frozen"
+"""Folder beside the weights: the base model as it was before it was tuned, where the head reads that, too."""
 LEAST_SPREAD = 0.25
 """The spread of a prediction is at least this share of the usual one."""
 
@@ -49,7 +51,7 @@ class Head:
         spread_weight: (O, F): the usual distance of a label from the prediction, on the unit scale.
         spread_bias: (O,).
         spread_floor: (O,): the least that a spread may be.
-        readout: what is read of an encoder; None: the last token of a decoder.
+        readout: what is read of the model; None: the last token of a decoder.
     """
 
     outputs: tuple[Output, ...]

@@ -31,7 +31,7 @@ class Ridge:
         weight: (F,), for features as they come.
         bias: added to the product; 0 where the head must do without.
         penalty: the one that cross-validation chose.
-        held_out: (N,) predictions of each row by a fit that saw nothing of its group.
+        held_out: (N,) predictions of each row by a fit that saw nothing of its group; NaN where there is none.
         error_ratio: root mean squared error of `held_out` over that of the mean of the other folds.
     """
 
@@ -67,6 +67,8 @@ class GroupedRidge:
         groups: rows of one group are never on both sides of a fold.
         penalties: tried.
         intercept: False where the head has no bias: the direction of the mean feature, unpenalised, takes its place.
+        held_N: the only rows to be predicted by a fit that saw the others, where the features themselves were trained
+            on those; none of their groups may be among them. None: every row is, in folds.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class GroupedRidge:
         groups: Sequence[object],
         penalties: Sequence[float] = PENALTIES,
         intercept: bool = True,
+        held_N: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self._spread_F = features_N_F.std(axis=0, dtype=np.float64)
         self._alive = np.ones(len(self._spread_F), dtype=np.bool_)
@@ -89,22 +92,23 @@ class GroupedRidge:
             self._base_N = scaled_N_F @ self._direction_F
             scaled_N_F = scaled_N_F - np.outer(self._base_N, self._direction_F)
         self._scaled_N_F = scaled_N_F
-        self._fold_N = group_folds(groups)
+        self._fold_N = group_folds(groups) if held_N is None else np.where(held_N, 0, -1)
         self._folds = int(self._fold_N.max()) + 1
+        self._single = held_N is None and self._folds == 1
         self._parts = [
             _Decomposition(scaled_N_F[rows], self._base_N[rows]) for rows in map(self._seen, range(self._folds))
         ]
-        self._whole = self._parts[0] if self._folds == 1 else _Decomposition(scaled_N_F, self._base_N)
+        self._whole = self._parts[0] if self._single else _Decomposition(scaled_N_F, self._base_N)
 
     def _seen(self, fold: int) -> npt.NDArray[np.bool_]:
         """Return the rows outside a fold; all where there is only one."""
-        seen: npt.NDArray[np.bool_] = (self._fold_N != fold) | (self._folds == 1)
+        seen: npt.NDArray[np.bool_] = (self._fold_N != fold) | self._single
         return seen
 
     def fit(self, targets_N: Floats) -> Ridge:
         """Fit targets with the penalty of the best cross-validation; with a single group the strongest penalty."""
-        held_out_A_N = np.empty((len(self._penalties), len(targets_N)))
-        mean_N = np.empty(len(targets_N))
+        held_out_A_N = np.full((len(self._penalties), len(targets_N)), math.nan)
+        mean_N = np.full(len(targets_N), math.nan)
         errors_A = np.zeros(len(self._penalties))
         for fold, part in enumerate(self._parts):
             seen, out = self._seen(fold), self._fold_N == fold
@@ -112,7 +116,7 @@ class GroupedRidge:
             held_out_A_N[:, out] = weights_A_F @ self._scaled_N_F[out].T + np.outer(bases_A, self._base_N[out])
             mean_N[out] = targets_N[seen].mean()
             errors_A += ((held_out_A_N[:, out] - targets_N[out]) ** 2).mean(axis=1)
-        best = int(errors_A.argmin()) if self._folds > 1 else len(self._penalties) - 1
+        best = len(self._penalties) - 1 if self._single else int(errors_A.argmin())
         [weights_F], [base] = self._whole.solve(self._scaled_N_F, targets_N, [self._penalties[best]])
         weight_F = np.zeros(len(self._spread_F))
         along = 0.0 if self._intercept else base * self._direction_F
@@ -122,7 +126,7 @@ class GroupedRidge:
             float(base) if self._intercept else 0.0,
             float(self._penalties[best]),
             held_out_A_N[best],
-            error_ratio(targets_N, held_out_A_N[best], mean_N),
+            error_ratio(*(x_N[self._fold_N >= 0] for x_N in (targets_N, held_out_A_N[best], mean_N))),
         )
 
 

@@ -184,7 +184,7 @@ def train(
         tokenizer: saved with the checkpoints; its pad token pads.
         train_dataset: examples to train on.
         validation_dataset: examples whose loss picks the best checkpoint.
-        objective: `sft`, `regression`, or one on groups of responses (`GroupedExamples`).
+        objective: `sft`, `regression`, `head`, or one on groups of responses (`GroupedExamples`).
         out: folder of the stage; gets `checkpoints/` and `metrics.jsonl`.
         seed: of data order and dropout.
         schema: the attributes; for `regression` only.

@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from steerlm.attributes import AttributeSchema
 from steerlm.batching.batches import IGNORED, BatchStream, EpochView, RowPlan, sorted_batches
-from steerlm.batching.collating import collate_regression, collate_sft
+from steerlm.batching.collating import collate_regression, collate_responses, collate_sft
 from steerlm.batching.groups import collate_groups
 from steerlm.batching.model_inputs import ModelInputs, model_inputs
 from steerlm.batching.shared_prompts import ResponseScores, core_model, is_causal
@@ -53,7 +53,26 @@ from steerlm.training.losses import (
     token_log_probabilities,
 )
 
-Objective = Literal["sft", "regression", "refine", "contrast"]
+Objective = Literal["sft", "regression", "head", "refine", "contrast"]
+
+
+class HeadedModel(Protocol):
+    """A model that is trained together with a head of its own (objective `head`)."""
+
+    def parameter_groups(self, rate: float, weight_decay: float) -> list[dict[str, object]]:
+        """Return the optimizer's groups, each with its peak learning rate."""
+        ...
+
+    def loss(self, outputs_N_O: Tensor, labels_N_O: Tensor, mask_N_O: Tensor) -> Loss:
+        """Return the loss of outputs."""
+        ...
+
+    def errors(self, outputs_N_O: Tensor, labels_N_O: Tensor, mask_N_O: Tensor) -> Tensor:
+        """Return the squared errors (2, O) of the outputs and of what they are compared with, summed."""
+        ...
+
+
+_COLLATE: dict[Objective, Any] = {"sft": collate_sft, "regression": collate_regression, "head": collate_responses}
 
 
 class SteerTrainer(Trainer):  # type: ignore[misc]
@@ -64,8 +83,8 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         args: training arguments; `max_steps` must be set.
         train_plan: data to train on, in rows.
         validation_plan: data to validate on, in rows.
-        objective: `sft` (language model; labels are tokens), `regression` (labels are attribute values), or one on
-            groups of responses.
+        objective: `sft` (language model; labels are tokens), `regression` (labels are attribute values), `head`
+            (likewise, by a `HeadedModel`), or one on groups of responses.
         schema: the attributes (regression).
         group_loss: of an objective on groups.
         shared: whether a group is one row.
@@ -119,11 +138,11 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         # our loss is already divided by the global count; Trainer must not divide it by the accumulation steps
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
-        if objective != "regression":
+        if objective not in ("regression", "head"):
             head = self.accelerator.unwrap_model(model).get_output_embeddings()
             assert head is not None
             head.register_forward_pre_hook(self._select_hidden)
-        else:
+        elif objective == "regression":
             head_in_fp32(self.accelerator.unwrap_model(model))
         self.core = core_model(self.accelerator.unwrap_model(model))
         regression_at_places = objective == "regression" and is_causal(self.core)
@@ -136,9 +155,10 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         return (inputs[0].flatten(0, 1)[self.positions], *inputs[1:])
 
     def _loader(self, examples: EpochView, stream: BatchStream) -> DataLoader[Any]:
-        collate: Any = collate_sft if self.objective == "sft" else collate_regression
         if self.group_loss is not None:
-            collate = functools.partial(collate_groups, shared=self.shared)
+            collate: Any = functools.partial(collate_groups, shared=self.shared)
+        else:
+            collate = _COLLATE[self.objective]
         return DataLoader(
             examples,
             batch_sampler=stream,
@@ -193,8 +213,34 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         dtype = torch.bfloat16 if self.args.bf16 else self.core.dtype
         return model_inputs(inputs, self.core.config, dtype)
 
+    @property
+    def _headed(self) -> HeadedModel:
+        headed: HeadedModel = self.accelerator.unwrap_model(self.model)
+        return headed
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return the optimizer; a model with a head says at what rate each of its parts learns."""
+        if self.objective == "head":
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            groups = self._headed.parameter_groups(self.args.learning_rate, self.args.weight_decay)
+            self.optimizer: torch.optim.Optimizer | None = kind(groups, **settings)
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        return optimizer
+
+    def _outputs(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the outputs of a model with a head (N, O)."""
+        places: Tensor | None = None
+        arguments: dict[str, object] = {"input_ids": inputs["tokens"], "attention_mask": inputs["present"]}
+        if is_causal(self.core):
+            given = self._model_inputs(inputs)
+            places, arguments = given.places(inputs["token_places"]), given.arguments
+        outputs: Tensor = model(arguments, inputs["tokens"], inputs["present"], places)
+        return outputs
+
     def loss_sum(self, model: nn.Module, inputs: dict[str, Tensor]) -> Loss:
         """Return the loss of one batch, summed, with its count."""
+        if self.objective == "head":
+            return self._headed.loss(self._outputs(model, inputs), inputs["labels"], inputs["label_mask"])
         if self.objective == "regression":
             assert self.schema is not None
             if self.response_scores is None:
@@ -271,19 +317,31 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Return the mean loss over all trained tokens (or labels) of the validation data."""
+        """Return the mean loss over all trained tokens (or labels) of the validation data.
+
+        Of a model with a head it is the error over that of what it is compared with, averaged over the outputs.
+        """
         model = self._wrap_model(self.model_wrapped, training=False)
         model.eval()
-        totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        totals = torch.zeros((), dtype=torch.float64, device=self.args.device)
         for inputs in dataloader:
             prepared = self._prepare_inputs(inputs)
             with torch.no_grad(), self.compute_loss_context_manager():
-                loss = self.loss_sum(model, prepared)
-            totals += torch.stack([loss.sum.double(), torch.tensor(loss.num, device=totals.device).double()])
+                if self.objective == "head":
+                    outputs = self._outputs(model, prepared)
+                    found = self._headed.errors(outputs, prepared["labels"], prepared["label_mask"]).double()
+                else:
+                    loss = self.loss_sum(model, prepared)
+                    found = torch.stack([loss.sum.double(), torch.tensor(loss.num, device=totals.device).double()])
+            totals = totals + found
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         if self.accelerator.num_processes > 1:
             totals = self.accelerator.reduce(totals, "sum")
-        mean = (totals[0] / totals[1]).item()
+        if self.objective == "head":
+            judged = totals[1] > 0
+            mean = (totals[0][judged] / totals[1][judged]).sqrt().mean().item() if judged.any() else 1.0
+        else:
+            mean = (totals[0] / totals[1]).item()
         if not math.isfinite(mean):
             raise UserError(
                 f"the validation loss is {mean} at step {self.state.global_step}: the weights have diverged; "

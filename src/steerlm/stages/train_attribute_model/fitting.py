@@ -1,4 +1,4 @@
-"""The head of an attribute model in closed form: per attribute and source, on frozen features.
+"""The head of an attribute model in closed form: per attribute and source, on frozen features and on tuned ones.
 
 Sources that rate the same attribute use its scale differently, and may mean different things by it. Each gets outputs
 of its own, and an attribute with several sources one more on the common scale: labels of a source are its value there,
@@ -12,6 +12,8 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,10 @@ COVERAGE = 0.9
 MIN_AGREEMENT = 0.3
 """Below this correlation two sources' predictions are of two different things."""
 _LEAST_SLOPE = 0.1
+_LEAST_HELD = 10
+"""With fewer labels on either side, whether tuned features are better cannot be told."""
+_LEAD = 0.5
+"""Standard errors by which tuned features must be better to be used."""
 _SHARPNESS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
@@ -50,6 +56,8 @@ class Fit:
         ridge: the fit; its weights are 0 where it was no better than the mean.
         spread: a fit of how far off it is; None for a category.
         interval: multiple of the spread that holds `COVERAGE` of the labels on either side.
+        tuned: whether it reads the tuned features, too.
+        sharpness: of a category: what the fit to 0 and 1 was multiplied by to be a logit.
     """
 
     output: Output
@@ -59,6 +67,14 @@ class Fit:
     spread: Ridge | None = None
     spread_floor: float = 0.0
     interval: float = 0.0
+    tuned: bool = False
+    sharpness: float = 1.0
+
+    @cached_property
+    def honest(self) -> npt.NDArray[np.bool_]:
+        """Which rows have a prediction by a fit, and features, that saw nothing of their group."""
+        found: npt.NDArray[np.bool_] = np.isfinite(self.ridge.held_out)
+        return found
 
     @property
     def useful(self) -> bool:
@@ -87,6 +103,11 @@ class Fitted:
     agreements: Mapping[str, Mapping[tuple[str, str], float]]
     dead: tuple[int, ...] = ()
 
+    @property
+    def tuned(self) -> bool:
+        """Whether any output reads the tuned features."""
+        return any(fit.tuned for fit in self.fits)
+
     def head(self, readout: Readout | None) -> Head:
         """Return the head."""
 
@@ -101,9 +122,35 @@ class Fitted:
         floor = torch.tensor([fit.spread_floor for fit in self.fits], dtype=torch.float32)
         return Head(tuple(f.output for f in self.fits), weight, bias, spread_weight, spread_bias, floor, readout)
 
+    @property
+    def width(self) -> int:
+        """How many features there are."""
+        return len(self.fits[0].ridge.weight)
+
+    def narrowed(self, width: int) -> Fitted:
+        """Return the same without the features behind the first `width`, which nothing reads."""
+
+        def cut(ridge: Ridge) -> Ridge:
+            return replace(ridge, weight=ridge.weight[:width])
+
+        fits = [replace(f, ridge=cut(f.ridge), spread=None if f.spread is None else cut(f.spread)) for f in self.fits]
+        return replace(self, fits=tuple(fits), dead=tuple(feature for feature in self.dead if feature < width))
+
     def common(self, attribute: Attribute) -> list[Fit]:
         """Return the fits on the common scale: one, or one per category."""
         return [f for f in self.fits if f.output.attribute == attribute.name and f.output.source is None]
+
+
+class Tuned(NamedTuple):
+    """Features of a fine-tuned model.
+
+    Attributes:
+        features_N_G: of all turns.
+        held_N: the turns that it was not tuned on, nor on any of their group.
+    """
+
+    features_N_G: npt.NDArray[np.float32]
+    held_N: npt.NDArray[np.bool_]
 
 
 def fit_all(
@@ -114,6 +161,7 @@ def fit_all(
     groups: Sequence[str],
     anchors: Mapping[str, str],
     intercept: bool = True,
+    tuned: Tuned | None = None,
 ) -> Fitted:
     """Fit every output.
 
@@ -125,12 +173,14 @@ def fit_all(
         groups: of the turns; cross-validation keeps them together.
         anchors: by attribute the source whose use of the scale is the common one; else the one that is predicted best.
         intercept: whether the head has a bias.
+        tuned: further features, which an output reads beside the others where that is better by cross-validation.
 
     Raises:
         UserError: an anchor that has no labels of its attribute.
     """
     source_N, group_N = np.asarray(sources, dtype=np.str_), np.asarray(groups, dtype=np.str_)
-    ridges = _Ridges(features_N_F, group_N, intercept)
+    ridges = _Ridges(features_N_F, group_N, intercept, tuned)
+    features_N_F = ridges.features
     fits: list[Fit] = []
     fits_of_sources: list[Fit] = []
     calibrations: dict[str, dict[str, Calibration]] = {}
@@ -138,7 +188,7 @@ def fit_all(
     for attribute, label_N in zip(schema, labels_N_K.T.astype(np.float64), strict=True):
         rows = np.flatnonzero(~np.isnan(label_N))
         if attribute.kind == "categorical":
-            fits += _categories(attribute, ridges.of(rows), label_N[rows], rows)
+            fits += _categories(attribute, ridges, label_N[rows], rows)
             continue
         unit_N = (label_N - attribute.minimum) / (attribute.maximum - attribute.minimum)
         names = sorted(set(source_N[rows].tolist()))
@@ -151,7 +201,7 @@ def fit_all(
         of_sources = {}
         for name in names:
             mine = rows[source_N[rows] == name]
-            of_sources[name] = _ordinal(Output(attribute.name, name), ridges.of(mine), mine, unit_N[mine])
+            of_sources[name] = _ordinal(Output(attribute.name, name), ridges, mine, unit_N[mine])
         if len(names) == 1:
             fits.append(replace(of_sources[names[0]], output=Output(attribute.name)))
             continue
@@ -172,24 +222,63 @@ def fit_all(
 class _Ridges:
     """Ridge regressions on the features, by rows: several attributes of a source have the same."""
 
-    def __init__(self, features_N_F: npt.NDArray[np.float32], group_N: npt.NDArray[np.str_], intercept: bool) -> None:
-        self._features_N_F, self._group_N, self._intercept = features_N_F, group_N, intercept
-        self._last: tuple[bytes, GroupedRidge] | None = None
+    def __init__(
+        self,
+        features_N_F: npt.NDArray[np.float32],
+        group_N: npt.NDArray[np.str_],
+        intercept: bool,
+        tuned: Tuned | None,
+    ) -> None:
+        self._frozen_N_F, self.group_N, self._intercept = features_N_F, group_N, intercept
+        self._held_N = np.zeros(len(features_N_F), dtype=np.bool_) if tuned is None else tuned.held_N
+        self.features = features_N_F if tuned is None else np.hstack([features_N_F, tuned.features_N_G])
+        self._known: dict[bytes, tuple[GroupedRidge, GroupedRidge | None]] = {}
 
-    def of(self, rows: npt.NDArray[np.int64]) -> GroupedRidge:
+    def of(self, rows: npt.NDArray[np.int64]) -> tuple[GroupedRidge, GroupedRidge | None]:
+        """Return the regression on the frozen features, and the one with tuned ones where these can be judged."""
         key = rows.tobytes()
-        if self._last is None or self._last[0] != key:
-            found = GroupedRidge(self._features_N_F[rows], self._group_N[rows].tolist(), intercept=self._intercept)
-            self._last = key, found
-        return self._last[1]
+        if key not in self._known:
+            groups, held_N = self.group_N[rows].tolist(), self._held_N[rows]
+            both = None
+            if min(held_N.sum(), (~held_N).sum()) >= _LEAST_HELD:
+                both = GroupedRidge(self.features[rows], groups, intercept=self._intercept, held_N=held_N)
+            self._known = {key: (GroupedRidge(self._frozen_N_F[rows], groups, intercept=self._intercept), both)}
+        return self._known[key]
+
+    def spread_of(self, rows: npt.NDArray[np.int64], tuned: bool) -> GroupedRidge:
+        """Return the regression for how far predictions of some rows are off."""
+        if not tuned:
+            return self.of(rows)[0]
+        return GroupedRidge(self.features[rows], self.group_N[rows].tolist(), intercept=self._intercept)
+
+    def padded(self, ridge: Ridge) -> Ridge:
+        """Return a fit to the frozen features as one to all of them."""
+        return replace(ridge, weight=np.pad(ridge.weight, (0, self.features.shape[1] - len(ridge.weight))))
+
+    def better(
+        self, rows: npt.NDArray[np.int64], targets: Sequence[Floats], a: Sequence[Ridge], b: Sequence[Ridge]
+    ) -> bool:
+        """Whether fits `a` of some targets are clearly better than `b` on the rows that both predict."""
+        difference_N = sum((x.held_out - y) ** 2 - (z.held_out - y) ** 2 for y, x, z in zip(targets, a, b, strict=True))
+        assert isinstance(difference_N, np.ndarray)
+        both_N = np.isfinite(difference_N)
+        _, group_M = np.unique(self.group_N[rows][both_N], return_inverse=True)
+        sums_G = np.bincount(group_M, difference_N[both_N])
+        error = math.sqrt(float(((sums_G - sums_G.mean()) ** 2).sum()))
+        return bool(sums_G.sum() < -_LEAD * error)
 
 
-def _ordinal(output: Output, ridge: GroupedRidge, rows: npt.NDArray[np.int64], targets: Floats) -> Fit:
+def _ordinal(output: Output, ridges: _Ridges, rows: npt.NDArray[np.int64], targets: Floats) -> Fit:
     """Fit the labels of an output, or fall back to their mean, and fit how far off that is."""
-    fitted = ridge.fit(targets)
+    frozen, both = ridges.of(rows)
+    fitted, tuned = ridges.padded(frozen.fit(targets)), False
+    if both is not None:
+        other = both.fit(targets)
+        tuned = other.error_ratio < 1 and ridges.better(rows, [targets], [other], [fitted])
+        fitted = other if tuned else fitted
     if fitted.error_ratio >= 1:
         fitted = _constant(fitted, targets)
-    return with_spread(Fit(output, rows, targets, fitted), ridge)
+    return with_spread(Fit(output, rows, targets, fitted, tuned=tuned), ridges)
 
 
 def _constant(ridge: Ridge, targets_N: Floats) -> Ridge:
@@ -197,10 +286,10 @@ def _constant(ridge: Ridge, targets_N: Floats) -> Ridge:
     return replace(ridge, weight=np.zeros_like(ridge.weight), bias=mean, held_out=np.full(len(targets_N), mean))
 
 
-def with_spread(fit: Fit, ridge: GroupedRidge) -> Fit:
+def with_spread(fit: Fit, ridges: _Ridges) -> Fit:
     """Fit how far a label lies from its prediction, to residuals of cross-validation, and its conformal interval."""
-    off_N = np.abs(fit.targets - fit.ridge.held_out)
-    spread = ridge.fit(off_N)
+    off_N = np.abs(fit.targets - fit.ridge.held_out)[fit.honest]
+    spread = ridges.padded(ridges.spread_of(fit.rows[fit.honest], fit.tuned).fit(off_N))
     if spread.error_ratio >= 1:
         spread = _constant(spread, off_N)
     floor = max(LEAST_SPREAD * float(off_N.mean()), 1e-6)
@@ -215,15 +304,21 @@ def with_spread(fit: Fit, ridge: GroupedRidge) -> Fit:
     )
 
 
-def _categories(attribute: Attribute, ridge: GroupedRidge, label_N: Floats, rows: npt.NDArray[np.int64]) -> list[Fit]:
+def _categories(attribute: Attribute, ridges: _Ridges, label_N: Floats, rows: npt.NDArray[np.int64]) -> list[Fit]:
     """Fit whether it is each of the categories; the sharpness that explains the held-out labels best makes logits."""
     wanted_C_N = [(label_N == i).astype(np.float64) for i in range(len(attribute.categories))]
-    ridges = [ridge.fit(wanted_N) for wanted_N in wanted_C_N]
-    held_out_C_N = np.stack([fitted.held_out for fitted in ridges])
+    frozen, both = ridges.of(rows)
+    fits, tuned = [ridges.padded(frozen.fit(wanted_N)) for wanted_N in wanted_C_N], False
+    if both is not None:
+        others = [both.fit(wanted_N) for wanted_N in wanted_C_N]
+        tuned = ridges.better(rows, wanted_C_N, others, fits)
+        fits = others if tuned else fits
+    honest_N = np.isfinite(fits[0].held_out)
+    held_out_C_N = np.stack([fitted.held_out[honest_N] for fitted in fits])
 
     def surprise(sharpness: float) -> float:
         logits = held_out_C_N * sharpness
-        own_N = np.take_along_axis(logits, label_N.astype(np.int64)[None], axis=0)[0]
+        own_N = np.take_along_axis(logits, label_N[honest_N].astype(np.int64)[None], axis=0)[0]
         return float((np.logaddexp.reduce(logits, axis=0) - own_N).mean())
 
     by = min(_SHARPNESS, key=surprise)
@@ -233,8 +328,10 @@ def _categories(attribute: Attribute, ridge: GroupedRidge, label_N: Floats, rows
             rows,
             wanted_N,
             replace(r, weight=r.weight * by, bias=r.bias * by, held_out=r.held_out * by),
+            tuned=tuned,
+            sharpness=by,
         )
-        for category, wanted_N, r in zip(attribute.categories, wanted_C_N, ridges, strict=True)
+        for category, wanted_N, r in zip(attribute.categories, wanted_C_N, fits, strict=True)
     ]
 
 
@@ -251,7 +348,8 @@ def _common(
     owns = {name: slice(starts[i], starts[i + 1]) for i, name in enumerate(fits)}
     said = {name: features_N_F[rows] @ fit.ridge.weight + fit.ridge.bias for name, fit in fits.items()}
     for name, fit in fits.items():
-        said[name][owns[name]] = fit.ridge.held_out  # honest where the fit has seen the label
+        # honest where the fit has seen the label
+        said[name][owns[name]] = np.where(fit.honest, fit.ridge.held_out, said[name][owns[name]])
     centre, spread = said[anchor].mean(), said[anchor].std()
     shares, mapped = {}, {}
     for name, values in said.items():
@@ -270,17 +368,24 @@ def _common(
         weight_F += share / total * stretch * fits[name].ridge.weight
         bias += share / total * (stretch * fits[name].ridge.bias + shift)
     mine = fits[anchor]
-    value, target = value_N[owns[anchor]], mine.targets
+    value, target = value_N[owns[anchor]][mine.honest], mine.targets[mine.honest]
     # an average of several varies less than each: bring it back to what the anchor's labels say
     slope = float(np.cov(value, target)[0, 1] / value.var(ddof=1)) if len(shares) > 1 and value.var() > 0 else 1.0
     shift = float(target.mean() - slope * value.mean()) if len(shares) > 1 else 0.0
     value_N, weight_F, bias = shift + slope * value_N, slope * weight_F, shift + slope * bias
-    found = _calibrate({name: (value_N[owns[name]], fits[name].targets) for name in fits if name != anchor})
-    held_out = value_N[owns[anchor]]
-    ratio = error_ratio(target, held_out, float(target.mean()))
+    found = _calibrate(
+        {
+            name: (value_N[owns[name]][fit.honest], fit.targets[fit.honest])
+            for name, fit in fits.items()
+            if name != anchor
+        }
+    )
+    held_out = np.where(mine.honest, value_N[owns[anchor]], math.nan)
+    ratio = error_ratio(target, held_out[mine.honest], float(target.mean()))
     ridge = Ridge(weight_F, bias, mine.ridge.penalty, held_out, ratio)
-    common = with_spread(Fit(mine.output._replace(source=None), mine.rows, target, ridge), ridges.of(mine.rows))
-    return common, {anchor: Calibration(), **found}
+    tuned = any(fits[name].tuned for name in shares)
+    common = Fit(mine.output._replace(source=None), mine.rows, mine.targets, ridge, tuned=tuned)
+    return with_spread(common, ridges), {anchor: Calibration(), **found}
 
 
 def _calibrate(pairs: Mapping[str, tuple[Floats, Floats]]) -> dict[str, Calibration]:

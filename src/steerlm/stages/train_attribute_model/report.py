@@ -15,9 +15,10 @@ import numpy.typing as npt
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.scorers.cut_points import fit_cut_points
 from steerlm.scorers.features import Readout
+from steerlm.scorers.level_curves import LevelCurve, fit_level_curve
 from steerlm.scorers.protocol import Scores
 from steerlm.stages.train_attribute_model.examples import FloatArray, LabelledTurn
-from steerlm.stages.train_attribute_model.fitting import COVERAGE, MIN_AGREEMENT, Fitted
+from steerlm.stages.train_attribute_model.fitting import COVERAGE, MIN_AGREEMENT, Fit, Fitted
 from steerlm.statistics.metrics import (
     category_report,
     fleiss_kappa,
@@ -145,7 +146,7 @@ def fit_reports(fitted: Fitted, schema: AttributeSchema) -> list[dict[str, objec
             "penalty": fit.ridge.penalty,
             "error_ratio": fit.ridge.error_ratio,
             "interval": fit.interval,
-            "used": "ridge" if fit.useful else "mean",
+            "used": ("tuned" if fit.tuned else "ridge") if fit.useful else "mean",
             **_relation(fitted, fit.output.attribute, fit.output.source),
         }
         for fit in fitted.fits
@@ -181,19 +182,22 @@ def fit_warnings(fitted: Fitted) -> list[str]:
 
 
 def dead_warnings(fitted: Fitted, readout: Readout, hidden_size: int) -> list[str]:
-    """Name the dimensions of the encoder that never vary."""
+    """Name the dimensions of the model that never vary."""
     if not fitted.dead:
         return []
-    where: dict[int, list[int]] = {}
+    places = readout.places()
+    lengths = 4
+    width = len(places) * hidden_size + lengths
+    where: dict[str, list[int]] = {}
     for feature in fitted.dead:
-        place, dimension = divmod(feature, hidden_size)
-        where.setdefault(readout.layers[place] if place < len(readout.layers) else -1, []).append(dimension)
+        place, dimension = divmod(feature % width, hidden_size)
+        name = f"the {places[place]}" if place < len(places) else "a length"
+        where.setdefault(name if feature < width else f"{name}, tuned", []).append(dimension)
     named = [
-        f"dimension {', '.join(map(str, dimensions))} of layer {layer}" if layer >= 0 else "a length"
-        for layer, dimensions in where.items()
+        name if name.startswith("a length") else f"dimension {', '.join(map(str, dimensions))} of {name}"
+        for name, dimensions in where.items()
     ]
-    width = len(fitted.fits[0].ridge.weight)
-    return [f"{len(fitted.dead)} of {width} features never vary and count for nothing: {'; '.join(named)}"]
+    return [f"{len(fitted.dead)} of {fitted.width} features never vary and count for nothing: {'; '.join(named)}"]
 
 
 def unmoved_warnings(scores: Sequence[Scores], labels: Mapping[str, npt.NDArray[np.float64]]) -> list[str]:
@@ -214,11 +218,28 @@ def fitted_cut_points(fitted: Fitted, schema: AttributeSchema) -> dict[str, tupl
     cuts = {}
     for attribute in schema.ordinal:
         [fit] = fitted.common(attribute)
-        truth_N, guess_N = (
-            np.array([attribute.from_unit(x) for x in values]) for values in (fit.targets, fit.ridge.held_out)
-        )
+        truth_N, guess_N = _on_scale(attribute, fit)
         cuts[attribute.name] = fit_cut_points(attribute, truth_N, guess_N)
     return cuts
+
+
+def fitted_curves(fitted: Fitted, schema: AttributeSchema) -> dict[str, LevelCurve]:
+    """Fit the probabilities of the levels of attributes with few of them to predictions that cross-validation made."""
+    curves = {}
+    for attribute in schema.ordinal:
+        [fit] = fitted.common(attribute)
+        truth_N, guess_N = _on_scale(attribute, fit)
+        curve = fit_level_curve(attribute, truth_N, guess_N)
+        if curve is not None:
+            curves[attribute.name] = curve
+    return curves
+
+
+def _on_scale(attribute: Attribute, fit: Fit) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return labels, and predictions by fits that have not seen them, on the attribute's scale."""
+    span = attribute.maximum - attribute.minimum
+    truth_N, guess_N = (attribute.minimum + span * x_N[fit.honest] for x_N in (fit.targets, fit.ridge.held_out))
+    return truth_N, guess_N
 
 
 def fitted_intervals(fitted: Fitted, schema: AttributeSchema) -> dict[str, float]:

@@ -2,8 +2,8 @@
 
     steerlm train-attribute-model RECIPE
 
-Reads the turns that people labelled, trains a regression head (or the paper's generative form) on them, keeps the
-weights with the lowest validation loss, and reports per attribute how well held-out labels are predicted.
+Reads the turns that people labelled, fits a regression head to them in closed form and fine-tunes the model from
+there (or trains the paper's generative form), and reports per attribute how well held-out labels are predicted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
@@ -38,12 +39,12 @@ from steerlm.checkpoint.models import (
     resize_embeddings,
     save_model,
 )
-from steerlm.config import TrainAttributeModelConfig
+from steerlm.config import SourceConfig, TrainAttributeModelConfig
 from steerlm.errors import UserError
 from steerlm.scorers.attribute_models import LoadedAttributeModel, context_length, loaded_attribute_model, read_features
 from steerlm.scorers.cut_points import fit_cut_points
 from steerlm.scorers.features import Readout
-from steerlm.scorers.heads import HEAD_FILE
+from steerlm.scorers.heads import FROZEN, HEAD_FILE
 from steerlm.scorers.protocol import Scores
 from steerlm.stages.train_attribute_model.examples import (
     AttributeData,
@@ -51,19 +52,21 @@ from steerlm.stages.train_attribute_model.examples import (
     read_attribute_data,
     require_all_labelled,
 )
-from steerlm.stages.train_attribute_model.fitting import Fitted, fit_all
+from steerlm.stages.train_attribute_model.fitting import Fitted, Tuned, fit_all
 from steerlm.stages.train_attribute_model.report import (
     attribute_reports,
     coverage,
     dead_warnings,
     fit_reports,
     fit_warnings,
+    fitted_curves,
     fitted_cut_points,
     fitted_intervals,
     label_warnings,
     residual_std,
     unmoved_warnings,
 )
+from steerlm.stages.train_attribute_model.tuning import held_out_turns, tune
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.files import write_json
 from steerlm.template import ConversationEncoder, install_template
@@ -84,6 +87,7 @@ def train_attribute_model(
     out: Path,
     seed: int,
     data_schema: AttributeSchema | None = None,
+    sources: Sequence[SourceConfig] = (),
 ) -> dict[str, Any]:
     """Train an attribute model and report on it.
 
@@ -96,6 +100,7 @@ def train_attribute_model(
             after an interruption, it goes on from the last checkpoint.
         seed: of everything random.
         data_schema: all attributes of the data; None: the same.
+        sources: their weights, from the recipe's `prepare` section.
 
     Returns:
         Numbers of turns, the course of the training, and per attribute n, error and correlation on validation data.
@@ -106,6 +111,9 @@ def train_attribute_model(
     """
     out.mkdir(parents=True, exist_ok=True)
     inputs = _inputs(config, train_data, validation, schema, seed)
+    share = {source.name: source.weight for source in sources if source.weight != 1}
+    if share:
+        inputs["weights"] = share
     claim(out / "inputs.json", inputs, otherwise="refuse", holds="an attribute model")
     report_path = out / "report.json"
     if report_path.is_file():
@@ -135,8 +143,26 @@ def train_attribute_model(
         "warnings": _warnings(learned, held_out),
     }
     fitted: Fitted | None = None
+    frozen: PreTrainedModel | None = None
     if readout is not None:
-        fitted = _fit(config, model.to(default_device()), tokenizer, encoder, readout, learned)
+        features = _Features(config, tokenizer, encoder, readout, learned)
+        read_N_F = features.of(model)
+        fitted = fit_all(read_N_F, learned.labels_N_K, schema, learned.sources, learned.groups, config.anchors)
+        held_N = held_out_turns(learned.sources, learned.groups)
+        if _tunes(config) and held_N.any() and not held_N.all():
+            frozen, model = model, _load_base(config, schema, readout)
+            resize_embeddings(model, tokenizer, num_new)
+            tuning = tune(
+                config, model, tokenizer, encoder.control_ids, readout, read_N_F, fitted, learned, held_N, held_out,
+                share, out, seed,
+            )  # fmt: skip
+            report |= {"training": tuning.training, "warnings": [*report["warnings"], *tuning.warnings]}
+            tuned = Tuned(features.of(model), held_N)
+            fitted = fit_all(
+                read_N_F, learned.labels_N_K, schema, learned.sources, learned.groups, config.anchors, tuned=tuned
+            )
+            if not fitted.tuned:
+                fitted, model, frozen = fitted.narrowed(read_N_F.shape[1]), frozen, None
         report["warnings"] += fit_warnings(fitted) + dead_warnings(fitted, readout, model.config.hidden_size)
     else:
         if isinstance(learned.examples, RegressionExamples):
@@ -151,7 +177,9 @@ def train_attribute_model(
     if PartialState().is_main_process:
         if readout is None:
             model = _plain_model(config, model, tokenizer, out, report["training"]["best_step"])
-        report |= _score_and_save(config, model, tokenizer, learned, held_out, report, out, seed, readout, fitted)
+        report |= _score_and_save(
+            config, model, tokenizer, learned, held_out, report, out, seed, readout, fitted, frozen
+        )
         write_json(report_path, report)
     PartialState().wait_for_everyone()
     return _summary(json.loads(report_path.read_text(encoding="utf-8")))
@@ -168,25 +196,27 @@ _UNTRAINED: dict[str, object] = {
 }
 
 
-def _fit(
-    config: TrainAttributeModelConfig,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    encoder: ConversationEncoder,
-    readout: Readout,
-    learned: AttributeData,
-) -> Fitted:
-    """Fit the head to the features of the training turns."""
-    features_N_F = read_features(
-        model,
-        readout,
-        int(tokenizer.pad_token_id),
-        encoder.control_ids,
-        [learned.examples.example(i, 0).input_ids for i in range(len(learned.labels_N_K))],
-        config.precision,
-        config.tokens_per_batch,
-    )
-    return fit_all(features_N_F, learned.labels_N_K, learned.schema, learned.sources, learned.groups, config.anchors)
+@dataclasses.dataclass(frozen=True)
+class _Features:
+    """Reads the features of the training turns."""
+
+    config: TrainAttributeModelConfig
+    tokenizer: PreTrainedTokenizerBase
+    encoder: ConversationEncoder
+    readout: Readout
+    learned: AttributeData
+
+    def of(self, model: PreTrainedModel) -> npt.NDArray[np.float32]:
+        """Return them (N, F)."""
+        return read_features(
+            model.to(default_device()),
+            self.readout,
+            int(self.tokenizer.pad_token_id),
+            self.encoder.control_ids,
+            [self.learned.examples.example(i, 0).input_ids for i in range(len(self.learned.labels_N_K))],
+            self.config.precision,
+            self.config.tokens_per_batch,
+        )
 
 
 def _inputs(
@@ -223,14 +253,20 @@ def _load_tokenizer(config: TrainAttributeModelConfig, schema: AttributeSchema) 
 
 
 def _readout(config: TrainAttributeModelConfig) -> Readout | None:
-    """Return what a head in closed form reads of the base model; None where it is trained from its last token."""
-    if config.head_only is False or (config.head_only is None and config.lora is not None):
-        return None
-    if config.kind == "regression" and is_encoder(config.base_model):
-        return Readout.of(config.base_model)
+    """Return what a head in closed form reads of the base model; None where there is no such head."""
+    plain = config.readout == "last" or config.lora is not None or config.fsdp or config.deepspeed is not None
+    if config.kind == "regression" and not plain:
+        return Readout.of(config.base_model, causal=not is_encoder(config.base_model))
     if config.head_only:
-        raise UserError("train_attribute_model.head_only needs kind: regression and an encoder as base_model")
+        raise UserError(
+            "train_attribute_model.head_only needs kind: regression and readout: auto, without lora, fsdp and deepspeed"
+        )
     return None
+
+
+def _tunes(config: TrainAttributeModelConfig) -> bool:
+    """Return whether the base model is fine-tuned once the head is fitted."""
+    return not is_encoder(config.base_model) if config.head_only is None else not config.head_only
 
 
 def _load_base(config: TrainAttributeModelConfig, schema: AttributeSchema, readout: Readout | None) -> Any:
@@ -323,6 +359,7 @@ def _score_and_save(
     seed: int,
     readout: Readout | None,
     fitted: Fitted | None,
+    frozen: PreTrainedModel | None,
 ) -> dict[str, Any]:
     """Score the held-out turns, save the model with that spread, and return what the report says of it."""
     schema = held_out.schema
@@ -340,9 +377,12 @@ def _score_and_save(
         },
     )
     head = None if fitted is None else fitted.head(readout)
-    scorer = loaded_attribute_model(model.to(default_device()), tokenizer, info, "", config.precision, head=head)
+    scorer = loaded_attribute_model(
+        model.to(default_device()), tokenizer, info, "", config.precision, head=head, frozen=frozen
+    )
     if fitted is not None:
         scorer = dataclasses.replace(scorer, cuts=fitted_cut_points(fitted, schema))
+        curves = fitted_curves(fitted, schema)
     elif config.kind == "regression":
         scorer = dataclasses.replace(scorer, cuts=_cut_points(scorer, learned, config.tokens_per_batch, seed))
 
@@ -373,14 +413,31 @@ def _score_and_save(
     statistics |= {"residual_std": spread, "cut_points": scorer.cuts}
     if fitted is not None and readout is not None:
         control_ids = sorted(scorer.encoder.control_ids)
-        statistics["readout"] = {**dataclasses.asdict(readout), "control_ids": control_ids}
+        statistics["readout"] = {**dataclasses.asdict(readout), "control_ids": control_ids, "tuned": fitted.tuned}
         statistics["intervals"] = fitted_intervals(fitted, schema)
+        statistics["curves"] = curves
+        found |= {"curves": {name: curve._asdict() for name, curve in curves.items()}}
         found |= {"intervals": statistics["intervals"], "fits": fit_reports(fitted, schema)}
         found["coverage"] = coverage(held_out.turns, of_sources, fitted, schema)
     info = dataclasses.replace(info, label_statistics=statistics)
-    files = {} if head is None else {HEAD_FILE: head.to_bytes()}
-    save_model(out / "model", model, tokenizer, info, _card(info, {**report, **found}), files)
+    files = {} if head is None else {HEAD_FILE: head.to_bytes(), **_sentence_files(config.base_model)}
+    parts = {} if frozen is None else {FROZEN: frozen}
+    save_model(out / "model", model, tokenizer, info, _card(info, {**report, **found}), files, parts)
     return found
+
+
+_SENTENCE_FILES = (
+    "modules.json",
+    "1_Pooling/config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+)
+
+
+def _sentence_files(base_model: str) -> dict[str, bytes]:
+    """Return what makes a folder one of sentence-transformers, where the base model lies in one."""
+    folder = Path(base_model)
+    return {name: (folder / name).read_bytes() for name in _SENTENCE_FILES if (folder / name).is_file()}
 
 
 def _cut_points(
