@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, steerbench, terminal
+from steerlm.commands import common, steerbench, terminal, ways
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,11 +29,16 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="attribute model that labelled the training data: measures, but is not independent",
     )  # fmt: skip
     common.add_out_and_seed(parser)
+    ways.add(parser)
     steerbench.add(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate the models of a recipe's run, or those named."""
+    if arguments.ways is not None:
+        if arguments.suite is not None:
+            raise UserError("give either --suite or --ways")
+        return ways.run(arguments)
     if arguments.suite == "steerbench":
         return steerbench.run(arguments)
     if arguments.recipe is None:

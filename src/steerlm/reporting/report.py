@@ -22,6 +22,7 @@ from steerlm.reporting.page import Charts, write_out
 from steerlm.reporting.steerbench import probe_text, steerbench_sections
 from steerlm.reporting.studies import explain, ladder, read_ablation
 from steerlm.reporting.suites import draw_suite, read_suites, suite_table
+from steerlm.reporting.ways import ways_sections
 from steerlm.results.codec import from_json
 from steerlm.results.evaluation import (
     Evaluation,
@@ -31,6 +32,7 @@ from steerlm.results.evaluation import (
 from steerlm.results.findings import findings_of_run
 from steerlm.results.steerbench import read_steerbench
 from steerlm.results.studies import AblationResult
+from steerlm.results.ways import read_ways
 from steerlm.runs import STAGES, RunPaths
 from steerlm.statistics.estimates import Estimate
 from steerlm.storage.files import atomic_writer, read_json
@@ -124,8 +126,8 @@ def collect(run_dir: Path, ablation: Path | None, charts: Charts) -> dict[str, o
     stages = [row for row in (_read(paths.done(stage)) for stage in STAGES) if row and "seconds" in row]
     attribute_model, annotation = _read(paths.report("train_attribute_model")), _read(paths.annotation)
     rungs = read_ablation(run_dir, ablation)
-    steerbench = read_steerbench(run_dir)
-    if not (results or suites or steerbench or stages or attribute_model or annotation or rungs):
+    steerbench, ways = read_steerbench(run_dir), read_ways(run_dir)
+    if not (results or suites or steerbench or ways or stages or attribute_model or annotation or rungs):
         raise UserError(f"{run_dir} holds nothing to report on: no done.json of a stage and no results.json")
     recipe_text = paths.recipe.read_text(encoding="utf-8") if paths.recipe.is_file() else None
     recipe = yaml.safe_load(recipe_text) if recipe_text else {}
@@ -156,6 +158,8 @@ def collect(run_dir: Path, ablation: Path | None, charts: Charts) -> dict[str, o
         "steerbench": steerbench,
         "steerbench_probe": probe_text(steerbench) if steerbench else "",
         "steerbench_sections": steerbench_sections(steerbench) if steerbench else "",
+        "ways": ways,
+        "ways_sections": ways_sections(ways) if ways else "",
         "ablation": rungs,
         "ladder": ladder(rungs) if rungs else "",
         "explanation": explain(rungs) if rungs else "",

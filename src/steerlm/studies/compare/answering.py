@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -139,60 +139,24 @@ def _steerable(system: System, generation: AnswerSampling) -> Work:
 
 def _plain(system: System, generation: AnswerSampling) -> Work:
     """Any Hugging Face chat model, prompted by its own template and sampled by transformers."""
-    import torch
+    from steerlm.generation.plain import PlainModel
+    from steerlm.generation.requests import Sampling
 
-    from steerlm.checkpoint.models import default_device, load_causal_lm, load_tokenizer
-
-    tokenizer = load_tokenizer(system.where)
-    if tokenizer.chat_template is None:
+    model = PlainModel(system.where, generation.precision, generation.batch_size)
+    if not model.has_template:
         raise UserError(f"system {system.name!r}: {system.where} has no chat template, so it cannot be asked anything")
-    model = load_causal_lm(system.where, generation.precision).to(default_device()).eval()
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 31
-    greedy: dict[str, object] = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-    drawn: dict[str, object] = {
-        "do_sample": True,
-        "temperature": generation.temperature,
-        "top_k": generation.top_k,
-        "top_p": 1.0,
-    }
+    sampling = Sampling(generation.max_new_tokens, generation.temperature, generation.top_k)
 
     def work(prompts: list[ComparedPrompt]) -> list[SystemAnswer]:
-        ids = [
-            tokenizer.apply_chat_template(
-                [m.to_dict() for m in p.messages], add_generation_prompt=True, return_dict=False
-            )
-            for p in prompts
+        samples = model.answers([p.messages for p in prompts], [p.seed for p in prompts], sampling)
+        return [
+            SystemAnswer(None, problem="the prompt is longer than the model's context")
+            if sample is None
+            else SystemAnswer(sample.text, sample.num_tokens, sample.finished)
+            for sample in samples
         ]
-        answers = [SystemAnswer(None, problem="the prompt is longer than the model's context")] * len(prompts)
-        fitting = [i for i in range(len(prompts)) if len(ids[i]) < context]
-        for begin in range(0, len(fitting), generation.batch_size):
-            batch = fitting[begin : begin + generation.batch_size]
-            padded = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt").to(model.device)
-            length = padded["input_ids"].shape[1]
-            torch.manual_seed(prompts[batch[0]].seed)
-            tokens = model.generate(
-                **padded,
-                max_new_tokens=min(generation.max_new_tokens, context - length),
-                pad_token_id=tokenizer.pad_token_id,
-                **(greedy if generation.temperature == 0 else drawn),
-            )[:, length:]
-            ends = _end_ids(model, tokenizer)
-            for i, row in zip(batch, tokens.tolist(), strict=True):
-                size = next((n for n, token in enumerate(row, 1) if token in ends), len(row))
-                text = tokenizer.decode(row[:size], skip_special_tokens=True).strip()
-                answers[i] = SystemAnswer(text, size, row[size - 1] in ends if size else True)
-        return answers
 
     return work
-
-
-def _end_ids(model: Any, tokenizer: Any) -> set[int]:
-    found = model.generation_config.eos_token_id
-    found = found if isinstance(found, list) else [found]
-    return {token for token in (*found, tokenizer.eos_token_id) if token is not None}
 
 
 def _endpoint(system: System, generation: AnswerSampling, replies: Path) -> Work:

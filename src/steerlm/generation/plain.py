@@ -1,0 +1,167 @@
+"""Any Hugging Face language model as it is: prompted by its own chat template and sampled by transformers.
+
+A model without a template is shown a transcript. A push (`Push`) adds a vector to what a layer hands on, which is how
+activation vectors steer (mean difference, arXiv 2312.06681). That is a hook of a few lines here because the packages
+that have it cannot be installed beside this one: steering-vectors wants transformers below 5, repeng numpy below 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from steerlm.checkpoint.models import Precision, default_device, load_causal_lm, load_tokenizer
+from steerlm.conversation import Message
+from steerlm.generation.requests import Sample, Sampling
+
+_NEXT_TURN = "\nUser:"
+"""Where a transcript goes on without being asked to."""
+
+
+class Push(NamedTuple):
+    """What is added to the output of a layer at every position, one row per answer, shape (N, width)."""
+
+    layer: int
+    vectors: torch.Tensor
+
+
+class PlainModel:
+    """A loaded model.
+
+    Attributes:
+        has_template: whether its tokenizer has a chat template.
+        num_layers: how many layers it has.
+        context: most tokens of a prompt and its answer.
+    """
+
+    def __init__(self, where: str | Path, precision: Precision = "auto", batch_size: int = 64) -> None:
+        """Load a model and its tokenizer.
+
+        Raises:
+            UserError: there is none, or it cannot be loaded.
+        """
+        self._tokenizer = load_tokenizer(where)
+        self._tokenizer.padding_side = "left"
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._model = load_causal_lm(where, precision).to(default_device()).eval()
+        self._batch_size = batch_size
+        self.has_template = self._tokenizer.chat_template is not None
+        self.context = int(getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 1 << 31)
+        self._layers: Any = self._model.get_decoder().layers
+        self.num_layers = len(self._layers)
+
+    def ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the prompt of a conversation that ends with a user turn."""
+        if self.has_template:
+            turns = [message.to_dict() for message in messages]
+            return list(self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False))
+        lines = [f"{message.role.capitalize()}: {message.content}" for message in messages]
+        return list(self._tokenizer("\n".join([*lines, "Assistant:"])).input_ids)
+
+    def room(self, messages: Sequence[Message]) -> int:
+        """Return how many tokens the context leaves for an answer."""
+        return self.context - len(self.ids(messages))
+
+    def answers(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        pushes: Sequence[Push] = (),
+    ) -> list[Sample | None]:
+        """Return an answer to each conversation; None where the prompt fills the context.
+
+        Args:
+            conversations: each ends with a user turn.
+            seeds: one each; a batch is drawn with that of its first row.
+            sampling: how to draw.
+            pushes: what to add to layers' outputs, a row per conversation.
+        """
+        ids = [self.ids(messages) for messages in conversations]
+        answers: list[Sample | None] = [None] * len(ids)
+        fitting = [i for i in range(len(ids)) if len(ids[i]) < self.context]
+        for begin in range(0, len(fitting), self._batch_size):
+            batch = fitting[begin : begin + self._batch_size]
+            with self._pushed([Push(layer, vectors[batch]) for layer, vectors in pushes]):
+                samples = self._batch([ids[i] for i in batch], seeds[batch[0]], sampling)
+            for i, sample in zip(batch, samples, strict=True):
+                answers[i] = sample
+        return answers
+
+    def activations(self, messages: Sequence[Message], answer: str, layers: Sequence[int]) -> torch.Tensor:
+        """Return the mean output of some layers over an answer's tokens, shape (layers, width)."""
+        prompt = self.ids(messages)
+        said = self._tokenizer(answer, add_special_tokens=False).input_ids[: max(1, self.context - len(prompt))]
+        row = torch.tensor([[*prompt, *said]], device=self._model.device)
+        with torch.no_grad():
+            states = self._model(row, output_hidden_states=True).hidden_states
+        return torch.stack([states[layer + 1][0, len(prompt) :].float().mean(dim=0) for layer in layers]).cpu()
+
+    def _batch(self, ids: Sequence[list[int]], seed: int, sampling: Sampling) -> list[Sample]:
+        padded = self._tokenizer.pad({"input_ids": list(ids)}, return_tensors="pt").to(self._model.device)
+        length = padded["input_ids"].shape[1]
+        drawn: dict[str, float | None] = {
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+        }
+        if sampling.temperature == 0:
+            drawn = dict.fromkeys(drawn)
+        stop = {} if self.has_template else {"stop_strings": [_NEXT_TURN], "tokenizer": self._tokenizer}
+        torch.manual_seed(seed)
+        tokens = self._model.generate(
+            **padded,
+            max_new_tokens=min(sampling.max_new_tokens, self.context - length),
+            pad_token_id=self._tokenizer.pad_token_id,
+            do_sample=sampling.temperature != 0,
+            **drawn,
+            **stop,
+        )[:, length:]
+        return [self._sample(row) for row in tokens.tolist()]
+
+    def _sample(self, row: list[int]) -> Sample:
+        ends = self._end_ids()
+        size = next((n for n, token in enumerate(row, 1) if token in ends), len(row))
+        text = self._tokenizer.decode(row[:size], skip_special_tokens=True)
+        finished = row[size - 1] in ends if size else True
+        if not self.has_template:
+            text, stopped, _ = text.partition(_NEXT_TURN)
+            finished = finished or bool(stopped)
+        return Sample(text.strip(), size, finished)
+
+    def _end_ids(self) -> set[int]:
+        found = self._model.generation_config.eos_token_id
+        found = found if isinstance(found, list) else [found]
+        return {token for token in (*found, self._tokenizer.eos_token_id) if token is not None}
+
+    @contextlib.contextmanager
+    def _pushed(self, pushes: Sequence[Push]) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for layer, vectors in pushes:
+                hook = _adder(vectors.to(self._model.device, self._model.dtype))
+                stack.callback(self._layers[layer].register_forward_hook(hook).remove)
+            yield
+
+
+def _adder(vectors: torch.Tensor) -> Callable[[object, object, Any], Any]:
+    """Return the hook that adds a row's vector to each of its positions."""
+
+    def add(module: object, inputs: object, output: Any) -> Any:
+        states = output[0] if isinstance(output, tuple) else output
+        states = states + vectors[:, None, :]
+        return (states, *output[1:]) if isinstance(output, tuple) else states
+
+    return add
+
+
+def add_pushes(pushes: Sequence[Push]) -> list[Push]:
+    """Add up the pushes on each layer."""
+    layers: dict[int, torch.Tensor] = {}
+    for layer, vectors in pushes:
+        layers[layer] = layers[layer] + vectors if layer in layers else vectors
+    return [Push(layer, vectors) for layer, vectors in layers.items()]

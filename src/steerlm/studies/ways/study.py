@@ -1,0 +1,415 @@
+"""Which way to steer is best for a model? The same prompts, settings and scorers for all of them.
+
+    steerlm evaluate --ways header,words,demonstrations,best-of-8,vector --model tuned=MODEL --base BASE \\
+        --demonstrations annotated.jsonl --prompts prompts.jsonl --out OUT
+
+`header` asks a steerable model by its dials. The other ways ask a base model: `words` writes the setting out,
+`demonstrations` adds three training answers near it, `vector` says nothing and adds the activation vector of the dial
+that is turned. Behind a way, `-best-of-N` draws N answers and gives the one that the scorers find nearest to the
+setting (`best-of-8` alone is that of words): what choosing can reach at N times the cost, with the examiner's own eyes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from steerlm.attributes import AttributeSchema
+from steerlm.config import EvaluateConfig
+from steerlm.conversation import Message
+from steerlm.errors import UserError, did_you_mean
+from steerlm.generation.demonstrations import Demonstrations, placed, read_demonstrations
+from steerlm.results.codec import VERSION, write_result
+from steerlm.results.evaluation import Differences, PromptCounts
+from steerlm.results.ways import WayResult, WaysResult
+from steerlm.stages.evaluate.fidelity import Sweeps, fidelity_report, paired_comparison
+from steerlm.stages.evaluate.observing import (
+    AnswerRow,
+    SampleRow,
+    ScoreRow,
+    answer_plan,
+    lay_out_sweeps,
+    score_answers,
+    unscored,
+)
+from steerlm.stages.evaluate.panel import Panelist, headline_scorers, make_panel
+from steerlm.stages.evaluate.sweeping import SweepPlan, make_plan, read_prompts, seen_combinations, sweep_levels
+from steerlm.storage.claims import claim_file, digest_of
+from steerlm.storage.resumable import map_lines, read_rows
+from steerlm.studies.ways.wording import asked_in_words, worded
+
+Kind = Literal["header", "words", "demonstrations", "vector"]
+SHOWN = 3
+"""Demonstrations in front of a question."""
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to steer.
+
+    Attributes:
+        name: as it is written.
+        draws: answers to choose from.
+    """
+
+    name: str
+    kind: Kind
+    draws: int = 1
+
+
+def parse_ways(text: str) -> tuple[Way, ...]:
+    """Read `header,words,demonstrations,best-of-8,vector`.
+
+    Raises:
+        UserError: an unknown way, or one that stands twice.
+    """
+    ways = []
+    for name in (piece.strip() for piece in text.split(",") if piece.strip()):
+        match = re.fullmatch(r"(?:(.+?)-)?best-of-(\d+)", name)
+        kind, draws = (match[1] or "words", int(match[2])) if match else (name, 1)
+        kinds: dict[str, Kind] = {k: k for k in get_args(Kind)}
+        if kind not in kinds:
+            raise UserError(f"--ways: {name!r} is not known: {did_you_mean(kind, [*kinds, 'best-of-8'])}")
+        if match and draws < 2:
+            raise UserError(f"--ways: {name!r} chooses among {draws}; give at least best-of-2")
+        ways.append(Way(name, kinds[kind], draws))
+    names = [way.name for way in ways]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--ways: give each way once, got {text!r}")
+    return tuple(ways)
+
+
+@dataclass(frozen=True)
+class WaysRun:
+    """What is compared.
+
+    Attributes:
+        config: the section `evaluate`: scorers, sampling, number of prompts.
+        model: the steerable checkpoint.
+        base: what the other ways ask: a folder or hub id.
+        demonstrations: annotated training answers, for `demonstrations` and `vector`.
+        annotator: the attribute model that labelled the training data.
+    """
+
+    config: EvaluateConfig
+    ways: Sequence[Way]
+    model: Path
+    base: str
+    prompts: Path
+    schema: AttributeSchema
+    seed: int
+    demonstrations: Path | None = None
+    annotator: Path | None = None
+
+
+def compare_ways(run: WaysRun, out: Path) -> WaysResult:
+    """Let all ways answer, score and compare them.
+
+    Args:
+        run: what is compared.
+        out: receives `<way>/samples.jsonl`, scores, and `ways.json`; called again, it goes on.
+
+    Raises:
+        UserError: no scorer, no demonstrations where a way needs them, or unusable files.
+    """
+    from steerlm.checkpoint.models import fingerprint, load_info
+
+    config, schema = run.config, run.schema
+    info = load_info(run.model)
+    if not info.conditioning:
+        raise UserError(f"{run.model} was trained without attributes: it has no header to compare with")
+    panel = make_panel(config, schema, run.annotator, [info])
+    headline = {name: id_ for name, id_ in headline_scorers(schema, panel).items() if schema[name].kind == "ordinal"}
+    if not headline:
+        raise UserError("nothing measures an ordinal attribute; name a measure, attribute model, classifier or judge")
+    needing = [way.name for way in run.ways if way.kind in ("demonstrations", "vector")]
+    if needing and run.demonstrations is None:
+        raise UserError(f"--ways {', '.join(needing)}: give --demonstrations, annotated answers (annotate/train.jsonl)")
+    prompts = read_prompts(run.prompts, schema, config.num_prompts, run.seed)
+    levels = {name: sweep_levels(schema[name]) for name in headline}
+    known = seen_combinations(info.label_statistics, schema)
+    plan = _one_ask_per_cell(make_plan(prompts, schema, ("defaults",), known, run.seed, levels))
+    quoted = [scorer for scorer in panel if scorer.id in headline.values()]
+    shown = None if run.demonstrations is None else read_demonstrations(run.demonstrations, schema)
+    asking = _Asking(run, plan, shown, {name: next(p for p in quoted if p.id == id_) for name, id_ in headline.items()})
+    observed = {}
+    for way in run.ways:
+        rows, lengths = asking.rows(way, fingerprint(run.model), out)
+        scores = {s.id: score_answers(s, plan, rows, out / way.name, way.name) for s in quoted}
+        observed[way.name] = _Seen(rows, scores, lengths)
+    sweeps = {name: {s.id: _sweeps(plan, schema, seen, s) for s in quoted} for name, seen in observed.items()}
+    header = next((way.name for way in run.ways if way.kind == "header" and way.draws == 1), None)
+    results = [
+        _way(run, way, observed[way.name], sweeps[way.name], None if header is None else sweeps[header], headline)
+        for way in run.ways
+    ]
+    result = WaysResult(
+        version=VERSION,
+        attributes=schema,
+        seed=run.seed,
+        model=str(run.model),
+        base=run.base,
+        settings=config.model_dump(mode="json"),
+        prompts=PromptCounts(len(prompts), len({prompt.cluster for prompt in prompts})),
+        asks=len(plan.asks),
+        scorers=[scorer.describe() for scorer in quoted],
+        headline_scorer=headline,
+        cautions=_cautions(run, results, quoted),
+        ways=results,
+        vectors={name: found.choice for name, found in asking.vectors.items()},
+    )
+    write_result(out / "ways.json", result)
+    return result
+
+
+class PromptLengths(NamedTuple):
+    """Means over all requests: tokens of the prompt, and demonstrations in it."""
+
+    tokens: float
+    shown: float
+
+
+@dataclass(frozen=True)
+class _Seen:
+    rows: list[AnswerRow]
+    scores: Mapping[str, list[ScoreRow]]
+    prompt: PromptLengths | None
+
+
+class _Asking:
+    """Asks the base model, which is loaded once, when it is first needed."""
+
+    def __init__(
+        self, run: WaysRun, plan: SweepPlan, shown: Demonstrations | None, scorers: Mapping[str, Panelist]
+    ) -> None:
+        self.run, self.plan, self.shown, self.scorers = run, plan, shown, scorers
+        self.vectors: dict[str, Any] = {}
+        self._base: Any = None
+
+    def rows(self, way: Way, key: str, out: Path) -> tuple[list[AnswerRow], PromptLengths | None]:
+        """Return the answers of a way, and how long its prompts are where that is known."""
+        run, config = self.run, self.run.config
+        folder = out / way.name
+        if way.kind == "header":
+            drawing = config.model_copy(update={"samples_per_prompt": way.draws})
+            rows = answer_plan(drawing, self.plan, run.model, key, folder, way.name)
+            return self._chosen(way, rows, folder), None
+        if way.kind == "vector":
+            self._fit(out / "vectors")
+        conversations = [self._conversation(way, ask) for ask in range(len(self.plan.asks))]
+        texts = [[(m.role, m.content) for m in messages] for messages in conversations]
+        choices = {name: list(vars(found.choice).values()) for name, found in self.vectors.items()}
+        path = folder / "samples.jsonl"
+        sampling = self._sampling
+        parts = [self._base_key(), way.draws, config.precision, vars(sampling), texts, run.seed]
+        claim_file(path, digest_of(*parts, choices if way.kind == "vector" else None))
+
+        def work(chunk: list[int]) -> list[AnswerRow]:
+            owners = [ask for ask in chunk for _ in range(way.draws)]
+            seeds = [self.plan.prompts[self.plan.asks[ask].prompt].seed + k for ask in chunk for k in range(way.draws)]
+            samples = self.base.answers(
+                [conversations[ask] for ask in owners], seeds, sampling, self._push(way, owners)
+            )
+            given: dict[int, list[SampleRow]] = {ask: [] for ask in chunk}
+            for ask, sample in zip(owners, samples, strict=True):
+                if sample is not None:
+                    given[ask].append(
+                        SampleRow(text=sample.text, num_tokens=sample.num_tokens, finished=sample.finished)
+                    )
+            return [self._row(ask, given[ask]) for ask in chunk]
+
+        map_lines(path, range(len(conversations)), work, chunk=_CHUNK, description=f"answers of {way.name}")
+        shown = [
+            (len(c) - len(self.plan.prompts[a.prompt].messages)) / 2
+            for c, a in zip(conversations, self.plan.asks, strict=True)
+        ]
+        lengths = PromptLengths(self.prompt_lengths(conversations, folder), float(np.mean(shown)))
+        return self._chosen(way, list(read_rows(path)), folder), lengths
+
+    @property
+    def base(self) -> Any:
+        """The base model."""
+        if self._base is None:
+            from steerlm.generation.plain import PlainModel
+
+            self._base = PlainModel(self.run.base, self.run.config.precision, self.run.config.batch_size)
+        return self._base
+
+    @property
+    def _sampling(self) -> Any:
+        from steerlm.generation.requests import Sampling
+
+        config = self.run.config
+        return Sampling(config.max_new_tokens, config.temperature, config.top_k)
+
+    def prompt_lengths(self, conversations: Sequence[Sequence[Message]], folder: Path) -> float:
+        """Return the mean length of prompts, kept beside the answers."""
+        path = folder / "prompts.jsonl"
+        claim_file(path, digest_of(self._base_key(), [[m.content for m in messages] for messages in conversations]))
+        map_lines(
+            path,
+            conversations,
+            lambda chunk: [len(self.base.ids(messages)) for messages in chunk],
+            chunk=256,
+            description="",
+        )
+        return float(np.mean(list(read_rows(path))))
+
+    def _base_key(self) -> str:
+        from steerlm.checkpoint.models import fingerprint
+
+        return fingerprint(self.run.base) if Path(self.run.base).is_dir() else self.run.base
+
+    def _row(self, ask: int, samples: list[SampleRow]) -> AnswerRow:
+        asked = self.plan.asks[ask]
+        return AnswerRow(
+            ask=ask,
+            prompt=self.plan.prompts[asked.prompt].id,
+            attributes=dict(asked.attributes),
+            samples=samples,
+        )
+
+    def _conversation(self, way: Way, ask: int) -> tuple[Message, ...]:
+        asked = self.plan.asks[ask]
+        messages = self.plan.prompts[asked.prompt].messages
+        # a base model knows nothing of the labels that earlier turns carry
+        messages = tuple(dataclasses.replace(m, attributes=None) for m in messages)
+        if way.kind == "vector":
+            return messages
+        schema = self.run.schema
+        words = asked_in_words(messages, schema, asked.attributes)
+        if way.kind == "words":
+            return words
+        assert self.shown is not None
+        near = [worded(example, schema) for example in self.shown.choose(messages, asked.attributes, SHOWN)]
+        # the farthest are left out where they leave no room for an answer
+        for left_out in range(len(near)):
+            whole = placed(words, near[left_out:], headers=False)
+            if self.base.room(whole) >= self.run.config.max_new_tokens:
+                return whole
+        return words
+
+    def _fit(self, out: Path) -> None:
+        from steerlm.studies.ways.vectors import Fitting, fit_vectors
+
+        assert self.shown is not None
+        taken = frozenset(m.content for prompt in self.plan.prompts for m in prompt.messages)
+        fitting = Fitting(self.base, self._base_key(), self.shown, self.scorers, self._sampling, taken, self.run.seed)
+        self.vectors = fit_vectors(fitting, self.run.schema, out)
+
+    def _push(self, way: Way, asks: Sequence[int]) -> Any:
+        """Return the pushes of a way for some asks: each by the dial that it turns, by the level asked for."""
+        if way.kind != "vector":
+            return ()
+        from steerlm.generation.plain import add_pushes
+
+        pushes = []
+        for name, found in self.vectors.items():
+            attribute = self.run.schema[name]
+            swept = [float(self.plan.cells[ask].dial == name) for ask in asks]
+            levels = [self.plan.asks[ask].attributes[name] for ask in asks]
+            push = found.push(attribute, levels)
+            pushes.append(push._replace(vectors=push.vectors * push.vectors.new_tensor(swept)[:, None]))
+        return add_pushes(pushes)
+
+    def _chosen(self, way: Way, rows: list[AnswerRow], folder: Path) -> list[AnswerRow]:
+        """Keep the answer of each ask that its scorers find nearest to the setting."""
+        if way.draws == 1:
+            return rows
+        scores = {
+            s.id: score_answers(s, self.plan, rows, folder / "draws", way.name)
+            for s in {scorer.id: scorer for scorer in self.scorers.values()}.values()
+        }
+        kept = []
+        for ask, row in enumerate(rows):
+            distances = [
+                self._distance(row, {i: s[ask]["scores"][k] for i, s in scores.items()})
+                for k in range(len(row["samples"]))
+            ]
+            best = [row["samples"][int(np.argmin(distances))]] if distances else []
+            kept.append(AnswerRow(ask=row["ask"], prompt=row["prompt"], attributes=row["attributes"], samples=best))
+        return kept
+
+    def _distance(self, row: AnswerRow, scores: Mapping[str, Mapping[str, float | None] | None]) -> float:
+        """Return how far an answer is from its setting: shares of the dials' ranges, 1 for what has no score."""
+        far = 0.0
+        for name, scorer in self.scorers.items():
+            attribute, found = self.run.schema[name], scores[scorer.id]
+            score = None if found is None else found[name]
+            wanted = float(row["attributes"][name])
+            far += 1.0 if score is None else abs(attribute.to_unit(score) - attribute.to_unit(wanted))
+        return far
+
+
+def _one_ask_per_cell(plan: SweepPlan) -> SweepPlan:
+    """Give every step of every sweep an ask of its own: a vector pushes by the dial, also where settings are equal."""
+    asks = tuple(plan.asks[cell.ask] for cell in plan.cells)
+    cells = tuple(dataclasses.replace(cell, ask=number) for number, cell in enumerate(plan.cells))
+    return SweepPlan(plan.prompts, asks, cells)
+
+
+def _sweeps(plan: SweepPlan, schema: AttributeSchema, seen: _Seen, scorer: Panelist) -> Sweeps:
+    return lay_out_sweeps(plan, schema, seen.rows, seen.scores[scorer.id], scorer.attributes, [True] * len(plan.asks))
+
+
+def _way(
+    run: WaysRun,
+    way: Way,
+    seen: _Seen,
+    sweeps: Mapping[str, Sweeps],
+    header: Mapping[str, Sweeps] | None,
+    headline: Mapping[str, str],
+) -> WayResult:
+    schema = run.schema
+    reports = {id_: fidelity_report(found, schema, unscored(seen.scores[id_])) for id_, found in sweeps.items()}
+    by_dial: dict[str, Differences] = {}
+    overall: Differences | None = None
+    if header is not None and way.kind != "header":
+        for id_ in dict.fromkeys(headline.values()):
+            attributes = [schema[name] for name, scorer in headline.items() if scorer == id_]
+            if np.array_equal(sweeps[id_].series, header[id_].series):
+                found, each = paired_comparison(header[id_], sweeps[id_], attributes)
+                by_dial |= each
+                overall = overall or found
+    samples = [sample for row in seen.rows for sample in row["samples"]]
+    return WayResult(
+        name=way.name,
+        model=str(run.model) if way.kind == "header" else run.base,
+        draws=way.draws,
+        prompt_tokens=None if seen.prompt is None else seen.prompt.tokens,
+        shown=seen.prompt.shown if seen.prompt is not None and way.kind == "demonstrations" else None,
+        answer_tokens=float(np.mean([sample["num_tokens"] for sample in samples])) if samples else float("nan"),
+        unanswered=sum(not row["samples"] for row in seen.rows),
+        dials={name: reports[id_].dials[name] for name, id_ in headline.items() if name in reports[id_].dials},
+        against_header=overall,
+        by_dial=by_dial,
+    )
+
+
+def _cautions(run: WaysRun, ways: Sequence[WayResult], quoted: Sequence[Panelist]) -> list[str]:
+    found = []
+    choosing = [way.name for way in ways if way.draws > 1]
+    if choosing:
+        found.append(
+            f"{' and '.join(choosing)}: chosen by the scorers that also judge the answers, which is the best that "
+            "choosing can look."
+        )
+    for scorer in quoted:
+        if not scorer.independent:
+            found.append(f"{scorer.scorer.label} labelled the training data: it is not independent.")
+    for way in ways:
+        if way.shown is not None and way.shown < SHOWN:
+            found.append(f"{way.name}: {way.shown:.1f} of {SHOWN} demonstrations fit into the context, on average.")
+        if way.unanswered:
+            found.append(f"{way.name}: {way.unanswered} prompts leave no room for an answer.")
+        flat = [name for name, dial in way.dials.items() if dial.constant is not None]
+        if flat:
+            found.append(f"{way.name}: {' and '.join(flat)} never varies, whatever is asked for.")
+    return found
