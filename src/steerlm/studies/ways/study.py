@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -43,6 +43,11 @@ from steerlm.stages.evaluate.sweeping import SweepPlan, make_plan, read_prompts,
 from steerlm.storage.claims import claim_file, digest_of
 from steerlm.storage.resumable import map_lines, read_rows
 from steerlm.studies.ways.wording import asked_in_words, worded
+
+if TYPE_CHECKING:
+    from steerlm.generation.plain import PlainModel, Push
+    from steerlm.generation.requests import Sampling
+    from steerlm.studies.ways.vectors import DialVector
 
 Kind = Literal["header", "words", "demonstrations", "vector"]
 SHOWN = 3
@@ -138,7 +143,9 @@ def compare_ways(run: WaysRun, out: Path) -> WaysResult:
     plan = _one_ask_per_cell(make_plan(prompts, schema, ("defaults",), known, run.seed, levels))
     quoted = [scorer for scorer in panel if scorer.id in headline.values()]
     shown = None if run.demonstrations is None else read_demonstrations(run.demonstrations, schema)
-    asking = _Asking(run, plan, shown, {name: next(p for p in quoted if p.id == id_) for name, id_ in headline.items()})
+    asking = _Questions(
+        run, plan, shown, {name: next(p for p in quoted if p.id == id_) for name, id_ in headline.items()}
+    )
     observed = {}
     for way in run.ways:
         rows, lengths = asking.rows(way, fingerprint(run.model), out)
@@ -183,15 +190,15 @@ class _Seen:
     prompt: PromptLengths | None
 
 
-class _Asking:
+class _Questions:
     """Asks the base model, which is loaded once, when it is first needed."""
 
     def __init__(
         self, run: WaysRun, plan: SweepPlan, shown: Demonstrations | None, scorers: Mapping[str, Panelist]
     ) -> None:
         self.run, self.plan, self.shown, self.scorers = run, plan, shown, scorers
-        self.vectors: dict[str, Any] = {}
-        self._base: Any = None
+        self.vectors: Mapping[str, DialVector] = {}
+        self._base: PlainModel | None = None
 
     def rows(self, way: Way, key: str, out: Path) -> tuple[list[AnswerRow], PromptLengths | None]:
         """Return the answers of a way, and how long its prompts are where that is known."""
@@ -234,7 +241,7 @@ class _Asking:
         return self._chosen(way, list(read_rows(path)), folder), lengths
 
     @property
-    def base(self) -> Any:
+    def base(self) -> PlainModel:
         """The base model."""
         if self._base is None:
             from steerlm.generation.plain import PlainModel
@@ -243,7 +250,7 @@ class _Asking:
         return self._base
 
     @property
-    def _sampling(self) -> Any:
+    def _sampling(self) -> Sampling:
         from steerlm.generation.requests import Sampling
 
         config = self.run.config
@@ -304,7 +311,7 @@ class _Asking:
         fitting = Fitting(self.base, self._base_key(), self.shown, self.scorers, self._sampling, taken, self.run.seed)
         self.vectors = fit_vectors(fitting, self.run.schema, out)
 
-    def _push(self, way: Way, asks: Sequence[int]) -> Any:
+    def _push(self, way: Way, asks: Sequence[int]) -> Sequence[Push]:
         """Return the pushes of a way for some asks: each by the dial that it turns, by the level asked for."""
         if way.kind != "vector":
             return ()
