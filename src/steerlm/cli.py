@@ -25,6 +25,7 @@ from steerlm.commands import (
     evaluate,
     export,
     export_nemo,
+    init,
     judge,
     plan,
     playground,
@@ -54,6 +55,7 @@ class Command(Protocol):
 
 
 COMMANDS: dict[str, Command] = {
+    "init": init,
     "run": run,
     "plan": plan,
     "playground": playground,
@@ -82,6 +84,7 @@ COMMANDS: dict[str, Command] = {
 _EPILOG = """\
 examples:
   steerlm run playground                               all four steps on the CPU, in minutes
+  steerlm init chats.csv --base MODEL                  a first recipe for your own data
   steerlm run recipe.yaml --dry-run                    validate everything, estimate cost, compute nothing
   steerlm run recipe.yaml --set train_sft.epochs=2     override one value of the recipe
   steerlm annotate --model runs/x/train_attribute_model/model --data chats.jsonl --out labelled

@@ -59,6 +59,14 @@ def add_skip_bad_records(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Add `--columns`."""
+    parser.add_argument(
+        "--columns", metavar="NAME=COLUMN,…",
+        help="what is read -> the data's column of another name: prompt=player,response=reply,rating.humor=funny",
+    )  # fmt: skip
+
+
 def add_attributes(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """Add `--attributes`."""
     text = "schema preset (oasst, helpsteer, steerlm, paper) or YAML file with a list"

@@ -20,10 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     common.add_recipe(parser, "; without a recipe: a field of the section prepare", optional=True)
     parser.add_argument("--source", action="append", default=[], metavar="FORMAT:PATH", help="a data file (repeatable)")
-    parser.add_argument(
-        "--columns", metavar="NAME=COLUMN,…",
-        help="what is read -> the data's column of another name: prompt=player,response=reply,rating.humor=funny",
-    )  # fmt: skip
+    common.add_columns(parser)
     parser.add_argument(
         "--show", type=int, default=0, metavar="N", help="print N random records as the model will see them"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from steerlm.errors import UserError, did_you_mean
 
@@ -121,6 +121,22 @@ def this_machine(shape: Architecture | None = None) -> Machines:
     # a device that is not in the table: what it measures stands for its specification
     speed = matrix_speed(8192)
     return Machines(Device(name, memory, speed, 1e12, 32e9, 1e9), torch.cuda.device_count())
+
+
+class Memory(NamedTuple):
+    """The memory of one device of this machine."""
+
+    gib: float
+    cpu: bool
+
+
+def memory_here() -> Memory:
+    """Return the memory that a model can have on this machine; nothing is measured."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Memory(_cpu_memory_gib(), True)
+    return Memory(torch.cuda.get_device_properties(0).total_memory / 2**30, False)
 
 
 def _cpu_memory_gib() -> float:

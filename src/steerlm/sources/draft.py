@@ -121,7 +121,7 @@ class Labels:
         """Return the values that are there: the annotators' where there are several."""
         values = [value for value in (given if isinstance(given, list) else [given]) if not absent(value)]
         if self.written and numeric:
-            values = [_number(value) for value in values if not is_placeholder(value)]
+            values = [as_number(value) for value in values if not is_placeholder(value)]
         return values
 
     def _drop(self, name: str) -> None:
@@ -151,7 +151,7 @@ def is_placeholder(value: object) -> bool:
     return isinstance(value, str) and value.strip().strip("<>[](){}.").strip().lower() in _PLACEHOLDERS
 
 
-def _number(value: object) -> object:
+def as_number(value: object) -> object:
     """Return the number that a cell of text says; other text stays as it is, to be refused with its name."""
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*", value, re.ASCII):
         number = float(value)

@@ -1,0 +1,235 @@
+"""Look at data and a model, and write a first recipe that fits both."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steerlm.commands import common, terminal
+from steerlm.errors import UserError
+
+if TYPE_CHECKING:
+    from steerlm.attributes import Attribute, AttributeSchema
+    from steerlm.config import Recipe, SourceConfig
+    from steerlm.planning.choosing import Setting
+    from steerlm.planning.looking import DataLook, ModelLook
+    from steerlm.sources.guessing import SourceGuess
+
+_LABELLED = 0.95
+"""Share of rated responses from which people's labels are trained on as they are."""
+_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+_EPILOG = """\
+examples:
+  steerlm init dialogue.csv --base google/gemma-3-270m
+  steerlm init dialogue.csv --base google/gemma-3-270m --attributes length=measure:words,grumpiness=judge
+  steerlm init chats.parquet --base ./model --columns prompt=player,response=reply,system=npc,rating.humor=funny
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "data", metavar="DATA", help="CSV, TSV, JSON, JSONL or parquet file, a folder of them, or a hub id"
+    )
+    parser.add_argument("--base", required=True, metavar="MODEL", help="base model: Hugging Face id or local folder")
+    parser.add_argument(
+        "--attributes", metavar="DIALS",
+        help="NAME=WHO,… where WHO is measure:NAME, judge, judge:RATINGS, classifier:MODEL:LABEL or people; or a "
+        "preset or YAML file (default: columns of ratings, else measures that vary in the replies)",
+    )  # fmt: skip
+    common.add_columns(parser)
+    parser.add_argument("--format", help="how the data are laid out (default: guessed)")
+    parser.add_argument("--encoder", metavar="MODEL", help="base of the attribute model, where one is needed")
+    parser.add_argument("--name", help="name of the run (default: that of the data)")
+    parser.add_argument("--out", type=Path, help="recipe to write (default: NAME.yaml)")
+    parser.add_argument("--force", action="store_true", help="write over a recipe that is there")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write a recipe; 1 where it has problems that its owner must mend."""
+    name = arguments.name or _name_of(arguments.data)
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise UserError(f"--name {name!r} may hold letters, digits and _ . - only")
+    out = arguments.out or Path(f"{name}.yaml")
+    if out.exists() and not arguments.force:
+        raise UserError(f"{out} is there already; --force writes over it, --out names another file")
+    common.base_model(arguments.base, "--base")
+    from steerlm.attributes import Attribute, AttributeSchema
+    from steerlm.planning.dials_for import suggested_attributes, with_ratings_that_exist
+    from steerlm.planning.looking import look_at_data, look_at_model
+    from steerlm.sources.guessing import guess_source
+
+    path = _path_of(arguments.data)
+    columns = _columns(arguments.columns)
+    guess = guess_source(arguments.data, path, columns, arguments.format)
+    if not guess.certain and sys.stdin.isatty() and sys.stdout.isatty():
+        guess = guess_source(arguments.data, path, {**columns, **_asked(guess)}, arguments.format)
+    for text in guess.said:
+        terminal.say(f"guessed  {text}")
+    attributes = _attributes(arguments.attributes, guess, columns)
+    source = _source(name, arguments.data, path, guess, attributes)
+    data = look_at_data(source, AttributeSchema(tuple(attributes) or (Attribute("nobody_rates_this"),)))
+    terminal.say(f"data     {data}")
+    if not attributes:
+        attributes = suggested_attributes(data)
+    schema = with_ratings_that_exist(AttributeSchema(tuple(attributes)), data)
+    for attribute in schema:
+        terminal.say(
+            f"dial     {attribute.name} {attribute.levels[0]}..{attribute.levels[-1]}, by {_teller(attribute)}"
+        )
+    model = look_at_model(arguments.base)
+    terminal.say(f"model    {model}")
+    setting = _setting(model, data, schema, guess, arguments.encoder)
+    return _write(setting, source, name, out, arguments.seed)
+
+
+def _name_of(data: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).name.split(".")[0]).strip("-") or "first"
+
+
+def _path_of(data: str) -> Path | None:
+    """Return the path of local data; None where the name can only be the hub's."""
+    path = Path(data)
+    if path.exists():
+        return path
+    if path.suffix or path.is_absolute() or data.startswith((".", "~")) or data.count("/") > 1:
+        raise UserError(f"no such file or folder: {data}")
+    return None
+
+
+def _columns(text: str | None) -> dict[str, str]:
+    from steerlm.sources import parse_columns
+
+    return parse_columns(text) if text else {}
+
+
+def _asked(guess: SourceGuess) -> dict[str, str]:
+    """Ask which columns hold the exchange; Enter takes what was guessed."""
+    said = {}
+    for part, what in (("prompt", "what the user says"), ("response", "the reply to it")):
+        guessed = guess.columns.get(part, part)
+        said[part] = input(f"Which column is {what}? [{guessed}] ").strip() or guessed
+    return said
+
+
+def _attributes(text: str | None, guess: SourceGuess, columns: Mapping[str, str]) -> list[Attribute]:
+    """Return the dials that are named, in a file or on the command line or by a column of ratings."""
+    from steerlm.planning.dials_for import read_shorthand
+
+    rated = {column.attribute.name: column.attribute for column in guess.rated}
+    if text is None:
+        return list(rated.values())
+    if "=" not in text:
+        named = list(common.schema_of(text))
+    else:
+        # of an attribute that a column rates, the column knows the scale
+        named = [rated.get(a.name, a) if a.said_by == "people" else a for a in read_shorthand(text)]
+    names = [attribute.name for attribute in named]
+    asked = [name.removeprefix("rating.") for name in columns if name.startswith("rating.")]
+    left = [name for name in rated if name not in (*names, *asked)]
+    if left:
+        terminal.say(
+            f"not used: the columns of ratings {', '.join(left)}; name them in --attributes, as in {left[0]}=people"
+        )
+    return [*named, *(rated[name] for name in asked if name not in names)]
+
+
+def _source(
+    name: str, origin: str, path: Path | None, guess: SourceGuess, attributes: Sequence[Attribute]
+) -> SourceConfig:
+    from steerlm.config import SourceConfig
+
+    used = {attribute.name for attribute in attributes}
+    columns = dict(guess.columns)
+    for rated in guess.rated:
+        if rated.attribute.name in used and rated.column != rated.attribute.name:
+            columns[f"rating.{rated.attribute.name}"] = rated.column
+    hub = origin if path is None else None
+    return SourceConfig(name=name, format=guess.format, path=path, hub=hub, columns=columns)
+
+
+def _teller(attribute: Attribute) -> str:
+    if attribute.measure:
+        return f"the measure {attribute.measure}"
+    if attribute.classifier is not None:
+        return f"the classifier {attribute.classifier.model}"
+    return "people's ratings" if attribute.judge is None else f"a judge, {attribute.judge.ratings:,} turns"
+
+
+def _setting(
+    model: ModelLook, data: DataLook, schema: AttributeSchema, guess: SourceGuess, encoder: str | None
+) -> Setting:
+    from steerlm.planning.choosing import Setting
+    from steerlm.planning.devices import memory_here
+    from steerlm.planning.looking import measure_lengths
+
+    shares = {column.attribute.name: column.share for column in guess.rated}
+    labelled = all(a.said_by == "people" and shares.get(a.name, 0) >= _LABELLED for a in schema)
+    needed = any(attribute.learned for attribute in schema) and not labelled
+    memory = memory_here()
+    return Setting(
+        model=model,
+        data=data,
+        lengths=measure_lengths(data, model, schema),
+        schema=schema,
+        encoder=(encoder or _encoder_for(model.name)) if needed else None,
+        memory_gib=memory.gib,
+        cpu=memory.cpu,
+        labelled=labelled,
+    )
+
+
+def _encoder_for(base: str) -> str:
+    """Return an encoder from the hub where it can be had, else the base model."""
+    if not Path(base).exists():
+        return _ENCODER
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(_ENCODER, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError):
+        return base
+    return _ENCODER
+
+
+def _write(setting: Setting, source: SourceConfig, name: str, out: Path, seed: int) -> int:
+    """Write the recipe once it loads, and say what it will cost."""
+    from steerlm.planning.estimate import plan
+    from steerlm.planning.printing import duration
+    from steerlm.storage.files import atomic_writer
+
+    text, recipe = _recipe(setting, source, name, seed)
+    planned = plan(recipe)
+    trained = next((cost for cost in planned.stages if cost.stage == "train_sft"), None)
+    if trained is not None and trained.fits is False and trained.largest_batch is not None:
+        text, recipe = _recipe(dataclasses.replace(setting, most_tokens=trained.largest_batch), source, name, seed)
+        planned = plan(recipe)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_writer(out) as stream:
+        stream.write(text.encode())
+    terminal.say(f"recipe   {out}: read it, every value says why; about {duration(planned.seconds)} on this machine")
+    for line in (*map(str, planned.findings), *planned.problems):
+        terminal.say(f"warning  {line}")
+    terminal.say(f"\ncheck    steerlm run {out} --dry-run")
+    terminal.say(f"run      steerlm run {out}")
+    return 1 if planned.problems else 0
+
+
+def _recipe(setting: Setting, source: SourceConfig, name: str, seed: int) -> tuple[str, Recipe]:
+    import yaml
+
+    from steerlm.config import build_recipe
+    from steerlm.planning.choosing import sections
+    from steerlm.planning.recipe_text import write_recipe
+
+    head, body = sections(setting, source, name, seed)
+    comment = f"Written by `steerlm init` for {setting.model.name} and {source.path or source.hub} ({setting.data})."
+    text = write_recipe(head, setting.schema, body, comment)
+    return text, build_recipe(yaml.safe_load(text), "the recipe that was made")

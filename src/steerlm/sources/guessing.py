@@ -1,0 +1,233 @@
+"""A look at data that nobody has described: which format it is, which columns hold what, and which of them rate.
+
+What is guessed is said; what cannot be guessed is an error that lists the columns.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from steerlm.attributes import PRESETS, Attribute
+from steerlm.config import SourceConfig, SourceFormat
+from steerlm.errors import UserError, did_you_mean
+from steerlm.sources.draft import absent, as_number
+from steerlm.sources.helpsteer import ATTRIBUTES as HELPSTEER
+from steerlm.sources.rows import read_rows
+from steerlm.sources.turns import TURN_LISTS, find_turns
+
+LOOKED_AT = 2000
+"""Rows that a guess rests on, at most."""
+_MOST_LEVELS = 11
+_PROMPTS = ("prompt", "question", "query", "instruction", "input", "user", "player", "human", "context", "request")
+_RESPONSES = (
+    "response", "answer", "reply", "output", "completion", "assistant", "bot", "npc_reply", "npc_response",
+    "target", "gpt",
+)  # fmt: skip
+_SYSTEMS = ("system", "system_prompt", "persona", "npc", "character", "speaker", "role")
+_KNOWN = {attribute.name: attribute for preset in PRESETS.values() for attribute in preset}
+_OTHERS = ("id", "group", "split", "index", "timestamp", "date", "source", "weight", "train", "trainable")
+
+
+@dataclass(frozen=True)
+class RatedColumn:
+    """A column of ratings, and the attribute that they are of."""
+
+    column: str
+    attribute: Attribute
+    share: float
+
+
+@dataclass(frozen=True)
+class SourceGuess:
+    """How to read a source.
+
+    Attributes:
+        format: which importer.
+        columns: what it reads -> the data's column, where these differ; ratings are not among them.
+        rated: columns that rate the response.
+        said: what was guessed, in words.
+        certain: whether the names of columns or keys left no doubt.
+    """
+
+    format: SourceFormat
+    columns: Mapping[str, str]
+    rated: tuple[RatedColumn, ...]
+    said: tuple[str, ...]
+    certain: bool
+
+
+def guess_source(origin: str, path: Path | None, columns: Mapping[str, str], wanted: str | None = None) -> SourceGuess:
+    """Look at the first rows of a file, a folder or a hub data set.
+
+    Args:
+        origin: the path, or the hub's id.
+        path: None for a hub data set.
+        columns: what the user has said of them, which wins.
+        wanted: the format, where the user has said it.
+
+    Raises:
+        UserError: nothing to read, or columns that cannot be told apart.
+    """
+    source = SourceConfig(name="data", format="table", path=path, hub=None if path is not None else origin)
+    rows = [row.value for row in itertools.islice(read_rows(source), LOOKED_AT)]
+    if not rows:
+        raise UserError(f"{origin} holds no row")
+    objects = [row for row in rows if isinstance(row, dict)]
+    if not objects:
+        raise UserError(f"{origin}: its rows are no objects with keys but {type(rows[0]).__name__}")
+    keys = list(dict.fromkeys(str(key) for row in objects for key in row))
+    formats = get_args(SourceFormat)
+    if wanted is not None and wanted not in formats:
+        raise UserError(f"--format {wanted!r}: {did_you_mean(wanted, formats)}")
+    if wanted is not None and wanted != "table":
+        return SourceGuess(formats[formats.index(wanted)], columns, (), (), True)
+    known = None if columns or wanted else _known_format(objects, keys)
+    if known is not None:
+        return SourceGuess(known, {}, (), (f"format {known}, by its keys ({', '.join(keys[:6])})",), True)
+    return _table(origin, objects, keys, columns)
+
+
+def _known_format(rows: Sequence[Mapping[str, object]], keys: Sequence[str]) -> SourceFormat | None:
+    """Return the public format that has such keys."""
+    if "message_tree_id" in keys:
+        return "oasst"
+    if {"chosen", "rejected"} <= set(keys):
+        return "hh_rlhf"
+    if any(key in keys for key in TURN_LISTS):
+        return _turns_format(rows)
+    if {"instruction", "output"} <= set(keys):
+        return "alpaca"
+    if {"prompt", "response"} <= set(keys) and sum(name in keys for name in HELPSTEER) >= 3:
+        return "helpsteer"
+    return None
+
+
+def _turns_format(rows: Sequence[Mapping[str, object]]) -> SourceFormat:
+    key = next(key for key in TURN_LISTS if any(key in row for row in rows))
+    turns = find_turns({str(name): value for name, value in rows[0].items()}, key)
+    first = turns[0] if turns else None
+    if isinstance(first, dict) and "role" in first:
+        return "messages"
+    return "nemo" if "mask" in rows[0] else "sharegpt"
+
+
+def _table(
+    origin: str, rows: Sequence[Mapping[str, object]], keys: Sequence[str], given: Mapping[str, str]
+) -> SourceGuess:
+    """Tell columns apart by their names, else by their texts."""
+    missing = [column for column in given.values() if column not in keys]
+    if missing:
+        raise UserError(f"--columns: {origin} has no column {missing[0]!r}; it has {', '.join(keys)}")
+    texts = [key for key in keys if _is_text(rows, key) and key not in given.values()]
+    found = {name: column for name, column in given.items() if not name.startswith("rating.")}
+    said, certain = [], True
+    for part, names in (("prompt", _PROMPTS), ("response", _RESPONSES)):
+        if part in found:
+            continue
+        column = _by_name([key for key in texts if key not in found.values()], names)
+        if column is not None:
+            found[part] = column
+    free = [key for key in texts if key not in found.values() and _by_name([key], (*_SYSTEMS, *_OTHERS)) is None]
+    for part in ("prompt", "response"):
+        if part not in found and len(free) == 2 - len({"prompt", "response"} & set(found)):
+            found[part] = free.pop(0)
+            certain = False
+    lacking = [part for part in ("prompt", "response") if part not in found]
+    if lacking:
+        raise UserError(
+            f"{origin}: cannot tell which column is the {' and which the '.join(lacking)}; it has "
+            f"{', '.join(keys)}. Say so, for example --columns prompt={keys[0]},response={keys[-1]}"
+        )
+    if "system" not in found:
+        column = _by_name([key for key in texts if key not in found.values()], _SYSTEMS)
+        if column is not None:
+            found["system"] = column
+    said.append(", ".join(f"{part} is the column {column!r}" for part, column in found.items()))
+    rated = _rated(rows, keys, given, set(found.values()))
+    renamed = {part: column for part, column in found.items() if part != column}
+    return SourceGuess("table", renamed, rated, tuple(said), certain)
+
+
+def _by_name(keys: Sequence[str], names: Sequence[str]) -> str | None:
+    """Return the column whose name is one of these, or begins or ends with one."""
+    plain = {key: plain_name(key) for key in keys}
+    for name in names:
+        for key in keys:
+            if plain[key] == name:
+                return key
+    for name in names:
+        for key in keys:
+            words = plain[key].split("_")
+            if name in (words[0], words[-1]):
+                return key
+    return None
+
+
+def plain_name(column: str) -> str:
+    """Return a column's name as an attribute's: lower-case letters, digits, underscores."""
+    name = re.sub(r"[^a-z0-9]+", "_", column.strip().lower()).strip("_")
+    return name if name[:1].isalpha() else f"a_{name}".rstrip("_")
+
+
+def _values(rows: Sequence[Mapping[str, object]], key: str) -> list[object]:
+    return [row[key] for row in rows if key in row and not absent(row[key])]
+
+
+def _is_text(rows: Sequence[Mapping[str, object]], key: str) -> bool:
+    """Whether a column holds words rather than numbers or one of a few codes."""
+    values = _values(rows, key)
+    texts = [value for value in values if isinstance(value, str)]
+    if not texts or len(texts) < len(values) or all(isinstance(as_number(text), int | float) for text in texts):
+        return False
+    return statistics.mean(len(text) for text in texts) >= 4
+
+
+def _rated(
+    rows: Sequence[Mapping[str, object]], keys: Sequence[str], given: Mapping[str, str], taken: set[str]
+) -> tuple[RatedColumn, ...]:
+    """Return the columns whose values are levels of a short scale; where the user names some, only these."""
+    named = {column: name.removeprefix("rating.") for name, column in given.items() if name.startswith("rating.")}
+    columns = list(named) or [key for key in keys if key not in taken and _by_name([key], _OTHERS) is None]
+    found = []
+    for column in columns:
+        values = [as_number(value) for value in _values(rows, column)]
+        numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+        name = named.get(column, plain_name(column))
+        if len(numbers) == len(values) and _is_scale(numbers):
+            scale = (int(min(numbers)), int(max(numbers)))
+            about = _KNOWN.get(name)
+            attribute = Attribute(
+                name,
+                minimum=min(scale[0], 1),
+                maximum=_top(scale[1]),
+                description=f"As rated in the column {column}." if about is None else about.description,
+                best=None if about is None else about.best,
+            )
+            found.append(RatedColumn(column, attribute, len(values) / len(rows)))
+        elif column in named:
+            raise UserError(
+                f"--columns rating.{name}={column}: its values are no levels of a scale of whole numbers from 0 or 1 "
+                f"to at most {_MOST_LEVELS - 1}, for example {values[0] if values else 'nothing'!r}"
+            )
+    return tuple(found)
+
+
+def _is_scale(numbers: Sequence[int | float]) -> bool:
+    whole = {int(number) for number in numbers if float(number).is_integer()}
+    return (
+        2 <= len(whole) == len(set(numbers))
+        and min(whole) >= 0
+        and max(whole) < _MOST_LEVELS
+        and len(numbers) >= 2 * len(whole)
+    )
+
+
+def _top(highest: int) -> int:
+    """Return the top of the usual scale that holds a rating."""
+    return next(top for top in (1, 2, 3, 4, 5, 7, 10) if top >= highest)
