@@ -73,6 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
         guess = guess_source(arguments.data, path, {**columns, **_asked(guess)}, arguments.format)
     for text in guess.said:
         terminal.say(f"guessed  {text}")
+    for column in guess.unclear:
+        terminal.say(
+            f"not used {column}: whole numbers; if it rates the reply, --columns rating.{column}={column} says so"
+        )
     attributes = _attributes(arguments.attributes, guess, columns)
     source = _source(name, arguments.data, path, guess, attributes)
     data = look_at_data(source, AttributeSchema(tuple(attributes) or (Attribute("nobody_rates_this"),)))

@@ -125,7 +125,10 @@ def _rate(setting: Setting) -> Chosen:
 def _longest(setting: Setting) -> Chosen:
     wanted = 64 * math.ceil((setting.lengths.longest + 16) / 64)
     if wanted > setting.model.context:
-        return Chosen(setting.model.context, "all that the model takes; longer conversations lose their oldest turns")
+        lost = (
+            f"{100 * setting.lengths.beyond:.1f} % of the conversations are longer: cut to their last turns or left out"
+        )
+        return Chosen(setting.model.context, f"all that the model takes; {lost}")
     return Chosen(wanted, f"99.5 % of the conversations have at most {setting.lengths.longest} tokens")
 
 

@@ -83,11 +83,13 @@ class Lengths:
         record: mean of a conversation.
         longest: 99.5 % of the conversations are no longer.
         response: 99 % of the responses are no longer.
+        beyond: share of the conversations that are longer than the model's context.
     """
 
     record: float
     longest: int
     response: int
+    beyond: float
 
 
 def look_at_model(name: str) -> ModelLook:

@@ -31,6 +31,7 @@ _RESPONSES = (
 )  # fmt: skip
 _SYSTEMS = ("system", "system_prompt", "persona", "npc", "character", "speaker", "role")
 _KNOWN = {attribute.name: attribute for preset in PRESETS.values() for attribute in preset}
+_RATING_WORDS = {"rating", "ratings", "rated", "score", "scores", "stars", "grade", "label", "likert"}
 _OTHERS = ("id", "group", "split", "index", "timestamp", "date", "source", "weight", "train", "trainable")
 
 
@@ -51,6 +52,7 @@ class SourceGuess:
         format: which importer.
         columns: what it reads -> the data's column, where these differ; ratings are not among them.
         rated: columns that rate the response.
+        unclear: columns of whole numbers that nobody has called ratings.
         said: what was guessed, in words.
         certain: whether the names of columns or keys left no doubt.
     """
@@ -58,6 +60,7 @@ class SourceGuess:
     format: SourceFormat
     columns: Mapping[str, str]
     rated: tuple[RatedColumn, ...]
+    unclear: tuple[str, ...]
     said: tuple[str, ...]
     certain: bool
 
@@ -86,10 +89,10 @@ def guess_source(origin: str, path: Path | None, columns: Mapping[str, str], wan
     if wanted is not None and wanted not in formats:
         raise UserError(f"--format {wanted!r}: {did_you_mean(wanted, formats)}")
     if wanted is not None and wanted != "table":
-        return SourceGuess(formats[formats.index(wanted)], columns, (), (), True)
+        return SourceGuess(formats[formats.index(wanted)], columns, (), (), (), True)
     known = None if columns or wanted else _known_format(objects, keys)
     if known is not None:
-        return SourceGuess(known, {}, (), (f"format {known}, by its keys ({', '.join(keys[:6])})",), True)
+        return SourceGuess(known, {}, (), (), (f"format {known}, by its keys ({', '.join(keys[:6])})",), True)
     return _table(origin, objects, keys, columns)
 
 
@@ -151,7 +154,14 @@ def _table(
     said.append(", ".join(f"{part} is the column {column!r}" for part, column in found.items()))
     rated = _rated(rows, keys, given, set(found.values()))
     renamed = {part: column for part, column in found.items() if part != column}
-    return SourceGuess("table", renamed, rated, tuple(said), certain)
+    named = [column for column in rated if column.column in given.values() or _rates(column.attribute.name)]
+    unclear = [column.column for column in rated if column not in named]
+    return SourceGuess("table", renamed, tuple(named), tuple(unclear), tuple(said), certain)
+
+
+def _rates(name: str) -> bool:
+    """Whether a column's name says that it rates something."""
+    return name in _KNOWN or bool(_RATING_WORDS & set(name.split("_")))
 
 
 def _by_name(keys: Sequence[str], names: Sequence[str]) -> str | None:
