@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         terminal.say(f"guessed  {text}")
     for column in guess.unclear:
         terminal.say(
-            f"not used {column}: whole numbers; if it rates the reply, --columns rating.{column}={column} says so"
+            f"not used {column}: whole numbers; if they rate the reply, say --columns rating.{column}={column}"
         )
     attributes = _attributes(arguments.attributes, guess, columns)
     source = _source(name, arguments.data, path, guess, attributes)

@@ -154,4 +154,6 @@ def measure_lengths(data: DataLook, model: ModelLook, schema: AttributeSchema) -
         encoded = encoder.conversation(messages)
         records.append(len(encoded.input_ids))
         responses.append(sum(encoded.loss_mask) / max(1, len(one.assistant_turns)))
-    return Lengths(float(np.mean(records)), int(np.quantile(records, 0.995)) + 1, int(np.quantile(responses, 0.99)) + 1)
+    longest, response = math.ceil(np.quantile(records, 0.995)), math.ceil(np.quantile(responses, 0.99))
+    beyond = float(np.mean(np.asarray(records) > model.context))
+    return Lengths(float(np.mean(records)), longest, response, beyond)
