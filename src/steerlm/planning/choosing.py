@@ -118,8 +118,7 @@ def _rate(setting: Setting) -> Chosen:
     how = "all weights"
     if setting.lora:
         rate, how = rate * _LORA_FACTOR, "adapters"
-    digits = 1 - math.floor(math.log10(rate))
-    return Chosen(float(f"{rate:.{max(0, digits)}f}"), f"for {how} of a model of this size; smaller models take more")
+    return Chosen(float(f"{rate:.0e}"), f"for {how} of a model of this size; smaller models take more")
 
 
 def _longest(setting: Setting) -> Chosen:
@@ -161,7 +160,7 @@ def sections(
     run_dir = f"runs/{name}"
     head = {
         "name": Chosen(name),
-        "description": Chosen(f"{', '.join(setting.schema.names)} on {name}"),
+        "description": Chosen(f"{', '.join(setting.schema.names)} on {source.path or source.hub}"),
         "run_dir": Chosen(run_dir),
         "seed": Chosen(seed),
     }

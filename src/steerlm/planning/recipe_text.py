@@ -17,14 +17,15 @@ def write_recipe(head: Mapping[str, Chosen], schema: AttributeSchema, sections: 
     """Return the recipe.
 
     Args:
-        head: name, description, run_dir, seed.
+        head: what stands before the attributes.
         schema: the attributes.
         sections: of the stages.
         comment: what stands on top.
     """
     lines = [*_comment(comment, ""), *_lines(head, "")]
     lines += ["", *_comment(_ABOUT, ""), "attributes:"]
-    lines += [f"  - {_flow(row)}" for row in schema.to_dict()]
+    for row in schema.to_dict():
+        lines += [f"  {'  ' if i else '- '}{key}: {_flow(value)}" for i, (key, value) in enumerate(row.items())]
     for name, section in sections.items():
         lines += ["", *_lines({name: section}, "")]
     return "\n".join(lines) + "\n"

@@ -1,0 +1,107 @@
+"""What is guessed of data that nobody has described, and what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from steerlm.errors import UserError
+from steerlm.sources.guessing import SourceGuess, guess_source, plain_name
+
+
+def guess(path: Path, text: str, columns: dict[str, str] | None = None, wanted: str | None = None) -> SourceGuess:
+    path.write_text(text, encoding="utf-8")
+    return guess_source(str(path), path, columns or {}, wanted)
+
+
+def lines(*rows: object) -> str:
+    return "\n".join(orjson.dumps(row).decode() for row in rows)
+
+
+def table(header: str, *rows: str, repeat: int = 5) -> str:
+    return "\n".join([header, *rows * repeat]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"message_tree_id": "a", "prompt": {}}, "oasst"),
+        ({"chosen": "a", "rejected": "b"}, "hh_rlhf"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "messages"),
+        ({"conversations": [{"from": "human", "value": "a"}]}, "sharegpt"),
+        ({"conversations": [{"from": "User", "value": "a", "label": None}], "mask": "User"}, "nemo"),
+        ({"instruction": "a", "input": "", "output": "b"}, "alpaca"),
+        ({"prompt": "a", "response": "b", "helpfulness": 1, "correctness": 1, "coherence": 1}, "helpsteer"),
+    ],
+)
+def test_public_formats_are_known_by_their_keys(tmp_path: Path, row: dict[str, object], name: str) -> None:
+    found = guess(tmp_path / "a.jsonl", lines(row, row))
+    assert (found.format, found.certain, found.columns) == (name, True, {})
+
+
+def test_columns_are_found_by_name(tmp_path: Path) -> None:
+    text = table("npc,player,reply,scene", "A guard,Who are you?,Nobody.,3", "A witch,And you?,Guess who.,4")
+    found = guess(tmp_path / "a.csv", text)
+    assert found.format == "table"
+    assert found.columns == {"prompt": "player", "response": "reply", "system": "npc"}
+    assert found.certain
+    assert found.rated == ()
+    assert found.unclear == ("scene",)
+    assert "prompt is the column 'player'" in found.said[0]
+
+
+def test_two_columns_of_text_are_taken_in_their_order_and_that_is_no_certainty(tmp_path: Path) -> None:
+    found = guess(tmp_path / "a.tsv", table("first\tsecond", "Who are you?\tNobody.", "And you?\tGuess who."))
+    assert found.columns == {"prompt": "first", "response": "second"}
+    assert not found.certain
+
+
+def test_ratings_are_columns_of_levels_that_are_called_so(tmp_path: Path) -> None:
+    text = table(
+        "prompt,response,quality,Style rating,price", "Who?,Me and you.,1,0,10.5", "What?,This and that.,5,2,9.0"
+    )
+    quality, style = guess(tmp_path / "a.csv", text).rated
+    assert (quality.attribute.minimum, quality.attribute.maximum, quality.attribute.best) == (1, 5, "max")
+    assert (style.column, style.attribute.name) == ("Style rating", "style_rating")
+    assert (style.attribute.minimum, style.attribute.maximum, style.share) == (0, 2, 1.0)
+
+
+def test_what_the_user_says_wins(tmp_path: Path) -> None:
+    text = table("prompt,response,better,funny", "Who are you?,x,Nobody.,1", "And you?,y,Guess who.,4")
+    found = guess(tmp_path / "a.csv", text, {"response": "better", "rating.humor": "funny"})
+    assert found.columns == {"response": "better"}
+    [humor] = found.rated
+    assert (humor.column, humor.attribute.name, humor.attribute.maximum) == ("funny", "humor", 4)
+    assert guess(tmp_path / "b.jsonl", lines({"messages": []}), wanted="sharegpt").format == "sharegpt"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "wanted", "words"),
+    [
+        (table("one,two,three", "Hello there,Hello you,Hello all"), {}, None, "cannot tell which column is the prompt"),
+        (
+            table("prompt,response", "Hello there,Hello you"),
+            {"prompt": "no"},
+            None,
+            "no column 'no'; it has prompt, re",
+        ),
+        (table("prompt,response,x", "Hello,Hello you,9999"), {"rating.humor": "x"}, None, "no levels of a scale"),
+        ("prompt,response\n", {}, None, "holds no row"),
+        (table("prompt,response", "Hello,Hello you"), {}, "tabel", "did you mean 'table'"),
+    ],
+)
+def test_mistakes(tmp_path: Path, text: str, columns: dict[str, str], wanted: str | None, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        guess(tmp_path / "a.csv", text, columns, wanted)
+
+
+def test_rows_that_are_no_objects(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no objects with keys but list"):
+        guess(tmp_path / "a.jsonl", "[1, 2]\n[3]")
+
+
+@pytest.mark.parametrize(("column", "name"), [("Style rating", "style_rating"), ("5 stars!", "a_5_stars"), ("ß", "a")])
+def test_names_of_columns_as_names_of_attributes(column: str, name: str) -> None:
+    assert plain_name(column) == name
