@@ -457,3 +457,26 @@ def test_the_deepspeed_configuration_leaves_the_recipes_settings_to_the_recipe()
         if "deepspeed" in config.stem:
             named = yaml.safe_load(config.read_text(encoding="utf-8"))["deepspeed_config"]["deepspeed_config_file"]
             assert (ACCELERATE[0].parents[2] / named) == path
+
+
+def test_what_will_learn_nothing_is_said_before(raw: dict[str, Any], tmp_path: Path) -> None:
+    from tests.tiny import byte_tokenizer
+
+    base = save_config(tmp_path / "base")
+    byte_tokenizer(None).save_pretrained(base)
+    lines = (tmp_path / "a.jsonl").read_bytes().splitlines()
+    rows = [orjson.loads(line) for line in lines]
+    for row in rows:
+        row["messages"][1]["attributes"] = {"quality": 4}
+    rows[0]["messages"][1]["content"] = "x" * 900
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(orjson.dumps(row) for row in rows))
+    raw["train_sft"] |= {"base_model": str(base), "max_length": 512, "epochs": 1, "tokens_per_batch": 4096}
+    steps, labels, long = planned(raw).findings
+    assert "about 5 optimizer steps are planned" in steps.text
+    assert "nearly all labels of quality are on one level (50 of 50 turns at 4)" in labels.text
+    assert "1 of 50 records (2.0 %) are longer than 512 tokens" in long.text
+    raw["train_sft"] |= {"max_length": 2048, "epochs": 20, "tokens_per_batch": 2048}
+    assert [finding.kind for finding in planned(raw).findings] == ["labels"]
+    console = Console(record=True, width=200)
+    print_plan(planned(raw), console)
+    assert "warning: prepare: nearly all labels of quality" in console.export_text()

@@ -7,6 +7,7 @@ Validates all that can be validated without computing (`planning.inputs`), then 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from steerlm.config import (
@@ -26,12 +27,12 @@ from steerlm.planning.inputs import (
     Findings,
     assumed_data,
     check_labels,
-    check_lengths,
     check_model,
     check_prompts,
     check_scorers,
     inspect_data,
     made_by_run,
+    sampled_lengths,
 )
 from steerlm.planning.memory import (
     RESERVED,
@@ -43,7 +44,7 @@ from steerlm.planning.memory import (
     training_memory,
 )
 from steerlm.planning.speed import sampling_seconds, scoring_seconds, training_seconds
-from steerlm.results.findings import Finding, few_steps
+from steerlm.results.findings import Finding, few_steps, too_long
 from steerlm.runs import recipe_stages, tuning_stages
 
 _LEAST_BATCH = 1024
@@ -143,13 +144,24 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
     if recipe.train_sft.conditioning:
         result.stages.append(worker.evaluation(recipe, model))
     if data is not None:
-        steps = planned_steps(recipe.train_sft, data, recipe.prepare.validation_fraction, machines.count)
-        result.findings += few_steps("train_sft", steps, planned=True)
-        if not found.problems:
-            result.findings += [*check_labels(data), *check_lengths("train_sft", recipe.train_sft, recipe, data)]
+        result.findings += _signs(recipe, data, machines, not found.problems)
     result.notes += _remarks(recipe, machines)
     result.problems += [_misfit(cost) for cost in result.stages if cost.fits is False]
     return result
+
+
+def _signs(recipe: Recipe, data: DataSize, machines: Machines, sound: bool) -> Iterator[Finding]:
+    """Yield what says before a run that it will learn nothing."""
+    section = recipe.train_sft
+    sampled = sampled_lengths(section, recipe, data) if sound else None
+    if sampled is not None and sampled.records:
+        data = replace(data, tokens_per_record=sum(sampled.records) / len(sampled.records))
+    steps = planned_steps(section, data, recipe.prepare.validation_fraction, machines.count)
+    yield from few_steps("train_sft", steps, planned=True)
+    yield from check_labels(data)
+    if sampled is not None:
+        longest = max(sampled.too_long, default=None)
+        yield from too_long("train_sft", len(sampled.too_long), len(sampled.records), section.max_length, longest)
 
 
 def planned_steps(section: TrainingSection, data: DataSize, held_out: float = 0.0, devices: int = 1) -> int:

@@ -14,7 +14,7 @@ from steerlm.config import PlaygroundConfig, Recipe, TrainingSection, TrainSftCo
 from steerlm.conversation import BadRecords, Conversation
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known
-from steerlm.results.findings import Finding, collapsed, too_long
+from steerlm.results.findings import Finding, collapsed
 from steerlm.scorers.dials import check_dials, fit_dials
 from steerlm.sources import read_source
 from steerlm.sources.prompts import read_prompts
@@ -213,15 +213,32 @@ def check_model(stage: str, section: TrainingSection, recipe: Recipe, found: Fin
     return architecture(config)
 
 
-def check_lengths(stage: str, section: TrainingSection, recipe: Recipe, data: DataSize) -> Iterator[Finding]:
-    """Say how many of the records looked at are too long, where the tokenizer is on this machine."""
+@dataclass(frozen=True)
+class SampledLengths:
+    """Tokens of the records looked at, in a model's own tokens.
+
+    Attributes:
+        records: their tokens.
+        too_long: of those whose last exchange does not fit.
+    """
+
+    records: tuple[int, ...]
+    too_long: tuple[int, ...]
+
+
+def sampled_lengths(section: TrainingSection, recipe: Recipe, data: DataSize) -> SampledLengths | None:
+    """Encode the records looked at; None where the tokenizer is not on this machine."""
     if not data.samples or not (Path(section.base_model) / "tokenizer_config.json").is_file():
-        return
+        return None
     encoder = _encoder(section, recipe)
     replies = [one.messages[: one.assistant_turns[-1] + 1] for one in data.samples if one.assistant_turns]
-    unfit = [messages for messages in replies if encoder.fit(messages, section.max_length) is None]
-    needed = max((len(encoder.conversation(messages).input_ids) for messages in unfit), default=None)
-    yield from too_long(stage, len(unfit), len(replies), section.max_length, needed)
+    lengths = [len(encoder.conversation(messages).input_ids) for messages in replies]
+    unfit = [
+        length
+        for messages, length in zip(replies, lengths, strict=True)
+        if length > section.max_length and encoder.fit(messages, section.max_length) is None
+    ]
+    return SampledLengths(tuple(lengths), tuple(unfit))
 
 
 def check_labels(data: DataSize) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from typing import get_args
 
 from steerlm.attributes import PRESETS, Attribute
 from steerlm.config import SourceConfig, SourceFormat
+from steerlm.conversation import BadRecords
 from steerlm.errors import UserError, did_you_mean
 from steerlm.sources.draft import absent, as_number
 from steerlm.sources.helpsteer import ATTRIBUTES as HELPSTEER
@@ -78,7 +79,8 @@ def guess_source(origin: str, path: Path | None, columns: Mapping[str, str], wan
         UserError: nothing to read, or columns that cannot be told apart.
     """
     source = SourceConfig(name="data", format="table", path=path, hub=None if path is not None else origin)
-    rows = [row.value for row in itertools.islice(read_rows(source), LOOKED_AT)]
+    # what cannot be read is counted when the data are looked at as a whole
+    rows = [row.value for row in itertools.islice(read_rows(source, BadRecords()), LOOKED_AT)]
     if not rows:
         raise UserError(f"{origin} holds no row")
     objects = [row for row in rows if isinstance(row, dict)]

@@ -1,0 +1,172 @@
+"""A first recipe: what it holds for which data and model, that it loads and plans, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlm.cli import main
+from steerlm.config import Recipe, load_recipe
+from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
+
+ADJECTIVES = ("old", "quiet", "red", "lucky", "broken", "salty", "golden")
+
+
+def exchange(i: int) -> tuple[str, str]:
+    reply = " ".join(f"The {ADJECTIVES[(i + j) % 7]} mill stands by the river." for j in range(1 + i % 9))
+    return f"Where is place {i}?", reply
+
+
+def rows(count: int = 120) -> list[dict[str, Any]]:
+    return [
+        {"player": prompt, "reply": reply, "funny": i % 5, "scene": i % 7}
+        for i, (prompt, reply) in enumerate(exchange(i) for i in range(count))
+    ]
+
+
+def write(path: Path, data: list[dict[str, Any]]) -> Path:
+    """Write rows in the form that the name says."""
+    separator = {".csv": ",", ".tsv": "\t"}.get(path.suffix)
+    if separator:
+        lines = [separator.join(map(str, row.values())) for row in data]
+        path.write_text("\n".join([separator.join(data[0]), *lines]), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(data), encoding="utf-8")
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in data), encoding="utf-8")
+    else:
+        pyarrow = pytest.importorskip("pyarrow", reason="the data extra is not installed")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.Table.from_pylist(data), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = byte_tokenizer(None)
+    random_model(tiny_llama_config(len(tokenizer))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # the speed of a CPU is measured; what it is does not matter here
+    monkeypatch.setattr("steerlm.planning.measuring.layer_speed", lambda shape=None: 1e10)
+    monkeypatch.setattr("steerlm.planning.measuring.copy_speed", lambda: 1e10)
+
+
+def init(*argv: str | Path) -> Recipe:
+    assert main(["init", *map(str, argv)]) == 0
+    return load_recipe("dialogue.yaml")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
+def test_every_form_of_file_becomes_a_recipe_that_plans(
+    suffix: str, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = init(write(Path(f"dialogue{suffix}"), rows()), "--base", base)
+    said = capsys.readouterr().out
+    assert "guessed  prompt is the column 'player', response is the column 'reply'" in said
+    assert "not used funny: whole numbers" in said
+    assert recipe.schema_["length"].measure == "words"
+    assert recipe.train_attribute_model is None
+    assert main(["run", "dialogue.yaml", "--dry-run"]) == 0
+    assert main(["plan", "dialogue.yaml"]) == 0
+    assert "optimizer steps are planned" not in capsys.readouterr().out
+
+
+def test_values_fit_data_and_model(base: Path) -> None:
+    recipe = init(write(Path("dialogue.csv"), rows(400)), "--base", base, "--attributes", "length=measure:words")
+    sft, records = recipe.train_sft, 320
+    steps = sft.epochs * records / (sft.tokens_per_batch / 200)
+    assert steps > 200
+    assert 200 < sft.max_length <= 512
+    assert sft.learning_rate == 2e-3  # a tiny model takes the most
+    assert sft.lora is None
+    assert recipe.prepare.validation_fraction == 0.2
+    assert recipe.evaluate.num_prompts == 32
+    assert recipe.evaluate.max_new_tokens <= 448
+    text = Path("dialogue.yaml").read_text(encoding="utf-8")
+    assert all("#" in line for line in text.splitlines() if line.startswith("  learning_rate:"))
+    assert "99.5 % of the conversations" in text
+
+
+def test_ratings_that_the_owner_names_are_trained_on(base: Path) -> None:
+    data = write(Path("dialogue.csv"), rows())
+    recipe = init(data, "--base", base, "--columns", "prompt=player,response=reply,rating.humor=funny")
+    [humor] = recipe.schema_
+    assert (humor.name, humor.minimum, humor.maximum) == ("humor", 0, 4)
+    assert recipe.train_sft.labels == "human"
+    assert recipe.annotate is None
+    half = [{**row, "funny": row["funny"] if i % 2 else ""} for i, row in enumerate(rows())]
+    write(data, half)
+    recipe = init(data, "--base", base, "--columns", "rating.humor=funny", "--force", "--encoder", "some/encoder")
+    assert recipe.train_attribute_model is not None
+    assert recipe.train_attribute_model.base_model == "some/encoder"
+
+
+def test_dials_by_name_from_a_file_and_by_a_judge(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(Path("dialogue.csv"), rows())
+    recipe = init(data, "--base", base, "--attributes", "length=measure:words,grumpiness=judge")
+    grumpiness = recipe.schema_["grumpiness"]
+    assert grumpiness.judge is not None
+    assert grumpiness.judge.ratings == 120  # no more than there are
+    assert grumpiness.low
+    assert grumpiness.high
+    assert recipe.train_attribute_model is not None
+    Path("dials.yaml").write_text("- {name: reading, measure: flesch_kincaid_grade, cuts: [5.8, 6, 6.5, 7]}\n")
+    assert init(data, "--base", base, "--attributes", "dials.yaml", "--force").schema_["reading"].cuts == (
+        5.8,
+        6,
+        6.5,
+        7,
+    )
+    capsys.readouterr()
+
+
+MISTAKES: list[tuple[list[str], str]] = [
+    (["dialogue.csv", "--base", "BASE", "--out", "taken.yaml"], "taken.yaml is there already; --force"),
+    (["nowhere.csv", "--base", "BASE"], "no such file or folder: nowhere.csv"),
+    (["dialogue.csv", "--base", "./nowhere"], "--base: no such folder: ./nowhere"),
+    (["dialogue.csv", "--base", "BASE", "--columns", "prompt=playr"], "no column 'playr'; it has player, reply"),
+    (["dialogue.csv", "--base", "BASE", "--attributes", "length=measure:wrods"], "did you mean 'words'"),
+    (["dialogue.csv", "--base", "BASE", "--attributes", "length=measure"], "name the measure"),
+    (["dialogue.csv", "--base", "BASE", "--attributes", "rude=jugde"], "did you mean 'judge'"),
+    (["dialogue.csv", "--base", "BASE", "--attributes", "rude=judge:many"], "a whole number of ratings"),
+    (["dialogue.csv", "--base", "BASE", "--attributes", "rude=classifier:toxic"], "give MODEL:LABEL"),
+    (["dialogue.csv", "--base", "BASE", "--attributes", "lang=measure:language"], "lists its categories"),
+    (["dialogue.csv", "--base", "BASE", "--name", "a b"], "--name 'a b'"),
+    (["same.csv", "--base", "BASE"], "no measure varies enough"),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), MISTAKES, ids=[words for _, words in MISTAKES])
+def test_mistakes_leave_nothing_behind(
+    argv: list[str], words: str, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(Path("dialogue.csv"), rows(20))
+    write(Path("same.csv"), [{"prompt": f"Question {i}?", "response": "Well well."} for i in range(20)])
+    Path("taken.yaml").write_text("mine")
+    assert main(["init", *[str(base) if word == "BASE" else word for word in argv]]) == 2
+    assert words in capsys.readouterr().err
+    assert sorted(path.name for path in Path().iterdir()) == ["dialogue.csv", "same.csv", "taken.yaml"]
+    assert Path("taken.yaml").read_text() == "mine"
+
+
+def test_columns_that_are_unclear_are_asked_for_on_a_terminal(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = [{"first": reply, "second": prompt} for prompt, reply in map(exchange, range(60))]
+    answers = iter(["second", "first"])
+    monkeypatch.setattr("builtins.input", lambda question: next(answers))
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
+    recipe = init(write(Path("dialogue.jsonl"), data), "--base", base)
+    assert recipe.prepare.sources[0].columns == {"prompt": "second", "response": "first"}
+    capsys.readouterr()
