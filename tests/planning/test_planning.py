@@ -470,6 +470,7 @@ def test_what_will_learn_nothing_is_said_before(raw: dict[str, Any], tmp_path: P
         row["messages"][1]["attributes"] = {"quality": 4}
     rows[0]["messages"][1]["content"] = "x" * 900
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(orjson.dumps(row) for row in rows))
+    raw["train_attribute_model"]["base_model"] = str(base)
     raw["train_sft"] |= {"base_model": str(base), "max_length": 512, "epochs": 1, "tokens_per_batch": 4096}
     steps, labels, long = planned(raw).findings
     assert "about 5 optimizer steps are planned" in steps.text
