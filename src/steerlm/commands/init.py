@@ -16,7 +16,7 @@ from steerlm.errors import UserError
 if TYPE_CHECKING:
     from steerlm.attributes import Attribute, AttributeSchema
     from steerlm.config import Recipe, SourceConfig
-    from steerlm.planning.choosing import Setting
+    from steerlm.planning.choosing import InitSetting
     from steerlm.planning.looking import DataLook, ModelLook
     from steerlm.sources.guessing import SourceGuess
 
@@ -169,8 +169,8 @@ def _teller(attribute: Attribute) -> str:
 
 def _setting(
     model: ModelLook, data: DataLook, schema: AttributeSchema, guess: SourceGuess, encoder: str | None
-) -> Setting:
-    from steerlm.planning.choosing import Setting
+) -> InitSetting:
+    from steerlm.planning.choosing import InitSetting
     from steerlm.planning.devices import memory_here
     from steerlm.planning.looking import measure_lengths
 
@@ -178,7 +178,7 @@ def _setting(
     labelled = all(a.said_by == "people" and shares.get(a.name, 0) >= _LABELLED for a in schema)
     needed = any(attribute.learned for attribute in schema) and not labelled
     memory = memory_here()
-    return Setting(
+    return InitSetting(
         model=model,
         data=data,
         lengths=measure_lengths(data, model, schema),
@@ -203,7 +203,7 @@ def _encoder_for(base: str) -> str:
     return _ENCODER
 
 
-def _write(setting: Setting, source: SourceConfig, name: str, out: Path, seed: int) -> int:
+def _write(setting: InitSetting, source: SourceConfig, name: str, out: Path, seed: int) -> int:
     """Write the recipe once it loads, and say what it will cost."""
     from steerlm.planning.estimate import plan
     from steerlm.planning.printing import duration
@@ -226,7 +226,7 @@ def _write(setting: Setting, source: SourceConfig, name: str, out: Path, seed: i
     return 1 if planned.problems else 0
 
 
-def _recipe(setting: Setting, source: SourceConfig, name: str, seed: int) -> tuple[str, Recipe]:
+def _recipe(setting: InitSetting, source: SourceConfig, name: str, seed: int) -> tuple[str, Recipe]:
     import yaml
 
     from steerlm.config import build_recipe

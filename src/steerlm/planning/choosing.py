@@ -38,7 +38,7 @@ Section = Mapping[str, "Chosen | Section"]
 
 
 @dataclass(frozen=True)
-class Setting:
+class InitSetting:
     """What is chosen for.
 
     Attributes:
@@ -74,7 +74,7 @@ def held_out_fraction(data: DataLook) -> Chosen:
     return Chosen(round(share, 3), f"about {prompts} of {data.prompts:,} prompts to validate and evaluate on")
 
 
-def training(setting: Setting) -> dict[str, Chosen | Section]:
+def training(setting: InitSetting) -> dict[str, Chosen | Section]:
     """Return the values of a training of the base model."""
     lengths, model = setting.lengths, setting.model
     fraction = held_out_fraction(setting.data).value
@@ -112,7 +112,7 @@ def training(setting: Setting) -> dict[str, Chosen | Section]:
     return values
 
 
-def _rate(setting: Setting) -> Chosen:
+def _rate(setting: InitSetting) -> Chosen:
     size = setting.model.shape.parameters
     rate = min(max(_RATE * math.sqrt(_RATED_SIZE / size), _RATES[0]), _RATES[1])
     how = "all weights"
@@ -121,7 +121,7 @@ def _rate(setting: Setting) -> Chosen:
     return Chosen(float(f"{rate:.0e}"), f"for {how} of a model of this size; smaller models take more")
 
 
-def _longest(setting: Setting) -> Chosen:
+def _longest(setting: InitSetting) -> Chosen:
     wanted = 64 * math.ceil((setting.lengths.longest + 16) / 64)
     if wanted > setting.model.context:
         lost = (
@@ -131,7 +131,7 @@ def _longest(setting: Setting) -> Chosen:
     return Chosen(wanted, f"99.5 % of the conversations have at most {setting.lengths.longest} tokens")
 
 
-def attribute_model(setting: Setting) -> Section | None:
+def attribute_model(setting: InitSetting) -> Section | None:
     """Return the section of the attribute model; None where no attribute needs one."""
     if setting.encoder is None:
         return None
@@ -141,7 +141,7 @@ def attribute_model(setting: Setting) -> Section | None:
     return {**training(setting), "base_model": Chosen(setting.encoder, why)}
 
 
-def evaluation(setting: Setting) -> Section:
+def evaluation(setting: InitSetting) -> Section:
     """Return the section of the evaluation."""
     fraction = held_out_fraction(setting.data).value
     assert isinstance(fraction, float)
@@ -154,7 +154,7 @@ def evaluation(setting: Setting) -> Section:
 
 
 def sections(
-    setting: Setting, source: SourceConfig, name: str, seed: int
+    setting: InitSetting, source: SourceConfig, name: str, seed: int
 ) -> tuple[Mapping[str, Chosen], Mapping[str, Chosen | Section]]:
     """Return a whole recipe: what stands at its head, and the sections of its stages."""
     run_dir = f"runs/{name}"

@@ -123,20 +123,20 @@ def this_machine(shape: Architecture | None = None) -> Machines:
     return Machines(Device(name, memory, speed, 1e12, 32e9, 1e9), torch.cuda.device_count())
 
 
-class Memory(NamedTuple):
+class DeviceMemory(NamedTuple):
     """The memory of one device of this machine."""
 
     gib: float
     cpu: bool
 
 
-def memory_here() -> Memory:
+def memory_here() -> DeviceMemory:
     """Return the memory that a model can have on this machine; nothing is measured."""
     import torch
 
     if not torch.cuda.is_available():
-        return Memory(_cpu_memory_gib(), True)
-    return Memory(torch.cuda.get_device_properties(0).total_memory / 2**30, False)
+        return DeviceMemory(_cpu_memory_gib(), True)
+    return DeviceMemory(torch.cuda.get_device_properties(0).total_memory / 2**30, False)
 
 
 def _cpu_memory_gib() -> float:
