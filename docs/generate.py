@@ -26,6 +26,7 @@ from steerlm.config import Recipe
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import reference_http
 import results_ablation
+import results_bootstrap
 import results_guidance
 import results_performance
 import results_playground
@@ -134,6 +135,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "environment": results_playground.environment,
     **reference_http.BLOCKS,
     **results_ablation.BLOCKS,
+    **results_bootstrap.BLOCKS,
     **results_guidance.BLOCKS,
     **results_performance.BLOCKS,
     **results_serve_load.BLOCKS,

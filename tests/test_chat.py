@@ -14,7 +14,7 @@ from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.chat import ChatDials, DialSetting, Session
 from steerlm.checkpoint.models import CheckpointInfo, load_sequence_classifier, save_model
 from steerlm.cli import main
-from steerlm.conversation import Message, Score
+from steerlm.conversation import Conversation, Message, Score, write_conversations
 from steerlm.errors import UserError
 from steerlm.generation.engine import LocalEngine, Request, Sample, Sampling
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
@@ -390,3 +390,42 @@ def test_mistakes_before_the_chat(checkpoints: Path, capsys: pytest.CaptureFixtu
     ):
         assert main(["chat", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_training_answers_are_shown_and_propose_settings(tmp_path: Path) -> None:
+    def record(kind: str, number: int) -> Conversation:
+        joke = kind == "joke"
+        labels: dict[str, Value] = {"quality": 4, "humor": 3 if joke else 0, "lang": "en", "not_appropriate": 0}
+        prompt = f"Tell me a {kind} of number {number}"
+        return Conversation(prompt, (Message("user", prompt), Message("assistant", f"{kind} {number}.", labels)))
+
+    path = tmp_path / "train.jsonl"
+    write_conversations(path, [record(kind, i) for i in range(40) for kind in ("joke", "fact")], SCHEMA)
+    chat = Chat(examples=path)
+    said = chat.say("/auto on", "Tell me a joke of tea", "/humor 1", "Tell me a joke of rain", "Tell me a fact of tea")
+    assert "(auto: quality 4, humor 3, lang en, not_appropriate 0)\n" in said
+    asked = [(request.attributes or {})["humor"] for request in chat.engine.requests]
+    assert asked == [3, 1, 1], "what somebody turned stays"
+    chat.say("/auto off", "/reset", "/humor 0", "/demonstrations 2", "Tell me a fact of tea")
+    shown = chat.engine.requests[-1].messages
+    assert [message.role for message in shown] == ["user", "assistant"] * 2 + ["user"]
+    assert all((m.attributes or {})["humor"] == 0 for m in shown if m.role == "assistant")
+    chat.say("And another?")
+    assert len(chat.engine.requests[-1].messages) == 4 + 3, "they are no part of the conversation"
+    for line, message in (
+        ("/auto perhaps", "/auto on or /auto off"),
+        ("/demonstrations many", "a number from 0 to 9"),
+    ):
+        assert message in chat.say(line)
+    for line in ("/auto on", "/demonstrations 1"):
+        assert "start the chat with --examples" in Chat().say(line)
+
+
+def test_demonstrations_that_do_not_fit_are_left_out_and_the_history_stays(tmp_path: Path) -> None:
+    labels: dict[str, Value] = {"quality": 4, "humor": 0}
+    turns = (Message("user", "Why?" * 20), Message("assistant", "Because." * 10, labels))
+    write_conversations(tmp_path / "train.jsonl", [Conversation("a", turns)], SCHEMA)
+    chat = Chat(context=220, examples=tmp_path / "train.jsonl", num_demonstrations=1)
+    chat.say("Hello", "And now?")
+    assert [len(request.messages) for request in chat.engine.requests] == [1, 3]
+    assert len(chat.session.history) == 4

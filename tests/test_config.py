@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from steerlm.config import LoraSection, Recipe, build_recipe, dump_recipe, load_recipe
+from steerlm.config import BootstrapConfig, LoraSection, Recipe, build_recipe, dump_recipe, load_recipe, validate
 from steerlm.errors import UserError
 
 MINIMAL: dict[str, Any] = {
@@ -198,3 +198,29 @@ def test_a_bootstrap_of_attributes_that_the_schema_lacks_names_its_key() -> None
     raw = {**MINIMAL, "attributes": [{"name": "wit", "best": "max"}], "bootstrap": {}}
     with pytest.raises(UserError, match=r"bootstrap\.quality_attributes: unknown attribute 'quality': valid: wit"):
         build_recipe(raw)
+
+
+def test_the_mode_of_bootstrapping_sets_what_is_left_open() -> None:
+    nearest, paper = BootstrapConfig(), BootstrapConfig(mode="paper")
+    assert (nearest.samples_per_prompt, nearest.temperature, nearest.mix_original, nearest.epochs) == (8, None, 0, 1)
+    assert (paper.samples_per_prompt, paper.temperature, paper.mix_original, paper.epochs) == (4, 1.0, 1, None)
+    assert nearest.learning_rate_after(0.004) == pytest.approx(0.001)
+    assert paper.learning_rate_after(0.004) == 0.004
+    assert BootstrapConfig(learning_rate=0.5).learning_rate_after(0.004) == 0.5
+    # recipes older than the modes name a filter, and mean the paper's way
+    assert BootstrapConfig(filter="top") == BootstrapConfig(mode="paper", filter="top")
+    assert BootstrapConfig(start_from="base").mix_original == 1
+    assert BootstrapConfig.model_validate(paper.model_dump()) == paper
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"mode": "nearest", "filter": "top"}, "filter top belongs to mode: paper"),
+        ({"mode": "paper", "temperature": None}, "a temperature is chosen in mode: nearest only"),
+        ({"start_from": "base", "mix_original": 0}, "start_from: base needs original records"),
+    ],
+)
+def test_what_does_not_go_together_in_bootstrapping(values: dict[str, Any], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        validate(BootstrapConfig, values, "bootstrap")

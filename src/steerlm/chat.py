@@ -12,7 +12,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +27,10 @@ from steerlm.errors import UserError, did_you_mean
 from steerlm.generation.guidance import Wish, branches, check_wishes
 
 if TYPE_CHECKING:
+    from steerlm.generation.demonstrations import Demonstrations
     from steerlm.generation.requests import Engine, Request, Sampling
     from steerlm.scorers.attribute_models import LoadedAttributeModel
+    from steerlm.server.proposing import Proposer
 
 COMMANDS = {
     "/set": "show the dials",
@@ -37,6 +39,8 @@ COMMANDS = {
     "/strength humor 2": "how much a dial counts: 1 as trained, 0 not at all, 2 twice as much",
     "/preset [NAME]": "take a named setting, or list them",
     "/compare humor 0 4 [QUESTION]": "the same question (or the last one) at several settings of a dial",
+    "/auto on, /auto off": "dials that you have not turned follow from the question",
+    "/demonstrations 3": "show the model so many training answers near the setting (0: none)",
     "/scores": "what the attribute model says about the last answer",
     "/system [TEXT]": "set the system prompt, or remove it",
     "/reset": "forget the conversation",
@@ -229,6 +233,10 @@ class Session:
         attribute_model: folder of the model behind `/scores`; loaded at its first use.
         system: system prompt.
         history: the turns so far; each answer carries the settings it was written with.
+        examples: file of annotated conversations for `/auto` and `/demonstrations`; read at their first use.
+        auto: whether dials that nobody turned follow from the question.
+        turned: the dials that somebody turned.
+        num_demonstrations: how many training answers the model is shown.
     """
 
     console: Console
@@ -240,6 +248,13 @@ class Session:
     attribute_model: Path | None = None
     system: str | None = None
     history: list[Message] = field(default_factory=list)
+    examples: Path | None = None
+    auto: bool = False
+    turned: set[str] = field(default_factory=set)
+    num_demonstrations: int = 0
+    _shown: Demonstrations | None = None
+    _proposer: Proposer | None = None
+    _num_shown: int = 0
     _scorer: LoadedAttributeModel | None = None
     _answers: int = 0
     # notes and errors stand beside the answers on a terminal, and apart from them in a pipe
@@ -273,6 +288,8 @@ class Session:
             "/strength": self.strength,
             "/preset": self.preset,
             "/compare": self.compare,
+            "/auto": self.set_auto,
+            "/demonstrations": self.set_demonstrations,
             "/scores": self.scores,
             "/system": self.set_system,
             "/reset": self.reset,
@@ -303,7 +320,62 @@ class Session:
             )
             if self.engine.room(request) >= wanted:
                 break
+        self._num_shown = 0
+        if self.num_demonstrations:
+            from steerlm.generation.demonstrations import with_demonstrations
+
+            def room(messages: tuple[Message, ...]) -> int:
+                return self.engine.room(replace(request, messages=messages))
+
+            messages, self._num_shown = with_demonstrations(
+                self.shown(), request.messages, setting.values, self.num_demonstrations, room, wanted
+            )
+            request = replace(request, messages=messages)
         return request
+
+    def shown(self) -> Demonstrations:
+        """Return the training answers.
+
+        Raises:
+            UserError: no file of them was named.
+        """
+        if self._shown is None:
+            if self.examples is None:
+                raise UserError("this needs training answers; start the chat with --examples annotate/train.jsonl")
+            from steerlm.generation.demonstrations import read_demonstrations
+
+            trained = AttributeSchema(tuple(self.dials.schema[name] for name in self.dials.trained))
+            self._shown = read_demonstrations(self.examples, self.dials.schema, trained=trained)
+        return self._shown
+
+    def _propose(self, question: Message) -> None:
+        """Turn the dials that nobody turned."""
+        if self._proposer is None:
+            from steerlm.server.proposing import fit_proposer
+
+            self._proposer = fit_proposer(self.shown())
+        proposed = self._proposer.propose([question])
+        changes = {name: value for name, value in proposed.items() if name not in self.turned}
+        self.setting = self.dials.turned(self.setting, changes, {})
+        self._note(f"(auto: {', '.join(f'{name} {value}' for name, value in changes.items())})")
+
+    def set_auto(self, text: str) -> None:
+        """`/auto on`, `/auto off`."""
+        if text not in ("on", "off"):
+            raise UserError("say it like /auto on or /auto off")
+        if text == "on":
+            self.shown()
+        self.auto = text == "on"
+        self._note(f"(auto is {text})")
+
+    def set_demonstrations(self, text: str) -> None:
+        """`/demonstrations 3`."""
+        if not re.fullmatch(r"\d", text, re.ASCII):
+            raise UserError(f"/demonstrations takes a number from 0 to 9, got {text!r}")
+        if int(text):
+            self.shown()
+        self.num_demonstrations = int(text)
+        self._note(f"({text} demonstrations)")
 
     def warn_of_unseen(self, names: Iterable[str]) -> None:
         """Say which of the dials stand at a value that occurs in no training label."""
@@ -315,8 +387,11 @@ class Session:
     def ask(self, text: str) -> None:
         """Stream an answer and remember the exchange; Ctrl-C ends the answer."""
         question = Message("user", text)
+        if self.auto:
+            self._propose(question)
         request = self._fitting(question, self.history, self.setting)
-        if dropped := len(self._prompt(question, self.history)) - len(request.messages):
+        kept = len(request.messages) - 2 * self._num_shown - len(self._prompt(question, ()))
+        if dropped := len(self.history) - kept:
             del self.history[:dropped]
             self._note(f"(the context is full: the oldest {dropped} messages are forgotten)")
         said = ""
@@ -350,6 +425,7 @@ class Session:
         if len(values) > 1:
             raise UserError(f"a dial takes one value, got {' '.join(values)!r}; say it like /set humor 0")
         self.setting = self.dials.turned(self.setting, {name: value}, {})
+        self.turned.add(name)
         self.warn_of_unseen([name])
         self._note(str(self.setting) or "(every dial is left out)")
 

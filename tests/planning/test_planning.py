@@ -86,7 +86,7 @@ def test_an_estimate_scales_with_the_work(raw: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", get_args(BootstrapConfig.model_fields["filter"].annotation))
 def test_bootstrapping_is_planned_with_every_filter(raw: dict[str, Any], tmp_path: Path, name: str) -> None:
     raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))
-    raw["bootstrap"] |= {"filter": name, "samples_per_prompt": 4, "keep_per_prompt": 1}
+    raw["bootstrap"] |= {"mode": "paper", "filter": name, "samples_per_prompt": 4, "keep_per_prompt": 1}
     costs = {cost.stage: cost for cost in planned(raw).stages}
     assert costs["bootstrap"].seconds is not None
     raw["bootstrap"]["filter"] = "none"
@@ -98,7 +98,7 @@ def test_bootstrapping_is_planned_with_every_filter(raw: dict[str, Any], tmp_pat
 @pytest.mark.parametrize("changes", [{"filter": "top", "keep_per_prompt": 9}, {"rounds": 2, "mix_original": 100}])
 def test_bootstrapping_trains_no_more_than_it_has(raw: dict[str, Any], tmp_path: Path, changes: dict[str, Any]) -> None:
     raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))
-    raw["bootstrap"] |= {"samples_per_prompt": 3, "mix_original": 100}
+    raw["bootstrap"] |= {"mode": "paper", "samples_per_prompt": 3, "mix_original": 100}
     once = next(cost.tokens for cost in planned(raw).stages if cost.stage == "bootstrap")
     raw["bootstrap"] |= changes
     tokens = next(cost.tokens for cost in planned(raw).stages if cost.stage == "bootstrap")
@@ -135,6 +135,21 @@ def test_a_contrast_is_planned(raw: dict[str, Any], tmp_path: Path) -> None:
     assert once.seconds is not None
     assert once.tokens is not None
     assert again.tokens == pytest.approx(2 * once.tokens)
+
+
+def test_rounds_that_pool_train_what_was_kept_before(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))
+
+    def tokens(**changes: Any) -> int:
+        raw["bootstrap"] = {"num_prompts": 20, **changes}
+        found = next(cost.tokens for cost in planned(raw).stages if cost.stage == "bootstrap")
+        assert found is not None
+        return found
+
+    sampled = tokens(samples_per_prompt=2) - tokens(samples_per_prompt=1)
+    trained = tokens(keep_per_prompt=2) - tokens()
+    assert tokens(rounds=2) == pytest.approx(2 * 8 * sampled + 3 * trained, rel=0.01)
+    assert tokens(mode="paper", samples_per_prompt=8, rounds=2) == 2 * tokens(mode="paper", samples_per_prompt=8)
 
 
 @pytest.mark.parametrize("shape", [None, "narrow", "wide"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from steerlm.attributes import Attribute
-from steerlm.scorers.cut_points import fit_cut_points, halves, level_of
+from steerlm.scorers.cut_points import fit_cut_points, halves, level_of, place_of
 
 HUMOR = Attribute("humor")
 
@@ -58,3 +58,11 @@ def test_with_few_labels_or_nothing_to_gain_the_halves_stay() -> None:
     assert fit_cut_points(HUMOR, labels, labels) == halves(HUMOR)
     few = np.where(np.arange(300) < 199, labels, np.nan)
     assert fit_cut_points(HUMOR, few, labels[::-1].copy()) == halves(HUMOR)
+
+
+def test_a_place_has_its_cuts_at_the_halves() -> None:
+    cuts = (0.3, 1.6, 2.4, 3.5)
+    assert [place_of(HUMOR, cut, cuts) for cut in cuts] == [0.5, 1.5, 2.5, 3.5]
+    assert [place_of(HUMOR, x, cuts) for x in (-0.2, -9.0, 4.0, 9.0)] == [0.0, 0.0, 4.0, 4.0]
+    assert place_of(HUMOR, 0.95, cuts) == pytest.approx(1.0)
+    assert [place_of(HUMOR, x, halves(HUMOR)) for x in (0.0, 1.25, 4.0)] == [0.0, 1.25, 4.0]

@@ -13,8 +13,11 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
+from steerlm.conversation import Message
+from steerlm.generation.demonstrations import Demonstration, Demonstrations
 from steerlm.server.gate import OPEN_ROUTES
 from steerlm.server.page import PAGE_ROUTES
+from steerlm.server.proposing import fit_proposer
 from tests.server.running import Running, running, tiny_service
 
 expect.set_options(timeout=60_000)  # a machine may be busy; what is right is there at once
@@ -501,3 +504,49 @@ def contrast(page: Page, selector: str) -> float:
 
     light, dark = sorted((luminance(colour) for colour in colours), reverse=True)
     return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.fixture(scope="module")
+def taught() -> Iterator[Running]:
+    """A server that knows training answers: funny ones to jokes, dry ones to facts."""
+    rows = []
+    for number in range(30):
+        for kind, humor in (("joke", 4), ("fact", 0)):
+            labels = {"quality": 4, "toxicity": 0, "humor": humor, "verbosity": 1, "lang": "en"}
+            rows.append(
+                Demonstration(f"A {kind} of {number}?", Message("assistant", f"{kind} {number}.", attributes=labels))
+            )
+    service = tiny_service({"limits": {"default_new_tokens": 16}}, context=1024)
+    service.demonstrations = Demonstrations(rows, service.schema)
+    service.proposer = fit_proposer(service.demonstrations)
+    with running(service) as started:
+        yield started
+
+
+def test_auto_turns_the_dials_that_nobody_turned(taught: Running, locked: Running, open_page: Any) -> None:
+    page = open_page(taught.url)
+    page.get_by_label("Auto: dials that you do not turn follow from the question").check()
+    humor, verbosity = page.locator("#a-humor"), page.locator("#a-verbosity")
+    [body] = asked(page, "A joke of 44?")
+    assert (body["steer"]["auto"], body["steer"]["attributes"]) == (True, {})
+    expect(humor).to_have_value("4")
+    expect(page.locator(".track.a.follows")).to_have_count(5)
+    verbosity.fill("3")
+    expect(page.locator(".track.a.follows")).to_have_count(4)
+    [body] = asked(page, "A fact of 44?")
+    assert body["steer"]["attributes"] == {"verbosity": 3}
+    expect(humor).to_have_value("0")
+    expect(verbosity).to_have_value("3")
+    assert "auto=verbosity" in page.url
+    page.get_by_text("Decoding").click()
+    page.locator("#demonstrations").fill("2")
+    [body] = asked(page, "A fact of 55?")
+    assert body["steer"]["demonstrations"] == 2
+    again = open_page(page.url)
+    expect(again.locator("#auto")).to_be_checked()
+    expect(again.locator(".track.a.follows")).to_have_count(4)
+    assert stays_in_width(page)
+    plain = open_page(locked.url + "#auto=humor&demonstrations=3")
+    expect(plain.locator("#auto-row")).to_be_hidden()
+    [body] = asked(plain)
+    assert body["steer"].keys() <= {"attributes", "return_scores"}, "what the server has not is not asked for"

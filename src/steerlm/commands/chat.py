@@ -18,7 +18,8 @@ Every attribute that the model was trained on is a flag, given after the model:
   steerlm chat runs/x/bootstrap/model@humor=3,preset=teacher           as the server names a model and a setting
   echo "Why is the sky blue?" | steerlm chat runs/x/bootstrap/model    prints the answers only
 
-In the chat /help lists the commands: /set, /humor off, /strength, /preset, /compare, /scores, /system, /reset, /quit.
+In the chat /help lists the commands: /set, /humor off, /strength, /preset, /compare, /auto, /demonstrations,
+/scores, /system, /reset, /quit.
 """
 
 
@@ -29,6 +30,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("model", metavar="MODEL", help="checkpoint folder, or FOLDER@humor=3,preset=teacher")
     parser.add_argument("--attribute-model", type=Path, help="attribute model for /scores")
+    parser.add_argument(
+        "--examples", type=Path, metavar="FILE",
+        help="annotated conversations (annotate/train.jsonl of the run), for --auto and --demonstrations",
+    )  # fmt: skip
+    parser.add_argument("--auto", action="store_true", help="dials that are not set follow from each question")
+    parser.add_argument(
+        "--demonstrations", type=int, default=0, metavar="K",
+        help="show the model so many training answers near the setting (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--preset", metavar="NAME", help="start from a named setting")
     parser.add_argument(
         "--strength", action="append", default=[], metavar="ATTRIBUTE=NUMBER",
@@ -75,12 +85,22 @@ def run(arguments: argparse.Namespace) -> int:
     scorer = arguments.attribute_model
     if scorer is not None:
         common.attribute_model(scorer, "--attribute-model")
+    if (arguments.auto or arguments.demonstrations) and arguments.examples is None:
+        raise UserError("--auto and --demonstrations need training answers: --examples annotate/train.jsonl of the run")
+    if not 0 <= arguments.demonstrations <= 9:
+        raise UserError(f"--demonstrations must be 0 to 9, got {arguments.demonstrations}")
+    if arguments.examples is not None:
+        common.existing_file(arguments.examples, "--examples")
     from rich.console import Console
 
     from steerlm.generation.engine import Sampling, load_engine
 
     sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_k)
     terminal = Console(highlight=False, soft_wrap=True)
-    session = Session(terminal, load_engine(model), dials, setting, sampling, arguments.seed, scorer, arguments.system)
+    session = Session(
+        terminal, load_engine(model), dials, setting, sampling, arguments.seed, scorer, arguments.system,
+        examples=arguments.examples, auto=arguments.auto, turned=set(values),
+        num_demonstrations=arguments.demonstrations,
+    )  # fmt: skip
     chat(session, str(model))
     return 0

@@ -22,6 +22,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.description = "Serve a steerable model behind OpenAI's API, until interrupted."
     parser.add_argument("model", type=Path, help="checkpoint folder")
     parser.add_argument("--attribute-model", type=Path, help="attribute model, for scores and best-of-n")
+    parser.add_argument(
+        "--examples", type=Path, metavar="FILE",
+        help="annotated conversations (annotate/train.jsonl of the run), for steer.demonstrations and steer.auto",
+    )  # fmt: skip
     parser.add_argument("--policy", type=Path, help="YAML file with locks, presets and limits")
     parser.add_argument(
         "--api-key-file", type=Path, help="file with a name and a key per line; then every call needs one"
@@ -55,7 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
     common.steerable_model(arguments.model, "model")
     if arguments.attribute_model is not None:
         common.attribute_model(arguments.attribute_model, "--attribute-model")
-    for option, path in (("--policy", arguments.policy), ("--api-key-file", arguments.api_key_file)):
+    for option, path in (
+        ("--policy", arguments.policy),
+        ("--examples", arguments.examples),
+        ("--api-key-file", arguments.api_key_file),
+    ):
         if path is not None:
             common.existing_file(path, option)
     print(f"starting with {arguments.model} ...", file=sys.stderr, flush=True)  # the imports alone take seconds
@@ -74,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             batch_size=arguments.batch_size,
             upstream=upstream_of(arguments),
             engine=arguments.engine,
+            examples=arguments.examples,
         )
     return 0
 

@@ -1,5 +1,6 @@
 """The recipe: typed, strict, YAML in, resolved copy out. One section per stage; import all of them from here."""
 
+from steerlm.config.bootstrap import BootstrapConfig as BootstrapConfig
 from steerlm.config.contrast import ContrastConfig as ContrastConfig
 from steerlm.config.evaluate import ClassifierConfig as ClassifierConfig
 from steerlm.config.evaluate import EvaluateConfig as EvaluateConfig
@@ -12,7 +13,6 @@ from steerlm.config.loading import parse_overrides as parse_overrides
 from steerlm.config.loading import validate as validate
 from steerlm.config.recipe import AnnotateConfig as AnnotateConfig
 from steerlm.config.recipe import BaselinesConfig as BaselinesConfig
-from steerlm.config.recipe import BootstrapConfig as BootstrapConfig
 from steerlm.config.recipe import HeaderMarks as HeaderMarks
 from steerlm.config.recipe import LabelConfig as LabelConfig
 from steerlm.config.recipe import LoraSection as LoraSection

@@ -12,10 +12,11 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from steerlm.attributes import AttributeSchema
+from steerlm.config.bootstrap import BootstrapConfig
 from steerlm.config.contrast import ContrastConfig
 from steerlm.config.evaluate import EvaluateConfig
 from steerlm.config.refine import RefineConfig
-from steerlm.config.section import EngineName, Section
+from steerlm.config.section import Section
 from steerlm.errors import did_you_mean
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
@@ -264,43 +265,6 @@ class TrainSftConfig(TrainingSection):
         description="Share of the prompts in which look-alikes of headers with random values stand in the text, so "
         "that the words of a label do nothing there.",
     )
-
-
-class BootstrapConfig(Section):
-    """Step 4: sample at maximum quality, score, fine-tune again."""
-
-    rounds: int = Field(1, ge=1, description="How often the step is repeated.")
-    quality_attributes: tuple[str, ...] = Field(
-        ("quality",), min_length=1, description="Attributes whose best value a sampled combination must have."
-    )
-    num_prompts: int | None = Field(None, ge=1, description="Training prompts to sample for; null: all.")
-    samples_per_prompt: int = Field(4, ge=1, description="Responses sampled per prompt.")
-    temperature: float = Field(1.0, gt=0, description="Sampling temperature.")
-    top_k: int = Field(50, ge=0, description="Sample from the k likeliest tokens (0: all).")
-    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the smallest set of tokens with this probability.")
-    max_new_tokens: int = Field(1024, ge=1, description="Longest response.")
-    batch_size: int = Field(64, ge=1, description="Sequences sampled together.")
-    engine: EngineName = Field(
-        "local", description="What samples: local (built in), vllm or openvino (extras of the same names)."
-    )
-    filter: Literal["none", "top", "minimum", "agreement"] = Field(
-        "none",
-        description="Which samples are kept: all (as the paper), the best per prompt, those with a minimum quality, or "
-        "those in which the attribute model sees what was asked for.",
-    )
-    keep_per_prompt: int = Field(1, ge=1, description="With filter top: samples kept per prompt.")
-    minimum_quality: float = Field(3.0, description="With filter minimum: mean predicted quality that is needed.")
-    tolerance: int = Field(
-        0, ge=0, description="With filter agreement: most levels between an attribute's predicted and requested value."
-    )
-    start_from: Literal["base", "sft"] = Field("sft", description="Checkpoint that the second fine-tuning starts from.")
-    mix_original: float = Field(
-        1.0, ge=0, description="Original records mixed in, as a multiple of the bootstrapped ones (capped at all)."
-    )
-    learning_rate: float | None = Field(
-        None, gt=0, description="Learning rate of the second fine-tuning; null: that of train_sft."
-    )
-    epochs: float | None = Field(None, gt=0, description="Epochs of the second fine-tuning; null: those of train_sft.")
 
 
 class BaselinesConfig(Section):

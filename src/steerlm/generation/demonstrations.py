@@ -26,7 +26,7 @@ from steerlm.generation.embedding import EncoderEmbedder, LetterEmbedder, TextEm
 from steerlm.generation.guidance import Wish
 from steerlm.storage.hash_set import hash64
 
-MOST_EXAMPLES = 20_000
+MOST_EXAMPLES = 10_000
 """Examples kept in memory, drawn evenly where the data hold more."""
 _PROMPT_WEIGHT = 0.25
 """What a prompt with nothing in common costs, in ranges of a dial."""
@@ -127,7 +127,12 @@ def _place(schema: AttributeSchema, name: str, value: Wish | float | None) -> fl
 
 
 def read_demonstrations(
-    path: str | Path, schema: AttributeSchema, *, encoder: str | Path | None = None, most: int = MOST_EXAMPLES
+    path: str | Path,
+    schema: AttributeSchema,
+    *,
+    encoder: str | Path | None = None,
+    most: int = MOST_EXAMPLES,
+    trained: AttributeSchema | None = None,
 ) -> Demonstrations:
     """Read examples from annotated conversations: the first exchange of each, where its answer has attributes.
 
@@ -136,6 +141,7 @@ def read_demonstrations(
         schema: the attributes.
         encoder: folder of an encoder that embeds the prompts; None = by their letters.
         most: so many are kept; which does not depend on the order of the file.
+        trained: those of the attributes that the model was trained on; None = all.
 
     Raises:
         UserError: a malformed file, another schema, or no example in it.
@@ -144,7 +150,7 @@ def read_demonstrations(
     kept = [example for _, example in heapq.nsmallest(most, ranked, key=lambda pair: pair[0])]
     if not kept:
         raise UserError(f"{path}: no first answer has attributes; give annotated conversations (annotate/train.jsonl)")
-    return Demonstrations(kept, schema, None if encoder is None else EncoderEmbedder(encoder))
+    return Demonstrations(kept, trained or schema, None if encoder is None else EncoderEmbedder(encoder))
 
 
 def _examples(path: Path, schema: AttributeSchema) -> Iterator[Demonstration]:

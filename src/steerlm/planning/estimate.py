@@ -316,9 +316,10 @@ class _Estimator:
             return StageCost("bootstrap", None, shape.parameters)
         answers = float(prompts * config.samples_per_prompt * config.rounds)
         memory, seconds, sampled = self.sampling(shape, answers, config.max_new_tokens, config.batch_size)
-        # how many answers "minimum" and "agreement" let pass is not known: all of them at most
-        share = config.keep_per_prompt / config.samples_per_prompt if config.filter == "top" else 1.0
-        kept = answers * min(1.0, share)
+        # how many answers a filter lets pass is not known: all of them at most
+        kept = answers * config.most_kept() / config.samples_per_prompt
+        if config.mode == "nearest":  # a round trains what the rounds before it kept as well
+            kept *= (config.rounds + 1) / 2
         # every round mixes anew, at most all records
         mixed = min(kept * config.mix_original, records * config.rounds) if self.sized else kept * config.mix_original
         trained = (kept + mixed) * self.data.tokens_per_record * (config.epochs or sft.epochs)

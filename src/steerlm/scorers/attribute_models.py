@@ -55,7 +55,7 @@ from steerlm.checkpoint.models import (
 from steerlm.config import scoring_tokens
 from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
-from steerlm.scorers.cut_points import halves, level_of
+from steerlm.scorers.cut_points import halves, level_of, place_of
 from steerlm.scorers.features import Readout
 from steerlm.scorers.generative import decode_labels, label_steps, longest_label
 from steerlm.scorers.heads import FROZEN, Head, load_head
@@ -174,9 +174,18 @@ class LoadedAttributeModel:
         """
         return {attribute.name: self._value(attribute, scores[attribute.name]) for attribute in self.schema}
 
+    def places(self, scores: Mapping[str, Score]) -> dict[str, float]:
+        """Return where each score of an ordinal attribute lies on the scale, its cuts taken for the halves."""
+        return {
+            a.name: place_of(a, scores[a.name].mean, self._cuts(a)) for a in self.schema.ordinal if a.name in scores
+        }
+
+    def _cuts(self, attribute: Attribute) -> Sequence[float]:
+        return self.cuts.get(attribute.name) or halves(attribute)
+
     def _value(self, attribute: Attribute, score: Score) -> Value:
         if score.probabilities is None or attribute.name in self.cuts:
-            return level_of(attribute, score.mean, self.cuts.get(attribute.name) or halves(attribute))
+            return level_of(attribute, score.mean, self._cuts(attribute))
         # max keeps the first of equals: the lowest level
         return max(attribute.levels, key=lambda level: score.probabilities[str(level)])  # type: ignore[index]
 

@@ -60,3 +60,13 @@ def _best_cut(half: float, predictions_M: npt.NDArray[np.float64], above_M: npt.
 def level_of(attribute: Attribute, prediction: float, cuts: Sequence[float]) -> int:
     """Return the level of a prediction; one that lies on a cut belongs above it."""
     return attribute.minimum + bisect_right(cuts, prediction)
+
+
+def place_of(attribute: Attribute, prediction: float, cuts: Sequence[float]) -> float:
+    """Return where a prediction lies on the scale once its cuts lie at the halves: within its level, and how far.
+
+    Beyond the outermost cuts a level is as wide as a level is.
+    """
+    positions = [cuts[0] - 0.5, *cuts, cuts[-1] + 0.5]
+    places = [attribute.minimum, *halves(attribute), attribute.maximum]
+    return float(np.interp(prediction, positions, places))

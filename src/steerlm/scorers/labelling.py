@@ -98,6 +98,13 @@ class SchemaLabels:
             values |= self.model.values(rest)
         return {name: values[name] for name in self.schema.names if name in values}
 
+    def places(self, scores: Scores) -> dict[str, float]:
+        """Return where the scores of ordinal attributes lie on the scale, an attribute model's cuts at the halves."""
+        places = {name: score.mean for name, score in scores.items() if self.schema[name].kind == "ordinal"}
+        if self.model is not None:
+            places |= self.model.places({name: scores[name] for name in places if self.schema[name].learned})
+        return places
+
     def labelled_by(self, names: Iterable[str]) -> str | Mapping[str, str] | None:
         """Return who said these attributes: one for all, or by attribute."""
         return one_for_all({name: self.who[name] for name in names})

@@ -11,15 +11,17 @@ from dataclasses import dataclass, field, replace
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Message
 from steerlm.errors import UserError
+from steerlm.generation.demonstrations import Demonstration, with_demonstrations
 from steerlm.generation.detokenizing import GrowingText
 from steerlm.generation.requests import Request, Sampling
 from steerlm.scorers.protocol import Scores
 from steerlm.server.backend import Answer, Generation, Plan, TokenLogProb, read_prompt
-from steerlm.server.errors import ApiError
+from steerlm.server.errors import ApiError, unusable_prompt
 from steerlm.server.protocol import ChatMessage, ChatRequest, CompletionRequest, Steer
 from steerlm.server.service import Service, random_seed
 from steerlm.server.steering import (
     Dials,
+    Setting,
     Wishes,
     check_history,
     check_weights,
@@ -28,6 +30,9 @@ from steerlm.server.steering import (
     verbosity_level,
 )
 from steerlm.template import ConversationEncoder
+
+_LEAST_ROOM = 256
+"""Tokens an answer should have room for beside demonstrations."""
 
 
 def plan_chat(body: ChatRequest, service: Service, caller: str | None) -> Plan:
@@ -126,6 +131,40 @@ def _wishes(body: ChatRequest | CompletionRequest, service: Service, dials: Dial
     return wishes
 
 
+def _shown(
+    messages: tuple[Message, ...], setting: Setting, steer: Steer, service: Service, dials: Dials, needed: int
+) -> tuple[tuple[Message, ...], int | None]:
+    """Return the conversation behind the demonstrations that were asked for, and how many these are.
+
+    None is shown whose attributes a lock forbids.
+    """
+    if not steer.demonstrations:
+        return messages, None
+    if service.demonstrations is None:
+        message = "demonstrations need training answers; start the server with --examples annotate/train.jsonl"
+        raise ApiError("invalid_value", message, "steer.demonstrations")
+    most = dials.policy.limits.max_demonstrations
+    if steer.demonstrations > most:
+        message = f"{steer.demonstrations} demonstrations are too many, at most {most} here"
+        raise ApiError("invalid_value", message, "steer.demonstrations")
+    backend, attributes = service.backend, setting.attributes
+    context = backend.context or 1 << 31
+    levels = {n: v if isinstance(v, str) else dials.schema[n].round(v) for n, v in attributes.items()}
+
+    def allowed(example: Demonstration) -> bool:
+        labels = example.answer.attributes or {}
+        return all(
+            lock.allows(dials.schema[name], labels[name]) for name, lock in dials.locks.items() if name in labels
+        )
+
+    def room(conversation: tuple[Message, ...]) -> int:
+        return context - len(backend.encoder.prompt(conversation, levels, any_roles=True))
+
+    return with_demonstrations(
+        service.demonstrations, messages, attributes, steer.demonstrations, room, min(needed, _LEAST_ROOM), allowed
+    )
+
+
 def _plan(
     body: ChatRequest | CompletionRequest,
     service: Service,
@@ -161,15 +200,24 @@ def _plan(
         raise ApiError("no_attribute_model", message, "steer")
     if weights is not None and (lacking := [n for n in weights if n not in scored_attributes(service, dials)]):
         raise dials.malformed(f"the attribute model does not score {', '.join(lacking)}", "steer.weights")
+    if steer.auto:
+        if service.proposer is None:
+            message = "auto needs training answers; start the server with --examples annotate/train.jsonl"
+            raise ApiError("invalid_value", message, "steer.auto")
+        wishes.proposed = service.proposer.propose(messages)
     setting = resolve(wishes, dials, service.trained)
     if any(warning["code"] == "far_from_training" for warning in setting.warnings):
         service.metrics.far.inc()
     length = min(limits.default_new_tokens, limits.max_new_tokens) if max_tokens is None else max_tokens
     seed = random_seed() if body.seed is None else body.seed
+    try:
+        messages, shown = _shown(messages, setting, steer, service, dials, max(1, length))
+    except UserError as error:
+        raise unusable_prompt(error) from None
     return Plan(
         Request(messages, setting.attributes, num_samples if length else 0, seed, setting.guidance, beginning),
         _sampling(body, max(1, length)), stop, num_logprobs, bool(body.stream) and num_samples == num_answers,
-        setting, dials, num_answers, weights, wants_scores,
+        setting, dials, num_answers, weights, wants_scores, num_demonstrations=shown,
     )  # fmt: skip
 
 
@@ -287,7 +335,7 @@ class Run:
         plan = self.plan
         request = plan.request
         scored = await self.service.score(
-            [(*request.messages, Message("assistant", request.beginning + answer.text)) for answer in self.answers]
+            [(*plan.conversation, Message("assistant", request.beginning + answer.text)) for answer in self.answers]
         )
         for answer, scores in zip(self.answers, scored.scores, strict=True):
             answer.scores = scores

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.generation.detokenizing import GrowingText, ResponseText, TokenTexts
 from steerlm.generation.requests import Draw, LogProb, Request, Sampling
@@ -67,6 +68,7 @@ class Plan:
         weights: what best-of-n maximises; None = nearness to the request.
         return_scores: whether answers come with their scores.
         read: text or ids whose own log-probabilities are wanted.
+        num_demonstrations: how many stand in front of the conversation; None: none were asked for.
     """
 
     request: Request
@@ -80,20 +82,34 @@ class Plan:
     weights: dict[str, float] | None = None
     return_scores: bool = False
     read: str | Sequence[int] | None = None
+    num_demonstrations: int | None = None
 
     @property
     def chooses(self) -> bool:
         """Whether answers can only be given once all samples are there."""
         return self.request.num_samples > self.num_answers
 
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """What was really said: the request's messages without demonstrations."""
+        messages = self.request.messages
+        first = 1 if messages[0].role == "system" else 0
+        return (*messages[:first], *messages[first + 2 * (self.num_demonstrations or 0) :])
+
     def echo(self) -> dict[str, object]:
         """Return what the response says about steering."""
         shown = self.setting.shown
+        more: dict[str, object] = {}
+        if self.setting.proposed is not None:
+            more["auto"] = list(self.setting.proposed)
+        if self.num_demonstrations is not None:
+            more["demonstrations"] = self.num_demonstrations
         return {
             "attributes": shown,
             "guidance": {name: strength for name, strength in self.setting.guidance.items() if name in shown},
             "preset": self.setting.preset,
             "warnings": self.setting.warnings,
+            **more,
         }
 
 
@@ -152,10 +168,12 @@ class Backend(Protocol):
     Attributes:
         encoder: makes the prompts.
         encoding: where that is done.
+        context: most tokens of a prompt and its answer, as far as the checkpoint says.
     """
 
     encoder: ConversationEncoder
     encoding: Encoding
+    context: int | None
 
     @property
     def guides(self) -> bool:

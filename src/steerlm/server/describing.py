@@ -49,6 +49,8 @@ def attributes_json(service: Service, dials: Dials) -> dict[str, object]:
             else None
         ),
         "scores": bool(scored),
+        "demonstrations": 0 if service.demonstrations is None else dials.policy.limits.max_demonstrations,
+        "auto": service.proposer is not None,
         "combinations": {
             "total": len(counts),
             "commonest": [

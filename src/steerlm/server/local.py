@@ -32,7 +32,7 @@ class LocalBackend:
         Raises:
             UserError: the worker could not load the model.
         """
-        self.encoder = prompting.encoder
+        self.encoder, self.context = prompting.encoder, prompting.context
         self.encoding = Encoding()
         self.scheduler = Scheduler(worker, max_waiting)
         self._prompting, self._batch_size, self._metrics = prompting, batch_size, metrics

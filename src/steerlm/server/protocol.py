@@ -120,6 +120,10 @@ class Steer(_Strict):
     best_of: int | None = Field(None, ge=1, description="Draw so many samples, return the `n` nearest to the request.")
     weights: AnyWeights = Field(None, description="With best_of: maximise this weighted sum of scores instead.")
     return_scores: bool = Field(False, description="Score the answers with the attribute model.")
+    demonstrations: int = Field(
+        0, ge=0, description="Show the model so many training answers near the setting, as earlier turns."
+    )
+    auto: bool = Field(False, description="Take what is not set from the prompt, rather than the defaults.")
     strict: bool = Field(False, description="Refuse a setting that is far from the training data.")
 
 

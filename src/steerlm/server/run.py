@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.checkpoint.models import load_tokenizer
 from steerlm.errors import UserError
+from steerlm.generation.demonstrations import read_demonstrations
 from steerlm.generation.engine import steerable
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.worker import process_worker
@@ -27,6 +28,7 @@ from steerlm.server.gate import Keys, load_keys
 from steerlm.server.local import LocalBackend
 from steerlm.server.metrics import Metrics
 from steerlm.server.policy import Policy, load_policy
+from steerlm.server.proposing import fit_proposer
 from steerlm.server.service import Service, trained_schema
 from steerlm.server.upstream import Upstream, UpstreamBackend
 from steerlm.server.vllm import load_vllm_backend
@@ -39,6 +41,7 @@ def build_service(
     policy: Policy,
     attribute_model: LoadedAttributeModel | None,
     make_backend: Callable[[Metrics], Backend],
+    examples: Path | None = None,
 ) -> Service:
     """Put whatever draws answers behind a service.
 
@@ -48,6 +51,7 @@ def build_service(
         policy: made for `trained_schema(info)`.
         attribute_model: for scores and best-of-n.
         make_backend: starts what draws, and has it count in the service's metrics.
+        examples: annotated conversations, for demonstrations and `auto`.
 
     Raises:
         UserError: the model cannot be loaded.
@@ -57,7 +61,11 @@ def build_service(
     metrics.watch(lambda: backend.num_running, lambda: backend.num_waiting)
     schema = trained_schema(info)
     trained = TrainedCombinations(info.label_statistics, schema)
-    return Service(tuple(names), backend, schema, trained, policy, attribute_model, int(time.time()), metrics)
+    shown = None if examples is None else read_demonstrations(examples, info.schema, trained=schema)
+    proposer = None if shown is None else fit_proposer(shown)
+    return Service(
+        tuple(names), backend, schema, trained, policy, attribute_model, int(time.time()), metrics, shown, proposer
+    )
 
 
 def load_service(
@@ -69,6 +77,7 @@ def load_service(
     batch_size: int,
     upstream: Upstream | None,
     engine: Literal["local", "vllm"],
+    examples: Path | None = None,
 ) -> Service:
     """Load the models; see `serve`."""
     limits = policy.limits
@@ -86,7 +95,7 @@ def load_service(
         assert worker is not None
         return LocalBackend(prompting, worker, batch_size, limits.max_waiting, metrics)
 
-    return build_service(names, info, policy, scorer, make_backend)
+    return build_service(names, info, policy, scorer, make_backend, examples)
 
 
 def serve(
@@ -101,6 +110,7 @@ def serve(
     batch_size: int,
     upstream: Upstream | None = None,
     engine: Literal["local", "vllm"] = "local",
+    examples: Path | None = None,
 ) -> None:
     """Serve a model until interrupted.
 
@@ -113,7 +123,7 @@ def serve(
     check_exposure(host, keys)
     checked = load_policy(policy, trained_schema(info), keys.names)
     names = (name,) if name else served_names(model)
-    service = load_service(names, model, info, checked, attribute_model, batch_size, upstream, engine)
+    service = load_service(names, model, info, checked, attribute_model, batch_size, upstream, engine, examples)
     app = create_app(service, keys, loopback=loopback)
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5, server_header=False

@@ -15,6 +15,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.conversation import Message, Role
 from steerlm.errors import UserError
+from steerlm.generation.demonstrations import Demonstrations
 from steerlm.scorers.attribute_models import LoadedAttributeModel
 from steerlm.scorers.protocol import Scores
 from steerlm.server.backend import Backend
@@ -22,6 +23,7 @@ from steerlm.server.errors import ApiError
 from steerlm.server.feasibility import TrainedCombinations
 from steerlm.server.metrics import Metrics
 from steerlm.server.policy import Policy
+from steerlm.server.proposing import Proposer
 from steerlm.server.steering import Dials
 
 _SCORING_TOKENS = 4096
@@ -47,6 +49,8 @@ class Service:
         attribute_model: scores answers; None where none was given.
         created: when the server started, in Unix seconds.
         metrics: counters and gauges.
+        demonstrations: training answers that can be shown; None where no file was given.
+        proposer: proposes settings; None where no file was given.
     """
 
     names: tuple[str, ...]
@@ -57,6 +61,8 @@ class Service:
     attribute_model: LoadedAttributeModel | None
     created: int
     metrics: Metrics
+    demonstrations: Demonstrations | None = None
+    proposer: Proposer | None = None
     _running: Counter[str | None] = field(default_factory=Counter)
     # one worker: scoring waits in line rather than take the processor from decoding
     _scoring: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "steerlm-scoring"))

@@ -104,6 +104,7 @@ class Setting:
         preset: name of the preset used.
         warnings: JSON-ready.
         shown: the part of `attributes` that the caller may know of.
+        proposed: of `shown`, what `auto` set.
     """
 
     attributes: dict[str, Wish]
@@ -111,6 +112,7 @@ class Setting:
     preset: str | None
     warnings: list[dict[str, object]]
     shown: dict[str, Wish]
+    proposed: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -124,6 +126,7 @@ class Wishes:
         guidance: a strength for all attributes, or by name.
         weights: what best-of-n is to maximise, by attribute.
         strict: refuse what is far from training instead of warning.
+        proposed: a setting in place of the defaults; None: the defaults it is.
     """
 
     named: list[tuple[str, object]] = field(default_factory=list)
@@ -132,6 +135,7 @@ class Wishes:
     guidance: object = None
     weights: object = None
     strict: bool = False
+    proposed: Mapping[str, Value] | None = None
 
 
 def parse_model(model: str, served: Sequence[str], dials: Dials) -> tuple[str | None, dict[str, object]]:
@@ -200,9 +204,13 @@ def resolve(wishes: Wishes, dials: Dials, trained: TrainedCombinations) -> Setti
             said[name] = value
     preset = _preset(wishes.preset, dials)
     in_force: dict[str, Wish] = {} if wishes.exact else dict(dials.schema.defaults)
+    if wishes.proposed is not None and not wishes.exact:
+        in_force |= wishes.proposed
+    before = dict(in_force)
     if preset is not None:
         in_force |= {name: value for name, value in preset.attributes.items() if name in dials.schema}
     in_force |= said
+    named = said.keys() | (preset.attributes.keys() if preset is not None else set())
     for name, lock in dials.locks.items():
         attribute = dials.schema[name]
         in_force[name] = lock.nearest(attribute, in_force.get(name, attribute.default_value))
@@ -211,7 +219,10 @@ def resolve(wishes: Wishes, dials: Dials, trained: TrainedCombinations) -> Setti
     shown = {name: value for name, value in in_force.items() if dials.is_visible(name)}
     warnings = [_clamped(name, dials) for name in dials.schema.names if name in clamped]
     warnings += _feasibility(in_force, wishes.strict, dials, trained)
-    return Setting(in_force, guidance, wishes.preset, warnings, shown)
+    proposed = None
+    if wishes.proposed is not None:
+        proposed = tuple(name for name in shown if name not in named and shown[name] == before.get(name))
+    return Setting(in_force, guidance, wishes.preset, warnings, shown, proposed)
 
 
 def _preset(name: str | None, dials: Dials) -> Preset | None:

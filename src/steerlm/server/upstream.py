@@ -99,7 +99,7 @@ class UpstreamBackend:
         """Prepare; nothing is sent before the first request."""
         self.encoder = prompting.encoder
         self.running = True
-        self._upstream, self._tokenizer, self._context = upstream, prompting.tokenizer, prompting.context
+        self._upstream, self._tokenizer, self.context = upstream, prompting.tokenizer, prompting.context
         self._places = Places(most_samples, metrics)
         self.encoding = Encoding()
         self._served: Served | None = None
@@ -220,7 +220,7 @@ class UpstreamBackend:
 
     def _room(self, served: Served, length: int) -> int:
         """Return how many tokens the context leaves after a prompt of this length."""
-        return min([limit for limit in (self._context, served.context) if limit is not None], default=1 << 31) - length
+        return min([limit for limit in (self.context, served.context) if limit is not None], default=1 << 31) - length
 
     async def read(self, ids: Sequence[int], num_top: int) -> list[TokenLogProb]:
         """See `Backend.read`."""

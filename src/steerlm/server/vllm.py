@@ -53,7 +53,7 @@ class VllmBackend:
         self, llm: Any, prompting: Prompting, most_samples: int, metrics: Metrics, guard: Guard | None = None
     ) -> None:
         """Wrap a started engine."""
-        self.prompting, self.encoder = prompting, prompting.encoder
+        self.prompting, self.encoder, self.context = prompting, prompting.encoder, prompting.context
         self.encoding = Encoding()
         self._llm, self._guard = llm, guard
         self._places = Places(most_samples, metrics)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.checkpoint.models import CheckpointInfo, load_info, load_sequence_classifier, save_info, save_model
@@ -18,9 +19,11 @@ from steerlm.config import BootstrapConfig, TrainSftConfig
 from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
 from steerlm.errors import UserError
 from steerlm.generation.engine import Request, Sampling, load_engine
+from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.stages.bootstrap.before_after import compare
 from steerlm.stages.bootstrap.selection import DROPPED
 from steerlm.stages.bootstrap.stage import bootstrap
+from steerlm.stages.evaluate.sweeping import read_prompts
 from steerlm.stages.train_sft import train_sft
 from steerlm.storage.resumable import read_rows
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
@@ -75,7 +78,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-CONFIG = BootstrapConfig(samples_per_prompt=3, max_new_tokens=40, batch_size=4, temperature=1.4, epochs=2)
+CONFIG = BootstrapConfig(mode="paper", samples_per_prompt=3, max_new_tokens=40, batch_size=4, temperature=1.4, epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +255,69 @@ def test_choices_of_the_recipe(world: Any, tmp_path: Path) -> None:
     recipe = load_info(tmp_path / "model").provenance["recipe"]
     assert recipe["base_model"] == world["sft"].base_model
     assert (recipe["learning_rate"], recipe["epochs"]) == (0.002, 1)
+
+
+def test_nearest_trains_what_was_asked_and_came_out(world: Any, tmp_path: Path) -> None:
+    config = BootstrapConfig(
+        rounds=2, samples_per_prompt=3, max_new_tokens=40, batch_size=8, tolerance=2.0, judge=world["attribute_model"],
+        num_prompts=6, epochs=1,
+    )  # fmt: skip
+    report = bootstrap(config, out=tmp_path, **world)
+    asked = set()
+    kept: list[list[str]] = []
+    for number, row in enumerate(report["rounds"], 1):
+        folder = tmp_path / f"round-{number}"
+        sampled = {line["id"]: line["samples"] for line in read_rows(folder / "samples.jsonl")}
+        scored = {line["id"]: line["samples"] for line in read_rows(folder / "scored.jsonl")}
+        records = list(read_conversations(folder / "bootstrapped.jsonl", SCHEMA))
+        kept.append([record.id for record in records])
+        assert row["kept"] == len(records) > 0
+        assert row["prompts_without_success"] == 6 - len({record.id.rpartition("/")[0] for record in records})
+        for samples in sampled.values():
+            [requested] = {tuple(sample["requested"].items()) for sample in samples}
+            asked.add(requested)
+        for record in records:
+            prompt, _, place = record.id.rpartition(f"/bootstrap-{number}-")
+            wanted = sampled[prompt][int(place)]["requested"]
+            assert record.messages[-1].attributes == wanted
+
+            def far(places: dict[str, float], wanted: dict[str, int] = wanted) -> list[float]:
+                return [abs(places[name] - level) for name, level in wanted.items()]
+
+            candidates = [far(one["places"]) for one in scored[prompt] if one["dropped"] is None]
+            mine = far(scored[prompt][int(place)]["places"])
+            assert max(mine) <= 2.0
+            assert sum(mine) == min(sum(other) for other in candidates if max(other) <= 2.0)
+        tried = row["temperature"]["tried"]
+        best = max(tried, key=lambda name: tried[name]["fresh"])
+        assert row["temperature"]["value"] == float(best)
+        assert tried[best]["accepted"] > 0
+        assert all(trial["drawn"] == 18 and trial["fresh"] <= trial["accepted"] for trial in tried.values())
+    assert any(dict(setting)["quality"] < 4 for setting in asked), "the whole support is asked for"
+    training = [record.id for record in read_conversations(tmp_path / "round-2" / "training.jsonl", SCHEMA)]
+    assert training == kept[0] + kept[1], "what the first round kept trains the second as well, and nothing else"
+    assert load_info(tmp_path / "model").provenance["recipe"]["learning_rate"] == pytest.approx(0.0025)
+    assert report["scorer"]["judge"] == report["scorer"]["attribute_model"]
+
+
+def test_another_judge_reports(world: Any, tmp_path: Path) -> None:
+    other = load_sequence_classifier(world["attribute_model"])
+    with torch.no_grad():
+        other.score.weight.mul_(-1)
+    tokenizer = byte_tokenizer(SCHEMA)
+    info = CheckpointInfo("regression", SCHEMA, "steerlm", provenance={"max_length": 128})
+    save_model(tmp_path / "judge", other, tokenizer, info, "card")
+    config = CONFIG.model_copy(update={"judge": tmp_path / "judge", "num_prompts": 4, "epochs": 1})
+    report = bootstrap(config, out=tmp_path / "out", **world)
+    assert report["scorer"]["independent"] is True
+    rows = list(read_rows(tmp_path / "out" / "held_out" / "round-0.jsonl"))
+    scorer = load_attribute_model(tmp_path / "judge")
+    asked = [row for row in rows if row["scores"]]
+    prompts = {prompt.id: prompt.messages for prompt in read_prompts(world["validation"], SCHEMA, None, 0)}
+    scores = scorer.score([(*prompts[r["prompt"]], Message("assistant", r["text"])) for r in asked])
+    assert [r["scores"]["quality"] for r in asked] == [pytest.approx(s["quality"].mean, abs=1e-4) for s in scores if s]
+    with pytest.raises(UserError, match=r"bootstrap\.judge: .* is not an attribute model"):
+        bootstrap(CONFIG.model_copy(update={"judge": world["sft_model"]}), out=tmp_path / "no", **world)
 
 
 def test_mistakes_are_named(world: Any, tmp_path: Path, finished: tuple[Path, Any]) -> None:

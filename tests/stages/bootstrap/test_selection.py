@@ -98,7 +98,7 @@ def test_filters() -> None:
     samples = [None if q is None else ScoredSample({}, {}, scored(q)) for q in (2.5, None, 3.5, 3.0, 3.5)]
 
     def kept(**options: Any) -> list[int]:
-        return keep(BootstrapConfig(**options), SCHEMA, samples)
+        return keep(BootstrapConfig(mode="paper", **options), SCHEMA, samples)
 
     assert kept() == [0, 2, 3, 4]
     assert kept(filter="top") == [2], "the first of equals"
@@ -126,6 +126,30 @@ def test_agreement_keeps_what_the_attribute_model_confirms() -> None:
     assert kept(2) == [1, 2, 3, 4]
 
 
+def test_nearest_keeps_what_came_out_as_asked() -> None:
+    asked = {"quality": 4, "humor": 1}
+
+    def sample(quality: float, humor: float) -> ScoredSample:
+        return ScoredSample(asked, {}, {}, {"quality": quality, "toxicity": 4.0, "humor": humor})
+
+    samples = [None, sample(3.7, 1.6), sample(3.9, 1.1), sample(3.2, 1.0), sample(3.6, 1.3), sample(3.3, 1.0)]
+
+    def kept(**options: Any) -> list[int]:
+        return keep(BootstrapConfig(**options), SCHEMA, samples)
+
+    assert kept() == [2]
+    assert kept(keep_per_prompt=3) == [2, 4, 5]
+    assert kept(keep_per_prompt=9) == [1, 2, 4, 5], "3.2 is more than 0.75 away"
+    assert kept(keep_per_prompt=9, tolerance=0.45) == [2, 4]
+    assert kept(tolerance=0.05) == [], "a prompt without success is dropped"
+
+
+def test_another_category_is_never_near() -> None:
+    near = ScoredSample({"lang": "en"}, {"lang": "en"}, {})
+    far = ScoredSample({"lang": "en"}, {"lang": "de"}, {})
+    assert keep(BootstrapConfig(tolerance=9), SCHEMA, [far, near]) == [1]
+
+
 def test_another_category_never_agrees() -> None:
     assert disagreement({"lang": "en"}, {"lang": "en"}) == 0
     assert disagreement({"lang": "en", "humor": 1}, {"lang": "de", "humor": 1}) == float("inf")
@@ -150,6 +174,8 @@ def test_a_record_is_conditioned_on_what_is_predicted() -> None:
     assert record.messages[3].attributes == {"quality": 3, "humor": 1}
     assert record.messages[3].labelled_by == "model:abc"
     assert record.messages[3].human_labels == {}
+    wished = bootstrapped_record(prompt, 2, 1, "Because.", sample, "model:abc", as_requested=True)
+    assert wished.messages[3].attributes == {"quality": 4, "humor": 0}
     assert (record.group, record.source) == ("tree 1", "bootstrap")
     assert record.to_dict(SCHEMA)["bootstrap"] == {
         "round": 1,

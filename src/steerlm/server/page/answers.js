@@ -105,6 +105,7 @@ export async function answer(place, { messages, fixed = 0, setting, seed, signal
   const onChunk = (chunk) => {
     if (chunk.steer) {
       result.attributes = chunk.steer.attributes;
+      if (chunk.steer.auto) place.dispatchEvent(new CustomEvent("proposed", { bubbles: true, detail: { steer: chunk.steer, letter: letter ?? "a" } }));
       shown.setting(result.attributes, chunk.steer.guidance, emphasis);
       for (const warning of chunk.steer.warnings) shown.said.before(element("p", { className: "note warn" }, warning.message));
     }

@@ -5,7 +5,7 @@ import { forgetKey, getAttributes, hasKey } from "./api.js";
 import { sweepChart } from "./charts.js";
 import { begin, conversations, current, load, open, remove, save, titleOf } from "./conversations.js";
 import { buildPanel, showPanel } from "./dials.js";
-import { defaults, element, fromHash, isOpen, levels, state, titled, toHash } from "./settings.js";
+import { defaults, element, fromHash, isOpen, levels, state, titled, toHash, withValues } from "./settings.js";
 
 const byId = (id) => document.getElementById(id);
 const VIEWS = ["chat", "compare", "sweep"];
@@ -203,7 +203,8 @@ async function askSweep(question) {
   await whileRunning(async (signal) => {
     const results = await Promise.all(
       levels(attribute).map((level) => {
-        const setting = { ...state.a, values: { ...state.a.values, [attribute.name]: level }, preset: null };
+        const turned = [...state.a.turned, attribute.name];
+        const setting = { ...state.a, values: { ...state.a.values, [attribute.name]: level }, preset: null, turned };
         return answer(answers, { messages, setting, seed, signal, title: `${titled(attribute.name)} ${level}`, emphasis });
       }),
     );
@@ -288,6 +289,12 @@ function connect() {
   document.addEventListener("grown", () => {
     const page = document.scrollingElement;
     if (state.view === "chat" && page.scrollHeight - page.scrollTop - page.clientHeight < 240) page.scrollTop = page.scrollHeight;
+  });
+  // the sliders show what was proposed
+  document.addEventListener("proposed", ({ detail: { steer, letter } }) => {
+    const proposed = Object.fromEntries(steer.auto.map((name) => [name, steer.attributes[name]]));
+    state[letter] = withValues(state[letter], proposed);
+    changed();
   });
   window.addEventListener("hashchange", () => {
     fromHash(location.hash);

@@ -1,6 +1,6 @@
 // The panel: a row per dial with a slider per setting, presets, decoding.
 
-import { defaults, element, isOpen, presetSetting, state, titled } from "./settings.js";
+import { defaults, element, follows, isOpen, presetSetting, state, titled } from "./settings.js";
 
 const rows = []; // functions that show the state anew
 let changed = () => {};
@@ -79,7 +79,8 @@ function dialRow(attribute) {
     const id = `${letter}-${name}`;
     const get = () => state[letter].values[name];
     const set = (value) => {
-      state[letter] = { ...state[letter], values: { ...state[letter].values, [name]: value }, preset: null };
+      const turned = [...new Set([...state[letter].turned, name])];
+      state[letter] = { ...state[letter], values: { ...state[letter].values, [name]: value }, preset: null, turned };
     };
     const control =
       attribute.kind === "categorical"
@@ -94,7 +95,9 @@ function dialRow(attribute) {
           });
     control[0].disabled = !isOpen(attribute);
     if (about) control[0].setAttribute("aria-describedby", help.id);
-    node.append(track(letter, id, name, control));
+    const line = track(letter, id, name, control);
+    rows.push(() => line.classList.toggle("follows", isOpen(attribute) && follows(state[letter], name)));
+    node.append(line);
   }
   if (attribute.kind === "ordinal") {
     const [low, high] = attribute.locked ? [attribute.minimum, attribute.maximum] : [attribute.lowest, attribute.highest];
@@ -146,6 +149,16 @@ function decoding() {
         lowest: 1, highest: 8, step: 1, get: () => state.bestOf,
         set: (value) => {
           state.bestOf = value;
+        },
+      }),
+    );
+  }
+  if (state.info.demonstrations > 0) {
+    nodes.push(
+      decodingRow("demonstrations", "demonstrations", "Shows the model so many training answers near the dials.", {
+        lowest: 0, highest: state.info.demonstrations, step: 1, get: () => state.demonstrations,
+        set: (value) => {
+          state.demonstrations = value;
         },
       }),
     );
@@ -202,6 +215,16 @@ export function buildPanel(onChange) {
   document.getElementById("presets-section").hidden = state.info.presets.length === 0;
   const swept = state.info.data.filter(isOpen).map(({ name }) => element("option", { value: name }, titled(name)));
   document.getElementById("dial").replaceChildren(...swept);
+  const auto = document.getElementById("auto");
+  document.getElementById("auto-row").hidden = !state.info.auto;
+  auto.onchange = () => {
+    state.auto = auto.checked;
+    for (const letter of ["a", "b"]) state[letter] = { ...state[letter], turned: [] };
+    changed();
+  };
+  rows.push(() => {
+    auto.checked = state.auto;
+  });
   document.getElementById("reset").onclick = () => {
     for (const letter of letters()) state[letter] = defaults();
     changed();

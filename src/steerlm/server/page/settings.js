@@ -10,6 +10,8 @@ export const state = {
   temperature: 0.7,
   bestOf: 1,
   halves: false,
+  auto: false, // dials that nobody turned follow from the question
+  demonstrations: 0,
 };
 
 export function element(tag, properties = {}, ...children) {
@@ -41,7 +43,7 @@ export function levels(attribute) {
 export function defaults() {
   const values = {};
   for (const attribute of state.info.data) values[attribute.name] = attribute.default;
-  return { values, strength: 1, preset: null };
+  return { values, strength: 1, preset: null, turned: [] };
 }
 
 // The nearest value that may be asked for; undefined where there is none.
@@ -65,17 +67,22 @@ export function withValues(setting, wishes) {
 }
 
 export function presetSetting(preset) {
-  return { ...withValues(defaults(), preset.attributes), preset: preset.name };
+  return { ...withValues(defaults(), preset.attributes), preset: preset.name, turned: Object.keys(preset.attributes) };
 }
+
+// Whether a dial is left to the question.
+export const follows = (setting, name) => state.auto && !setting.turned.includes(name);
 
 // The body of a request; locked attributes are left to the server.
 export function requestBody(setting, messages, seed) {
   const attributes = {};
   for (const attribute of state.info.data) {
-    if (isOpen(attribute)) attributes[attribute.name] = setting.values[attribute.name];
+    if (isOpen(attribute) && !follows(setting, attribute.name)) attributes[attribute.name] = setting.values[attribute.name];
   }
   const steer = { attributes };
   if (setting.preset !== null) steer.preset = setting.preset;
+  if (state.auto) steer.auto = true;
+  if (state.demonstrations > 0) steer.demonstrations = state.demonstrations;
   if (setting.strength !== 1) steer.guidance = setting.strength;
   if (state.info.scores) steer.return_scores = true;
   if (state.info.scores && state.bestOf > 1) steer.best_of = state.bestOf;
@@ -96,6 +103,8 @@ export function toHash() {
   if (state.view === "sweep" && state.dial) parts.push(["dial", state.dial]);
   parts.push(["temperature", state.temperature]);
   if (state.bestOf > 1) parts.push(["best_of", state.bestOf]);
+  if (state.auto) parts.push(["auto", state.a.turned.join(",")]);
+  if (state.demonstrations > 0) parts.push(["demonstrations", state.demonstrations]);
   // names and values are letters, digits and _ . + -, so that a link stays readable
   return "#" + parts.map(([name, value]) => `${name}=${encodeURIComponent(value).replace(/%(3A|2C)/g, decodeURIComponent)}`).join("&");
 }
@@ -122,5 +131,8 @@ export function fromHash(hash) {
   }
   if (state.info.data.some(({ name }) => name === given.get("dial"))) state.dial = given.get("dial");
   state.temperature = within(given.get("temperature"), 0, 2, state.temperature);
+  state.auto = state.info.auto && given.has("auto");
+  if (state.auto && state.a) state.a = { ...state.a, turned: given.get("auto").split(",").filter((name) => name in state.a.values) };
+  state.demonstrations = Math.round(within(given.get("demonstrations"), 0, state.info.demonstrations, state.demonstrations));
   state.bestOf = Math.round(within(given.get("best_of"), 1, 8, state.bestOf));
 }

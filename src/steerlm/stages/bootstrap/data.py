@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
@@ -20,15 +20,40 @@ from steerlm.errors import UserError
 from steerlm.generation.opening import open_engine
 from steerlm.generation.requests import Engine, Request, Sampling
 from steerlm.scorers.labelling import SchemaLabels, open_labels
+from steerlm.scorers.measures import words
 from steerlm.stages.bootstrap.prompts import draw_prompts, prompt_items
 from steerlm.stages.bootstrap.selection import DROPPED, Combinations, ScoredSample, bootstrapped_record, defects, keep
 from steerlm.storage.cluster import Cluster
-from steerlm.storage.hash_set import hash64
+from steerlm.storage.hash_set import HashSet, hash64
 from steerlm.storage.resumable import Pairs, map_lines, read_rows, row_items
 
 _ROWS_PER_SLOT = 8
 """Samples of a chunk for every place in the batch: enough that the batch is full most of the time."""
 _PROMPTS_PER_SCORING = 512
+
+
+_TEMPERATURES = (0.4, 0.7, 1.0, 1.3)
+_TRIAL_PROMPTS = 50
+
+
+class TemperatureTrial(NamedTuple):
+    """What came out at a temperature: answers drawn, accepted, and these weighed by what is new in them."""
+
+    drawn: int
+    accepted: int
+    fresh: float
+
+
+class TemperatureChoice(NamedTuple):
+    """A temperature, and the trials that led to it."""
+
+    value: float
+    tried: dict[float, TemperatureTrial]
+
+    def summary(self) -> dict[str, object]:
+        """Return the JSON form for a report."""
+        tried = {f"{t:g}": trial._asdict() for t, trial in self.tried.items()}
+        return {"value": self.value, **({"tried": tried} if tried else {})}
 
 
 @dataclass(frozen=True)
@@ -47,10 +72,22 @@ class Bootstrap:
     sources: tuple[SourceConfig, ...]
     cluster: Cluster | None = None
 
-    @property
-    def sampling(self) -> Sampling:
+    def sampling(self, temperature: float) -> Sampling:
         config = self.config
-        return Sampling(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
+        return Sampling(config.max_new_tokens, temperature, config.top_k, config.top_p)
+
+    def requests(self, number: int, prompt: Conversation) -> list[Request]:
+        """Return what a prompt is asked in a round."""
+        config = self.config
+        if config.mode == "nearest":  # the best of n needs n answers to the same request
+            draw, asked = hash64(str(self.seed), str(number), prompt.id), self.combinations.all
+            return [Request(prompt.messages, asked[draw % len(asked)], config.samples_per_prompt, seed=draw)]
+        requests, asked = [], self.combinations.best
+        for i in range(config.samples_per_prompt):
+            draw = hash64(str(self.seed), str(number), prompt.id, str(i))
+            # the remainder chooses the combination, a hash of all bits the text
+            requests.append(Request(prompt.messages, asked[draw % len(asked)], seed=draw))
+        return requests
 
 
 def write_prompts(run: Bootstrap, number: int, path: Path) -> int:
@@ -58,27 +95,20 @@ def write_prompts(run: Bootstrap, number: int, path: Path) -> int:
     return draw_prompts(path, run.data, run.schema, run.seed, number, run.config.num_prompts)
 
 
-def sample(run: Bootstrap, number: int, model: Path, folder: Path) -> None:
-    """Write `samples.jsonl`."""
-    config, best, model = run.config, run.combinations.best, model.resolve()
+def sample(run: Bootstrap, number: int, model: Path, folder: Path, temperature: float) -> None:
+    """Write `samples.jsonl` for the prompts of the folder."""
+    config, model = run.config, model.resolve()
     engine: Engine | None = None
 
     def work(chunk: list[Conversation]) -> list[Any]:
         nonlocal engine
         engine = engine or open_engine(config.engine, model, batch_size=config.batch_size)
-        asks: list[tuple[int, Request]] = []
-        for number_in_chunk, prompt in enumerate(chunk):
-            for i in range(config.samples_per_prompt):
-                draw = hash64(str(run.seed), str(number), prompt.id, str(i))
-                # the remainder chooses the combination, a hash of all bits the text
-                request = Request(prompt.messages, best[draw % len(best)], seed=draw)
-                if engine.room(request) > 0:
-                    asks.append((number_in_chunk, request))
+        asks = [(i, request) for i, prompt in enumerate(chunk) for request in run.requests(number, prompt)]
+        asks = [(i, request) for i, request in asks if engine.room(request) > 0]
         rows: list[Any] = [{"id": prompt.id, "samples": []} for prompt in chunk]
-        answers = engine.generate([request for _, request in asks], run.sampling)
-        for (number_in_chunk, request), [answer] in zip(asks, answers, strict=True):
-            row = {"requested": dict(request.attributes or {}), **vars(answer)}
-            rows[number_in_chunk]["samples"].append(row)
+        answers = engine.generate([request for _, request in asks], run.sampling(temperature))
+        for (i, request), samples in zip(asks, answers, strict=True):
+            rows[i]["samples"] += [{"requested": dict(request.attributes or {}), **vars(sample)} for sample in samples]
         return rows
 
     map_lines(
@@ -114,6 +144,8 @@ def score(run: Bootstrap, folder: Path) -> None:
             else:
                 result["values"] = scorer.values(score)
                 result["scores"] = {name: value.rounded().to_dict() for name, value in score.items()}
+                if run.config.mode == "nearest":
+                    result["places"] = {name: round(place, 4) for name, place in scorer.places(score).items()}
         return rows
 
     map_lines(
@@ -132,34 +164,27 @@ def select(run: Bootstrap, number: int, folder: Path) -> dict[str, Any]:
     labels = open_labels(run.schema, run.attribute_model)
 
     def records() -> Iterator[Conversation]:
-        rows = zip(
-            read_conversations(folder / "prompts.jsonl", run.schema),
-            read_rows(folder / "samples.jsonl"),
-            read_rows(folder / "scored.jsonl"),
-            strict=True,
-        )
-        for prompt, sampled, scored in rows:
-            samples = sampled["samples"]
-            candidates = [
-                None if row["dropped"] is not None else _scored(drawn["requested"], row)
-                for drawn, row in zip(samples, scored["samples"], strict=True)
-            ]
+        for prompt, samples, scored in _scored_prompts(run, folder):
+            candidates = [row if isinstance(row, ScoredSample) else None for row in scored]
             counts["prompts_too_long"] += not samples
             counts["samples"] += len(samples)
-            counts.update(row["dropped"] for row in scored["samples"] if row["dropped"] is not None)
-            for i in keep(run.config, run.schema, candidates):
+            counts.update(row for row in scored if isinstance(row, str))
+            kept = keep(run.config, run.schema, candidates)
+            counts["prompts_without_success"] += bool(samples) and not kept
+            for i in kept:
                 counts["kept"] += 1
                 candidate = candidates[i]
                 assert candidate is not None
                 who = labels.labelled_by(candidate.values)
-                yield bootstrapped_record(prompt, i, number, samples[i]["text"], candidate, who)
+                text, requested = samples[i]["text"], run.config.mode == "nearest"
+                yield bootstrapped_record(prompt, i, number, text, candidate, who, requested)
 
     write_conversations(folder / "bootstrapped.jsonl", records(), run.schema)
     dropped = {reason: counts[reason] for reason in DROPPED}
     if not counts["kept"]:
         raise UserError(
             f"bootstrap: none of {counts['samples']} samples is left (dropped: {dropped}; the others did not pass "
-            f"filter: {run.config.filter}); raise max_new_tokens, relax the filter, or train the model longer"
+            f"{_passing(run.config)}); raise max_new_tokens, relax the filter, or train the model longer"
         )
     return {
         "prompts_too_long": counts["prompts_too_long"],
@@ -167,15 +192,87 @@ def select(run: Bootstrap, number: int, folder: Path) -> dict[str, Any]:
         "dropped": dropped,
         "filtered_out": counts["samples"] - sum(dropped.values()) - counts["kept"],
         "kept": counts["kept"],
+        **({"prompts_without_success": counts["prompts_without_success"]} if run.config.mode == "nearest" else {}),
     }
 
 
-def _scored(requested: dict[str, Any], row: dict[str, Any]) -> ScoredSample:
-    return ScoredSample(requested, row["values"], {name: Score(**score) for name, score in row["scores"].items()})
+def _passing(config: BootstrapConfig) -> str:
+    return f"tolerance: {config.tolerance:g}" if config.mode == "nearest" else f"filter: {config.filter}"
+
+
+def _scored_prompts(
+    run: Bootstrap, folder: Path
+) -> Iterator[tuple[Conversation, list[dict[str, Any]], list[ScoredSample | str]]]:
+    """Yield each prompt with its samples, and what these are worth or why they are dropped."""
+    rows = zip(
+        read_conversations(folder / "prompts.jsonl", run.schema),
+        read_rows(folder / "samples.jsonl"),
+        read_rows(folder / "scored.jsonl"),
+        strict=True,
+    )
+    for prompt, sampled, scored in rows:
+        found = []
+        for drawn, row in zip(sampled["samples"], scored["samples"], strict=True):
+            if row["dropped"] is not None:
+                found.append(row["dropped"])
+            else:
+                scores = {name: Score(**score) for name, score in row["scores"].items()}
+                found.append(ScoredSample(drawn["requested"], row["values"], scores, row.get("places", {})))
+        yield prompt, sampled["samples"], found
+
+
+def choose_temperature(run: Bootstrap, number: int, model: Path, folder: Path) -> TemperatureChoice:
+    """Return the temperature of a round: the recipe's, or the one at which most different answers come out as asked.
+
+    Tried on few prompts anew in every round, as what a model accepts changes with it (B-STaR, arXiv 2412.17256). An
+    accepted answer counts by its share of word triples that no accepted answer before it has.
+
+    Args:
+        run: the bootstrap.
+        number: of the round.
+        model: samples.
+        folder: of the round; the trials lie in `temperature-<T>/`.
+    """
+    if run.config.temperature is not None:
+        return TemperatureChoice(run.config.temperature, {})
+    lines = sorted(
+        read_conversations(folder / "prompts.jsonl", run.schema),
+        key=lambda prompt: hash64(str(run.seed), str(number), "temperature", prompt.id),
+    )
+    tried = {}
+    for temperature in _TEMPERATURES:
+        trial = folder / f"temperature-{temperature:g}"
+        if not (trial / "prompts.jsonl").is_file():
+            write_conversations(trial / "prompts.jsonl", lines[:_TRIAL_PROMPTS], run.schema)
+        sample(run, number, model, trial, temperature)
+        score(run, trial)
+        tried[temperature] = _tally(run, trial)
+    return TemperatureChoice(max(tried, key=lambda t: tried[t].fresh), tried)
+
+
+def _tally(run: Bootstrap, folder: Path) -> TemperatureTrial:
+    every = run.config.model_copy(update={"keep_per_prompt": run.config.samples_per_prompt})
+    drawn = accepted = 0
+    fresh, seen = 0.0, HashSet()
+    for _, samples, scored in _scored_prompts(run, folder):
+        candidates = [row if isinstance(row, ScoredSample) else None for row in scored]
+        drawn += len(samples)
+        for i in keep(every, run.schema, candidates):
+            said = words(samples[i]["text"].lower())
+            triples = [hash64(*triple) for triple in zip(said, said[1:], said[2:], strict=False)]
+            accepted += 1
+            fresh += sum(map(seen.add, triples)) / max(1, len(triples))
+    return TemperatureTrial(drawn, accepted, round(fresh, 3))
 
 
 def mix(run: Bootstrap, number: int, folder: Path, kept: int) -> None:
-    """Write `training.jsonl`: drawn original records in the order of the data, then the bootstrapped ones."""
+    """Write `training.jsonl`: drawn original records in the order of the data, then the bootstrapped ones.
+
+    In mode `nearest` those of the rounds before as well: a model trained on its last samples alone forgets
+    (Quark, arXiv 2205.13636).
+    """
+    pooled = range(1, number + 1) if run.config.mode == "nearest" else [number]
+    files = [run.out / f"round-{earlier}" / "bootstrapped.jsonl" for earlier in pooled]
     wanted = round(run.config.mix_original * kept)
 
     def rank(record: Conversation) -> int:
@@ -185,6 +282,7 @@ def mix(run: Bootstrap, number: int, folder: Path, kept: int) -> None:
         if wanted:
             drawn = heapq.nsmallest(wanted, map(rank, read_conversations(run.data, run.schema)))
             yield from (record for record in read_conversations(run.data, run.schema) if rank(record) <= drawn[-1])
-        yield from read_conversations(folder / "bootstrapped.jsonl", run.schema)
+        for file in files:
+            yield from read_conversations(file, run.schema)
 
     write_conversations(folder / "training.jsonl", records(), run.schema)

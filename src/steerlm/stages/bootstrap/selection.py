@@ -2,8 +2,12 @@
 
 The paper keeps the attribute combinations that occur in the annotated training data with the best quality, and draws
 one uniformly per sample. Which samples are dropped, and how many are kept per prompt, the paper does not say: here
-duplicates and samples that are no answers are dropped and counted, and filtering is a choice of the recipe. The
-filter `agreement` is ours: a sample on which request and prediction agree is far more often labelled right.
+duplicates and samples that are no answers are dropped and counted, and filtering is a choice of the recipe.
+
+Mode `nearest` is ours. A prompt is asked for one of all combinations; of its samples those nearest to it are kept, and
+they train what was asked for: chosen so, the request is right more often than the attribute model's level (`docs/
+stages/bootstrap.md` has the figures). A prompt without such a sample teaches nothing and is left out, which is most
+of what reinforcement learning adds (arXiv 2504.11343).
 """
 
 from __future__ import annotations
@@ -136,11 +140,22 @@ class ScoredSample(NamedTuple):
         requested: the values that the model was asked for.
         values: the values that the attribute model sees, on the schema's scale.
         scores: what they were rounded from.
+        places: where these lie on the scale, see `SchemaLabels.places`; mode `nearest` has them.
     """
 
     requested: Mapping[str, Value]
     values: Mapping[str, Value]
     scores: Mapping[str, Score]
+    places: Mapping[str, float] = {}
+
+    def distances(self) -> list[float]:
+        """Return by how many levels each attribute is off; infinite for another category."""
+        return [
+            abs(self.places.get(name, math.inf) - wanted)
+            if not isinstance(wanted, str)
+            else _apart(wanted, self.values.get(name))
+            for name, wanted in self.requested.items()
+        ]
 
 
 def keep(config: BootstrapConfig, schema: AttributeSchema, samples: Sequence[ScoredSample | None]) -> list[int]:
@@ -152,6 +167,10 @@ def keep(config: BootstrapConfig, schema: AttributeSchema, samples: Sequence[Sco
         samples: of one prompt; None where one was dropped before.
     """
     scored = {i: sample for i, sample in enumerate(samples) if sample is not None}
+    if config.mode == "nearest":
+        near = {i: s.distances() for i, s in scored.items()}
+        good = [i for i, distances in near.items() if max(distances, default=0.0) <= config.tolerance]
+        return sorted(sorted(good, key=lambda i: sum(near[i]))[: config.keep_per_prompt])
     if config.filter == "agreement":
         return [i for i, s in scored.items() if disagreement(s.requested, s.values) <= config.tolerance]
     quality = {i: predicted_quality(schema, config.quality_attributes, s.scores) for i, s in scored.items()}
@@ -164,14 +183,13 @@ def keep(config: BootstrapConfig, schema: AttributeSchema, samples: Sequence[Sco
 
 def disagreement(requested: Mapping[str, Value], values: Mapping[str, Value]) -> float:
     """Return the most levels by which a value differs from the one asked for; infinite for another category."""
-    distances = [0.0]
-    for name, wanted in requested.items():
-        value = values[name]
-        if isinstance(wanted, str) or isinstance(value, str):
-            distances.append(0.0 if wanted == value else math.inf)
-        else:
-            distances.append(abs(wanted - value))
-    return max(distances)
+    return max((_apart(wanted, values.get(name)) for name, wanted in requested.items()), default=0.0)
+
+
+def _apart(wanted: Value, value: Value | None) -> float:
+    if isinstance(wanted, str) or value is None or isinstance(value, str):
+        return 0.0 if wanted == value else math.inf
+    return float(abs(wanted - value))
 
 
 def bootstrapped_record(
@@ -181,14 +199,16 @@ def bootstrapped_record(
     text: str,
     sample: ScoredSample,
     labelled_by: str | Mapping[str, str] | None,
+    as_requested: bool = False,
 ) -> Conversation:
-    """Return a sample as a record that is conditioned on what the attribute model sees in it.
+    """Return a sample as a record that is conditioned on what the attribute model sees in it, or on what was requested.
 
     Earlier responses of the prompt are context: the original data train them already. What was asked for stands in
     the record's `bootstrap`, for the curious; training does not look at it.
     """
     context = (dataclasses.replace(m, weight=0) if m.role == "assistant" else m for m in prompt.messages)
-    response = Message("assistant", text, attributes=sample.values, scores=sample.scores, labelled_by=labelled_by)
+    labels = sample.requested if as_requested else sample.values
+    response = Message("assistant", text, attributes=labels, scores=sample.scores, labelled_by=labelled_by)
     return Conversation(
         f"{prompt.id}/bootstrap-{round_number}-{number}",
         (*context, response),

@@ -2,12 +2,15 @@
 
     steerlm bootstrap RECIPE
 
-The steerable model answers its own training prompts at the best quality seen in training; the attribute model labels
-the answers; a second fine-tuning is conditioned on what it predicts, not on what was requested. The paper does not say
-how many answers per prompt, where the second fine-tuning starts, nor how it mixes with the first one's data: those are
-choices of the recipe, and every round reports what they changed on held-out prompts.
+The steerable model answers its own training prompts, the attribute model scores the answers, and a second fine-tuning
+learns from them. In mode `paper` the best quality seen in training is asked for, and what the attribute model predicts
+is trained, not what was requested; how many answers per prompt, where the second fine-tuning starts, and how it mixes
+with the first one's data the paper does not say: those are choices of the recipe. In mode `nearest` any setting seen in
+training is asked for, and the answers that come nearest to it train it. Every round reports what it changed on
+held-out prompts.
 
     OUT/round-1/prompts.jsonl       the prompts, one per line
+               /temperature-0.7/…   trials of temperatures, where one is chosen
                /samples.jsonl       what was asked for and said, one prompt per line
                /scored.jsonl        what the attribute model says, and which samples are dropped, one prompt per line
                /bootstrapped.jsonl  the records that are kept
@@ -31,12 +34,27 @@ from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
 from steerlm.errors import UserError
 from steerlm.scorers.labelling import open_labels
 from steerlm.stages.bootstrap.before_after import compare, held_out_answers
-from steerlm.stages.bootstrap.data import Bootstrap, mix, sample, score, select, write_prompts
+from steerlm.stages.bootstrap.data import (
+    Bootstrap,
+    choose_temperature,
+    mix,
+    sample,
+    score,
+    select,
+    write_prompts,
+)
 from steerlm.stages.bootstrap.selection import Combinations, seen_combinations
 from steerlm.stages.train_sft import train_sft
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.cluster import Cluster
 from steerlm.storage.files import write_json
+
+_HELD_OUT_TEMPERATURE = 0.7
+_JUDGED_BY_ITSELF = (
+    "quality and fidelity are judged by the attribute model that also labelled the training data and "
+    "the samples; `steerlm evaluate` adds independent measures"
+)
+_JUDGED_BY_ANOTHER = "quality and fidelity are judged by another attribute model than the one that chose the samples"
 
 
 def bootstrap(
@@ -81,6 +99,7 @@ def bootstrap(
     scorer = open_labels(schema, attribute_model).key
     inputs = _inputs(config, sft, sft_model, scorer, data, validation, schema, seed, sources)
     claim(out / "inputs.json", inputs, otherwise="refuse", holds="a bootstrap")
+    judge = scorer if config.judge is None else open_labels(schema, config.judge).key
     run = Bootstrap(
         config,
         sft,
@@ -105,9 +124,9 @@ def bootstrap(
         "combinations": combinations.summary(),
         "scorer": {
             "attribute_model": scorer,
-            "independent": False,
-            "note": "quality and fidelity are judged by the attribute model that also labelled the training data and "
-            "the samples; `steerlm evaluate` adds independent measures",
+            "judge": judge,
+            "independent": judge != scorer,
+            "note": _JUDGED_BY_ITSELF if judge == scorer else _JUDGED_BY_ANOTHER,
         },
         "rounds": rounds,
     }
@@ -130,6 +149,8 @@ def _check(
     if attribute_model is not None and load_info(attribute_model).kind == "sft":
         raise UserError(f"{attribute_model} is not an attribute model; give one that train-attribute-model wrote")
     schema.require_same(info.schema.signature, "the recipe", str(sft_model))
+    if config.judge is not None and load_info(config.judge).kind == "sft":
+        raise UserError(f"bootstrap.judge: {config.judge} is not an attribute model")
     if sft.labels == "human" or not sft.conditioning:
         raise UserError(
             "bootstrap conditions on the attribute model's values, which human labels are on another scale than; "
@@ -158,6 +179,7 @@ def _inputs(
         "sources": [source.model_dump(mode="json") for source in sources],
         "sft_model": fingerprint(sft_model),
         "attribute_model": scorer,
+        "judge": None if config.judge is None else fingerprint(config.judge),
         "data": digest_of_file(data),
         "validation": digest_of_file(validation),
     }
@@ -168,7 +190,8 @@ def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
     folder = run.out / f"round-{number}"
     prompts = write_prompts(run, number, folder / "prompts.jsonl")
     before = _held_out(run, number - 1, model)
-    sample(run, number, model, folder)
+    temperature = choose_temperature(run, number, model, folder)
+    sample(run, number, model, folder, temperature.value)
     score(run, folder)
     selection = select(run, number, folder)
     mix(run, number, folder, selection["kept"])
@@ -185,6 +208,7 @@ def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
     report = {
         "round": number,
         "prompts": prompts,
+        "temperature": temperature.summary(),
         **selection,
         "training": course,
         "held_out": compare(before, after, run.schema, run.config.quality_attributes),
@@ -197,8 +221,7 @@ def _training_section(run: Bootstrap, model: Path) -> TrainSftConfig:
     """Return the section of the second fine-tuning."""
     config = run.config
     changes: dict[str, Any] = {"base_model": run.sft.base_model if config.start_from == "base" else str(model)}
-    if config.learning_rate is not None:
-        changes["learning_rate"] = config.learning_rate
+    changes["learning_rate"] = config.learning_rate_after(run.sft.learning_rate)
     if config.epochs is not None:
         changes |= {"epochs": config.epochs, "max_steps": -1}
     return run.sft.model_copy(update=changes)
@@ -209,11 +232,11 @@ def _held_out(run: Bootstrap, number: int, model: Path) -> list[Any]:
     return held_out_answers(
         run.out / "held_out" / f"round-{number}.jsonl",
         model=model,
-        attribute_model=run.attribute_model,
+        attribute_model=run.config.judge or run.attribute_model,
         prompts=run.validation,
         schema=run.schema,
         combinations=run.combinations,
-        sampling=run.sampling,
+        sampling=run.sampling(run.config.temperature or _HELD_OUT_TEMPERATURE),
         batch_size=run.config.batch_size,
         seed=run.seed,
     )
