@@ -90,7 +90,13 @@ def spy(server: Running, monkeypatch: pytest.MonkeyPatch) -> Spy:
 
 
 def ask(server: Running, steer: dict[str, Any], prompt: str = "Tell me a joke about tea", **more: Any) -> Any:
-    body = {"model": "tiny", "max_tokens": 4, "messages": [{"role": "user", "content": prompt}], "steer": steer} | more
+    body = {
+        "model": "tiny",
+        "max_tokens": 8,
+        "seed": 1,
+        "messages": [{"role": "user", "content": prompt}],
+        "steer": steer,
+    } | more
     return httpx.post(f"{server.url}/v1/chat/completions", json=body)
 
 
