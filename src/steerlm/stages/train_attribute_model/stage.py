@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,15 @@ from steerlm.stages.train_attribute_model.report import (
 )
 from steerlm.stages.train_attribute_model.tuning import held_out_turns, tune
 from steerlm.storage.claims import claim, digest_of_file
-from steerlm.storage.files import write_json
+from steerlm.storage.files import atomic_writer, write_json
 from steerlm.template import ConversationEncoder, install_template
 from steerlm.training.loop import BEST, train
 from steerlm.training.trainer import Objective
 
 _HEAD_EXAMPLES, _HEAD_TOKENS = 8, 64
 """Examples, and tokens at their end, that show where the inputs of a head without bias lie."""
+_FEATURES = "features"
+"""Folder of what was read of the training turns, until the report is written."""
 _CUT_POINT_EXAMPLES = 4096
 """Training examples that show where predictions are cut into levels."""
 
@@ -145,8 +148,8 @@ def train_attribute_model(
     fitted: Fitted | None = None
     frozen: PreTrainedModel | None = None
     if readout is not None:
-        features = _Features(config, tokenizer, encoder, readout, learned)
-        read_N_F = features.of(model)
+        features = _Features(config, tokenizer, encoder, readout, learned, out / _FEATURES)
+        read_N_F = features.of(model, "frozen")
         fitted = fit_all(read_N_F, learned.labels_N_K, schema, learned.sources, learned.groups, config.anchors)
         held_N = held_out_turns(learned.sources, learned.groups)
         if _tunes(config) and held_N.any() and not held_N.all():
@@ -157,7 +160,7 @@ def train_attribute_model(
                 share, out, seed,
             )  # fmt: skip
             report |= {"training": tuning.training, "warnings": [*report["warnings"], *tuning.warnings]}
-            tuned = Tuned(features.of(model), held_N)
+            tuned = Tuned(features.of(model, "tuned"), held_N)
             fitted = fit_all(
                 read_N_F, learned.labels_N_K, schema, learned.sources, learned.groups, config.anchors, tuned=tuned
             )
@@ -181,6 +184,7 @@ def train_attribute_model(
             config, model, tokenizer, learned, held_out, report, out, seed, readout, fitted, frozen
         )
         write_json(report_path, report)
+        shutil.rmtree(out / _FEATURES, ignore_errors=True)
     PartialState().wait_for_everyone()
     return _summary(json.loads(report_path.read_text(encoding="utf-8")))
 
@@ -205,18 +209,28 @@ class _Features:
     encoder: ConversationEncoder
     readout: Readout
     learned: AttributeData
+    folder: Path
 
-    def of(self, model: PreTrainedModel) -> npt.NDArray[np.float32]:
-        """Return them (N, F)."""
-        return read_features(
-            model.to(default_device()),
-            self.readout,
-            int(self.tokenizer.pad_token_id),
-            self.encoder.control_ids,
-            [self.learned.examples.example(i, 0).input_ids for i in range(len(self.learned.labels_N_K))],
-            self.config.precision,
-            self.config.tokens_per_batch,
-        )
+    def of(self, model: PreTrainedModel, name: str) -> npt.NDArray[np.float32]:
+        """Return them (N, F); an interrupted stage reads them once."""
+        path = self.folder / f"{name}.npy"
+        if not path.is_file():
+            found_N_F = read_features(
+                model.to(default_device()),
+                self.readout,
+                int(self.tokenizer.pad_token_id),
+                self.encoder.control_ids,
+                [self.learned.examples.example(i, 0).input_ids for i in range(len(self.learned.labels_N_K))],
+                self.config.precision,
+                self.config.tokens_per_batch,
+            )
+            if not PartialState().is_main_process:
+                return found_N_F
+            self.folder.mkdir(exist_ok=True)
+            with atomic_writer(path) as stream:
+                np.save(stream, found_N_F)
+        features_N_F: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
+        return features_N_F
 
 
 def _inputs(
