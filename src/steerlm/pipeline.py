@@ -7,6 +7,7 @@ Stages meet only in files; this module is the one place that knows which file go
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -43,10 +44,12 @@ def run_recipe(
     """
     from steerlm.reporting.report import write_report
     from steerlm.scorers.dials import check_dials
+    from steerlm.stages.label import check_judge
 
     check_dials(recipe.schema_)
-
     folder = RunFolder(recipe)
+    if "label" in recipe_stages(recipe) and folder.done("label") is None:
+        check_judge(recipe.label, recipe.run_dir / "judge")
     with folder.lock():
         folder.open(redo_from)
         for stage in recipe_stages(recipe):
@@ -129,7 +132,13 @@ def _require_labels(schema: AttributeSchema, report: PreparedReport) -> None:
 
 
 def _label(run: RunFolder, out: Path) -> Mapping[str, Any]:
-    raise UserError("an attribute says `judge`, which this version cannot ask yet; name a measure or a classifier")
+    from steerlm.stages.label import label
+
+    def agree(cost: str) -> bool:
+        print(cost, file=sys.stderr, flush=True)
+        return True
+
+    return label(run.recipe.label, run.schema, run.paths.splits("prepare"), out, run.path / "judge", agree)
 
 
 def _train_attribute_model(run: RunFolder, out: Path) -> Mapping[str, Any]:

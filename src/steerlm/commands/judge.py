@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from steerlm.commands import common, terminal
 from steerlm.errors import UserError
+
+if TYPE_CHECKING:
+    from steerlm.scorers.llm.protocols import SystemAnswers
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     protocols = ("vicuna", "mt-bench-pair", "mt-bench-single", "rubric")
+    parser.add_argument(
+        "action", nargs="?", choices=["export"],
+        help="write the ratings in OUT (protocol rubric) as training data: OUT/ratings.jsonl",
+    )  # fmt: skip
     parser.add_argument("--protocol", choices=protocols, help="what to ask the judge")
     parser.add_argument(
         "--questions", type=Path, help="questions, JSONL (default: from answers that are conversations)"
@@ -73,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         print_results(results, out, terminal.console())
         return 0
+    if arguments.action == "export":
+        return _export(arguments, systems, list(files.values()), out)
     protocol = arguments.protocol
     if protocol is None or not systems:
         raise UserError("give --protocol and --answers NAME=FILE per system, or stored judgements with --reviews")
@@ -96,3 +107,20 @@ def run(arguments: argparse.Namespace) -> int:
     results = study.run_judge(asks, questions, systems, client, out, arguments.baseline)
     print_results(results, out, terminal.console())
     return 1 if results["counts"]["failed"] or not results["counts"]["parsed"] else 0
+
+
+def _export(
+    arguments: argparse.Namespace, systems: Mapping[str, SystemAnswers], files: Sequence[Path], out: Path
+) -> int:
+    from steerlm.studies.judge.export import export_judgements
+    from steerlm.studies.judge.study import questions_for
+
+    schema = common.schema_of(common.needed(arguments, "attributes"))
+    judgements = common.existing_file(out / "judgements.jsonl", "--out")
+    questions = questions_for(arguments.questions, files, arguments.references)
+    path = out / "ratings.jsonl"
+    done = export_judgements(judgements, questions, systems, schema, path)
+    terminal.say(f"{done.ratings} ratings of {done.conversations} answers: {path}")
+    if done.unreadable:
+        terminal.say(f"{done.unreadable} ratings left out: no verdict could be read")
+    return 0

@@ -36,6 +36,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     new.add_argument(
         "--turns", choices=["last", "all"], default="last", help="rate: which answers (default: %(default)s)"
     )
+    new.add_argument(
+        "--select", choices=["random", "uncertain"], default="random",
+        help="rate: with --num-prompts, conversations drawn at random, or so many answers that tell most about the "
+        "others (default: %(default)s)",
+    )  # fmt: skip
+    new.add_argument(
+        "--prefill", action="store_true", help="rate: show the data's labels as chosen, to be confirmed or corrected"
+    )
     new.add_argument("--question", help="what people are asked (default: which answer is better; how they rate it)")
     new.add_argument(
         "--num-prompts", type=int, help="use so many prompts (conversations), drawn at random (default: all)"
@@ -89,8 +97,13 @@ def _new(arguments: argparse.Namespace) -> int:
             raise UserError("--questions goes with --answers; conversations hold their own")
         schema = common.schema_of(arguments.attributes)
         common.existing_file(arguments.data, "--data")
-        items = rated_turns(arguments.data, arguments.turns, arguments.num_prompts, arguments.seed)
+        items = rated_turns(
+            arguments.data, arguments.turns, arguments.num_prompts, arguments.seed, arguments.select,
+            schema if arguments.prefill else None,
+        )  # fmt: skip
     else:
+        if arguments.prefill or arguments.select != "random":
+            raise UserError("--prefill and --select go with --data; nobody has labelled a comparison before")
         if arguments.attributes:
             raise UserError("--attributes goes with --data; a comparison asks one question about every pair")
         for text in arguments.answers:
@@ -105,6 +118,20 @@ def _new(arguments: argparse.Namespace) -> int:
     study = create_study(
         arguments.study, items, question=question, schema=schema, systems=list(answers), seed=arguments.seed
     )
+    return _say_new(study)
+
+
+def new_rating_study(data: Path, attributes: str, folder: Path, number: int | None) -> int:
+    """Make a study in which people rate the turns of a file that tell most about the others."""
+    from steerlm.studies.rate.items import rated_turns
+    from steerlm.studies.rate.store import create_study
+
+    schema = common.schema_of(attributes)
+    items = rated_turns(data, "all", number, 0, "uncertain")
+    return _say_new(create_study(folder, items, question=_QUESTIONS["rating"], schema=schema, systems=[], seed=0))
+
+
+def _say_new(study: Study) -> int:
     terminal.say(f"{study.num_items} items in {study.folder}")
     for reason, count in study.left_out.items():
         terminal.say(f"left out: {count} {reason}")

@@ -162,13 +162,36 @@ def _training_counts(where: str, part: Mapping[str, Any]) -> Iterator[tuple[str,
 
 def _prepared(summary: Mapping[str, Any]) -> str:
     lines = [f"{summary['train']['records']:,} records to train on, {summary['validation']['records']:,} held out"]
+    return "\n".join([*lines, *_dials(summary)])
+
+
+def _dials(summary: Mapping[str, Any]) -> list[str]:
     dials = summary.get("dials")
-    if dials is not None:
-        lines += [f"{n}: levels begin at {', '.join(f'{cut:g}' for cut in cuts)}" for n, cuts in dials["cuts"].items()]
-        lines += [
+    if dials is None:
+        return []
+    return [
+        *(f"{name}: levels begin at {', '.join(f'{cut:g}' for cut in cuts)}" for name, cuts in dials["cuts"].items()),
+        *(
             f"{name}: {count:,} of {dials['turns']:,} turns looked at do not define it; they train without it"
             for name, count in dials["undefined"].items()
-        ]
+        ),
+    ]
+
+
+def _labelled(summary: Mapping[str, Any]) -> str:
+    from steerlm.reporting.terminal import estimate_cell
+
+    if "asked" not in summary:  # by measures or classifiers
+        return "\n".join([_annotated(summary), *_dials(summary)])
+
+    lines = [
+        f"{name}: {summary['rated'][name]:,} of {asked:,} turns rated by {summary['judge']}"
+        for name, asked in summary["asked"].items()
+    ]
+    for name, found in summary["agreement"].items():
+        measure = "quadratic_weighted_kappa" if "quadratic_weighted_kappa" in found else "accuracy"
+        words = measure.replace("_", " ")
+        lines.append(f"{name}: {found['n']:,} turns rated by people too, {words} {estimate_cell(found[measure])}")
     return "\n".join(lines)
 
 
@@ -223,6 +246,7 @@ def _error_text(held_out: Mapping[str, Any]) -> str:
 
 _KEPT = {
     "prepare": _prepared,
+    "label": _labelled,
     "annotate": _annotated,
     "train_attribute_model": _trained,
     "train_sft": _trained,

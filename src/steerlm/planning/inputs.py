@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,11 @@ from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known
 from steerlm.results.findings import Finding, collapsed
 from steerlm.scorers.dials import check_dials, fit_dials
+from steerlm.scorers.llm.protocols import rubric_asks
 from steerlm.sources import read_source
 from steerlm.sources.prompts import read_prompts
 from steerlm.stages.evaluate.suites import make_suite
+from steerlm.stages.label import check_judge, cost_line, judge_client, judged_attributes
 from steerlm.stages.prepare.stage import inspect_source
 
 if TYPE_CHECKING:
@@ -100,6 +102,8 @@ def inspect_data(recipe: Recipe, schema: AttributeSchema, found: Findings) -> Da
         _check_turns(source.name, sample, found)
     if samples:
         _check_dials(schema, samples, len(samples) == records, found)
+        if judged_attributes(schema):
+            _check_judge(recipe, samples, found)
     return _measured(records, tokens, samples) if records and known_size else None
 
 
@@ -140,6 +144,30 @@ def _measured(records: int, tokens: float, samples: list[Conversation]) -> DataS
 def _check_turns(source: str, sample: list[Conversation], found: Findings) -> None:
     if not any(conversation.assistant_turns for conversation in sample):
         found.problems.append(f"{source}: none of the first {len(sample)} records has an assistant turn to train on")
+
+
+def _check_judge(recipe: Recipe, samples: Sequence[Conversation], found: Findings) -> None:
+    """Ask whether the judge's endpoint is up, and say what its ratings will cost about."""
+    try:
+        check_judge(recipe.label, recipe.run_dir / "judge")
+    except UserError as error:
+        found.problems.append(str(error))
+        return
+    turns = [one.messages[: turn + 1] for one in samples for turn in one.assistant_turns]
+    client = judge_client(recipe.label, recipe.run_dir / "judge")
+    for attribute in judged_attributes(recipe.schema_):
+        assert attribute.judge is not None
+        asks = rubric_asks("", {str(i): turn for i, turn in enumerate(turns)}, AttributeSchema((attribute,)))
+        cost = client.estimate([ask.prompt for ask in asks])
+        wanted = attribute.judge.ratings
+        share = wanted / max(1, cost.requests)
+        scaled = cost._replace(
+            requests=wanted,
+            stored=0,
+            prompt_tokens=round(cost.prompt_tokens * share),
+            max_completion_tokens=round(cost.max_completion_tokens * share),
+        )
+        found.notes.append(f"attribute {attribute.name!r}: {cost_line(scaled, recipe.label)}")
 
 
 def check_prompts(path: Path, found: Findings) -> None:

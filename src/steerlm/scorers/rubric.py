@@ -46,11 +46,12 @@ class RubricScorer:
         rubric = [endpoint.base_url, endpoint.model, rated.signature, [rubric_text(attribute) for attribute in rated]]
         self.who = f"judge:{hashlib.sha256(orjson.dumps(rubric)).hexdigest()[:16]}"
         self.label = f"LLM judge {endpoint.model}"
+        self._model = endpoint.model
         self.attributes = rated.names
 
     def independent_of(self, training: Collection[str]) -> bool:
         """See `Scorer.independent_of`."""
-        return self.who not in training
+        return self.who not in training and f"judge:{self._model}" not in training
 
     def score(self, turns: Sequence[Turn]) -> list[Scores | None]:
         """See `Scorer.score`."""

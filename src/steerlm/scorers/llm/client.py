@@ -36,6 +36,7 @@ NO_KEY = "no-key-needed"
 """Sent to a server of one's own when no key is set; the official client insists on one."""
 _GIVE_UP_AFTER = 5
 """Requests that fail in a row, each after all its attempts, before the run ends; fewer where those are all."""
+_CHECK_TIMEOUT_S = 10.0
 _MALFORMED_ATTEMPTS = 4
 _MALFORMED_PAUSE_S = 0.5
 _TRICKLE = 3
@@ -345,6 +346,29 @@ def _openai_client(endpoint: Endpoint, timeout_s: float, retries: int) -> openai
     with needs_extra("judge", "an endpoint"):
         from openai import AsyncOpenAI
     return AsyncOpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=retries, timeout=timeout_s)
+
+
+def check_endpoint(endpoint: Endpoint) -> None:
+    """Ask an endpoint for its models, which costs nothing; one that does not know the question is up all the same.
+
+    Raises:
+        UserError: nothing answers at the address, or it refuses the key.
+    """
+    with needs_extra("judge", "an endpoint"):
+        import openai
+    with openai.OpenAI(
+        base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=1, timeout=_CHECK_TIMEOUT_S
+    ) as client:
+        try:
+            client.models.list()
+        except openai.APIConnectionError as error:
+            raise UserError(
+                f"nothing answers at {endpoint.shown} ({error.__cause__ or error}): start the server, or name another "
+                "endpoint (base_url, OPENAI_BASE_URL)"
+            ) from None
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 402):
+                raise _status_error(error, endpoint) from None
 
 
 @contextlib.contextmanager

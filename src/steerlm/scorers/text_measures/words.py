@@ -93,3 +93,11 @@ def _cut_thai() -> Callable[[str], list[str]]:
         from pythainlp.tokenize import word_tokenize
 
     return lambda run: [str(word) for word in word_tokenize(run, keep_whitespace=False)]
+
+
+def word_pieces(text: str) -> list[str]:
+    """Return words in lower case and, of scripts without spaces, single characters: needs no dictionary."""
+    pieces = []
+    for word in _WORD.findall(text.lower()):
+        pieces += list(word) if _SPACELESS.search(word) else [word]
+    return pieces

@@ -95,11 +95,15 @@ def make_panel(
         named["judge"] = config.judge
     if annotator is not None:
         named["annotator"] = annotator
+    from steerlm.checkpoint.models import load_info
+
     dials = open_dials(schema, config.precision)
     scorers = {"dials" if number == 0 else f"dials-{number + 1}": scorer for number, scorer in enumerate(dials)}
     scorers |= {id_: open_scorer(what, schema, config.precision) for id_, what in named.items()}
     training = {scorer.who for id_, scorer in scorers.items() if id_ == "annotator" or id_.startswith("dials")}
     training |= {who for info in models for who in info.provenance.get("labelled_by", ())}
+    if annotator is not None:
+        training |= set(load_info(annotator).provenance.get("taught_by", ()))
     return [
         Panelist(id_, scorer, schema, scorer.independent_of(training))
         for id_, scorer in scorers.items()

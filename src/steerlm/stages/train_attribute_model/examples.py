@@ -104,6 +104,7 @@ class AttributeData:
         sources: of every turn.
         groups: of every turn, what it is not independent of.
         num_too_long: labelled turns left out because even their last exchange exceeds the context.
+        judges: LLMs that labelled some of the turns.
     """
 
     schema: AttributeSchema
@@ -113,6 +114,7 @@ class AttributeData:
     sources: Sequence[str]
     groups: Sequence[str]
     num_too_long: int
+    judges: frozenset[str] = frozenset()
 
 
 def read_attribute_data(
@@ -145,6 +147,7 @@ def read_attribute_data(
     sources: list[str] = []
     groups: list[str] = []
     num_too_long = 0
+    judges: set[str] = set()
 
     def encoded() -> Iterator[tuple[list[int], LabelledTurn, list[float]]]:
         nonlocal num_too_long
@@ -157,6 +160,7 @@ def read_attribute_data(
             prompts.append(_prompt_number(turn.messages))
             sources.append(turn.source)
             groups.append(turn.group)
+            judges.update(who for who in turn.messages[-1].tellers if who.startswith("judge:"))
             if keep_turns:
                 turns.append(turn)
             yield ids, turn, labels[-1]
@@ -173,7 +177,7 @@ def read_attribute_data(
             "or `ratings` that people set"
         )
     labels_N_K = np.array(labels, dtype=np.float32)
-    return AttributeData(schema, examples, turns, labels_N_K, sources, groups, num_too_long)
+    return AttributeData(schema, examples, turns, labels_N_K, sources, groups, num_too_long, frozenset(judges))
 
 
 def _prompt_number(messages: Sequence[Message]) -> int:

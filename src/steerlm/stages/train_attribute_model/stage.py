@@ -387,6 +387,7 @@ def _score_and_save(
             "base_model": report["base_model"],
             "max_length": report["max_length"],
             "seed": seed,
+            **({"taught_by": sorted(learned.judges)} if learned.judges else {}),
             "recipe": config.model_dump(mode="json", exclude={"base_model", "report_to", "deepspeed"}),
         },
     )

@@ -10,16 +10,18 @@ import hashlib
 import itertools
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Conversation, Message, conversation_from_dict, read_conversations
 from steerlm.errors import UserError
+from steerlm.scorers.choosing import Candidate, choose
 from steerlm.studies.judge.formats import read_answers, read_questions
 
 Turns = Literal["last", "all"]
+Select = Literal["random", "uncertain"]
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,12 @@ class RatedTurn:
     Attributes:
         conversation: the whole record, without anybody's labels.
         turn: index of the message to rate; what follows it is not shown.
+        prefill: values that are shown as chosen, to be confirmed or corrected; empty: none.
     """
 
     conversation: Conversation
     turn: int
+    prefill: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def prompt(self) -> str:
@@ -69,11 +73,12 @@ class RatedTurn:
         return self.conversation.group if self.conversation.group is not None else self.conversation.id
 
     def to_dict(self) -> dict[str, object]:
-        return {"turn": self.turn, "conversation": self.conversation.to_dict(None)}
+        prefill = {"prefill": dict(self.prefill)} if self.prefill else {}
+        return {"turn": self.turn, "conversation": self.conversation.to_dict(None), **prefill}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> RatedTurn:
-        return cls(conversation_from_dict(raw["conversation"]), raw["turn"])
+        return cls(conversation_from_dict(raw["conversation"]), raw["turn"], raw.get("prefill", {}))
 
 
 Item = Comparison | RatedTurn
@@ -168,14 +173,27 @@ def _compare(prompt: str, systems: tuple[str, str], a: tuple[Message, ...], b: t
     return Comparison(prompt, systems, a[:shared], (a[shared:], b[shared:]))
 
 
-def rated_turns(data: Path, turns: Turns, num_conversations: int | None, seed: int) -> StudyItems:
+def rated_turns(
+    data: Path,
+    turns: Turns,
+    number: int | None,
+    seed: int,
+    select: Select = "random",
+    prefill: AttributeSchema | None = None,
+) -> StudyItems:
     """Take the assistant turns of a file of conversations for rating.
 
     Args:
-        data: conversations; labels they carry are neither shown nor kept.
+        data: conversations; labels they carry are not kept, and shown only to prefill.
         turns: rate the `last` answer of each conversation, or `all`.
+        number: of conversations, drawn at random, or of turns that are chosen; None: all.
+        seed: of the draw.
+        select: `random`, or `uncertain`: the turns that tell most about the others, by what they say and, where the
+            conversations carry a model's scores, by these.
+        prefill: of these attributes the labels are shown as chosen.
     """
     conversations: dict[str, Conversation] = {}
+    labelled: dict[str, Conversation] = {}
     without = 0
     for conversation in read_conversations(data):
         if conversation.id in conversations:
@@ -184,24 +202,37 @@ def rated_turns(data: Path, turns: Turns, num_conversations: int | None, seed: i
             without += 1
             continue
         conversations[conversation.id] = _unlabelled(conversation)
+        labelled[conversation.id] = conversation
     if not conversations:
         raise UserError(f"{data} has no conversation with an assistant turn to rate")
-    items = [
-        RatedTurn(conversations[key], turn)
-        for key in _draw(list(conversations), num_conversations, seed)
-        for turn in conversations[key].assistant_turns[-1 if turns == "last" else 0 :]
-    ]
+    drawn = _draw(list(conversations), number if select == "random" else None, seed)
+    places = [(k, turn) for k in drawn for turn in conversations[k].assistant_turns[-1 if turns == "last" else 0 :]]
+    if select == "uncertain" and number is not None:
+        places = [places[i] for i in sorted(choose([_candidate(labelled[k], turn) for k, turn in places], number))]
+    items = [RatedTurn(conversations[k], turn, _shown(labelled[k].messages[turn], prefill)) for k, turn in places]
     return StudyItems(tuple(items), {"conversations without an assistant turn": without} if without else {})
+
+
+def _candidate(conversation: Conversation, turn: int) -> Candidate:
+    message = conversation.messages[turn]
+    scores = {name: s.mean for name, s in (message.scores or {}).items() if s.probabilities is None or s.mean}
+    return Candidate(message.content, conversation.source, scores)
+
+
+def _shown(message: Message, schema: AttributeSchema | None) -> Mapping[str, Value]:
+    """Return the labels that are shown as chosen, of those that the scale knows."""
+    labels = message.attributes or {}
+    return {a.name: labels[a.name] for a in schema or () if labels.get(a.name) in a.levels}
 
 
 def show(item: Item, swapped: bool, schema: AttributeSchema | None) -> dict[str, object]:
     """Return what the page may know of an item: texts only, no system, no id, no label."""
     if isinstance(item, Comparison):
         left, right = reversed(item.answers) if swapped else item.answers
-        return {"context": texts(item.context), "answers": [texts(left), texts(right)]}
+        return {"context": texts(item.context), "answers": [texts(left), texts(right)], "prefill": {}}
     assert schema is not None
     shown = item.conversation.messages[: item.turn + 1]
-    return {"context": texts(shown[:-1]), "answers": [texts(shown[-1:])]}
+    return {"context": texts(shown[:-1]), "answers": [texts(shown[-1:])], "prefill": dict(item.prefill)}
 
 
 def order(seed: int, annotator: str, num_items: int) -> list[int]:

@@ -144,7 +144,7 @@ function showGiven() {
     byId(`answer-${i + 1}`).classList.toggle("chosen", chosen);
   });
   for (const input of byId("dials").querySelectorAll("input")) {
-    input.checked = String(item.given[input.name]) === input.value;
+    input.checked = String(item.given[input.name] ?? item.prefill[input.name]) === input.value;
   }
   showNow();
 }
@@ -182,7 +182,8 @@ const complete = () =>
   item.given[""] === "skip" ||
   (study.kind === "comparison" ? item.given[""] !== undefined : missing().length === 0);
 
-const missing = () => study.attributes.filter((attribute) => item.given[attribute.name] === undefined);
+const unsaid = () => study.attributes.filter((attribute) => item.given[attribute.name] === undefined);
+const missing = () => unsaid().filter((attribute) => item.prefill[attribute.name] === undefined);
 
 // One thing at a time: what is pressed meanwhile is dropped, never applied to the next item.
 async function alone(action) {
@@ -231,6 +232,7 @@ const forward = () =>
   alone(async () => {
     if (item === null) return;
     if (complete()) {
+      await confirmPrefilled();
       const last = item.position + 1 === study.total;
       await go(last ? study.next : item.position + 1);
       return;
@@ -239,6 +241,12 @@ const forward = () =>
     showAlert(`Still to rate: ${missing().map((attribute) => attribute.name.replaceAll("_", " ")).join(", ")}`);
     boxOf(missing()[0].name).querySelector("input").focus();
   });
+
+// What was filled in before counts once somebody goes on with it.
+async function confirmPrefilled() {
+  if (study.kind === "comparison" || item.given[""] === "skip") return;
+  for (const { name } of unsaid()) await save(item, { attribute: name, value: item.prefill[name] });
+}
 
 // Ratings of one item are queued, so that quick typing loses none and the last word is the last to arrive.
 function rate(attribute, level) {
