@@ -48,6 +48,8 @@ from steerlm.results.findings import Finding, few_steps, too_long
 from steerlm.runs import recipe_stages, tuning_stages
 
 _LEAST_BATCH = 1024
+_MEASURING_S = 1e-4
+"""Seconds per token that measures take; a tagger takes about twice that, a classifier more."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         if recipe.annotate is not None:
             tokens = recipe.annotate.tokens_per_batch or scoring_tokens(worker.machines.device.cpu, head)
             result.stages.append(worker.annotation(attribute_model, tokens))
+    elif "annotate" in stages:
+        result.stages.append(worker.measuring())
     result.stages.append(worker.training("train_sft", recipe.train_sft, model, True))
     if recipe.bootstrap is not None:
         result.stages.append(worker.bootstrap(recipe.bootstrap, recipe.train_sft, model))
@@ -295,6 +299,11 @@ class _Estimator:
         memory = scoring_memory(shape, tokens_per_batch, self.width, self.machines.device.cpu)
         seconds = None if tokens is None else scoring_seconds(shape, self.machines, tokens, self.data.length)
         return StageCost("annotate", tokens, shape.parameters, memory, seconds, None, memory.gib <= self.room)
+
+    def measuring(self) -> StageCost:
+        """Cost of labelling all data without an attribute model."""
+        tokens = self.data.tokens if self.sized else None
+        return StageCost("annotate", tokens, None, None, None if tokens is None else tokens * _MEASURING_S)
 
     def sampling(
         self, shape: Architecture, answers: float, longest: int, together: int

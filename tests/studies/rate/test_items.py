@@ -151,3 +151,38 @@ def test_order_and_side_are_random_but_fixed_per_annotator() -> None:
     # from sha256sum: a study that is under way must not change with a new version
     assert order(0, "ana", 5) == [4, 0, 2, 1, 3]
     assert [swapped(0, "ana", item) for item in range(5)] == [False, False, True, False, False]
+
+
+def test_labels_are_shown_to_be_confirmed_where_the_study_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    write_conversations(path, [two_turns("c0", labelled=True)], SCHEMA)
+    item = rated_turns(path, "last", None, 0, prefill=SCHEMA).items[0]
+    assert isinstance(item, RatedTurn)
+    labels = two_turns("c0", labelled=True).messages[4].attributes
+    assert labels
+    assert item.prefill == dict(labels)
+    assert item.conversation == two_turns("c0"), "what is exported is what people say"
+    assert RatedTurn.from_dict(json.loads(json.dumps(item.to_dict()))) == item
+    assert show(item, False, SCHEMA)["prefill"] == dict(labels)
+
+
+def test_telling_turns_are_chosen_and_copies_of_them_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    said = ["yes, of course I can help you with that"] * 60
+    said += [
+        f"the {animal} {verb} over the {thing}"
+        for animal in ("cat", "dog")
+        for verb in ("jumps", "climbs", "flies")
+        for thing in ("wall", "hill")
+    ]
+    records = [
+        Conversation(f"r{i}", (Message("user", "Hm?"), Message("assistant", text))) for i, text in enumerate(said)
+    ]
+    write_conversations(path, records)
+    chosen = rated_turns(path, "all", 12, 0, "uncertain").items
+    texts = [item.conversation.messages[1].content for item in chosen if isinstance(item, RatedTurn)]
+    assert len(texts) == 12
+    assert texts.count(said[0]) <= 5
+    drawn = rated_turns(path, "all", 12, 0).items
+    random = [item.conversation.messages[1].content for item in drawn if isinstance(item, RatedTurn)]
+    assert len(set(texts)) > len(set(random))

@@ -226,13 +226,14 @@ def _shown(message: Message, schema: AttributeSchema | None) -> Mapping[str, Val
 
 
 def show(item: Item, swapped: bool, schema: AttributeSchema | None) -> dict[str, object]:
-    """Return what the page may know of an item: texts only, no system, no id, no label."""
+    """Return what the page may know of an item: texts, and labels to confirm where there are some; no system, no id."""
     if isinstance(item, Comparison):
         left, right = reversed(item.answers) if swapped else item.answers
-        return {"context": texts(item.context), "answers": [texts(left), texts(right)], "prefill": {}}
+        return {"context": texts(item.context), "answers": [texts(left), texts(right)]}
     assert schema is not None
     shown = item.conversation.messages[: item.turn + 1]
-    return {"context": texts(shown[:-1]), "answers": [texts(shown[-1:])], "prefill": dict(item.prefill)}
+    prefill = {"prefill": dict(item.prefill)} if item.prefill else {}
+    return {"context": texts(shown[:-1]), "answers": [texts(shown[-1:])], **prefill}
 
 
 def order(seed: int, annotator: str, num_items: int) -> list[int]:

@@ -144,7 +144,7 @@ function showGiven() {
     byId(`answer-${i + 1}`).classList.toggle("chosen", chosen);
   });
   for (const input of byId("dials").querySelectorAll("input")) {
-    input.checked = String(item.given[input.name] ?? item.prefill[input.name]) === input.value;
+    input.checked = String(item.given[input.name] ?? item.prefill?.[input.name]) === input.value;
   }
   showNow();
 }
@@ -183,7 +183,7 @@ const complete = () =>
   (study.kind === "comparison" ? item.given[""] !== undefined : missing().length === 0);
 
 const unsaid = () => study.attributes.filter((attribute) => item.given[attribute.name] === undefined);
-const missing = () => unsaid().filter((attribute) => item.prefill[attribute.name] === undefined);
+const missing = () => unsaid().filter((attribute) => item.prefill?.[attribute.name] === undefined);
 
 // One thing at a time: what is pressed meanwhile is dropped, never applied to the next item.
 async function alone(action) {
@@ -245,7 +245,7 @@ const forward = () =>
 // What was filled in before counts once somebody goes on with it.
 async function confirmPrefilled() {
   if (study.kind === "comparison" || item.given[""] === "skip") return;
-  for (const { name } of unsaid()) await save(item, { attribute: name, value: item.prefill[name] });
+  for (const { name } of unsaid()) await save(item, { attribute: name, value: item.prefill?.[name] });
 }
 
 // Ratings of one item are queued, so that quick typing loses none and the last word is the last to arrive.
