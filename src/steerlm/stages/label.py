@@ -57,18 +57,18 @@ class JudgedReport(TypedDict):
     files: dict[str, int]
 
 
-class _Place(NamedTuple):
+class TurnPlace(NamedTuple):
     """Where a turn stands."""
 
     record: str
     turn: int
 
 
-class Chosen(NamedTuple):
+class ChosenTurn(NamedTuple):
     """A turn that is rated."""
 
     file: Path
-    place: _Place
+    place: TurnPlace
     messages: tuple[Message, ...]
 
 
@@ -133,7 +133,7 @@ def label(
     if not agree(cost_line(cost, config)) and cost.requests:
         raise UserError("the judge was not asked")
     out.mkdir(parents=True, exist_ok=True)
-    labels: dict[tuple[Path, _Place], dict[str, Value]] = {}
+    labels: dict[tuple[Path, TurnPlace], dict[str, Value]] = {}
     asked, rated = {}, {}
     for attribute in attributes:
         found = judge(asks[attribute.name], client, out / f"judgements-{attribute.name}.jsonl")
@@ -167,7 +167,7 @@ def label(
     return report
 
 
-def choose_turns(data: Sequence[Path], schema: AttributeSchema | None, number: int) -> list[Chosen]:
+def choose_turns(data: Sequence[Path], schema: AttributeSchema | None, number: int) -> list[ChosenTurn]:
     """Choose turns of files to rate, in an order of which every beginning is a good choice."""
     orders = []
     pools = [_pool(path, schema) for path in data]
@@ -180,22 +180,27 @@ def choose_turns(data: Sequence[Path], schema: AttributeSchema | None, number: i
     return [turn for _, _, turn in sorted(orders, key=lambda row: row[:2])][:number]
 
 
-def _pool(path: Path, schema: AttributeSchema | None) -> list[tuple[Chosen, str]]:
+def _pool(path: Path, schema: AttributeSchema | None) -> list[tuple[ChosenTurn, str]]:
     """Return the turns of a file, or as many as can be compared, in the order of the file."""
 
-    def ranked() -> Iterator[tuple[int, int, Chosen, str]]:
+    def ranked() -> Iterator[tuple[int, int, ChosenTurn, str]]:
         number = 0
         for record in read_conversations(path, schema):
             for index in record.assistant_turns:
                 number += 1
                 rank = hash64(record.id, str(index))
-                yield rank, number, Chosen(path, _Place(record.id, index), record.messages[: index + 1]), record.source
+                yield (
+                    rank,
+                    number,
+                    ChosenTurn(path, TurnPlace(record.id, index), record.messages[: index + 1]),
+                    record.source,
+                )
 
     drawn = heapq.nsmallest(_MOST_CANDIDATES, ranked(), key=lambda row: row[:2])
     return [(turn, source) for _, _, turn, source in sorted(drawn, key=lambda row: row[1])]
 
 
-def asks_of(chosen: Sequence[Chosen], attribute: Attribute) -> list[JudgeAsk]:
+def asks_of(chosen: Sequence[ChosenTurn], attribute: Attribute) -> list[JudgeAsk]:
     """Return what a judge is asked about one attribute: the first turns, as many as it rates."""
     number = len(chosen) if attribute.judge is None else attribute.judge.ratings
     turns = {str(i): turn.messages for i, turn in enumerate(chosen[:number])}
@@ -222,7 +227,7 @@ def _index(attribute: Attribute, score: float) -> int:
 def _labelled(
     path: Path,
     schema: AttributeSchema,
-    labels: Mapping[tuple[Path, _Place], Mapping[str, Value]],
+    labels: Mapping[tuple[Path, TurnPlace], Mapping[str, Value]],
     who: str,
     pairs: dict[str, list[tuple[Value, Value, str]]],
 ) -> Iterator[Conversation]:
@@ -230,7 +235,7 @@ def _labelled(
     for record in read_conversations(path, schema):
         for index in record.assistant_turns:
             message = record.messages[index]
-            said = labels.get((path, _Place(record.id, index)), {})
+            said = labels.get((path, TurnPlace(record.id, index)), {})
             for name, value in said.items():
                 if name in message.human_labels:
                     pair = (message.human_labels[name], value, record.group or record.id)
