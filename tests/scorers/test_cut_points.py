@@ -66,3 +66,18 @@ def test_a_place_has_its_cuts_at_the_halves() -> None:
     assert [place_of(HUMOR, x, cuts) for x in (-0.2, -9.0, 4.0, 9.0)] == [0.0, 0.0, 4.0, 4.0]
     assert place_of(HUMOR, 0.95, cuts) == pytest.approx(1.0)
     assert [place_of(HUMOR, x, halves(HUMOR)) for x in (0.0, 1.25, 4.0)] == [0.0, 1.25, 4.0]
+
+
+def test_a_cut_that_the_ratings_do_not_place_goes_between_two_clusters_and_not_through_one() -> None:
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 5, 1500)
+    predictions = 0.85 * levels + 0.1 + rng.normal(scale=0.12, size=1500)
+    # half of those at the highest level are rated one lower: through the cluster or beside it, about as many are wrong
+    ratings = (levels - ((levels == 4) & (rng.random(1500) < 0.49))).astype(np.float64)
+    cuts = fit_cut_points(HUMOR, ratings, predictions)
+    assert cuts[3] == pytest.approx(0.85 * 3.5 + 0.1, abs=0.15)
+    assert np.mean([level_of(HUMOR, x, cuts) == level for x, level in zip(predictions, levels, strict=True)]) > 0.98
+    # without clusters the ratings alone place it
+    smooth = rng.uniform(0, 4, 1500)
+    placed = fit_cut_points(HUMOR, np.round(smooth + 0.2).clip(0, 4), smooth)
+    assert placed == pytest.approx((0.3, 1.3, 2.3, 3.3), abs=0.05)

@@ -3,7 +3,9 @@
 Ratings cannot leave their scale, so noise pushes the mean rating of the lowest level up and that of the highest down,
 and a model that predicts means is off by a level there when it is rounded at the halves. The cut between two levels is
 therefore put where the people's labels disagree least with the side that a prediction falls on: the levels are then
-the conditional medians of the ratings, which clipping does not move.
+the conditional medians of the ratings, which clipping does not move. Where predictions lie in clusters, a cut through
+one would give turns that are alike different levels by chance: as long as the ratings cannot tell the difference, the
+cut goes into the valley between two clusters.
 """
 
 from __future__ import annotations
@@ -13,11 +15,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import gaussian_filter1d
 
 from steerlm.attributes import Attribute
 
 _FEWEST_LABELS = 200
 """With fewer labels the cuts would be noise; the halves stay."""
+_BIN, _SMOOTH = 0.01, 0.1
+"""Width of a bin, and of what smooths the density of predictions, in levels."""
+_LUCK = 2.0
+"""Standard errors within which two cuts are equally good: the best is the luckiest of many."""
+_DIP = 0.8
+"""A valley has at most this share of the density of the lower of the peaks beside it."""
 
 
 def halves(attribute: Attribute) -> tuple[float, ...]:
@@ -52,9 +61,29 @@ def _best_cut(half: float, predictions_M: npt.NDArray[np.float64], above_M: npt.
     above_wrong = np.concatenate([np.cumsum(~above_M[::-1])[::-1], [0]])
     inner = predictions_M[(predictions_M > half - 0.5) & (predictions_M < half + 0.5)]
     candidates = np.concatenate([[half], (inner[1:] + inner[:-1]) / 2])
-    errors = (below_wrong + above_wrong)[np.searchsorted(predictions_M, candidates, side="left")]
-    best = candidates[errors == errors.min()]
-    return round(float(best[np.argmin(np.abs(best - half))]), 4)
+    wrong = below_wrong + above_wrong
+    places = np.searchsorted(predictions_M, candidates, side="left")
+    lowest = np.flatnonzero(wrong[places] == wrong[places].min())
+    best = lowest[np.argmin(np.abs(candidates[lowest] - half))]
+    # every prediction between two cuts is right with one of them and wrong with the other
+    grid = np.arange(half - 0.5 + _BIN, half + 0.5, _BIN)
+    on_grid = np.searchsorted(predictions_M, grid, side="left")
+    alike = wrong[on_grid] - wrong[places[best]] <= _LUCK * np.sqrt(np.abs(on_grid - places[best]))
+    valley = _valley(half, predictions_M, grid[alike])
+    return round(float(candidates[best] if valley is None else valley), 4)
+
+
+def _valley(half: float, predictions_M: npt.NDArray[np.float64], candidates_C: npt.NDArray[np.float64]) -> float | None:
+    """Return that candidate around which predictions are rarest, if there are clearly more on either side."""
+    edges = np.arange(half - 1.5, half + 1.5 + _BIN, _BIN)
+    density_B = gaussian_filter1d(np.histogram(predictions_M, edges)[0].astype(np.float64), _SMOOTH / _BIN)
+    bin_C = np.searchsorted(edges, candidates_C, side="right") - 1
+    lower = np.minimum(np.maximum.accumulate(density_B), np.maximum.accumulate(density_B[::-1])[::-1])
+    found_C = np.flatnonzero(density_B[bin_C] <= _DIP * lower[bin_C])
+    if not len(found_C):
+        return None
+    rarest_C = candidates_C[found_C[density_B[bin_C[found_C]] <= density_B[bin_C[found_C]].min() + 1e-6]]
+    return float(rarest_C[len(rarest_C) // 2])
 
 
 def level_of(attribute: Attribute, prediction: float, cuts: Sequence[float]) -> int:
