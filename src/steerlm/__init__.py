@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steerlm.generation.engine import Request, Sample, Sampling, load_engine
     from steerlm.pipeline import run_recipe, run_stage
     from steerlm.scorers.attribute_models import load_attribute_model
+    from steerlm.scorers.rewards import attribute_rewards
     from steerlm.template import ConversationEncoder, install_template
 
 _LAZY = {
@@ -31,6 +32,7 @@ _LAZY = {
     "run_recipe": "pipeline",
     "run_stage": "pipeline",
     "load_attribute_model": "scorers.attribute_models",
+    "attribute_rewards": "scorers.rewards",
     "ConversationEncoder": "template",
     "install_template": "template",
 }
@@ -51,6 +53,7 @@ __all__ = [
     "Sampling",
     "Score",
     "UserError",
+    "attribute_rewards",
     "build_recipe",
     "install_template",
     "load_attribute_model",

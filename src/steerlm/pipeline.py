@@ -229,6 +229,24 @@ def _contrast(run: RunFolder, out: Path) -> Mapping[str, Any]:
     )
 
 
+def _reinforce(run: RunFolder, out: Path) -> Mapping[str, Any]:
+    from steerlm.stages.reinforce.stage import reinforce
+
+    assert run.recipe.reinforce is not None
+    data, validation = run.labelled
+    return reinforce(
+        run.recipe.reinforce,
+        sft=run.recipe.train_sft,
+        steerable_model=_model_before(run, "reinforce"),
+        attribute_model=run.annotator,
+        data=data,
+        validation=validation,
+        schema=run.schema,
+        out=out,
+        seed=run.recipe.seed,
+    )
+
+
 def _model_before(run: RunFolder, stage: str) -> Path:
     """Return the steerable model that a stage starts from."""
     stages = tuning_stages(run.recipe)
@@ -270,6 +288,7 @@ _WORK: dict[str, Callable[[RunFolder, Path], Mapping[str, Any]]] = {
     "bootstrap": _bootstrap,
     "refine": _refine,
     "contrast": _contrast,
+    "reinforce": _reinforce,
     "evaluate": _evaluate,
 }
 _ON_CLUSTER = {"annotate": _annotate, "bootstrap": _bootstrap, "refine": _refine}

@@ -41,6 +41,7 @@ STAGES = (
     "bootstrap",
     "refine",
     "contrast",
+    "reinforce",
     "evaluate",
 )
 """Every stage in order: module, subcommand (with hyphens), recipe section and run folder share the word."""
@@ -89,7 +90,7 @@ def _cpu_name() -> str:
     return f"{values.get('model name', 'unknown')} ({', '.join(known)})"
 
 
-TUNING = ("train_sft", "bootstrap", "refine", "contrast")
+TUNING = ("train_sft", "bootstrap", "refine", "contrast", "reinforce")
 """Those that each publish a steerable model, the later ones starting from the one before."""
 
 

@@ -152,6 +152,17 @@ def test_rounds_that_pool_train_what_was_kept_before(raw: dict[str, Any], tmp_pa
     assert tokens(mode="paper", samples_per_prompt=8, rounds=2) == 2 * tokens(mode="paper", samples_per_prompt=8)
 
 
+def test_a_reinforcement_is_planned(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))
+    once, again = (
+        next(cost for cost in planned(raw | {"reinforce": {"steps": steps}}).stages if cost.stage == "reinforce")
+        for steps in (10, 30)
+    )
+    assert once.seconds is not None
+    assert once.tokens is not None
+    assert again.tokens == pytest.approx(3 * once.tokens, rel=1e-4)
+
+
 @pytest.mark.parametrize("shape", [None, "narrow", "wide"])
 def test_the_speed_of_a_layer_is_measured_for_any_shape(shape: str | None, tmp_path: Path) -> None:
     from transformers import AutoConfig

@@ -236,6 +236,13 @@ def _contrasted(summary: Mapping[str, Any]) -> str:
     )
 
 
+def _reinforced(summary: Mapping[str, Any]) -> str:
+    training = summary["training"]
+    first, last = training["first_rewards"], training["last_rewards"]
+    moved = ", ".join(f"{name} {first[name]:.2f} -> {last[name]:.2f}" for name in first if first[name] is not None)
+    return f"{training['steps']:,} steps; rewards: {moved}; {_error_text(summary['held_out'])}"
+
+
 def _error_text(held_out: Mapping[str, Any]) -> str:
     error = held_out["error"]["mean"]
     return (
@@ -253,4 +260,5 @@ _KEPT = {
     "bootstrap": _bootstrapped,
     "refine": _refined,
     "contrast": _contrasted,
+    "reinforce": _reinforced,
 }

@@ -16,6 +16,7 @@ from steerlm.config.bootstrap import BootstrapConfig
 from steerlm.config.contrast import ContrastConfig
 from steerlm.config.evaluate import EvaluateConfig
 from steerlm.config.refine import RefineConfig
+from steerlm.config.reinforce import ReinforceConfig
 from steerlm.config.section import Section
 from steerlm.errors import did_you_mean
 
@@ -315,6 +316,7 @@ class Recipe(Section):
     bootstrap: BootstrapConfig | None = None
     refine: RefineConfig | None = None
     contrast: ContrastConfig | None = None
+    reinforce: ReinforceConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     baselines: BaselinesConfig | None = None
 
@@ -348,7 +350,7 @@ class Recipe(Section):
                     "train_sft.conditioning is false, but bootstrapping needs a model to ask for quality: set it to "
                     "true, or leave bootstrap out (--set bootstrap=null)"
                 )
-        for name in ("refine", "contrast"):
+        for name in ("refine", "contrast", "reinforce"):
             if getattr(self, name) is not None and not self.train_sft.conditioning:
                 raise ValueError(
                     f"train_sft.conditioning is false, but {name} needs a model with dials: set it to true, or leave "

@@ -16,6 +16,7 @@ from steerlm.config import (
     PlaygroundConfig,
     Recipe,
     RefineConfig,
+    ReinforceConfig,
     TrainAttributeModelConfig,
     TrainingSection,
     scoring_tokens,
@@ -145,6 +146,8 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         result.stages.append(worker.refinement(recipe.refine, recipe.train_sft, model))
     if recipe.contrast is not None:
         result.stages.append(worker.contrast(recipe.contrast, recipe.train_sft, model))
+    if recipe.reinforce is not None:
+        result.stages.append(worker.reinforcement(recipe.reinforce, recipe.train_sft, model))
     if recipe.train_sft.conditioning:
         result.stages.append(worker.evaluation(recipe, model))
     if data is not None:
@@ -379,6 +382,21 @@ class _Estimator:
         seconds += scoring_seconds(shape, self.machines, tokens, self.data.length)
         total = round(tokens * (1 + config.epochs))
         return StageCost("contrast", total, shape.parameters, memory, seconds, None, memory.gib <= self.room)
+
+    def reinforcement(self, config: ReinforceConfig, sft: TrainingSection, shape: Architecture | None) -> StageCost:
+        """Cost of sampling, scoring, the reference's pass, and training on every answer with its prompt."""
+        if shape is None:
+            return StageCost("reinforce", None, None)
+        answers = float(config.steps * config.batch_size)
+        memory, seconds, sampled = self.sampling(shape, answers, config.max_new_tokens, config.batch_size)
+        step = self.step(sft, True)
+        budget = math.ceil(sampled / config.steps)
+        again = training_memory(shape, step, budget)
+        seconds += scoring_seconds(shape, self.machines, 2 * sampled, self.data.length)
+        seconds += training_seconds(shape, step, self.machines, sampled, budget)
+        peak = max(memory, again, key=lambda one: one.total)
+        tokens = round(2 * sampled)
+        return StageCost("reinforce", tokens, shape.parameters, peak, seconds, None, peak.gib <= self.room)
 
     def evaluation(self, recipe: Recipe, shape: Architecture | None) -> StageCost:
         """Cost of sampling the answers of all sweeps, once per model."""

@@ -1,0 +1,45 @@
+"""Steerable reinforcement learning: GRPO with one reward per attribute, requests from the whole range."""
+
+from __future__ import annotations
+
+import argparse
+
+from steerlm.commands import common
+from steerlm.errors import UserError
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    note = "; without a recipe: a field of the section reinforce, or train_sft.FIELD"
+    common.add_recipe(parser, note, optional=True)
+    common.add_tuning(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Reinforce in a recipe's run folder, or from the files named."""
+    import importlib.util
+
+    if importlib.util.find_spec("trl") is None:
+        raise UserError("steerlm reinforce needs TRL: pip install 'steerlm[baselines]'")
+    if arguments.recipe is not None:
+        return common.run_in_recipe(arguments, "reinforce")
+    from steerlm.config import ReinforceConfig
+
+    given = common.tuning_of(arguments, ReinforceConfig, "reinforce")
+
+    def work() -> common.Summary:
+        from steerlm.stages.reinforce.stage import reinforce
+
+        return reinforce(
+            given.config,
+            sft=given.sft,
+            steerable_model=given.model,
+            attribute_model=given.attribute_model,
+            data=given.data,
+            validation=given.validation,
+            schema=given.schema,
+            out=given.out,
+            seed=arguments.seed,
+        )
+
+    return common.run_alone("reinforce", given.out, work)

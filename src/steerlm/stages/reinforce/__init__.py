@@ -1,0 +1,1 @@
+"""Steerable reinforcement learning: one reward per attribute, requests from the whole range."""
