@@ -138,7 +138,7 @@ def draw_asks(
         settings: what can be asked for.
         room: most tokens of a prompt.
     """
-    from steerlm.stages.reinforce.trainer import Ask
+    from steerlm.stages.reinforce.trainer import SteeredPrompt
 
     prompts = list(read_prompts(data, schema, None, seed))
     prompts.sort(key=lambda prompt: hash64(str(seed), "order", prompt.id))
@@ -152,7 +152,7 @@ def draw_asks(
     for i in range(count):
         prompt = fitting[i % len(fitting)]
         requested = settings[hash64(str(seed), str(i // len(fitting)), prompt.id) % len(settings)]
-        asks.append(Ask(prompt.messages, requested, encoder.prompt(prompt.messages, requested)))
+        asks.append(SteeredPrompt(prompt.messages, requested, encoder.prompt(prompt.messages, requested)))
     return asks
 
 

@@ -33,7 +33,7 @@ _SPENT = "spent.json"
 log = logging.getLogger(__name__)
 
 
-class Ask(NamedTuple):
+class SteeredPrompt(NamedTuple):
     """A prompt at a request: the conversation, what is asked for, and the ids of both."""
 
     messages: tuple[Message, ...]
@@ -98,7 +98,7 @@ class Reinforced(NamedTuple):
 
 def train_grpo(
     policy: Path,
-    asks: Sequence[Ask],
+    asks: Sequence[SteeredPrompt],
     rewards: Sequence[RewardFunction],
     decode: Callable[[Sequence[int]], str],
     config: ReinforceConfig,
@@ -120,7 +120,7 @@ def train_grpo(
         sft: warm-up, weight decay, clipping and precision are its.
         out: receives checkpoints.
         seed: of everything random.
-        budget: tokens that may be sampled or go through the model in training steps; None: `config.steps` decide.
+        budget: tokens that may be sampled or go through the model in training steps; None: the steps of `config` decide.
 
     Returns:
         The weights, and the course: `steps`, `trained_tokens`, `sampled_tokens`, and per attribute the mean reward over
@@ -189,7 +189,9 @@ def train_grpo(
     return Reinforced(weights, _course(trainer, spent, rewards))
 
 
-def _on_numbers(reward: RewardFunction, asks: Sequence[Ask], decode: Callable[[Sequence[int]], str]) -> RewardFunction:
+def _on_numbers(
+    reward: RewardFunction, asks: Sequence[SteeredPrompt], decode: Callable[[Sequence[int]], str]
+) -> RewardFunction:
     """Return a reward that is told a prompt's number and an answer's ids."""
 
     def numbered(prompts: list[str], completion_ids: list[list[int]], **columns: object) -> list[float | None]:
