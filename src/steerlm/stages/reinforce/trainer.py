@@ -120,7 +120,7 @@ def train_grpo(
         sft: warm-up, weight decay, clipping and precision are its.
         out: receives checkpoints.
         seed: of everything random.
-        budget: tokens that may be sampled or go through the model in training steps; None: the steps of `config` decide.
+        budget: tokens that may be sampled or go through the model in training steps; None: `config` says the steps.
 
     Returns:
         The weights, and the course: `steps`, `trained_tokens`, `sampled_tokens`, and per attribute the mean reward over
