@@ -31,7 +31,7 @@ EXTRA_MODULES = {
 }
 """Modules that are made of an extra's packages and import them at their top: the core imports them in functions."""
 
-ELSEWHERE = {"qlora", "ray", "vllm", "openvino", "site"}
+ELSEWHERE = {"qlora", "liger", "ray", "vllm", "openvino", "site"}
 """Extras that want an environment or a device of their own: `dev` leaves them out."""
 
 DISTRIBUTIONS = {"yaml": "pyyaml", "markdown_it": "markdown-it-py", "pydantic_core": "pydantic"}

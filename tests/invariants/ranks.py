@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -24,6 +25,7 @@ from steerlm.batching.batches import EncodedExamples
 from steerlm.checkpoint.adapters import add_lora
 from steerlm.checkpoint.models import load_causal_lm, resize_embeddings
 from steerlm.config import LoraSection, TrainingSection
+from steerlm.training import response_loss
 from tests.small_training import TOKENIZER, language_model, run, section, token_examples
 
 LORA = LoraSection(rank=4, alpha=8, dropout=0.0)
@@ -97,10 +99,15 @@ def main(out: Path, accumulation: int, epochs: int, kind: str) -> None:
         model = model_of(kind)
         loaded = True
     rows: list[int] = []
-    model.get_output_embeddings().register_forward_hook(
-        lambda _module, _inputs, logits: rows.append(logits.numel() // logits.shape[-1])
-    )
-    run(settings(accumulation, epochs, kind), model, examples(), out)
+    original = response_loss.head_cross_entropy
+
+    def watched(states: torch.Tensor, *given: Any) -> torch.Tensor:
+        rows.append(len(states))
+        return original(states, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(response_loss, "head_cross_entropy", watched)
+        run(settings(accumulation, epochs, kind), model, examples(), out)
     facts = {**sharding(model), "rows": rows, "loaded": loaded}
     rank = torch.distributed.get_rank()
     out.with_name(f"{out.name}.rank{rank}.json").write_text(json.dumps(facts), encoding="utf-8")

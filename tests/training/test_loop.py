@@ -18,6 +18,7 @@ from steerlm.batching.ragged_attention import RAGGED
 from steerlm.errors import UserError
 from steerlm.training import loop
 from steerlm.training.checkpoints import complete_checkpoints, last_checkpoint
+from steerlm.training.head_loss import Head, head_cross_entropy
 from steerlm.training.losses import Loss
 from steerlm.training.trainer import SteerTrainer
 from tests.small_training import (
@@ -36,6 +37,18 @@ from tests.small_training import (
 
 def checkpoints(out: Path) -> list[str]:
     return [path.name for path in complete_checkpoints(out / "checkpoints")]
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, torch.dtype]]:
+    """Return what the loss will be given: hidden states, and in what it computes."""
+    given: list[tuple[torch.Tensor, torch.dtype]] = []
+
+    def watch(states: torch.Tensor, targets: torch.Tensor, head: Head, dtype: torch.dtype, *more: Any) -> torch.Tensor:
+        given.append((states.detach(), dtype))
+        return head_cross_entropy(states, targets, head, dtype, *more)
+
+    monkeypatch.setattr("steerlm.training.response_loss.head_cross_entropy", watch)
+    return given
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -65,21 +78,19 @@ def test_regression_learns_what_can_be_learnt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("multiple", [1, 64])
-def test_logits_are_computed_at_response_positions_only(
+def test_the_loss_is_computed_at_response_positions_only(
     multiple: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if multiple == 1:
         monkeypatch.setattr("steerlm.batching.model_inputs._SMALL", 0)
     examples = token_examples(12)
     model = language_model()
-    rows: list[torch.Size] = []
-    model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: rows.append(output.shape))
+    rows = watched(monkeypatch)
     run(section(epochs=1), model, examples, tmp_path, examples)
     trained = int((examples.lengths - 3).sum())
-    assert all(len(shape) == 2 for shape in rows)
-    more = sum(shape[0] for shape in rows) - 2 * trained  # one epoch and one validation
+    more = sum(len(states) for states, _ in rows) - 2 * trained  # one epoch and one validation
     assert 0 <= more <= (multiple - 1) * len(rows)
-    assert {shape[0] % multiple for shape in rows} == {0}
+    assert {len(states) % multiple for states, _ in rows} == {0}
 
 
 @pytest.mark.parametrize(("epochs", "max_steps", "steps"), [(1.0, -1, 5), (0.5, -1, 3), (2.5, -1, 13), (1.0, 7, 7)])
@@ -256,15 +267,17 @@ def test_out_of_memory_says_how_to_need_less(tmp_path: Path, monkeypatch: pytest
         run(section(), language_model(), token_examples(8), tmp_path)
 
 
-def test_bf16_computes_in_bf16_over_fp32_weights(tmp_path: Path) -> None:
+def test_bf16_computes_in_bf16_over_fp32_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = token_examples(30)
     seen: set[tuple[torch.dtype, str]] = set()
     model = language_model()
-    model.get_output_embeddings().register_forward_hook(
+    model.model.layers[0].mlp.register_forward_hook(
         lambda module, inputs, output: seen.add((output.dtype, model.config._attn_implementation))
     )
+    given = watched(monkeypatch)
     half = run(section(epochs=2, precision="bf16"), model, examples, tmp_path / "bf16")
     full = run(section(epochs=2), language_model(), examples, tmp_path / "fp32")
+    assert torch.bfloat16 in {dtype for _, dtype in given}
     assert seen == {(torch.bfloat16, RAGGED)}  # the one without padding, on the CPU
     assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
     assert half["validation_loss"] == pytest.approx(full["validation_loss"], rel=0.02)

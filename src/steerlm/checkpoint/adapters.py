@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steerlm.checkpoint.models import load_causal_lm, quiet, resize_embeddings
+from steerlm.checkpoint.token_rows import look_rows_up
 from steerlm.checkpoint.weights import whole_folder
 from steerlm.config import LoraSection
 from steerlm.errors import UserError, needs_extra
@@ -70,6 +72,8 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence
             adapted = get_peft_model(model, config)
     except ValueError as error:  # no module has such a name, or it is of a kind that takes no adapter
         raise UserError(f"lora.target_modules {target!r}: {str(error).splitlines()[0]}") from error
+    if rows:
+        look_rows_up(adapted)
     # the trained rows are in the adapter; peft would store the whole resized embeddings in every checkpoint
     adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted
@@ -125,6 +129,10 @@ def merge_adapter(
         adapted.save_pretrained(partial, save_embedding_layers=False)
         tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(_card(adapted, tokenizer), encoding="utf-8")
+    base = adapted.get_base_model()
+    if base.device.type == "cpu" and base.dtype == torch.bfloat16:
+        # rounded to bf16, a sum would lose most of what was learnt
+        base.float()
     merged = adapted.merge_and_unload()
     assert isinstance(merged, PreTrainedModel)
     return merged

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, set_seed
 
@@ -25,6 +25,7 @@ from steerlm.checkpoint.models import (
     INFO_FILE,
     CheckpointInfo,
     Precision,
+    autocast_bf16,
     load_causal_lm,
     load_info,
     load_tokenizer,
@@ -42,6 +43,8 @@ from steerlm.template import ConversationEncoder, install_template
 from steerlm.training.conditioning import ConditionedExamples, Conditioning, EncodingReport
 from steerlm.training.header_gain import HeaderProbe, header_pairs
 from steerlm.training.loop import BEST, train
+
+log = logging.getLogger(__name__)
 
 
 def train_sft(
@@ -149,8 +152,9 @@ def _base_model(
         model = load_causal_lm(config.base_model)
         resize_embeddings(model, tokenizer, num_new)
         return model
-    # frozen weights need no fp32 copy: bf16 where the device computes in it
-    precision: Precision = "auto" if torch.cuda.is_available() and config.precision != "fp32" else "fp32"
+    # frozen weights need no fp32 copy where the device computes in bf16
+    precision: Precision = "bf16" if autocast_bf16(config.precision) else "fp32"
+    log.info("frozen weights in %s", precision)
     model = load_causal_lm(config.base_model, precision, lora.quantize_4bit)
     resize_embeddings(model, tokenizer, num_new)
     return add_lora(model, lora, encoder.new_ids)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from steerlm.batching.batches import sorted_batches
 from steerlm.batching.groups import Floats, GroupedExamples, collate_groups
@@ -14,7 +13,8 @@ from steerlm.batching.model_inputs import model_inputs
 from steerlm.batching.ragged_attention import RAGGED
 from steerlm.batching.shared_prompts import can_be_ragged, sharing_of
 from steerlm.checkpoint.models import Precision, autocast_bf16
-from steerlm.training.losses import group_log_probabilities, token_log_probabilities
+from steerlm.training.losses import group_log_probabilities
+from steerlm.training.response_loss import ResponseLoss
 
 
 def log_probabilities(
@@ -41,32 +41,20 @@ def log_probabilities(
     examples = examples.in_rows(shared)
     autocast = autocast_bf16(precision)
     found = np.zeros(len(examples.sequences))
-    selected = _Selected(model.get_output_embeddings())
+    response_loss = ResponseLoss(model)
     try:
         with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
             for batch in sorted_batches(examples.lengths, tokens_per_batch):
                 groups = collate_groups([[examples.example(i, 0)] for i in batch], pad_id, shared)
                 groups = {name: tensor.to(model.device) for name, tensor in groups.items()}
                 given = model_inputs(groups, model.config, torch.bfloat16 if autocast else model.dtype)
-                selected.positions = given.places(groups["positions"])
-                log_probs_N = token_log_probabilities(model(**given.arguments).logits, groups["targets"])
+                places_N = given.places(groups["positions"])
+                log_probs_N = -response_loss(model, places_N, groups["targets"], given.arguments, apart=True)
                 sums_G_M = group_log_probabilities(log_probs_N, groups).log_probs_G_M.double().cpu().numpy()
                 for g, i in enumerate(batch):
                     start, stop = examples.starts[i], examples.starts[i + 1]
                     found[start:stop] = sums_G_M[g, : stop - start]
     finally:
-        selected.handle.remove()
+        response_loss.close()
         model.set_attn_implementation(before)
     return found
-
-
-class _Selected:
-    """Lets only the hidden states of some positions through the output embedding."""
-
-    def __init__(self, head: nn.Module):
-        self.positions: Tensor | None = None
-        self.handle = head.register_forward_pre_hook(self._select)
-
-    def _select(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        assert self.positions is not None
-        return (inputs[0].flatten(0, 1)[self.positions], *inputs[1:])

@@ -1,9 +1,9 @@
 """Hugging Face's Trainer with our batches and losses.
 
 What differs from the stock Trainer: batches come from a token budget; a loss is a sum divided once by the
-number of trained tokens (or labels) of the whole optimizer step over all ranks; logits are computed at response
-positions only; a loss that is not finite stops before the optimizer step; a checkpoint counts only when it is
-complete.
+number of trained tokens (or labels) of the whole optimizer step over all ranks; it is computed at response positions
+only, and logits never all at once; a loss that is not finite stops before the optimizer step; a checkpoint counts only
+when it is complete.
 """
 
 from __future__ import annotations
@@ -49,9 +49,8 @@ from steerlm.training.losses import (
     Loss,
     group_log_probabilities,
     masked_attribute_loss,
-    response_cross_entropy,
-    token_log_probabilities,
 )
+from steerlm.training.response_loss import ResponseLoss
 
 Objective = Literal["sft", "regression", "head", "refine", "contrast"]
 
@@ -123,7 +122,6 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         self.steps_per_epoch = steps_per_epoch
         self.max_checkpoints = max_checkpoints
         self.step_losses: list[Tensor] = []
-        self.positions: Tensor | None = None
         self.tokens = 0
         self.since = time.monotonic()
         self.control = TrainerControl()
@@ -138,21 +136,12 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         # our loss is already divided by the global count; Trainer must not divide it by the accumulation steps
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
-        if objective not in ("regression", "head"):
-            head = self.accelerator.unwrap_model(model).get_output_embeddings()
-            assert head is not None
-            head.register_forward_pre_hook(self._select_hidden)
-        elif objective == "regression":
-            head_in_fp32(self.accelerator.unwrap_model(model))
         self.core = core_model(self.accelerator.unwrap_model(model))
+        self.response_loss = None if objective in ("regression", "head") else ResponseLoss(self.core)
+        if objective == "regression":
+            head_in_fp32(self.accelerator.unwrap_model(model))
         regression_at_places = objective == "regression" and is_causal(self.core)
         self.response_scores = ResponseScores(self.core) if regression_at_places else None
-
-    def _select_hidden(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Keep the hidden states (B, T, H) of response positions only: (N, H) go through the output embedding."""
-        if self.positions is None:
-            return None
-        return (inputs[0].flatten(0, 1)[self.positions], *inputs[1:])
 
     def _loader(self, examples: EpochView, stream: BatchStream) -> DataLoader[Any]:
         if self.group_loss is not None:
@@ -249,17 +238,16 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
                 given = self._model_inputs(inputs)
                 outputs = self.response_scores(model, given.places(inputs["places"]), given.arguments)
             return masked_attribute_loss(outputs, inputs["labels"], inputs["label_mask"], self.schema)
+        assert self.response_loss is not None
         given = self._model_inputs(inputs)
         spare = -len(inputs["targets"]) % given.multiple
-        self.positions = functional.pad(given.places(inputs["positions"]), (0, spare))
-        try:
-            logits_N_V = model(**given.arguments).logits
-        finally:
-            self.positions = None
+        places_N = functional.pad(given.places(inputs["positions"]), (0, spare))
         targets_N = functional.pad(inputs["targets"], (0, spare), value=IGNORED)
+        apart = self.group_loss is not None
+        loss = self.response_loss(model, places_N, targets_N, given.arguments, apart)
         if self.group_loss is None:
-            return response_cross_entropy(logits_N_V, targets_N, spare)
-        log_probs_N = token_log_probabilities(logits_N_V, targets_N)[: len(inputs["targets"])]
+            return Loss(loss, len(inputs["targets"]))
+        log_probs_N = -loss[: len(inputs["targets"])]
         loss_G = self.group_loss(group_log_probabilities(log_probs_N, inputs), model.training)
         return Loss(loss_G.sum(), self._count(inputs))
 
