@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from steerlm.batching.batches import Example
 from steerlm.batching.collating import collate_sft, pad_layouts
 from steerlm.batching.model_inputs import model_inputs
-from steerlm.batching.ragged_attention import _LONGEST_PIECE, RAGGED, line_up, ragged_attention
+from steerlm.batching.ragged_attention import _LONGEST_PIECE, RAGGED, _within, line_up, ragged_attention
 from steerlm.batching.shared_prompts import can_be_ragged, lay_out, shared_attention
 from tests.invariants.test_shared_prompts import gradients, groups, losses_apart, same, tiny, wide
 from tests.small_training import language_model, run, section, token_examples
@@ -89,6 +89,61 @@ def test_a_line_holds_every_token_once_and_no_padding() -> None:
             assert line.input_ids[0, line.moved[place + row * width]].tolist() == sequence.tolist()
 
 
+@pytest.mark.parametrize("window", [1, 50, 129, 300])
+def test_a_window_is_counted_along_the_path(window: int) -> None:
+    batch = pad_layouts([lay_out(row) for row in long_rows()], 255)
+    line = line_up(batch)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, line.input_ids.shape[1], 8) for _ in range(3))
+    given = [x.clone().requires_grad_() for x in (q, k, v)]
+    found = ragged_attention(*given, [_within(piece, window) for piece in line.pieces], 0.3)[0]
+    upstream = torch.randn_like(found)
+    found.backward(upstream)
+    wanted = torch.zeros_like(found)
+    apart = [x.clone().requires_grad_() for x in (q, k, v)]
+    for piece in line.pieces:
+        path = [place for start, stop in piece.seen for place in range(start, min(stop, piece.stop))]
+        place = torch.arange(len(path))
+        near = (place <= place[:, None]) & (place > place[:, None] - window)
+        rows = functional.scaled_dot_product_attention(*(x[:, :, path] for x in apart), attn_mask=near, scale=0.3)
+        wanted[piece.start : piece.stop] = rows[0, :, piece.start - piece.stop :].transpose(0, 1)
+    wanted.backward(upstream)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    for one, other in zip(given, apart, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
+WINDOWED = {
+    "gemma3_text": {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"], "head_dim": 256},
+    "mistral": {"sliding_window": 5},
+}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("model_type", WINDOWED)
+def test_sequences_longer_than_the_window(model_type: str, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steerlm.batching.model_inputs.plain_rows", lambda dtype: plain)
+    config = tiny(model_type, **WINDOWED[model_type])
+    model = wide(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa"))
+    rows = groups()
+    lone = [[example] for row in rows for example in row]
+    apart = losses_apart(model, rows)
+    expected = gradients(model, apart.sum())
+    model.set_attn_implementation(RAGGED)
+    for shared in (rows, lone, [[lone[0][0]], [lone[2][0]]]):
+        batch = collate_sft(shared, 255)
+        given = model_inputs(batch, model.config, torch.float32)
+        out = model(**given.arguments).logits.flatten(0, 1)[given.places(batch["positions"])].float()
+        losses = functional.cross_entropy(out, batch["targets"], reduction="none")
+        if len(losses) == len(apart):
+            torch.testing.assert_close(losses, apart, rtol=1e-5, atol=1e-5)
+            same(expected, gradients(model, losses.sum()))
+        else:
+            one, other = (int((example.labels != -100).sum()) for (example,) in (lone[0], lone[1]))
+            wanted = torch.cat([apart[:one], apart[one + other : len(losses) + other]])
+            torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("round_up", [False, True])
 @pytest.mark.parametrize("model_type", MODELS)
@@ -101,7 +156,7 @@ def test_losses_and_gradients_are_those_of_the_sequences_apart(
     model = wide(AutoModelForCausalLM.from_config(tiny(model_type), attn_implementation="sdpa"))
     rows = groups()
     apart = losses_apart(model, rows)
-    assert can_be_ragged(model, 20, training=False)
+    assert can_be_ragged(model, training=False)
     expected = gradients(model, apart.sum())
     model.set_attn_implementation(RAGGED)
     for shared in (rows, [[example] for row in rows for example in row]):
@@ -132,15 +187,12 @@ def test_padded_rows_are_computed_as_ever() -> None:
 
 def test_which_models_attend_without_padding() -> None:
     llama = AutoModelForCausalLM.from_config(tiny("llama", attention_dropout=0.1))
-    assert can_be_ragged(llama, 20, training=False)
-    assert not can_be_ragged(llama, 20, training=True), "it has no dropout"
-    assert not can_be_ragged(AutoModelForCausalLM.from_config(tiny("gpt2")), 20, training=True)
-    mistral = AutoModelForCausalLM.from_config(tiny("mistral", sliding_window=16))
-    assert can_be_ragged(mistral, 16, training=True)
-    assert not can_be_ragged(mistral, 17, training=True)
+    assert can_be_ragged(llama, training=False)
+    assert not can_be_ragged(llama, training=True), "it has no dropout"
+    assert not can_be_ragged(AutoModelForCausalLM.from_config(tiny("gpt2")), training=True)
     for model_type in ("gemma2", "bloom"):
         model = AutoModelForCausalLM.from_config(tiny(model_type, n_head=4))
-        assert not can_be_ragged(model, 20, training=False)
+        assert not can_be_ragged(model, training=False)
 
 
 def test_training_leaves_the_model_as_it_was(tmp_path: Any) -> None:

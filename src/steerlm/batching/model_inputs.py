@@ -40,8 +40,11 @@ def model_inputs(batch: dict[str, Tensor], config: PreTrainedConfig, dtype: torc
     """Return what the model is called with."""
     attention = config._attn_implementation
     if attention == RAGGED:
-        small = config.get_text_config().hidden_size <= _SMALL
-        line = line_up(batch, plain_rows(dtype), round_up=small)
+        text = config.get_text_config()
+        small = text.hidden_size <= _SMALL
+        window = getattr(text, "sliding_window", None)  # most models have none
+        windowed = window is not None and batch["input_ids"].shape[1] > window
+        line = line_up(batch, plain_rows(dtype) and not windowed, round_up=small)
         arguments = {
             "input_ids": line.input_ids,
             "position_ids": line.position_ids,

@@ -49,12 +49,14 @@ class LinePiece(NamedTuple):
         seen: ranges of the tokens they look at, along the path. The last one holds the piece itself and may go on
             behind it, up to a round number of tokens in all: hidden, as they are behind every token of the piece.
         size: tokens from the start on that are computed; those behind the piece are thrown away.
+        hidden: where a window hides what they look at: from token i of the piece the first `hidden` + i tokens.
     """
 
     start: int
     stop: int
     seen: Sequence[tuple[int, int]]
     size: int
+    hidden: int | None = None
 
 
 class Line(NamedTuple):
@@ -100,7 +102,7 @@ def line_up(batch: dict[str, Tensor], plain: bool = False, round_up: bool = Fals
     pieces = [
         LinePiece(start + first, stop + first, [(a + first, b + first) for a, b in seen], size)
         for row, first in zip(rows, itertools.accumulate([0, *sizes[:-1]]), strict=True)
-        for start, stop, seen, size in row
+        for start, stop, seen, size, _ in row
     ]
     moved = present_B_T.flatten().cumsum(0) - 1
     spare = -sum(sizes) % _LINE if round_up else 0
@@ -154,6 +156,22 @@ def _up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
+def _within(piece: LinePiece, window: int) -> LinePiece:
+    """Return a piece whose tokens see the last `window` tokens of their path only, themselves included."""
+    before = sum(stop - start for start, stop in piece.seen) - (piece.seen[-1][1] - piece.start)
+    if before + piece.size <= window:
+        return piece
+    drop = max(0, before - window + 1) // _KEYS * _KEYS
+    seen: list[tuple[int, int]] = []
+    left = drop
+    for start, stop in piece.seen:
+        skipped = min(left, stop - start)
+        left -= skipped
+        if skipped < stop - start:
+            seen.append((start + skipped, stop))
+    return piece._replace(seen=seen, hidden=before - window + 1 - drop)
+
+
 def _gathered(states_H_N_D: Tensor, piece: LinePiece) -> Tensor:
     """Return the keys or values (H, M, D) that a piece looks at."""
     parts = [states_H_N_D[:, start:stop] for start, stop in piece.seen]
@@ -174,6 +192,12 @@ def _future(size: int, own: int, dtype: torch.dtype) -> Tensor:
     return torch.full((size, own), -torch.inf, dtype=dtype).triu_(1)
 
 
+@functools.lru_cache(maxsize=256)
+def _past(size: int, hidden: int, dtype: torch.dtype) -> Tensor:
+    """Return what hides from each token of a piece what is before its window: (Q, Q + hidden - 1)."""
+    return torch.full((size, size + hidden - 1), -torch.inf, dtype=dtype).tril_(hidden - 1)
+
+
 def _probabilities(queries_H_Q_D: Tensor, keys_H_M_D: Tensor, piece: LinePiece) -> Tensor:
     """Return what each token of a piece gives to those it sees (H, Q, M); Q are the piece's tokens, of several heads
     one after the other."""
@@ -181,6 +205,9 @@ def _probabilities(queries_H_Q_D: Tensor, keys_H_M_D: Tensor, piece: LinePiece) 
     own = piece.seen[-1][1] - piece.start
     latest = scores_H_Q_M.view(len(scores_H_Q_M), -1, piece.size, scores_H_Q_M.shape[-1])[..., -own:]
     latest += _future(piece.size, own, latest.dtype)
+    if piece.hidden is not None and piece.size + piece.hidden > 1:
+        past = _past(piece.size, piece.hidden, scores_H_Q_M.dtype)
+        scores_H_Q_M.view(len(scores_H_Q_M), -1, piece.size, scores_H_Q_M.shape[-1])[..., : past.shape[1]] += past
     return torch.softmax(scores_H_Q_M, dim=-1)
 
 
@@ -273,6 +300,9 @@ def _forward(
             attention_mask, kwargs = None, {**kwargs, "is_causal": True}
         rows: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return rows
+    window = kwargs.get("sliding_window")
+    if window is not None:
+        pieces = [_within(piece, window) for piece in pieces]
     scale = kwargs.get("scaling")
     return ragged_attention(query, key, value, pieces, query.shape[-1] ** -0.5 if scale is None else scale), None
 

@@ -100,11 +100,11 @@ def sharing_of(model: Any, longest: int, attention: str | None = None) -> Sharin
         attention: what computes rows that share prompts, where it is not the model's own.
     """
     core: PreTrainedModel = core_model(model)
-    if not sees_all(core, longest) or core.config._attn_implementation not in TAKE_MASKS:
-        return None
     hidden = core.config.get_text_config().hidden_size
     if attention == RAGGED:
         return Sharing(math.inf, _WORTH_UNMASKED, _BRANCH_COST / hidden)
+    if not sees_all(core, longest) or core.config._attn_implementation not in TAKE_MASKS:
+        return None
     return Sharing(math.inf if attention == "flex_attention" else _ATTENTION_COST * hidden)
 
 
@@ -120,8 +120,9 @@ def sees_all(model: Any, longest: int) -> bool:
     return config.model_type in CAUSAL and (window is None or longest <= window)
 
 
-def can_be_ragged(model: Any, longest: int, training: bool) -> bool:
-    """Return whether a model that computes on the CPU can do so without padding (`ragged_attention`).
+def can_be_ragged(model: Any, training: bool) -> bool:
+    """Return whether a model that computes on the CPU can do so without padding (`ragged_attention`), sliding windows
+    included.
 
     Args:
         training: whether its dropout counts: this attention has none.
@@ -130,7 +131,7 @@ def can_be_ragged(model: Any, longest: int, training: bool) -> bool:
     config = core.config.get_text_config()
     dropout = any(getattr(config, name, 0.0) for name in ("attention_dropout", "attn_pdrop"))  # the latter is gpt2's
     known = core.config._attn_implementation in ("sdpa", RAGGED)
-    return known and sees_all(core, longest) and not (training and dropout)
+    return known and config.model_type in CAUSAL and not (training and dropout)
 
 
 class Layout(NamedTuple):

@@ -340,7 +340,7 @@ def loaded_attribute_model(
     max_length = min(context_length(model, tokenizer), int(info.provenance["max_length"]))
     pad_id = int(tokenizer.pad_token_id)
     dtype = torch.bfloat16 if autocast_bf16(precision) else model.dtype
-    attention = _without_padding(model, max_length)
+    attention = _without_padding(model)
     label_length = 0
     curves = {name: LevelCurve(tuple(row[0]), row[1]) for name, row in info.label_statistics.get("curves", {}).items()}
     forward: Forward
@@ -351,7 +351,7 @@ def loaded_attribute_model(
         readout = None if head is None else head.readout
         bodies = [model] if frozen is None else [frozen.eval(), model]
         if frozen is not None:
-            _without_padding(frozen, max_length)
+            _without_padding(frozen)
         readers = [feature_reader(body, readout, pad_id, dtype, encoder.control_ids) for body in bodies]
 
         def read(rows: list[list[Ids]]) -> Tensor:
@@ -484,7 +484,7 @@ def read_features(
     autocast = autocast_bf16(precision)
     longest = max(len(sequence) for sequence in sequences)
     before = model.config._attn_implementation
-    attention = _without_padding(model, longest)
+    attention = _without_padding(model)
     read = feature_reader(model, readout, pad_id, torch.bfloat16 if autocast else model.dtype, control_ids)
 
     def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[npt.NDArray[np.float32]]:
@@ -497,9 +497,9 @@ def read_features(
     return found
 
 
-def _without_padding(model: PreTrainedModel, longest: int) -> str | None:
+def _without_padding(model: PreTrainedModel) -> str | None:
     """Let a decoder on the CPU compute without padding; return by what attention, None where it cannot."""
-    if model.device.type != "cpu" or not can_be_ragged(model, longest, training=False):
+    if model.device.type != "cpu" or not can_be_ragged(model, training=False):
         return None
     # padded batches are computed as before: what else uses the model sees no difference
     model.set_attn_implementation(RAGGED)

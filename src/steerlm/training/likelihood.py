@@ -34,7 +34,7 @@ def log_probabilities(
     """
     model.eval()
     before = model.config._attn_implementation
-    ragged = model.device.type == "cpu" and can_be_ragged(model, examples.longest, training=False)
+    ragged = model.device.type == "cpu" and can_be_ragged(model, training=False)
     shared = sharing_of(model, examples.longest, RAGGED if ragged else None) is not None
     if ragged:
         model.set_attn_implementation(RAGGED)

@@ -213,7 +213,7 @@ def train(
     longest = max(
         examples.longest if isinstance(examples, GroupedExamples) else int(examples.lengths.max()) for examples in data
     )
-    attention = _unmasked(core_model(model), longest)
+    attention = _unmasked(core_model(model))
     sharing = sharing_of(model, longest, attention)
     shared = group_loss is not None and sharing is not None
     data = tuple(examples.in_rows(shared) if isinstance(examples, GroupedExamples) else examples for examples in data)
@@ -306,11 +306,11 @@ def _run(trainer: SteerTrainer, start: Path | None, config: TrainingSection) -> 
         ) from error
 
 
-def _unmasked(core: Any, longest: int) -> str | None:
+def _unmasked(core: Any) -> str | None:
     """Return the attention that computes nothing for what rows that share prompts must not see; None: there is none."""
     if torch.accelerator.is_available():
         return "flex_attention" if _block_sparse(core) else None
-    return RAGGED if can_be_ragged(core, longest, training=True) else None
+    return RAGGED if can_be_ragged(core, training=True) else None
 
 
 def _block_sparse(core: Any) -> bool:
