@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from steerlm.training import head_loss
-from steerlm.training.head_loss import Head, head_cross_entropy
+from steerlm.training.head_loss import LogitHead, head_cross_entropy
 
 torch.set_num_threads(1)
 V, H, N = 2500, 24, 70
@@ -37,7 +37,7 @@ def drawn(seed: int = 0, scale: float = 2.0) -> dict[str, Tensor]:
     return {**values, "targets": targets}
 
 
-def plain(given: dict[str, Tensor], head: Head) -> Tensor:
+def plain(given: dict[str, Tensor], head: LogitHead) -> Tensor:
     weight = head.weight
     if head.rows is not None:
         weight = weight.index_copy(0, torch.tensor(head.ids), head.rows)
@@ -72,7 +72,7 @@ def test_loss_and_gradients_are_the_plain_ones(case: str) -> None:
         given = drawn()
         for name in what["train"]:
             given[name].requires_grad_()
-        head = Head(
+        head = LogitHead(
             given["weight"],
             given["bias"] if "bias" in what or "bias" in what["train"] else None,
             what.get("scale", 1.0),
@@ -99,7 +99,7 @@ def test_losses_of_every_target_with_a_gradient_of_each(dtype: torch.dtype) -> N
         for name in ("states", "weight", "bias"):
             given[name].requires_grad_()
         if ours:
-            head = Head(given["weight"], given["bias"])
+            head = LogitHead(given["weight"], given["bias"])
             losses = head_cross_entropy(given["states"], given["targets"], head, dtype, apart=True)
         else:
             logits = functional.linear(given["states"], given["weight"], given["bias"])
@@ -116,7 +116,7 @@ def test_losses_of_every_target_with_a_gradient_of_each(dtype: torch.dtype) -> N
 @pytest.mark.usefixtures("small_blocks")
 def test_logits_far_above_the_targets_do_not_overflow() -> None:
     given = drawn(scale=60.0)
-    head = Head(given["weight"])
+    head = LogitHead(given["weight"])
     states = given["states"].clone().requires_grad_()
     expected = functional.linear(states, given["weight"])
     assert (
@@ -140,13 +140,15 @@ def test_logits_far_above_the_targets_do_not_overflow() -> None:
 def test_states_that_are_not_finite_give_a_loss_that_is_not() -> None:
     given = drawn()
     given["states"][2, 3] = torch.nan
-    assert not head_cross_entropy(given["states"], given["targets"], Head(given["weight"]), torch.float32).isfinite()
+    assert not head_cross_entropy(
+        given["states"], given["targets"], LogitHead(given["weight"]), torch.float32
+    ).isfinite()
 
 
 def test_nothing_to_train_is_a_zero_with_a_gradient() -> None:
     states = torch.empty(0, H, requires_grad=True)
     weight = torch.randn(V, H, requires_grad=True)
-    loss = head_cross_entropy(states, torch.empty(0, dtype=torch.long), Head(weight), torch.float32)
+    loss = head_cross_entropy(states, torch.empty(0, dtype=torch.long), LogitHead(weight), torch.float32)
     loss.backward()
     assert loss.item() == 0
     assert weight.grad is not None
@@ -184,7 +186,7 @@ def test_in_bf16_what_is_left_out_is_less_than_rounding(peaked: bool, monkeypatc
         return functional.cross_entropy(logits, given["targets"], reduction="sum")
 
     def ours(states: Tensor, weight: Tensor) -> Tensor:
-        return head_cross_entropy(states, given["targets"], Head(weight), torch.bfloat16)
+        return head_cross_entropy(states, given["targets"], LogitHead(weight), torch.bfloat16)
 
     exact_loss, exact = gradient(plain_loss, torch.float32)
     rounded_loss, rounded = gradient(plain_loss, torch.bfloat16)

@@ -18,7 +18,7 @@ from steerlm.batching.ragged_attention import RAGGED
 from steerlm.errors import UserError
 from steerlm.training import loop
 from steerlm.training.checkpoints import complete_checkpoints, last_checkpoint
-from steerlm.training.head_loss import Head, head_cross_entropy
+from steerlm.training.head_loss import LogitHead, head_cross_entropy
 from steerlm.training.losses import Loss
 from steerlm.training.trainer import SteerTrainer
 from tests.small_training import (
@@ -43,7 +43,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, torch.d
     """Return what the loss will be given: hidden states, and in what it computes."""
     given: list[tuple[torch.Tensor, torch.dtype]] = []
 
-    def watch(states: torch.Tensor, targets: torch.Tensor, head: Head, dtype: torch.dtype, *more: Any) -> torch.Tensor:
+    def watch(
+        states: torch.Tensor, targets: torch.Tensor, head: LogitHead, dtype: torch.dtype, *more: Any
+    ) -> torch.Tensor:
         given.append((states.detach(), dtype))
         return head_cross_entropy(states, targets, head, dtype, *more)
 

@@ -45,7 +45,7 @@ _SAFE = 1e30
 """Sum of exponentials that is safely below what fp32 holds."""
 
 
-class Head(NamedTuple):
+class LogitHead(NamedTuple):
     """What turns hidden states into logits.
 
     Attributes:
@@ -66,7 +66,7 @@ class Head(NamedTuple):
 
 
 def head_cross_entropy(
-    states_N_H: Tensor, targets_N: Tensor, head: Head, dtype: torch.dtype, apart: bool = False
+    states_N_H: Tensor, targets_N: Tensor, head: LogitHead, dtype: torch.dtype, apart: bool = False
 ) -> Tensor:
     """Return the cross-entropy of the targets, summed, at least in fp32.
 
@@ -103,7 +103,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
         bias_V: Tensor | None,
         rows_K_H: Tensor | None,
         targets_N: Tensor,
-        head: Head,
+        head: LogitHead,
         dtype: torch.dtype,
         apart: bool,
     ) -> Tensor:
@@ -140,7 +140,7 @@ class _Computed(NamedTuple):
 def _computed(
     states_N_H: Tensor,
     targets_N: Tensor,
-    head: Head,
+    head: LogitHead,
     dtype: torch.dtype,
     wanted: _Wanted,
     counts_N: Tensor | None = None,
@@ -172,7 +172,7 @@ class _Work:
         wide: in what sums are computed.
     """
 
-    def __init__(self, head: Head, dtype: torch.dtype, wanted: _Wanted, positions: int):
+    def __init__(self, head: LogitHead, dtype: torch.dtype, wanted: _Wanted, positions: int):
         self.head, self.dtype, self.wanted = head, dtype, wanted
         self.wide = torch.float64 if dtype == torch.float64 else torch.float32
         self.vocabulary = len(head.weight)

@@ -15,13 +15,13 @@ from transformers.utils import is_liger_kernel_available
 
 from steerlm.batching.shared_prompts import core_model
 from steerlm.checkpoint.token_rows import output_layer
-from steerlm.training.head_loss import Head, head_cross_entropy
+from steerlm.training.head_loss import LogitHead, head_cross_entropy
 from steerlm.training.losses import response_cross_entropy, token_log_probabilities
 
 log = logging.getLogger(__name__)
 
 
-class _Wanted(NamedTuple):
+class _Asked(NamedTuple):
     places_N: Tensor
     targets_N: Tensor
     apart: bool
@@ -43,7 +43,7 @@ class ResponseLoss:
         head = core.get_output_embeddings()
         assert head is not None
         self._core = core
-        self._wanted: _Wanted | None = None
+        self._wanted: _Asked | None = None
         self._loss: Tensor | None = None
         self._checked = False
         self._in_pieces = output_layer(core) is not None
@@ -63,7 +63,7 @@ class ResponseLoss:
         assert layer is not None
         config = self._core.config.get_text_config()
         scale, cap = _scale(config), getattr(config, "final_logit_softcapping", None)
-        head = Head(layer.linear.weight, layer.linear.bias, scale, cap, layer.ids, layer.rows)
+        head = LogitHead(layer.linear.weight, layer.linear.bias, scale, cap, layer.ids, layer.rows)
         self._loss = _cross_entropy(states_N_H, targets_N, head, apart)
         # wrappers look for gradients that come through what the model returns
         return _probe(states.device) + 0 * self._loss.sum()
@@ -80,7 +80,7 @@ class ResponseLoss:
             arguments: what the model is called with.
             apart: whether to return the loss of every token (N,).
         """
-        self._wanted = _Wanted(places_N, targets_N, apart)
+        self._wanted = _Asked(places_N, targets_N, apart)
         try:
             logits: Tensor = model(**arguments).logits
             loss, self._loss = self._loss, None
@@ -124,7 +124,7 @@ def _probe(device: torch.device) -> Tensor:
     return torch.tensor([-50.0, -1.0, 0.5, 30.0], device=device)
 
 
-def _cross_entropy(states_N_H: Tensor, targets_N: Tensor, head: Head, apart: bool) -> Tensor:
+def _cross_entropy(states_N_H: Tensor, targets_N: Tensor, head: LogitHead, apart: bool) -> Tensor:
     """Return the cross-entropy, by liger's kernels on CUDA where they are installed."""
     kind = states_N_H.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
