@@ -392,10 +392,11 @@ def badness(scores: Scores | None, plan: Plan, schema: AttributeSchema) -> float
     if scores is None:
         return float("inf")
     if plan.weights is not None:
-        return -sum(weight * schema[name].to_unit(scores[name].mean) for name, weight in plan.weights.items())
+        weighted = ((name, weight) for name, weight in plan.weights.items() if name in scores)
+        return -sum(weight * schema[name].to_unit(scores[name].mean) for name, weight in weighted)
     total = 0.0
     for name, wish in plan.setting.attributes.items():
-        if name not in schema:
+        if name not in schema or name not in scores:  # a measure that this answer does not define
             continue
         attribute, score = schema[name], scores[name]
         if attribute.kind == "categorical":

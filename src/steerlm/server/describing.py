@@ -98,7 +98,7 @@ def classification_json(service: Service, dials: Dials, scored: Scored, reply_id
             raise ApiError("context_length_exceeded", message, "messages")
         outputs: dict[str, float] = {}
         for attribute in model.schema:
-            if not is_shown(attribute.name, dials):
+            if not is_shown(attribute.name, dials) or attribute.name not in scores:
                 continue
             score = scores[attribute.name]
             if attribute.kind == "ordinal":

@@ -20,7 +20,8 @@ from steerlm.generation.demonstrations import read_demonstrations
 from steerlm.generation.engine import steerable
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.worker import process_worker
-from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
+from steerlm.scorers.attribute_models import LoadedAttributeModel
+from steerlm.scorers.labelling import SchemaLabels
 from steerlm.server.app import create_app
 from steerlm.server.backend import Backend
 from steerlm.server.feasibility import TrainedCombinations
@@ -29,7 +30,7 @@ from steerlm.server.local import LocalBackend
 from steerlm.server.metrics import Metrics
 from steerlm.server.policy import Policy, load_policy
 from steerlm.server.proposing import fit_proposer
-from steerlm.server.service import Service, trained_schema
+from steerlm.server.service import Service, answer_scorer, trained_schema
 from steerlm.server.upstream import Upstream, UpstreamBackend
 from steerlm.server.vllm import load_vllm_backend
 from steerlm.storage.files import read_yaml
@@ -39,7 +40,7 @@ def build_service(
     names: Sequence[str],
     info: CheckpointInfo,
     policy: Policy,
-    attribute_model: LoadedAttributeModel | None,
+    attribute_model: LoadedAttributeModel | SchemaLabels | None,
     make_backend: Callable[[Metrics], Backend],
     examples: Path | None = None,
 ) -> Service:
@@ -83,7 +84,7 @@ def load_service(
     limits = policy.limits
     local = upstream is None and engine == "local"
     worker = process_worker(model, batch_size) if local else None  # loads while this process goes on
-    scorer = None if attribute_model is None else load_attribute_model(attribute_model)
+    scorer = answer_scorer(info.schema, attribute_model)
 
     def make_backend(metrics: Metrics) -> Backend:
         if upstream is None and worker is None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from steerlm.attributes import AttributeSchema
@@ -16,7 +17,9 @@ from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.conversation import Message, Role
 from steerlm.errors import UserError
 from steerlm.generation.demonstrations import Demonstrations
-from steerlm.scorers.attribute_models import LoadedAttributeModel
+from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
+from steerlm.scorers.dials import check_dials, without_own_measures
+from steerlm.scorers.labelling import SchemaLabels, open_labels
 from steerlm.scorers.protocol import Scores
 from steerlm.server.backend import Backend
 from steerlm.server.errors import ApiError
@@ -46,7 +49,8 @@ class Service:
         schema: the attributes it was trained on.
         trained: which combinations of them.
         policy: locks, presets, limits.
-        attribute_model: scores answers; None where none was given.
+        attribute_model: scores answers, together with the measures that the model's schema names; None where there
+            are neither.
         created: when the server started, in Unix seconds.
         metrics: counters and gauges.
         demonstrations: training answers that can be shown; None where no file was given.
@@ -58,7 +62,7 @@ class Service:
     schema: AttributeSchema
     trained: TrainedCombinations
     policy: Policy
-    attribute_model: LoadedAttributeModel | None
+    attribute_model: LoadedAttributeModel | SchemaLabels | None
     created: int
     metrics: Metrics
     demonstrations: Demonstrations | None = None
@@ -113,12 +117,40 @@ class Service:
         self._scoring.shutdown(cancel_futures=True)
 
 
-def _score(model: LoadedAttributeModel, conversations: Sequence[Sequence[Message]]) -> Scored:
+def answer_scorer(schema: AttributeSchema, attribute_model: Path | None) -> LoadedAttributeModel | SchemaLabels | None:
+    """Return what scores answers: an attribute model, and the exact measures that the schema names.
+
+    Own functions and classifiers that a checkpoint names are not called: it may be a stranger's.
+    """
+    measured = tuple(a for a in without_own_measures(schema) if a.measure and (a.cuts or a.kind == "categorical"))
+    model = None if attribute_model is None else load_attribute_model(attribute_model)
+    theirs = model.schema.attributes if model is not None else ()
+    if not measured or any(a.name == b.name for a in measured for b in theirs):
+        return model
+    try:
+        check_dials(AttributeSchema(measured))
+    except UserError:  # a package for it is not installed: the model is served without these scores
+        return model
+    return open_labels(AttributeSchema((*theirs, *measured)), attribute_model, loaded=model)
+
+
+def _score(model: LoadedAttributeModel | SchemaLabels, conversations: Sequence[Sequence[Message]]) -> Scored:
+    if isinstance(model, SchemaLabels):
+        return _score_all(model, conversations)
     scorable = [messages for messages in conversations if messages[-1].content.strip()]
     encoded = iter(model.encode([alternating(messages) for messages in scorable]))
     rows = [next(encoded) if messages[-1].content.strip() else None for messages in conversations]
     num_tokens = sum(len(row) for row in rows if row is not None)
     return Scored(model.score_encoded(rows, _SCORING_TOKENS), num_tokens)
+
+
+def _score_all(labels: SchemaLabels, conversations: Sequence[Sequence[Message]]) -> Scored:
+    learned = Scored([None] * len(conversations), 0) if labels.model is None else _score(labels.model, conversations)
+    said = [alternating(messages) if messages[-1].content.strip() else None for messages in conversations]
+    asked = [messages for messages in said if messages is not None]
+    measured = iter(labels.measures.score(asked) if labels.measures is not None else [None] * len(asked))
+    rows = [None if messages is None else next(measured) for messages in said]
+    return Scored(labels.merge(conversations, learned.scores, rows), learned.num_tokens)
 
 
 def alternating(messages: Sequence[Message]) -> list[Message]:

@@ -1,0 +1,130 @@
+"""A run without raters: a measure, a classifier and a judge say the values, from recipe to evaluation."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from steerlm.checkpoint.models import load_info
+from steerlm.cli import main
+from steerlm.config import load_recipe
+from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
+from steerlm.results.evaluation import read_evaluation
+from steerlm.runs import RunFolder
+from tests.scorers.test_classifiers import WORDS, save
+from tests.studies.judge.fake_endpoint import FakeEndpoint
+from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
+
+
+def reply(body: dict[str, Any]) -> str:
+    answer = re.search(r"Response to Rate\]\n(.*?)\n\[The End", body["messages"][-1]["content"], re.DOTALL)
+    assert answer is not None
+    return f"warmth: [[{4 if 'kind' in answer[1] else 0}]]"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> dict[str, Any]:
+    records = [
+        Conversation(
+            f"r{i}",
+            (Message("user", f"Q{i}?"), Message("assistant", " ".join(WORDS[(i + j) % 10] for j in range(i % 7 + 1)))),
+        )
+        for i in range(60)
+    ]
+    write_conversations(tmp_path / "chats.jsonl", records)
+    tokenizer = byte_tokenizer(None)
+    random_model(tiny_llama_config(len(tokenizer))).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    toxic = {"model": str(save(tmp_path / "c", ["fine", "toxic"])), "label": "toxic"}
+    return {
+        "name": "dials",
+        "run_dir": str(tmp_path / "run"),
+        "attributes": [
+            {"name": "length", "measure": "words", "maximum": 2},
+            {"name": "toxicity", "maximum": 1, "classifier": toxic},
+        ],
+        "prepare": {
+            "sources": [{"name": "chats", "format": "messages", "path": str(tmp_path / "chats.jsonl")}],
+            "validation_fraction": 0.2,
+        },
+        "train_sft": {
+            "base_model": str(tmp_path / "base"),
+            "max_steps": 2,
+            "max_length": 256,
+            "tokens_per_batch": 1024,
+            "warmup_steps": 0,
+        },
+        "evaluate": {"num_prompts": 2, "max_new_tokens": 8, "settings": ["defaults"]},
+    }
+
+
+def test_no_people_and_no_attribute_model(recipe: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    assert main(["run", str(path), "--force"]) in (0, 1)
+    run = RunFolder(load_recipe(path))
+    assert run.paths.finished() == ["prepare", "annotate", "train_sft", "evaluate"]
+    (low, high) = run.schema["length"].cuts
+    info = load_info(run.paths.model("train_sft"))
+    assert info.schema == run.schema, "the checkpoint carries the cuts"
+    for record in read_conversations(run.labelled[0], run.schema):
+        message = record.messages[-1]
+        count = len(message.content.split())
+        assert message.attributes is not None
+        assert message.attributes["length"] == (count >= low) + (count >= high)
+    results = read_evaluation(run.path)
+    assert results is not None
+    by_label = {scorer.label: scorer for scorer in results.scorers}
+    assert by_label["the dial's own measure (exact)"].independent
+    assert not by_label["classifier c"].independent, "it labelled the training data"
+    assert results.headline_scorer["length"] == "dials"
+
+
+def test_a_judge_teaches_the_attribute_model(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["attributes"] = [recipe["attributes"][0], {"name": "warmth", "judge": {"ratings": 40}}]
+    training = {key: recipe["train_sft"][key] for key in ("base_model", "max_steps", "max_length", "tokens_per_batch")}
+    recipe["train_attribute_model"] = training
+    path = tmp_path / "recipe.yaml"
+    with FakeEndpoint(reply) as endpoint:
+        judge = {"model": "m", "base_url": endpoint.base_url}
+        recipe["label"] = judge
+        recipe["evaluate"]["judge"] = {**judge, "folder": str(tmp_path / "evaluation")}
+        path.write_text(yaml.safe_dump(recipe))
+        assert main(["run", str(path), "--force"]) in (0, 1)
+    run = RunFolder(load_recipe(path))
+    assert run.paths.finished() == ["prepare", "label", "train_attribute_model", "annotate", "train_sft", "evaluate"]
+    model = load_info(run.paths.attribute_model)
+    assert model.schema.names == ("warmth",)
+    assert model.provenance["taught_by"] == ["judge:m"]
+    tellers = {who for r in read_conversations(run.labelled[0], run.schema) for who in r.messages[-1].tellers}
+    assert {who.split(":")[0] for who in tellers} == {"measure", "model"}
+    results = read_evaluation(run.path)
+    assert results is not None
+    assert not next(scorer for scorer in results.scorers if scorer.id == "judge").independent
+    assert json.loads((run.path / "label" / "summary.json").read_text())["asked"] == {"warmth": 40}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attributes": [{"name": "smiles", "measure": "emoji"}]}, "emoji is 0 on all"),
+        ({"attributes": [{"name": "quality"}]}, "nobody says the value of 'quality'"),
+        (
+            {"attributes": [{"name": "x", "measure": "language", "categories": ["en", "ja"]}]},
+            "is 'ja'|defines language",
+        ),
+    ],
+)
+def test_what_cannot_be_learned_ends_after_prepare(
+    recipe: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe | changes))
+    assert main(["run", str(path)]) == 2
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+    assert not (tmp_path / "run" / "train_sft").exists()
