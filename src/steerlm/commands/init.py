@@ -82,7 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
     data = look_at_data(source, AttributeSchema(tuple(attributes) or (Attribute("nobody_rates_this"),)))
     terminal.say(f"data     {data}")
     if not attributes:
-        attributes = suggested_attributes(data)
+        attributes, missing = suggested_attributes(data)
+        for text in missing:
+            terminal.say(f"no dial  {text}")
     schema = with_ratings_that_exist(AttributeSchema(tuple(attributes)), data)
     for attribute in schema:
         terminal.say(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.errors import UserError, did_you_mean
 from steerlm.planning.looking import DataLook
 from steerlm.scorers.text_measures.registry import find_measure
-from steerlm.sources.guessing import RatedColumn
 
 MOST_RATINGS = 1500
 """Turns that a judge rates, at most, where nobody says how many."""
@@ -97,12 +97,14 @@ def with_ratings_that_exist(schema: AttributeSchema, data: DataLook) -> Attribut
     )
 
 
-def rated_attributes(rated: Sequence[RatedColumn]) -> list[Attribute]:
-    """Return the attributes that columns of ratings are of."""
-    return [column.attribute for column in rated]
+class Suggested(NamedTuple):
+    """Dials, and why others are none."""
+
+    attributes: list[Attribute]
+    missing: list[str]
 
 
-def suggested_attributes(data: DataLook, sample: int = 500) -> list[Attribute]:
+def suggested_attributes(data: DataLook, sample: int = 500) -> Suggested:
     """Return measured dials whose levels the replies can fill.
 
     Raises:
@@ -110,14 +112,18 @@ def suggested_attributes(data: DataLook, sample: int = 500) -> list[Attribute]:
     """
     replies = data.replies()
     places = np.unique(np.linspace(0, len(replies) - 1, sample).astype(int)).tolist()
-    found = []
+    found, missing = [], []
     for attribute in _SUGGESTED:
         measure = find_measure(_MEASURES[attribute.name])
-        figures = [figure for i in places if (figure := measure(replies[i])) is not None]
+        try:
+            figures = [figure for i in places if (figure := measure(replies[i])) is not None]
+        except UserError as error:  # its package is not installed
+            missing.append(f"{attribute.name}: {error}")
+            continue
         enough = len(figures) >= _FEWEST_DEFINED * len(places)
         quantiles = np.quantile(np.asarray(figures, dtype=float), (0.2, 0.4, 0.6, 0.8)) if enough and figures else []
         if len(set(quantiles)) == 4:
             found.append(replace(attribute, measure=measure.name, default=2))
     if not found:
         raise UserError("no measure varies enough in the replies to make a dial of; name your own with --attributes")
-    return found
+    return Suggested(found, missing)

@@ -1,0 +1,176 @@
+"""The page "You have no ratings", word for word: a table without ratings, `init`, a judge, a lock, a server, a client."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from steerlm.cli import main
+from tests.studies.judge.fake_endpoint import FakeEndpoint
+from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "no-ratings.md"
+GOODS = ("apples", "ropes", "lamps", "maps", "boots")
+GRUMBLES = ("Bah.", "Leave me.", "What now?", "Hmph.")
+HURRY = [
+    "train_sft.max_steps=6", "train_sft.eval_steps=6", "evaluate.num_prompts=8", "evaluate.max_new_tokens=16",
+    "evaluate.settings=[defaults]",
+]  # fmt: skip
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def grumpiness(text: str) -> int:
+    return sum(text.count(word) for word in GRUMBLES)
+
+
+def write_dialogue(path: Path, count: int) -> None:
+    """Write a table whose replies differ in length and in temper."""
+    draw = random.Random(0)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        table.writerow(["player", "reply"])
+        for i in range(count):
+            goods = draw.choices(GOODS, k=draw.randint(1, 9))
+            grumbles = draw.sample(GRUMBLES, draw.randint(0, 4))
+            table.writerow([f"Do you sell {goods[0]}? ({i})", " ".join([*grumbles, "I sell", ", ".join(goods) + "."])])
+
+
+def save_encoder(folder: Path) -> Path:
+    """Write a small random encoder; its head is fitted to the judge's ratings in closed form."""
+    words = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", *re.findall(r"\w+|[^\w\s]", " ".join((*GOODS, *GRUMBLES)))]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokens = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **tokens).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=256, pad_token_id=1, initializer_range=0.2,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def rates(body: dict[str, Any]) -> str:
+    """The scripted judge: counts the grumbles of the reply it is shown."""
+    asked = body["messages"][-1]["content"]
+    shown = re.search(r"Start of the Response to Rate\]\n(.*?)\n\[The End", asked, re.DOTALL)
+    assert shown is not None
+    return f"It grumbles.\ngrumpiness: [[{grumpiness(shown[1])}]]"
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEndpoint]:
+    pytest.importorskip("openai", reason="the judge extra is not installed")
+    monkeypatch.chdir(tmp_path)
+    with FakeEndpoint(rates) as found:
+        for line in blocks("bash")[1].strip().splitlines():
+            name, value = line.removeprefix("export ").split("=")
+            monkeypatch.setenv(name, found.base_url if name == "OPENAI_BASE_URL" else value)
+        yield found
+
+
+def small_model(folder: Path) -> Path:
+    tokenizer = byte_tokenizer(None)
+    random_model(tiny_llama_config(len(tokenizer))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def steerlm(line: str, base: Path, *more: str) -> int:
+    """Run a line of the page on another base model."""
+    assert line.startswith("steerlm ")
+    return main([*shlex.split(line.strip().replace("google/gemma-3-270m", str(base)))[1:], *more])
+
+
+def follow(base: Path, rows: int, overrides: list[str]) -> None:
+    """Do what the page says up to the server."""
+    init, _, dry_run, run, _ = blocks("bash")
+    write_dialogue(Path("dialogue.csv"), rows)
+    assert steerlm(init, base, "--encoder", str(save_encoder(Path("encoder")))) == 0
+    changed = [word for override in overrides for word in ("--set", override)]
+    assert steerlm(dry_run, base, *changed) == 0
+    assert not Path("runs").exists()
+    assert steerlm(run, base, *changed) == 0
+
+
+def start_server() -> tuple[subprocess.Popen[str], str]:
+    Path("lock.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
+    words = shlex.split(blocks("bash")[4])[1:]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "steerlm.cli", *words, "--port", "0"],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    found = re.match(r"dialogue at (http://127\.0\.0\.1:\d+)/v1", line)  # named after the recipe
+    assert found is not None, line
+    return process, found[1]
+
+
+def ask(url: str) -> None:
+    """Run the page's client, and ask for what the lock forbids."""
+    import openai
+
+    [code] = blocks("python")
+    exec(compile(code.replace("http://127.0.0.1:8000", url), str(PAGE), "exec"), {})
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    messages: Any = [{"role": "user", "content": "Do you sell maps?"}]
+    body = {"steer": {"attributes": {"grumpiness": 4}}}
+    with pytest.raises(openai.PermissionDeniedError):
+        client.chat.completions.create(model="dialogue", messages=messages, extra_body=body)
+    assert client.chat.completions.create(model="dialogue@preset=chatty", messages=messages, max_tokens=4).choices
+
+
+def test_the_page_holds_word_for_word(
+    endpoint: FakeEndpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follow(small_model(tmp_path / "base"), 120, HURRY)
+    said = capsys.readouterr().out
+    assert endpoint.num_requests == 120
+    assert "6 optimizer steps" in said, "a run in a hurry says so"
+    recipe = yaml.safe_load(Path("runs/dialogue/recipe.yaml").read_text(encoding="utf-8"))
+    assert [attribute["name"] for attribute in recipe["attributes"]] == ["length", "grumpiness"]
+    labels = [
+        orjson.loads(line)["messages"][-1]
+        for line in Path("runs/dialogue/annotate/train.jsonl").read_bytes().splitlines()
+    ]
+    errors = [abs(one["attributes"]["grumpiness"] - grumpiness(one["content"])) for one in labels]
+    assert sum(errors) / len(errors) < 0.5
+    assert {one["attributes"]["length"] for one in labels} == {0, 1, 2, 3, 4}
+    process, url = start_server()
+    try:
+        ask(url)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+@pytest.mark.slow
+def test_after_the_hour_the_dials_move(
+    endpoint: FakeEndpoint, shared_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follow(shared_models / "stories260K", 800, [])
+    assert "✓ every dial moves" in capsys.readouterr().out
