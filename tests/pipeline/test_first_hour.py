@@ -1,4 +1,4 @@
-"""The page "You have no ratings", word for word: a table without ratings, `init`, a judge, a lock, a server, a client."""
+"""The page "You have no ratings", word for word: a table, `init`, a judge, a run, a lock, a server, a client."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_dialogue(path: Path, count: int) -> None:
 
 def save_encoder(folder: Path) -> Path:
     """Write a small random encoder; its head is fitted to the judge's ratings in closed form."""
-    words = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", *re.findall(r"\w+|[^\w\s]", " ".join((*GOODS, *GRUMBLES)))]
+    words = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", *"01234", *re.findall(r"\w+|[^\w\s]", " ".join((*GOODS, *GRUMBLES)))]
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -147,9 +147,9 @@ def ask(url: str) -> None:
 def test_the_page_holds_word_for_word(
     endpoint: FakeEndpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    follow(small_model(tmp_path / "base"), 120, HURRY)
+    follow(small_model(tmp_path / "base"), 80, HURRY)
     said = capsys.readouterr().out
-    assert endpoint.num_requests == 120
+    assert 60 < endpoint.num_requests <= 80  # what is said twice is rated once
     assert "6 optimizer steps" in said, "a run in a hurry says so"
     recipe = yaml.safe_load(Path("runs/dialogue/recipe.yaml").read_text(encoding="utf-8"))
     assert [attribute["name"] for attribute in recipe["attributes"]] == ["length", "grumpiness"]
