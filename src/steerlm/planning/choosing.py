@@ -137,8 +137,11 @@ def attribute_model(setting: InitSetting) -> Section | None:
         return None
     if setting.encoder != setting.model.name:
         return {"base_model": Chosen(setting.encoder, "an encoder: its head is fitted in a minute")}
-    why = "no encoder is at hand; one (--encoder) learns more from few ratings, in a minute"
-    return {**training(setting), "base_model": Chosen(setting.encoder, why)}
+    return {
+        "base_model": Chosen(setting.encoder, "no encoder is at hand; one (--encoder) learns more from few ratings"),
+        "head_only": Chosen(True, "a head on what the model sees, fitted in closed form: few ratings teach no more"),
+        "max_length": _longest(setting),
+    }
 
 
 def evaluation(setting: InitSetting) -> Section:

@@ -1,0 +1,129 @@
+"""Measure how fast a header is learned on the playground, by option of `train-sft`.
+
+    python docs/results_header.py runs/playground WORK [SEED …]        (after `make quickstart`; resumable)
+    make docs
+
+Every option and seed is a short training of the run's base model on its annotated data; `header_gain` is what
+`train-sft` logs after every validation, Spearman the exact measure of every dial on held-out prompts at the end. The
+figures are kept in `docs/results/header.json`; the page is made from them alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from steerlm.reporting.formatting import markdown_table
+
+RESULT = Path(__file__).resolve().parent / "results" / "header.json"
+STEPS, VALIDATIONS = 240, 6
+OPTIONS: dict[str, dict[str, object]] = {
+    "as it is": {},
+    "twice the rate": {"learning_rate": 8e-3},
+    "half the rate": {"learning_rate": 2e-3},
+    "half the batch, as many examples": {"tokens_per_batch": 768, "max_steps": 2 * STEPS},
+    "no decoys": {"header_decoys": 0.0},
+    "no dropout of headers": {"attribute_dropout": 0.0, "header_dropout": 0.0},
+    "header of the template nemo": {"template": "nemo"},
+}
+"""What is tried, as changes of the recipe's section `train_sft`."""
+_PROMPTS, _MAX_NEW_TOKENS = 24, 160
+
+
+def learn(run: Path, work: Path, option: str, seed: int, steps: int = STEPS) -> dict[str, Any]:
+    """Train with one option and return its course; what is finished in `work` is not done again."""
+    from steerlm.config import EvaluateConfig, load_recipe
+    from steerlm.results.evaluation import read_evaluation
+    from steerlm.runs import RunPaths
+    from steerlm.stages.evaluate.stage import evaluate
+    from steerlm.stages.train_sft import train_sft
+
+    recipe = load_recipe(run / "recipe.yaml")
+    paths, out = RunPaths(run), work / f"{option.replace(' ', '-').replace(',', '')}-{seed}"
+    changes = {"max_steps": steps, **OPTIONS[option]}
+    changes["eval_steps"] = max(1, int(str(changes["max_steps"])) // VALIDATIONS)
+    base = str(paths.model("playground").parent / "base_model")
+    section = recipe.train_sft.model_copy(update={"base_model": base, "warmup_steps": min(20, steps // 4), **changes})
+    summary = train_sft(section, *paths.splits("annotate"), recipe.schema_, out, seed)
+    evaluation = EvaluateConfig(
+        measure="playground", num_prompts=_PROMPTS, max_new_tokens=_MAX_NEW_TOKENS, settings=("defaults",)
+    )
+    prompts = run / "playground" / "prompts.jsonl"
+    evaluate(evaluation, {"sft": out / "model"}, prompts, recipe.schema_, out / "evaluation", seed=seed)
+    results = read_evaluation(out / "evaluation")
+    assert results is not None
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    epoch = summary["steps"] / summary["epochs"]
+    return {
+        "gain": [
+            [round(row["step"] / epoch * summary["train"]["records"]), row["header_gain"]]
+            for row in rows
+            if "header_gain" in row
+        ],
+        "loss": summary["validation_loss"],
+        "spearman": {row.attribute: row.dial.spearman.value for row in results.headline_dials()},
+    }
+
+
+def measure(run: Path, work: Path, seeds: Sequence[int], result: Path = RESULT) -> None:
+    """Add every option and seed to the result file, as each is finished."""
+    from steerlm.storage.files import write_json
+
+    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+    for seed in seeds:
+        for option in OPTIONS:
+            if str(seed) not in found.setdefault(option, {}):
+                found[option][str(seed)] = learn(run, work, option, seed)
+                write_json(result, found)
+
+
+def table(found: Mapping[str, Any] | None = None) -> str:
+    """Return the table of the page: gain by examples seen, loss and mean Spearman, each over the seeds."""
+    if found is None:
+        found = json.loads(RESULT.read_text(encoding="utf-8"))
+    rows = []
+    for option, seeds in found.items():
+        runs = list(seeds.values())
+        if not runs:
+            continue
+        courses = [[gain for _, gain in run["gain"]] for run in runs]
+        at = [runs[0]["gain"][place][0] for place in (1, 3, -1)]
+        gained = [_over([course[place] for course in courses]) for place in (1, 3, -1)]
+        means = [sum(run["spearman"].values()) / len(run["spearman"]) for run in runs]
+        rows.append(
+            [
+                option,
+                str(len(runs)),
+                *(f"{gain} ({examples:,})" for gain, examples in zip(gained, at, strict=True)),
+                _over([run["loss"] for run in runs]),
+                _over(means),
+                _over([min(run["spearman"].values()) for run in runs]),
+            ]
+        )
+    columns = [
+        "option",
+        "seeds",
+        "gain at 1/3 (examples)",
+        "at 2/3",
+        "at the end",
+        "held-out loss",
+        "Spearman",
+        "lowest dial",
+    ]
+    return markdown_table(columns, rows)
+
+
+def _over(values: Sequence[float]) -> str:
+    """Return the mean and, of several seeds, the range."""
+    mean = f"{sum(values) / len(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} [{min(values):.3f}, {max(values):.3f}]"
+
+
+BLOCKS = {"header-speed": table}
+
+if __name__ == "__main__":
+    run_dir, work_dir, *numbers = sys.argv[1:]
+    measure(Path(run_dir), Path(work_dir), [int(number) for number in numbers] or [0, 1, 2])
