@@ -15,10 +15,7 @@ from typing import Any
 
 import orjson
 import pytest
-import torch
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from steerlm.cli import main
 from tests.studies.judge.fake_endpoint import FakeEndpoint
@@ -51,26 +48,6 @@ def write_dialogue(path: Path, count: int) -> None:
             goods = draw.choices(GOODS, k=draw.randint(1, 9))
             grumbles = draw.sample(GRUMBLES, draw.randint(0, 4))
             table.writerow([f"Do you sell {goods[0]}? ({i})", " ".join([*grumbles, "I sell", ", ".join(goods) + "."])])
-
-
-def save_encoder(folder: Path) -> Path:
-    """Write a small random encoder; its head is fitted to the judge's ratings in closed form."""
-    words = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", *"01234", *re.findall(r"\w+|[^\w\s]", " ".join((*GOODS, *GRUMBLES)))]
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokens = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=backend, **tokens).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=256, pad_token_id=1, initializer_range=0.2,
-    )  # fmt: skip
-    BertForSequenceClassification(config).save_pretrained(folder)
-    return folder
 
 
 def rates(body: dict[str, Any]) -> str:
@@ -109,7 +86,7 @@ def follow(base: Path, rows: int, overrides: list[str]) -> None:
     """Do what the page says up to the server."""
     init, _, dry_run, run, _ = blocks("bash")
     write_dialogue(Path("dialogue.csv"), rows)
-    assert steerlm(init, base, "--encoder", str(save_encoder(Path("encoder")))) == 0
+    assert steerlm(init, base) == 0
     changed = [word for override in overrides for word in ("--set", override)]
     assert steerlm(dry_run, base, *changed) == 0
     assert not Path("runs").exists()
