@@ -11,6 +11,7 @@ figures are kept in `docs/results/header.json`; the page is made from them alone
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,7 +65,11 @@ def learn(run: Path, work: Path, option: str, seed: int, steps: int = STEPS) -> 
             if "header_gain" in row
         ],
         "loss": summary["validation_loss"],
-        "spearman": {row.attribute: row.dial.spearman.value for row in results.headline_dials()},
+        # answers that are alike follow nothing
+        "spearman": {
+            row.attribute: row.dial.spearman.value if math.isfinite(row.dial.spearman.value) else 0.0
+            for row in results.headline_dials()
+        },
     }
 
 
