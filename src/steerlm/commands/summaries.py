@@ -251,6 +251,16 @@ def _error_text(held_out: Mapping[str, Any]) -> str:
     )
 
 
+def _paired(summary: Mapping[str, Any]) -> str:
+    kinds = ", ".join(f"{count:,} {how}" for how, count in summary["kinds"].items())
+    moved = ", ".join(f"{number}: {count:,}" for number, count in summary["moved"].items())
+    together = "; ".join(f"{names} {share:.0%}" for names, share in summary["same_way"].items())
+    return (
+        f"{summary['pairs']:,} pairs of {summary['texts']:,} texts ({kinds}); attributes that move, by number: {moved}"
+        f"; the same way where both move: {together}"
+    )
+
+
 _KEPT = {
     "prepare": _prepared,
     "label": _labelled,
@@ -261,4 +271,5 @@ _KEPT = {
     "refine": _refined,
     "contrast": _contrasted,
     "reinforce": _reinforced,
+    "pairs": _paired,
 }

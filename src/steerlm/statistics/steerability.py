@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from steerlm.statistics.estimates import Estimate, FloatArray, cluster_bootstrap, mean, median
 
@@ -155,3 +157,24 @@ def explained(moved: FloatArray, predicted: FloatArray) -> float:
     """Return the share of the movements' variance around their mean that a prediction explains (R2, may be below 0)."""
     total = float(((moved - moved.mean(axis=0)) ** 2).sum()) if len(moved) else 0.0
     return 1 - float(((moved - predicted) ** 2).sum()) / total if total else math.nan
+
+
+def uniform_weights(points: FloatArray, random: np.random.RandomState) -> FloatArray:
+    """Return how likely each point should be drawn for the draws to fill 0..1 evenly; they sum to 1.
+
+    The ratio of a uniform density to that of the points, by a logistic regression that tells them apart (ridge of
+    strength 1, as scikit-learn's default).
+    """
+    num, d = points.shape
+    x = np.vstack([points, random.rand(num, d)])
+    sign = np.repeat([1.0, -1.0], num)
+
+    def loss(w: FloatArray) -> tuple[float, FloatArray]:
+        margin = sign * (x @ w[:d] + w[d])
+        pull = -sign * expit(-margin)
+        gradient = np.append(x.T @ pull + w[:d], pull.sum())
+        return float(np.logaddexp(0, -margin).sum() + w[:d] @ w[:d] / 2), gradient
+
+    found = minimize(loss, np.zeros(d + 1), jac=True, method="L-BFGS-B").x
+    ratio = np.exp(-(points @ found[:d] + found[d]))
+    return np.asarray(ratio / ratio.sum(), dtype=np.float64)

@@ -13,6 +13,7 @@ import pytest
 
 from steerlm.errors import UserError
 from steerlm.scorers.goal_measures import GOALS
+from steerlm.statistics.steerability import uniform_weights
 from steerlm.studies.steerbench.probe import (
     PUBLISHED_BOUNDS,
     Bounds,
@@ -20,7 +21,6 @@ from steerlm.studies.steerbench.probe import (
     fit_bounds,
     make_probe,
     read_probe,
-    uniform_weights,
 )
 from steerlm.studies.steerbench.wording import clean_response, instruction
 

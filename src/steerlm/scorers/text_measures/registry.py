@@ -18,6 +18,7 @@ from steerlm.scorers.text_measures.reading import flesch_kincaid_grade, textstat
 from steerlm.scorers.text_measures.sentiment import sentiment
 from steerlm.scorers.text_measures.structure import code_share, emoji, list_items, markdown_share, questions
 from steerlm.scorers.text_measures.tagging import formality, lemma_mtld
+from steerlm.scorers.text_measures.tokens import nltk_tokens
 from steerlm.scorers.text_measures.words import count_sentences, count_words
 
 Measured = float | str | None
@@ -68,6 +69,7 @@ def _of_text(name: str, function: Callable[[str], Measured], about: str) -> Text
 
 _ALL = (
     _of_text("words", count_words, "how many words it has"),
+    _of_text("nltk_tokens", nltk_tokens, "how many words and signs it has, as SteerBench has it (extra `steerbench`)"),
     _of_text("sentences", count_sentences, "how many sentences it has"),
     TextMeasure("flesch_kincaid_grade", flesch_kincaid_grade, True, "how hard it is to read, in school years"),
     _of_text("textstat_grade", textstat_grade, "the same for English as textstat 0.7.5 has it (extra `steerbench`)"),

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from steerlm.errors import UserError, did_you_mean
 from steerlm.scorers.goal_measures import GOALS
+from steerlm.scorers.goal_measures import PUBLISHED_BOUNDS as GOAL_BOUNDS
 from steerlm.statistics.estimates import FloatArray
+from steerlm.statistics.steerability import uniform_weights
 from steerlm.storage.files import open_text_bytes
 
 LEAST_MOVE, FARTHEST_MOVE = 0.1, 0.7
@@ -40,10 +40,8 @@ class Bounds(NamedTuple):
         return {g: [float(a), float(b)] for g, a, b in zip(GOALS, self.low, self.high, strict=True)}
 
 
-PUBLISHED_BOUNDS = Bounds(
-    np.array([2.8, 44.84394871794872, 78.0, 40.37]), np.array([12.9, 128.54409583333333, 1509.0, 69.121634])
-)
-"""Of the benchmark: the 2.5th and 97.5th percentile of its 8,303 seed texts."""
+PUBLISHED_BOUNDS = Bounds(*np.array(GOAL_BOUNDS).T)
+"""Of the benchmark."""
 
 
 def fit_bounds(raw: FloatArray) -> Bounds:
@@ -93,27 +91,6 @@ class Probe:
     bounds: Bounds
     source: str
     published: bool = False
-
-
-def uniform_weights(points: FloatArray, random: np.random.RandomState) -> FloatArray:
-    """Return how likely each text should be drawn for the texts to fill the goals' space evenly; they sum to 1.
-
-    The ratio of a uniform density to that of the texts, by a logistic regression that tells them apart (ridge of
-    strength 1, as scikit-learn's default).
-    """
-    num, d = points.shape
-    x = np.vstack([points, random.rand(num, d)])
-    sign = np.repeat([1.0, -1.0], num)
-
-    def loss(w: FloatArray) -> tuple[float, FloatArray]:
-        margin = sign * (x @ w[:d] + w[d])
-        pull = -sign * expit(-margin)
-        gradient = np.append(x.T @ pull + w[:d], pull.sum())
-        return float(np.logaddexp(0, -margin).sum() + w[:d] @ w[:d] / 2), gradient
-
-    found = minimize(loss, np.zeros(d + 1), jac=True, method="L-BFGS-B").x
-    ratio = np.exp(-(points @ found[:d] + found[d]))
-    return np.asarray(ratio / ratio.sum(), dtype=np.float64)
 
 
 def draw_deltas(source: FloatArray, active: int, random: np.random.RandomState) -> FloatArray:

@@ -31,8 +31,8 @@ from steerlm.results.steerbench import (
     SteerbenchResult,
 )
 from steerlm.scorers.goal_measures import GOALS, GoalMeasures
-from steerlm.scorers.measures import words
 from steerlm.stages.pairs.edits import LENGTHS, edits_of
+from steerlm.stages.pairs.stage import INSTRUCTION, content_overlap
 from steerlm.statistics.estimates import FloatArray, cluster_bootstrap, mean
 from steerlm.statistics.steerability import (
     bins_of,
@@ -47,13 +47,12 @@ from steerlm.studies.compare.answering import AnswerSampling, answer_prompts
 from steerlm.studies.compare.systems import ComparedPrompt, System
 from steerlm.studies.judge.formats import read_answers
 from steerlm.studies.steerbench.probe import PUBLISHED_BOUNDS, Probe, ProbeRow, fit_bounds, make_probe
-from steerlm.studies.steerbench.wording import DIALS_PROMPT, clean_response, instruction
+from steerlm.studies.steerbench.wording import clean_response, instruction
 
 SHORTEST_TEXT, LONGEST_TEXT = 50, 2048
 """Tokens of a source text."""
 _CHUNK = 64
 _READING, _FORMALITY, _LENGTH = (GOALS.index(name) for name in ("reading_difficulty", "formality", "text_length"))
-_SHORTEST_CONTENT_WORD = 4
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ def _prompts(probe: Probe, schema: AttributeSchema | None, seed: int) -> list[Co
     random = np.random.RandomState(seed)
     prompts = []
     for number, row in enumerate(probe.rows):
-        words_ = instruction(row.delta, random) if schema is None else DIALS_PROMPT
+        words_ = instruction(row.delta, random) if schema is None else INSTRUCTION
         said = Message("user", f"{words_}\n\n{probe.texts[row.text]}")
         setting = None if schema is None else levels_of(schema, row.target)
         prompts.append(ComparedPrompt(f"{row.text}/{number}", (said,), "", seed * 1_000_003 + number, setting))
@@ -252,7 +251,7 @@ def _policy(
     together = columns.delta[:, _READING] * columns.delta[:, _FORMALITY]
     response = linear_response(*columns.unbinned[:2])
     mixed = columns.binned._replace(requested=columns.unbinned.requested)
-    overlaps = [_overlap(probe.texts[row.text], text) for row, text in given]
+    overlaps = [content_overlap(probe.texts[row.text], text) for row, text in given]
     return PolicyResult(
         name=name,
         mode=mode,
@@ -311,11 +310,6 @@ class _Columns:
 
 def _share(hits: np.ndarray) -> float:
     return float(hits.mean()) if len(hits) else float("nan")
-
-
-def _overlap(source: str, answer: str) -> float:
-    a, b = ({w for w in words(text) if len(w) >= _SHORTEST_CONTENT_WORD} for text in (source, answer))
-    return len(a & b) / len(a | b) if a | b else 1.0
 
 
 def _cautions(probe: Probe, policies: Sequence[PolicyResult], fitted: bool, real_words: bool) -> list[str]:

@@ -26,8 +26,6 @@ _NOTHING_ELSE = (
 )
 _ONLY_THE_TEXT = "Respond with only the rewritten text and do not explain your response."
 _RULE = "\n---\n\n"
-DIALS_PROMPT = "Rewrite the following text."
-"""What a model with dials is told: where the measures should go stands in its header."""
 
 
 def instruction(delta: FloatArray, random: np.random.RandomState, strict: bool = True) -> str:
