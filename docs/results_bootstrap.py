@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,13 @@ def errors(run: Path, model: Path) -> list[list[float]]:
     return found
 
 
-def rows(run: Path, models: dict[str, Path], names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the figures of every model."""
+def rows(run: Path, models: dict[str, Path], names: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the figures of every model."""
     import numpy as np
 
     from steerlm.statistics.estimates import cluster_bootstrap, mean
 
     before: Any = None
-    out: dict[str, Any] = {}
     for name, model in models.items():
         error_N_K = np.array(errors(run, model))
         before = error_N_K if before is None else before
@@ -67,14 +67,14 @@ def rows(run: Path, models: dict[str, Path], names: tuple[str, ...]) -> dict[str
             return cluster_bootstrap(mean, [values_N], prompt_N).to_dict()
 
         difference_N_K = error_N_K - before
-        out[name] = {
+        row = {
             "error": estimate(error_N_K.mean(axis=1)),
             "difference": estimate(difference_N_K.mean(axis=1)),
             "by_dial": {n: estimate(error_N_K[:, k]) for k, n in enumerate(names)},
             "difference_by_dial": {n: estimate(difference_N_K[:, k]) for k, n in enumerate(names)},
         }
-        print(name, out[name]["error"], out[name]["difference"], flush=True)
-    return out
+        print(name, row["error"], row["difference"], flush=True)
+        yield name, row
 
 
 def _table(seeds: list[int], wanted: dict[str, str]) -> str:
@@ -133,10 +133,10 @@ def main() -> int:
     models = {name: Path(path) for name, _, path in (pair.partition("=") for pair in pairs)}
     names = load_info(Path(run) / "train_sft" / "model").schema.names
     path = FOLDER / f"seed-{load_recipe(Path(run) / 'recipe.yaml').seed}.json"
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     FOLDER.mkdir(parents=True, exist_ok=True)
-    found = rows(Path(run), models, names)
-    path.write_text(json.dumps({**stored, **found}, indent=1) + "\n", encoding="utf-8")
+    for name, row in rows(Path(run), models, names):
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        path.write_text(json.dumps({**stored, name: row}, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

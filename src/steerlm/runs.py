@@ -46,6 +46,9 @@ STAGES = (
 )
 """Every stage in order: module, subcommand (with hyphens), recipe section and run folder share the word."""
 
+_STUDIES = ("baselines", "grow")
+"""Sections of what is done beside a run; its stages do not look at them."""
+
 _PACKAGES = ("steerlm", "torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy", "scipy")
 
 
@@ -241,7 +244,7 @@ class RunFolder:
         begun = [number for number, stage in enumerate(STAGES) if self._begun(stage)]
         first_free = min(len(STAGES) if redo_from is None else STAGES.index(redo_from), max(begun, default=-1) + 1)
         changed = sorted(_differences(stored, current))
-        changed = [key for key in changed if key.split(".")[0] not in STAGES[first_free:]]
+        changed = [key for key in changed if key.split(".")[0] not in (*STAGES[first_free:], *_STUDIES)]
         if begun and changed:
             raise UserError(
                 f"{self.path} holds the run of another recipe (different: {', '.join(changed[:8])}); "

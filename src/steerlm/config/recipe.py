@@ -15,6 +15,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.config.bootstrap import BootstrapConfig
 from steerlm.config.contrast import ContrastConfig
 from steerlm.config.evaluate import EvaluateConfig
+from steerlm.config.grow import GrowConfig
 from steerlm.config.refine import RefineConfig
 from steerlm.config.reinforce import ReinforceConfig
 from steerlm.config.section import Section
@@ -319,6 +320,7 @@ class Recipe(Section):
     reinforce: ReinforceConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     baselines: BaselinesConfig | None = None
+    grow: GrowConfig | None = None
 
     @property
     def schema_(self) -> AttributeSchema:

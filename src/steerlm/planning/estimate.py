@@ -150,6 +150,9 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         result.stages.append(worker.reinforcement(recipe.reinforce, recipe.train_sft, model))
     if recipe.train_sft.conditioning:
         result.stages.append(worker.evaluation(recipe, model))
+    if recipe.grow is not None and recipe.bootstrap is not None:
+        growing = recipe.bootstrap.model_copy(update={"rounds": recipe.grow.rounds})
+        result.stages.append(replace(worker.bootstrap(growing, recipe.train_sft, model), stage="grow"))
     if data is not None:
         result.findings += _signs(recipe, data, machines, not found.problems)
     result.notes += _remarks(recipe, machines)

@@ -95,7 +95,7 @@ def bootstrap(
         UserError: a model of another kind or schema, training labels without the quality attributes, human labels or
             a plain baseline to bootstrap from, no sample left, or an `out` that holds something else.
     """
-    combinations = _check(config, sft, sft_model, attribute_model, schema)
+    combinations = check_bootstrap(config, sft, sft_model, attribute_model, schema)
     scorer = open_labels(schema, attribute_model).key
     inputs = _inputs(config, sft, sft_model, scorer, data, validation, schema, seed, sources)
     claim(out / "inputs.json", inputs, otherwise="refuse", holds="a bootstrap")
@@ -134,7 +134,7 @@ def bootstrap(
     return report
 
 
-def _check(
+def check_bootstrap(
     config: BootstrapConfig, sft: TrainSftConfig, sft_model: Path, attribute_model: Path | None, schema: AttributeSchema
 ) -> Combinations:
     """Refuse what cannot work before anything is computed; returns the combinations to ask for."""
@@ -189,14 +189,14 @@ def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
     """Sample, score, select, train, compare; each part is skipped where its result exists."""
     folder = run.out / f"round-{number}"
     prompts = write_prompts(run, number, folder / "prompts.jsonl")
-    before = _held_out(run, number - 1, model)
+    before = held_out(run, number - 1, model)
     temperature = choose_temperature(run, number, model, folder)
     sample(run, number, model, folder, temperature.value)
     score(run, folder)
     selection = select(run, number, folder)
     mix(run, number, folder, selection["kept"])
     course = train_sft(
-        _training_section(run, model),
+        training_section(run, model),
         folder / "training.jsonl",
         run.validation,
         run.schema,
@@ -204,7 +204,7 @@ def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
         run.seed + number,
         run.sources,
     )
-    after = _held_out(run, number, folder / "train" / "model")
+    after = held_out(run, number, folder / "train" / "model")
     report = {
         "round": number,
         "prompts": prompts,
@@ -217,7 +217,7 @@ def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
     return report
 
 
-def _training_section(run: Bootstrap, model: Path) -> TrainSftConfig:
+def training_section(run: Bootstrap, model: Path) -> TrainSftConfig:
     """Return the section of the second fine-tuning."""
     config = run.config
     changes: dict[str, Any] = {"base_model": run.sft.base_model if config.start_from == "base" else str(model)}
@@ -227,7 +227,7 @@ def _training_section(run: Bootstrap, model: Path) -> TrainSftConfig:
     return run.sft.model_copy(update=changes)
 
 
-def _held_out(run: Bootstrap, number: int, model: Path) -> list[Any]:
+def held_out(run: Bootstrap, number: int, model: Path) -> list[Any]:
     """Return the model's scored answers to held-out prompts after round `number` (0: before the first)."""
     return held_out_answers(
         run.out / "held_out" / f"round-{number}.jsonl",
