@@ -78,6 +78,8 @@ _HEAD_EXAMPLES, _HEAD_TOKENS = 8, 64
 """Examples, and tokens at their end, that show where the inputs of a head without bias lie."""
 _FEATURES = "features"
 """Folder of what was read of the training turns, until the report is written."""
+_BLOCK = 2048
+"""Turns that are read together."""
 _CUT_POINT_EXAMPLES = 4096
 """Training examples that show where predictions are cut into levels."""
 
@@ -212,15 +214,20 @@ class _Features:
     folder: Path
 
     def of(self, model: PreTrainedModel, name: str) -> npt.NDArray[np.float32]:
-        """Return them (N, F); an interrupted stage reads them once."""
-        path = self.folder / f"{name}.npy"
+        """Return them (N, F); an interrupted stage goes on after what it has read."""
+        count = len(self.learned.labels_N_K)
+        return np.concatenate([self._block(model, name, start) for start in range(0, count, _BLOCK)])
+
+    def _block(self, model: PreTrainedModel, name: str, start: int) -> npt.NDArray[np.float32]:
+        path = self.folder / f"{name}-{start}.npy"
         if not path.is_file():
+            stop = min(start + _BLOCK, len(self.learned.labels_N_K))
             found_N_F = read_features(
                 model.to(default_device()),
                 self.readout,
                 int(self.tokenizer.pad_token_id),
                 self.encoder.control_ids,
-                [self.learned.examples.example(i, 0).input_ids for i in range(len(self.learned.labels_N_K))],
+                [self.learned.examples.example(i, 0).input_ids for i in range(start, stop)],
                 self.config.precision,
                 self.config.tokens_per_batch,
             )
