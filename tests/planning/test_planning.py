@@ -183,15 +183,20 @@ def test_a_head_in_closed_form_is_one_reading_of_the_data(raw: dict[str, Any], t
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     BertConfig(**sizes, vocab_size=300).save_pretrained(tmp_path / "bert")
     raw["train_attribute_model"] |= {"base_model": str(tmp_path / "bert"), "epochs": 4}
-    fitted = next(cost for cost in planned(raw).stages if cost.stage == "train_attribute_model")
+    costs = {cost.stage: cost for cost in planned(raw).stages}
+    fitted, labels = costs["train_attribute_model"], costs["annotate"]
     raw["train_attribute_model"]["head_only"] = False
-    tuned = next(cost for cost in planned(raw).stages if cost.stage == "train_attribute_model")
+    costs = {cost.stage: cost for cost in planned(raw).stages}
+    tuned, labels_of_both = costs["train_attribute_model"], costs["annotate"]
     assert fitted.tokens is not None
     assert tuned.tokens == pytest.approx(4 * fitted.tokens, rel=0.01)
     assert fitted.memory is not None
     assert tuned.memory is not None
     assert fitted.memory.gradients == 0 < tuned.memory.gradients
     assert fitted.largest_batch is None
+    assert labels.seconds is not None
+    assert labels_of_both.seconds is not None
+    assert labels_of_both.seconds > 1.5 * labels.seconds, "read beside the model that it started from"
 
 
 def test_a_process_on_a_cpu_takes_memory_of_its_own(raw: dict[str, Any], tmp_path: Path) -> None:

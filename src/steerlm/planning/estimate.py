@@ -136,7 +136,7 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         result.stages.append(worker.labels(learned, attribute_model, head))
         if recipe.annotate is not None:
             tokens = recipe.annotate.tokens_per_batch or scoring_tokens(worker.machines.device.cpu, head)
-            result.stages.append(worker.annotation(attribute_model, tokens))
+            result.stages.append(worker.annotation(attribute_model, tokens, _bodies(learned, attribute_model)))
     elif "annotate" in stages:
         result.stages.append(worker.measuring())
     result.stages.append(worker.training("train_sft", recipe.train_sft, model, True))
@@ -227,6 +227,22 @@ def _misfit(cost: StageCost) -> str:
     return f"{cost.stage}: {remedy}"
 
 
+def _plain(section: TrainAttributeModelConfig) -> bool:
+    """Return whether an attribute model has no head in closed form."""
+    sharded = section.fsdp or section.deepspeed is not None
+    return section.kind == "generative" or section.readout == "last" or section.lora is not None or sharded
+
+
+def _fits_only(section: TrainAttributeModelConfig, shape: Architecture) -> bool:
+    """Return whether a head is all that is fitted."""
+    return not _plain(section) and (shape.encoder if section.head_only is None else section.head_only)
+
+
+def _bodies(section: TrainAttributeModelConfig, shape: Architecture | None) -> int:
+    """Return how many models label: a tuned one is read beside the one it started from."""
+    return 1 if shape is None or _plain(section) or _fits_only(section, shape) else 2
+
+
 class _Estimator:
     """Costs of single steps on given devices with given data."""
 
@@ -280,10 +296,7 @@ class _Estimator:
 
     def labels(self, section: TrainAttributeModelConfig, shape: Architecture | None, head: bool) -> StageCost:
         """Cost of the attribute model: its head in closed form reads the data once, fine-tuning trains on them."""
-        closed = section.head_only
-        if closed is None:
-            closed = shape is not None and shape.encoder and section.lora is None and section.readout == "auto"
-        if head or not closed or shape is None:
+        if shape is None or not _fits_only(section, shape):
             return self.training("train_attribute_model", section, shape, head)
         read = self.annotation(shape, section.tokens_per_batch)
         return replace(read, stage="train_attribute_model", parameters=shape.parameters_without_head)
@@ -297,13 +310,14 @@ class _Estimator:
         )
         return self.training("playground", section, playground_shape(world), True)
 
-    def annotation(self, shape: Architecture | None, tokens_per_batch: int) -> StageCost:
-        """Cost of labelling all data."""
+    def annotation(self, shape: Architecture | None, tokens_per_batch: int, bodies: int = 1) -> StageCost:
+        """Cost of labelling all data with a model, or with one and the model it was tuned from."""
         tokens = self.data.tokens if self.sized else None
         if shape is None:
             return StageCost("annotate", tokens, None)
         memory = scoring_memory(shape, tokens_per_batch, self.width, self.machines.device.cpu)
-        seconds = None if tokens is None else scoring_seconds(shape, self.machines, tokens, self.data.length)
+        memory = replace(memory, weights=bodies * memory.weights)
+        seconds = None if tokens is None else bodies * scoring_seconds(shape, self.machines, tokens, self.data.length)
         return StageCost("annotate", tokens, shape.parameters, memory, seconds, None, memory.gib <= self.room)
 
     def measuring(self) -> StageCost:
