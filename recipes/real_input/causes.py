@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from baselines import MAX_LENGTH, RECIPE, Row, labelled_rows
+from baselines import BLOCK, MAX_LENGTH, RECIPE, Row, labelled_rows
 from numpy.typing import NDArray
 
 from steerlm.attributes import AttributeSchema
@@ -59,25 +59,30 @@ def read(rows: Sequence[Row], encoder: Path, schema: AttributeSchema, cache: Pat
     spelled = ConversationEncoder(tokenizer, schema)
     ids = [encode_for_scoring(spelled, row.messages, MAX_LENGTH) for row in rows]
     fitting = [i for i, found in enumerate(ids) if found is not None]
-    if not cache.is_file():
-        model = load_encoder(encoder).eval()
-        resize_embeddings(model, tokenizer, new)
-        layers = Readout.of(str(encoder)).layers
-        readouts = {name: Readout(name, layers) for name in ("mean", "sum", "cls")}
-        control = torch.tensor(sorted(spelled.control_ids))
+    layers = Readout.of(str(encoder)).layers
+    readouts = {name: Readout(name, layers) for name in ("mean", "sum", "cls")}
+    model = load_encoder(encoder).eval()
+    resize_embeddings(model, tokenizer, new)
+    control = torch.tensor(sorted(spelled.control_ids))
 
-        def forward(batch: list[list[Ids]], tokens: int) -> list[Floats]:
-            ids_B_T, mask_B_T = pad_tokens([found for (found,) in batch], int(tokenizer.pad_token_id))
-            states = model(input_ids=ids_B_T, attention_mask=mask_B_T, output_hidden_states=True).hidden_states
-            found = [readout.read(states, ids_B_T, mask_B_T, control) for readout in readouts.values()]
-            return list(torch.stack(found, dim=1).numpy())
+    def forward(batch: list[list[Ids]], tokens: int) -> list[Floats]:
+        ids_B_T, mask_B_T = pad_tokens([found for (found,) in batch], int(tokenizer.pad_token_id))
+        states = model(input_ids=ids_B_T, attention_mask=mask_B_T, output_hidden_states=True).hidden_states
+        found = [readout.read(states, ids_B_T, mask_B_T, control) for readout in readouts.values()]
+        return list(torch.stack(found, dim=1).numpy())
 
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast_bf16("auto")):
-            found = np.stack(in_batches([ids[i] or [] for i in fitting], forward, None, 4096))
-        with atomic_writer(cache) as stream:
-            np.savez(stream, **{name: found[:, k] for k, name in enumerate(readouts)})
-    with np.load(cache, allow_pickle=False) as stored:
-        return Table([rows[i] for i in fitting], dict(stored))
+    blocks = []
+    for start in range(0, len(fitting), BLOCK):
+        path = cache.with_name(f"{cache.name}-{start}.npy")
+        if not path.is_file():
+            block = [ids[i] or [] for i in fitting[start : start + BLOCK]]
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast_bf16("auto")):
+                found = np.stack(in_batches(block, forward, None, 4096))
+            with atomic_writer(path) as stream:
+                np.save(stream, found)
+        blocks.append(np.load(path, allow_pickle=False))
+    features = np.concatenate(blocks)
+    return Table([rows[i] for i in fitting], {name: features[:, k] for k, name in enumerate(readouts)})
 
 
 def variant(table: Table, remedies: frozenset[str]) -> Floats:
@@ -149,7 +154,7 @@ def main() -> None:
     schema = load_recipe(RECIPE).schema_
     train, test = (
         read(labelled_rows(arguments.data / part, schema), arguments.data / "minilm", schema,
-             arguments.work / f"features_{part}.npz")
+             arguments.work / f"features_{part}")
         for part in ("train", "test")
     )  # fmt: skip
     full = frozenset(REMEDIES)
