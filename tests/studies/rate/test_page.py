@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from steerlm.studies.rate.items import comparisons, order, swapped
+from steerlm.conversation import write_conversations
+from steerlm.studies.rate.items import comparisons, order, rated_turns, swapped
 from steerlm.studies.rate.store import Study, annotators, create_study, invite, read_answers
-from tests.studies.rate.studies import SCHEMA, comparison, rating, write_answers
+from tests.studies.rate.studies import SCHEMA, comparison, rating, two_turns, write_answers
 
 expect.set_options(timeout=60_000)  # a machine may be busy; what is right is there at once
 
@@ -307,3 +308,32 @@ def contrast(page: Page, selector: str) -> float:
 
     light, dark = sorted((luminance(colour) for colour in colours), reverse=True)
     return (light + 0.05) / (dark + 0.05)
+
+
+def test_labels_filled_in_count_once_somebody_goes_on(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    path = tmp_path / "chats.jsonl"
+    write_conversations(path, [two_turns(f"c{i}", labelled=True) for i in range(2)], SCHEMA)
+    items = rated_turns(path, "last", None, 0, prefill=SCHEMA)
+    study = create_study(tmp_path / "study", items, question="How?", schema=SCHEMA, systems=[], seed=0)
+    invite(study, ["ana"])
+    labels = {name: str(value) for name, value in (two_turns("c0", labelled=True).messages[4].attributes or {}).items()}
+    first = SCHEMA.attributes[0]
+    other = next(level for level in first.levels if str(level) != labels[first.name])
+    with serving(study) as (_, url):
+        page = open_page(f"{url}/#{link(study, 'ana')}")
+        ready(page, "0 of 2 done")
+        for name, value in labels.items():
+            expect(page.locator(f'input[name="{name}"][value="{value}"]')).to_be_checked()
+        assert read_answers(study) == [], "what is filled in is no rating yet"
+        page.locator("#next").click()
+        ready(page, "1 of 2 done")
+        page.locator(f'input[name="{first.name}"][value="{other}"]').check()
+        page.locator("#next").click()
+        ready(page, "2 of 2 done")
+    said: dict[int, dict[str, str]] = {}
+    for answer in read_answers(study):
+        if answer.attribute:
+            said.setdefault(answer.item, {})[answer.attribute] = answer.value
+    confirmed, corrected = (said[item] for item in order(0, "ana", 2))
+    assert confirmed == labels
+    assert corrected == {**labels, first.name: str(other)}

@@ -1,0 +1,128 @@
+"""How many ratings `rate new --select uncertain` saves: label error against ratings, chosen and drawn at random.
+
+    python -m benchmarks.choosing RUN --encoder FOLDER --out docs/results/choosing.json
+
+RUN is a playground run: its replies have a true level per attribute. Simulated annotators (the playground's bias and
+noise) rate the chosen replies, the attribute model is the closed-form head on a frozen encoder, and its mean absolute
+error is taken on replies that nobody rated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.models import load_encoder, load_tokenizer, resize_embeddings
+from steerlm.conversation import read_conversations
+from steerlm.scorers.attribute_models import encode_for_scoring, read_features
+from steerlm.scorers.choosing import Candidate, choose
+from steerlm.scorers.features import Readout
+from steerlm.scorers.ridge import GroupedRidge
+from steerlm.storage.files import write_json
+from steerlm.template import ConversationEncoder, install_template
+
+NUMBERS = (60, 100, 120, 160, 200, 240, 300, 400)
+BIAS, NOISE, ANNOTATORS = 0.3, 0.6, 6
+
+
+def read(run: Path, encoder: str, most: int, cache: Path) -> dict[str, np.ndarray]:
+    """Return features, truth, groups and texts of the run's first replies; features are computed once."""
+    if cache.is_file():
+        with np.load(cache, allow_pickle=False) as stored:
+            return dict(stored)
+    schema = AttributeSchema.from_dict(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["attributes"])
+    tokenizer = load_tokenizer(encoder)
+    tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
+    added = install_template(tokenizer, "steerlm", schema)
+    conversations = ConversationEncoder(tokenizer, schema)
+    model = load_encoder(encoder)
+    resize_embeddings(model, tokenizer, added)
+    ids, truth, groups, texts = [], [], [], []
+    for record in read_conversations(run / "prepare" / "train.jsonl", schema):
+        for number, turn in enumerate(record.assistant_turns):
+            encoded = encode_for_scoring(conversations, record.messages[: turn + 1], 256)
+            assert encoded is not None
+            ids.append(encoded)
+            truth.append([record.meta["meta"]["truth"][number][name] for name in schema.names])
+            groups.append(record.group)
+            texts.append(record.messages[turn].content)
+    kept = np.random.default_rng(0).permutation(len(ids))[:most]
+    features = read_features(
+        model, Readout.of(encoder), int(tokenizer.pad_token_id), conversations.control_ids,
+        [ids[i] for i in kept], "fp32", 4096,
+    )  # fmt: skip
+    found = {
+        "features": np.asarray(features, dtype=np.float32),
+        "truth": np.array(truth, dtype=np.float64)[kept],
+        "groups": np.array(groups)[kept],
+        "texts": np.array(texts)[kept],
+    }
+    np.savez(cache, **found)
+    return found
+
+
+def error(data: dict[str, np.ndarray], rated: np.ndarray, ratings: np.ndarray, test: np.ndarray, top: float) -> float:
+    """Return the mean absolute error, over attributes, of a head that learned from the ratings."""
+    ridge = GroupedRidge(data["features"][rated], data["groups"][rated])
+    errors = []
+    for k in range(ratings.shape[1]):
+        fit = ridge.fit(ratings[rated, k])
+        said = np.clip(data["features"][test] @ fit.weight + fit.bias, 0, top)
+        errors.append(np.abs(said - data["truth"][test, k]).mean())
+    return float(np.mean(errors))
+
+
+def needed(numbers: np.ndarray, errors: np.ndarray, wanted: float) -> float:
+    """Return the number of ratings at which a falling curve reaches an error, read between its points."""
+    falling = np.minimum.accumulate(errors)
+    if falling[-1] > wanted:
+        return float("nan")
+    return float(np.exp(np.interp(-wanted, -falling, np.log(numbers))))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True, help="where the features are kept (.npz)")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--replies", type=int, default=2400)
+    arguments = parser.parse_args()
+    data = read(arguments.run, arguments.encoder, arguments.replies, arguments.cache)
+    truth = data["truth"]
+    curves: dict[str, list[list[float]]] = {"random": [], "uncertain": []}
+    for seed in range(arguments.seeds):
+        random = np.random.default_rng(seed)
+        order = random.permutation(len(truth))
+        test, pool = order[: len(order) // 4], order[len(order) // 4 :]
+        bias = random.normal(0, BIAS, (ANNOTATORS, truth.shape[1]))[random.integers(0, ANNOTATORS, len(truth))]
+        ratings = np.clip(np.round(truth + bias + random.normal(0, NOISE, truth.shape)), 0, truth.max())
+        chosen = pool[choose([Candidate(str(data["texts"][i])) for i in pool], max(NUMBERS))]
+        for name, ranked in (("random", pool), ("uncertain", chosen)):
+            curves[name].append([error(data, ranked[:n], ratings, test, float(truth.max())) for n in NUMBERS])
+    numbers = np.array(NUMBERS, dtype=np.float64)
+    shares = [
+        [needed(numbers, np.array(u), r[NUMBERS.index(n)]) / n for r, u in zip(*curves.values(), strict=True)]
+        for n in (200, 300, 400)
+    ]
+    result = {
+        "run": "playground",
+        "replies": len(truth),
+        "seeds": arguments.seeds,
+        "ratings": list(NUMBERS),
+        "label_error": curves,
+        "share_of_ratings_for_the_error_of_random": dict(zip(("200", "300", "400"), shares, strict=True)),
+    }
+    write_json(arguments.out, result)
+    means = {name: np.mean(rows, axis=0).round(3).tolist() for name, rows in curves.items()}
+    print(json.dumps({**means, "shares": np.nanmean(shares, axis=1).round(2).tolist()}))
+
+
+if __name__ == "__main__":
+    main()
