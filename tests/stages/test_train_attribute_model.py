@@ -489,6 +489,15 @@ def test_a_closed_form_head_needs_its_readout(
         train_attribute_model(settings(base, head_only=True, **changes), *data, SCHEMA, tmp_path / "out", 0)
 
 
+def test_recomputing_activations_changes_nothing(base: Path, tmp_path: Path, data: tuple[Path, Path]) -> None:
+    losses = []
+    for recompute in (False, True):
+        config = settings(base, max_steps=4, gradient_checkpointing=recompute)
+        out = tmp_path / str(recompute)
+        losses.append(train_attribute_model(config, *data, SCHEMA, out, 0)["training"]["validation_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 @pytest.mark.parametrize("case", ["few", "constant", "one group", "forty attributes"])
 def test_strange_data_give_a_model_and_no_nonsense(case: str, base: Path, tmp_path: Path) -> None:
     names = [f"a{i}" for i in range(40 if case == "forty attributes" else 2)]

@@ -155,7 +155,8 @@ def train_attribute_model(
         fitted = fit_all(read_N_F, learned.labels_N_K, schema, learned.sources, learned.groups, config.anchors)
         held_N = held_out_turns(learned.sources, learned.groups)
         if _tunes(config) and held_N.any() and not held_N.all():
-            frozen, model = model, _load_base(config, schema, readout)
+            # two models and an optimizer would not fit where one of them does
+            frozen, model = model.to("cpu"), _load_base(config, schema, readout)
             resize_embeddings(model, tokenizer, num_new)
             tuning = tune(
                 config, model, tokenizer, encoder.control_ids, readout, read_N_F, fitted, learned, held_N, held_out,
@@ -399,9 +400,9 @@ def _score_and_save(
         },
     )
     head = None if fitted is None else fitted.head(readout)
-    scorer = loaded_attribute_model(
-        model.to(default_device()), tokenizer, info, "", config.precision, head=head, frozen=frozen
-    )
+    device = default_device()
+    frozen = None if frozen is None else frozen.to(device)
+    scorer = loaded_attribute_model(model.to(device), tokenizer, info, "", config.precision, head=head, frozen=frozen)
     if fitted is not None:
         scorer = dataclasses.replace(scorer, cuts=fitted_cut_points(fitted, schema))
         curves = fitted_curves(fitted, schema)

@@ -99,6 +99,14 @@ class Headed(nn.Module):
         """Return the model inside, as adapters do."""
         return self.body
 
+    def activation_checkpointing_enable(self, **settings: object) -> None:
+        """Recompute the body's activations."""
+        self.body.activation_checkpointing_enable(**settings)
+
+    def gradient_checkpointing_enable(self, **settings: object) -> None:
+        """Do the same under the name that it had before."""
+        self.body.gradient_checkpointing_enable(**settings)
+
     def forward(
         self, arguments: Mapping[str, object], ids_N_T: Tensor, mask_N_T: Tensor, places_N_T: Tensor | None
     ) -> Tensor:
