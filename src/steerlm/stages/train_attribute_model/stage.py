@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
@@ -32,7 +31,6 @@ from steerlm.checkpoint.models import (
     Precision,
     default_device,
     fingerprint,
-    is_encoder,
     load_causal_lm,
     load_encoder,
     load_sequence_classifier,
@@ -42,7 +40,7 @@ from steerlm.checkpoint.models import (
 )
 from steerlm.config import SourceConfig, TrainAttributeModelConfig
 from steerlm.errors import UserError
-from steerlm.scorers.attribute_models import LoadedAttributeModel, context_length, loaded_attribute_model, read_features
+from steerlm.scorers.attribute_models import LoadedAttributeModel, context_length, loaded_attribute_model
 from steerlm.scorers.cut_points import fit_cut_points
 from steerlm.scorers.features import Readout
 from steerlm.scorers.heads import FROZEN, HEAD_FILE
@@ -54,6 +52,7 @@ from steerlm.stages.train_attribute_model.examples import (
     require_all_labelled,
 )
 from steerlm.stages.train_attribute_model.fitting import Fitted, Tuned, fit_all
+from steerlm.stages.train_attribute_model.reading import FEATURES, TurnFeatures, readout_of, tunes
 from steerlm.stages.train_attribute_model.report import (
     attribute_reports,
     coverage,
@@ -69,17 +68,13 @@ from steerlm.stages.train_attribute_model.report import (
 )
 from steerlm.stages.train_attribute_model.tuning import held_out_turns, tune
 from steerlm.storage.claims import claim, digest_of_file
-from steerlm.storage.files import atomic_writer, write_json
+from steerlm.storage.files import write_json
 from steerlm.template import ConversationEncoder, install_template
 from steerlm.training.loop import BEST, train
 from steerlm.training.trainer import Objective
 
 _HEAD_EXAMPLES, _HEAD_TOKENS = 8, 64
 """Examples, and tokens at their end, that show where the inputs of a head without bias lie."""
-_FEATURES = "features"
-"""Folder of what was read of the training turns, until the report is written."""
-_BLOCK = 2048
-"""Turns that are read together."""
 _CUT_POINT_EXAMPLES = 4096
 """Training examples that show where predictions are cut into levels."""
 
@@ -127,7 +122,7 @@ def train_attribute_model(
     set_seed(seed)
     tokenizer, num_new = _load_tokenizer(config, schema)
     encoder = ConversationEncoder(tokenizer, schema)
-    readout = _readout(config)
+    readout = readout_of(config)
     model = _load_base(config, schema, readout)
     resize_embeddings(model, tokenizer, num_new)
     max_length = min(config.max_length, context_length(model, tokenizer))
@@ -150,11 +145,11 @@ def train_attribute_model(
     fitted: Fitted | None = None
     frozen: PreTrainedModel | None = None
     if readout is not None:
-        features = _Features(config, tokenizer, encoder, readout, learned, out / _FEATURES)
+        features = TurnFeatures(config, tokenizer, encoder, readout, learned, out / FEATURES)
         read_N_F = features.of(model, "frozen")
         fitted = fit_all(read_N_F, learned.labels_N_K, schema, learned.sources, learned.groups, config.anchors)
         held_N = held_out_turns(learned.sources, learned.groups)
-        if _tunes(config) and held_N.any() and not held_N.all():
+        if tunes(config) and held_N.any() and not held_N.all():
             # two models and an optimizer would not fit where one of them does
             frozen, model = model.to("cpu"), _load_base(config, schema, readout)
             resize_embeddings(model, tokenizer, num_new)
@@ -187,7 +182,7 @@ def train_attribute_model(
             config, model, tokenizer, learned, held_out, report, out, seed, readout, fitted, frozen
         )
         write_json(report_path, report)
-        shutil.rmtree(out / _FEATURES, ignore_errors=True)
+        shutil.rmtree(out / FEATURES, ignore_errors=True)
     PartialState().wait_for_everyone()
     return _summary(json.loads(report_path.read_text(encoding="utf-8")))
 
@@ -201,44 +196,6 @@ _UNTRAINED: dict[str, object] = {
     "best_step": 0,
     "early_stopped": False,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Features:
-    """Reads the features of the training turns."""
-
-    config: TrainAttributeModelConfig
-    tokenizer: PreTrainedTokenizerBase
-    encoder: ConversationEncoder
-    readout: Readout
-    learned: AttributeData
-    folder: Path
-
-    def of(self, model: PreTrainedModel, name: str) -> npt.NDArray[np.float32]:
-        """Return them (N, F); an interrupted stage goes on after what it has read."""
-        count = len(self.learned.labels_N_K)
-        return np.concatenate([self._block(model, name, start) for start in range(0, count, _BLOCK)])
-
-    def _block(self, model: PreTrainedModel, name: str, start: int) -> npt.NDArray[np.float32]:
-        path = self.folder / f"{name}-{start}.npy"
-        if not path.is_file():
-            stop = min(start + _BLOCK, len(self.learned.labels_N_K))
-            found_N_F = read_features(
-                model.to(default_device()),
-                self.readout,
-                int(self.tokenizer.pad_token_id),
-                self.encoder.control_ids,
-                [self.learned.examples.example(i, 0).input_ids for i in range(start, stop)],
-                self.config.precision,
-                self.config.tokens_per_batch,
-            )
-            if not PartialState().is_main_process:
-                return found_N_F
-            self.folder.mkdir(exist_ok=True)
-            with atomic_writer(path) as stream:
-                np.save(stream, found_N_F)
-        features_N_F: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
-        return features_N_F
 
 
 def _inputs(
@@ -272,23 +229,6 @@ def _load_tokenizer(config: TrainAttributeModelConfig, schema: AttributeSchema) 
         # BERT reads its verdict off the first token, which it knows as [CLS]
         tokenizer.bos_token = tokenizer.cls_token
     return tokenizer, install_template(tokenizer, config.template, schema)
-
-
-def _readout(config: TrainAttributeModelConfig) -> Readout | None:
-    """Return what a head in closed form reads of the base model; None where there is no such head."""
-    plain = config.readout == "last" or config.lora is not None or config.fsdp or config.deepspeed is not None
-    if config.kind == "regression" and not plain:
-        return Readout.of(config.base_model, causal=not is_encoder(config.base_model))
-    if config.head_only:
-        raise UserError(
-            "train_attribute_model.head_only needs kind: regression and readout: auto, without lora, fsdp and deepspeed"
-        )
-    return None
-
-
-def _tunes(config: TrainAttributeModelConfig) -> bool:
-    """Return whether the base model is fine-tuned once the head is fitted."""
-    return not is_encoder(config.base_model) if config.head_only is None else not config.head_only
 
 
 def _load_base(config: TrainAttributeModelConfig, schema: AttributeSchema, readout: Readout | None) -> Any:
