@@ -17,7 +17,7 @@ import orjson
 import yaml
 
 from steerlm.errors import UserError
-from steerlm.reporting.formatting import DASH, estimate_text, markdown_text, number
+from steerlm.reporting.formatting import DASH, count, estimate_text, markdown_text, number
 from steerlm.reporting.page import Charts, write_out
 from steerlm.reporting.steerbench import probe_text, steerbench_sections
 from steerlm.reporting.studies import explain, ladder, read_ablation
@@ -30,6 +30,7 @@ from steerlm.results.evaluation import (
     read_evaluation,
 )
 from steerlm.results.findings import findings_of_run
+from steerlm.results.steerability import Steerability
 from steerlm.results.steerbench import read_steerbench
 from steerlm.results.studies import AblationResult
 from steerlm.results.ways import read_ways
@@ -206,6 +207,7 @@ def _of_evaluation(results: Evaluation) -> dict[str, object]:
         "leakages": [
             (results.scorer(scorer), found.leakage) for scorer, found in measured.items() if any(found.leakage.values())
         ],
+        "mixed": mixed_rows(results.final_model.steerability),
         "costs": [
             (dial, quality, estimate)
             for found in measured.values()
@@ -217,6 +219,31 @@ def _of_evaluation(results: Evaluation) -> dict[str, object]:
             for group, statistics in result.answers.items()
         ],
     }  # fmt: skip
+
+
+def mixed_rows(found: Steerability | None) -> list[list[str]]:
+    """Return the table of single and mixed requests as text, what single dials predict among them."""
+    if found is None:
+        return []
+    groups = {
+        "one dial": found.single,
+        "several dials": found.several,
+        "several dials, leakage along": found.correlated,
+        "several dials, leakage against": found.anticorrelated,
+    }
+    rows = [
+        [
+            name,
+            count(group.rows),
+            *(estimate_text(x) for x in (group.steering_error, group.miscalibration, group.side_effects)),
+        ]
+        for name, group in groups.items()
+        if group is not None
+    ]
+    if found.prediction is not None:
+        predicted = (found.prediction.miscalibration, found.prediction.side_effects)
+        rows.insert(2, ["several dials, predicted from single ones", DASH, DASH, *map(number, predicted)])
+    return rows
 
 
 def _steps(results: Evaluation, dial: str, requested: object) -> str:

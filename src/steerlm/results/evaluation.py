@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.errors import UserError
 from steerlm.results.codec import FLAT, from_json
+from steerlm.results.steerability import Steerability
 from steerlm.statistics.estimates import Estimate
 from steerlm.storage.files import read_json
 
@@ -271,6 +272,7 @@ class ModelResult:
         label_words: per attribute by how many levels words of its label in the text move it, while its dial stands
             still; None where that was not tried.
         unseen_label_words: the same over spellings that occur in no training.
+        steerability: of single and mixed requests, by the quoted scorers.
     """
 
     fingerprint: str
@@ -280,6 +282,7 @@ class ModelResult:
     scorers: Mapping[str, ScorerResult]
     label_words: Mapping[str, Estimate] | None = None
     unseen_label_words: Mapping[str, Estimate] | None = None
+    steerability: Steerability | None = None
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from steerlm.stages.evaluate.describing import answer_statistics, cautions, exam
 from steerlm.stages.evaluate.fidelity import Sweeps, effects, fidelity_report, paired_comparison
 from steerlm.stages.evaluate.injection import label_words
 from steerlm.stages.evaluate.label_quality import label_quality
+from steerlm.stages.evaluate.mixing import steerability
 from steerlm.stages.evaluate.observing import (
     AnswerRow,
     ScoreRow,
@@ -251,6 +252,10 @@ def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
     plan, schema, scorers = job.plan, job.schema, job.scorers
     clusters = len({prompt.cluster for prompt in plan.prompts})
     statistics = {name: info.label_statistics for name, info in job.infos.items()}
+    reports = {
+        name: {s.id: fidelity_report(found.sweeps[s.id], schema, unscored(found.scores[s.id])) for s in scorers}
+        for name, found in measured.items()
+    }
     models = {
         name: ModelResult(
             fingerprint=found.key,
@@ -260,7 +265,8 @@ def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
             ),
             answers=answer_statistics(plan, found.answers, schema),
             effects=effects(found.text, schema),
-            scorers={s.id: fidelity_report(found.sweeps[s.id], schema, unscored(found.scores[s.id])) for s in scorers},
+            scorers=reports[name],
+            steerability=steerability(plan, found.scores, schema, job.headline, reports[name]),
         )
         for name, found in measured.items()
     }
