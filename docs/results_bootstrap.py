@@ -82,6 +82,8 @@ def _table(seeds: list[int], wanted: dict[str, str]) -> str:
     stored = [json.loads((FOLDER / f"seed-{seed}.json").read_text(encoding="utf-8")) for seed in seeds]
     lines = []
     for name, title in wanted.items():
+        if not any(name in file for file in stored):
+            continue
         cells = []
         for row in (file.get(name) for file in stored):
             if row is None:
@@ -98,6 +100,19 @@ def _table(seeds: list[int], wanted: dict[str, str]) -> str:
 def experiments() -> str:
     """What each choice is worth, on one seed."""
     return _table([0], _EXPERIMENTS)
+
+
+def labels() -> str:
+    """How wrong the label of a record is, by which answers are kept and what they are conditioned on."""
+    stored = json.loads((FOLDER / "labels.json").read_text(encoding="utf-8"))
+    rows = {
+        "any answer, the attribute model's levels": "predicted_all",
+        "the answer of 8 that is nearest to the request, the attribute model's levels": "predicted_best",
+        "the same answer, what was requested": "requested_best",
+        "the same, prompts without success dropped": "requested_success",
+    }
+    lines = [[title, estimate_text(from_json(Estimate, stored[key]), 3)] for title, key in rows.items()]
+    return markdown_table(["a record's answer and its label", "label's error, levels"], lines)
 
 
 def seeds() -> str:
@@ -121,7 +136,7 @@ _EXPERIMENTS = {
     "two-last": "two rounds, the second from the first's model on its own samples",
     "two-pooled": "two rounds' samples pooled, from the first fine-tuning",
 }
-BLOCKS = {"bootstrap-experiments": experiments, "bootstrap-seeds": seeds}
+BLOCKS = {"bootstrap-experiments": experiments, "bootstrap-labels": labels, "bootstrap-seeds": seeds}
 
 
 def main() -> int:

@@ -212,7 +212,12 @@ def _trained(summary: Mapping[str, Any]) -> str:
 
 
 def _bootstrapped(summary: Mapping[str, Any]) -> str:
-    rounds = [f"{row['kept']:,} of {row['samples']:,} sampled answers kept" for row in summary["rounds"]]
+    rounds = []
+    for row in summary["rounds"]:
+        text = f"{row['kept']:,} of {row['samples']:,} sampled answers kept"
+        if failed := row.get("prompts_without_success"):
+            text += f", {failed:,} of {row['prompts']:,} prompts had none near enough"
+        rounds.append(f"{text}; {_error_text(row['held_out'])}")
     return "; ".join(rounds)
 
 
@@ -244,11 +249,10 @@ def _reinforced(summary: Mapping[str, Any]) -> str:
 
 
 def _error_text(held_out: Mapping[str, Any]) -> str:
-    error = held_out["error"]["mean"]
-    return (
-        f"error of the dials {error['before']['value']:.3f} -> {error['after']['value']:.3f} levels, by the attribute "
-        "model"
-    )
+    before, after = (held_out["error"]["mean"][when]["value"] for when in ("before", "after"))
+    if before is None or after is None:
+        return "no held-out answer could be scored"
+    return f"error of the dials {before:.3f} -> {after:.3f} levels, by the attribute model"
 
 
 def _paired(summary: Mapping[str, Any]) -> str:

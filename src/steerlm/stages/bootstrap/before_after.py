@@ -24,7 +24,8 @@ from steerlm.statistics.estimates import FloatArray, Weights, cluster_bootstrap,
 from steerlm.storage.hash_set import hash64
 from steerlm.storage.resumable import map_lines, read_rows
 
-_NUM_PROMPTS = 64
+NUM_PROMPTS = 64
+"""Held-out prompts that a round is judged on."""
 _CHUNK = 64
 
 Row = dict[str, Any]
@@ -41,6 +42,7 @@ def held_out_answers(
     sampling: Sampling,
     batch_size: int,
     seed: int,
+    num_prompts: int = NUM_PROMPTS,
 ) -> list[Row]:
     """Let a model answer held-out prompts and score the answers; computed once, kept in `path`.
 
@@ -54,6 +56,7 @@ def held_out_answers(
         sampling: how to sample.
         batch_size: of the sampling.
         seed: of the choice of prompts and combinations and of the sampling.
+        num_prompts: how many of the prompts, at most.
 
     Returns:
         Per request `{asked: "best"|"any", cluster, requested, text, finished, scores}`; text and scores are None where
@@ -61,7 +64,7 @@ def held_out_answers(
     """
     asks = [
         (prompt, asked, pool[hash64(str(seed), asked, prompt.id) % len(pool)])
-        for prompt in read_prompts(prompts, schema, _NUM_PROMPTS, seed)
+        for prompt in read_prompts(prompts, schema, num_prompts, seed)
         for asked, pool in (("best", combinations.best), ("any", combinations.all))
     ]
     engine: LocalEngine | None = None

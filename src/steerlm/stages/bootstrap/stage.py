@@ -33,7 +33,7 @@ from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
 from steerlm.errors import UserError
 from steerlm.scorers.labelling import open_labels
-from steerlm.stages.bootstrap.before_after import compare, held_out_answers
+from steerlm.stages.bootstrap.before_after import NUM_PROMPTS, compare, held_out_answers
 from steerlm.stages.bootstrap.data import (
     Bootstrap,
     choose_temperature,
@@ -227,7 +227,7 @@ def training_section(run: Bootstrap, model: Path) -> TrainSftConfig:
     return run.sft.model_copy(update=changes)
 
 
-def held_out(run: Bootstrap, number: int, model: Path) -> list[Any]:
+def held_out(run: Bootstrap, number: int, model: Path, num_prompts: int = NUM_PROMPTS) -> list[Any]:
     """Return the model's scored answers to held-out prompts after round `number` (0: before the first)."""
     return held_out_answers(
         run.out / "held_out" / f"round-{number}.jsonl",
@@ -239,6 +239,7 @@ def held_out(run: Bootstrap, number: int, model: Path) -> list[Any]:
         sampling=run.sampling(run.config.temperature or _HELD_OUT_TEMPERATURE),
         batch_size=run.config.batch_size,
         seed=run.seed,
+        num_prompts=num_prompts,
     )
 
 

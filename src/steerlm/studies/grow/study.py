@@ -46,6 +46,8 @@ from steerlm.storage.files import atomic_writer, read_json, write_json
 from steerlm.studies.grow.asking import ask_people, ask_playground, count_ratings, write_unsure
 from steerlm.studies.grow.settings import Setting, thin_settings
 
+_HELD_OUT = 256
+"""Held-out prompts that say what a round gained: later rounds gain little, which few prompts do not show."""
 _REQUESTS = 1024
 """Settings that a round draws from."""
 
@@ -151,7 +153,7 @@ def _round(
         return record
     started = time.monotonic()
     judged = run
-    before = held_out(judged, number - 1, model)
+    before = held_out(judged, number - 1, model, num_prompts=_HELD_OUT)
     run = dataclasses.replace(run, combinations=_requests(run, config, number, place))
     run = dataclasses.replace(run, attribute_model=_annotator(folder, run.out, number - 1))
     prompts = write_prompts(run, number, place / "prompts.jsonl")
@@ -172,7 +174,7 @@ def _round(
         training_section(run, model), place / "training.jsonl", run.validation, run.schema, place / "train",
         run.seed + number, run.sources,
     )  # fmt: skip
-    after = held_out(judged, number, place / "train" / "model")
+    after = held_out(judged, number, place / "train" / "model", num_prompts=_HELD_OUT)
     compared = compare(before, after, run.schema, run.config.quality_attributes)
     record = {
         "round": number,
