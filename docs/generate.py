@@ -26,6 +26,7 @@ from steerlm.config import Recipe
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import reference_http
 import results_ablation
+import results_beyond
 import results_bootstrap
 import results_guidance
 import results_performance
@@ -135,6 +136,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "environment": results_playground.environment,
     **reference_http.BLOCKS,
     **results_ablation.BLOCKS,
+    **results_beyond.BLOCKS,
     **results_bootstrap.BLOCKS,
     **results_guidance.BLOCKS,
     **results_performance.BLOCKS,

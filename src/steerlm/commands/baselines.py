@@ -64,8 +64,14 @@ def _print_plan(recipe: Recipe, num_seeds: int) -> int:
         "best": sum(BEST_SHARES),
         "dpo": config.sft_share + rest * len(config.dpo_learning_rates),
         "rloo": rest * len(config.rloo_learning_rates),  # the plain SFT before it is DPO's
+        "grpo": config.sft_share + rest * len(config.grpo_learning_rates),
     }
-    trials = {"best": len(BEST_SHARES), "dpo": len(config.dpo_learning_rates), "rloo": len(config.rloo_learning_rates)}
+    trials = {
+        "best": len(BEST_SHARES),
+        "dpo": len(config.dpo_learning_rates),
+        "rloo": len(config.rloo_learning_rates),
+        "grpo": len(config.grpo_learning_rates),
+    }
     rows = []
     for name, what in METHODS.items():
         time = duration(None if budget is None else shares[name] * budget)

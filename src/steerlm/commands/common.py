@@ -351,6 +351,9 @@ def check_recipe_files(recipe: Recipe, stages: Sequence[str], redo_from: str | N
             if run not in Path(section.base_model).parents:
                 base_model(section.base_model, f"{stage}.base_model")
             paths += [(f"{stage}.deepspeed", path) for path in (section.deepspeed,) if path is not None]
+    if "refine" in waiting and recipe.refine is not None:
+        given = {"groups": recipe.refine.groups, "response_model": recipe.refine.response_model}
+        paths += [(f"refine.{key}", path) for key, path in given.items() if path is not None]
     if "evaluate" in waiting:
         paths += [("evaluate.prompts", path) for path in (recipe.evaluate.prompts,) if path is not None]
         paths += [("evaluate.attribute_models", path) for path in recipe.evaluate.attribute_models]

@@ -273,7 +273,10 @@ class BaselinesConfig(Section):
     """Alignment baselines beside SteerLM, at equal data and tokens; `steerlm baselines`."""
 
     sft_share: float = Field(
-        0.7, gt=0, lt=1, description="Share of the token budget that DPO and RLOO spend on plain SFT first."
+        0.7,
+        gt=0,
+        lt=1,
+        description="Share of the token budget that DPO and RLOO spend on plain SFT first; GRPO on conditioned SFT.",
     )
     dpo_learning_rates: tuple[float, ...] = Field(
         (1e-6,), min_length=1, description="Peak learning rates of DPO; the best by the attribute model counts."
@@ -283,9 +286,12 @@ class BaselinesConfig(Section):
     rloo_learning_rates: tuple[float, ...] = Field(
         (1e-6,), min_length=1, description="Learning rates of RLOO; the best by the attribute model counts."
     )
-    rloo_beta: float = Field(0.05, ge=0, description="RLOO's weight of the divergence from the SFT model.")
+    rloo_beta: float = Field(0.05, ge=0, description="RLOO's and GRPO's weight of the divergence from the SFT model.")
     rloo_batch_size: int = Field(64, ge=2, description="Responses sampled per optimizer step.")
-    num_generations: int = Field(4, ge=2, description="Responses per prompt in RLOO; divides the batch.")
+    grpo_learning_rates: tuple[float, ...] = Field(
+        (1e-6,), min_length=1, description="Learning rates of GRPO for all dials; the best by its rewards counts."
+    )
+    num_generations: int = Field(4, ge=2, description="Responses per prompt in RLOO and GRPO; divides the batch.")
 
     @model_validator(mode="after")
     def _whole_groups(self) -> BaselinesConfig:

@@ -175,15 +175,20 @@ def explain_baselines(results: BaselinesResult) -> str:
     described = "; ".join(f"`{name}`: {row.what}" for name, row in methods.items())
     chosen = "; ".join(
         f"`{name}` " + ", ".join(f"{_chosen(row):g}" for row in methods[name].training)
-        for name in ("best", "dpo", "rloo")
+        for name in ("best", "dpo", "rloo", "grpo")
+        if name in methods
     )
     shares = [trial["share"] for trial in methods["best"].training[0].trials or ()]
     tried = results.baselines
+    asked, grpo = "SteerLM was", ""
+    if "grpo" in methods:
+        asked = "SteerLM and GRPO were"
+        grpo = f"; GRPO {_listed(tried['grpo_learning_rates'])}, the best by its own rewards"
     return (
         f"{described}.\n\n"
         f"Reward is the mean level of {', '.join(subject.quality_attributes)}, each counted towards its best end "
         f"({bottom} to {top}), of {results.samples_per_prompt} answers to each of {subject.prompts} held-out prompts, "
-        f"measured by {_measured_by(results.conditions)}; the attribute model optimised the same mean. SteerLM was "
+        f"measured by {_measured_by(results.conditions)}; the attribute model optimised the same mean. {asked} "
         f"asked for {_setting(subject)}; the others hear no request. Slope of the dials: levels obtained per "
         f"level asked for, over all dials, on {subject.swept} prompts; 0 means that the request changes nothing. In "
         f"brackets: 95 % intervals from resampled prompts, {len(subject.seeds)} seed(s) pooled. Differences are "
@@ -193,7 +198,7 @@ def explain_baselines(results: BaselinesResult) -> str:
         "model and of validation are not counted. Every method saw the same records and the same attribute model, "
         "whose own training is not in the table. SFT on the best records tried these shares of the budget: "
         f"{_listed(shares)}; DPO these learning rates: {_listed(tried['dpo_learning_rates'])}; RLOO "
-        f"{_listed(tried['rloo_learning_rates'])}. The attribute model's reward on validation prompts chose, "
+        f"{_listed(tried['rloo_learning_rates'])}{grpo}. The attribute model's reward on validation prompts chose, "
         f"per seed: {chosen}. Time is that of training; the peak of memory is "
         "the process's, including what it held before.\n"
     )

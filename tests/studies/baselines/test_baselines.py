@@ -62,7 +62,7 @@ def results(folder: Path) -> Any:
 
 def test_every_method_has_its_figures(trained: Path) -> None:
     found = results(trained)
-    assert list(found["methods"]) == ["steerlm", "plain", "best", "dpo", "rloo"]
+    assert list(found["methods"]) == ["steerlm", "plain", "best", "dpo", "rloo", "grpo"]
     assert found["quality_attributes"] == ["toxicity", "helpfulness"]
     for name, row in found["methods"].items():
         assert row["quality"]["n"] == 12 * 4
@@ -90,10 +90,10 @@ def test_the_methods_spend_what_steerlm_spends(trained: Path) -> None:
     assert results(trained)["methods"]["rloo"]["training"][0]["sampled_tokens"] > 0
 
 
-def test_only_steerlm_hears_a_request(trained: Path) -> None:
+def test_only_models_with_dials_hear_a_request(trained: Path) -> None:
     for name, row in results(trained)["methods"].items():
         slope = row["steering"]["slope"]["value"]
-        if name == "steerlm":
+        if name in ("steerlm", "grpo"):
             assert row["steerable"]
         else:
             assert slope == pytest.approx(0.0, abs=1e-12)

@@ -24,6 +24,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
+
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import RefineConfig, TrainSftConfig
@@ -87,7 +90,7 @@ def refine(
         UserError: a model of another kind or schema, no request to draw, too few responses, or an `out` that holds
             something else.
     """
-    requests = _check(steerable_model, attribute_model, config.response_model, schema)
+    requests = _check(config, steerable_model, attribute_model, schema)
     prior = config.response_model or steerable_model
     inputs = {
         "refine": config.model_dump(mode="json"),
@@ -108,7 +111,8 @@ def refine(
     for number in range(1, config.rounds + 1):
         rounds.append(_round(run, number, model))
         model = out / f"round-{number}" / "train" / "model"
-    if not (out / "report.json").is_file():
+    ranks = _ranks()
+    if ranks.is_main_process and not (out / "report.json").is_file():
         publish(model, out / "model")
     report = {
         "requests": len(requests),
@@ -116,20 +120,26 @@ def refine(
         "rounds": rounds,
         "warnings": [text for row in rounds for text in _warnings(row)],
     }
-    write_json(out / "report.json", report)
+    if ranks.is_main_process:
+        write_json(out / "report.json", report)
     return report
 
 
+def _ranks() -> PartialState:
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def _check(
-    steerable_model: Path, attribute_model: Path | None, response_model: Path | None, schema: AttributeSchema
+    config: RefineConfig, steerable_model: Path, attribute_model: Path | None, schema: AttributeSchema
 ) -> tuple[Mapping[str, Value], ...]:
     """Refuse what cannot work before anything is computed; returns the settings that can be asked for."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and config.groups is None:
         raise UserError(
             "refine samples and scores in one process: run it without accelerate launch or torchrun (for several "
-            "devices: --ray)"
+            "devices: --ray), or train on a round's train.jsonl under them: --set refine.groups=FILE"
         )
     _, requests = require_models(steerable_model, attribute_model, schema)
+    response_model = config.response_model
     if response_model is not None:
         other = load_info(response_model)
         if other.kind != "sft":
@@ -151,16 +161,10 @@ def _round(run: Refinement, number: int, model: Path) -> dict[str, object]:
         config.batch_size,
         run.seed,
     )
-    before = held_out.answers(number - 1, model)
-    if config.groups is None:
-        write_requests(run, number, folder)
-        sample(run, number, model, folder)
-        score(run, folder)
-        weigh(run, folder, "response", run.prior, header=False)
-        weigh(run, folder, "steered", model, header=True)
-        sampled = gather(run, folder)
-    else:
-        sampled = _split(run, config.groups, folder)
+    ranks = _ranks()
+    with ranks.main_process_first():  # what is sampled and weighed: one process, the others find the files
+        before = held_out.answers(number - 1, model)
+        sampled = _sampled(run, number, model, folder)
     files = [folder / "train.jsonl", folder / "validation.jsonl"]
     course = tune_on_groups(
         training_section(run, model),
@@ -172,7 +176,8 @@ def _round(run: Refinement, number: int, model: Path) -> dict[str, object]:
         run.seed + number,
         {"round": number, "groups": [digest_of_file(file)[:16] for file in files]},
     )
-    after = held_out.answers(number, folder / "train" / "model")
+    with ranks.main_process_first():
+        after = held_out.answers(number, folder / "train" / "model")
     report = {
         "round": number,
         **sampled,
@@ -180,8 +185,21 @@ def _round(run: Refinement, number: int, model: Path) -> dict[str, object]:
         "training": course,
         "held_out": held_out.compare(before, after),
     }
-    write_json(folder / "report.json", report)
+    if ranks.is_main_process:
+        write_json(folder / "report.json", report)
     return report
+
+
+def _sampled(run: Refinement, number: int, model: Path, folder: Path) -> Mapping[str, object]:
+    """Write the groups of a round; returns what was sampled, dropped and held out."""
+    if run.config.groups is not None:
+        return _split(run, run.config.groups, folder)
+    write_requests(run, number, folder)
+    sample(run, number, model, folder)
+    score(run, folder)
+    weigh(run, folder, "response", run.prior, header=False)
+    weigh(run, folder, "steered", model, header=True)
+    return gather(run, folder)
 
 
 def _warnings(row: Mapping[str, Any]) -> Iterator[str]:

@@ -62,7 +62,10 @@ METHODS = {
     "best": "SFT without attributes on the best tenth of the records (by the attribute model)",
     "dpo": "plain SFT, then DPO on pairs that the attribute model ordered",
     "rloo": "plain SFT, then RLOO with the attribute model as reward",
+    "grpo": "attribute-conditioned SFT, then GRPO with one reward per attribute and requests from the whole range",
 }
+STEERABLE = ("steerlm", "grpo")
+"""Those whose models hear a request."""
 _SAMPLES = 4
 """Answers per prompt: enough to see whether a method always says the same."""
 _VALIDATION_PROMPTS = 64
@@ -166,6 +169,7 @@ def _methods(setup: Setup, steerlm: Sequence[MethodCourse], notify: Notify) -> d
         "best": lambda out: _best(setup, out),
         "dpo": lambda out: _tuned(setup, out, _dpo, setup.config.dpo_learning_rates),
         "rloo": lambda out: _tuned(setup, out, _rloo, setup.config.rloo_learning_rates),
+        "grpo": lambda out: _grpo(setup, out),
     }
     done = {}
     for name, part in parts.items():
@@ -235,14 +239,16 @@ def _best(setup: Setup, out: Path) -> MethodDone:
     return _measured(setup, out, model, dataclasses.replace(best, trials=to_json(trials)))
 
 
-def _sft(setup: Setup, out: Path, tokens: float, data: Mapping[str, Path] | None = None) -> MethodCourse:
-    """Fine-tune the base model without attributes until `tokens` have gone through it."""
+def _sft(
+    setup: Setup, out: Path, tokens: float, data: Mapping[str, Path] | None = None, conditioning: bool = False
+) -> MethodCourse:
+    """Fine-tune the base model until `tokens` have gone through it, headers not counted beforehand."""
     from steerlm.stages.train_sft import train_sft
 
     recipe = setup.run.recipe
     files = data or {name: setup.annotated(name) for name in ("train", "validation")}
-    config = setup.sft.model_copy(update={"conditioning": False, "max_steps": -1})
-    epochs = tokens / plain_tokens(config, files["train"], setup.schema)
+    config = setup.sft.model_copy(update={"conditioning": conditioning, "max_steps": -1})
+    epochs = tokens / plain_tokens(setup.sft, files["train"], setup.schema)
     with spending() as cost:
         summary = train_sft(
             config.model_copy(update={"epochs": epochs}),
@@ -287,6 +293,11 @@ def _tuned(setup: Setup, out: Path, tune: Tune, learning_rates: Sequence[float])
             for trial, model in zip(trials, models, strict=True)
         ]
     best = max(trials, key=lambda trial: trial.validation_reward or 0.0)
+    return _measured(setup, out, out / f"rate-{best.learning_rate:g}" / "model", _both(first, best, trials))
+
+
+def _both(first: MethodCourse, best: TrialCourse, trials: Sequence[TrialCourse]) -> MethodCourse:
+    """Return what fine-tuning and the best trial took together."""
     second = MethodCourse(
         records=first.records,
         steps=best.steps,
@@ -295,8 +306,38 @@ def _tuned(setup: Setup, out: Path, tune: Tune, learning_rates: Sequence[float])
         seconds=best.seconds,
         peak_memory_mib=best.peak_memory_mib,
     )
-    training = dataclasses.replace(_total([first, second]), learning_rate=best.learning_rate, trials=to_json(trials))
-    return _measured(setup, out, out / f"rate-{best.learning_rate:g}" / "model", training)
+    return dataclasses.replace(_total([first, second]), learning_rate=best.learning_rate, trials=to_json(trials))
+
+
+def _grpo(setup: Setup, out: Path) -> MethodDone:
+    """Fine-tune with attributes, then reinforce all dials; the rate with the best rewards at its end is kept."""
+    from steerlm.studies.baselines.steerable import train_steerable
+
+    course = out / "sft" / "course.json"
+    if not course.is_file():
+        write_result(course, _sft(setup, out / "sft", setup.config.sft_share * setup.budget, conditioning=True))
+    first = read_result(MethodCourse, course)
+
+    def tune(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> TrialCourse:
+        return train_steerable(
+            policy,
+            setup.attribute_model,
+            setup.annotated("train"),
+            setup.schema,
+            setup.config,
+            setup.sft,
+            setup.max_new_tokens,
+            rate,
+            out,
+            budget,
+            setup.seed,
+        )
+
+    policy, budget = out / "sft" / "train" / "model", max(1, setup.budget - first.spent_tokens)
+    rates = setup.config.grpo_learning_rates
+    trials = [_trial(setup, tune, policy, out / f"rate-{rate:g}", rate, budget) for rate in rates]
+    best = max(trials, key=lambda trial: -1.0 if trial.last_reward is None else trial.last_reward)
+    return _measured(setup, out, out / f"rate-{best.learning_rate:g}" / "model", _both(first, best, trials))
 
 
 def _trial(setup: Setup, tune: Tune, policy: Path, folder: Path, rate: float, budget: int) -> TrialCourse:
@@ -392,7 +433,7 @@ def _results(
         methods={
             name: MethodResult(
                 what=what,
-                steerable=name == "steerlm",
+                steerable=name in STEERABLE,
                 training=[
                     from_json(MethodTraining, {"seed": seed, **to_json(methods[name].training)})
                     for seed, methods in done.items()

@@ -1,0 +1,252 @@
+"""Measure what goes beyond the first paper: models of playground runs, all asked the same; a row per model and seed.
+
+    python docs/results_beyond.py RUN ROW=MODEL [ROW=MODEL …] [--seed N] [--cost ROW=STAGE_FOLDER …]
+    make docs
+
+RUN is a playground run: its fine-tuning is the row `sft`, which the others are compared with request by request. Every
+held-out prompt is asked for settings of the training labels, and once for the best: exact measures say what came out.
+A row is added to `docs/results/beyond.json`, or replaced there, under its name and the seed; `ROWS` says what a name
+means, and a name that is not in it stands in the table as it is. STAGE_FOLDER is the folder of the stage that made the
+model, whose `done.json` and report say what it took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from steerlm.reporting.formatting import DASH, estimate_text, markdown_table, number
+from steerlm.results.codec import from_json
+from steerlm.statistics.estimates import Estimate
+
+FILE = Path(__file__).resolve().parent / "results" / "beyond.json"
+ROWS = {
+    "sft": "attribute-conditioned SFT",
+    "bootstrap-paper": "+ bootstrap, `mode: paper`",
+    "bootstrap": "+ bootstrap, the default",
+    "refine": "+ refine, 1 round",
+    "refine-2": "+ refine, 2 rounds",
+    "contrast": "+ contrast",
+    "reinforce": "+ rewards (reinforce)",
+}
+_SETTINGS, _MAX_NEW_TOKENS, _TEMPERATURE, _TOP_K = 2, 160, 0.7, 50
+
+
+def measured(run: Path, model: Path, num_prompts: int | None) -> Mapping[str, Any]:
+    """Return what a model's answers measured: requested and obtained levels (N, K), prompts (N,), and at the best."""
+    import numpy as np
+
+    from steerlm.checkpoint.models import load_info
+    from steerlm.conversation import Message
+    from steerlm.generation.engine import Request, Sampling, load_engine
+    from steerlm.playground.measuring import measure
+    from steerlm.stages.evaluate.sweeping import read_prompts, seen_combinations
+
+    info = load_info(run / "train_sft" / "model")
+    schema = info.schema
+    known = [c for c, _ in seen_combinations(info.label_statistics, schema) if len(c) == len(schema)]
+    prompts = read_prompts(run / "playground" / "prompts.jsonl", schema, num_prompts, 0)
+    draws = np.random.default_rng(5)
+    best = {**schema.defaults, **{a.name: a.best_value for a in schema if a.best is not None}}
+    asked = [
+        (number, prompt, setting)
+        for number, prompt in enumerate(prompts)
+        for setting in [*(known[int(draws.integers(len(known)))] for _ in range(_SETTINGS)), best]
+    ]
+    requests = [
+        Request(prompt.messages, setting, seed=prompt.seed * (_SETTINGS + 1) + i % (_SETTINGS + 1))
+        for i, (_, prompt, setting) in enumerate(asked)
+    ]
+    answers = load_engine(model, batch_size=128).generate(requests, Sampling(_MAX_NEW_TOKENS, _TEMPERATURE, _TOP_K))
+    texts = [answer.text for [answer] in answers]
+    obtained = np.array(
+        [
+            [measure((*prompt.messages, Message("assistant", text)))[name] for name in schema.names]
+            for (_, prompt, _), text in zip(asked, texts, strict=True)
+        ]
+    )
+    wanted = np.array([[float(setting[name]) for name in schema.names] for _, _, setting in asked])
+    return {
+        "names": schema.names,
+        "good": [k if a.best == "max" else -k - 1 for k, a in enumerate(schema) if a.best is not None],
+        "maximum": [a.maximum for a in schema],
+        "wanted": wanted,
+        "obtained": obtained,
+        "prompt": np.array([number for number, _, _ in asked]),
+        "best": np.arange(len(asked)) % (_SETTINGS + 1) == _SETTINGS,
+        "texts": texts,
+    }
+
+
+def figures(found: Mapping[str, Any], before: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the figures of a row, with 95 % intervals from resampled prompts."""
+    import numpy as np
+
+    from steerlm.scorers.measures import distinct_n
+    from steerlm.statistics.estimates import cluster_bootstrap, mean
+
+    asked, best = ~found["best"], found["best"]
+    prompts = found["prompt"][asked].tolist()
+    error_N_K = np.abs(found["obtained"] - found["wanted"])[asked]
+    before_N_K = np.abs(before["obtained"] - before["wanted"])[asked]
+    wanted_N_K, obtained_N_K = found["wanted"][asked], found["obtained"][asked]
+    scales = [found["maximum"][k if k >= 0 else -k - 1] for k in found["good"]]
+    goodness_N = np.mean(
+        [
+            found["obtained"][best][:, k] if k >= 0 else scale - found["obtained"][best][:, -k - 1]
+            for k, scale in zip(found["good"], scales, strict=True)
+        ],
+        axis=0,
+    )
+
+    def estimate(values_N: Any, clusters: list[int]) -> dict[str, object]:
+        return cluster_bootstrap(mean, [values_N], clusters).to_dict()
+
+    return {
+        "error": estimate(error_N_K.mean(axis=1), prompts),
+        "difference": estimate((error_N_K - before_N_K).mean(axis=1), prompts),
+        "error_by_dial": {n: round(float(error_N_K[:, k].mean()), 4) for k, n in enumerate(found["names"])},
+        "spearman": _resampled(_spearman, wanted_N_K, obtained_N_K, prompts),
+        "side_effects": _resampled(_side_effects, wanted_N_K, obtained_N_K, prompts),
+        "quality": estimate(goodness_N, found["prompt"][best].tolist()),
+        "distinct_2": round(distinct_n([t for t, b in zip(found["texts"], best, strict=True) if b], 2), 4),
+        "unique": round(len(set(found["texts"])) / len(found["texts"]), 4),
+    }
+
+
+def _spearman(wanted_N_K: Any, obtained_N_K: Any) -> float:
+    """Return the mean over the dials of the rank correlation between requested and obtained."""
+    from scipy import stats
+
+    return float(
+        sum(stats.spearmanr(w, o).statistic for w, o in zip(wanted_N_K.T, obtained_N_K.T, strict=True))
+        / wanted_N_K.shape[1]
+    )
+
+
+def _side_effects(wanted_N_K: Any, obtained_N_K: Any) -> float:
+    """Return how many levels a dial moves the others by per level, in the mean over all pairs, by least squares."""
+    import numpy as np
+
+    design = np.column_stack([wanted_N_K, np.ones(len(wanted_N_K))])
+    slopes = np.linalg.lstsq(design, obtained_N_K, rcond=None)[0][:-1]
+    return float(np.abs(slopes[~np.eye(len(slopes), dtype=bool)]).mean())
+
+
+def _resampled(statistic: Any, wanted_N_K: Any, obtained_N_K: Any, prompts: list[int]) -> dict[str, object]:
+    import numpy as np
+
+    clusters = np.array(prompts)
+    rows = [np.flatnonzero(clusters == cluster) for cluster in np.unique(clusters)]
+    draws = np.random.default_rng(0)
+    values = []
+    for _ in range(300):
+        chosen = np.concatenate([rows[i] for i in draws.integers(len(rows), size=len(rows))])
+        values.append(statistic(wanted_N_K[chosen], obtained_N_K[chosen]))
+    low, high = np.quantile(values, [0.025, 0.975])
+    value = statistic(wanted_N_K, obtained_N_K)
+    return {"value": value, "low": float(low), "high": float(high), "n": len(clusters), "clusters": len(rows)}
+
+
+def cost(folder: Path) -> Iterator[tuple[str, float]]:
+    """Yield the tokens that a stage trained on and sampled, and the CPU time it took."""
+    done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+    summary = done["summary"]
+    parts = summary.get("rounds", [summary])
+    trained = sampled = 0.0
+    for part in parts:
+        training = part["training"]
+        tokens = training.get("train_tokens", training.get("trained_tokens"))
+        if tokens is None:
+            tokens = training["train"]["tokens"]
+        trained += tokens * (training.get("epochs") or 1.0)
+        sampled += part.get("sampled_tokens") or training.get("sampled_tokens") or 0
+    yield "trained_tokens", round(trained)
+    yield "sampled_tokens", round(sampled)
+    yield "cpu_seconds", done["cpu_seconds"]
+
+
+def table() -> str:
+    """The rows, and how they were measured."""
+    if not FILE.is_file():
+        return "Not measured yet.\n"
+    stored = json.loads(FILE.read_text(encoding="utf-8"))["rows"]
+    header = [
+        "", "playground", "error, levels", "minus SFT", "Spearman", "side effects", "quality at the best", "distinct-2",
+        "tokens trained", "tokens sampled", "CPU time",
+    ]  # fmt: skip
+    names = [*(name for name in ROWS if name in stored), *(name for name in stored if name not in ROWS)]
+    lines = []
+    for name in names:
+        for seed, row in sorted(stored[name].items(), key=lambda pair: int(pair[0])):
+            error, difference, rho, leak, quality = (
+                from_json(Estimate, row[key]) for key in ("error", "difference", "spearman", "side_effects", "quality")
+            )
+            spent = row.get("cost") or {}
+            lines.append(
+                [
+                    ROWS.get(name, name),
+                    f"seed {seed}",
+                    estimate_text(error, 3),
+                    DASH if name == "sft" else estimate_text(difference, 3),
+                    estimate_text(rho, 3),
+                    estimate_text(leak, 3),
+                    estimate_text(quality),
+                    number(row["distinct_2"], 3),
+                    *(
+                        number(spent[key] / 1e3, 0) + " k" if key in spent else DASH
+                        for key in ("trained_tokens", "sampled_tokens")
+                    ),
+                    number(spent["cpu_seconds"], 0) + " s" if "cpu_seconds" in spent else DASH,
+                ]
+            )
+    return markdown_table(header, lines) + f"\n{_how(stored)}\n"
+
+
+def _how(stored: Mapping[str, Any]) -> str:
+    one = stored["sft"][min(stored["sft"], key=int)]
+    seeds = {seed for row in stored.values() for seed in row}
+    return (
+        f"{one['error']['clusters']} held-out prompts, each at {_SETTINGS} settings of the training labels "
+        f"({one['error']['n']} answers) and at the best one; temperature {_TEMPERATURE}, top-k {_TOP_K}; exact "
+        "measures. Error: the mean over the dials of |obtained - requested|. Minus SFT: the same requests, paired. "
+        "Spearman: the mean over the dials. Side effects: levels that a dial moves another by per level, the mean over "
+        "all pairs, by least squares (0 would be none; chance alone gives more). In brackets: 95 % intervals from "
+        f"resampled prompts. Seeds: {', '.join(sorted(seeds, key=int))}. Tokens and CPU time are those of the step "
+        "alone, without the fine-tuning before it; the time holds its own comparison on held-out prompts."
+    )
+
+
+BLOCKS = {"beyond": table}
+
+
+def main() -> int:
+    """Measure the models named on the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("models", nargs="+", metavar="ROW=MODEL")
+    parser.add_argument("--cost", nargs="*", default=[], metavar="ROW=STAGE_FOLDER")
+    parser.add_argument("--seed", type=int, default=0, help="under which the rows are kept")
+    parser.add_argument("--num-prompts", type=int, help="default: all")
+    given = parser.parse_args()
+    models, costs = (
+        {name: Path(path) for name, _, path in (pair.partition("=") for pair in pairs)}
+        for pairs in (given.models, given.cost)
+    )
+    before = measured(given.run, given.run / "train_sft" / "model", given.num_prompts)
+    for name, model in models.items():
+        found = before if name == "sft" else measured(given.run, model, given.num_prompts)
+        row = {**figures(found, before), "cost": dict(cost(costs[name])) if name in costs else None}
+        print(name, row["error"], row["difference"], flush=True)
+        rows = json.loads(FILE.read_text(encoding="utf-8"))["rows"] if FILE.is_file() else {}
+        rows.setdefault(name, {})[str(given.seed)] = row
+        FILE.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
