@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _LABELLED = 0.95
 """Share of rated responses from which people's labels are trained on as they are."""
+_LONG_S = 3600
 _ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 _EPILOG = """\
 examples:
@@ -221,6 +222,8 @@ def _write(setting: InitSetting, source: SourceConfig, name: str, out: Path, see
     with atomic_writer(out) as stream:
         stream.write(text.encode())
     terminal.say(f"recipe   {out}: read it, every value says why; about {duration(planned.seconds)} on this machine")
+    if planned.seconds is not None and planned.seconds > _LONG_S:
+        terminal.say("long     fewer train_sft.epochs or evaluate.num_prompts, a smaller model or a GPU shorten it")
     for line in (*map(str, planned.findings), *planned.problems):
         terminal.say(f"warning  {line}")
     terminal.say(f"\ncheck    steerlm run {out} --dry-run")

@@ -55,10 +55,8 @@ def findings_of(stage: str, summary: Mapping[str, Any], out: Path) -> list[Findi
 def warnings_of(stage: str, summary: Mapping[str, Any]) -> list[str]:
     """Return what a person should look at: the stage's own warnings, and every share left out above 1 %, but for what
     is a finding."""
-    told = ("train", TOO_LONG) if stage == "train_sft" else None
-    grave = [
-        f"{where}: {loss}" for where, loss in _losses(stage, summary) if loss.grave and (where, loss.reason) != told
-    ]
+    told = TOO_LONG if stage == "train_sft" else None
+    grave = [f"{where}: {loss}" for where, loss in _losses(stage, summary) if loss.grave and loss.reason != told]
     return [*summary.get("warnings", ()), *grave]
 
 

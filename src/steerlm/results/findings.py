@@ -245,8 +245,11 @@ def verdict(results: Evaluation, found: Sequence[Finding]) -> tuple[bool, str]:
     """Return whether every dial moves, and that in one line with its figures."""
     stuck = {name for finding in found if finding.kind == "dial" for name in finding.dials}
     unmeasured = [name for name in results.attributes.names if name not in results.headline_scorer]
-    figures = ", ".join(f"{name} {value:.2f}" for name, value in dial_figures(results).items())
+    figures = ", ".join(
+        f"{name} {value:.2f}" if math.isfinite(value) else f"{name} –" for name, value in dial_figures(results).items()
+    )
     unknown = f"; nothing measured {', '.join(unmeasured)}" if unmeasured else ""
     if not stuck and not unmeasured:
         return True, f"every dial moves (Spearman: {figures})"
-    return False, f"{len(stuck)} of {len(results.attributes)} dials do not move (Spearman: {figures}){unknown}"
+    moving = len(results.attributes) - len(stuck) - len(unmeasured)
+    return False, f"{moving} of {len(results.attributes)} dials move (Spearman: {figures}){unknown}"
