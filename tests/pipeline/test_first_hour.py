@@ -62,10 +62,9 @@ def rates(body: dict[str, Any]) -> str:
 def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEndpoint]:
     pytest.importorskip("openai", reason="the judge extra is not installed")
     monkeypatch.chdir(tmp_path)
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY", "STEERLM_JUDGE_MODEL"):
+        monkeypatch.delenv(name, raising=False)
     with FakeEndpoint(rates) as found:
-        for line in blocks("bash")[1].strip().splitlines():
-            name, value = line.removeprefix("export ").split("=")
-            monkeypatch.setenv(name, found.base_url if name == "OPENAI_BASE_URL" else value)
         yield found
 
 
@@ -82,11 +81,16 @@ def steerlm(line: str, base: Path, *more: str) -> int:
     return main([*shlex.split(line.strip().replace("google/gemma-3-270m", str(base)))[1:], *more])
 
 
-def follow(base: Path, rows: int, overrides: list[str]) -> None:
+def follow(
+    base: Path, rows: int, overrides: list[str], endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Do what the page says up to the server."""
-    init, _, dry_run, run, _ = blocks("bash")
+    init, exports, dry_run, run, _ = blocks("bash")
     write_dialogue(Path("dialogue.csv"), rows)
     assert steerlm(init, base) == 0
+    for line in exports.strip().splitlines():
+        name, value = line.removeprefix("export ").split("=")
+        monkeypatch.setenv(name, endpoint.base_url if name == "OPENAI_BASE_URL" else value)
     changed = [word for override in overrides for word in ("--set", override)]
     assert steerlm(dry_run, base, *changed) == 0
     assert not Path("runs").exists()
@@ -122,9 +126,9 @@ def ask(url: str) -> None:
 
 
 def test_the_page_holds_word_for_word(
-    endpoint: FakeEndpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    endpoint: FakeEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    follow(small_model(tmp_path / "base"), 80, HURRY)
+    follow(small_model(tmp_path / "base"), 80, HURRY, endpoint, monkeypatch)
     said = capsys.readouterr().out
     assert 60 < endpoint.num_requests <= 80  # what is said twice is rated once
     assert "6 optimizer steps" in said, "a run in a hurry says so"
@@ -147,7 +151,7 @@ def test_the_page_holds_word_for_word(
 
 @pytest.mark.slow
 def test_after_the_hour_the_dials_move(
-    endpoint: FakeEndpoint, shared_models: Path, capsys: pytest.CaptureFixture[str]
+    endpoint: FakeEndpoint, shared_models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    follow(shared_models / "stories260K", 800, [])
+    follow(shared_models / "stories260K", 800, [], endpoint, monkeypatch)
     assert "✓ every dial moves" in capsys.readouterr().out

@@ -54,7 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write a recipe; 1 where it has problems that its owner must mend."""
+    """Write a recipe; what its owner must still do is said."""
     name = arguments.name or _name_of(arguments.data)
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         raise UserError(f"--name {name!r} may hold letters, digits and _ . - only")
@@ -224,11 +224,13 @@ def _write(setting: InitSetting, source: SourceConfig, name: str, out: Path, see
     terminal.say(f"recipe   {out}: read it, every value says why; about {duration(planned.seconds)} on this machine")
     if planned.seconds is not None and planned.seconds > _LONG_S:
         terminal.say("long     fewer train_sft.epochs or evaluate.num_prompts, a smaller model or a GPU shorten it")
-    for line in (*map(str, planned.findings), *planned.problems):
+    for line in map(str, planned.findings):
         terminal.say(f"warning  {line}")
+    for line in planned.problems:
+        terminal.say(f"to do    {line}")
     terminal.say(f"\ncheck    steerlm run {out} --dry-run")
     terminal.say(f"run      steerlm run {out}")
-    return 1 if planned.problems else 0
+    return 0
 
 
 def _recipe(setting: InitSetting, source: SourceConfig, name: str, seed: int) -> tuple[str, Recipe]:

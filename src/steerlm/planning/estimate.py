@@ -6,6 +6,7 @@ Validates all that can be validated without computing (`planning.inputs`), then 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from steerlm.config import (
     TrainingSection,
     scoring_tokens,
 )
+from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture
 from steerlm.planning.devices import DEVICES, Machines, this_machine
 from steerlm.planning.inputs import (
@@ -154,16 +156,18 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         growing = recipe.bootstrap.model_copy(update={"rounds": recipe.grow.rounds})
         result.stages.append(replace(worker.bootstrap(growing, recipe.train_sft, model), stage="grow"))
     if data is not None:
-        result.findings += _signs(recipe, data, machines, not found.problems)
+        result.findings += _signs(recipe, data, machines)
     result.notes += _remarks(recipe, machines)
     result.problems += [_misfit(cost) for cost in result.stages if cost.fits is False]
     return result
 
 
-def _signs(recipe: Recipe, data: DataSize, machines: Machines, sound: bool) -> Iterator[Finding]:
+def _signs(recipe: Recipe, data: DataSize, machines: Machines) -> Iterator[Finding]:
     """Yield what says before a run that it will learn nothing."""
     section = recipe.train_sft
-    sampled = sampled_lengths(section, recipe, data) if sound else None
+    sampled = None
+    with contextlib.suppress(UserError):  # what is wrong with the tokenizer is one of the problems
+        sampled = sampled_lengths(section, recipe, data)
     if sampled is not None and sampled.records:
         data = replace(data, tokens_per_record=sum(sampled.records) / len(sampled.records))
     steps = planned_steps(section, data, recipe.prepare.validation_fraction, machines.count)
