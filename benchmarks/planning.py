@@ -53,6 +53,8 @@ SETTINGS = {
     "80m": Setting("80m", 2048, False, 4),
     "80m-recompute": Setting("80m", 2048, True, 4),
 }
+GPU_SETTINGS = {"tiny": Setting("tiny", 2048, False, 2), "1b": Setting("1b", 16384, True, 4)}
+"""Those of `benchmarks.gpu`."""
 
 
 def _peak() -> int:
@@ -76,6 +78,7 @@ def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
     from benchmarks.synthetic import SIZES, make_config, make_tokenizer
     from steerlm.attributes import AttributeSchema
     from steerlm.batching.batches import EncodedExamples
+    from steerlm.checkpoint.models import autocast_bf16
     from steerlm.config import TrainingSection
     from steerlm.planning.architectures import architecture
     from steerlm.planning.devices import this_machine
@@ -83,7 +86,8 @@ def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
     from steerlm.planning.speed import PADDING, training_seconds
     from steerlm.training.loop import train
 
-    setting = SETTINGS[name]
+    setting = {**SETTINGS, **GPU_SETTINGS}[name]
+    gpu = torch.cuda.is_available()
     steps = 2 if quick else setting.steps
     size = SIZES[setting.size]
     tokenizer = make_tokenizer(size.vocab_size, AttributeSchema.preset("helpsteer"))
@@ -109,16 +113,19 @@ def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
         head=True,
         shards=1,
         cpu=machines.device.cpu,
-        bf16=bool(torch.cpu._is_avx512_bf16_supported()),
+        bf16=autocast_bf16("auto"),
         mean_length=float((lengths**2).sum() / lengths.sum()),
         response_share=1 / 3,
     )
-    _REFERENCES.write_text("5", encoding="utf-8")  # resets the peak (proc(5)): measuring the speed took some, too
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        _REFERENCES.write_text("5", encoding="utf-8")  # resets the peak (proc(5)): measuring the speed took some, too
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
     clock = Clock(2, steps * setting.tokens_per_batch * 4 // 5)
     watch(clock, lambda: train(section, model, tokenizer, rows, rows, "sft", folder, seed))
-    peak = _peak()
+    peak = torch.cuda.max_memory_allocated() if gpu else _peak()
     measured_steps = clock.facts()["steps"] - 2
     # steps differ in their real tokens: the prediction is for as many as were trained
     predicted = training_seconds(shape, step, machines, clock.timed_tokens / PADDING, setting.tokens_per_batch)

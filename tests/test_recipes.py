@@ -47,7 +47,8 @@ def test_what_goes_beyond_can_be_planned(name: str, devices: str, nodes: int) ->
 
 def test_the_promised_recipes_are_shipped() -> None:
     names = {path.stem for path in RECIPES}
-    assert {"playground", "consumer_gpu", "lora_80gb", "multi_node", "paper", "helpsteer2", "no_ratings"} <= names
+    assert {"playground", "consumer_gpu", "lora_80gb", "multi_node", "paper", "helpsteer2"} <= names
+    assert {"paper_43b", "no_ratings"} <= names
 
 
 def test_the_paper_recipe_carries_the_papers_hyper_parameters() -> None:
@@ -63,6 +64,19 @@ def test_the_paper_recipe_carries_the_papers_hyper_parameters() -> None:
         assert (section.epochs, section.max_length) == (5, 4096)
     assert recipe.bootstrap is not None
     assert recipe.bootstrap.top_k == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "nodes"),
+    [("paper", "8xA100-80GB", 16), ("paper_43b", "8xA100-80GB", 16), ("multi_node", "8xH100", 4)],
+)
+def test_the_large_recipes_fit_what_they_are_for(name: str, gpus: str, nodes: int) -> None:
+    recipe = load_recipe(next(path for path in RECIPES if path.stem == name))
+    result = plan(recipe, parse_gpus(gpus, nodes), tokens=120_000_000)
+    assert {cost.stage: cost.fits for cost in result.stages} == dict.fromkeys(
+        (stage for stage in recipe_stages(recipe) if stage != "prepare"), True
+    )
+    assert not result.problems
 
 
 def test_the_accelerate_configuration_shards_with_fsdp2() -> None:

@@ -153,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and arguments.command != "chat":
         arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.rest = rest
+    arguments.argv = sys.argv[1:] if argv is None else list(argv)
     # keeps third-party chatter off the terminal, in workers too; their warnings and errors stay
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

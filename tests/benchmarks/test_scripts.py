@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import Trainer
 
-from benchmarks import annotate, generative_labels, sft
+from benchmarks import annotate, generative_labels, gpu, gpu_parts, sft
 from benchmarks.clock import Clock, shuffled_batches, watch
-from benchmarks.harness import Benchmark, Job, Measurement, build_parser, main
+from benchmarks.harness import Benchmark, Job, Measurement, NotRun, build_parser, main
 from benchmarks.synthetic import conversations, make_tokenizer
 from steerlm.attributes import AttributeSchema
 from steerlm.template import ConversationEncoder
@@ -156,3 +157,44 @@ def test_the_whole_script_runs(benchmark: Benchmark, tmp_path: Path) -> None:
     for check in result["checks"]:
         for share in check.get("equal_labels", {}).values():
             assert share is None or share > 0.99
+
+
+def test_the_gpu_script_tells_what_did_not_run_and_keeps_what_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> dict[str, Any]:
+        raise RuntimeError("no kernel")
+
+    def absent() -> dict[str, Any]:
+        raise NotRun("no vLLM")
+
+    checks = {"checks": {"scores": {"ok": True}, "texts": {"ok": False}}}
+    monkeypatch.setattr(gpu, "parts", lambda setup, say: {"checks": lambda: checks, "a": fails, "b": absent})
+    out = tmp_path / "gpu.json"
+    assert gpu.main(["--device", "cpu", "--tiny", "--out", str(out)]) == 1
+    assert "failed: a, texts" in capsys.readouterr().err
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["parts"]["checks"]["checks"] == checks["checks"]
+    assert found["parts"]["a"]["failed"] == "no kernel"
+    assert found["parts"]["b"]["not_run"] == "no vLLM"
+    assert gpu.main(["--device", "cpu", "--tiny", "--minutes", "0", "--out", str(out)]) == 0
+    late = json.loads(out.read_text(encoding="utf-8"))["parts"]
+    assert {part["not_run"] for part in late.values()} == {"no time left"}
+
+
+def test_the_checks_of_the_gpu_script_pass_here(tmp_path: Path) -> None:
+    found = gpu_parts.checks(gpu_parts.Given("cpu", True, None, tmp_path))["checks"]
+    assert set(found) == {"scores_regression", "scores_generative", "loss", "greedy_texts"}
+    assert all(check["ok"] for check in found.values())
+    assert found["scores_regression"]["rows_share_prompts"]
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_through_on_the_cpu(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    assert gpu.main(["--device", "cpu", "--tiny", "--out", str(out)]) == 0
+    parts = json.loads(out.read_text(encoding="utf-8"))["parts"]
+    assert list(parts) == ["checks", "sft", "memory", "annotate", "sampling", "gemma"]
+    assert parts["memory"]["measured"]["memory_mib"] > 0
+    assert parts["sft"]["ours"]["facts"][0]["steps"] >= 1
+    assert set(parts["gemma"]["stages"]) >= {"train_attribute_model", "annotate", "train_sft", "bootstrap", "evaluate"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import (
     BertModel,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -391,11 +393,25 @@ def test_the_code_on_an_adapters_card_gives_the_merged_model(tmp_path: Path, mon
     assert found["tokenizer"].apply_chat_template(messages) == tokenizer.apply_chat_template(messages)
 
 
-def test_qlora_without_a_gpu_or_its_extra_says_what_is_missing(checkpoint: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("a GPU is visible")
-    with pytest.raises(UserError, match=r"quantize_4bit needs (bitsandbytes: pip install 'steerlm\[qlora\]'|a CUDA)"):
+def test_qlora_without_its_extra_says_what_is_missing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=r"quantize_4bit needs bitsandbytes: pip install 'steerlm\[qlora\]'"):
         load_causal_lm(checkpoint, quantize_4bit=True)
+
+
+def test_qlora_trains_on_the_cpu_as_well(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra qlora is not installed")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    model = add_lora(load_causal_lm(tmp_path, quantize_4bit=True), LoraSection(rank=4, quantize_4bit=True), (1, 2))
+    assert any("4bit" in type(module).__name__ for module in model.modules())
+    ids = torch.arange(16)[None]
+    model(input_ids=ids, labels=ids).loss.backward()
+    trained = [weight.grad for weight in model.parameters() if weight.requires_grad]
+    assert any(grad is not None and grad.abs().sum() > 0 for grad in trained)
 
 
 def test_precision_on_the_cpu() -> None:

@@ -149,6 +149,20 @@ def test_an_adapter_is_merged(tmp_path: Path) -> None:
     for name, value in ours.items():
         torch.testing.assert_close(theirs[name], value, rtol=1e-6, atol=1e-6)
     assert "base_model" not in ModelCard.load(tmp_path / "out" / "README.md").data.to_dict(), "no hub id"
+    config = tmp_path / "stage" / "adapter" / "adapter_config.json"
+    for key, value, reason in (
+        ("num_hidden_layers", 1, "is for another base model than"),
+        ("num_hidden_layers", 3, "is for another base model than"),
+        ("intermediate_size", 40, "size mismatch|onto its base model"),
+    ):
+        other = tiny_llama_config(258)
+        setattr(other, key, value)
+        random_model(other).save_pretrained(tmp_path / f"{key}-{value}")
+        config.write_text(
+            json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": str(tmp_path / f"{key}-{value}")})
+        )
+        with pytest.raises(UserError, match=reason):
+            export(tmp_path / "stage" / "adapter", tmp_path / "another")
 
 
 def test_types_and_shards(checkpoint: Path, tmp_path: Path) -> None:

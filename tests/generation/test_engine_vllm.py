@@ -123,6 +123,12 @@ def test_vllm_is_started_without_tokenizer_or_remote_code(engine: Engine, checkp
     }  # fmt: skip
 
 
+def test_a_model_on_several_devices_is_cut_by_vllm(engine: Engine, checkpoint: Path) -> None:
+    assert "tensor_parallel_size" not in LLM.started
+    open_engine("vllm", checkpoint, "fp32", 32, devices=4)
+    assert LLM.started["tensor_parallel_size"] == 4
+
+
 def test_every_sample_is_a_request_with_ids_and_a_seed_of_its_own(engine: Engine) -> None:
     requests = [Request(HELLO, {"quality": 4}, num_samples=3, seed=5), Request(HELLO, {}, num_samples=1, seed=5)]
     samples = engine.generate(requests, Sampling(8, 0.7, 50, 0.9))

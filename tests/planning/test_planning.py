@@ -22,9 +22,12 @@ from steerlm.planning.measuring import layer_speed
 from steerlm.planning.memory import (
     PROCESS,
     Step,
+    StepMemory,
     adapter_parameters,
     largest_batch,
     layer_bytes_per_token,
+    sampling_memory,
+    sequences_that_fit,
     training_memory,
 )
 from steerlm.planning.printing import print_plan
@@ -57,9 +60,9 @@ def raw(tmp_path: Path) -> dict[str, Any]:
     return recipe
 
 
-def planned(raw: dict[str, Any]) -> CostPlan:
+def planned(raw: dict[str, Any], machines: Machines | None = None) -> CostPlan:
     recipe: Recipe = build_recipe(raw)
-    return plan(recipe)
+    return plan(recipe, machines)
 
 
 def test_parameters_are_those_of_the_model(tmp_path: Path) -> None:
@@ -432,9 +435,44 @@ def test_the_command_says_what_fits_and_what_it_costs(
     )
     text = capsys.readouterr().out
     assert "8 x H100" in text
-    assert "estimates from its data sheet" in " ".join(text.split())
+    words = " ".join(text.split())
+    assert "~ estimated from the data sheet of H100" in words
+    assert "operations / (0.4 x 989 TFLOP/s)" in words
+    assert re.search(r"train_sft.*~[\d.]+ GiB.*~\d", text)
     assert "cost" in text
     assert "8.0 B" in text
+
+
+def test_a_model_that_fits_no_device_is_spread(raw: dict[str, Any]) -> None:
+    raw["train_sft"]["base_model"] = raw["train_attribute_model"]["base_model"] = "meta-llama/Llama-3.1-70B"
+    machines = parse_gpus("8xH100")
+
+    def problems() -> dict[str, str]:
+        return dict(text.split(": ", 1) for text in planned(raw, machines).problems)
+
+    assert problems()["annotate"] == "the model does not fit 1 device(s); set annotate.devices_per_model: 2"
+    assert problems()["evaluate"] == "the model does not fit 1 device(s); set evaluate.devices_per_model: 4"
+    raw["annotate"] = {"devices_per_model": 2}
+    raw["evaluate"] = {"devices_per_model": 4}
+    raw["bootstrap"] |= {"devices_per_model": 6}
+    assert not {"annotate", "evaluate"} & set(problems())
+    assert problems()["bootstrap"] == "devices_per_model: 6 does not divide the model's heads; 4 does"
+
+
+def test_samples_are_drawn_by_as_many_as_the_memory_has_room_for() -> None:
+    shape = shape_of("meta-llama/Llama-2-13b-hf")
+
+    def memory_of(sequences: int) -> StepMemory:
+        return sampling_memory(shape, sequences, 1200, 2.0, False)
+
+    fitting = sequences_that_fit(64, 72, memory_of)
+    assert memory_of(fitting).gib <= 72 < memory_of(fitting + 1).gib
+    assert sequences_that_fit(4, 72, memory_of) == 4
+    assert sequences_that_fit(64, 10, memory_of) == 1
+    # half the weights and half the cache on each of two devices
+    halves = sampling_memory(shape, 8, 1200, 2.0, False, 2)
+    assert halves.weights == memory_of(8).weights / 2
+    assert halves.activations == memory_of(8).activations / 2
 
 
 def test_a_model_that_is_not_here_is_a_note_that_says_how_to_get_it(raw: dict[str, Any]) -> None:

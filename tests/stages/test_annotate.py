@@ -93,7 +93,7 @@ class FakeScorer:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeScorer:
     scorer = FakeScorer()
-    monkeypatch.setattr(stage, "load_attribute_model", lambda path, precision: scorer)
+    monkeypatch.setattr(stage, "open_attribute_model", lambda path, precision, devices: scorer)
     return scorer
 
 
@@ -274,10 +274,10 @@ from pathlib import Path
 from steerlm.config import AnnotateConfig
 from steerlm.stages.annotate import stage
 
-load = stage.load_attribute_model
+load = stage.open_attribute_model
 
-def deadly(path, precision):
-    scorer = load(path, precision)
+def deadly(path, precision, devices):
+    scorer = load(path, precision, devices)
     calls = []
     def score(*arguments):
         calls.append(1)
@@ -287,7 +287,7 @@ def deadly(path, precision):
     object.__setattr__(scorer, "score_encoded", score)
     return scorer
 
-stage.load_attribute_model = deadly
+stage.open_attribute_model = deadly
 model, data, out = map(Path, sys.argv[1:])
 stage.annotate(AnnotateConfig(window=5, tokens_per_batch=2000, precision="fp32"), [data], model, out)
 """

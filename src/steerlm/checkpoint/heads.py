@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from steerlm.batching.shared_prompts import core_model
@@ -19,7 +20,11 @@ def head_in_fp32(model: Any) -> None:
     """
     core = core_model(model)
     output = core.get_output_embeddings()
-    if isinstance(output, nn.Linear):
+    if isinstance(output, nn.Linear) and isinstance(output.weight, DTensor):
+        # spread over devices, its own forward gathers the logits; tied, the weights stay those of the embeddings
+        if output.weight is not core.get_input_embeddings().weight:
+            _forward_in_fp32(output.float(), output.forward)
+    elif isinstance(output, nn.Linear):
         _forward_in_fp32(output, lambda states: _linear_in_fp32(output, states))
     elif output is None:
         for head in core.children():

@@ -116,12 +116,14 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_causal_lm(
-    name_or_path: str | Path, precision: Precision = "fp32", quantize_4bit: bool = False
+    name_or_path: str | Path, precision: Precision = "fp32", quantize_4bit: bool = False, spread: int = 1
 ) -> PreTrainedModel:
-    """Load a causal language model, on the CPU (4 bit: on the GPU).
+    """Load a causal language model, on the CPU (4 bit, and a part: on the default device).
 
     Args:
         precision: of the weights; fp32 is what full fine-tuning wants, auto what generation wants.
+        quantize_4bit: whether to quantise it (QLoRA).
+        spread: over so many processes, this one of them (`storage.ranks`), each of which gets its part.
 
     Raises:
         UserError: missing, cut short, not safetensors, not a causal language model (a masked one will not do), or
@@ -130,10 +132,10 @@ def load_causal_lm(
     name = _resolve(name_or_path)
     if weights_come_from_rank_0() and not quantize_4bit:
         return _without_weights(AutoModelForCausalLM, name, inference_dtype(precision), {})
-    quantized: dict[str, object] = {}
+    how: dict[str, object] = _spread(name, spread)
     if quantize_4bit:
-        quantized = {"quantization_config": _four_bit(), "device_map": {"": torch.cuda.current_device()}}
-    model, missing = _with_weights(AutoModelForCausalLM, name, inference_dtype(precision), quantized)
+        how = {"quantization_config": _four_bit(), "device_map": {"": default_device()}}
+    model, missing = _with_weights(AutoModelForCausalLM, name, inference_dtype(precision), how)
     if missing:
         raise UserError(
             f"{name!r} lacks {len(missing)} weights of a causal language model (for example {missing[0]}): "
@@ -173,7 +175,10 @@ def _without_weights(kind: Any, name: str, dtype: torch.dtype, changes: Mapping[
 
 
 def load_sequence_classifier(
-    name_or_path: str | Path, schema: AttributeSchema | None = None, precision: Precision = "fp32"
+    name_or_path: str | Path,
+    schema: AttributeSchema | None = None,
+    precision: Precision = "fp32",
+    spread: int = 1,
 ) -> PreTrainedModel:
     """Load an encoder or decoder with a regression head (one linear layer), on the CPU.
 
@@ -181,6 +186,7 @@ def load_sequence_classifier(
         schema: where given, a fresh head with one output per ordinal attribute and per category
             (`losses.output_names`) is put on the backbone; None loads the head that is stored.
         precision: of the weights; fp32 for training, auto for scoring.
+        spread: as of `load_causal_lm`.
 
     Raises:
         UserError: missing, cut short, not safetensors, or (without a schema) a checkpoint without a head.
@@ -197,11 +203,36 @@ def load_sequence_classifier(
         }
     if weights_come_from_rank_0():
         return _without_weights(AutoModelForSequenceClassification, name, inference_dtype(precision), head)
-    fresh = {**head, "ignore_mismatched_sizes": True} if head else {}
+    fresh = {**head, "ignore_mismatched_sizes": True} if head else _spread(name, spread)
     model, missing = _with_weights(AutoModelForSequenceClassification, name, inference_dtype(precision), fresh)
     if schema is None and missing:
         raise UserError(f"{name!r} has no trained head (missing: {missing[0]})")
     return model
+
+
+def _spread(name: str, count: int) -> dict[str, object]:
+    """Return what makes a loader read one process's part of a model.
+
+    Raises:
+        UserError: a model that cannot be cut into so many parts.
+    """
+    if count == 1:
+        return {}
+    from transformers.distributed import DistributedConfig
+
+    try:
+        text = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise _explain(name, error) from error
+    heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+    if not text.base_model_tp_plan:
+        raise UserError(
+            f"devices_per_model: {name!r} ({text.model_type}) has no plan for tensor parallelism in transformers; "
+            "set it to 1, or use engine: vllm where it samples"
+        )
+    if heads % count:
+        raise UserError(f"devices_per_model: {count} does not divide the {heads} key-value heads of {name!r}")
+    return {"distributed_config": DistributedConfig(tp_size=count)}
 
 
 def _with_weights(
@@ -234,17 +265,18 @@ def is_encoder(name_or_path: str | Path) -> bool:
     return masked and not getattr(config, "is_decoder", False)
 
 
-def load_encoder(name_or_path: str | Path, precision: Precision = "fp32") -> PreTrainedModel:
-    """Load an encoder without a head, on the CPU.
+def load_encoder(name_or_path: str | Path, precision: Precision = "fp32", spread: int = 1) -> PreTrainedModel:
+    """Load an encoder (or a decoder) without a head, on the CPU; `spread` as of `load_causal_lm`.
 
     Raises:
         UserError: missing, cut short, or not safetensors.
     """
     name = _resolve(name_or_path)
+    parts = _spread(name, spread)
     try:
         with quiet():
             model = AutoModel.from_pretrained(
-                name, dtype=inference_dtype(precision), use_safetensors=True, trust_remote_code=False
+                name, dtype=inference_dtype(precision), use_safetensors=True, trust_remote_code=False, **parts
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _explain(name, error) from error
@@ -255,8 +287,6 @@ def load_encoder(name_or_path: str | Path, precision: Precision = "fp32") -> Pre
 def _four_bit() -> Any:
     with needs_extra("qlora", "lora.quantize_4bit"):
         import bitsandbytes  # noqa: F401
-    if not torch.cuda.is_available():
-        raise UserError("lora.quantize_4bit needs a CUDA GPU, and none is visible; set quantize_4bit: false")
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(

@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     cluster = chosen_cluster(arguments.ray, arguments.workers)
     if arguments.recipe is not None:
-        return common.run_in_recipe(arguments, "annotate", cluster)
+        return common.run_in_recipe(common.checked_recipe(arguments, "annotate"), "annotate", cluster)
     from steerlm.config import AnnotateConfig
 
     config = common.section_of(arguments.overrides, AnnotateConfig, "annotate")

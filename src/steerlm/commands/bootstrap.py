@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from steerlm.commands import common
+from steerlm.commands import common, launching
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation", type=Path, help="annotated validation conversations, JSONL")
     common.add_out_and_seed(parser)
     common.add_cluster(parser)
+    launching.add_nproc(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,7 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     cluster = chosen_cluster(arguments.ray, arguments.workers)
     if arguments.recipe is not None:
-        return common.run_in_recipe(arguments, "bootstrap", cluster)
+        recipe = common.checked_recipe(arguments, "bootstrap")
+        if (status := launching.relaunched(arguments, recipe.train_sft)) is not None:
+            return status
+        return common.run_in_recipe(recipe, "bootstrap", cluster)
     from steerlm.config import BootstrapConfig, TrainSftConfig
 
     sft_model, out = common.needed(arguments, "sft_model"), common.needed(arguments, "out")
@@ -41,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     own = [pair for pair in arguments.overrides if pair not in for_sft]
     config = common.section_of(own, BootstrapConfig, "bootstrap")
     sft = common.section_of(for_sft, TrainSftConfig, "train_sft", base_model=base, template=info.template)
+    if (status := launching.relaunched(arguments, sft)) is not None:
+        return status
 
     def work() -> common.Summary:
         from steerlm.stages.bootstrap.stage import bootstrap

@@ -367,12 +367,17 @@ def check_recipe_files(recipe: Recipe, stages: Sequence[str], redo_from: str | N
 Summary = Mapping[str, Any]
 
 
-def run_in_recipe(arguments: argparse.Namespace, stage: str, cluster: Cluster | None = None) -> int:
+def checked_recipe(arguments: argparse.Namespace, stage: str) -> Recipe:
+    """Load the recipe of `steerlm STAGE RECIPE`, which names files that are there."""
+    recipe = recipe_of(arguments)
+    check_recipe_files(recipe, [stage])
+    return recipe
+
+
+def run_in_recipe(recipe: Recipe, stage: str, cluster: Cluster | None = None) -> int:
     """`steerlm STAGE RECIPE`: one stage in the recipe's run folder."""
     from steerlm.pipeline import run_stage
 
-    recipe = recipe_of(arguments)
-    check_recipe_files(recipe, [stage])
     run_stage(recipe, stage, notifier(recipe.run_dir), cluster)
     return 0
 

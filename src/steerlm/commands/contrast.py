@@ -17,7 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Contrast in a recipe's run folder, or from the files named."""
     if arguments.recipe is not None:
-        return common.run_in_recipe(arguments, "contrast")
+        return common.run_in_recipe(common.checked_recipe(arguments, "contrast"), "contrast")
     from steerlm.config import ContrastConfig
 
     given = common.tuning_of(arguments, ContrastConfig, "contrast")

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _alone(arguments)
     recipe = common.recipe_of(arguments)
     if arguments.suite is None:
-        common.run_in_recipe(arguments, "evaluate")
+        common.run_in_recipe(recipe, "evaluate")
     else:
         _suite_of_run(arguments)
     from steerlm.reporting.report import write_report

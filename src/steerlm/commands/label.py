@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Label a file, or do the stage of a recipe."""
     if arguments.teller is None:
         arguments.recipe = arguments.what
-        return common.run_in_recipe(arguments, "label")
+        return common.run_in_recipe(common.checked_recipe(arguments, "label"), "label")
     data = common.existing_file(arguments.what, "DATA")
     schema = common.schema_of(common.needed(arguments, "attributes"))
     out: Path = common.needed(arguments, "out")

@@ -17,4 +17,4 @@ def run(arguments: argparse.Namespace) -> int:
     """Build the playground of a recipe."""
     if arguments.recipe is None:
         raise UserError("steerlm playground needs a recipe: steerlm playground playground")
-    return common.run_in_recipe(arguments, "playground")
+    return common.run_in_recipe(common.checked_recipe(arguments, "playground"), "playground")

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.columns is not None:
             raise UserError("--columns is for --source; in a recipe the columns stand in prepare.sources")
         recipe = common.recipe_of(arguments)
-        code = common.run_in_recipe(arguments, "prepare")
+        code = common.run_in_recipe(common.checked_recipe(arguments, "prepare"), "prepare")
         if arguments.show:
             _show(recipe.run_dir / "prepare", recipe.schema_, _shown_template(recipe), arguments.show, recipe.seed)
         return code

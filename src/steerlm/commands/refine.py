@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     cluster = chosen_cluster(arguments.ray, arguments.workers)
     if arguments.recipe is not None:
-        return common.run_in_recipe(arguments, "refine", cluster)
+        return common.run_in_recipe(common.checked_recipe(arguments, "refine"), "refine", cluster)
     from steerlm.config import RefineConfig
 
     given = common.tuning_of(arguments, RefineConfig, "refine")

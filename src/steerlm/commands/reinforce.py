@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     if importlib.util.find_spec("trl") is None:
         raise UserError("steerlm reinforce needs TRL: pip install 'steerlm[baselines]'")
     if arguments.recipe is not None:
-        return common.run_in_recipe(arguments, "reinforce")
+        return common.run_in_recipe(common.checked_recipe(arguments, "reinforce"), "reinforce")
     from steerlm.config import ReinforceConfig
 
     given = common.tuning_of(arguments, ReinforceConfig, "reinforce")

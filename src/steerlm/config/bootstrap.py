@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from steerlm.config.section import EngineName, Section
+from steerlm.config.section import DevicesPerModel, EngineName, Section
 
 _AS_IN_THE_PAPER: dict[str, object] = {
     "samples_per_prompt": 4,
@@ -45,7 +45,10 @@ class BootstrapConfig(Section):
     top_k: int = Field(50, ge=0, description="Sample from the k likeliest tokens (0: all).")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the smallest set of tokens with this probability.")
     max_new_tokens: int = Field(1024, ge=1, description="Longest response.")
-    batch_size: int = Field(64, ge=1, description="Sequences sampled together.")
+    batch_size: int = Field(
+        64, ge=1, description="Sequences sampled together, or fewer: what the free memory has room for."
+    )
+    devices_per_model: DevicesPerModel = 1
     engine: EngineName = Field(
         "local", description="What samples: local (built in), vllm or openvino (extras of the same names)."
     )

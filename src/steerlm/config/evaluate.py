@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config.section import EngineName, Section
+from steerlm.config.section import DevicesPerModel, EngineName, Section
 from steerlm.errors import UserError
 
 
@@ -76,7 +76,10 @@ class EvaluateConfig(Section):
     temperature: float = Field(0.7, ge=0, description="Sampling temperature (0 = greedy).")
     top_k: int = Field(50, ge=0, description="Sample from the k likeliest tokens (0: all).")
     max_new_tokens: int = Field(512, ge=1, description="Longest response.")
-    batch_size: int = Field(64, ge=1, description="Sequences sampled together.")
+    batch_size: int = Field(
+        64, ge=1, description="Sequences sampled together, or fewer: what the free memory has room for."
+    )
+    devices_per_model: DevicesPerModel = 1
     engine: EngineName = Field(
         "local", description="What samples: local (built in), vllm or openvino (extras of the same names)."
     )

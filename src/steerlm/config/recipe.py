@@ -18,7 +18,7 @@ from steerlm.config.evaluate import EvaluateConfig
 from steerlm.config.grow import GrowConfig
 from steerlm.config.refine import RefineConfig
 from steerlm.config.reinforce import ReinforceConfig
-from steerlm.config.section import Section
+from steerlm.config.section import DevicesPerModel, Section
 from steerlm.errors import did_you_mean
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
@@ -243,6 +243,7 @@ class AnnotateConfig(Section):
     )
     window: int = Field(2048, ge=1, description="Records read ahead and sorted by length; bounds memory.")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Precision of scoring.")
+    devices_per_model: DevicesPerModel = 1
 
 
 class TrainSftConfig(TrainingSection):

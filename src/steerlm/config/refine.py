@@ -22,7 +22,9 @@ class RefineConfig(Section):
     top_k: int = Field(0, ge=0, description="Sample from the k likeliest tokens (0: all).")
     top_p: float = Field(0.9, gt=0, le=1, description="Sample from the smallest set of tokens with this probability.")
     max_new_tokens: int = Field(1024, ge=1, description="Longest response.")
-    batch_size: int = Field(64, ge=1, description="Sequences sampled together.")
+    batch_size: int = Field(
+        64, ge=1, description="Sequences sampled together, or fewer: what the free memory has room for."
+    )
     engine: EngineName = Field(
         "local", description="What samples: local (built in), vllm or openvino (extras of the same names)."
     )

@@ -6,6 +6,7 @@ import warnings
 from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steerlm.checkpoint.models import (
@@ -49,7 +50,7 @@ def load_merged(found: Found, tokenizer: PreTrainedTokenizerBase, dtype: Dtype) 
 
 def _merged(found: Found, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     with needs_extra("lora", f"the adapter in {found.weights}"):
-        from peft import PeftModel
+        from peft import PeftModel, get_peft_model_state_dict
 
     base = str(read_json(found.weights / "adapter_config.json").get("base_model_name_or_path"))
     model: Any
@@ -62,9 +63,18 @@ def _merged(found: Found, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel
         with quiet(), warnings.catch_warnings():
             # peft still asks transformers by an old name
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            merged = PeftModel.from_pretrained(model, found.weights).merge_and_unload()
+            adapted = PeftModel.from_pretrained(model, found.weights)
     except (ValueError, RuntimeError, OSError) as error:
         text = str(error).strip().splitlines()[0]
         raise UserError(f"cannot put the adapter {found.weights} onto its base model {base!r}: {text}") from error
+    # peft leaves out what has no place, and begins anew what is missing
+    with safe_open(found.weights / "adapter_model.safetensors", "pt") as file:
+        astray = sorted(set(file.keys()) ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False)))
+    if astray:
+        raise UserError(
+            f"the adapter {found.weights} is for another base model than {base!r}: {len(astray)} tensors have no place "
+            f"there, or are missing, for example {astray[0]}"
+        )
+    merged = adapted.merge_and_unload()
     assert isinstance(merged, PreTrainedModel)
     return merged

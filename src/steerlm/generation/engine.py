@@ -22,6 +22,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.checkpoint.models import Precision, default_device, load_causal_lm, load_info, load_tokenizer
 from steerlm.errors import UserError
+from steerlm.generation.cache_room import affordable
 from steerlm.generation.decoding import Decoder, decode
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.prompting import settled as settled
@@ -49,6 +50,7 @@ class LocalEngine:
         tokenizer: PreTrainedTokenizerBase,
         schema: AttributeSchema,
         batch_size: int = 64,
+        spread: int = 1,
     ) -> None:
         """Wrap a loaded model.
 
@@ -56,7 +58,8 @@ class LocalEngine:
             model: a causal language model; used as it is, on its device and in its precision.
             tokenizer: with a steerlm chat template installed; its clean-up of spaces is switched off.
             schema: the attributes.
-            batch_size: most responses decoded together.
+            batch_size: most responses decoded together; fewer where the free memory has no room for their cache.
+            spread: processes that hold a part of the model each, this one among them.
 
         Raises:
             UserError: the tokenizer has no template of ours, the model keeps a recurrent state, or no response fits.
@@ -72,6 +75,7 @@ class LocalEngine:
         self._model = model.eval()
         self.prompting = Prompting(tokenizer, schema, model.config)
         self._batch_size = batch_size
+        self._spread = spread
 
     @property
     def encoder(self) -> ConversationEncoder:
@@ -119,24 +123,30 @@ class LocalEngine:
         return self.prompting.draws(request, sampling, conversation, self._batch_size, num_logprobs)
 
     def _decode(self, rows: list[Draw]) -> Iterator[list[Draw]]:
-        return decode(self._model, rows, batch_size=self._batch_size, stop_ids=self.prompting.stop_ids)
+        if not rows:
+            return iter(())
+        longest = max(len(lane.prompt) + row.limit for row in rows for lane in row.lanes)
+        together = affordable(self._model, self._batch_size, longest, self._spread)
+        together = max(together, *(len(row.lanes) for row in rows))  # those of one response are decoded together
+        return decode(self._model, rows, batch_size=together, stop_ids=self.prompting.stop_ids)
 
 
-def load_engine(path: str | Path, precision: Precision = "auto", batch_size: int = 64) -> LocalEngine:
+def load_engine(path: str | Path, precision: Precision = "auto", batch_size: int = 64, spread: int = 1) -> LocalEngine:
     """Load a steerable checkpoint for sampling, onto the accelerator if there is one.
 
     Args:
         path: folder written by `train-sft` or `bootstrap`.
         precision: of the weights; auto = bf16 on a GPU that has it, fp32 on the CPU.
         batch_size: most responses decoded together.
+        spread: over so many processes, of which this is one (`generation.spread` starts them).
 
     Raises:
-        UserError: not a steerlm checkpoint, an attribute model, or a damaged one.
+        UserError: not a steerlm checkpoint, an attribute model, or a damaged one; one that cannot be spread.
     """
     info = steerable(path)
-    model = load_causal_lm(path, precision)
+    model = load_causal_lm(path, precision, spread=spread)
     model.to(default_device())
-    return LocalEngine(model, load_tokenizer(path), info.schema, batch_size)
+    return LocalEngine(model, load_tokenizer(path), info.schema, batch_size, spread)
 
 
 def steerable(path: str | Path) -> CheckpointInfo:

@@ -118,14 +118,14 @@ class Start(NamedTuple):
     prompting: Prompting
 
 
-def vllm_start(path: str | Path, precision: Precision, batch_size: int) -> Start:
+def vllm_start(path: str | Path, precision: Precision, batch_size: int, devices: int = 1) -> Start:
     """Return what to start vLLM with on a steerable checkpoint; see `load_vllm_engine`."""
     path = Path(path)
     info = steerable(path)
     check_weights(path)
     dtype = "bfloat16" if inference_dtype(precision) == torch.bfloat16 else "float32"
     prompting = Prompting(load_tokenizer(path), info.schema, AutoConfig.from_pretrained(path, trust_remote_code=False))
-    settings = {
+    settings: dict[str, object] = {
         "model": str(path),
         "skip_tokenizer_init": True,
         "trust_remote_code": False,
@@ -136,16 +136,26 @@ def vllm_start(path: str | Path, precision: Precision, batch_size: int) -> Start
         "generation_config": "vllm",
         "seed": 0,
     }
+    if devices > 1:
+        settings["tensor_parallel_size"] = devices
     return Start(settings, prompting)
 
 
-def load_vllm_engine(path: str | Path, precision: Precision = "auto", batch_size: int = 64) -> VllmEngine:
+def load_vllm_engine(
+    path: str | Path, precision: Precision = "auto", batch_size: int = 64, devices: int = 1
+) -> VllmEngine:
     """Start vLLM on a steerable checkpoint.
+
+    Args:
+        path: folder written by `train-sft` or `bootstrap`.
+        precision: of the weights.
+        batch_size: most responses decoded together.
+        devices: of this machine that share the model.
 
     Raises:
         UserError: vLLM is not installed, or as `load_engine`.
     """
     with needs_extra("vllm", "the engine vllm"):
         from vllm import LLM
-    settings, prompting = vllm_start(path, precision, batch_size)
+    settings, prompting = vllm_start(path, precision, batch_size, devices)
     return VllmEngine(LLM(**settings), prompting)

@@ -106,6 +106,11 @@ class Architecture:
     encoder: bool = False
 
     @property
+    def key_value_heads(self) -> int:
+        """Heads that have keys and values of their own."""
+        return self.heads * self.key_value // self.query
+
+    @property
     def embedding(self) -> int:
         """Parameters of one table of embeddings."""
         return self.vocab * self.hidden

@@ -78,6 +78,11 @@ class Machines:
         """Bytes per second that a device sends to the next one in a ring over all of them."""
         return self.device.network if self.nodes > 1 else self.device.link
 
+    @property
+    def estimated(self) -> bool:
+        """Whether the device's figures are those of its data sheet; others were measured where they are used."""
+        return self.device in DEVICES.values()
+
     def __str__(self) -> str:
         nodes = f"{self.nodes} nodes of " if self.nodes > 1 else ""
         return self.device.name if self.count == 1 else f"{nodes}{self.per_node} x {self.device.name}"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from steerlm.config import (
     BootstrapConfig,
     ContrastConfig,
+    EvaluateConfig,
     PlaygroundConfig,
     Recipe,
     RefineConfig,
@@ -24,7 +26,7 @@ from steerlm.config import (
 )
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture
-from steerlm.planning.devices import DEVICES, Machines, this_machine
+from steerlm.planning.devices import Machines, this_machine
 from steerlm.planning.inputs import (
     DataSize,
     Findings,
@@ -44,15 +46,30 @@ from steerlm.planning.memory import (
     largest_batch,
     sampling_memory,
     scoring_memory,
+    sequences_that_fit,
     training_memory,
 )
-from steerlm.planning.speed import sampling_seconds, scoring_seconds, training_seconds
+from steerlm.planning.speed import (
+    DECODE_UTILISATION,
+    LINK_UTILISATION,
+    UTILISATION,
+    sampling_seconds,
+    scoring_seconds,
+    training_seconds,
+)
 from steerlm.results.findings import Finding, few_steps, too_long
 from steerlm.runs import recipe_stages, tuning_stages
 
 _LEAST_BATCH = 1024
 _MEASURING_S = 1e-4
 """Seconds per token that measures take; a tagger takes about twice that, a classifier more."""
+
+
+class Spread(NamedTuple):
+    """How a model that scores or samples lies on devices: on how many, and how many of a node would be enough."""
+
+    devices: int
+    enough: int | None
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,7 @@ class StageCost:
         largest_batch: the largest `tokens_per_batch` that fits, a multiple of 1,024 or of a smaller own batch; None
             for steps that do not train, and where none fits.
         fits: whether `memory` fits a device.
+        spread: of steps that score or sample.
     """
 
     stage: str
@@ -77,6 +95,7 @@ class StageCost:
     seconds: float | None = None
     largest_batch: int | None = None
     fits: bool | None = None
+    spread: Spread | None = None
 
     @property
     def memory_gib(self) -> float | None:
@@ -138,27 +157,29 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         result.stages.append(worker.labels(learned, attribute_model, head))
         if recipe.annotate is not None:
             tokens = recipe.annotate.tokens_per_batch or scoring_tokens(worker.machines.device.cpu, head)
-            result.stages.append(worker.annotation(attribute_model, tokens, _bodies(learned, attribute_model)))
+            bodies, devices = _bodies(learned, attribute_model), recipe.annotate.devices_per_model
+            result.stages.append(worker.annotation(attribute_model, tokens, bodies, devices))
     elif "annotate" in stages:
         result.stages.append(worker.measuring())
     result.stages.append(worker.training("train_sft", recipe.train_sft, model, True))
     if recipe.bootstrap is not None:
-        result.stages.append(worker.bootstrap(recipe.bootstrap, recipe.train_sft, model))
+        result.stages.append(worker.bootstrap(recipe.bootstrap, recipe.train_sft, model, attribute_model))
     if recipe.refine is not None:
-        result.stages.append(worker.refinement(recipe.refine, recipe.train_sft, model))
+        result.stages.append(worker.refinement(recipe.refine, recipe.train_sft, model, attribute_model))
     if recipe.contrast is not None:
         result.stages.append(worker.contrast(recipe.contrast, recipe.train_sft, model))
     if recipe.reinforce is not None:
         result.stages.append(worker.reinforcement(recipe.reinforce, recipe.train_sft, model))
     if recipe.train_sft.conditioning:
-        result.stages.append(worker.evaluation(recipe, model))
+        result.stages.append(worker.evaluation(recipe, model, attribute_model))
     if recipe.grow is not None and recipe.bootstrap is not None:
         growing = recipe.bootstrap.model_copy(update={"rounds": recipe.grow.rounds})
-        result.stages.append(replace(worker.bootstrap(growing, recipe.train_sft, model), stage="grow"))
+        growth = worker.bootstrap(growing, recipe.train_sft, model, attribute_model)
+        result.stages.append(replace(growth, stage="grow"))
     if data is not None:
         result.findings += _signs(recipe, data, machines)
-    result.notes += _remarks(recipe, machines)
-    result.problems += [_misfit(cost) for cost in result.stages if cost.fits is False]
+    result.notes += worker.notes + _remarks(recipe, machines)
+    result.problems += [_misfit(cost, machines) for cost in result.stages if cost.fits is False]
     return result
 
 
@@ -196,15 +217,19 @@ def planned_steps(section: TrainingSection, data: DataSize, held_out: float = 0.
 
 def _remarks(recipe: Recipe, machines: Machines) -> list[str]:
     notes = []
-    if machines.device in DEVICES.values():
+    device = machines.device
+    if machines.estimated:
         notes.append(
-            f"{machines.device.name}: memory and speed are estimates from its data sheet by the formulas of "
-            "docs/planning.md (0.4 of the dense bf16 speed, 0.6 of the bandwidth in decoding), not measured"
+            f"~ estimated from the data sheet of {device.name}, which nobody here has measured: training and "
+            f"scoring = operations / ({UTILISATION} x {device.flops / 1e12:,.0f} TFLOP/s), decoding = "
+            f"bytes read / ({DECODE_UTILISATION} x {device.bandwidth / 1e12:.2f} TB/s), sharding = bytes sent / "
+            f"({LINK_UTILISATION} x {machines.slowest_link / 1e9:,.0f} GB/s), memory = the sums of docs/planning.md"
         )
     if machines.count > 1:
         notes.append(
-            "annotate, evaluate and bootstrap's sampling are planned on all devices at once, each with a whole model "
-            "(docs/cluster.md); in one process they take as many times longer as there are devices"
+            "annotate, evaluate and bootstrap's sampling are planned on all devices at once, each model on as many of "
+            "them as devices_per_model says (docs/cluster.md); one model alone takes as many times longer as there "
+            "would be models"
         )
         for stage in ("train_attribute_model", "train_sft"):
             section: TrainingSection | None = getattr(recipe, stage)
@@ -213,7 +238,7 @@ def _remarks(recipe: Recipe, machines: Machines) -> list[str]:
     return notes
 
 
-def _misfit(cost: StageCost) -> str:
+def _misfit(cost: StageCost, machines: Machines) -> str:
     """Return what to do about a step that does not fit."""
     if cost.stage.startswith("train") and cost.largest_batch is None:
         remedy = (
@@ -226,8 +251,21 @@ def _misfit(cost: StageCost) -> str:
         )
     elif cost.memory is not None and cost.memory.gradients > 0:
         remedy = "its fine-tuning does not fit, as train_sft"
+    elif cost.stage in ("refine", "reinforce"):
+        remedy = "the model does not fit one device, and this step does not spread it"
+    elif cost.spread is None or cost.spread.enough is None:
+        remedy = "the model does not fit the devices of one node, however it is spread"
+    elif cost.spread.devices > machines.per_node:
+        remedy = f"devices_per_model: {cost.spread.devices} is more than the {machines.per_node} of a node"
+    elif cost.spread.enough <= cost.spread.devices:
+        remedy = (
+            f"devices_per_model: {cost.spread.devices} does not divide the model's heads; {cost.spread.enough} does"
+        )
     else:
-        remedy = "the model and its batch do not fit one device, and no stage spreads them"
+        remedy = (
+            f"the model does not fit {cost.spread.devices} device(s); set {cost.stage}.devices_per_model: "
+            f"{cost.spread.enough}"
+        )
     return f"{cost.stage}: {remedy}"
 
 
@@ -254,6 +292,7 @@ class _Estimator:
         self.machines = machines
         self.data = data
         self.sized = sized
+        self.notes: list[str] = []
         device = machines.device
         self.bf16 = not device.cpu or _cpu_trains_in_bf16()
         self.width = 4.0 if device.cpu else 2.0  # inference: bf16 on a GPU, fp32 on a CPU
@@ -314,15 +353,35 @@ class _Estimator:
         )
         return self.training("playground", section, playground_shape(world), True)
 
-    def annotation(self, shape: Architecture | None, tokens_per_batch: int, bodies: int = 1) -> StageCost:
+    def spread(
+        self, shape: Architecture, devices: int, memory_of: Callable[[int], StepMemory]
+    ) -> tuple[Spread, StepMemory, bool]:
+        """Return how a model lies on `devices`, what each of them needs (`memory_of`), and whether that can be."""
+
+        def fits(count: int) -> bool:
+            whole = count <= self.machines.per_node and shape.key_value_heads % count == 0
+            return whole and memory_of(count).gib <= self.room
+
+        enough = next((count for count in range(1, self.machines.per_node + 1) if fits(count)), None)
+        return Spread(devices, enough), memory_of(devices), fits(devices)
+
+    def annotation(
+        self, shape: Architecture | None, tokens_per_batch: int, bodies: int = 1, devices: int = 1
+    ) -> StageCost:
         """Cost of labelling all data with a model, or with one and the model it was tuned from."""
         tokens = self.data.tokens if self.sized else None
         if shape is None:
             return StageCost("annotate", tokens, None)
-        memory = scoring_memory(shape, tokens_per_batch, self.width, self.machines.device.cpu)
-        memory = replace(memory, weights=bodies * memory.weights)
-        seconds = None if tokens is None else bodies * scoring_seconds(shape, self.machines, tokens, self.data.length)
-        return StageCost("annotate", tokens, shape.parameters, memory, seconds, None, memory.gib <= self.room)
+
+        def memory_of(count: int) -> StepMemory:
+            one = scoring_memory(shape, tokens_per_batch, self.width, self.machines.device.cpu, count)
+            return replace(one, weights=bodies * one.weights)
+
+        spread, memory, fits = self.spread(shape, devices, memory_of)
+        seconds = None
+        if tokens is not None:
+            seconds = bodies * scoring_seconds(shape, self.machines, tokens, self.data.length, devices)
+        return StageCost("annotate", tokens, shape.parameters, memory, seconds, None, fits, spread)
 
     def measuring(self) -> StageCost:
         """Cost of labelling all data without an attribute model."""
@@ -330,16 +389,41 @@ class _Estimator:
         return StageCost("annotate", tokens, None, None, None if tokens is None else tokens * _MEASURING_S)
 
     def sampling(
-        self, shape: Architecture, answers: float, longest: int, together: int
-    ) -> tuple[StepMemory, float, float]:
-        """Return memory, seconds and tokens of sampling answers to the data's prompts."""
+        self,
+        stage: str,
+        config: BootstrapConfig | EvaluateConfig | RefineConfig | ReinforceConfig,
+        shape: Architecture,
+        judge: int,
+        answers: float,
+    ) -> tuple[StageCost, float]:
+        """Return the cost of sampling answers to the data's prompts, and their tokens; `judge` waits beside it."""
         prompt = self.data.tokens_per_record * (1 - self.data.response_share)
-        answer = min(float(longest), self.data.tokens_per_record * self.data.response_share)
-        memory = sampling_memory(shape, together, prompt + longest, self.width, self.machines.device.cpu)
-        seconds = sampling_seconds(shape, self.machines, answers, prompt, answer, together, self.width)
-        return memory, seconds, answers * (prompt + answer)
+        answer = min(float(config.max_new_tokens), self.data.tokens_per_record * self.data.response_share)
+        cpu, length = self.machines.device.cpu, prompt + config.max_new_tokens
 
-    def bootstrap(self, config: BootstrapConfig, sft: TrainingSection, shape: Architecture | None) -> StageCost:
+        def together(count: int) -> int:
+            def memory_of(sequences: int) -> StepMemory:
+                return sampling_memory(shape, sequences, length, self.width, cpu, count, judge)
+
+            return sequences_that_fit(config.batch_size, self.room, memory_of)
+
+        devices = 1 if isinstance(config, RefineConfig | ReinforceConfig) else config.devices_per_model
+        spread, memory, fits = self.spread(
+            shape, devices, lambda count: sampling_memory(shape, together(count), length, self.width, cpu, count, judge)
+        )
+        if fits and together(devices) < config.batch_size:
+            self.notes.append(
+                f"{stage}: memory has room for {together(devices)} of batch_size {config.batch_size} sequences at once"
+            )
+        seconds = sampling_seconds(
+            shape, self.machines, answers, prompt, answer, together(devices), self.width, devices
+        )
+        tokens = answers * (prompt + answer)
+        return StageCost(stage, round(tokens), shape.parameters, memory, seconds, None, fits, spread), tokens
+
+    def bootstrap(
+        self, config: BootstrapConfig, sft: TrainingSection, shape: Architecture | None, scorer: Architecture | None
+    ) -> StageCost:
         """Cost of sampling, scoring and the second fine-tuning."""
         if shape is None:
             return StageCost("bootstrap", None, None)
@@ -348,7 +432,10 @@ class _Estimator:
         if prompts is None:
             return StageCost("bootstrap", None, shape.parameters)
         answers = float(prompts * config.samples_per_prompt * config.rounds)
-        memory, seconds, sampled = self.sampling(shape, answers, config.max_new_tokens, config.batch_size)
+        judge = 0 if scorer is None else scorer.parameters
+        cost, sampled = self.sampling("bootstrap", config, shape, judge, answers)
+        assert cost.memory is not None
+        assert cost.seconds is not None
         # how many answers a filter lets pass is not known: all of them at most
         kept = answers * config.most_kept() / config.samples_per_prompt
         if config.mode == "nearest":  # a round trains what the rounds before it kept as well
@@ -358,14 +445,25 @@ class _Estimator:
         trained = (kept + mixed) * self.data.tokens_per_record * (config.epochs or sft.epochs)
         step = self.step(sft, True)
         again = training_memory(shape, step, sft.tokens_per_batch)
-        seconds += scoring_seconds(shape, self.machines, sampled, self.data.length)
-        seconds += training_seconds(shape, step, self.machines, trained, sft.tokens_per_batch)
-        peak = max(memory, again, key=lambda one: one.total)
-        return StageCost(
-            "bootstrap", round(sampled + trained), shape.parameters, peak, seconds, None, peak.gib <= self.room
+        seconds = cost.seconds + training_seconds(shape, step, self.machines, trained, sft.tokens_per_batch)
+        if scorer is not None:
+            seconds += scoring_seconds(scorer, self.machines, sampled, self.data.length, config.devices_per_model)
+        return self.then_training(cost, sampled + trained, seconds, again)
+
+    def then_training(self, cost: StageCost, tokens: float, seconds: float, again: StepMemory) -> StageCost:
+        """Return the cost of a step that samples (`cost`) and then trains, which needs `again`."""
+        assert cost.memory is not None
+        return replace(
+            cost,
+            tokens=round(tokens),
+            memory=max(cost.memory, again, key=lambda one: one.total) if cost.fits else cost.memory,
+            seconds=seconds,
+            fits=bool(cost.fits) and again.gib <= self.room,
         )
 
-    def refinement(self, config: RefineConfig, sft: TrainingSection, shape: Architecture | None) -> StageCost:
+    def refinement(
+        self, config: RefineConfig, sft: TrainingSection, shape: Architecture | None, scorer: Architecture | None
+    ) -> StageCost:
         """Cost of sampling, scoring, two passes for likelihoods, and training on groups that hold their prompt once."""
         records = self.data.records
         prompts = min(config.num_prompts or records, records) if self.sized else config.num_prompts
@@ -373,7 +471,9 @@ class _Estimator:
             return StageCost("refine", None, None if shape is None else shape.parameters)
         requests = prompts * config.requests_per_prompt * config.rounds
         answers = float(requests * config.samples_per_prompt)
-        memory, seconds, sampled = self.sampling(shape, answers, config.max_new_tokens, config.batch_size)
+        cost, sampled = self.sampling("refine", config, shape, 0 if scorer is None else scorer.parameters, answers)
+        assert cost.memory is not None
+        assert cost.seconds is not None
         prompt = self.data.tokens_per_record * (1 - self.data.response_share)
         answer = min(float(config.max_new_tokens), self.data.tokens_per_record * self.data.response_share)
         group = prompt + config.samples_per_prompt * answer
@@ -382,11 +482,9 @@ class _Estimator:
         # a group is never taken apart, however small the budget
         budget = max(config.tokens_per_batch or sft.tokens_per_batch, math.ceil(group))
         again = training_memory(shape, step, budget)
+        seconds = cost.seconds + training_seconds(shape, step, self.machines, trained, budget)
         seconds += scoring_seconds(shape, self.machines, sampled + 2 * requests * group, self.data.length)
-        seconds += training_seconds(shape, step, self.machines, trained, budget)
-        peak = max(memory, again, key=lambda one: one.total)
-        tokens = round(sampled + trained)
-        return StageCost("refine", tokens, shape.parameters, peak, seconds, None, peak.gib <= self.room)
+        return self.then_training(cost, sampled + trained, seconds, again)
 
     def contrast(self, config: ContrastConfig, sft: TrainingSection, shape: Architecture | None) -> StageCost:
         """Cost of two passes over pairs of answers, one of them training: at most what the data's answers make."""
@@ -409,17 +507,15 @@ class _Estimator:
         if shape is None:
             return StageCost("reinforce", None, None)
         answers = float(config.steps * config.batch_size)
-        memory, seconds, sampled = self.sampling(shape, answers, config.max_new_tokens, config.batch_size)
+        cost, sampled = self.sampling("reinforce", config, shape, 0, answers)
+        assert cost.seconds is not None
         step = self.step(sft, True)
         budget = math.ceil(sampled / config.steps)
-        again = training_memory(shape, step, budget)
-        seconds += scoring_seconds(shape, self.machines, 2 * sampled, self.data.length)
+        seconds = cost.seconds + scoring_seconds(shape, self.machines, 2 * sampled, self.data.length)
         seconds += training_seconds(shape, step, self.machines, sampled, budget)
-        peak = max(memory, again, key=lambda one: one.total)
-        tokens = round(2 * sampled)
-        return StageCost("reinforce", tokens, shape.parameters, peak, seconds, None, peak.gib <= self.room)
+        return self.then_training(cost, 2 * sampled, seconds, training_memory(shape, step, budget))
 
-    def evaluation(self, recipe: Recipe, shape: Architecture | None) -> StageCost:
+    def evaluation(self, recipe: Recipe, shape: Architecture | None, scorer: Architecture | None) -> StageCost:
         """Cost of sampling the answers of all sweeps, once per model."""
         config = recipe.evaluate
         if shape is None or config.num_prompts is None:
@@ -427,8 +523,7 @@ class _Estimator:
         levels = sum(len(attribute.levels) for attribute in recipe.schema_)
         models = len(tuning_stages(recipe))
         answers = float(config.num_prompts * config.samples_per_prompt * levels * len(config.settings) * models)
-        memory, seconds, tokens = self.sampling(shape, answers, config.max_new_tokens, config.batch_size)
-        return StageCost("evaluate", round(tokens), shape.parameters, memory, seconds, None, memory.gib <= self.room)
+        return self.sampling("evaluate", config, shape, 0 if scorer is None else scorer.parameters, answers)[0]
 
 
 def _cpu_trains_in_bf16() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,9 @@ RESERVED = 0.1
 
 PROCESS = 0.75 * 2**30
 """Bytes of a process on a CPU besides: Python and its libraries, compiled kernels, the allocator's gaps."""
+
+CACHE_COPIES = 2
+"""Of the keys and values while sequences enter or leave a batch (`generation.cache_room`)."""
 
 LONGEST_SHARE = 1.5
 """A batch may hold so many times the mean share of response tokens."""
@@ -170,17 +174,43 @@ def cache_bytes_per_token(shape: Architecture, width: float) -> float:
     return 2.0 * shape.layers * shape.key_value * width
 
 
-def scoring_memory(shape: Architecture, tokens: int, width: float, cpu: bool) -> StepMemory:
-    """Return the memory of scoring batches of `tokens` tokens with weights of `width` bytes."""
-    layer = tokens * (2 * 4 * shape.hidden + width * (2 * shape.query + 2 * shape.key_value + 3 * shape.intermediate))
-    return StepMemory(width * shape.parameters, 0, 0, 0, layer, 0, process=PROCESS if cpu else 0.0)
+def scoring_memory(shape: Architecture, tokens: int, width: float, cpu: bool, devices: int = 1) -> StepMemory:
+    """Return the memory of scoring batches of `tokens` tokens with weights of `width` bytes, spread over `devices`."""
+    parts = width * (2 * shape.query + 2 * shape.key_value + 3 * shape.intermediate) / devices
+    layer = tokens * (2 * 4 * shape.hidden + parts)
+    return StepMemory(width * shape.parameters / devices, 0, 0, 0, layer, 0, process=PROCESS if cpu else 0.0)
 
 
-def sampling_memory(shape: Architecture, sequences: int, length: float, width: float, cpu: bool) -> StepMemory:
-    """Return the memory of decoding `sequences` at once, each up to `length` tokens: weights, cache and logits."""
-    cache = sequences * length * cache_bytes_per_token(shape, width)
+def sampling_memory(
+    shape: Architecture,
+    sequences: int,
+    length: float,
+    width: float,
+    cpu: bool,
+    devices: int = 1,
+    beside: int = 0,
+) -> StepMemory:
+    """Return the memory of decoding: weights, cache and logits.
+
+    Args:
+        shape: of the model.
+        sequences: decoded at once, each up to `length` tokens.
+        length: tokens of a prompt and its answer.
+        width: bytes of a weight.
+        cpu: on a CPU.
+        devices: that share the model.
+        beside: parameters of another model that waits on the same devices for the answers.
+    """
+    cache = CACHE_COPIES * sequences * length * cache_bytes_per_token(shape, width) / devices
     logits = sequences * shape.vocab * 8.0
-    return StepMemory(width * shape.parameters, 0, 0, 0, cache, logits, process=PROCESS if cpu else 0.0)
+    weights = width * (shape.parameters + beside) / devices
+    return StepMemory(weights, 0, 0, 0, cache, logits, process=PROCESS if cpu else 0.0)
+
+
+def sequences_that_fit(most: int, room_gib: float, memory_of: Callable[[int], StepMemory]) -> int:
+    """Return how many sequences are decoded at once: as many as fit, at most `most`, at least 1."""
+    one, two = memory_of(1).gib, memory_of(2).gib
+    return max(1, min(most, 1 + int((room_gib - one) / (two - one))))
 
 
 def largest_batch(shape: Architecture, step: Step, memory_gib: float, least: int) -> int | None:

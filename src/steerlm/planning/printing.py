@@ -21,7 +21,7 @@ def print_plan(result: CostPlan, console: Console, price_per_gpu_hour: float | N
     total = result.seconds
     if len(result.stages) > 1 and total is not None:
         money = [] if price_per_gpu_hour is None else [_money(total, result, price_per_gpu_hour)]
-        rows.append(["all", "", "", "", "", "", duration(total), *money])
+        rows.append(["all", "", "", "", "", "", _about(result) + duration(total), *money])
     title = f"estimate for {result.machines}; memory per device"
     print_table(console, title, columns + ([] if price_per_gpu_hour is None else ["cost"]), rows)
     return print_remarks(result, console)
@@ -43,18 +43,24 @@ def print_remarks(result: CostPlan, console: Console) -> int:
 
 
 def _row(cost: StageCost, result: CostPlan, price: float | None) -> list[str]:
+    about = _about(result)
     cells = [
         cost.stage,
         "?" if cost.tokens is None else _short(cost.tokens),
         "?" if cost.parameters is None else _short(cost.parameters),
-        "?" if cost.memory_gib is None else f"{cost.memory_gib:,.1f} GiB",
+        "?" if cost.memory_gib is None else f"{about}{cost.memory_gib:,.1f} GiB",
         {None: "?", True: "yes", False: "no"}[cost.fits],
         "" if cost.largest_batch is None else f"{cost.largest_batch:,}",
-        duration(cost.seconds),
+        "?" if cost.seconds is None else about + duration(cost.seconds),
     ]
     if price is not None:
         cells.append("?" if cost.seconds is None else _money(cost.seconds, result, price))
     return cells
+
+
+def _about(result: CostPlan) -> str:
+    """Return the mark of figures that come from a data sheet."""
+    return "~" if result.machines.estimated else ""
 
 
 def _short(number: int) -> str:
@@ -65,7 +71,7 @@ def _short(number: int) -> str:
 
 
 def _money(seconds: float, result: CostPlan, price: float) -> str:
-    return f"{seconds / 3600 * result.machines.count * price:,.2f}"
+    return f"{_about(result)}{seconds / 3600 * result.machines.count * price:,.2f}"
 
 
 def duration(seconds: float | None) -> str:

@@ -84,14 +84,29 @@ def _gradient_seconds(trained: int, step: Step, machines: Machines) -> float:
     return 2.0 * 4.0 * trained * (machines.count - 1) / machines.count / (machines.slowest_link * LINK_UTILISATION)
 
 
-def scoring_seconds(shape: Architecture, machines: Machines, tokens: float, mean_length: float) -> float:
-    """Return the time of scoring `tokens` tokens, spread over all devices."""
+def scoring_seconds(
+    shape: Architecture, machines: Machines, tokens: float, mean_length: float, devices: int = 1
+) -> float:
+    """Return the time of scoring `tokens` tokens, spread over all devices, `devices` of which share a model."""
     flops = forward_flops(shape, mean_length, 0.0) * tokens * PADDING / machines.count
-    return compute_seconds(machines, flops)
+    return compute_seconds(machines, flops) + _summing_seconds(shape, machines, tokens * PADDING, devices)
+
+
+def _summing_seconds(shape: Architecture, machines: Machines, tokens: float, devices: int) -> float:
+    """Return the time in which the devices that share a model add up their parts: two sums per layer, in bf16."""
+    moved = 2 * shape.layers * 2.0 * (devices - 1) / devices * 2.0 * shape.hidden * tokens
+    return moved * devices / machines.count / (machines.device.link * LINK_UTILISATION)
 
 
 def sampling_seconds(
-    shape: Architecture, machines: Machines, answers: float, prompt: float, answer: float, together: int, width: float
+    shape: Architecture,
+    machines: Machines,
+    answers: float,
+    prompt: float,
+    answer: float,
+    together: int,
+    width: float,
+    devices: int = 1,
 ) -> float:
     """Return the time of sampling, spread over all devices.
 
@@ -101,15 +116,17 @@ def sampling_seconds(
         answers: how many.
         prompt: tokens of a prompt.
         answer: tokens of an answer.
-        together: answers decoded at a time on one device.
+        together: answers decoded at a time by one model.
         width: bytes of a weight.
+        devices: that share a model.
     """
     device = machines.device
     read = width * shape.parameters + together * (prompt + answer / 2) * cache_bytes_per_token(shape, width)
     one = max(
-        read / (device.bandwidth * DECODE_UTILISATION),
-        compute_seconds(machines, forward_flops(shape, 2 * (prompt + answer), 1.0) * together),
+        read / devices / (device.bandwidth * DECODE_UTILISATION),
+        compute_seconds(machines, forward_flops(shape, 2 * (prompt + answer), 1.0) * together / devices),
         shape.layers * (CPU_LAUNCH_S if device.cpu else LAUNCH_S),
     )
-    decoding = answers / together * answer * one / machines.count
-    return decoding + scoring_seconds(shape, machines, answers * prompt, prompt)
+    decoding = answers / together * answer * one * devices / machines.count
+    decoding += _summing_seconds(shape, machines, answers * answer, devices)
+    return decoding + scoring_seconds(shape, machines, answers * prompt, prompt, devices)

@@ -264,15 +264,16 @@ def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     return limit if positions is None else min(limit, int(positions))
 
 
-def load_attribute_model(path: str | Path, precision: Precision = "auto") -> LoadedAttributeModel:
+def load_attribute_model(path: str | Path, precision: Precision = "auto", spread: int = 1) -> LoadedAttributeModel:
     """Load a regression or generative attribute model, whichever the folder holds, onto the default device.
 
     Args:
         path: folder that `train-attribute-model` wrote.
         precision: bf16 = autocast, and bf16 weights; auto = that on a GPU with bf16, autocast on a CPU with bf16.
+        spread: over so many processes, of which this is one (`scorers.spread` starts them).
 
     Raises:
-        UserError: no such folder, no attribute model, or a damaged one.
+        UserError: no such folder, no attribute model, or a damaged one; one that cannot be spread.
     """
     path = Path(path)
     info = load_info(path)
@@ -284,13 +285,13 @@ def load_attribute_model(path: str | Path, precision: Precision = "auto") -> Loa
     head = load_head(path)
     frozen: PreTrainedModel | None = None
     if info.kind == "generative":
-        model = load_causal_lm(path, precision=precision)
+        model = load_causal_lm(path, precision=precision, spread=spread)
     elif head is not None and head.readout is not None:
-        model = load_encoder(path, precision)
+        model = load_encoder(path, precision, spread)
         if (path / FROZEN).is_dir():
-            frozen = load_encoder(path / FROZEN, precision).to(default_device())
+            frozen = load_encoder(path / FROZEN, precision, spread).to(default_device())
     else:
-        model = load_sequence_classifier(path, precision=precision)
+        model = load_sequence_classifier(path, precision=precision, spread=spread)
     return loaded_attribute_model(
         model.to(default_device()), tokenizer, info, fingerprint(path), precision, describe_folder(path), head, frozen
     )

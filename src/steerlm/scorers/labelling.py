@@ -28,6 +28,7 @@ class SchemaLabels:
         precision: of models.
         measures: what is measured.
         classifiers: what classifiers say.
+        devices: that share the attribute model.
     """
 
     schema: AttributeSchema
@@ -37,6 +38,7 @@ class SchemaLabels:
     measures: DialMeasures | None = field(init=False)
     classifiers: list[DialClassifier] = field(init=False)
     _model: LoadedAttributeModel | None = None
+    devices: int = 1
 
     def __post_init__(self) -> None:
         self.measures = open_measures(self.schema)
@@ -46,9 +48,9 @@ class SchemaLabels:
     def model(self) -> LoadedAttributeModel | None:
         """The attribute model, loaded when it is first needed."""
         if self._model is None and self.model_path is not None:
-            from steerlm.scorers.attribute_models import load_attribute_model
+            from steerlm.scorers.spread import open_attribute_model
 
-            self._model = load_attribute_model(self.model_path, self.precision)
+            self._model = open_attribute_model(self.model_path, self.precision, self.devices)
         return self._model
 
     @property
@@ -121,6 +123,7 @@ def open_labels(
     model: Path | None,
     precision: Precision = "auto",
     loaded: LoadedAttributeModel | None = None,
+    devices: int = 1,
 ) -> SchemaLabels:
     """Return what says the values of a schema.
 
@@ -129,6 +132,7 @@ def open_labels(
         model: folder of the attribute model of those that are learned; None: there is none.
         precision: of models.
         loaded: the attribute model, where it is loaded already.
+        devices: that share it.
 
     Raises:
         UserError: an attribute model of other attributes; an unknown measure or label.
@@ -140,4 +144,5 @@ def open_labels(
         return SchemaLabels(schema, None, "", precision)
     theirs = load_info(model).schema if loaded is None else loaded.schema
     learned.require_same(theirs.signature, "the recipe", str(model))
-    return SchemaLabels(schema, model, fingerprint(model) if loaded is None else loaded.fingerprint, precision, loaded)
+    known = fingerprint(model) if loaded is None else loaded.fingerprint
+    return SchemaLabels(schema, model, known, precision, loaded, devices)

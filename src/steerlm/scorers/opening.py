@@ -29,12 +29,15 @@ class AttributeModelScorer:
         path: the folder.
         schema: what is scored, as far as name and scale agree; None: the model's ordinal attributes.
         precision: of the computation.
+        devices: that share the model.
 
     Raises:
         UserError: no attribute model, or nothing in common with the schema.
     """
 
-    def __init__(self, path: Path, schema: AttributeSchema | None, precision: Precision = "auto") -> None:
+    def __init__(
+        self, path: Path, schema: AttributeSchema | None, precision: Precision = "auto", devices: int = 1
+    ) -> None:
         from steerlm.checkpoint.models import fingerprint, load_info
 
         theirs = load_info(path).schema
@@ -52,7 +55,7 @@ class AttributeModelScorer:
         self.schema = theirs
         self.label = f"attribute model {path.parent.name}/{path.name}"
         self.who = f"model:{fingerprint(path)}"
-        self._path, self._precision = path, precision
+        self._path, self._precision, self._devices = path, precision, devices
         self._model: LoadedAttributeModel | None = None
 
     def independent_of(self, training: Collection[str]) -> bool:
@@ -61,34 +64,38 @@ class AttributeModelScorer:
 
     def score(self, turns: Sequence[Turn]) -> list[Scores | None]:
         """See `Scorer.score`."""
-        from steerlm.scorers.attribute_models import load_attribute_model
+        from steerlm.scorers.spread import open_attribute_model
 
-        self._model = self._model or load_attribute_model(self._path, self._precision)
+        self._model = self._model or open_attribute_model(self._path, self._precision, self._devices)
         rows = self._model.score(turns)
         return [None if row is None else {name: row[name] for name in self.attributes} for row in rows]
 
 
-def _measure(what: tuple[str, Measure], schema: AttributeSchema, precision: Precision) -> Scorer:
+def _measure(what: tuple[str, Measure], schema: AttributeSchema, precision: Precision, devices: int) -> Scorer:
     # what a measure of its own says is on that one's levels, not on a statistic's figures
     return MeasureScorer(*what, tuple(a.name for a in schema.ordinal if not a.measure))
 
 
-def _rubric(what: JudgeScorerConfig, schema: AttributeSchema, precision: Precision) -> Scorer:
+def _classifier(what: ClassifierConfig, schema: AttributeSchema, precision: Precision, devices: int) -> Scorer:
+    return ClassifierScorer(what, schema, precision)
+
+
+def _rubric(what: JudgeScorerConfig, schema: AttributeSchema, precision: Precision, devices: int) -> Scorer:
     return RubricScorer(what, schema)
 
 
 _OPENERS: dict[type, Callable[..., Scorer]] = {
     tuple: _measure,
     Path: AttributeModelScorer,
-    ClassifierConfig: ClassifierScorer,
+    ClassifierConfig: _classifier,
     JudgeScorerConfig: _rubric,
 }
 
 
-def open_scorer(what: Named, schema: AttributeSchema, precision: Precision = "auto") -> Scorer:
-    """Return a scorer of those of the schema's attributes that it knows.
+def open_scorer(what: Named, schema: AttributeSchema, precision: Precision = "auto", devices: int = 1) -> Scorer:
+    """Return a scorer of those of the schema's attributes that it knows; `devices` share an attribute model.
 
     Raises:
         UserError: a model that cannot be loaded or has nothing in common with the schema.
     """
-    return next(make for kind, make in _OPENERS.items() if isinstance(what, kind))(what, schema, precision)
+    return next(make for kind, make in _OPENERS.items() if isinstance(what, kind))(what, schema, precision, devices)

@@ -2,7 +2,8 @@
 
 A chunk of work is a number; whoever computes it reads its part of the input from the disk, so machines share a file
 system and little but results travels. Each worker loads its own engine, once, and has a GPU to itself where the
-cluster has any. Ray hands the chunks out, recomputes those of a worker that is lost, and returns results in order.
+cluster has any, or as many of one machine as a model needs. Ray hands the chunks out, recomputes those of a worker
+that is lost, and returns results in order.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ class Cluster:
         address: HOST:PORT of a Ray cluster, `auto` (the one this machine belongs to), or `local` (one of this machine
             alone, which ends with this process).
         workers: engines; None = one per GPU, or where there is none, one per as many CPUs as this process uses threads.
+        devices: GPUs of one machine that an engine has.
     """
 
     address: str = "local"
     workers: int | None = None
+    devices: int = 1
 
 
 def chosen_cluster(address: str | None, workers: int | None) -> Cluster | None:
@@ -73,7 +76,9 @@ def _results(ray: Any, cluster: Cluster, work: Callable[[int], bytes], numbers: 
     threads = torch.get_num_threads()
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
-    most = gpus or max(1, int(resources.get("CPU", 1)) // threads)
+    if 0 < gpus < cluster.devices:
+        raise UserError(f"--ray {cluster.address}: devices_per_model: {cluster.devices}, and the cluster has {gpus}")
+    most = gpus // cluster.devices or max(1, int(resources.get("CPU", 1)) // threads)
     workers = min(cluster.workers or most, len(numbers))
 
     class Worker:
@@ -96,7 +101,7 @@ def _results(ray: Any, cluster: Cluster, work: Callable[[int], bytes], numbers: 
     done = chunks.map(
         Worker,
         compute=ray.data.ActorPoolStrategy(size=workers),
-        num_gpus=1 if gpus else 0,
+        num_gpus=cluster.devices if gpus else 0,
         num_cpus=1 if gpus else min(threads, int(resources.get("CPU", 1))),
     )
     for row in done.iter_rows():

@@ -10,8 +10,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_MEMORY = Path("/proc/meminfo")
 
 
 def usable_cpus() -> int:
@@ -29,6 +34,19 @@ def peak_memory_mib() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that this process can still get of a device's memory; None where the system does not tell."""
+    import torch
+
+    if device.type == "cuda":
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + idle
+    if device.type != "cpu" or not _MEMORY.is_file():
+        return None
+    found = re.search(r"MemAvailable:\s+(\d+) kB", _MEMORY.read_text())
+    return None if found is None else 1024 * int(found.group(1))
 
 
 @dataclass

@@ -20,6 +20,7 @@ from steerlm.conversation import Conversation, Message, read_conversations, writ
 from steerlm.errors import UserError
 from steerlm.generation.engine import Request, Sampling, load_engine
 from steerlm.scorers.attribute_models import load_attribute_model
+from steerlm.stages.bootstrap import stage
 from steerlm.stages.bootstrap.before_after import compare
 from steerlm.stages.bootstrap.selection import DROPPED
 from steerlm.stages.bootstrap.stage import bootstrap
@@ -181,7 +182,7 @@ def test_report_says_what_changed(finished: tuple[Path, Any]) -> None:
 
 def test_a_finished_run_is_left_alone(finished: tuple[Path, Any], world: Any, monkeypatch: Any) -> None:
     before = results(finished[0])
-    for name in ("steerlm.stages.bootstrap.data.open_engine", "steerlm.stages.bootstrap.before_after.load_engine"):
+    for name in ("steerlm.stages.bootstrap.data.open_engine", "steerlm.stages.bootstrap.before_after.open_engine"):
         monkeypatch.setattr(name, None)
     assert bootstrap(CONFIG.model_copy(update={"rounds": 2}), out=finished[0], **world) == finished[1]
     assert results(finished[0]) == before
@@ -335,10 +336,26 @@ def test_mistakes_are_named(world: Any, tmp_path: Path, finished: tuple[Path, An
     fails("none of 24 samples is left", CONFIG.model_copy(update={"filter": "minimum", "minimum_quality": 9.0}))
 
 
-def test_several_processes_are_refused(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="without accelerate launch"):
-        bootstrap(CONFIG, out=tmp_path, **world)
+def test_further_processes_wait_for_the_data_and_train_only(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "round-1" / "training.jsonl"
+    trained: list[Any] = []
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:  # the first process is done with it
+            data.parent.mkdir()
+            data.touch()
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(stage.time, "sleep", sleep)
+    monkeypatch.setattr(stage, "train_sft", lambda config, data, *rest: trained.append(data))
+    assert bootstrap(CONFIG, out=tmp_path, **world) == {}
+    assert trained == [data]
+    assert len(waits) == 2
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["round-1", "training.jsonl"]
 
 
 def test_a_baseline_without_attributes_is_refused(world: Any, tmp_path: Path) -> None:

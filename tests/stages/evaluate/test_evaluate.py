@@ -16,7 +16,7 @@ import steerlm.checkpoint.info
 import steerlm.checkpoint.models
 import steerlm.generation.opening
 import steerlm.playground
-import steerlm.scorers.attribute_models
+import steerlm.scorers.spread
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.checkpoint.models import CheckpointInfo
 from steerlm.config import EvaluateConfig
@@ -129,10 +129,12 @@ class World:
             monkeypatch.setattr(module, "load_info", lambda path: self.infos[Path(path).name])
         monkeypatch.setattr(steerlm.checkpoint.models, "fingerprint", lambda path: f"weights of {Path(path).name}")
         monkeypatch.setattr(
-            steerlm.generation.opening, "open_engine", lambda name, path, precision, size: self.engines[path.name]
+            steerlm.generation.opening,
+            "open_engine",
+            lambda name, path, precision, size, devices: self.engines[path.name],
         )
         monkeypatch.setattr(
-            steerlm.scorers.attribute_models, "load_attribute_model", lambda path, precision: FakeAttributeModel()
+            steerlm.scorers.spread, "open_attribute_model", lambda path, precision, devices: FakeAttributeModel()
         )
         monkeypatch.setattr(steerlm.playground, "measure", read_back)
         self.infos["annotator"] = CheckpointInfo("regression", SCHEMA, "steerlm")

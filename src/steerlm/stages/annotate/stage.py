@@ -28,9 +28,10 @@ from steerlm.checkpoint.models import load_info
 from steerlm.config import AnnotateConfig
 from steerlm.conversation import Conversation, Message, parse_conversation, to_json_line
 from steerlm.errors import UserError
-from steerlm.scorers.attribute_models import LoadedAttributeModel, load_attribute_model
+from steerlm.scorers.attribute_models import LoadedAttributeModel
 from steerlm.scorers.labelling import SchemaLabels, one_for_all, open_labels
 from steerlm.scorers.protocol import Scores
+from steerlm.scorers.spread import open_attribute_model
 from steerlm.stages.annotate.summary import summarise
 from steerlm.storage.ahead import read_ahead
 from steerlm.storage.claims import claim, digest_of_file, partial_of
@@ -78,6 +79,8 @@ def annotate(
         )
     targets = _targets(data, out)
     out.mkdir(parents=True, exist_ok=True)
+    if cluster is not None:
+        cluster = dataclasses.replace(cluster, devices=config.devices_per_model)
     labeller = _labeller(config, model, cluster, schema)
     keys = {target.name: _key(config, labeller, path) for path, target in targets.items()}
     claim(out / "inputs.json", keys, otherwise="replace", outputs={path.name: path for path in targets.values()})
@@ -116,7 +119,7 @@ def _targets(data: Sequence[Path], out: Path) -> dict[Path, Path]:
 
 def _key(config: AnnotateConfig, labeller: Labeller, path: Path) -> dict[str, Any]:
     """Return all that the bytes of an annotated file depend on."""
-    settings = config.model_dump(mode="json")
+    settings = config.model_dump(mode="json", exclude={"devices_per_model"})
     return {"model": labeller.labels.key, **settings, "input_sha256": digest_of_file(path)}
 
 
@@ -197,8 +200,9 @@ def _labeller(
         assert model is not None, "an attribute model or a schema says the values"
         schema = load_info(model).schema if cluster is not None else None
     if schema is not None and cluster is not None:  # the workers load the models; this process may have no GPU
-        return Labeller(config, open_labels(schema, None if model is None else model.resolve(), config.precision))
-    scorer = None if model is None else load_attribute_model(model, config.precision)
+        there = None if model is None else model.resolve()
+        return Labeller(config, open_labels(schema, there, config.precision, devices=config.devices_per_model))
+    scorer = None if model is None else open_attribute_model(model, config.precision, config.devices_per_model)
     if schema is None:
         assert scorer is not None
         schema = scorer.schema

@@ -16,7 +16,8 @@ import numpy as np
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Message, Score
-from steerlm.generation.engine import LocalEngine, Request, Sampling, load_engine
+from steerlm.generation.opening import open_engine
+from steerlm.generation.requests import Engine, Request, Sampling
 from steerlm.scorers.labelling import SchemaLabels, open_labels
 from steerlm.stages.bootstrap.selection import Combinations, predicted_quality
 from steerlm.stages.evaluate.sweeping import Prompt, read_prompts
@@ -43,6 +44,7 @@ def held_out_answers(
     batch_size: int,
     seed: int,
     num_prompts: int = NUM_PROMPTS,
+    devices: int = 1,
 ) -> list[Row]:
     """Let a model answer held-out prompts and score the answers; computed once, kept in `path`.
 
@@ -57,6 +59,7 @@ def held_out_answers(
         batch_size: of the sampling.
         seed: of the choice of prompts and combinations and of the sampling.
         num_prompts: how many of the prompts, at most.
+        devices: that share each of the models.
 
     Returns:
         Per request `{asked: "best"|"any", cluster, requested, text, finished, scores}`; text and scores are None where
@@ -67,13 +70,13 @@ def held_out_answers(
         for prompt in read_prompts(prompts, schema, num_prompts, seed)
         for asked, pool in (("best", combinations.best), ("any", combinations.all))
     ]
-    engine: LocalEngine | None = None
+    engine: Engine | None = None
     scorer: SchemaLabels | None = None
 
     def work(chunk: list[tuple[Prompt, str, Mapping[str, Value]]]) -> list[Any]:
         nonlocal engine, scorer
-        engine = engine or load_engine(model, batch_size=batch_size)
-        scorer = scorer or open_labels(schema, attribute_model)
+        engine = engine or open_engine("local", model, batch_size=batch_size, devices=devices)
+        scorer = scorer or open_labels(schema, attribute_model, devices=devices)
         return _answer(engine, scorer, chunk, sampling)
 
     map_lines(path, asks, work, chunk=_CHUNK, description=f"held-out prompts, {path.stem}")
@@ -81,7 +84,7 @@ def held_out_answers(
 
 
 def _answer(
-    engine: LocalEngine,
+    engine: Engine,
     scorer: SchemaLabels,
     asks: Sequence[tuple[Prompt, str, Mapping[str, Value]]],
     sampling: Sampling,

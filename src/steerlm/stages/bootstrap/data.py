@@ -27,6 +27,8 @@ from steerlm.storage.cluster import Cluster
 from steerlm.storage.hash_set import HashSet, hash64
 from steerlm.storage.resumable import Pairs, map_lines, read_rows, row_items
 
+TRAINING_FILE = "training.jsonl"
+"""What a round fine-tunes on; it appears when all that comes before is done."""
 _ROWS_PER_SLOT = 8
 """Samples of a chunk for every place in the batch: enough that the batch is full most of the time."""
 _PROMPTS_PER_SCORING = 512
@@ -102,7 +104,9 @@ def sample(run: Bootstrap, number: int, model: Path, folder: Path, temperature: 
 
     def work(chunk: list[Conversation]) -> list[Any]:
         nonlocal engine
-        engine = engine or open_engine(config.engine, model, batch_size=config.batch_size)
+        engine = engine or open_engine(
+            config.engine, model, batch_size=config.batch_size, devices=config.devices_per_model
+        )
         asks = [(i, request) for i, prompt in enumerate(chunk) for request in run.requests(number, prompt)]
         asks = [(i, request) for i, request in asks if engine.room(request) > 0]
         rows: list[Any] = [{"id": prompt.id, "samples": []} for prompt in chunk]
@@ -128,7 +132,7 @@ def score(run: Bootstrap, folder: Path) -> None:
 
     def work(chunk: list[tuple[Conversation, Any]]) -> list[Any]:
         nonlocal scorer
-        scorer = scorer or open_labels(run.schema, attribute_model)
+        scorer = scorer or open_labels(run.schema, attribute_model, devices=run.config.devices_per_model)
         rows: list[Any] = []
         waiting: list[tuple[dict[str, Any], list[Message]]] = []
         for prompt, row in chunk:
@@ -285,4 +289,4 @@ def mix(run: Bootstrap, number: int, folder: Path, kept: int) -> None:
         for file in files:
             yield from read_conversations(file, run.schema)
 
-    write_conversations(folder / "training.jsonl", records(), run.schema)
+    write_conversations(folder / TRAINING_FILE, records(), run.schema)

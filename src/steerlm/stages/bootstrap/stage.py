@@ -18,13 +18,17 @@ held-out prompts.
                /train/              the second fine-tuning
     OUT/held_out/round-0.jsonl      answers to held-out prompts before the first round, -1 after it, …
     OUT/model/                      the last round's model
+
+Under `accelerate launch` or torchrun the first process prepares the data, while the others wait; all of them train.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +36,11 @@ from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
 from steerlm.errors import UserError
+from steerlm.runs import is_main_process
 from steerlm.scorers.labelling import open_labels
 from steerlm.stages.bootstrap.before_after import NUM_PROMPTS, compare, held_out_answers
 from steerlm.stages.bootstrap.data import (
+    TRAINING_FILE,
     Bootstrap,
     choose_temperature,
     mix,
@@ -49,6 +55,7 @@ from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.cluster import Cluster
 from steerlm.storage.files import write_json
 
+_POLL_S = 0.5
 _HELD_OUT_TEMPERATURE = 0.7
 _JUDGED_BY_ITSELF = (
     "quality and fidelity are judged by the attribute model that also labelled the training data and "
@@ -96,10 +103,8 @@ def bootstrap(
             a plain baseline to bootstrap from, no sample left, or an `out` that holds something else.
     """
     combinations = check_bootstrap(config, sft, sft_model, attribute_model, schema)
-    scorer = open_labels(schema, attribute_model).key
-    inputs = _inputs(config, sft, sft_model, scorer, data, validation, schema, seed, sources)
-    claim(out / "inputs.json", inputs, otherwise="refuse", holds="a bootstrap")
-    judge = scorer if config.judge is None else open_labels(schema, config.judge).key
+    if cluster is not None:
+        cluster = replace(cluster, devices=config.devices_per_model)
     run = Bootstrap(
         config,
         sft,
@@ -113,6 +118,13 @@ def bootstrap(
         tuple(sources),
         cluster,
     )
+    if not is_main_process():
+        _train_along(run, sft_model)
+        return {}
+    scorer = open_labels(schema, attribute_model).key
+    inputs = _inputs(config, sft, sft_model, scorer, data, validation, schema, seed, sources)
+    claim(out / "inputs.json", inputs, otherwise="refuse", holds="a bootstrap")
+    judge = scorer if config.judge is None else open_labels(schema, config.judge).key
     model = sft_model
     rounds = []
     for number in range(1, config.rounds + 1):
@@ -138,11 +150,6 @@ def check_bootstrap(
     config: BootstrapConfig, sft: TrainSftConfig, sft_model: Path, attribute_model: Path | None, schema: AttributeSchema
 ) -> Combinations:
     """Refuse what cannot work before anything is computed; returns the combinations to ask for."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "bootstrap samples and scores in one process: run it without accelerate launch or torchrun (for several "
-            "devices: --ray), or give its round-1/training.jsonl to `steerlm train-sft` under them"
-        )
     info = load_info(sft_model)
     if info.kind != "sft" or not info.conditioning:
         raise UserError(f"{sft_model} was not trained with attributes; bootstrapping needs a model to ask for quality")
@@ -172,7 +179,7 @@ def _inputs(
 ) -> dict[str, Any]:
     """Return all that the result depends on."""
     return {
-        "bootstrap": config.model_dump(mode="json"),
+        "bootstrap": config.model_dump(mode="json", exclude={"devices_per_model"}),
         "train_sft": sft.model_dump(mode="json"),
         "schema": schema.to_dict(),
         "seed": seed,
@@ -185,6 +192,16 @@ def _inputs(
     }
 
 
+def _train_along(run: Bootstrap, model: Path) -> None:
+    """Be one of several processes but the first, which prepares the data: all of them train."""
+    for number in range(1, run.config.rounds + 1):
+        folder = run.out / f"round-{number}"
+        while not (folder / TRAINING_FILE).is_file():
+            time.sleep(_POLL_S)
+        _fine_tune(run, number, model)
+        model = folder / "train" / "model"
+
+
 def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
     """Sample, score, select, train, compare; each part is skipped where its result exists."""
     folder = run.out / f"round-{number}"
@@ -195,15 +212,7 @@ def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
     score(run, folder)
     selection = select(run, number, folder)
     mix(run, number, folder, selection["kept"])
-    course = train_sft(
-        training_section(run, model),
-        folder / "training.jsonl",
-        run.validation,
-        run.schema,
-        folder / "train",
-        run.seed + number,
-        run.sources,
-    )
+    course = _fine_tune(run, number, model)
     after = held_out(run, number, folder / "train" / "model")
     report = {
         "round": number,
@@ -215,6 +224,19 @@ def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
     }
     write_json(folder / "report.json", report)
     return report
+
+
+def _fine_tune(run: Bootstrap, number: int, model: Path) -> Any:
+    folder = run.out / f"round-{number}"
+    return train_sft(
+        training_section(run, model),
+        folder / TRAINING_FILE,
+        run.validation,
+        run.schema,
+        folder / "train",
+        run.seed + number,
+        run.sources,
+    )
 
 
 def training_section(run: Bootstrap, model: Path) -> TrainSftConfig:
@@ -240,6 +262,7 @@ def held_out(run: Bootstrap, number: int, model: Path, num_prompts: int = NUM_PR
         batch_size=run.config.batch_size,
         seed=run.seed,
         num_prompts=num_prompts,
+        devices=run.config.devices_per_model,
     )
 
 

@@ -79,7 +79,9 @@ def answer_plan(
 
     def work(chunk: list[int]) -> list[AnswerRow]:
         nonlocal engine
-        engine = engine or open_engine(config.engine, model, config.precision, config.batch_size)
+        engine = engine or open_engine(
+            config.engine, model, config.precision, config.batch_size, config.devices_per_model
+        )
         requests = []
         for i in chunk:
             prompt = plan.prompts[plan.asks[i].prompt]

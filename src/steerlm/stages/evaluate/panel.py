@@ -99,7 +99,9 @@ def make_panel(
 
     dials = open_dials(schema, config.precision)
     scorers = {"dials" if number == 0 else f"dials-{number + 1}": scorer for number, scorer in enumerate(dials)}
-    scorers |= {id_: open_scorer(what, schema, config.precision) for id_, what in named.items()}
+    scorers |= {
+        id_: open_scorer(what, schema, config.precision, config.devices_per_model) for id_, what in named.items()
+    }
     training = {scorer.who for id_, scorer in scorers.items() if id_ == "annotator" or id_.startswith("dials")}
     training |= {who for info in models for who in info.provenance.get("labelled_by", ())}
     if annotator is not None:

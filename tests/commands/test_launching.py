@@ -1,0 +1,90 @@
+"""`--nproc`: what is started, and that it is refused where it cannot work."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.launch import launch_command_parser
+
+from steerlm.commands import launching
+from steerlm.config import TrainingSection
+from steerlm.errors import UserError
+from tests.stages.bootstrap.test_bootstrap import world as world
+
+PLAIN = TrainingSection(base_model="m")
+FSDP = TrainingSection(base_model="m", fsdp=True)
+
+
+def arguments(nproc: int | None) -> argparse.Namespace:
+    return argparse.Namespace(nproc=nproc, argv=["train-sft", "recipe.yaml", "--nproc", str(nproc)])
+
+
+def test_sharded_trainings_are_started_as_the_shipped_file_says() -> None:
+    python, flag, module, *rest = launching.launcher(FSDP, 8)
+    assert (python, flag, module) == (sys.executable, "-m", "accelerate.commands.launch")
+    parsed = launch_command_parser().parse_args([*rest, "train-sft", "recipe.yaml"])
+    assert (parsed.num_processes, parsed.num_machines, parsed.mixed_precision) == (8, 1, "bf16")
+    assert (parsed.use_fsdp, str(parsed.fsdp_version), parsed.fsdp_cpu_ram_efficient_loading) == (True, "2", "true")
+    assert (parsed.module, parsed.training_script) == (True, "steerlm.cli")
+    assert parsed.training_script_args == ["train-sft", "recipe.yaml"]
+    zero = TrainingSection(base_model="m", deepspeed=Path("zero3.json"), precision="fp32")
+    parsed = launch_command_parser().parse_args([*launching.launcher(zero, 2)[3:], "train-sft"])
+    assert (parsed.use_deepspeed, parsed.deepspeed_config_file, parsed.mixed_precision) == (True, "zero3.json", "no")
+
+
+def test_one_process_works_itself_and_the_processes_start_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        started.append(command)
+        return subprocess.CompletedProcess(command, 7)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert launching.relaunched(arguments(None), PLAIN) is None
+    assert launching.relaunched(arguments(2), PLAIN) == 7
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert launching.relaunched(arguments(2), PLAIN) is None
+    assert started == [[*launching.launcher(PLAIN, 2), "train-sft", "recipe.yaml", "--nproc", "2"]]
+
+
+def test_what_cannot_be_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(UserError, match="--nproc must be at least 1"):
+        launching.relaunched(arguments(0), PLAIN)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(UserError, match="shard over GPUs, and this machine shows none"):
+        launching.relaunched(arguments(2), FSDP)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"--nproc 2: this machine shows 1 device"):
+        launching.relaunched(arguments(2), PLAIN)
+
+
+@pytest.mark.slow
+def test_bootstrapping_in_two_processes_prepares_once_and_trains_in_both(
+    world: dict[str, object], tmp_path: Path
+) -> None:
+    given = {
+        "--sft-model": world["sft_model"], "--attribute-model": world["attribute_model"], "--data": world["data"],
+        "--validation": world["validation"], "--out": tmp_path / "out", "--nproc": 2,
+    }  # fmt: skip
+    changes = ["samples_per_prompt=2", "max_new_tokens=8", "epochs=1", "train_sft.max_length=128"]
+    words = [str(word) for pair in given.items() for word in pair]
+    words += [word for change in changes for word in ("--set", change)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    environment.pop("WORLD_SIZE", None)
+    command = [sys.executable, "-m", "steerlm.cli", "bootstrap", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    claimed = json.loads((tmp_path / "out" / "round-1" / "train" / "checkpoints" / "inputs.json").read_text())
+    assert claimed["processes"] == 2
+    assert json.loads((tmp_path / "out" / "done.json").read_text())["summary"]["rounds"][0]["training"]["steps"] >= 1
+    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
