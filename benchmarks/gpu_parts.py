@@ -84,7 +84,7 @@ def _loss(given: Given, tokenizer: Any) -> dict[str, Any]:
         model.zero_grad()
         loss.backward()
         weights = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        return float(loss), torch.cat([grad.flatten() for grad in weights])
+        return float(loss.detach()), torch.cat([grad.flatten() for grad in weights])
 
     plain, expected = gradients(
         functional.cross_entropy(model(input_ids=ids).logits.flatten(0, 1)[places], targets, reduction="sum")
