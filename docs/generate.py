@@ -32,6 +32,7 @@ import results_guidance
 import results_performance
 import results_playground
 import results_serve_load
+import results_steerbench
 import structure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,6 +142,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     **results_guidance.BLOCKS,
     **results_performance.BLOCKS,
     **results_serve_load.BLOCKS,
+    **results_steerbench.BLOCKS,
 }
 
 

@@ -1,0 +1,70 @@
+"""Copy SteerBench's figures and the comparison of ways to steer into `docs/results/`, and render them for the docs.
+
+    python docs/results_steerbench.py BENCH WAYS      (folders of `evaluate --suite steerbench` and `evaluate --ways`)
+    make docs
+
+Only numbers and settings are copied: the source texts have terms of their own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from steerlm.reporting.steerbench import probe_text, published_table, steerbench_sections
+from steerlm.reporting.ways import ways_sections
+from steerlm.results.codec import read_result, write_result
+from steerlm.results.steerbench import SteerbenchResult
+from steerlm.results.ways import WaysResult
+
+FOLDER = Path(__file__).resolve().parent / "results" / "steerbench"
+
+
+def copy(bench: Path, ways: Path) -> None:
+    """Copy what the page needs from finished folders."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    write_result(FOLDER / "steerbench.json", read_result(SteerbenchResult, bench / "steerbench.json"))
+    write_result(FOLDER / "ways.json", read_result(WaysResult, ways / "ways.json"))
+
+
+def _bench() -> SteerbenchResult:
+    return read_result(SteerbenchResult, FOLDER / "steerbench.json")
+
+
+def _ways() -> WaysResult:
+    return read_result(WaysResult, FOLDER / "ways.json")
+
+
+def setup() -> str:
+    """What was asked and who measured, with what a reader must know."""
+    result = _bench()
+    return "\n".join([probe_text(result), "", *(f"* {line}" for line in result.cautions)]) + "\n"
+
+
+def bench() -> str:
+    """The tables of all modes."""
+    return steerbench_sections(_bench()) + "\n"
+
+
+def published() -> str:
+    """What the benchmark's authors published."""
+    return published_table()
+
+
+def ways() -> str:
+    """The ways to steer."""
+    result = _ways()
+    asked = f"{result.prompts.used} held-out prompts, {result.asks} settings, seed {result.seed}."
+    return "\n".join([asked, "", *(f"* {line}" for line in result.cautions), "", ways_sections(result), ""])
+
+
+BLOCKS: dict[str, Callable[..., str]] = {
+    "steerbench-setup": setup,
+    "steerbench-tables": bench,
+    "steerbench-published": published,
+    "ways-tables": ways,
+}
+
+if __name__ == "__main__":
+    copy(Path(sys.argv[1]), Path(sys.argv[2]))
