@@ -24,7 +24,7 @@ LONGEST_SHARE = 1.5
 Numbers = Literal["autocast", "bf16", "fp32"]
 """In what activations are computed: bf16 over fp32 weights, bf16 weights (sharded or frozen), or fp32."""
 
-_LOGIT_BYTES = 12  # fp32 log-probabilities, their gradient, and the gradient of the logits
+_BLOCK, _KEPT = 1 << 21, 1 << 25  # logits at a time, and exponentials that are kept (`training.head_loss`)
 _NF4_BYTES = 0.5 + 0.127 / 8  # 4 bits, and the scales of double quantization (QLoRA, section 3)
 _GATHERED_LAYERS = 2  # FSDP2 holds the layer it computes and the next one
 
@@ -82,8 +82,12 @@ class Step:
         """What activations are computed in."""
         if not self.bf16:
             return "fp32"
-        frozen = self.section.lora is not None and not self.cpu
-        return "bf16" if self.shards > 1 or frozen else "autocast"
+        return "bf16" if self.shards > 1 or self.frozen_in_bf16 else "autocast"
+
+    @property
+    def frozen_in_bf16(self) -> bool:
+        """Whether weights that are not trained are held in bf16; on a CPU only those of language models."""
+        return self.bf16 and self.section.lora is not None and (self.head or not self.cpu)
 
 
 def adapter_parameters(shape: Architecture, lora: LoraSection) -> int:
@@ -139,7 +143,7 @@ def training_memory(shape: Architecture, step: Step, tokens: int) -> StepMemory:
         # bitsandbytes' 4-bit weights are not sharded; embeddings are held in fp32
         weights = _NF4_BYTES * shape.body + 4.0 * (total - shape.body) / step.shards + 4.0 * trained
     else:
-        weights = (4.0 if step.cpu or not step.bf16 else 2.0) * total / step.shards + 4.0 * trained / step.shards
+        weights = (2.0 if step.frozen_in_bf16 else 4.0) * total / step.shards + 4.0 * trained / step.shards
     copies = 0.0
     width = 2.0 if step.bf16 else 4.0
     if step.shards > 1:
@@ -150,7 +154,7 @@ def training_memory(shape: Architecture, step: Step, tokens: int) -> StepMemory:
     elif step.numbers == "autocast" and lora is None:
         copies = 2.0 * (total - (0 if shape.tied and step.head else shape.embedding))  # autocast remembers its casts
     rows = tokens * min(1.0, LONGEST_SHARE * step.response_share) if step.head else 0.0
-    logits = rows * shape.vocab * _LOGIT_BYTES
+    logits = _head_bytes(shape, rows, lora is None)
     activations = activation_bytes(shape, step, tokens)
     if step.section.gradient_checkpointing:
         # logits are gone by the time a layer is computed again
@@ -167,6 +171,16 @@ def training_memory(shape: Architecture, step: Step, tokens: int) -> StepMemory:
         gradients_stay=step.section.gradient_accumulation_steps > 1 or step.shards > 1,
         process=PROCESS if step.cpu else 0.0,
     )
+
+
+def _head_bytes(shape: Architecture, rows: float, trained: bool) -> float:
+    """Return what the loss takes at the output layer for `rows` positions: logits of one block at a time, and two
+    hidden states in fp32; where the layer is trained, exponentials in bf16, and its gradient beside that of the
+    embeddings."""
+    logits = rows * shape.vocab
+    block = 12.0 * min(logits, _BLOCK) + 8.0 * rows * shape.hidden
+    kept = 2.0 * min(logits, _KEPT) + (4.0 * shape.vocab * shape.hidden if shape.tied else 0.0)
+    return block + (kept if trained and rows else 0.0)
 
 
 def cache_bytes_per_token(shape: Architecture, width: float) -> float:
