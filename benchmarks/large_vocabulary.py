@@ -126,7 +126,7 @@ def measure(job: Job) -> Measurement:
     """Train as much as is to be measured."""
     if job.contestant == "before":
         return _before(job)
-    clock = Clock(2, 1_000 if job.quick else 6_000 if _responses(job.case) == 1 else 12_000)
+    clock = Clock(1, 1_000 if job.quick else 4_000 if _responses(job.case) == 1 else 8_000)
     if job.contestant == "steerlm":
         _ours(job, clock)
     else:

@@ -68,8 +68,13 @@ def test_groups(conversations: Sequence[Conversation]) -> set[str]:
     return chosen
 
 
-def convert(data: Path, out: Path, schema: AttributeSchema) -> dict[str, Any]:
-    """Convert all sources; returns (and writes to `counts.json`) the counts per source."""
+def convert(data: Path, out: Path, schema: AttributeSchema, any_schema: bool = False) -> dict[str, Any]:
+    """Convert all sources; returns (and writes to `counts.json`) the counts per source.
+
+    Args:
+        any_schema: whether records leave out which schema they are of, for recipes with other attributes beside.
+    """
+    written = None if any_schema else schema
     converted = {name: source(data, schema) for name, source in SOURCES.items()}
     linked = link_groups(converted.values())
     held_out = test_groups(linked)
@@ -78,8 +83,8 @@ def convert(data: Path, out: Path, schema: AttributeSchema) -> dict[str, Any]:
         mine = [c for c in linked if c.source == name]
         test = [c for c in mine if c.group in held_out]
         train = [c for c in mine if c.group not in held_out]
-        write_conversations(out / "train" / f"{name}.jsonl", train, schema)
-        write_conversations(out / "test" / f"{name}.jsonl", test, schema)
+        write_conversations(out / "train" / f"{name}.jsonl", train, written)
+        write_conversations(out / "test" / f"{name}.jsonl", test, written)
         counts[name] = {
             **part.counts,
             "records": len(mine),
@@ -103,8 +108,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with the data")
     parser.add_argument("--out", type=Path, default=Path("runs/real_input_data"), help="folder to write")
+    parser.add_argument("--any-schema", action="store_true", help="for recipes with other attributes beside these")
     arguments = parser.parse_args()
-    counts = convert(arguments.shared / "data", arguments.out, load_recipe(RECIPE).schema_)
+    counts = convert(arguments.shared / "data", arguments.out, load_recipe(RECIPE).schema_, arguments.any_schema)
     copy_minilm(arguments.out / "minilm")
     print(json.dumps(counts, indent=2))
 

@@ -156,9 +156,10 @@ def forward(
     positions_BL: torch.Tensor,
     mask: torch.Tensor | None,
     cache: Cache,
-    keep: int = 1,
+    keep: int | torch.Tensor = 1,
 ) -> torch.Tensor:
-    """Run the model, extending `cache`; returns the float32 logits of the last `keep` positions, (B, keep, V)."""
+    """Run the model, extending `cache`; returns the float32 logits of the last `keep` positions (or of those that it
+    holds), (B, keep, V)."""
     output = model(
         input_ids=ids_BL,
         position_ids=positions_BL,
@@ -316,9 +317,8 @@ def _prefill_rest(model: PreTrainedModel, stems: Sequence[Part], prompts: Sequen
     columns = torch.arange(before + width, device=device)
     mask = (columns >= start) & (columns < end)
     positions = torch.minimum(columns[before:], end - 1) - start
-    keep = width - min(lengths) + 1
-    logits_BKV = forward(model, ids, positions, mask, Cache(layers=list(state.layers)), keep)
-    last = torch.tensor([length - 1 - (width - keep) for length in lengths], device=device)
+    ends, last = torch.tensor(lengths, device=device).sub_(1).unique(return_inverse=True)
+    logits_BKV = forward(model, ids, positions, mask, Cache(layers=list(state.layers)), ends)
     logits = logits_BKV[torch.arange(len(rest), device=device), last]
     whole = [len(prompt) for prompt in prompts]
     if min(lengths) == width:
