@@ -317,7 +317,7 @@ def _prefill_rest(model: PreTrainedModel, stems: Sequence[Part], prompts: Sequen
     columns = torch.arange(before + width, device=device)
     mask = (columns >= start) & (columns < end)
     positions = torch.minimum(columns[before:], end - 1) - start
-    ends, last = torch.tensor(lengths, device=device).sub_(1).unique(return_inverse=True)
+    ends, last = torch.unique(torch.tensor(lengths, device=device) - 1, return_inverse=True)
     logits_BKV = forward(model, ids, positions, mask, Cache(layers=list(state.layers)), ends)
     logits = logits_BKV[torch.arange(len(rest), device=device), last]
     whole = [len(prompt) for prompt in prompts]
