@@ -41,6 +41,27 @@ def test_public_formats_are_known_by_their_keys(tmp_path: Path, row: dict[str, o
     assert (found.format, found.certain, found.columns) == (name, True, {})
 
 
+def test_labels_of_our_own_format_and_of_public_ones_are_dials(tmp_path: Path) -> None:
+    def row(values: object) -> dict[str, object]:
+        reply = {"role": "assistant", "content": "b", "attributes": values}
+        return {"messages": [{"role": "user", "content": "a"}, reply]}
+
+    rows = [row({"toxicity": 0, "style": "old", "odd": "x"}), row({"toxicity": 3, "style": "new"}), row(None)]
+    toxicity, style = guess(tmp_path / "a.jsonl", lines(*rows)).rated
+    assert (toxicity.attribute.minimum, toxicity.attribute.maximum, toxicity.attribute.best) == (0, 3, "min")
+    assert toxicity.share == pytest.approx(2 / 3)
+    assert style.attribute.categories == ("new", "old")
+    signed = {"schema": "toxicity:0-9,style:old|new", **row({"toxicity": 3})}
+    [toxicity] = guess(tmp_path / "s.jsonl", lines(signed)).rated
+    assert toxicity.attribute.maximum == 9
+    helpful = {"prompt": "a", "response": "b", "helpfulness": 1, "correctness": 1, "coherence": 1}
+    found = guess(tmp_path / "b.jsonl", lines(helpful)).rated
+    assert [rated.attribute.name for rated in found][:2] == ["helpfulness", "correctness"]
+    tree = {"message_tree_id": "a", "prompt": {"labels": None, "replies": [{"labels": {"quality": {"value": 0.5}}}]}}
+    assert guess(tmp_path / "c.jsonl", lines(tree)).rated[0].attribute.name == "quality"
+    assert guess(tmp_path / "d.jsonl", lines({"message_tree_id": "a", "prompt": {"labels": None}})).rated == ()
+
+
 def test_columns_are_found_by_name(tmp_path: Path) -> None:
     text = table("npc,player,reply,scene", "A guard,Who are you?,Nobody.,3", "A witch,And you?,Guess who.,4")
     found = guess(tmp_path / "a.csv", text)

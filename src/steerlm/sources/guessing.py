@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from steerlm.attributes import PRESETS, Attribute
+from steerlm.attributes import PRESETS, Attribute, AttributeSchema, is_signature
 from steerlm.config import SourceConfig, SourceFormat
 from steerlm.conversation import BadRecords
 from steerlm.errors import UserError, did_you_mean
@@ -33,6 +33,12 @@ _RESPONSES = (
 _SYSTEMS = ("system", "system_prompt", "persona", "npc", "character", "speaker", "role")
 _KNOWN = {attribute.name: attribute for preset in PRESETS.values() for attribute in preset}
 _RATING_WORDS = {"rating", "ratings", "rated", "score", "scores", "stars", "grade", "label", "likert"}
+_LABELS: dict[str, tuple[tuple[str, ...], AttributeSchema]] = {
+    "helpsteer": (HELPSTEER, PRESETS["HELPSTEER"]),
+    "oasst": (("labels",), PRESETS["OASST"]),
+    "nemo": (("label",), PRESETS["STEERLM"]),
+}
+"""Formats that rate: under which keys, and what."""
 _OTHERS = ("id", "group", "split", "index", "timestamp", "date", "source", "weight", "train", "trainable")
 
 
@@ -94,7 +100,8 @@ def guess_source(origin: str, path: Path | None, columns: Mapping[str, str], wan
         return SourceGuess(formats[formats.index(wanted)], columns, (), (), (), True)
     known = None if columns or wanted else _known_format(objects, keys)
     if known is not None:
-        return SourceGuess(known, {}, (), (), (f"format {known}, by its keys ({', '.join(keys[:6])})",), True)
+        said = (f"format {known}, by its keys ({', '.join(keys[:6])})",)
+        return SourceGuess(known, {}, _labelled(known, objects), (), said, True)
     return _table(origin, objects, keys, columns)
 
 
@@ -111,6 +118,82 @@ def _known_format(rows: Sequence[Mapping[str, object]], keys: Sequence[str]) -> 
     if {"prompt", "response"} <= set(keys) and sum(name in keys for name in HELPSTEER) >= 3:
         return "helpsteer"
     return None
+
+
+def _labelled(known: SourceFormat, rows: Sequence[Mapping[str, object]]) -> tuple[RatedColumn, ...]:
+    """Return the attributes that rows of a public format rate."""
+    if known == "messages":
+        return _labelled_turns(rows)
+    names, schema = _LABELS.get(known, ((), None))
+    if schema is None:
+        return ()
+    share = sum(_mentions(row, names) for row in rows) / len(rows)
+    return tuple(RatedColumn(attribute.name, attribute, share) for attribute in schema) if share else ()
+
+
+def _mentions(value: object, names: Sequence[str]) -> bool:
+    """Whether a key of this name has a value somewhere."""
+    if isinstance(value, Mapping):
+        return any((key in names and bool(item)) or _mentions(item, names) for key, item in value.items())
+    return isinstance(value, list) and any(_mentions(item, names) for item in value)
+
+
+def _labelled_turns(rows: Sequence[Mapping[str, object]]) -> tuple[RatedColumn, ...]:
+    """Return the attributes that stand in the turns of our own format."""
+    turns = [
+        turn
+        for row in rows
+        for turn in find_turns({str(name): value for name, value in row.items()}, "messages")
+        if isinstance(turn, dict) and turn.get("role") == "assistant"
+    ]
+    scales = _scales(rows[0].get("schema"))
+    values: dict[str, list[object]] = {}
+    for turn in turns:
+        labels = turn.get("attributes")
+        for name, value in labels.items() if isinstance(labels, dict) else ():
+            values.setdefault(str(name), []).append(value)
+    found = []
+    for name, given in values.items():
+        if name in scales:
+            found.append(RatedColumn(name, scales[name], len(given) / len(turns)))
+            continue
+        numbers = [value for value in given if isinstance(value, int) and not isinstance(value, bool)]
+        if len(numbers) == len(given) and min(numbers) >= 0:
+            attribute = _attribute(name, min(numbers), max(numbers), "As rated in the data.")
+        else:
+            categories = tuple(sorted({str(value) for value in given}))
+            if len(categories) < 2:
+                continue
+            attribute = Attribute(name, "categorical", categories=categories, description="As labelled in the data.")
+        found.append(RatedColumn(name, attribute, len(given) / len(turns)))
+    return tuple(found)
+
+
+def _scales(signature: object) -> dict[str, Attribute]:
+    """Return the attributes that a record's signature names, with their scales."""
+    found = {}
+    for part in str(signature).split(",") if is_signature(signature) else ():
+        name, _, scale = part.partition(":")
+        if "|" in scale:
+            found[name] = Attribute(name, "categorical", categories=tuple(scale.split("|")))
+        else:
+            low, high = map(int, scale.split("-"))
+            known = _KNOWN.get(name)
+            about = ("", None) if known is None else (known.description, known.best)
+            found[name] = Attribute(name, minimum=low, maximum=high, description=about[0], best=about[1])
+    return found
+
+
+def _attribute(name: str, lowest: int, highest: int, about: str) -> Attribute:
+    """Return the attribute that ratings from `lowest` to `highest` are of."""
+    known = _KNOWN.get(name)
+    return Attribute(
+        name,
+        minimum=min(lowest, 1),
+        maximum=max(_top(highest), min(lowest, 1) + 1),
+        description=about if known is None else known.description,
+        best=None if known is None else known.best,
+    )
 
 
 def _turns_format(rows: Sequence[Mapping[str, object]]) -> SourceFormat:
@@ -212,15 +295,7 @@ def _rated(
         numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
         name = named.get(column, plain_name(column))
         if len(numbers) == len(values) and _is_scale(numbers):
-            scale = (int(min(numbers)), int(max(numbers)))
-            about = _KNOWN.get(name)
-            attribute = Attribute(
-                name,
-                minimum=min(scale[0], 1),
-                maximum=_top(scale[1]),
-                description=f"As rated in the column {column}." if about is None else about.description,
-                best=None if about is None else about.best,
-            )
+            attribute = _attribute(name, int(min(numbers)), int(max(numbers)), f"As rated in the column {column}.")
             found.append(RatedColumn(column, attribute, len(values) / len(rows)))
         elif column in named:
             raise UserError(
@@ -242,4 +317,4 @@ def _is_scale(numbers: Sequence[int | float]) -> bool:
 
 def _top(highest: int) -> int:
     """Return the top of the usual scale that holds a rating."""
-    return next(top for top in (1, 2, 3, 4, 5, 7, 10) if top >= highest)
+    return next((top for top in (1, 2, 3, 4, 5, 7, 10) if top >= highest), highest)
