@@ -62,6 +62,10 @@ def test_labels_on_one_level() -> None:
     finding = only(findings_of_stage("annotate", {"histograms": {"humor": {"0": 996, "1": 4}}}))
     assert "humor are on one level (996 of 1000 turns at 0)" in finding.text
     assert finding.blocks
+    five = {"histograms": {"humor": {"0": 600, "1": 395, "2": 5, "3": 0, "4": 0}}}
+    narrow = only(findings_of_stage("annotate", five))
+    assert "humor stand on 2 of 5 levels only" in narrow.text
+    assert not narrow.blocks
     assert list(collapsed("prepare", {"humor": {"0": 98, "1": 2}})) == []
 
 

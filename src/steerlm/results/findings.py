@@ -20,12 +20,14 @@ COLLAPSED = 0.99
 """Share of labels on one level from which a dial has nothing to tell apart."""
 ENDLESS = 0.5
 """Share of answers cut off at their longest length from which a model does not stop by itself."""
+_RARE = 0.01
+"""Share of labels below which a level counts as unused."""
 _FEWEST_LABELS = 20
 """With fewer held-out labels the error says nothing."""
 _GRAVE_SHARE = 0.01
 """Share of the records that may be left out for their length."""
 
-FindingKind = Literal["steps", "length", "attribute_model", "labels", "loss", "header", "dial", "endless"]
+FindingKind = Literal["steps", "length", "attribute_model", "labels", "narrow", "loss", "header", "dial", "endless"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def too_long(stage: str, count: int, of: int, max_length: int, needed: int | Non
 
 
 def collapsed(stage: str, histograms: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
-    """Say which attributes have nearly all labels on one level."""
+    """Say which attributes have nearly all labels on one level, or on fewer than half of their levels."""
     for name, histogram in histograms.items():
         total = sum(histogram.values())
         level, most = max(histogram.items(), key=lambda item: item[1], default=("", 0))
@@ -90,6 +92,14 @@ def collapsed(stage: str, histograms: Mapping[str, Mapping[str, int]]) -> Iterat
                 "labels",
                 f"nearly all labels of {name} are on one level ({most} of {total} turns at {level})",
                 "A dial cannot be learned from that: take data in which it varies, or leave the attribute out",
+                (name,),
+            )
+        elif 2 * (used := sum(count >= _RARE * total for count in histogram.values())) < len(histogram) and total:
+            yield Finding(
+                stage,
+                "narrow",
+                f"the labels of {name} stand on {used} of {len(histogram)} levels only",
+                "The dial will know no others: take data in which it varies more, or a scale with fewer levels",
                 (name,),
             )
 
