@@ -124,6 +124,7 @@ def seeds() -> str:
 
 _EXPERIMENTS = {
     "before": "before",
+    "agreement": "`mode: paper`, `filter: agreement`, 320 prompts of 4, six old records to a new one",
     "predicted": "best of 8 kept, conditioned on the attribute model's levels",
     "requested": "the same answers, conditioned on the request",
     "success": "the same, prompts without success dropped",

@@ -375,7 +375,7 @@ class Session:
         if int(text):
             self.shown()
         self.num_demonstrations = int(text)
-        self._note(f"({text} demonstrations)")
+        self._note(f"(demonstrations: {text})")
 
     def warn_of_unseen(self, names: Iterable[str]) -> None:
         """Say which of the dials stand at a value that occurs in no training label."""

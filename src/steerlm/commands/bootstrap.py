@@ -1,4 +1,4 @@
-"""Step 4: sample at maximum quality, score, fine-tune again."""
+"""Step 4: sample, score, keep what came out as asked, fine-tune again."""
 
 from __future__ import annotations
 

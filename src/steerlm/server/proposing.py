@@ -18,7 +18,7 @@ from steerlm.generation.demonstrations import Demonstration, Demonstrations
 from steerlm.generation.embedding import TextEmbedder, Vectors
 from steerlm.scorers.ridge import Floats, GroupedRidge
 
-_LEARNED = 0.99
+_LEARNED = 0.95
 """An attribute is foretold where the error on prompts held out is below this share of the mean's."""
 _FEWEST = 50
 
