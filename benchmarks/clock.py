@@ -32,16 +32,19 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         batch_tokens: real tokens of every batch so far.
         losses: mean loss of every step.
         seconds: what the measured steps took.
+        cpu_seconds: processor time of them, of all threads: what other programs do to `seconds` it hardly shows.
     """
 
     def __init__(self, warmup_steps: int, tokens: int):
         self.batch_tokens: list[int] = []
         self.losses: list[Tensor] = []
         self.seconds = 0.0
+        self.cpu_seconds = 0.0
         self._warmup_steps = warmup_steps
         self._tokens = tokens
         self._steps = 0
         self._began = 0.0
+        self._cpu_began = 0.0
 
     @property
     def timed_tokens(self) -> int:
@@ -61,9 +64,10 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         if self._steps == self._warmup_steps:
-            self._began = time.perf_counter()
+            self._began, self._cpu_began = time.perf_counter(), time.process_time()
         elif self.timed_tokens >= self._tokens:
             self.seconds = time.perf_counter() - self._began
+            self.cpu_seconds = time.process_time() - self._cpu_began
             raise Enough
 
     def facts(self) -> dict[str, Any]:
@@ -74,6 +78,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]
             "steps": self._steps,
             "trained_tokens": self.trained_tokens,
             "timed_tokens": self.timed_tokens,
+            "cpu_seconds": round(self.cpu_seconds, 2),
             "first_loss": round(sum(losses[:quarter]) / quarter, 4),
             "last_loss": round(sum(losses[-quarter:]) / quarter, 4),
         }
