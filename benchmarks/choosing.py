@@ -1,16 +1,17 @@
 """How many ratings `rate new --select uncertain` saves: label error against ratings, chosen and drawn at random.
 
-    python -m benchmarks.choosing RUN --encoder FOLDER --out docs/results/choosing.json
+    python -m benchmarks.choosing RUN --out docs/results/choosing.json
 
 RUN is a playground run: its replies have a true level per attribute. Simulated annotators (the playground's bias and
-noise) rate the chosen replies, the attribute model is the closed-form head on a frozen encoder, and its mean absolute
-error is taken on replies that nobody rated.
+noise) rate the chosen replies; the attribute model is a head in closed form on an encoder (`--encoder`), else on the
+words of the reply; its mean absolute error is taken on replies that nobody rated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ import yaml
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import load_encoder, load_tokenizer, resize_embeddings
-from steerlm.conversation import read_conversations
+from steerlm.conversation import Message, read_conversations
 from steerlm.scorers.attribute_models import encode_for_scoring, read_features
-from steerlm.scorers.choosing import Candidate, choose
+from steerlm.scorers.choosing import Candidate, choose, turn_features
 from steerlm.scorers.features import Readout
 from steerlm.scorers.ridge import GroupedRidge
 from steerlm.storage.files import write_json
@@ -30,40 +31,42 @@ NUMBERS = (60, 100, 120, 160, 200, 240, 300, 400)
 BIAS, NOISE, ANNOTATORS = 0.3, 0.6, 6
 
 
-def read(run: Path, encoder: str, most: int, cache: Path) -> dict[str, np.ndarray]:
-    """Return features, truth, groups and texts of the run's first replies; features are computed once."""
-    if cache.is_file():
-        with np.load(cache, allow_pickle=False) as stored:
-            return dict(stored)
+def read(run: Path, encoder: str | None, most: int) -> dict[str, np.ndarray]:
+    """Return features, truth, groups and texts of some of the run's replies."""
     schema = AttributeSchema.from_dict(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["attributes"])
+    turns, truth, groups = [], [], []
+    for record in read_conversations(run / "prepare" / "train.jsonl", schema):
+        for number, turn in enumerate(record.assistant_turns):
+            turns.append(record.messages[: turn + 1])
+            truth.append([record.meta["meta"]["truth"][number][name] for name in schema.names])
+            groups.append(record.group)
+    kept = np.random.default_rng(0).permutation(len(turns))[:most]
+    texts = [turns[i][-1].content for i in kept]
+    if encoder is None:
+        features = turn_features([Candidate(text) for text in texts])
+    else:
+        features = encoded_features(encoder, schema, [turns[i] for i in kept])
+    return {
+        "features": features,
+        "truth": np.array(truth, dtype=np.float64)[kept],
+        "groups": np.array(groups)[kept],
+        "texts": np.array(texts),
+    }
+
+
+def encoded_features(encoder: str, schema: AttributeSchema, turns: Sequence[Sequence[Message]]) -> np.ndarray:
+    """Return what the head of an attribute model on an encoder reads."""
     tokenizer = load_tokenizer(encoder)
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
     added = install_template(tokenizer, "steerlm", schema)
     conversations = ConversationEncoder(tokenizer, schema)
     model = load_encoder(encoder)
     resize_embeddings(model, tokenizer, added)
-    ids, truth, groups, texts = [], [], [], []
-    for record in read_conversations(run / "prepare" / "train.jsonl", schema):
-        for number, turn in enumerate(record.assistant_turns):
-            encoded = encode_for_scoring(conversations, record.messages[: turn + 1], 256)
-            assert encoded is not None
-            ids.append(encoded)
-            truth.append([record.meta["meta"]["truth"][number][name] for name in schema.names])
-            groups.append(record.group)
-            texts.append(record.messages[turn].content)
-    kept = np.random.default_rng(0).permutation(len(ids))[:most]
-    features = read_features(
-        model, Readout.of(encoder), int(tokenizer.pad_token_id), conversations.control_ids,
-        [ids[i] for i in kept], "fp32", 4096,
-    )  # fmt: skip
-    found = {
-        "features": np.asarray(features, dtype=np.float32),
-        "truth": np.array(truth, dtype=np.float64)[kept],
-        "groups": np.array(groups)[kept],
-        "texts": np.array(texts)[kept],
-    }
-    np.savez(cache, **found)
-    return found
+    ids = [encode_for_scoring(conversations, turn, 256) for turn in turns]
+    found = read_features(
+        model, Readout.of(encoder), int(tokenizer.pad_token_id), conversations.control_ids, ids, "fp32", 4096
+    )
+    return np.asarray(found, dtype=np.float32)
 
 
 def error(data: dict[str, np.ndarray], rated: np.ndarray, ratings: np.ndarray, test: np.ndarray, top: float) -> float:
@@ -88,13 +91,12 @@ def needed(numbers: np.ndarray, errors: np.ndarray, wanted: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--encoder", help="folder of an encoder; default: words")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, required=True, help="where the features are kept (.npz)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--replies", type=int, default=2400)
     arguments = parser.parse_args()
-    data = read(arguments.run, arguments.encoder, arguments.replies, arguments.cache)
+    data = read(arguments.run, arguments.encoder, arguments.replies)
     truth = data["truth"]
     curves: dict[str, list[list[float]]] = {"random": [], "uncertain": []}
     for seed in range(arguments.seeds):
@@ -114,6 +116,7 @@ def main() -> None:
     result = {
         "run": "playground",
         "replies": len(truth),
+        "attribute_model": "words" if arguments.encoder is None else Path(arguments.encoder).name,
         "seeds": arguments.seeds,
         "ratings": list(NUMBERS),
         "label_error": curves,

@@ -122,9 +122,33 @@ def templates() -> str:
     return "\n".join([*rows, "", "Refused, with the reason:", "", *refused]) + "\n"
 
 
+def choosing() -> str:
+    """How many ratings choosing the turns saves (`benchmarks/choosing.py`)."""
+    found = json.loads((ROOT / "docs" / "results" / "choosing.json").read_text(encoding="utf-8"))
+    rows = ["| ratings | label error, drawn at random | label error, chosen |", "|---|---|---|"]
+    for i, number in enumerate(found["ratings"]):
+        cells = []
+        for name in ("random", "uncertain"):
+            errors = [curve[i] for curve in found["label_error"][name]]
+            cells.append(f"{sum(errors) / len(errors):.3f} ({min(errors):.3f} to {max(errors):.3f})")
+        rows.append(f"| {number} | {' | '.join(cells)} |")
+    shares = []
+    for number, each in found["share_of_ratings_for_the_error_of_random"].items():
+        known = [share for share in each if share is not None]
+        if known:
+            mean, low, high = sum(known) / len(known), min(known), max(known)
+            shares.append(f"{100 * mean:.0f} % ({100 * low:.0f} to {100 * high:.0f}) of {number}")
+    says = (
+        f"On the playground's replies (simulated annotators, an attribute model on words, {found['seeds']} seeds: mean "
+        f"and range) chosen turns reach the error of random ones with {', '.join(shares)} ratings."
+    )
+    return "\n".join([says, "", *rows]) + "\n"
+
+
 BLOCKS: dict[str, Callable[..., str]] = {
     "fields": fields,
     "command": command,
+    "choosing": choosing,
     "presets": presets,
     "rooms": rooms,
     "templates": templates,

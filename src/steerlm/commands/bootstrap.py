@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         return status
 
     def work() -> common.Summary:
+        from steerlm.scorers.dials import without_own_measures
         from steerlm.stages.bootstrap.stage import bootstrap
 
         return bootstrap(
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             attribute_model=attribute_model,
             data=data,
             validation=validation,
-            schema=info.schema,
+            schema=without_own_measures(info.schema),
             out=out,
             seed=arguments.seed,
             cluster=cluster,

@@ -23,7 +23,7 @@ from steerlm.scorers.text_measures.words import word_pieces
 Floats = npt.NDArray[np.float64]
 
 _DIMENSIONS = 128
-_SIDE = 0.3
+_SIDE = 0.1
 _FEWEST_TURNS = 3
 """A word or pair of words of fewer turns says nothing about others."""
 

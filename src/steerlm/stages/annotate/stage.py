@@ -29,6 +29,7 @@ from steerlm.config import AnnotateConfig
 from steerlm.conversation import Conversation, Message, parse_conversation, to_json_line
 from steerlm.errors import UserError
 from steerlm.scorers.attribute_models import LoadedAttributeModel
+from steerlm.scorers.dials import without_own_measures
 from steerlm.scorers.labelling import SchemaLabels, one_for_all, open_labels
 from steerlm.scorers.protocol import Scores
 from steerlm.scorers.spread import open_attribute_model
@@ -198,14 +199,14 @@ def _labeller(
 ) -> Labeller:
     if schema is None:
         assert model is not None, "an attribute model or a schema says the values"
-        schema = load_info(model).schema if cluster is not None else None
+        schema = without_own_measures(load_info(model).schema) if cluster is not None else None
     if schema is not None and cluster is not None:  # the workers load the models; this process may have no GPU
         there = None if model is None else model.resolve()
         return Labeller(config, open_labels(schema, there, config.precision, devices=config.devices_per_model))
     scorer = None if model is None else open_attribute_model(model, config.precision, config.devices_per_model)
     if schema is None:
         assert scorer is not None
-        schema = scorer.schema
+        schema = without_own_measures(scorer.schema)
     return Labeller(config, open_labels(schema, model, config.precision, scorer))
 
 
