@@ -12,7 +12,7 @@ from steerlm.errors import UserError
 
 if TYPE_CHECKING:
     from steerlm.runs import RunFolder
-    from steerlm.studies.ways.study import Way, WaysRun
+    from steerlm.studies.ways.asking import Way, WaysRun
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare the ways and print their table."""
-    from steerlm.studies.ways.study import parse_ways
+    from steerlm.studies.ways.asking import parse_ways
 
     ways = parse_ways(arguments.ways)
     if arguments.recipe is None:
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _alone(arguments: argparse.Namespace, ways: Sequence[Way]) -> WaysRun:
     from steerlm.config import EvaluateConfig
-    from steerlm.studies.ways.study import WaysRun
+    from steerlm.studies.ways.asking import WaysRun
 
     models = common.named_files(arguments.model, "--model")
     if len(models) != 1:
@@ -78,7 +78,7 @@ def _alone(arguments: argparse.Namespace, ways: Sequence[Way]) -> WaysRun:
 
 
 def _of_run(arguments: argparse.Namespace, ways: Sequence[Way], folder: RunFolder) -> WaysRun:
-    from steerlm.studies.ways.study import WaysRun
+    from steerlm.studies.ways.asking import WaysRun
 
     recipe, paths = folder.recipe, folder.paths
     model = list(common.finished_models(folder).values())[-1]

@@ -130,6 +130,14 @@ def test_dials_carry_the_whole_target(tmp_path: Path) -> None:
         run(tmp_path, [System("plain", "endpoint", "http://localhost:1/v1", "m")], ("dials",))
 
 
+def test_a_system_without_answers_has_a_word_and_no_row(tmp_path: Path) -> None:
+    stored = tmp_path / "none.jsonl"
+    stored.write_text('{"question_id": "other", "text": "An answer."}\n', encoding="utf-8")
+    result = run(tmp_path, [parse_system(f"mute={stored}")], ("words",))
+    assert result.of_mode("words") == []
+    assert result.cautions[0] == "mute has no row (words): it answered none of the requests (no answer in the file)."
+
+
 def test_texts_are_measured_once(tmp_path: Path) -> None:
     counted = Counted()
     measures = TextMeasures(counted)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from steerlm.generation.demonstrations import Demonstration
 from steerlm.generation.plain import PlainModel, Push, add_pushes
 from steerlm.generation.requests import Sampling
 from steerlm.results.ways import VectorChoice, read_ways
-from steerlm.studies.ways.study import Way, parse_ways
+from steerlm.studies.ways.asking import Way, parse_ways
 from steerlm.studies.ways.vectors import DialVector
 from steerlm.studies.ways.wording import asked_in_words, worded
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config

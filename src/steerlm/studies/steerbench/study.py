@@ -141,6 +141,7 @@ def steerbench(
         _policy(probe, name, "reference", label, answers, measures, out)
         for name, label, answers in _rules(probe, measures, out)
     ]
+    silent: list[str] = []
     for system, mode in itertools.product(systems, modes):
         if mode == "dials" and system.name not in with_dials:
             continue
@@ -148,7 +149,10 @@ def steerbench(
         asked = replace(system, name=f"{system.name}-{mode}")
         found = answer_prompts(asked, prompts, generation, out)
         answers = [None if answer.text is None else clean_response(answer.text) for answer in found]
-        policies.append(_policy(probe, system.name, mode, system.shown, answers, measures, out))
+        if any(answer is not None for answer in answers):
+            policies.append(_policy(probe, system.name, mode, system.shown, answers, measures, out))
+        else:
+            silent.append(f"{system.name} has no row ({mode}): it answered none of the requests ({found[0].problem}).")
     fitted, real_words = probe.bounds is not PUBLISHED_BOUNDS, measures.measures.real_words is not None
     result = SteerbenchResult(
         version=VERSION,
@@ -162,7 +166,7 @@ def steerbench(
             seed=seed,
         ),
         measured_by=MeasuredBy(measures.measures.versions, real_words),
-        cautions=_cautions(probe, policies, fitted, real_words),
+        cautions=[*silent, *_cautions(probe, policies, fitted, real_words)],
         policies=policies,
     )
     write_result(out / "steerbench.json", result)
@@ -241,8 +245,6 @@ def _policy(
 ) -> PolicyResult:
     """Measure what was answered."""
     given = [(row, text) for row, text in zip(probe.rows, answers, strict=True) if text is not None]
-    if not given:
-        raise UserError(f"{name} answered none of the {len(answers)} requests")
     path = out / "measures" / f"{name}-{mode}.jsonl"
     raw = measures([text for _, text in given], path, f"measures of {name}")
     reached = probe.bounds.scale(raw)
