@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,3 +142,50 @@ def test_sampling_and_scoring_on_a_cluster_give_the_same_files(ray: Any, model: 
     assert run(tmp_path / "cluster", CLUSTER) == here
     assert here["samples.jsonl"].count(b"\n") == 21
     assert load_attribute_model(model).schema == SCHEMA
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, gpus: int) -> dict[str, Any]:
+    """Let a module that records what is asked of it take Ray's place; what it got is filled in."""
+    asked: dict[str, Any] = {}
+
+    class Dataset:
+        def __init__(self, items: list[int]) -> None:
+            self.items = items
+
+        def map(self, worker: Any, **how: Any) -> Dataset:
+            asked.update(how)
+            self.work = worker()
+            return self
+
+        def iter_rows(self) -> Iterator[Any]:
+            return (self.work({"item": item}) for item in self.items)
+
+    ray, data = ModuleType("ray"), ModuleType("ray.data")
+    context = SimpleNamespace(execution_options=SimpleNamespace(), enable_progress_bars=True)
+    for name, value in {
+        "from_items": lambda items, override_num_blocks: Dataset(items),
+        "DataContext": SimpleNamespace(get_current=lambda: context),
+        "ActorPoolStrategy": lambda size: size,
+    }.items():
+        setattr(data, name, value)
+    for name, value in {
+        "data": data,
+        "is_initialized": lambda: True,
+        "cluster_resources": lambda: {"GPU": gpus, "CPU": 8},
+    }.items():
+        setattr(ray, name, value)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", data)
+    return asked
+
+
+def test_a_worker_gets_as_many_gpus_as_its_model_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = stand_in(monkeypatch, gpus=8)
+    assert list(map_in_order(Cluster("auto", None, 4), lambda number: bytes([number]), range(3))) == [
+        b"\0",
+        b"\1",
+        b"\2",
+    ]
+    assert (asked["num_gpus"], asked["compute"]) == (4, 2)
+    with pytest.raises(UserError, match="devices_per_model: 16, and the cluster has 8"):
+        list(map_in_order(Cluster("auto", None, 16), lambda number: b"", range(3)))
