@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.run
 from accelerate.commands.launch import launch_command_parser
 
 from steerlm.commands import launching
@@ -52,7 +53,23 @@ def test_one_process_works_itself_and_the_processes_start_no_more(monkeypatch: p
     assert launching.relaunched(arguments(2), PLAIN) == 7
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert launching.relaunched(arguments(2), PLAIN) is None
-    assert started == [[*launching.launcher(PLAIN, 2), "train-sft", "recipe.yaml", "--nproc", "2"]]
+    assert started == [[*launching.launcher(PLAIN, 2), "train-sft", "recipe.yaml"]]
+
+
+@pytest.mark.parametrize("given", [["--nproc", "2"], ["--nproc=2"], ["--np", "2"]])
+def test_the_launcher_does_not_see_the_option(given: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, check: started.append(command) or subprocess.CompletedProcess(command, 0)
+    )
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    words = ["bootstrap", "--out", "x", *given, "--set", "epochs=1"]
+    launching.relaunched(argparse.Namespace(nproc=2, argv=words), PLAIN)
+    assert started[0][-5:] == ["bootstrap", "--out", "x", "--set", "epochs=1"]
+    # torchrun's own parser takes all of it for the script's
+    parsed = torch.distributed.run.get_args_parser().parse_args(started[0][3:])
+    assert parsed.training_script_args == started[0][-5:]
+    assert (parsed.nproc_per_node, parsed.training_script, parsed.module) == ("2", "steerlm.cli", True)
 
 
 def test_what_cannot_be_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

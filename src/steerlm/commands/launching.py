@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from steerlm.commands import common
@@ -48,7 +49,7 @@ def relaunched(arguments: argparse.Namespace, section: TrainingSection) -> int |
         raise UserError(f"--nproc {count}: this machine shows {devices} device(s)")
     if devices is None and _sharded(section):
         raise UserError(f"--nproc {count}: fsdp and deepspeed shard over GPUs, and this machine shows none")
-    return subprocess.run([*launcher(section, count), *arguments.argv], check=False).returncode
+    return subprocess.run([*launcher(section, count), *_without_nproc(arguments.argv)], check=False).returncode
 
 
 def launcher(section: TrainingSection, count: int) -> list[str]:
@@ -66,6 +67,20 @@ def launcher(section: TrainingSection, count: int) -> list[str]:
         start += ["--fsdp_reshard_after_forward", "true", "--fsdp_state_dict_type", "SHARDED_STATE_DICT"]
         start += ["--fsdp_cpu_ram_efficient_loading", "true"]
     return [sys.executable, "-m", *start, "--module", "steerlm.cli"]
+
+
+def _without_nproc(argv: Sequence[str]) -> list[str]:
+    """Return the command line without `--nproc N`, which torchrun would take for an option of its own."""
+    kept: list[str] = []
+    words = iter(argv)
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if len(option) > len("--n") and "--nproc".startswith(option):  # argparse takes abbreviations
+            if not equals:
+                next(words, None)
+        else:
+            kept.append(word)
+    return kept
 
 
 def _sharded(section: TrainingSection) -> bool:
