@@ -22,8 +22,8 @@ def write_tiny_recipe(path: Path, run_dir: Path, **changes: dict[str, Any]) -> P
         recipe[stage] |= {"max_steps": 40, "warmup_steps": 2, "tokens_per_batch": 1024, "eval_steps": 40}
     recipe["annotate"] = {"window": 64, "tokens_per_batch": 2048}
     recipe["bootstrap"] |= {
-        "num_prompts": 12, "samples_per_prompt": 2, "max_new_tokens": 160, "batch_size": 24, "mix_original": 2,
-        "epochs": 0.5, "filter": "none",
+        "mode": "paper", "num_prompts": 12, "samples_per_prompt": 2, "max_new_tokens": 160, "batch_size": 24,
+        "mix_original": 2, "epochs": 0.5, "filter": "none",
     }  # fmt: skip
     recipe["evaluate"] |= {"num_prompts": 5, "max_new_tokens": 12}
     for section, values in changes.items():
