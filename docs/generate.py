@@ -29,6 +29,7 @@ import results_ablation
 import results_beyond
 import results_bootstrap
 import results_guidance
+import results_header
 import results_performance
 import results_playground
 import results_serve_load
@@ -164,6 +165,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     **results_beyond.BLOCKS,
     **results_bootstrap.BLOCKS,
     **results_guidance.BLOCKS,
+    **results_header.BLOCKS,
     **results_performance.BLOCKS,
     **results_serve_load.BLOCKS,
     **results_steerbench.BLOCKS,
