@@ -33,8 +33,9 @@ _FIGURES: tuple[tuple[Literal["steering_error", "miscalibration", "side_effects"
 
 def steerbench_table(result: SteerbenchResult, mode: Mode) -> list[list[str]]:
     """Return header and rows of one mode as text: median and interquartile range of the binned figures."""
-    header = ["rule" if mode == "reference" else "model", *(title for _, title in _FIGURES)]
-    header += ["(first version)", "error, correlated", "anti-correlated", "overlap"]
+    # narrow enough for a terminal
+    header = ["rule" if mode == "reference" else "model", "error", "miscal.", "side eff.", "(first)"]
+    header += ["corr.", "anti-corr.", "overlap"]
     return [header, *(_row(policy) for policy in result.of_mode(mode))]
 
 
@@ -43,14 +44,19 @@ def _row(policy: PolicyResult) -> list[str]:
     return [
         policy.name,
         *(_median(getattr(figures, name)) for name, _ in _FIGURES),
-        number(policy.published_side_effects, 3),
-        *(number(group.binned.steering_error.median.value, 3) for group in (policy.correlated, policy.anticorrelated)),
+        _short(policy.published_side_effects),
+        *(_short(group.binned.steering_error.median.value) for group in (policy.correlated, policy.anticorrelated)),
         number(policy.overlap.value),
     ]
 
 
 def _median(figure: FigureSummary) -> str:
-    return f"{number(figure.median.value, 3)} ({number(figure.iqr, 3)})"
+    return f"{_short(figure.median.value)} ({_short(figure.iqr)})"
+
+
+def _short(value: float) -> str:
+    """Write a figure as the benchmark's authors do, without a zero before the point."""
+    return number(value, 3).removeprefix("0")
 
 
 def steerbench_sections(result: SteerbenchResult) -> str:

@@ -23,6 +23,8 @@ from steerlm.storage.files import open_text_bytes
 
 LEAST_MOVE, FARTHEST_MOVE = 0.1, 0.7
 _LONGEST_FIELD = 1 << 24
+_SHOWN = 30
+"""Columns, and characters of each, that an error names of a file that may be anything."""
 
 
 class Bounds(NamedTuple):
@@ -155,7 +157,8 @@ def read_probe(path: Path) -> Probe:
         columns = reader.fieldnames or []
         for name in needed:
             if name not in columns:
-                raise UserError(f"{path}: a probe needs the column {name!r}: {did_you_mean(name, columns)}")
+                shown = [column[:_SHOWN] for column in columns[:_SHOWN]]
+                raise UserError(f"{path}: a probe needs the column {name!r}: {did_you_mean(name, shown)}")
         numbers: dict[str, int] = {}
         rows = []
         for line in reader:
