@@ -26,7 +26,9 @@ _BIN, _SMOOTH = 0.01, 0.1
 _LUCK = 2.0
 """Standard errors within which two cuts are equally good: the best is the luckiest of many."""
 _DIP = 0.8
-"""A valley has at most this share of the density of the lower of the peaks beside it."""
+"""A valley has at most this share of the density of the lower of the peaks beside it,"""
+_CLEARLY = 3.0
+"""and is lower by so many standard errors."""
 
 
 def halves(attribute: Attribute) -> tuple[float, ...]:
@@ -79,7 +81,10 @@ def _valley(half: float, predictions_M: npt.NDArray[np.float64], candidates_C: n
     density_B = gaussian_filter1d(np.histogram(predictions_M, edges)[0].astype(np.float64), _SMOOTH / _BIN)
     bin_C = np.searchsorted(edges, candidates_C, side="right") - 1
     lower = np.minimum(np.maximum.accumulate(density_B), np.maximum.accumulate(density_B[::-1])[::-1])
-    found_C = np.flatnonzero(density_B[bin_C] <= _DIP * lower[bin_C])
+    # what the smoothing adds up is about so many bins; a dip must be deeper than chance makes it
+    bins = 2 * np.sqrt(np.pi) * _SMOOTH / _BIN
+    deep_C = (lower - density_B)[bin_C] * bins > _CLEARLY * np.sqrt(lower[bin_C] * bins)
+    found_C = np.flatnonzero((density_B[bin_C] <= _DIP * lower[bin_C]) & deep_C)
     if not len(found_C):
         return None
     rarest_C = candidates_C[found_C[density_B[bin_C[found_C]] <= density_B[bin_C[found_C]].min() + 1e-6]]
