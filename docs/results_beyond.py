@@ -30,6 +30,9 @@ ROWS = {
     "bootstrap": "+ bootstrap, the default",
     "refine": "+ refine, 1 round",
     "refine-2": "+ refine, 2 rounds",
+    "refine-24": "+ refine, concentration 24, learning rate 3e-4, 2 requests per step",
+    "refine-300": "+ refine, concentration 300, learning rate 3e-4, 8 requests per step",
+    "refine-slow": "+ refine, concentration 300, learning rate 3e-5, 8 requests per step",
     "contrast": "+ contrast",
     "reinforce": "+ rewards (reinforce)",
 }
@@ -167,7 +170,8 @@ def cost(folder: Path) -> Iterator[tuple[str, float]]:
         sampled += part.get("sampled_tokens") or training.get("sampled_tokens") or 0
     yield "trained_tokens", round(trained)
     yield "sampled_tokens", round(sampled)
-    yield "cpu_seconds", done["cpu_seconds"]
+    if "cpu_seconds" in done:  # of a stage in a run folder
+        yield "cpu_seconds", done["cpu_seconds"]
 
 
 def table() -> str:
@@ -221,7 +225,38 @@ def _how(stored: Mapping[str, Any]) -> str:
     )
 
 
-BLOCKS = {"beyond": table}
+def weights() -> str:
+    """What the weights of a refinement promise, before anything is trained, by the concentration."""
+    stored = json.loads(FILE.read_text(encoding="utf-8")).get("weights", []) if FILE.is_file() else []
+    if not stored:
+        return "Not measured yet.\n"
+    lines = []
+    for row in stored:
+        drawn, weighed, change = (from_json(Estimate, row[key]) for key in ("drawn", "weighed", "change"))
+        lines.append(
+            [
+                number(row["concentration"], 0),
+                estimate_text(drawn, 3),
+                estimate_text(weighed, 3),
+                estimate_text(change, 3),
+                number(row["effective_responses"], 1),
+            ]
+        )
+    header = [
+        "concentration",
+        "error of the samples",
+        "as weighed by w",
+        "difference",
+        "responses that carry the weight",
+    ]
+    n = stored[0]["drawn"]["n"]
+    note = (
+        f"\nOn {n} requests with ten samples each (seed 0), by the exact measures; intervals from resampled requests.\n"
+    )
+    return markdown_table(header, lines) + note
+
+
+BLOCKS = {"beyond": table, "beyond-weights": weights}
 
 
 def main() -> int:
@@ -242,9 +277,9 @@ def main() -> int:
         found = before if name == "sft" else measured(given.run, model, given.num_prompts)
         row = {**figures(found, before), "cost": dict(cost(costs[name])) if name in costs else None}
         print(name, row["error"], row["difference"], flush=True)
-        rows = json.loads(FILE.read_text(encoding="utf-8"))["rows"] if FILE.is_file() else {}
-        rows.setdefault(name, {})[str(given.seed)] = row
-        FILE.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+        stored = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {"rows": {}}
+        stored["rows"].setdefault(name, {})[str(given.seed)] = row
+        FILE.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
