@@ -1,6 +1,7 @@
 """Measure what goes beyond the first paper: models of playground runs, all asked the same; a row per model and seed.
 
     python docs/results_beyond.py RUN ROW=MODEL [ROW=MODEL …] [--seed N] [--cost ROW=STAGE_FOLDER …]
+    python docs/results_beyond.py RUN --report ROW=STAGE_FOLDER …       (what the stage found by itself)
     make docs
 
 RUN is a playground run: its fine-tuning is the row `sft`, which the others are compared with request by request. Every
@@ -174,11 +175,30 @@ def cost(folder: Path) -> Iterator[tuple[str, float]]:
         yield "cpu_seconds", done["cpu_seconds"]
 
 
+def report(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield what a stage's own report says of each of its rounds."""
+    found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    for row in found.get("rounds", [found]):
+        training, held_out = row["training"], row["held_out"]
+        tokens = training.get("train_tokens") or training.get("trained_tokens") or training["train"]["tokens"]
+        yield {
+            "steps": training["steps"],
+            "trained_tokens": round(tokens * (training.get("epochs") or 1.0)),
+            "error": held_out["error"]["mean"],
+            "quality": held_out.get("quality"),
+            "divergence": [row["divergence_before"], training["validation_loss"]]
+            if "divergence_before" in row
+            else None,
+        }
+
+
 def table() -> str:
     """The rows, and how they were measured."""
     if not FILE.is_file():
         return "Not measured yet.\n"
     stored = json.loads(FILE.read_text(encoding="utf-8"))["rows"]
+    if not stored:
+        return "Not measured yet.\n"
     header = [
         "", "playground", "error, levels", "minus SFT", "Spearman", "side effects", "quality at the best", "distinct-2",
         "tokens trained", "tokens sampled", "CPU time",
@@ -256,22 +276,68 @@ def weights() -> str:
     return markdown_table(header, lines) + note
 
 
-BLOCKS = {"beyond": table, "beyond-weights": weights}
+def reports() -> str:
+    """What the stages' own reports say: before and after on held-out prompts, by the attribute model."""
+    stored = json.loads(FILE.read_text(encoding="utf-8")).get("reports", {}) if FILE.is_file() else {}
+    if not stored:
+        return "Not measured yet.\n"
+    lines, sizes = [], set()
+    for name, row in stored.items():
+        before, after, difference = (
+            from_json(Estimate, row["error"][key]) for key in ("before", "after", "difference")
+        )
+        quality = None if row["quality"] is None else from_json(Estimate, row["quality"]["difference"])
+        divergence = row["divergence"]
+        sizes.add((before.clusters, before.n))
+        lines.append(
+            [
+                ROWS.get(name, name),
+                estimate_text(before, 3),
+                estimate_text(after, 3),
+                estimate_text(difference, 3),
+                DASH if quality is None else estimate_text(quality, 3),
+                DASH if divergence is None else f"{number(divergence[0], 3)} to {number(divergence[1], 3)}",
+                str(row["steps"]),
+                number(row["trained_tokens"] / 1e3, 0) + " k",
+            ]
+        )
+    header = [
+        "", "error before, levels", "after", "difference", "quality at the best, difference", "KL(w||b), held out",
+        "steps", "tokens trained",
+    ]  # fmt: skip
+    clusters, count = max(sizes)
+    note = (
+        f"\nBy the attribute model, on {clusters} groups of held-out prompts ({count} values), one seed (0); 95 % "
+        "intervals from resampled prompts. Below zero is better for the error.\n"
+    )
+    return markdown_table(header, lines) + note
+
+
+BLOCKS = {"beyond": table, "beyond-reports": reports, "beyond-weights": weights}
 
 
 def main() -> int:
     """Measure the models named on the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("models", nargs="+", metavar="ROW=MODEL")
+    parser.add_argument("models", nargs="*", metavar="ROW=MODEL")
+    parser.add_argument(
+        "--report", nargs="*", default=[], metavar="ROW=STAGE_FOLDER", help="keep the stage's own report"
+    )
     parser.add_argument("--cost", nargs="*", default=[], metavar="ROW=STAGE_FOLDER")
     parser.add_argument("--seed", type=int, default=0, help="under which the rows are kept")
     parser.add_argument("--num-prompts", type=int, help="default: all")
     given = parser.parse_args()
-    models, costs = (
+    models, costs, folders = (
         {name: Path(path) for name, _, path in (pair.partition("=") for pair in pairs)}
-        for pairs in (given.models, given.cost)
+        for pairs in (given.models, given.cost, given.report)
     )
+    for name, folder in folders.items():
+        stored = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {"rows": {}}
+        rounds = {f"{name}-{i}" if i > 1 else name: dict(row) for i, row in enumerate(report(folder), 1)}
+        FILE.write_text(json.dumps(stored | {"reports": stored.get("reports", {}) | rounds}, indent=1) + "\n", "utf-8")
+    if not models:
+        return 0
     before = measured(given.run, given.run / "train_sft" / "model", given.num_prompts)
     for name, model in models.items():
         found = before if name == "sft" else measured(given.run, model, given.num_prompts)
