@@ -26,7 +26,7 @@ class ContrastConfig(Section):
         description="Pairs whose answers differ by less, in the mean over the attributes, are left out.",
     )
     pairs_per_prompt: int = Field(
-        6, ge=1, description="Most pairs per prompt, drawn from all (four answers make six); each is used twice."
+        6, ge=1, description="Most pairs per prompt, drawn from all (of four answers six); each is used twice."
     )
     learning_rate: float | None = Field(None, gt=0, description="Learning rate; null: that of train_sft.")
     epochs: float = Field(1.0, gt=0, description="Passes over the pairs.")
