@@ -416,8 +416,9 @@ def run_alone(stage: str, out: Path, work: Callable[[], Summary]) -> int:
         raise UserError(f"--out: {out} holds what `steerlm {str(other).replace('_', '-')}` wrote; give another folder")
     with _folder(out):
         summary = work()
-        if is_main_process():
-            write_json(done, {"stage": stage.replace("-", "_"), "summary": summary})
+        if not is_main_process():  # the first one records and tells
+            return 0
+        write_json(done, {"stage": stage.replace("-", "_"), "summary": summary})
     found = print_summary(stage.replace("-", "_"), summary, out)
     console().print(f"{_mark(found)} {stage.replace('_', '-')}: {out}")
     return 0
@@ -440,8 +441,11 @@ def notifier(run_dir: Path) -> Callable[[str, Mapping[str, Any] | None], None]:
     """Return what says that a stage of a run starts (no record), is done already, or is done: then what it left out
     and found. Only a stage that found nothing gets a tick."""
     from steerlm.commands.summaries import findings_of, print_steering, print_summary
+    from steerlm.runs import is_main_process
 
     def notify(stage: str, record: Mapping[str, Any] | None) -> None:
+        if not is_main_process():
+            return
         if record is None:
             console().print(f"[bold]→[/bold] {stage}")
             return
