@@ -154,7 +154,7 @@ def gemma(given: Given) -> dict[str, Any]:
 
     if given.gemma is None and not given.tiny:
         raise NotRun("no Gemma here: --gemma FOLDER (shared/models/gemma-3-270m/get.py makes one)")
-    prompts = 40 if given.tiny else 400
+    prompts = 100 if given.tiny else 400
     changes = [
         f"run_dir={given.folder / 'run'}", f"playground.num_prompts={prompts}", "playground.pretrain_epochs=0.2",
         "train_attribute_model.epochs=1", "train_sft.epochs=1", "bootstrap.num_prompts=8", "bootstrap.filter=none",

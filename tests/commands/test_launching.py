@@ -93,7 +93,8 @@ def test_bootstrapping_in_two_processes_prepares_once_and_trains_in_both(
         "--sft-model": world["sft_model"], "--attribute-model": world["attribute_model"], "--data": world["data"],
         "--validation": world["validation"], "--out": tmp_path / "out", "--nproc": 2,
     }  # fmt: skip
-    changes = ["samples_per_prompt=2", "max_new_tokens=8", "epochs=1", "train_sft.max_length=128"]
+    changes = ["mode=paper", "samples_per_prompt=3", "max_new_tokens=40", "temperature=1.4", "epochs=1", "batch_size=4"]
+    changes += ["train_sft.max_length=128", "train_sft.precision=fp32"]
     words = [str(word) for pair in given.items() for word in pair]
     words += [word for change in changes for word in ("--set", change)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
