@@ -19,6 +19,7 @@ from benchmarks import planning
 from benchmarks.harness import NotRun
 from benchmarks.synthetic import SIZES, conversations, make_config, make_tokenizer, save_attribute_model
 from steerlm.attributes import AttributeSchema
+from steerlm.errors import UserError
 
 SCHEMA = AttributeSchema.preset("helpsteer")
 RELATIVE = 1e-4
@@ -157,8 +158,8 @@ def gemma(given: Given) -> dict[str, Any]:
     prompts = 100 if given.tiny else 400
     changes = [
         f"run_dir={given.folder / 'run'}", f"playground.num_prompts={prompts}", "playground.pretrain_epochs=0.2",
-        "train_attribute_model.epochs=1", "train_sft.epochs=1", "bootstrap.num_prompts=8", "bootstrap.filter=none",
-        "bootstrap.samples_per_prompt=2", "bootstrap.max_new_tokens=48", "evaluate.num_prompts=4",
+        "train_attribute_model.epochs=1", "train_sft.epochs=1", "bootstrap.num_prompts=16", "bootstrap.mode=paper",
+        "bootstrap.samples_per_prompt=4", "bootstrap.max_new_tokens=120", "evaluate.num_prompts=4",
         "evaluate.max_new_tokens=48", "evaluate.settings=[defaults]", "prepare.validation_fraction=0.1",
     ]  # fmt: skip
     if given.tiny:
@@ -168,15 +169,21 @@ def gemma(given: Given) -> dict[str, Any]:
             changes += [f"{stage}.base_model={given.gemma}", f"{stage}.lora.rank=16", f"{stage}.learning_rate=5.0e-4"]
             changes += [f"{stage}.tokens_per_batch={2048 if given.tiny else 16384}"]
     recipe = load_recipe(Path("playground"), parse_overrides(changes))
-    run = run_recipe(recipe, force=True)
+    stopped = ""
+    try:
+        run_recipe(recipe, force=True)
+    except UserError as error:  # so little training may leave no sample to bootstrap from
+        stopped = str(error)
     stages = {}
-    for done in sorted(run.path.glob("*/done.json")):
+    for done in sorted(recipe.run_dir.glob("*/done.json")):
         record = json.loads(done.read_text(encoding="utf-8"))
         stages[record["stage"]] = {"seconds": record["seconds"], "resident_mib": record["peak_memory_mib"]}
         course = record["summary"]
         if "train" in course:
             stages[record["stage"]]["tokens"] = course["train"].get("tokens")
     found: dict[str, Any] = {"model": "gemma-3-270m" if given.gemma is not None else "playground", "stages": stages}
+    if stopped:
+        found["stopped"] = stopped
     if given.device == "cuda":
         found["device_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
     return found
