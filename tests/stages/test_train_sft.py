@@ -183,6 +183,17 @@ def test_lora_merges_into_an_ordinary_folder_and_learns_to_stop(folder: Path) ->
     assert torch.equal(merged["model.embed_tokens.weight"][:256], base["model.embed_tokens.weight"][:256])
 
 
+def test_weights_frozen_in_bf16_are_merged_in_fp32(folder: Path) -> None:
+    run(folder, max_steps=2, learning_rate=1e-2, precision="bf16", lora={"rank": 4, "dropout": 0.1})
+    adapter = load_file(folder / "out" / "adapter" / "adapter_model.safetensors")
+    base, merged = (load_file(folder / part / "model.safetensors") for part in ("base", "out/model"))
+    name = "model.layers.0.mlp.up_proj"
+    a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+    expected = base[f"{name}.weight"].bfloat16().float() + 32 / 4 * b @ a
+    torch.testing.assert_close(merged[f"{name}.weight"], expected, rtol=1e-5, atol=1e-6)
+    assert b.any()
+
+
 @pytest.mark.parametrize("target", ["lm_head", ("q_proj", "embed_tokens")])
 def test_lora_that_could_not_be_merged_is_refused_before_training(folder: Path, target: Any) -> None:
     with pytest.raises(UserError, match="takes no adapter"):

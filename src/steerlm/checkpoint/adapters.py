@@ -30,18 +30,20 @@ def _old_names() -> Iterator[None]:
         yield
 
 
-def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence[int]) -> Any:
+def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence[int], autocast: bool = False) -> Any:
     """Wrap a model in LoRA adapters (Hu et al., 2021).
 
     Args:
         trained_tokens: ids whose embedding rows (and output rows) are trained in full: control tokens are new to
             the base model, and a frozen end token could never be learnt.
+        autocast: whether the model is called under autocast in bf16 only, until it is merged.
 
     Raises:
         UserError: the model has no such target modules, or they are trained in full beside the adapters.
     """
     with needs_extra("lora", "lora"):
         from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
+        from peft.tuners.lora import LoraLayer
 
     if lora.quantize_4bit:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -74,6 +76,11 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, trained_tokens: Sequence
         raise UserError(f"lora.target_modules {target!r}: {str(error).splitlines()[0]}") from error
     if rows:
         look_rows_up(adapted)
+    if autocast:
+        # which would take peft's copy of every input in fp32 back to bf16
+        for module in adapted.modules():
+            if isinstance(module, LoraLayer):
+                module.cast_input_dtype_enabled = False
     # the trained rows are in the adapter; peft would store the whole resized embeddings in every checkpoint
     adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted

@@ -157,7 +157,7 @@ def _base_model(
     log.info("frozen weights in %s", precision)
     model = load_causal_lm(config.base_model, precision, lora.quantize_4bit)
     resize_embeddings(model, tokenizer, num_new)
-    return add_lora(model, lora, encoder.new_ids)
+    return add_lora(model, lora, encoder.new_ids, autocast=precision == "bf16")
 
 
 def _examples(

@@ -378,7 +378,7 @@ def _score_and_save(
         control_ids = sorted(scorer.encoder.control_ids)
         statistics["readout"] = {**dataclasses.asdict(readout), "control_ids": control_ids, "tuned": fitted.tuned}
         statistics["intervals"] = fitted_intervals(fitted, schema)
-        statistics["curves"] = curves
+        statistics["curves"] = {name: (curve.steps, curve.width) for name, curve in curves.items()}
         found |= {"curves": {name: curve._asdict() for name, curve in curves.items()}}
         found |= {"intervals": statistics["intervals"], "fits": fit_reports(fitted, schema)}
         found["coverage"] = coverage(held_out.turns, of_sources, fitted, schema)
