@@ -302,7 +302,7 @@ def reports() -> str:
             ]
         )
     header = [
-        "", "error before, levels", "after", "difference", "quality at the best, difference", "KL of w from b, held out",
+        "", "error before, levels", "after", "difference", "quality, difference", "held-out KL of w from b",
         "steps", "tokens trained",
     ]  # fmt: skip
     clusters, count = max(sizes)
