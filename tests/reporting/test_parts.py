@@ -29,6 +29,7 @@ from steerlm.results.studies import (
     ModelFigures,
     OverSeeds,
     RungResult,
+    RungCourse,
     RungTraining,
     SeededEstimate,
     StudyConditions,
@@ -52,8 +53,11 @@ def seeded(value: float, half: float) -> SeededEstimate:
 def rung(quality: float, gain: float | None, paper: float, steerable: bool = True) -> RungResult:
     training = [
         RungTraining(
-            seed=seed, records=records, tokens=1, trained_tokens=1, spent_tokens=1, sampled_tokens=0, epochs=1.0,
-            steps=9, best_step=9, validation_loss=1.0, starts_from="base model", seconds=1.0, peak_memory_mib=1,
+            seed,
+            RungCourse(
+                records=records, tokens=1, trained_tokens=1, spent_tokens=1, sampled_tokens=0, epochs=1.0, steps=9,
+                best_step=9, validation_loss=1.0, starts_from="base model", seconds=1.0, peak_memory_mib=1,
+            ),
         )
         for seed, records in ((0, 1210), (1, 1218))
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from steerlm.results.studies import (
     AblationResult,
     BaselinesResult,
     DialsEstimate,
-    MethodTraining,
+    MethodCourse,
     SeededEstimate,
     StudyConditions,
     StudySubject,
@@ -65,8 +65,8 @@ def ladder(results: AblationResult) -> str:
             [
                 f"`{name}`",
                 markdown_text(rung.adds),
-                _range([row.records for row in rung.training]),
-                ("+" if name == "bootstrap" else "") + _range([row.steps for row in rung.training]),
+                _range([row.course.records for row in rung.training]),
+                ("+" if name == "bootstrap" else "") + _range([row.course.steps for row in rung.training]),
                 estimate_text(rung.figures.quality.estimate),
                 seeds_text(rung.figures.quality),
                 DASH if rung.gain is None else estimate_text(rung.gain.quality.estimate),
@@ -154,10 +154,10 @@ def baselines_table(results: BaselinesResult) -> str:
                 number(figures.text.distinct_2),
                 number(figures.text.unique_per_prompt),
                 dials_text(figures.steering.slope),
-                _mean([r.spent_tokens for r in training], 1e6, " M"),
-                _mean([r.sampled_tokens for r in training], 1e3, " k"),
-                _mean([r.seconds for r in training], 1, " s", 0),
-                _mean([r.peak_memory_mib for r in training], 1024, " GiB"),
+                _mean([r.course.spent_tokens for r in training], 1e6, " M"),
+                _mean([r.course.sampled_tokens for r in training], 1e3, " k"),
+                _mean([r.course.seconds for r in training], 1, " s", 0),
+                _mean([r.course.peak_memory_mib for r in training], 1024, " GiB"),
             ]
         )
     return markdown_table(header, rows)
@@ -174,11 +174,11 @@ def explain_baselines(results: BaselinesResult) -> str:
     top, bottom = subject.quality_scale
     described = "; ".join(f"`{name}`: {row.what}" for name, row in methods.items())
     chosen = "; ".join(
-        f"`{name}` " + ", ".join(f"{_chosen(row):g}" for row in methods[name].training)
+        f"`{name}` " + ", ".join(f"{_chosen(row.course):g}" for row in methods[name].training)
         for name in ("best", "dpo", "rloo", "grpo")
         if name in methods
     )
-    shares = [trial["share"] for trial in methods["best"].training[0].trials or ()]
+    shares = [trial["share"] for trial in methods["best"].training[0].course.trials or ()]
     tried = results.baselines
     asked, grpo = "SteerLM was", ""
     if "grpo" in methods:
@@ -204,7 +204,7 @@ def explain_baselines(results: BaselinesResult) -> str:
     )
 
 
-def _chosen(training: MethodTraining) -> float:
+def _chosen(training: MethodCourse) -> float:
     chosen = training.learning_rate if training.share is None else training.share
     assert chosen is not None
     return chosen

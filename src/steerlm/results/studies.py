@@ -105,11 +105,12 @@ class RungCourse:
     peak_memory_mib: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RungTraining(RungCourse):
+@dataclass(frozen=True)
+class RungTraining:
     """A rung's training with one seed."""
 
     seed: int
+    course: RungCourse = field(metadata=FLAT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,11 +235,12 @@ class MethodCourse:
     trials: Sequence[Mapping[str, object]] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class MethodTraining(MethodCourse):
+@dataclass(frozen=True)
+class MethodTraining:
     """A method's training with one seed."""
 
     seed: int
+    course: MethodCourse = field(metadata=FLAT)
 
 
 @dataclass(frozen=True)

@@ -298,10 +298,7 @@ def _results(
             labels=rung.labels,
             paper=rung.paper,
             steerable=rung.labels is not None,
-            training=[
-                from_json(RungTraining, {"seed": seed, **to_json(record.done.training)})
-                for seed, record in records.items()
-            ],
+            training=[RungTraining(seed=seed, course=record.done.training) for seed, record in records.items()],
             seconds=[record.seconds for record in records.values()],
             figures=describe(answers, judged),
             gain=versus[rungs[number - 1].name] if number else None,

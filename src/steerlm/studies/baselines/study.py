@@ -434,10 +434,7 @@ def _results(
             name: MethodResult(
                 what=what,
                 steerable=name in STEERABLE,
-                training=[
-                    from_json(MethodTraining, {"seed": seed, **to_json(methods[name].training)})
-                    for seed, methods in done.items()
-                ],
+                training=[MethodTraining(seed=seed, course=methods[name].training) for seed, methods in done.items()],
                 figures=describe(answers[name], judged),
                 by_annotator=describe(answers[name], annotator).quality,
                 minus_steerlm=None if name == "steerlm" else gain(answers["steerlm"], answers[name], judged),
