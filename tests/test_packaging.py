@@ -27,6 +27,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 EXTRA_MODULES = {
     "steerlm.server": "serve",
     "steerlm.studies.rate.server": "rate",
+    "steerlm.stages.reinforce.trainer": "baselines",
     "steerlm.studies.baselines.trainers": "baselines",
 }
 """Modules that are made of an extra's packages and import them at their top: the core imports them in functions."""

@@ -82,11 +82,10 @@ class Head:
 
     def to_bytes(self) -> bytes:
         """Return the content of `head.safetensors`."""
-        described = {
-            "outputs": json.dumps(self.outputs),
-            "readout": json.dumps(None if self.readout is None else asdict(self.readout)),
-        }
-        return bytes(save({name: getattr(self, name).contiguous().cpu() for name in _TENSORS}, described))
+        described = {"outputs": self.outputs, "readout": None if self.readout is None else asdict(self.readout)}
+        tensors = {name: getattr(self, name).contiguous().cpu() for name in _TENSORS}
+        # one key: the format keeps several in an order of chance, and a fingerprint is of the bytes
+        return bytes(save(tensors, {"head": json.dumps(described)}))
 
 
 _TENSORS = ("weight", "bias", "spread_weight", "spread_bias", "spread_floor")
@@ -98,9 +97,11 @@ def load_head(folder: Path) -> Head | None:
     if not path.is_file():
         return None
     with safe_open(path, framework="pt") as file:
-        described = file.metadata()
+        metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in _TENSORS}
-    readout = json.loads(described["readout"])
-    outputs = tuple(Output(*row) for row in json.loads(described["outputs"]))
+    # earlier heads have a key for each
+    described = json.loads(metadata.get("head", "null")) or {key: json.loads(text) for key, text in metadata.items()}
+    readout = described["readout"]
+    outputs = tuple(Output(*row) for row in described["outputs"])
     read = None if readout is None else Readout(readout["pooling"], tuple(readout["layers"]))
     return Head(outputs, readout=read, **tensors)
