@@ -80,7 +80,7 @@ def _rendered(folder: Path, rows: Sequence[Conversation]) -> tuple[list[str], li
     """Return the text that a user of Hugging Face's tools would score, and its lengths in tokens."""
     from steerlm.checkpoint.models import load_tokenizer
     from steerlm.scorers.attribute_models import encode_for_scoring
-    from steerlm.template import ConversationEncoder
+    from steerlm.template.conversation_encoder import ConversationEncoder
 
     tokenizer = load_tokenizer(folder / "model")
     encoder = ConversationEncoder(tokenizer, SCHEMA)

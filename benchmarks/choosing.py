@@ -25,7 +25,8 @@ from steerlm.scorers.choosing import Candidate, choose, turn_features
 from steerlm.scorers.features import Readout
 from steerlm.scorers.ridge import GroupedRidge
 from steerlm.storage.files import write_json
-from steerlm.template import ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import install_template
 
 NUMBERS = (60, 100, 120, 160, 200, 240, 300, 400)
 BIAS, NOISE, ANNOTATORS = 0.3, 0.6, 6

@@ -91,7 +91,7 @@ def _teach(folder: Path, device: str) -> None:
     from steerlm.checkpoint.models import load_tokenizer
     from steerlm.scorers.attribute_models import encode_for_scoring
     from steerlm.scorers.generative import encode_label
-    from steerlm.template import ConversationEncoder
+    from steerlm.template.conversation_encoder import ConversationEncoder
 
     tokenizer = load_tokenizer(folder)
     encoder = ConversationEncoder(tokenizer, SCHEMA)
@@ -163,7 +163,7 @@ def _generate(job: Job) -> Any:
 
     from steerlm.scorers.attribute_models import encode_for_scoring
     from steerlm.scorers.generative import label_steps, longest_label
-    from steerlm.template import ConversationEncoder
+    from steerlm.template.conversation_encoder import ConversationEncoder
 
     tokenizer = AutoTokenizer.from_pretrained(job.folder / "model", padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(job.folder / "model", dtype=torch.float32).to(job.device).eval()

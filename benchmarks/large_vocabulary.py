@@ -31,7 +31,8 @@ from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import load_tokenizer
 from steerlm.config import LoraSection, TrainSftConfig
 from steerlm.conversation import Conversation, Message, write_conversations
-from steerlm.template import ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import install_template
 
 BASE = os.environ.get("STEERLM_GEMMA", "google/gemma-3-270m")
 SCHEMA = AttributeSchema.preset("helpsteer")

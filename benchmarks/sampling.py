@@ -25,7 +25,7 @@ from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.checkpoint.models import load_causal_lm, load_tokenizer, save_model
 from steerlm.conversation import read_conversations, write_conversations
 from steerlm.generation.engine import LocalEngine, Request, Sample, Sampling
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 SCHEMA = AttributeSchema.preset("steerlm")
 PROMPTS, SAMPLES, NEW_TOKENS = 16, 8, 128

@@ -23,7 +23,7 @@ from benchmarks.synthetic import SIZES, conversations, make_tokenizer, save_base
 from steerlm.attributes import AttributeSchema
 from steerlm.config import TrainSftConfig
 from steerlm.conversation import write_conversations
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 SCHEMA = AttributeSchema.preset("helpsteer")
 LEARNING_RATE = 3e-4

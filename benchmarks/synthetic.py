@@ -22,7 +22,7 @@ from steerlm.attributes import AttributeSchema, output_names
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.checkpoint.models import save_model
 from steerlm.conversation import Conversation, Message
-from steerlm.template import install_template
+from steerlm.template.installing import install_template
 
 PROMPT_TOKENS, RESPONSE_TOKENS = 192, 96
 """Means, the attribute header counted with the prompt."""

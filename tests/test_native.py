@@ -24,7 +24,8 @@ from steerlm.exporting.chat_templates import guarded, ollama_template
 from steerlm.generation.prompting import Prompting
 from steerlm.native import own_template
 from steerlm.stages.train_sft import train_sft
-from steerlm.template import ConversationEncoder, chosen_template, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import chosen_template, install_template
 from steerlm.training.conditioning import ConditionedExamples, Conditioning
 from tests.parity.native_matrix import CONVERSATION, PAGE_DATA, PROMISES, matrix_row, templates, tokenizer_for
 from tests.property.test_injection import MARKERS, hand_written

@@ -21,7 +21,8 @@ from steerlm.attributes import OASST, STEERLM, Attribute, AttributeSchema
 from steerlm.config import TemplateName
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.template import TEMPLATES, ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import TEMPLATES, install_template
 from tests.tokenizer_families import FAMILIES, minilm_folder
 
 TEMPLATE_NAMES: tuple[TemplateName, ...] = get_args(TemplateName)
@@ -238,7 +239,10 @@ def test_added_words_stay_words(family: str) -> None:
 
 
 def test_vocabulary_layer_imports_no_torch() -> None:
-    code = "import sys, steerlm.template; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = (
+        "import sys, steerlm.template.conversation_encoder; "
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

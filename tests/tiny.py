@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Pr
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import TemplateName
-from steerlm.template import install_template
+from steerlm.template.installing import install_template
 
 torch.set_num_threads(1)  # models this small only lose by more
 

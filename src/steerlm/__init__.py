@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from steerlm.pipeline import run_recipe, run_stage
     from steerlm.scorers.attribute_models import load_attribute_model
     from steerlm.scorers.rewards import attribute_rewards
-    from steerlm.template import ConversationEncoder, install_template
+    from steerlm.template.conversation_encoder import ConversationEncoder
+    from steerlm.template.installing import install_template
 
 _LAZY = {
     "Recipe": "config",

@@ -16,7 +16,7 @@ from benchmarks.clock import Clock, shuffled_batches, watch
 from benchmarks.harness import Benchmark, Job, Measurement, NotRun, build_parser, main
 from benchmarks.synthetic import conversations, make_tokenizer
 from steerlm.attributes import AttributeSchema
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 from tests.small_training import language_model, run, section, token_examples
 
 torch.set_num_threads(1)

@@ -42,7 +42,7 @@ from steerlm.checkpoint.models import (
 )
 from steerlm.config import LoraSection
 from steerlm.errors import UserError
-from steerlm.template import install_template
+from steerlm.template.installing import install_template
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 SCHEMA = AttributeSchema.preset("helpsteer")

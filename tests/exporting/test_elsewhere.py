@@ -15,7 +15,7 @@ from steerlm.conversation import Message
 from steerlm.exporting.export import export
 from steerlm.generation.engine import Request, Sampling, load_engine
 from steerlm.scorers.attribute_models import load_attribute_model
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 from tests.exporting.models import SCHEMA, scorer, steerable, without_steerlm
 
 SETTINGS: list[dict[str, Any] | None] = [None, {}, {"humor": 4}, {"verbosity": 0, "toxicity": 3}]

@@ -20,7 +20,8 @@ from steerlm.errors import UserError
 from steerlm.exporting.export import export
 from steerlm.exporting.gguf import find_tools
 from steerlm.generation.engine import Request, Sampling, load_engine
-from steerlm.template import ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import install_template
 
 CHATS = [
     (Message("user", "Why is the sky blue?"),),

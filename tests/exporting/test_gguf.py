@@ -16,7 +16,8 @@ from steerlm.config import TemplateName
 from steerlm.conversation import Message
 from steerlm.exporting.chat_templates import ollama_template
 from steerlm.exporting.gguf import check_quants
-from steerlm.template import TEMPLATES, ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import TEMPLATES
 from tests.exporting.models import SCHEMA, steerable
 from tests.tiny import byte_tokenizer
 

@@ -18,7 +18,8 @@ from steerlm.errors import UserError
 from steerlm.generation.decoding import Decoder
 from steerlm.generation.engine import LocalEngine, Request, Sample, Sampling, load_engine, strip_label_echo
 from steerlm.generation.prefill import BufferLayer
-from steerlm.template import ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import install_template
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 TOKENIZER = byte_tokenizer(OASST)

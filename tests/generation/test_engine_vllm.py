@@ -20,7 +20,7 @@ from steerlm.errors import UserError
 from steerlm.generation.engine import strip_label_echo
 from steerlm.generation.opening import open_engine
 from steerlm.generation.requests import Engine, Request, Sampling
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 TOKENIZER = byte_tokenizer(OASST)

@@ -14,7 +14,7 @@ from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.generation.engine import LocalEngine, Request, Sampling
 from steerlm.generation.guidance import branches
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 TOKENIZER = byte_tokenizer(OASST)

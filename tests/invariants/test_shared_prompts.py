@@ -25,7 +25,7 @@ from steerlm.checkpoint.models import CheckpointInfo
 from steerlm.config import LoraSection
 from steerlm.conversation import Conversation, Message
 from steerlm.scorers.attribute_models import loaded_attribute_model
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 from steerlm.training.conditioning import ConditionedExamples, Conditioning
 from tests.small_training import (
     SCHEMA,

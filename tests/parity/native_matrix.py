@@ -20,7 +20,8 @@ from steerlm.attributes import STEERLM
 from steerlm.conversation import Message
 from steerlm.encoding import template_literals
 from steerlm.errors import UserError
-from steerlm.template import ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import install_template
 from tests.tokenizer_families import byte_level_parts
 
 PAGE_DATA = Path(__file__).resolve().parents[2] / "docs" / "results" / "templates.json"

@@ -8,7 +8,8 @@ import pytest
 
 from steerlm.attributes import STEERLM
 from steerlm.conversation import Message
-from steerlm.template import TEMPLATES, ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import TEMPLATES, install_template
 from tests.tokenizer_families import FAMILIES
 
 # NeMo-Aligner's own default, which is part of the format

@@ -22,7 +22,8 @@ from steerlm.attributes import STEERLM, Attribute
 from steerlm.config import TemplateName
 from steerlm.conversation import Message, conversation_from_dict, message_from_dict
 from steerlm.errors import UserError
-from steerlm.template import TEMPLATES, ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import TEMPLATES, install_template
 from tests.tokenizer_families import FAMILIES, SENTENCES
 
 TEMPLATE_NAMES: tuple[TemplateName, ...] = get_args(TemplateName)

@@ -27,7 +27,8 @@ from steerlm.scorers.attribute_models import (
     loaded_attribute_model,
 )
 from steerlm.scorers.generative import label_steps, longest_label
-from steerlm.template import ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import install_template
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 SCHEMA = AttributeSchema(

@@ -17,7 +17,7 @@ from steerlm.batching.shared_prompts import lay_out
 from steerlm.conversation import Message
 from steerlm.scorers.attribute_models import encode_for_scoring, loaded_attribute_model
 from steerlm.scorers.generative import encode_label, label_steps, longest_label
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 from tests.invariants.test_shared_prompts import tiny
 from tests.scorers.test_attribute_models import CONVERSATIONS, SCHEMA, SYSTEM, TURNS, info
 from tests.tiny import byte_tokenizer, random_model

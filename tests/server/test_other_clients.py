@@ -24,7 +24,8 @@ from steerlm.server.errors import ApiError
 from steerlm.server.replies import chat_logprobs, completion_logprobs
 from steerlm.server.service import alternating
 from steerlm.server.upstream_events import read_events
-from steerlm.template import ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import install_template
 from tests.server.running import SCHEMA, Running, eventually, running, tiny_engine, tiny_service
 from tests.tokenizer_families import FAMILIES
 

@@ -18,7 +18,7 @@ from steerlm.errors import UserError
 from steerlm.scorers import rewards as reward_module
 from steerlm.stages.reinforce import trainer as grpo
 from steerlm.stages.reinforce.stage import draw_asks, reinforce
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 from tests.stages.conftest import TOY
 from tests.stages.refine.test_refine import command
 

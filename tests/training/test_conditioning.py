@@ -15,7 +15,8 @@ from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.batching.batches import IGNORED, Example
 from steerlm.config import SourceConfig, TemplateName
 from steerlm.conversation import Conversation, Message
-from steerlm.template import TEMPLATES, ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import TEMPLATES, install_template
 from steerlm.training.conditioning import ConditionedExamples, Conditioning
 from tests.tiny import byte_tokenizer
 from tests.tokenizer_families import FAMILIES

@@ -14,7 +14,8 @@ from steerlm.batching.batches import IGNORED, RowPlan
 from steerlm.batching.shared_prompts import Sharing, lay_out
 from steerlm.config import TemplateName
 from steerlm.conversation import Conversation, Message
-from steerlm.template import TEMPLATES, ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import TEMPLATES
 from steerlm.training.conditioning import ConditionedExamples, Conditioning
 from steerlm.training.decoys import PLACES, decoys_to_measure, placed, with_decoys
 from tests.tiny import byte_tokenizer

@@ -13,7 +13,7 @@ from steerlm.errors import UserError
 if TYPE_CHECKING:
     from steerlm.attributes import AttributeSchema
     from steerlm.config import Recipe, TemplateName
-    from steerlm.template import ConversationEncoder
+    from steerlm.template.conversation_encoder import ConversationEncoder
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,8 @@ def _shown_template(recipe: Recipe) -> TemplateName | ConversationEncoder:
         terminal.say(f"shown in the template steerlm: {section.base_model} is no local folder, its own is not at hand")
         return "steerlm"
     from steerlm.checkpoint.models import load_tokenizer
-    from steerlm.template import ConversationEncoder, chosen_template, install_template
+    from steerlm.template.conversation_encoder import ConversationEncoder
+    from steerlm.template.installing import chosen_template, install_template
 
     tokenizer = load_tokenizer(section.base_model)
     chosen = chosen_template(tokenizer, section.template)

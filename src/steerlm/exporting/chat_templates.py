@@ -16,7 +16,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.encoding import control_tokens
-from steerlm.template import installed_template
+from steerlm.template.installing import installed_template
 
 _GUARD = """\
 {#- Other servers tokenize what is rendered here, so no message may spell a control token. -#}

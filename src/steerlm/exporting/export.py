@@ -34,7 +34,8 @@ from steerlm.exporting.weights import Dtype, load_merged
 from steerlm.scorers.attribute_models import context_length
 from steerlm.scorers.heads import FROZEN, HEAD_FILE
 from steerlm.storage.files import read_json, write_json
-from steerlm.template import ConversationEncoder, installed_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import installed_template
 
 RECORD = "export.json"
 """Says which files of a folder an export wrote, so that the next one replaces those and nothing else."""

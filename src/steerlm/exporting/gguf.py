@@ -23,7 +23,7 @@ from steerlm.errors import UserError, did_you_mean
 from steerlm.exporting.chat_templates import ollama_template, without_generation
 from steerlm.server.policy import shipped_presets
 from steerlm.storage.files import read_json, write_json
-from steerlm.template import installed_template
+from steerlm.template.installing import installed_template
 
 CONVERTER = "convert_hf_to_gguf.py"
 _QUANTIZER = "llama-quantize"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from steerlm.attributes import AttributeSchema
 from steerlm.generation.engine import settled, strip_label_echo
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 
 class GrowingText:

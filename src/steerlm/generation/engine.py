@@ -33,7 +33,7 @@ from steerlm.generation.requests import Request as Request
 from steerlm.generation.requests import Sample as Sample
 from steerlm.generation.requests import Sampling as Sampling
 from steerlm.generation.requests import said as said
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 
 class LocalEngine:

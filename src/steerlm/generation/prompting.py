@@ -16,7 +16,7 @@ from steerlm.errors import UserError
 from steerlm.generation.guidance import branches
 from steerlm.generation.requests import Draw, Lane, Request, Sample, Sampling, said
 from steerlm.generation.sampling import sample_key
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 _PROMPTS_REMEMBERED = 8192
 

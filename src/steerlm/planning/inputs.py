@@ -24,7 +24,7 @@ from steerlm.stages.label import check_judge, cost_line, judge_client, judged_at
 from steerlm.stages.prepare.stage import inspect_source
 
 if TYPE_CHECKING:
-    from steerlm.template import ConversationEncoder
+    from steerlm.template.conversation_encoder import ConversationEncoder
 
 _SAMPLE = 256
 _ENOUGH_TURNS = 200
@@ -283,7 +283,8 @@ def check_labels(data: DataSize) -> Iterator[Finding]:
 def _encoder(section: TrainingSection, recipe: Recipe) -> ConversationEncoder:
     """Return the encoder of the template that the stage will install."""
     from steerlm.checkpoint.models import load_tokenizer
-    from steerlm.template import ConversationEncoder, install_template
+    from steerlm.template.conversation_encoder import ConversationEncoder
+    from steerlm.template.installing import install_template
 
     tokenizer = load_tokenizer(section.base_model)
     header = section.header if isinstance(section, TrainSftConfig) else "tokens"

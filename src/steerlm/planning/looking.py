@@ -102,7 +102,7 @@ def look_at_model(name: str) -> ModelLook:
     from transformers import AutoConfig
 
     from steerlm.checkpoint.models import load_tokenizer
-    from steerlm.template import chosen_template
+    from steerlm.template.installing import chosen_template
 
     tokenizer = load_tokenizer(name)
     try:
@@ -141,7 +141,8 @@ def measure_lengths(data: DataLook, model: ModelLook, schema: AttributeSchema) -
     """Return the tokens of a part of the data, as training will render them."""
     from dataclasses import replace
 
-    from steerlm.template import ConversationEncoder, install_template
+    from steerlm.template.conversation_encoder import ConversationEncoder
+    from steerlm.template.installing import install_template
 
     install_template(model.tokenizer, "auto", schema)
     encoder = ConversationEncoder(model.tokenizer, schema)

@@ -61,7 +61,7 @@ from steerlm.scorers.generative import decode_labels, label_steps, longest_label
 from steerlm.scorers.heads import FROZEN, Head, load_head
 from steerlm.scorers.level_curves import LevelCurve
 from steerlm.scorers.protocol import Scores, Turn
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 Forward = Callable[[list[list[Ids]], int], list[dict[str, Score]]]
 """Scores one batch of rows within a number of tokens."""

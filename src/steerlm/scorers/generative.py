@@ -29,7 +29,7 @@ from steerlm.batching.shared_prompts import Ids, core_model, lay_out, sees_all
 from steerlm.generation.prefill import BufferLayer, forward, left_pad
 
 if TYPE_CHECKING:
-    from steerlm.template import ConversationEncoder
+    from steerlm.template.conversation_encoder import ConversationEncoder
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from steerlm.checkpoint.models import Precision, fingerprint, load_info, load_to
 from steerlm.conversation import Score
 from steerlm.scorers.attribute_models import Forward, LoadedAttributeModel, describe_folder, load_attribute_model
 from steerlm.storage.ranks import Ranks
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 
 class _Part(NamedTuple):

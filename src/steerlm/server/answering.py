@@ -29,7 +29,7 @@ from steerlm.server.steering import (
     resolve,
     verbosity_level,
 )
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 _LEAST_ROOM = 256
 """Tokens an answer should have room for beside demonstrations."""

@@ -21,7 +21,7 @@ from steerlm.scorers.protocol import Scores
 from steerlm.server.errors import ApiError, unusable_prompt
 from steerlm.server.metrics import Metrics
 from steerlm.server.steering import Dials, Setting
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 FinishReason = Literal["stop", "length"]
 T = TypeVar("T")

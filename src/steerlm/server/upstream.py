@@ -49,7 +49,8 @@ from steerlm.server.upstream_events import (
     refusal,
     unreachable,
 )
-from steerlm.template import ConversationEncoder, installed_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import installed_template
 
 _CONNECT_S = 10.0
 _SEED_BITS = 31

@@ -39,7 +39,8 @@ from steerlm.scorers.attribute_models import context_length
 from steerlm.storage.claims import digest_of, digest_of_file
 from steerlm.storage.files import write_json
 from steerlm.storage.progress import progress
-from steerlm.template import ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import install_template
 from steerlm.training.conditioning import ConditionedExamples, Conditioning, EncodingReport
 from steerlm.training.header_gain import HeaderProbe, header_pairs
 from steerlm.training.loop import BEST, train

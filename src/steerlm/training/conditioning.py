@@ -27,7 +27,7 @@ from steerlm.checkpoint.label_statistics import label_statistics
 from steerlm.config import SourceConfig
 from steerlm.conversation import Conversation, Message
 from steerlm.encoding import Encoded
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 from steerlm.training.decoys import with_decoys
 from steerlm.training.draws import Draws
 

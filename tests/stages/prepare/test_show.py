@@ -11,7 +11,8 @@ from steerlm.attributes import OASST
 from steerlm.config import TemplateName
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.stages.prepare.show import show
-from steerlm.template import ConversationEncoder, install_template, render
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import install_template, render
 from tests.parity.native_matrix import tokenizer_for
 from tests.tiny import byte_tokenizer
 

@@ -11,7 +11,8 @@ from steerlm.config import TemplateName
 from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
 from steerlm.studies.baselines.encoding import encode_pair
 from steerlm.studies.baselines.preferences import Pair, read_pairs, write_best
-from steerlm.template import TEMPLATES, ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import TEMPLATES
 from tests.tiny import byte_tokenizer
 
 SCHEMA = AttributeSchema((Attribute("quality", best="max"), Attribute("toxicity", best="min"), Attribute("humor")))

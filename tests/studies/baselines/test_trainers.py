@@ -18,7 +18,7 @@ from steerlm.studies.baselines import trainers
 from steerlm.studies.baselines.encoding import EncodedPair, encode_pair
 from steerlm.studies.baselines.preferences import Pair
 from steerlm.studies.baselines.reward import reward_of
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 SCHEMA = AttributeSchema((Attribute("quality", best="max"), Attribute("toxicity", best="min")))

@@ -9,7 +9,7 @@ from steerlm.conversation import read_conversations
 from steerlm.errors import UserError
 from steerlm.stages.train_attribute_model.examples import labelled_turns, read_attribute_data
 from steerlm.studies.rate.export import ExportedRatings, export_ratings
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 from tests.studies.rate.studies import SCHEMA, comparison, rating, vote
 from tests.tiny import byte_tokenizer
 

@@ -11,7 +11,8 @@ from steerlm.attributes import AttributeSchema
 from steerlm.config import TemplateName
 from steerlm.conversation import Message, read_conversations
 from steerlm.storage.hash_set import hash64
-from steerlm.template import ConversationEncoder, Stretch, render
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import Stretch, render
 
 
 class ShownRecord(NamedTuple):

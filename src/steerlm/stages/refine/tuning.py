@@ -19,7 +19,7 @@ from steerlm.scorers.attribute_models import context_length
 from steerlm.stages.train_sft import SftStart, save_tuned, start_of
 from steerlm.storage.claims import digest_of
 from steerlm.storage.files import read_json, write_json
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 from steerlm.training.likelihood import log_probabilities
 from steerlm.training.loop import train
 from steerlm.training.losses import GroupLoss

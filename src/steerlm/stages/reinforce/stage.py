@@ -33,7 +33,7 @@ from steerlm.stages.refine.held_out import HeldOut, require_models
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.files import read_json, write_json
 from steerlm.storage.hash_set import hash64
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 _HELD_OUT_BATCH = 64
 

@@ -23,7 +23,7 @@ from steerlm.conversation import Message, read_conversations
 from steerlm.errors import UserError
 from steerlm.scorers.attribute_models import encode_for_scoring
 from steerlm.scorers.generative import encode_label, label_steps, longest_label
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 AttributeModelKind = Literal["regression", "generative"]
 FloatArray = npt.NDArray[np.float32]

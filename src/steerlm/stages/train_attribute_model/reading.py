@@ -17,7 +17,7 @@ from steerlm.scorers.attribute_models import read_features
 from steerlm.scorers.features import Readout
 from steerlm.stages.train_attribute_model.examples import AttributeData
 from steerlm.storage.files import atomic_writer
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 FEATURES = "features"
 """Folder of what was read of the training turns, until the report is written."""

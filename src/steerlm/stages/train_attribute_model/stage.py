@@ -69,7 +69,8 @@ from steerlm.stages.train_attribute_model.report import (
 from steerlm.stages.train_attribute_model.tuning import held_out_turns, tune
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.files import write_json
-from steerlm.template import ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import install_template
 from steerlm.training.loop import BEST, train
 from steerlm.training.trainer import Objective
 

@@ -15,7 +15,8 @@ from steerlm.checkpoint.models import load_tokenizer
 from steerlm.config import TrainSftConfig
 from steerlm.conversation import Message, read_conversations
 from steerlm.studies.baselines.preferences import Pair
-from steerlm.template import ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import install_template
 from steerlm.training.conditioning import ConditionedExamples, Conditioning
 
 

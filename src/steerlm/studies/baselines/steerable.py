@@ -13,7 +13,7 @@ from steerlm.results.studies import TrialCourse
 from steerlm.scorers.rewards import attribute_rewards
 from steerlm.stages.refine.held_out import require_models
 from steerlm.stages.reinforce.stage import draw_asks, save_reinforced
-from steerlm.template import ConversationEncoder
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 
 def train_steerable(
