@@ -41,7 +41,7 @@ def test_a_gemma_with_dials_answers_in_llama_cpp_as_here(tmp_path: Path) -> None
     except UserError as missing:
         pytest.skip(str(missing))
     tokenizer, model = load_tokenizer(folder), load_causal_lm(folder, "bf16")
-    resize_embeddings(model, tokenizer, install_template(tokenizer, "native", STEERLM))
+    resize_embeddings(model, tokenizer, install_template(tokenizer, "auto", STEERLM))
     info = CheckpointInfo("sft", STEERLM, ConversationEncoder(tokenizer, STEERLM).template)
     save_model(tmp_path / "model", model, tokenizer, info, "")
     export(tmp_path / "model", tmp_path / "out", gguf=("BF16",))
