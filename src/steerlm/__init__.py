@@ -34,8 +34,8 @@ _LAZY = {
     "run_stage": "pipeline",
     "load_attribute_model": "scorers.attribute_models",
     "attribute_rewards": "scorers.rewards",
-    "ConversationEncoder": "template",
-    "install_template": "template",
+    "ConversationEncoder": "template.conversation_encoder",
+    "install_template": "template.installing",
 }
 
 __all__ = [

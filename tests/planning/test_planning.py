@@ -450,6 +450,9 @@ def test_a_model_that_fits_no_device_is_spread(raw: dict[str, Any]) -> None:
     def problems() -> dict[str, str]:
         return dict(text.split(": ", 1) for text in planned(raw, machines).problems)
 
+    # a tuned attribute model is read beside the one that it started from
+    assert problems()["annotate"] == "the model does not fit 1 device(s); set annotate.devices_per_model: 4"
+    raw["train_attribute_model"]["readout"] = "last"
     assert problems()["annotate"] == "the model does not fit 1 device(s); set annotate.devices_per_model: 2"
     assert problems()["evaluate"] == "the model does not fit 1 device(s); set evaluate.devices_per_model: 4"
     raw["annotate"] = {"devices_per_model": 2}
