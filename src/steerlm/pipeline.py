@@ -195,49 +195,28 @@ def _bootstrap(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Map
 def _refine(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Mapping[str, Any]:
     from steerlm.stages.refine.stage import refine
 
-    assert run.recipe.refine is not None
-    data, validation = run.labelled
-    return refine(
-        run.recipe.refine,
-        sft=run.recipe.train_sft,
-        steerable_model=_model_before(run, "refine"),
-        attribute_model=run.annotator,
-        data=data,
-        validation=validation,
-        schema=run.schema,
-        out=out,
-        seed=run.recipe.seed,
-        cluster=cluster,
-    )
+    return _tune(run, out, "refine", partial(refine, cluster=cluster))
 
 
 def _contrast(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.contrast.stage import contrast
 
-    assert run.recipe.contrast is not None
-    data, validation = run.labelled
-    return contrast(
-        run.recipe.contrast,
-        sft=run.recipe.train_sft,
-        steerable_model=_model_before(run, "contrast"),
-        attribute_model=run.annotator,
-        data=data,
-        validation=validation,
-        schema=run.schema,
-        out=out,
-        seed=run.recipe.seed,
-    )
+    return _tune(run, out, "contrast", contrast)
 
 
 def _reinforce(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.reinforce.stage import reinforce
 
-    assert run.recipe.reinforce is not None
+    return _tune(run, out, "reinforce", reinforce)
+
+
+def _tune(run: RunFolder, out: Path, stage: str, work: Callable[..., Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Run a stage that trains the steerable model before it further."""
     data, validation = run.labelled
-    return reinforce(
-        run.recipe.reinforce,
+    return work(
+        getattr(run.recipe, stage),
         sft=run.recipe.train_sft,
-        steerable_model=_model_before(run, "reinforce"),
+        steerable_model=_model_before(run, stage),
         attribute_model=run.annotator,
         data=data,
         validation=validation,

@@ -297,6 +297,28 @@ def tuning_of(arguments: argparse.Namespace, model: type[ConfigT], stage: str) -
     return Tuning(config, sft, start, scorer, data, validation, info.schema, out)
 
 
+def tune(
+    arguments: argparse.Namespace, model: type[ConfigT], stage: str, load: Callable[[], Callable[..., Summary]]
+) -> int:
+    """Run a further fine-tuning of a steerable model on the files named in place of a recipe; `load` imports it."""
+    given = tuning_of(arguments, model, stage)
+
+    def work() -> Summary:
+        return load()(
+            given.config,
+            sft=given.sft,
+            steerable_model=given.model,
+            attribute_model=given.attribute_model,
+            data=given.data,
+            validation=given.validation,
+            schema=given.schema,
+            out=given.out,
+            seed=arguments.seed,
+        )
+
+    return run_alone(stage, given.out, work)
+
+
 def use_threads(count: int | None) -> None:
     """Take up `--threads`: numerical libraries read it when they are loaded, and pass it on to their workers."""
     at_least("--threads", count, 1)

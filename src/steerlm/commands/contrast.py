@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from steerlm.commands import common
 
@@ -20,21 +21,9 @@ def run(arguments: argparse.Namespace) -> int:
         return common.run_in_recipe(common.checked_recipe(arguments, "contrast"), "contrast")
     from steerlm.config import ContrastConfig
 
-    given = common.tuning_of(arguments, ContrastConfig, "contrast")
-
-    def work() -> common.Summary:
+    def load() -> Callable[..., common.Summary]:
         from steerlm.stages.contrast.stage import contrast
 
-        return contrast(
-            given.config,
-            sft=given.sft,
-            steerable_model=given.model,
-            attribute_model=given.attribute_model,
-            data=given.data,
-            validation=given.validation,
-            schema=given.schema,
-            out=given.out,
-            seed=arguments.seed,
-        )
+        return contrast
 
-    return common.run_alone("contrast", given.out, work)
+    return common.tune(arguments, ContrastConfig, "contrast", load)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 
 from steerlm.commands import common
 
@@ -24,22 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
         return common.run_in_recipe(common.checked_recipe(arguments, "refine"), "refine", cluster)
     from steerlm.config import RefineConfig
 
-    given = common.tuning_of(arguments, RefineConfig, "refine")
-
-    def work() -> common.Summary:
+    def load() -> Callable[..., common.Summary]:
         from steerlm.stages.refine.stage import refine
 
-        return refine(
-            given.config,
-            sft=given.sft,
-            steerable_model=given.model,
-            attribute_model=given.attribute_model,
-            data=given.data,
-            validation=given.validation,
-            schema=given.schema,
-            out=given.out,
-            seed=arguments.seed,
-            cluster=cluster,
-        )
+        return partial(refine, cluster=cluster)
 
-    return common.run_alone("refine", given.out, work)
+    return common.tune(arguments, RefineConfig, "refine", load)

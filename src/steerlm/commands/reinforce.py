@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from steerlm.commands import common
 from steerlm.errors import UserError
@@ -25,21 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
         return common.run_in_recipe(common.checked_recipe(arguments, "reinforce"), "reinforce")
     from steerlm.config import ReinforceConfig
 
-    given = common.tuning_of(arguments, ReinforceConfig, "reinforce")
-
-    def work() -> common.Summary:
+    def load() -> Callable[..., common.Summary]:
         from steerlm.stages.reinforce.stage import reinforce
 
-        return reinforce(
-            given.config,
-            sft=given.sft,
-            steerable_model=given.model,
-            attribute_model=given.attribute_model,
-            data=given.data,
-            validation=given.validation,
-            schema=given.schema,
-            out=given.out,
-            seed=arguments.seed,
-        )
+        return reinforce
 
-    return common.run_alone("reinforce", given.out, work)
+    return common.tune(arguments, ReinforceConfig, "reinforce", load)
