@@ -283,18 +283,20 @@ def tuning_of(arguments: argparse.Namespace, model: type[ConfigT], stage: str) -
         UserError: something is missing, is not there, or is a model of another kind.
     """
     from steerlm.config import TrainSftConfig
+    from steerlm.scorers.dials import without_own_measures
 
     start, out = needed(arguments, "sft_model"), needed(arguments, "out")
     info = steerable_model(start, "--sft-model")
+    schema = without_own_measures(info.schema)  # a checkpoint's own functions are never called
     scorer = None
-    if info.schema.learned is not None:
+    if schema.learned is not None:
         scorer = attribute_model(needed(arguments, "attribute_model"), "--attribute-model")
     data, validation = (existing_file(needed(arguments, name), f"--{name}") for name in ("data", "validation"))
     for_sft = [pair for pair in arguments.overrides if pair.startswith("train_sft.")]
     own = [pair for pair in arguments.overrides if pair not in for_sft]
     config = section_of(own, model, stage)
     sft = section_of(for_sft, TrainSftConfig, "train_sft", base_model=str(start), template=info.template)
-    return Tuning(config, sft, start, scorer, data, validation, info.schema, out)
+    return Tuning(config, sft, start, scorer, data, validation, schema, out)
 
 
 def tune(
