@@ -31,8 +31,6 @@ from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import load_tokenizer
 from steerlm.config import LoraSection, TrainSftConfig
 from steerlm.conversation import Conversation, Message, write_conversations
-from steerlm.template.conversation_encoder import ConversationEncoder
-from steerlm.template.installing import install_template
 
 BASE = os.environ.get("STEERLM_GEMMA", "google/gemma-3-270m")
 SCHEMA = AttributeSchema.preset("helpsteer")
@@ -101,6 +99,10 @@ def conversations(tokenizer: PreTrainedTokenizerBase, count: int, responses: int
 
 def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> None:
     """Write conversations, the ids that our encoder makes of them, for TRL, and the code as it was before."""
+    # not above: the code as it was before imports this file, and has no such modules
+    from steerlm.template.conversation_encoder import ConversationEncoder
+    from steerlm.template.installing import install_template
+
     tokenizer = load_tokenizer(BASE)
     install_template(tokenizer, "steerlm", SCHEMA)
     encoder = ConversationEncoder(tokenizer, SCHEMA)
