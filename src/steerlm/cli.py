@@ -126,7 +126,6 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the argument parser with all subcommands."""
     parser = Parser(
         prog="steerlm",
         description="Attribute-conditioned fine-tuning (SteerLM): language models with dials.",

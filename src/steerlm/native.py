@@ -121,10 +121,8 @@ def wrapped(own: str, label: str, marks: tuple[str, str], render: Render) -> str
     """Return a template with the header put into it.
 
     Args:
-        own: the model's template.
         label: Jinja that defines the macro `label` for a schema.
         marks: tokens around the header.
-        render: of templates.
 
     Raises:
         UserError: the template cannot be read.
@@ -191,9 +189,7 @@ def examined(
     """Try out a template with the header put into it.
 
     Args:
-        own: the model's template.
         text: the same with the header, see `wrapped`.
-        render: of templates.
         marks: tokens around the header.
         control: tokens that no text can yield.
         bos: the beginning-of-sequence token.

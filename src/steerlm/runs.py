@@ -287,8 +287,6 @@ class RunFolder:
         """Run `work` on the stage's folder unless the stage is done, and record summary, time and peak memory.
 
         Args:
-            stage: names the folder.
-            work: returns the summary.
             notify: told when it starts, and when it is done or was done before.
             label: what `notify` calls the stage (default: its name).
         """

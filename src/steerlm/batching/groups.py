@@ -133,7 +133,6 @@ def collate_groups(rows: Sequence[Sequence[Group]], pad_id: int, shared: bool) -
     """Return what `collating.collate_sft` does, and which response and group everything belongs to.
 
     Args:
-        rows: lists of one group each.
         shared: whether a group is one row.
 
     Returns:

@@ -266,7 +266,6 @@ def shared_rows(members: IntArray, lengths: IntArray, common: IntArray, limit: i
 
     Args:
         members: examples in the order of `Neighbours`.
-        common: what each has in common with the one before.
         limit: most tokens of a row with more than one example.
     """
     starts: list[int] = []

@@ -22,7 +22,6 @@ _LABELS = {None: "nothing", "human": "human labels", "predicted": "the attribute
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     common.add_recipe(parser)
     parser.add_argument("--seeds", type=int, default=3, help="seeds, from the recipe's on (default: %(default)s)")
     parser.add_argument(

@@ -9,7 +9,6 @@ from steerlm.commands import common
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     common.add_recipe(parser, "; without a recipe: a field of the section annotate", optional=True)
     parser.add_argument("--model", type=Path, help="attribute model")
     parser.add_argument("--data", type=Path, nargs="+", help="conversations, JSONL")

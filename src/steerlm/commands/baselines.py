@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     common.add_recipe(parser)
     parser.add_argument("--seeds", type=int, default=3, help="seeds, from the recipe's on (default: %(default)s)")
     parser.add_argument(

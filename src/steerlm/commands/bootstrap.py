@@ -9,7 +9,6 @@ from steerlm.commands import common, launching
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     note = "; without a recipe: a field of the section bootstrap, or train_sft.FIELD"
     common.add_recipe(parser, note, optional=True)
     parser.add_argument("--sft-model", type=Path, help="steerable checkpoint to sample from")

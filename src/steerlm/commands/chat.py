@@ -24,7 +24,6 @@ In the chat /help lists the commands: /set, /humor off, /strength, /preset, /com
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     parser.allow_abbrev = False  # an attribute may be called `max` or `sys`
     parser.usage = "%(prog)s [OPTION ...] MODEL [--ATTRIBUTE VALUE ...]"
     parser.epilog = _EPILOG

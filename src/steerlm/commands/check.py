@@ -9,7 +9,6 @@ from steerlm.commands import terminal
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     parser.add_argument("run_dir", type=Path, help="run folder, or a folder with a results.json")
     parser.add_argument(
         "--require", action="append", default=[], metavar="DEMAND",

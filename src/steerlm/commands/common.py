@@ -47,12 +47,10 @@ def add_recipe(parser: argparse.ArgumentParser, note: str = "", optional: bool =
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    """Add `--threads`."""
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads to compute with (default: chosen)")
 
 
 def add_skip_bad_records(parser: argparse.ArgumentParser) -> None:
-    """Add `--skip-bad-records`."""
     parser.add_argument(
         "--skip-bad-records", dest="overrides", action="append_const", const="prepare.skip_bad_records=true",
         help="count and list malformed records of the sources instead of stopping",
@@ -60,7 +58,6 @@ def add_skip_bad_records(parser: argparse.ArgumentParser) -> None:
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
-    """Add `--columns`."""
     parser.add_argument(
         "--columns", metavar="NAME=COLUMN,…",
         help="what is read -> the data's column of another name: prompt=player,response=reply,rating.humor=funny",
@@ -68,7 +65,6 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
 
 
 def add_attributes(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Add `--attributes`."""
     text = "schema preset (oasst, helpsteer, steerlm, paper) or YAML file with a list"
     parser.add_argument(
         "--attributes", default=default, help=text + ("" if default is None else f" (default: {default})")
@@ -76,7 +72,6 @@ def add_attributes(parser: argparse.ArgumentParser, default: str | None = None) 
 
 
 def add_out_and_seed(parser: argparse.ArgumentParser) -> None:
-    """Add `--out` and `--seed`."""
     parser.add_argument("--out", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: %(default)s)")
 
@@ -100,7 +95,6 @@ def add_tuning(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
-    """Add `--ray` and `--workers`."""
     parser.add_argument(
         "--ray", metavar="ADDRESS",
         help="work on a Ray cluster: local (all of this machine), auto (the one it belongs to) or HOST:PORT",

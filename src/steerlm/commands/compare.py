@@ -23,7 +23,6 @@ a system is NAME= and one of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     parser.description = (
         "Compare systems in pairs on the same prompts: win rates, Elo, Bradley-Terry, all with intervals."
     )

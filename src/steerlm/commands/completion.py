@@ -12,13 +12,11 @@ _EPILOG = """\
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     parser.epilog = _EPILOG
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="which shell")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the code."""
     from argcomplete.shell_integration import shellcode
 
     print(shellcode(["steerlm"], shell=arguments.shell))

@@ -9,7 +9,6 @@ from steerlm.commands import common
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     note = "; without a recipe: a field of the section contrast, or train_sft.FIELD"
     common.add_recipe(parser, note, optional=True)
     common.add_tuning(parser)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     common.add_recipe(parser, "; without a recipe: a field of the section evaluate", optional=True)
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME=PATH", help="steerable checkpoint (repeatable)"

@@ -23,7 +23,6 @@ in it is replaced, anything else is left alone and is an error.
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     parser.description = (
         "Make a model ready for others: one Hugging Face folder for the hub, vLLM, llama.cpp and Ollama."
     )

@@ -10,7 +10,6 @@ from steerlm.commands import common, terminal
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     parser.add_argument("data", type=Path, help="conversations, JSONL")
     parser.add_argument("out", type=Path, help="file to write")
     common.add_attributes(parser, default="steerlm")

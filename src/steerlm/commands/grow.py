@@ -22,7 +22,6 @@ Starts from a finished run: answers are drawn and trained as its section bootstr
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     common.add_recipe(parser)
     parser.epilog = _EPILOG
     parser.add_argument("--rounds", type=int, help="rounds at most (default: grow.rounds of the recipe, or 3)")

@@ -33,7 +33,6 @@ examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     parser.epilog = _EPILOG
     parser.add_argument(
         "data", metavar="DATA", help="CSV, TSV, JSON, JSONL or parquet file, a folder of them, or a hub id"

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     protocols = ("vicuna", "mt-bench-pair", "mt-bench-single", "rubric")
     parser.add_argument(
         "action", nargs="?", choices=["export"],

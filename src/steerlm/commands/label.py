@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     parser.add_argument("what", type=Path, help="conversations, JSONL; without --with: a recipe, whose judge rates")
     parser.add_argument("--attributes", help="YAML file (or recipe) that says who says each attribute")
     tellers = ("measure", "classifier", "judge", "people")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def add_nproc(parser: argparse.ArgumentParser) -> None:
-    """Add `--nproc`."""
     parser.add_argument(
         "--nproc", type=int, metavar="N",
         help="train in N processes, one per device of this machine: starts accelerate launch (fsdp, deepspeed) or "
@@ -30,7 +29,6 @@ def relaunched(arguments: argparse.Namespace, section: TrainingSection) -> int |
 
     Args:
         arguments: of the command; checked as far as possible without computing.
-        section: of the training.
 
     Returns:
         None where this process shall do the work itself: no `--nproc`, or one of the processes.

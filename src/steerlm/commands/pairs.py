@@ -21,7 +21,6 @@ pairs.jsonl is a source of prepare like any other (format: messages), and attrib
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     parser.epilog = _EPILOG
     parser.add_argument(
         "--texts", type=Path, action="append", default=[],

@@ -10,7 +10,6 @@ from steerlm.errors import UserError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     common.add_recipe(parser)
     common.add_skip_bad_records(parser)
     parser.add_argument(

@@ -9,7 +9,6 @@ from steerlm.errors import UserError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     common.add_recipe(parser, optional=True)
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     common.add_recipe(parser, "; without a recipe: a field of the section prepare", optional=True)
     parser.add_argument("--source", action="append", default=[], metavar="FORMAT:PATH", help="a data file (repeatable)")
     common.add_columns(parser)

@@ -10,7 +10,6 @@ from steerlm.errors import UserError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     note = "; without a recipe: a field of the section reinforce, or train_sft.FIELD"
     common.add_recipe(parser, note, optional=True)
     common.add_tuning(parser)

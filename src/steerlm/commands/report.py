@@ -10,13 +10,11 @@ from steerlm.errors import UserError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     parser.add_argument("run_dir", type=Path, help="run folder")
     parser.add_argument("--ablation", type=Path, metavar="FILE", help="ablation.json to show (default: its own)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the report."""
     if not arguments.run_dir.is_dir():
         raise UserError(f"no such run folder: {arguments.run_dir}")
     from steerlm.reporting.report import write_report

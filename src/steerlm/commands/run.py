@@ -12,7 +12,6 @@ from steerlm.errors import UserError, did_you_mean
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     common.add_recipe(parser)
     parser.add_argument("--dry-run", action="store_true", help="validate everything and estimate cost, compute nothing")
     parser.add_argument("--force", action="store_true", help="go on where labels can teach a dial nothing")

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     parser.description = "Serve a steerable model behind OpenAI's API, until interrupted."
     parser.add_argument("model", type=Path, help="checkpoint folder")
     parser.add_argument("--attribute-model", type=Path, help="attribute model, for scores and best-of-n")

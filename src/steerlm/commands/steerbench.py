@@ -21,7 +21,6 @@ _MODES = ("words", "dials")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     group = parser.add_argument_group(
         "suite steerbench",
         "Rewriting: --model takes what `steerlm compare` takes (a steerable model, any chat model, URL#MODEL, a file).",

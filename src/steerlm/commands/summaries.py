@@ -17,13 +17,7 @@ TOO_LONG = "records longer than max_length"
 
 
 def print_summary(stage: str, summary: Mapping[str, Any], out: Path) -> list[Finding]:
-    """Print what a stage's summary holds; returns the signs that it learned nothing, which are printed as well.
-
-    Args:
-        stage: name of the stage.
-        summary: what it returned.
-        out: its folder.
-    """
+    """Print what a stage's summary holds; returns the signs that it learned nothing, which are printed as well."""
     found = findings_of(stage, summary, out)
     if stage == "evaluate" and "suite" not in summary:
         print_steering(out)

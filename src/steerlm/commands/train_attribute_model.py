@@ -8,7 +8,6 @@ from steerlm.commands import common, launching
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     common.add_recipe(parser, "; without a recipe: a field of the section train_attribute_model", optional=True)
     common.add_training(parser)
     launching.add_nproc(parser)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     group = parser.add_argument_group("ways to steer")
     group.add_argument(
         "--ways", metavar="WAY,…",

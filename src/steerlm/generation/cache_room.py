@@ -18,7 +18,6 @@ def affordable(model: PreTrainedModel, most: int, longest: int, spread: int = 1)
 
     Args:
         model: what decodes; on its device.
-        most: wanted.
         longest: tokens of the longest prompt and response.
         spread: processes that hold a part of the model each, this one among them; all return the same.
     """

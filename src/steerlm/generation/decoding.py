@@ -58,7 +58,6 @@ class _Batch:
     def __init__(
         self, places: list[_Place], parts: Sequence[Part], logits: Sequence[torch.Tensor], additive_mask: bool
     ) -> None:
-        """Build it."""
         self._additive_mask = additive_mask
         longest = max(place.length for place in places)
         left = max(place.row.limit - len(place.row.tokens) for place in places)
@@ -161,7 +160,6 @@ class Decoder:
         """Prepare an empty batch.
 
         Args:
-            model: the model.
             batch_size: most lanes decoded together.
             stop_ids: tokens that end a response.
             online: let rows enter within a few steps after there is a place for them, and remember prompts between

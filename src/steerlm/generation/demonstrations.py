@@ -138,7 +138,6 @@ def read_demonstrations(
 
     Args:
         path: JSONL, for example `annotate/train.jsonl` of a run.
-        schema: the attributes.
         encoder: folder of an encoder that embeds the prompts; None = by their letters.
         most: so many are kept; which does not depend on the order of the file.
         trained: those of the attributes that the model was trained on; None = all.
@@ -166,8 +165,6 @@ def placed(
     """Return a conversation with demonstrations as its first turns, behind the system message.
 
     Args:
-        messages: the conversation.
-        demonstrations: of `Demonstrations.choose`.
         headers: whether each carries its own attributes, as an earlier answer of a steerable model does.
     """
     first = 1 if messages and messages[0].role == "system" else 0
@@ -190,13 +187,8 @@ def with_demonstrations(
     """Return a conversation with as many demonstrations as leave room for an answer, and how many these are.
 
     Args:
-        shown: to choose from.
-        request: the conversation.
-        wanted: the setting.
         count: how many, at most; the farthest are left out first.
         room: says how many tokens a conversation leaves for its answer.
-        needed: so many must be left.
-        allowed: as in `Demonstrations.choose`.
     """
     chosen = shown.choose(request, wanted, count, allowed)
     for left_out in range(len(chosen)):

@@ -129,7 +129,6 @@ class ResponseText:
         """Start with no token.
 
         Args:
-            encoder: of the model.
             stop: strings that end the response, none of them empty; they are no part of it.
             before: the tokens of the text that the response goes on with, no control token among them.
         """

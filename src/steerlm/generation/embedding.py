@@ -48,7 +48,6 @@ class LetterEmbedder:
         self._weights = np.log((1 + len(texts)) / (1 + seen)) + 1
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
-        """See `TextEmbedder`."""
         vectors = np.zeros((len(texts), _WIDTH), dtype=np.float32)
         for row, text in zip(vectors, texts, strict=True):
             for (place, sign), count in Counter(_runs(text)).items():
@@ -91,7 +90,6 @@ class EncoderEmbedder:
         self._model, self._tokenizer = load_encoder(folder).eval(), load_tokenizer(folder)
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
-        """See `TextEmbedder`."""
         import torch
 
         rows = []

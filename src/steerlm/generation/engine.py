@@ -57,7 +57,6 @@ class LocalEngine:
         Args:
             model: a causal language model; used as it is, on its device and in its precision.
             tokenizer: with a steerlm chat template installed; its clean-up of spaces is switched off.
-            schema: the attributes.
             batch_size: most responses decoded together; fewer where the free memory has no room for their cache.
             spread: processes that hold a part of the model each, this one among them.
 
@@ -97,11 +96,9 @@ class LocalEngine:
         return Decoder(self._model, batch_size=self._batch_size, stop_ids=self.prompting.stop_ids, online=True)
 
     def room(self, request: Request) -> int:
-        """See `Engine.room`."""
         return self.prompting.room(max(len(lane.prompt) for lane in self.prompting.lanes(request)))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Sample]]:
-        """See `Engine.generate`."""
         conversations: dict[tuple[object, ...], int] = {}
         groups = []
         for request in requests:
@@ -112,7 +109,6 @@ class LocalEngine:
         return [[self.prompting.sample(row.tokens, row.stopped) for row in group] for group in groups]
 
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str]:
-        """See `Engine.stream`."""
         [row, *_] = self.draws(request, sampling, 0)
         yield from self.prompting.pieces((row.tokens, row.done) for _ in self._decode([row]))
 

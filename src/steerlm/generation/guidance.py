@@ -62,7 +62,6 @@ def branches(schema: AttributeSchema, wishes: Mapping[str, object], strengths: M
     """Return the prompts to mix.
 
     Args:
-        schema: the attributes.
         wishes: the setting, full or partial; ordinal values may lie between two levels.
         strengths: by attribute; 1 where it is not named. Names that `wishes` does not set have no effect.
 

@@ -95,7 +95,6 @@ class Scheduler:
         """Let samples be decoded.
 
         Args:
-            rows: the samples.
             notify: see `Job`.
             every_step: whether somebody wants to see them grow; otherwise they come when they are done, each at once.
 

@@ -17,7 +17,6 @@ def open_engine(
     """Load a steerable checkpoint for sampling.
 
     Args:
-        name: which engine.
         path: folder written by `train-sft` or `bootstrap`.
         precision: of the weights; auto = bf16 on a GPU that has it, fp32 on the CPU.
         batch_size: most responses decoded together.

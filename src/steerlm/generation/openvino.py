@@ -85,7 +85,6 @@ class OpenVINOEngine:
         self._numbers = itertools.count()
 
     def room(self, request: Request) -> int:
-        """See `Engine.room`."""
         return self._prompting.room(len(self._prompting.single(request, "openvino")))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Sample]]:
@@ -100,7 +99,6 @@ class OpenVINOEngine:
         return [[self._prompting.sample(task.tokens, task.stopped) for task in group] for group in groups]
 
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str]:
-        """See `Engine.stream`."""
         [task, *_] = self._tasks(request, sampling)
         yield from self._prompting.pieces((task.tokens, task.done) for _ in self._run([task]))
 

@@ -253,7 +253,6 @@ def prefill_shared(
     They differ in the attribute header only, which stands at the end (SteerLM, section 3.3).
 
     Args:
-        model: the model.
         prompts: mixed lengths.
         conversations: equal where the messages are.
         memory: of earlier calls, used and extended.

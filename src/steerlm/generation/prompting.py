@@ -100,11 +100,8 @@ class Prompting:
         """Return the samples of a request, not decoded yet.
 
         Args:
-            request: the request.
-            sampling: how to draw.
             conversation: equal for requests with the same messages.
             most_lanes: prompts that fit into a batch.
-            num_logprobs: as in `Draw`.
 
         Raises:
             UserError: as `lanes` and `limit`; or the request mixes more prompts than fit into a batch.

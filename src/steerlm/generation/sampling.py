@@ -88,7 +88,6 @@ def next_tokens(logits_BV: torch.Tensor, keys_B: torch.Tensor, steps_B: torch.Te
         logits_BV: float32 scores of the next token.
         keys_B: int64, from `sample_key`.
         steps_B: int64, number of tokens each sample already has.
-        drawing: how.
 
     Returns:
         int64 token ids, shape (B,).

@@ -36,11 +36,9 @@ class SpreadEngine:
         self._ranks: Ranks[LocalEngine] = Ranks(devices, partial(load_engine, path, precision, batch_size, devices))
 
     def room(self, request: Request) -> int:
-        """See `Engine.room`."""
         return self._prompting.room(max(len(lane.prompt) for lane in self._prompting.lanes(request)))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Sample]]:
-        """See `Engine.generate`."""
         samples: list[list[Sample]] = self._ranks.call(_generate, list(requests), sampling)
         return samples
 

@@ -43,7 +43,6 @@ class VllmEngine:
         self._numbers = itertools.count()
 
     def room(self, request: Request) -> int:
-        """See `Engine.room`."""
         return self._prompting.room(len(self._prompting.single(request, "vllm")))
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Sample]]:
@@ -63,7 +62,6 @@ class VllmEngine:
         return [[self._sample(next(outputs)) for _ in range(request.num_samples)] for request in requests]
 
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str]:
-        """See `Engine.stream`."""
         ids = self._prompting.single(request, "vllm")
         parameters, *_ = sampling_parameters(self._prompting, len(ids), request, sampling)
         yield from self._prompting.pieces(self._states(list(ids), parameters))
@@ -148,7 +146,6 @@ def load_vllm_engine(
 
     Args:
         path: folder written by `train-sft` or `bootstrap`.
-        precision: of the weights.
         batch_size: most responses decoded together.
         devices: of this machine that share the model.
 

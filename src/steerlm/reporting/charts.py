@@ -79,7 +79,6 @@ def response_curve(
 
     Args:
         levels: lowest and highest level of the scale (both axes).
-        curves: by model.
         label: says what is seen, for people who do not see it.
         others: the other attributes of the same scale while this dial turns; thin lines that should be level.
     """
@@ -244,7 +243,6 @@ def scores_by_level(curves: Mapping[str, Curve], label: str) -> Markup:
     """Plot mean scores by level asked for, one line with interval per model, on an axis of their own from 0.
 
     Args:
-        curves: by model.
         label: says what is seen, for people who do not see it.
     """
     figure, axes = _panel()

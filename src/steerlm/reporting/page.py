@@ -125,7 +125,6 @@ class _Renderer:
         return str(self._markdown.renderInline(text))
 
     def render(self, source: str) -> str:
-        """Render some blocks."""
         tokens = self._markdown.parse(source)
         out: list[Token] = []
         for i, token in enumerate(tokens):

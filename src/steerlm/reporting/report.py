@@ -60,7 +60,6 @@ def write_report(run_dir: Path, ablation: Path | None = None) -> Path:
     """Write `report.html` and `report.md` into a run folder (or into a folder that holds a `results.json`).
 
     Args:
-        run_dir: the folder.
         ablation: an `ablation.json` to show; None = the folder's own, if there is one.
 
     Returns:

@@ -24,7 +24,6 @@ def read_ablation(run_dir: Path, ablation: Path | None) -> AblationResult | None
     """Read an `ablation.json` that `steerlm ablate` wrote.
 
     Args:
-        run_dir: where it is looked for.
         ablation: the file (or its folder) that the user named.
 
     Returns:
@@ -83,7 +82,6 @@ def _range(counts: Sequence[int]) -> str:
 
 
 def seeds_text(figure: SeededEstimate, digits: int = 2) -> str:
-    """The figure of every seed."""
     return " / ".join(number(row.value, digits) for row in figure.seeds.values())
 
 

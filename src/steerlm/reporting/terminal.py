@@ -16,9 +16,6 @@ def print_table(
     """Print a table; what stands in it is shown as it is.
 
     Args:
-        console: where to.
-        title: above the table.
-        columns: their heads.
         rows: one text per column; missing ones are empty.
         words: so many columns are words, on the left; the others are figures.
     """
@@ -47,7 +44,6 @@ def estimate_cell(
         digits: after the point.
         percent: the values are shares; shown in percent, without the sign.
         signed: show a plus.
-        unit: behind every value.
         notes: collects why an interval is missing; the cell then ends with the note's number.
     """
     if estimate is None:

@@ -99,7 +99,6 @@ def check(
 
     Args:
         run_dir: a run folder, or a folder with a `results.json`.
-        requirements: the demands.
         max_leak: the most that any dial may move any other attribute, in levels per level.
         compare: what must satisfy a demand: the `estimate`, or the unfavourable end of its 95 % `interval`.
         model: name of the model; None = the last one.
@@ -141,7 +140,6 @@ class _Gate:
         self.headline = results.headline_scorer
 
     def rows(self, requirement: Requirement) -> Iterator[CheckedDemand]:
-        """Yield the rows of one requirement."""
         if requirement.name == "answers":
             yield self._of_answers(requirement)
             return

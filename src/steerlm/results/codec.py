@@ -85,7 +85,6 @@ def read_result(kind: type[_Record], path: Path) -> _Record:
 
 
 def write_result(path: Path, record: object) -> None:
-    """Write a result file."""
     write_json(path, to_json(record))
 
 

@@ -442,7 +442,6 @@ class Evaluation:
         return self.models[self.final]
 
     def scorer(self, scorer_id: str) -> ScorerLabel:
-        """Return who a scorer is."""
         return next(scorer for scorer in self.scorers if scorer.id == scorer_id)
 
     def headline_dials(self) -> Iterator[HeadlineDial]:

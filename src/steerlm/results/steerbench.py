@@ -109,7 +109,6 @@ class SteerbenchResult:
     policies: Sequence[PolicyResult]
 
     def of_mode(self, mode: Mode) -> list[PolicyResult]:
-        """Return the systems of one mode."""
         return [policy for policy in self.policies if policy.mode == mode]
 
 

@@ -103,12 +103,10 @@ class LoadedAttributeModel:
 
     @property
     def who(self) -> str:
-        """See `Scorer.who`."""
         return f"model:{self.fingerprint}"
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """See `Scorer.attributes`."""
         return self.schema.names
 
     def independent_of(self, training: Collection[str]) -> bool:
@@ -148,7 +146,6 @@ class LoadedAttributeModel:
     def score_encoded(
         self, rows: Sequence[Sequence[int] | Ids | None], tokens_per_batch: int | None = None
     ) -> list[Scores | None]:
-        """Return `score` of what `encode` returned."""
         fitting = [(i, ids) for i, ids in enumerate(rows) if ids is not None]
         results: list[Scores | None] = [None] * len(rows)
         for (i, _), score in zip(fitting, self.score_ids([ids for _, ids in fitting], tokens_per_batch), strict=True):
@@ -199,7 +196,6 @@ def in_batches(
     """Run sequences of ids through a model, longest first, without gradients.
 
     Args:
-        sequences: ids.
         forward: runs one batch of rows, each of one or more sequences; returns a result per sequence, row after row.
         sharing: what rows cost where sequences can share what they have in common; None: one sequence per row.
         tokens_per_batch: upper bound of rows times longest row.
@@ -235,7 +231,6 @@ def encode_for_scoring(encoder: ConversationEncoder, messages: Sequence[Message]
     """Return the input of an attribute model: the conversation up to the end of its last turn, without any label.
 
     Args:
-        encoder: of the attribute model's tokenizer.
         messages: ends with the assistant turn to judge; the system message is the record's own.
         max_length: most tokens; the oldest exchanges are dropped to meet it.
 
@@ -321,8 +316,6 @@ def loaded_attribute_model(
         info: kind, schema, `provenance["max_length"]` (the length it was trained with) and of `label_statistics`
             `residual_std` (regression: spread in levels by attribute), `cut_points` and `curves` (`level_curves`).
         model_fingerprint: identifies the model in what it labels.
-        precision: of the computation.
-        label: for people.
         head: of a regression; None: the classifier's own.
         frozen: the base model as it was before it was tuned, where the head reads that, too.
 
@@ -424,8 +417,6 @@ def feature_reader(
         model: a model without head; without a readout a classifier.
         readout: what is read of the model; None: what the classifier's last layer gives.
         pad_id: any token id.
-        dtype: the model computes in.
-        control_ids: ids that no text has.
     """
     if readout is not None:
         control = torch.tensor(sorted(control_ids), device=model.device)

@@ -37,12 +37,7 @@ class Candidate(NamedTuple):
 
 
 def choose(candidates: Sequence[Candidate], number: int) -> list[int]:
-    """Return the indices of the turns to rate, the most telling first; any beginning of the list is a good choice.
-
-    Args:
-        candidates: the turns to choose from.
-        number: how many at most.
-    """
+    """Return the indices of the turns to rate, the most telling first; any beginning of the list is a good choice."""
     if number >= len(candidates):
         number = len(candidates)
     return _greedy(turn_features(candidates), number)

@@ -47,7 +47,6 @@ def fit_cut_points(
     Args:
         attribute: ordinal.
         labels_N: people's labels on the scale, real-valued where several were averaged; NaN = none.
-        predictions_N: the model's predictions of them.
     """
     given = ~np.isnan(labels_N)
     if given.sum() < _FEWEST_LABELS:

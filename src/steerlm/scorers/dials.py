@@ -29,7 +29,6 @@ class DialMeasures:
 
     Args:
         schema: the attributes; cuts are needed for `score` only.
-        attributes: those of them that are measured.
 
     Raises:
         UserError: no such measure.
@@ -64,7 +63,6 @@ class DialMeasures:
         }
 
     def score(self, turns: Sequence[Turn]) -> list[Scores | None]:
-        """See `Scorer.score`."""
         return [self._scores(self.figures(turn)) for turn in turns]
 
     def _scores(self, figures: Mapping[str, Measured]) -> dict[str, Score]:
@@ -83,10 +81,7 @@ class DialClassifier:
     """A classifier that says one or more attributes of a schema.
 
     Args:
-        schema: the attributes.
         model: the classifier, Hugging Face id or folder.
-        attributes: those of them that it says.
-        precision: of its weights.
 
     Raises:
         UserError: see `ClassifierScorer`.
@@ -111,7 +106,6 @@ class DialClassifier:
         return [{} if row is None else {n: self._schema[n].to_unit(s.mean) for n, s in row.items()} for row in rows]
 
     def score(self, turns: Sequence[Turn]) -> list[Scores | None]:
-        """See `Scorer.score`."""
         return [
             {name: score_of(self._schema[name], figure) for name, figure in row.items()} if row else None
             for row in self.figures(turns)
@@ -125,7 +119,6 @@ def open_measures(schema: AttributeSchema) -> DialMeasures | None:
 
 
 def open_classifiers(schema: AttributeSchema, precision: Precision = "auto") -> list[DialClassifier]:
-    """Return the classifiers that say attributes of a schema."""
     by_model: dict[str, list[Attribute]] = {}
     for attribute in schema:
         if attribute.classifier is not None:
@@ -134,7 +127,6 @@ def open_classifiers(schema: AttributeSchema, precision: Precision = "auto") -> 
 
 
 def open_dials(schema: AttributeSchema, precision: Precision = "auto") -> list[Scorer]:
-    """Return every scorer that a schema names."""
     measures = open_measures(schema)
     return [*([measures] if measures is not None else []), *open_classifiers(schema, precision)]
 
@@ -199,7 +191,6 @@ def fit_dials(
     """Return the schema with all its cuts, and how many of the turns do not define each attribute.
 
     Args:
-        schema: the attributes.
         turns: of the training data.
         progress: wraps the turns that are gone through.
 

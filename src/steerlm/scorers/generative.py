@@ -154,10 +154,7 @@ class _CachedBatch:
 
     Args:
         model: a causal language model.
-        read: what it read.
-        group: the conversations, by number.
         room: most tokens they grow by.
-        dtype: of the cache.
     """
 
     def __init__(self, model: Any, read: _Read, group: Sequence[int], room: int, dtype: torch.dtype) -> None:

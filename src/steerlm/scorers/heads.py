@@ -70,7 +70,6 @@ class Head:
         return outputs, torch.maximum(spreads, self.spread_floor)
 
     def to(self, device: torch.device) -> Head:
-        """Return the head on a device."""
         tensors = {name: getattr(self, name).to(device) for name in _TENSORS}
         return Head(self.outputs, readout=self.readout, **tensors)
 

@@ -130,9 +130,7 @@ def open_labels(
     Args:
         schema: the attributes, with their cuts.
         model: folder of the attribute model of those that are learned; None: there is none.
-        precision: of models.
         loaded: the attribute model, where it is loaded already.
-        devices: that share it.
 
     Raises:
         UserError: an attribute model of other attributes; an unknown measure or label.

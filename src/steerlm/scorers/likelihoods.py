@@ -35,9 +35,6 @@ def log_likelihood(
     """Return log P(a|x,y): the sum over the attributes asked for, as if they were independent given the response.
 
     Args:
-        schema: the attributes.
-        requested: the values asked for.
-        scores: what a scorer says of the response.
         concentration: of the Beta distribution around a regression's output.
         kernels: attributes that are measured exactly, with the width of the kernel in levels (0: none).
 

@@ -108,8 +108,6 @@ class MeasureScorer:
     """A measure as a scorer; being exact, it stays independent of labels that it set itself.
 
     Args:
-        name: of the measure.
-        measure: the measure.
         wanted: names to score, as far as it knows them; None: all it knows.
     """
 

@@ -26,10 +26,7 @@ class AttributeModelScorer:
     """The attribute model in a folder as a scorer of what it shares with a schema.
 
     Args:
-        path: the folder.
         schema: what is scored, as far as name and scale agree; None: the model's ordinal attributes.
-        precision: of the computation.
-        devices: that share the model.
 
     Raises:
         UserError: no attribute model, or nothing in common with the schema.
@@ -63,7 +60,6 @@ class AttributeModelScorer:
         return self.who not in training
 
     def score(self, turns: Sequence[Turn]) -> list[Scores | None]:
-        """See `Scorer.score`."""
         from steerlm.scorers.spread import open_attribute_model
 
         self._model = self._model or open_attribute_model(self._path, self._precision, self._devices)

@@ -65,7 +65,6 @@ class GroupedRidge:
     Args:
         features_N_F: features; they are standardised.
         groups: rows of one group are never on both sides of a fold.
-        penalties: tried.
         intercept: False where the head has no bias: the direction of the mean feature, unpenalised, takes its place.
         held_N: the only rows to be predicted by a fit that saw the others, where the features themselves were trained
             on those; none of their groups may be among them. None: every row is, in folds.

@@ -221,7 +221,6 @@ class Encoding:
     """One thread: encoding waits in line rather than hold up the event loop or take the processor from decoding."""
 
     def __init__(self) -> None:
-        """Start it."""
         self._thread = ThreadPoolExecutor(1, "steerlm-encoding")
 
     async def __call__(self, encode: Callable[..., T], *arguments: object) -> T:
@@ -359,7 +358,6 @@ class Places:
     """
 
     def __init__(self, most: int, metrics: Metrics) -> None:
-        """Start with none."""
         self.taken = 0
         self._most, self._metrics = most, metrics
 
@@ -388,7 +386,6 @@ class TaskGeneration:
     """The samples of one request, each drawn by a task; see `Generation`."""
 
     def __init__(self, answers: Sequence[Answer], draws: Sequence[Drawn], prompt_tokens: int, places: Places) -> None:
-        """Start the tasks."""
         self.answers = answers
         self.prompt_tokens = prompt_tokens
         self._places = places
@@ -424,7 +421,6 @@ class TaskGeneration:
                 task.result()  # a mistake of ours shall not look like a slow backend
 
     async def steps(self) -> AsyncGenerator[None]:
-        """See `Generation.steps`."""
         while True:
             await self._wait()
             yield
@@ -433,7 +429,6 @@ class TaskGeneration:
             await asyncio.sleep(_SHORTEST_PAUSE_S)
 
     def close(self) -> None:
-        """See `Generation.close`."""
         for task in self._tasks:
             task.cancel()
         finished = all(answer.finish_reason for answer in self.answers)

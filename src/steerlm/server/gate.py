@@ -104,9 +104,7 @@ class Gate:
         """Stand in front of an application.
 
         Args:
-            app: the application.
             keys: without any, no key is needed.
-            limits: of the policy.
             metrics: counts requests.
             loopback: whether only this machine can connect: then, without keys, a page of another site that got
                 hold of our address (DNS rebinding) is told from our users by the name it uses.

@@ -51,7 +51,6 @@ class LocalBackend:
         return self.scheduler.num_waiting
 
     async def start(self, plan: Plan) -> LocalGeneration:
-        """See `Backend.start`."""
         draws = await self.encoding(self._draws, plan)
         readers = [Reader(draw, self.encoder, self._texts, plan) for draw in draws]
         return LocalGeneration(draws, readers, plan.every_step or bool(plan.stop), self.scheduler, self._metrics)
@@ -61,7 +60,6 @@ class LocalBackend:
         return self._prompting.draws(plan.request, plan.sampling, messages, self._batch_size, plan.num_logprobs)
 
     async def read(self, ids: Sequence[int], num_top: int) -> list[LogProb]:
-        """See `Backend.read`."""
         check_room(self._prompting.room(len(ids)), len(ids))
         try:
             return await asyncio.wrap_future(self.scheduler.read(ids, num_top))
@@ -71,7 +69,6 @@ class LocalBackend:
             raise model_stopped() from None
 
     async def close(self) -> None:
-        """See `Backend.close`."""
         self.scheduler.close()
         self.encoding.close()
 
@@ -105,7 +102,6 @@ class LocalGeneration:
         self._loop.call_soon_threadsafe(self._event.set)
 
     async def steps(self) -> AsyncGenerator[None]:
-        """See `Generation.steps`."""
         while True:
             await self._event.wait()
             self._event.clear()
@@ -120,7 +116,6 @@ class LocalGeneration:
                 return
 
     def close(self) -> None:
-        """See `Generation.close`."""
         if not self._job.done:
             if not all(answer.finish_reason for answer in self.answers):
                 self._metrics.cancelled.inc()

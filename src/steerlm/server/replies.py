@@ -40,11 +40,8 @@ def completion_reply(
     """Return a `text_completion`; the answers to one prompt follow those to the one before.
 
     Args:
-        runs: one per prompt.
         prompts: what each answer's text begins with: the echoed prompt, or nothing.
-        reply_id: the reply's id.
         created: Unix seconds.
-        model: the model's name.
     """
     choices: list[dict[str, object]] = []
     for run, prompt in zip(runs, prompts, strict=True):
@@ -85,7 +82,6 @@ class ChunkWriter:
     def __init__(
         self, plan: Plan, reply_id: str, created: int, model: str, chat: bool, usage: bool, prompt: str = ""
     ) -> None:
-        """Start a reply."""
         self._plan, self._chat, self._prompt = plan, chat, prompt
         self._frame: dict[str, object] = {
             "id": reply_id,
@@ -113,7 +109,6 @@ class ChunkWriter:
         return chunks
 
     def update(self, run: Run) -> list[dict[str, object]]:
-        """Return what is new."""
         chunks = []
         for index, answer in enumerate(run.answers):
             if self._ended[index]:
@@ -182,8 +177,6 @@ def completion_logprobs(answer: Answer, run: Run, start: int, base: int = 0) -> 
     """Return the log-probabilities of a completion, None where they were not asked for.
 
     Args:
-        answer: the answer.
-        run: of the request.
         start: how many of its tokens have been told before.
         base: where the answer's text begins.
     """

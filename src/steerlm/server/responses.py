@@ -97,7 +97,6 @@ class ResponseWriter:
     """One reply: whole, or as events."""
 
     def __init__(self, body: ResponsesRequest, plan: Plan) -> None:
-        """Start a reply."""
         self._body, self._plan = body, plan
         self._id, self._item = f"resp_{secrets.token_hex(16)}", f"msg_{secrets.token_hex(16)}"
         self._created = int(time.time())

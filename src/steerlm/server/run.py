@@ -48,7 +48,6 @@ def build_service(
 
     Args:
         names: the model's name in the API, and others that it is called by.
-        info: of the checkpoint.
         policy: made for `trained_schema(info)`.
         attribute_model: for scores and best-of-n.
         make_backend: starts what draws, and has it count in the service's metrics.

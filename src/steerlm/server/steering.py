@@ -63,8 +63,6 @@ class Dials:
         """Return a caller's setting in schema order.
 
         Args:
-            values: the setting.
-            param: where it stands.
             clamped: gets the names of attributes whose locks have moved a value.
 
         Raises:
@@ -327,7 +325,6 @@ def check_history(messages: Sequence[tuple[str, str, object]], dials: Dials) -> 
 
     Args:
         messages: role, content and attributes (None = not said) of each.
-        dials: what can be set.
 
     Raises:
         ApiError: attributes that are malformed, between levels, locked, or not an assistant's.

@@ -116,7 +116,6 @@ class UpstreamBackend:
         return self._places.taken
 
     async def start(self, plan: Plan) -> TaskGeneration:
-        """See `Backend.start`."""
         prompt = await self.encoding(self.prompt, plan)
         num_samples = plan.request.num_samples
         self._places.take(num_samples)
@@ -224,7 +223,6 @@ class UpstreamBackend:
         return min([limit for limit in (self.context, served.context) if limit is not None], default=1 << 31) - length
 
     async def read(self, ids: Sequence[int], num_top: int) -> list[TokenLogProb]:
-        """See `Backend.read`."""
         if self._upstream.chat:
             message = "this server's upstream takes messages only and does not tell the log-probabilities of a prompt"
             raise ApiError("unsupported_parameter", message, "echo")
@@ -242,7 +240,6 @@ class UpstreamBackend:
         return read_echo(reply, len(ids))
 
     async def close(self) -> None:
-        """See `Backend.close`."""
         self.running = False
         await self._client.aclose()
         self.encoding.close()
@@ -302,7 +299,6 @@ class _Sample:
         self._num_logprobs = plan.num_logprobs
 
     async def draw(self, grown: Callable[[], None]) -> None:
-        """See `Draw`."""
         try:
             async with self._client.stream("POST", self._path, json=self._body) as reply:
                 if reply.status_code != 200:

@@ -70,7 +70,6 @@ class VllmBackend:
         return self._places.taken
 
     async def start(self, plan: Plan) -> TaskGeneration:
-        """See `Backend.start`."""
         started = await self.encoding(self._starts, plan)
         if not self.running:
             raise model_stopped()
@@ -115,7 +114,6 @@ class VllmBackend:
                     return  # a stop string
 
     async def read(self, ids: Sequence[int], num_top: int) -> list[LogProb]:
-        """See `Backend.read`."""
         from vllm import SamplingParams
 
         check_room(self.prompting.room(len(ids)) - 1, len(ids))  # vLLM draws a token whatever it is asked for
@@ -155,7 +153,6 @@ class VllmBackend:
             raise _failed() from None
 
     async def close(self) -> None:
-        """See `Backend.close`."""
         self._closed = True
         self.encoding.close()
         self._llm.shutdown()

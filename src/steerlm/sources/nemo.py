@@ -174,9 +174,6 @@ def export_nemo(
     (`<extra_id_1>`) would be read as the start of a turn; it gets a space behind its bracket.
 
     Args:
-        conversations: what to write.
-        schema: of their labels.
-        path: the file.
         changed: counts what does not stand in the file as it was: neutralised markers, responses of weight 0 that
             nothing follows, what the format has no place for.
 

@@ -50,7 +50,6 @@ def read_prompts(path: Path, schema: AttributeSchema | None = None) -> Iterator[
     """Stream the prompts of a file of any type that `read_file_rows` reads.
 
     Args:
-        path: the file.
         schema: where given, labels of earlier turns are validated against it, and a record's signature must be its own.
 
     Raises:

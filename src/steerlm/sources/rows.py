@@ -216,7 +216,6 @@ class ColumnNames:
     """The recipe's `columns` of a source: every row also has its columns under the names that the importer reads.
 
     Args:
-        names: what the importer reads -> the data's column.
         source: name of the source, for messages.
     """
 

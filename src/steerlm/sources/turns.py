@@ -76,10 +76,8 @@ def read_turns(
     """Return turns as messages, below the row's own system prompt.
 
     Args:
-        turns: of a row.
         schema: labels are validated against it.
         left_out: counts what a message has no place for.
-        system: the row's system prompt.
 
     Raises:
         UserError: with the number of the turn: no role or text, an unknown speaker, a call of a tool, a bad label.

@@ -73,7 +73,6 @@ class ChosenTurn(NamedTuple):
 
 
 def judged_attributes(schema: AttributeSchema) -> list[Attribute]:
-    """Return the attributes that a judge rates."""
     return [attribute for attribute in schema if attribute.judge is not None]
 
 
@@ -112,7 +111,6 @@ def label(
     """Let a judge rate the attributes that say so, and write the data with its labels.
 
     Args:
-        config: who is asked.
         schema: the attributes; `judge.ratings` of each is how many turns it rates.
         data: the training file, and the held-out one, which gets a sixth of the ratings at most.
         out: receives each file under its name, `judgements-<attribute>.jsonl` and `summary.json`.

@@ -22,7 +22,6 @@ def digest_of(*parts: Any) -> str:
 
 
 def digest_of_file(path: Path) -> str:
-    """Return a digest of a file's bytes."""
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     with path.open("rb") as stream:

@@ -210,8 +210,6 @@ class ConversationEncoder:
         Args:
             messages: a conversation, or a prompt ending with a user turn (then `attributes` as in `prompt`).
             max_length: the most tokens, inclusive.
-            headers: as in `conversation`.
-            attributes: as in `prompt`.
 
         Returns:
             The messages that are left; None if even the last exchange is too long (nothing is cut inside a message).
@@ -281,7 +279,6 @@ class ConversationEncoder:
         """Render the template with placeholders for the contents and take the result apart.
 
         Args:
-            messages: the conversation.
             headers: whether assistant turns carry their header.
             generation: attributes of the generation prompt; None = no generation prompt.
         """

@@ -56,7 +56,6 @@ def annotate(
     """Label every assistant turn of the files.
 
     Args:
-        config: the recipe's section.
         data: JSONL files of conversations, labelled or not; read as streams.
         model: folder of an attribute model; None where no attribute needs one.
         out: receives `<same name>.jsonl` per input, and `summary.json`. Called again after an interruption, it
@@ -334,7 +333,6 @@ def labelled(
     """Return the records with the scores of all their assistant turns, as labels.
 
     Args:
-        records: the records.
         scores: of every assistant turn; None where nothing can be said of one.
         scorer: where they come from.
         keep: leave what people labelled as it is.

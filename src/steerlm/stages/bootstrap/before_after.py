@@ -50,16 +50,9 @@ def held_out_answers(
 
     Args:
         path: JSONL that is written.
-        model: the steerable model.
         attribute_model: the judge, beside the measures and classifiers of the schema.
-        prompts: held-out conversations.
-        schema: the attributes.
-        combinations: what to ask for.
-        sampling: how to sample.
-        batch_size: of the sampling.
         seed: of the choice of prompts and combinations and of the sampling.
         num_prompts: how many of the prompts, at most.
-        devices: that share each of the models.
 
     Returns:
         Per request `{asked: "best"|"any", cluster, requested, text, finished, scores}`; text and scores are None where
@@ -118,9 +111,6 @@ def compare(
     """Compare two models' answers to the same requests.
 
     Args:
-        before: of `held_out_answers`.
-        after: of the other model.
-        schema: the attributes.
         quality_attributes: names of the attributes that count as quality; none: `quality` is left out.
 
     Returns:

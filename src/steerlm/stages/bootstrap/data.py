@@ -232,9 +232,6 @@ def choose_temperature(run: Bootstrap, number: int, model: Path, folder: Path) -
     accepted answer counts by its share of word triples that no accepted answer before it has.
 
     Args:
-        run: the bootstrap.
-        number: of the round.
-        model: samples.
         folder: of the round; the trials lie in `temperature-<T>/`.
     """
     if run.config.temperature is not None:

@@ -20,9 +20,6 @@ def draw_prompts(
 
     Args:
         path: left as it is where it exists.
-        data: training conversations.
-        schema: the attributes.
-        seed: of the draw.
         number: of the round: each has its own draw.
         num_prompts: how many; None: all.
     """

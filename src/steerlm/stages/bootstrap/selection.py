@@ -162,8 +162,6 @@ def keep(config: BootstrapConfig, schema: AttributeSchema, samples: Sequence[Sco
     """Return which samples of one prompt the recipe's filter keeps, in order.
 
     Args:
-        config: filter and its thresholds.
-        schema: the attributes.
         samples: of one prompt; None where one was dropped before.
     """
     scored = {i: sample for i, sample in enumerate(samples) if sample is not None}

@@ -81,15 +81,12 @@ def bootstrap(
     """Let a steerable model teach itself.
 
     Args:
-        config: the recipe's section.
         sft: the section of the first fine-tuning; the second one is like it.
-        sft_model: the steerable model to begin with.
         attribute_model: labels the samples; None where the schema's measures and classifiers say everything.
         data: annotated training conversations: their prompts are sampled, and their records mixed in.
         validation: annotated held-out conversations.
         schema: the attributes, those of both models and of the data.
         out: see the module's docstring. Called again after an interruption, it goes on where it stopped.
-        seed: of every random choice.
         sources: weight and epochs by source name of the original records, from the recipe's `prepare` section.
         cluster: where the training prompts are answered and the answers scored; None = in this process. The files are
             the same.

@@ -64,16 +64,13 @@ def contrast(
     """Teach a steerable model what each label excludes.
 
     Args:
-        config: the recipe's section.
         sft: the section of the fine-tuning; this one is like it, where `config` says nothing else.
         steerable_model: the model to begin with, and the reference.
         attribute_model: judges answers to held-out prompts before and after; its labels are in the data. None where
             the measures and classifiers of the schema say everything.
         data: annotated training conversations, with several answers to a prompt.
         validation: the same, held out.
-        schema: the attributes.
         out: see the module's docstring. Called again after an interruption, it goes on where it stopped.
-        seed: of every random choice.
 
     Returns:
         What is in `out/report.json`: the pairs, the course of training, and before and after: the share of held-out

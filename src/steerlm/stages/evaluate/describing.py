@@ -88,8 +88,6 @@ def examples(
     """Pick sweeps of every dial in the plan: the lowest, the middle and the highest level; of a single dial all.
 
     Args:
-        plan: what was asked.
-        schema: the attributes.
         answers: one row per ask.
         scores: by scorer, one row per ask.
         headline: attribute -> scorer whose measurement stands beside the answer.
@@ -136,11 +134,9 @@ def cautions(
 
     Args:
         dials: the attributes that were swept.
-        scorers: who measured.
         headline: attribute -> the scorer that the headline quotes.
         clusters: independent prompts.
         infos: what the checkpoints say of themselves.
-        models: the results.
     """
     found = []
     if clusters < MIN_CLUSTERS:

@@ -230,7 +230,6 @@ class _Pair:
         """Estimate the mean over `names` of the statistic's difference, all resampled together.
 
         Args:
-            names: attributes.
             statistic: of (weights, requested, obtained).
             top: use the rows with the highest level asked for only.
         """

@@ -66,10 +66,8 @@ def label_words(
     """Measure how far label words in the text move each dial.
 
     Args:
-        config: the recipe's section.
         models: name -> checkpoint folder and its fingerprint.
         prompts: the evaluation's; the first dozen are used.
-        schema: the attributes.
         scorers: the first that measures a dial counts, but a judge, which is paid for.
         out: receives `<model>/label_words/`, resumable like the sweeps.
 

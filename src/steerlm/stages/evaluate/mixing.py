@@ -64,9 +64,7 @@ def steerability(
     """Report how requests of one and of several dials are met.
 
     Args:
-        plan: what was asked.
         scores: by scorer, one row per ask.
-        schema: the attributes.
         headline: attribute -> the scorer that is quoted.
         results: by scorer, whose leakage predicts.
 

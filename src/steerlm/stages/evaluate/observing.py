@@ -58,9 +58,7 @@ def answer_plan(
 
     Args:
         config: sampling, number of samples, precision.
-        plan: the asks.
         model: checkpoint folder.
-        model_key: its fingerprint.
         out: receives `samples.jsonl`.
         name: of the model, for the progress bar.
     """
@@ -148,11 +146,6 @@ def lay_out_sweeps(
     """Lay out one scorer's measurements as sweeps, one observation per cell and sample.
 
     Args:
-        plan: what was asked.
-        schema: the attributes.
-        answers: of `answer_plan`.
-        scores: of `score_answers`.
-        names: what was measured.
         seen: per ask, whether its setting occurs among the training labels.
     """
     rows = [

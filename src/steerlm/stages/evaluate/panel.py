@@ -41,7 +41,6 @@ class Panelist:
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """What it measures."""
         return self.scorer.attributes
 
     def measure(self, turns: Sequence[Sequence[Message]]) -> list[dict[str, float | None] | None]:
@@ -55,12 +54,10 @@ class Panelist:
         ]
 
     def describe(self) -> ScorerLabel:
-        """Say who it is."""
         return ScorerLabel(self.id, self.scorer.label, self.independent, self.attributes)
 
 
 def exact_measure(name: Literal["playground", "text", "none"]) -> Measure | None:
-    """Return the exact measure that a recipe names."""
     if name == "playground":
         from steerlm import playground
 
@@ -77,8 +74,6 @@ def make_panel(
     and counts as independent; a classifier that says one labelled the data and does not.
 
     Args:
-        config: names them.
-        schema: the attributes.
         annotator: the attribute model that labelled the training data, where it is known.
         models: what the evaluated checkpoints say; whoever labelled what one of them was trained on is not independent.
 

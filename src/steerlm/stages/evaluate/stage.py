@@ -78,14 +78,12 @@ def evaluate(
     """Evaluate steerable models on the same prompts, settings and seeds.
 
     Args:
-        config: the recipe's section.
         models: name -> checkpoint folder, in the order of the steps; neighbours are compared.
         prompts: held-out conversations; each is used up to its last user turn.
         schema: the attributes; every model must have been trained with it.
         out: receives `<model>/samples.jsonl`, `<model>/scores-<scorer>.jsonl` and `results.json`; each of
             the recipe's `suites` the same under `suites/<name>/`. Called again after an interruption it goes on
             behind the last chunk written; answers of other models, prompts or settings are replaced.
-        seed: of every random choice.
         annotator: the attribute model that labelled the training data; reported as not independent.
         annotated: files it labelled; where they hold human labels too, both are compared with the exact measure.
 
@@ -148,10 +146,6 @@ class SuiteRun:
 
 def evaluate_suite(run: SuiteRun, out: Path) -> Evaluation:
     """Run one of the paper's experiments: one dial at the paper's levels, the others at their defaults.
-
-    Args:
-        run: what is run.
-        out: as for `evaluate`.
 
     Returns:
         What is in `results.json`.

@@ -136,13 +136,10 @@ def make_plan(
     """Lay out the sweeps of every attribute, or of those in `levels`.
 
     Args:
-        prompts: what to ask.
-        schema: the attributes.
         contexts: what the other dials stand at, constant within a sweep: `defaults`; `extremes`: each at its lowest
             or highest value, drawn per prompt; `random`: drawn per prompt from the combinations seen in training
             with as many levels of the swept dial as possible (from all levels, evenly, where none is known).
         combinations: those of the training labels.
-        seed: of the draws.
         levels: which dials to turn, and through which levels; None = all attributes through `sweep_levels`.
     """
     swept = {a.name: sweep_levels(a) for a in schema} if levels is None else levels
@@ -210,10 +207,7 @@ def coverage(plan: SweepPlan, schema: AttributeSchema, combinations: Combination
     """Report which of the settings asked for the training labels support.
 
     Args:
-        plan: what is asked for.
-        schema: the attributes.
         combinations: those of the training labels, as far as the checkpoint lists them.
-        num_combinations: how many there are.
 
     Returns:
         The distance of a setting to another is in levels, summed over the attributes; another category counts 1. Only

@@ -31,7 +31,6 @@ def fit_schema(train: Path, schema: AttributeSchema, out: Path) -> FittedDials:
     """Write the schema with all its cut points.
 
     Args:
-        train: the prepared training data.
         schema: the attributes, some of which a measure or a classifier says.
         out: folder for `schema.json`.
 

@@ -36,10 +36,8 @@ def show(
 
     Args:
         data: `train.jsonl` of `prepare`, or any file of conversations.
-        schema: the attributes.
         template: the chat template that will be trained; where it is the model's own, in its encoder.
         count: how many records, drawn at random.
-        seed: of the draw.
 
     Raises:
         UserError: as `read_conversations`.

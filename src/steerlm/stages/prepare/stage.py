@@ -165,7 +165,6 @@ def prepare(config: PrepareConfig, schema: AttributeSchema, out: Path, seed: int
     """Prepare the data of a run; running it again gives byte-identical files.
 
     Args:
-        config: the sources and what to do with them.
         schema: the labels are mapped onto it or checked against it.
         out: folder for `train.jsonl`, `validation.jsonl` and `report.json`, each written atomically.
         seed: with the group it decides the side of the split.
@@ -384,7 +383,6 @@ def inspect_source(source: SourceConfig, schema: AttributeSchema, limit: int | N
     """Read a source without writing anything, for the dry run.
 
     Args:
-        source: the source.
         schema: its labels are checked against it.
         limit: stop after so many conversations; None reads all.
     """

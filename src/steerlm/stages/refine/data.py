@@ -91,7 +91,6 @@ def _requested(run: Refinement, request: Conversation) -> dict[str, Value]:
 
 
 def sample(run: Refinement, number: int, model: Path, folder: Path) -> None:
-    """Write `samples.jsonl`."""
     config, model = run.config, model.resolve()
     sampling = Sampling(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
     engine: Engine | None = None

@@ -71,15 +71,12 @@ def refine(
     """Pull a steerable model towards P(y|a,x).
 
     Args:
-        config: the recipe's section.
         sft: the section of the fine-tuning; a round is trained like it, where `config` says nothing else.
-        steerable_model: the model to begin with.
         attribute_model: says log P(a|x,y); None where the measures and classifiers of the schema say everything.
         data: training conversations, whose prompts are answered.
         validation: held-out conversations: before and after are compared on their prompts.
         schema: the attributes, those of both models.
         out: see the module's docstring. Called again after an interruption, it goes on where it stopped.
-        seed: of every random choice.
         cluster: where prompts are answered and answers scored; None = in this process. The files are the same.
 
     Returns:

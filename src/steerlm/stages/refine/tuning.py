@@ -46,12 +46,7 @@ def tune_on_groups(
 
     Args:
         config: how to train; its base model is the steerable model.
-        data: encodes the groups.
-        objective: name of the objective.
-        group_loss: the loss.
-        schema: the attributes.
         out: receives `model/`, `checkpoints/`, `metrics.jsonl` and `summary.json`; resumable.
-        seed: of everything random.
         owner: all that the result depends on beside `config`; stands in the checkpoint's provenance.
     """
     made_from = digest_of(config.model_dump(mode="json"), objective, schema.to_dict(), seed, dict(owner))[:16]
@@ -92,7 +87,6 @@ class Likelihoods:
 
     Args:
         model: a checkpoint with a template of ours.
-        schema: the attributes.
         config: precision and batches are those of the training.
     """
 

@@ -53,15 +53,12 @@ def reinforce(
     """Reinforce a steerable model for all its dials.
 
     Args:
-        config: the recipe's section.
         sft: the section of the fine-tuning: context, precision, warm-up and clipping are its.
         steerable_model: the model to begin with, and the reference.
         attribute_model: rewards; None where the measures and classifiers of the schema say everything.
         data: training conversations, whose prompts are answered.
         validation: held-out conversations: before and after are compared on their prompts.
-        schema: the attributes.
         out: see the module's docstring. Called again after an interruption, it goes on where it stopped.
-        seed: of every random choice.
 
     Returns:
         What is in `out/report.json`: the course, with the rewards of the first and the last steps; quality and error
@@ -133,9 +130,7 @@ def draw_asks(
     """Return `count` prompts at settings: all prompts in a random order, then again at other settings.
 
     Args:
-        encoder: of the model.
         data: conversations, each used up to its last user turn.
-        settings: what can be asked for.
         room: most tokens of a prompt.
     """
     from steerlm.stages.reinforce.trainer import SteeredPrompt

@@ -119,7 +119,6 @@ def train_grpo(
         config: how to sample and train.
         sft: warm-up, weight decay, clipping and precision are its.
         out: receives checkpoints.
-        seed: of everything random.
         budget: tokens that may be sampled or go through the model in training steps; None: `config` says the steps.
 
     Returns:

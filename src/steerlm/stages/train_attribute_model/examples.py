@@ -58,7 +58,6 @@ def labelled_turns(
 
     Args:
         path: JSONL of conversations.
-        schema: the attributes that are learned.
         data_schema: all attributes of the data; None: the same.
 
     Raises:
@@ -130,7 +129,6 @@ def read_attribute_data(
 
     Args:
         path: JSONL of conversations.
-        encoder: of the model's tokenizer.
         kind: regression (labels as numbers) or generative (labels as tokens behind the conversation).
         max_length: most tokens of an example, the label included; older exchanges are dropped to meet it.
         keep_turns: whether to keep the text, which a report needs and training does not.

@@ -109,7 +109,6 @@ class Fitted:
         return any(fit.tuned for fit in self.fits)
 
     def head(self, readout: Readout | None) -> Head:
-        """Return the head."""
 
         def stacked(ridges: Sequence[Ridge | None]) -> tuple[torch.Tensor, torch.Tensor]:
             width = len(self.fits[0].ridge.weight)
@@ -166,10 +165,8 @@ def fit_all(
     """Fit every output.
 
     Args:
-        features_N_F: of the turns.
         labels_N_K: on the schema's scale, the index of a category, NaN where there is none.
         schema: the K attributes.
-        sources: of the turns.
         groups: of the turns; cross-validation keeps them together.
         anchors: by attribute the source whose use of the scale is the common one; else the one that is predicted best.
         intercept: whether the head has a bias.

@@ -58,13 +58,9 @@ def attribute_reports(
     """Compare predictions with held-out labels, per attribute, over all data and per source.
 
     Args:
-        turns: the validation turns.
         scores: their predictions on the common scale.
-        of_sources: predictions of what each one's own source says.
         values_of: turns predictions into values on the scale.
-        schema: the attributes.
         baselines: mean of the training labels per ordinal attribute.
-        seed: of the bootstrap.
 
     Returns:
         JSON-able: `attributes` and, per source, `sources`; see `metrics.regression_report` and `category_report`. Where

@@ -93,13 +93,10 @@ def train_attribute_model(
     """Train an attribute model and report on it.
 
     Args:
-        config: the recipe's section.
         train_data: JSONL of conversations; turns without human labels are passed over.
         validation: the same, held out; its loss picks the best weights.
-        schema: the attributes that it learns.
         out: receives `model/` (a Hugging Face folder), `report.json`, `metrics.jsonl` and `checkpoints/`. Called again
             after an interruption, it goes on from the last checkpoint.
-        seed: of everything random.
         data_schema: all attributes of the data; None: the same.
         sources: their weights, from the recipe's `prepare` section.
 
@@ -268,7 +265,6 @@ def centre_head(model: PreTrainedModel, data: AttributeData) -> None:
 
     Args:
         model: a sequence classifier.
-        data: the training data, with `RegressionExamples`.
     """
     means_O = mean_outputs(data)
     heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == len(means_O)]

@@ -45,11 +45,6 @@ class Headed(nn.Module):
     moves the outputs about equally far however many there are.
 
     Args:
-        body: the model without head.
-        readout: what is read of it.
-        control_ids: ids that no text has.
-        features_N_F: of the training turns.
-        fits: one per output.
         weights: of every output, per label.
     """
 
@@ -113,7 +108,6 @@ class Headed(nn.Module):
         """Return outputs (N, O).
 
         Args:
-            arguments: of the body.
             ids_N_T: of the sequences, padded on the right.
             mask_N_T: 1 where there is a token.
             places_N_T: where they are in what a decoder is given; None: where they stand.
@@ -142,7 +136,6 @@ class Headed(nn.Module):
         return [{"params": own, "lr": lr, "weight_decay": decay} for (lr, decay), own in groups.items()]
 
     def loss(self, outputs_N_O: Tensor, labels_N_O: Tensor, mask_N_O: Tensor) -> Loss:
-        """See `HeadedModel.loss`."""
         squares_N_O = torch.where(mask_N_O, outputs_N_O - labels_N_O, 0) ** 2
         return Loss((squares_N_O * self.label_weight_O).sum(), int(mask_N_O.sum()))
 
@@ -168,8 +161,6 @@ def label_weights(fits: Sequence[Fit], sources: Sequence[str], share: Mapping[st
     """Return what an error of each output weighs, per label: of mean 1 over all labels' variances.
 
     Args:
-        fits: one per output.
-        sources: of every turn.
         share: weight of every source, 1 unless given.
         power: (attribute, source) counts by its number of labels to this power.
     """
@@ -232,8 +223,6 @@ def tune(
     """Fine-tune a model in place, from the head that was fitted to its features.
 
     Args:
-        features_N_F: of the training turns.
-        held_N: which of them it does not learn from.
         held_out: validates, together with those.
         share: weight of every source.
 

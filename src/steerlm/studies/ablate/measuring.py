@@ -71,7 +71,6 @@ def measure_model(
     """Let a model answer the questions and measure the answers.
 
     Args:
-        schema: the attributes.
         out: receives `answers.jsonl`: per prompt `prompt`, `cluster`, `best` (answers where the best was asked for) and
             `sweep` (answers with `dial` and `level`), each with `scores` by scorer. Called again after an
             interruption it goes on behind the last chunk; answers of another model or setting are replaced.

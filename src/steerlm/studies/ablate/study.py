@@ -316,7 +316,6 @@ def _results(
 
 
 def subject_of(recipe: Recipe, questions: Questions, quality: Sequence[str], seeds: Sequence[int]) -> StudySubject:
-    """Say what is studied."""
     first = recipe.schema_[quality[0]]
     return StudySubject(
         recipe=recipe.name,

@@ -161,7 +161,6 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> Base
 
 
 def _methods(setup: Setup, steerlm: Sequence[MethodCourse], notify: Notify) -> dict[str, MethodDone]:
-    """Run every method that is not done."""
     parts: dict[str, Callable[[Path], MethodDone]] = {
         "sft": lambda out: MethodDone(_sft(setup, out, setup.config.sft_share * setup.budget)),
         "steerlm": lambda out: _measured(setup, out, _steerlm_model(setup), _total(steerlm)),

@@ -104,13 +104,11 @@ def compare(
     Args:
         systems: two or more, from `evaluation.systems.parse_systems`.
         prompts: conversations or benchmark questions, JSONL.
-        decide_by: how pairs are decided.
         out: receives `answers/`, `generated/`, `matches.jsonl`, `results.json`, `comparison.html` and `comparison.md`.
             Called again after an interruption it goes on where it stopped.
         generation: how answers are sampled; None: the defaults.
         num_prompts: use so many prompts, drawn at random; None: all.
         games_per_run: games per ordering of Elo; None: all.
-        seed: of every random choice.
 
     Returns:
         What is in `results.json`.

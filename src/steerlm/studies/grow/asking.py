@@ -25,8 +25,6 @@ def write_unsure(folder: Path, schema: AttributeSchema, count: int) -> int:
 
     Args:
         folder: of the round, with prompts, samples and scores.
-        schema: the attributes.
-        count: how many answers.
 
     Returns:
         How many there are.
@@ -73,7 +71,6 @@ def ask_people(folder: Path, schema: AttributeSchema, seed: int, go_on: bool) ->
 
     Args:
         folder: of the round; the study lies in its `rate/`.
-        schema: the attributes that people rate.
         seed: of the order in which they see the answers.
         go_on: take what there is, even nothing: then the file is empty.
     """

@@ -27,9 +27,7 @@ def thin_settings(seen: Counter[Setting], schema: AttributeSchema, count: int, s
 
     Args:
         seen: settings of the training data, and how often each occurs; partial ones are left out.
-        schema: the attributes.
         count: how many, at most.
-        seed: of the draw.
     """
     whole = Counter({setting: n for setting, n in seen.items() if len(setting) == len(schema)})
     known = [setting for setting, _ in whole.most_common(_MOST_SEEN)]

@@ -77,8 +77,6 @@ def grow(folder: RunFolder, model: Path, config: GrowConfig, out: Path, go_on: b
 
     Args:
         folder: the run; what it labelled is where growth starts.
-        model: its steerable model.
-        config: the recipe's section.
         out: see the module's docstring. Called again, it goes on where it stopped.
         go_on: do not wait for people who have not answered.
 

@@ -34,9 +34,6 @@ def export_judgements(
 
     Args:
         judgements: of `steerlm judge --protocol rubric`.
-        questions: what was asked.
-        systems: the rated answers.
-        schema: the attributes.
         path: is written.
 
     Raises:

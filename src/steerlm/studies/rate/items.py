@@ -187,7 +187,6 @@ def rated_turns(
         data: conversations; labels they carry are not kept, and shown only to prefill.
         turns: rate the `last` answer of each conversation, or `all`.
         number: of conversations, drawn at random, or of turns that are chosen; None: all.
-        seed: of the draw.
         select: `random`, or `uncertain`: the turns that tell most about the others, by what they say and, where the
             conversations carry a model's scores, by these.
         prefill: of these attributes the labels are shown as chosen.

@@ -136,7 +136,6 @@ def create_study(
 
 
 def open_study(folder: Path) -> Study:
-    """Read what a study asks."""
     path = folder / DATABASE
     if not path.is_file():
         raise UserError(f"no study in {folder}; make one with `steerlm rate new {folder} ...`")

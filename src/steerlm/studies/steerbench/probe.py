@@ -38,7 +38,6 @@ class Bounds(NamedTuple):
         return np.asarray(np.clip((raw - self.low) / (self.high - self.low), 0, 1), dtype=np.float64)
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Return the bounds by goal."""
         return {g: [float(a), float(b)] for g, a, b in zip(GOALS, self.low, self.high, strict=True)}
 
 
@@ -124,14 +123,10 @@ def make_probe(
     """Draw a probe from texts.
 
     Args:
-        texts: candidates.
         raw: their measures, shape (N, 4).
         source: where they come from.
-        bounds: what is 0 and 1.
         num_texts: so many are drawn, evenly over the goals' space; all where there are fewer.
-        num_goals: requests per text.
         active: goals that each request moves.
-        seed: of the draws.
     """
     points = bounds.scale(raw)
     size = min(num_texts, len(texts))

@@ -75,11 +75,9 @@ def probe_of_texts(
 
     Args:
         paths: files of answers (conversations, FastChat's or QLoRA's); every answer of 50 to 2,048 tokens counts.
-        measures: measures them.
         out: receives `texts.jsonl`, their measures.
         size: how much is drawn.
         fitted: scale by what these texts measure instead of the benchmark's own bounds.
-        seed: of the draw.
 
     Raises:
         UserError: no usable text, or an unreadable file.
@@ -174,11 +172,7 @@ def steerbench(
 
 
 class TextMeasures:
-    """Measures texts, each once in a run; what is new in a call is kept in a file of its own.
-
-    Args:
-        measures: measures them.
-    """
+    """Measures texts, each once in a run; what is new in a call is kept in a file of its own."""
 
     def __init__(self, measures: GoalMeasures) -> None:
         self.measures = measures
@@ -243,7 +237,6 @@ def _policy(
     measures: TextMeasures,
     out: Path,
 ) -> PolicyResult:
-    """Measure what was answered."""
     given = [(row, text) for row, text in zip(probe.rows, answers, strict=True) if text is not None]
     path = out / "measures" / f"{name}-{mode}.jsonl"
     raw = measures([text for _, text in given], path, f"measures of {name}")

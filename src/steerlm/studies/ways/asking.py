@@ -152,7 +152,6 @@ class WayQuestions:
 
     @property
     def base(self) -> PlainModel:
-        """The base model."""
         if self._base is None:
             from steerlm.generation.plain import PlainModel
 

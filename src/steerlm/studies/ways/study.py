@@ -41,7 +41,6 @@ def compare_ways(run: WaysRun, out: Path) -> WaysResult:
     """Let all ways answer, score and compare them.
 
     Args:
-        run: what is compared.
         out: receives `<way>/samples.jsonl`, scores, and `ways.json`; called again, it goes on.
 
     Raises:
