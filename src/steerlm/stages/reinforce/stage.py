@@ -107,7 +107,7 @@ def reinforce(
         rewards = attribute_rewards(attribute_model, schema)
         done = train_grpo(steerable_model, asks, rewards, encoder.decode, config, sft, out / "trl", seed)
         how = {"method": "grpo", "seed": seed, **config.model_dump(mode="json")}
-        save_reinforced(steerable_model, done.weights, how, out)
+        save_reinforced(steerable_model, done.weights, out, base_model=str(steerable_model), tuned=how)
         write_json(course_path, done.course)
     course = read_json(course_path)
     report = {
@@ -151,10 +151,10 @@ def draw_asks(
     return asks
 
 
-def save_reinforced(policy: Path, weights: Mapping[str, Any], how: Mapping[str, object], out: Path) -> None:
+def save_reinforced(policy: Path, weights: Mapping[str, Any], out: Path, **provenance: object) -> None:
     """Write `out/model`: the weights in a fresh model, as TRL patches the forward of its own."""
     info = load_info(policy)
-    info = dataclasses.replace(info, provenance={**info.provenance, "base_model": str(policy), "tuned": dict(how)})
+    info = dataclasses.replace(info, provenance={**info.provenance, **provenance})
     fresh = load_causal_lm(policy)
     fresh.load_state_dict(weights)
     save_model(out / "model", fresh, load_tokenizer(policy), info, model_card(info, {}, {}))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -48,9 +48,13 @@ class Tokens:
     trained: int = 0
     sampled: int = 0
 
+    @property
+    def all(self) -> int:
+        return self.trained + self.sampled
 
-class PreparedGRPOTrainer(GRPOTrainer):
-    """GRPO on prompts that are ids already; a prompt's text is its number."""
+
+class PreparedPrompts:
+    """For TRL's online trainers: prompts are ids already (a prompt's text is its number), and tokens are counted."""
 
     spent: Tokens
     prompt_ids: Sequence[list[int]]
@@ -59,14 +63,18 @@ class PreparedGRPOTrainer(GRPOTrainer):
         return [list(self.prompt_ids[int(number)]) for number in prompts], None, {}
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        output = super()._generate_and_score_completions(inputs)
+        output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         said = int(output["completion_mask"].sum())
         self.spent.sampled += said
         self.spent.trained += int(output["prompt_mask"].sum()) + said
         return output
 
 
-class _Keeper(TrainerCallback):  # type: ignore[misc]
+class PreparedGRPOTrainer(PreparedPrompts, GRPOTrainer):
+    """GRPO on prompts that are ids already."""
+
+
+class Keeper(TrainerCallback):  # type: ignore[misc]
     """Marks checkpoints that are whole, keeps the newest alone, and stops when the budget is spent."""
 
     def __init__(self, spent: Tokens, budget: int | None):
@@ -74,7 +82,7 @@ class _Keeper(TrainerCallback):  # type: ignore[misc]
         self._budget = budget
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._budget is not None and self._spent.trained + self._spent.sampled >= self._budget:
+        if self._budget is not None and self._spent.all >= self._budget:
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -140,19 +148,9 @@ def train_grpo(
         newer["multi_objective_aggregation"] = "normalize_then_sum"
     elif config.normalize_then_sum:
         log.warning("this TRL cannot normalise rewards by themselves: they are added first; pip install -U trl")
-    recompute = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
-    newer[recompute] = sft.gradient_checkpointing
     arguments = GRPOConfig(
-        output_dir=str(out),
-        max_steps=config.steps,
-        learning_rate=config.learning_rate,
+        **common_arguments(sft, out, config.learning_rate, config.steps, seed),
         lr_scheduler_type="constant_with_warmup",
-        warmup_steps=min(sft.warmup_steps, max(1, config.steps // 10)),
-        weight_decay=sft.weight_decay,
-        adam_beta2=sft.adam_beta2,
-        max_grad_norm=sft.max_grad_norm,
-        bf16=autocast_bf16(sft.precision),
-        use_cpu=not torch.accelerator.is_available(),
         per_device_train_batch_size=config.batch_size,
         num_generations=config.num_generations,
         max_completion_length=config.max_new_tokens,
@@ -162,10 +160,6 @@ def train_grpo(
         save_strategy="steps",
         save_steps=config.save_steps,
         logging_steps=1,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        seed=seed,
         **newer,
     )
     rows = {"prompt": [str(number) for number in range(len(asks))]}
@@ -176,16 +170,45 @@ def train_grpo(
             args=arguments,
             train_dataset=Dataset.from_dict(rows),
             processing_class=tokenizer,
-            callbacks=[_Keeper(spent, budget)],
+            callbacks=[Keeper(spent, budget)],
         )
         trainer.spent, trainer.prompt_ids = spent, [ask.ids for ask in asks]
-        trainer.remove_callback(PrinterCallback)
-        with warnings.catch_warnings():
-            # TRL still asks transformers for the old name
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    weights = trainer.accelerator.unwrap_model(trainer.model).state_dict()
+        weights = trained_weights(trainer, start)
     return Reinforced(weights, _course(trainer, spent, rewards))
+
+
+def common_arguments(sft: TrainSftConfig, out: Path, learning_rate: float, steps: int, seed: int) -> Mapping[str, Any]:
+    """Return what every trainer of TRL is told: warm-up, decay, clipping and precision are those of the fine-tuning."""
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    # transformers renamed gradient_checkpointing, and warns about the old name
+    recompute = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    return {
+        "output_dir": str(out),
+        "max_steps": steps,
+        "learning_rate": learning_rate,
+        "warmup_steps": min(sft.warmup_steps, max(1, steps // 10)),
+        "weight_decay": sft.weight_decay,
+        "adam_beta2": sft.adam_beta2,
+        "max_grad_norm": sft.max_grad_norm,
+        "bf16": autocast_bf16(sft.precision),
+        recompute: sft.gradient_checkpointing,
+        "use_cpu": not torch.accelerator.is_available(),
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "seed": seed,
+    }
+
+
+def trained_weights(trainer: Any, start: Path | None = None) -> Mapping[str, torch.Tensor]:
+    """Let a trainer of TRL train, from a checkpoint where one is given, and return the weights."""
+    trainer.remove_callback(PrinterCallback)
+    with warnings.catch_warnings():
+        # TRL still asks transformers for the old name
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    weights: Mapping[str, torch.Tensor] = trainer.accelerator.unwrap_model(trainer.model).state_dict()
+    return weights
 
 
 def _on_numbers(

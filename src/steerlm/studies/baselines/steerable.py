@@ -61,7 +61,8 @@ def train_steerable(
     asks = draw_asks(encoder, data, schema, settings, room, steps * groups, seed)
     rewards = attribute_rewards(attribute_model, schema)
     done = train_grpo(policy, asks, rewards, encoder.decode, how, sft, out / "trl", seed, budget)
-    save_reinforced(policy, done.weights, {"method": "grpo", **how.model_dump(mode="json")}, out)
+    tuned = {"method": "grpo", **how.model_dump(mode="json")}
+    save_reinforced(policy, done.weights, out, base_model=str(policy), tuned=tuned)
     return TrialCourse(
         learning_rate=learning_rate,
         prompts=len({tuple(message.content for message in ask.messages) for ask in asks}),
