@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from steerlm.attributes import AttributeSchema
 from steerlm.config import Recipe, dump_recipe
 from steerlm.errors import UserError
-from steerlm.storage.files import atomic_writer, write_json
+from steerlm.storage.files import write_json, write_text
 from steerlm.storage.locks import held
 from steerlm.storage.spending import peak_memory_mib, usable_cpus
 
@@ -234,8 +234,7 @@ class RunFolder:
                     shutil.rmtree(self.stage(stage))
         self._check_inputs()
         if is_main_process():
-            with atomic_writer(stored_path) as stream:
-                stream.write(dump_recipe(self.recipe).encode())
+            write_text(stored_path, dump_recipe(self.recipe))
             write_json(self.paths.environment, environment())
 
     def _check_stored(self, stored_path: Path, redo_from: str | None) -> None:

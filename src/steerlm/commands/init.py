@@ -209,7 +209,7 @@ def _write(setting: InitSetting, source: SourceConfig, name: str, out: Path, see
     """Write the recipe once it loads, and say what it will cost."""
     from steerlm.planning.estimate import plan
     from steerlm.planning.printing import duration
-    from steerlm.storage.files import atomic_writer
+    from steerlm.storage.files import write_text
 
     text, recipe = _recipe(setting, source, name, seed)
     planned = plan(recipe)
@@ -218,8 +218,7 @@ def _write(setting: InitSetting, source: SourceConfig, name: str, out: Path, see
         text, recipe = _recipe(dataclasses.replace(setting, most_tokens=trained.largest_batch), source, name, seed)
         planned = plan(recipe)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_writer(out) as stream:
-        stream.write(text.encode())
+    write_text(out, text)
     terminal.say(f"recipe   {out}: read it, every value says why; about {duration(planned.seconds)} on this machine")
     if planned.seconds is not None and planned.seconds > _LONG_S:
         terminal.say("long     fewer train_sft.epochs or evaluate.num_prompts, a smaller model or a GPU shorten it")

@@ -8,7 +8,7 @@ from pathlib import Path
 from steerlm.reporting.formatting import interval_text, number, share_text
 from steerlm.reporting.page import Charts, write_out
 from steerlm.results.comparison import ComparisonResult
-from steerlm.storage.files import atomic_writer
+from steerlm.storage.files import write_text
 
 STATISTICS = {
     "characters": "characters",
@@ -52,8 +52,7 @@ def write_comparison(out: Path, results: ComparisonResult) -> Path:
     }
     names = ("comparison.md", "comparison.html")
     for name, text in zip(names, write_out("comparison.jinja", context, page, "Comparison · steerlm"), strict=True):
-        with atomic_writer(out / name) as stream:
-            stream.write(text.encode())
+        write_text(out / name, text)
     return out / "comparison.html"
 
 

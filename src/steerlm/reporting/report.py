@@ -36,7 +36,7 @@ from steerlm.results.studies import AblationResult
 from steerlm.results.ways import read_ways
 from steerlm.runs import STAGES, RunPaths
 from steerlm.statistics.estimates import Estimate
-from steerlm.storage.files import atomic_writer, read_json
+from steerlm.storage.files import read_json, write_text
 
 
 class LossCourse(NamedTuple):
@@ -75,8 +75,7 @@ def write_report(run_dir: Path, ablation: Path | None = None) -> Path:
         write_out("report.jinja", context, charts, f"{context['name']} · steerlm report"),
         strict=True,
     ):
-        with atomic_writer(run_dir / name) as stream:
-            stream.write(text.encode())
+        write_text(run_dir / name, text)
     return run_dir / "report.html"
 
 

@@ -30,7 +30,7 @@ from steerlm.scorers.llm.client import Cost, Endpoint, JudgeClient, check_endpoi
 from steerlm.scorers.llm.judge import judge
 from steerlm.scorers.llm.protocols import JudgeAsk, rubric_asks
 from steerlm.statistics.metrics import category_report, regression_report
-from steerlm.storage.files import write_json
+from steerlm.storage.files import lines_name, write_json
 from steerlm.storage.hash_set import hash64
 
 _MOST_CANDIDATES = 20_000
@@ -150,7 +150,7 @@ def label(
     pairs: dict[str, list[tuple[Value, Value, str]]] = {}
     files = {}
     for path in data:
-        target = out / (path.name.removesuffix(".gz").removesuffix(".jsonl") + ".jsonl")
+        target = out / lines_name(path)
         files[target.name] = sum(file == path for file, _ in labels)
         who = f"judge:{client.endpoint.model}"
         write_conversations(target, _labelled(path, schema, labels, who, pairs), schema)
@@ -298,7 +298,7 @@ def with_ratings(schema: AttributeSchema, number: int | None) -> AttributeSchema
 def projected(data: Path, schema: AttributeSchema, out: Path) -> Iterator[Path]:
     """Yield a copy of a file, for the time being, that holds labels of the schema's attributes only."""
     out.mkdir(parents=True, exist_ok=True)
-    copy = out / ".input" / (data.name.removesuffix(".gz").removesuffix(".jsonl") + ".jsonl")
+    copy = out / ".input" / lines_name(data)
     copy.parent.mkdir(exist_ok=True)
     try:
         write_conversations(copy, (_projected(record, schema) for record in read_conversations(data)), schema)

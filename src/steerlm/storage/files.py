@@ -8,7 +8,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -226,6 +226,28 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON file atomically, indented, keys in the order given."""
     with atomic_writer(path) as stream:
         stream.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_writer(path) as stream:
+        stream.write(text.encode())
+
+
+def write_rows(path: str | Path, rows: Iterable[Any]) -> None:
+    """Write a file of JSON lines atomically."""
+    with atomic_writer(path) as stream:
+        stream.writelines(orjson.dumps(row) + b"\n" for row in rows)
+
+
+def count_lines(path: Path) -> int:
+    with path.open("rb") as stream:
+        return sum(1 for _ in stream)
+
+
+def lines_name(path: Path) -> str:
+    """Return the name of a file of lines that is not packed."""
+    return path.name.removesuffix(".gz").removesuffix(".jsonl") + ".jsonl"
 
 
 def read_json(path: Path) -> Any:

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import orjson
-
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Message
 from steerlm.errors import UserError
@@ -24,7 +22,7 @@ from steerlm.scorers.llm.protocols import (
 )
 from steerlm.scorers.llm.thinking import without_thinking
 from steerlm.statistics.rankings import Match
-from steerlm.storage.files import atomic_writer
+from steerlm.storage.files import write_rows
 
 
 @dataclass(frozen=True)
@@ -115,9 +113,7 @@ def to_matches(judgements: Iterable[Judgement]) -> list[Match]:
 
 
 def write_judgements(path: Path, judgements: Iterable[Judgement]) -> None:
-    with atomic_writer(path) as stream:
-        for judgement in judgements:
-            stream.write(orjson.dumps(asdict(judgement)) + b"\n")
+    write_rows(path, map(asdict, judgements))
 
 
 def judgement_from_dict(row: Mapping[str, object], place: str) -> Judgement:

@@ -37,7 +37,7 @@ from steerlm.stages.annotate.summary import summarise
 from steerlm.storage.ahead import read_ahead
 from steerlm.storage.claims import claim, digest_of_file, partial_of
 from steerlm.storage.cluster import Cluster, map_in_order
-from steerlm.storage.files import atomic_writer, full_disk_is_user_error, read_lines, write_json
+from steerlm.storage.files import atomic_writer, full_disk_is_user_error, lines_name, read_lines, write_json
 from steerlm.storage.progress import progress
 from steerlm.storage.resumable import LineItems
 
@@ -106,8 +106,7 @@ def _targets(data: Sequence[Path], out: Path) -> dict[Path, Path]:
     for path in data:
         if not path.is_file():
             raise UserError(f"no such file: {path}")
-        name = path.name.removesuffix(".gz").removesuffix(".jsonl") + ".jsonl"
-        target = out / name
+        target = out / lines_name(path)
         for other, taken in targets.items():
             if taken == target:
                 raise UserError(f"{other} and {path} would both be written to {target}; rename one of them")

@@ -9,6 +9,7 @@ from pathlib import Path
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Conversation, parse_conversation, read_conversations, write_conversations
 from steerlm.errors import UserError
+from steerlm.storage.files import count_lines
 from steerlm.storage.hash_set import HashSet, hash64
 from steerlm.storage.resumable import LineItems
 
@@ -31,8 +32,7 @@ def draw_prompts(
             highest = drawn[-1] if drawn else 0
         chosen = (prompt for rank, prompt in _distinct_prompts(data, schema, seed, number) if rank <= highest)
         write_conversations(path, chosen, schema)
-    with path.open("rb") as stream:
-        count = sum(1 for _ in stream)
+    count = count_lines(path)
     if not count:
         raise UserError(f"{data} holds no prompts to sample for")
     return count

@@ -27,15 +27,13 @@ from accelerate import PartialState
 
 from steerlm.attributes import AttributeSchema
 from steerlm.batching.groups import EncodedGroup, GroupedExamples
-from steerlm.checkpoint.models import fingerprint
 from steerlm.config import ContrastConfig, TrainSftConfig
 from steerlm.errors import UserError
 from steerlm.generation.engine import Sampling
-from steerlm.scorers.labelling import open_labels
 from steerlm.stages.bootstrap.stage import publish
 from steerlm.stages.contrast.pairs import GoalPair, pair_items, write_pairs
-from steerlm.stages.refine.held_out import HeldOut, require_models
-from steerlm.stages.refine.tuning import Data, Likelihoods, encode_response, tune_on_groups
+from steerlm.stages.refine.held_out import HeldOut, require_models, tuning_inputs
+from steerlm.stages.refine.tuning import Data, Likelihoods, encode_response, tune_on_groups, tuning_section
 from steerlm.stages.train_sft import SftStart
 from steerlm.statistics.estimates import cluster_bootstrap, mean
 from steerlm.storage.claims import claim, digest_of_file
@@ -81,22 +79,9 @@ def contrast(
             something else.
     """
     _, settings = require_models(steerable_model, attribute_model, schema)
-    section = _training_section(config, sft, steerable_model)
-    claim(
-        out / "inputs.json",
-        {
-            "contrast": config.model_dump(mode="json"),
-            "train_sft": sft.model_dump(mode="json"),
-            "schema": schema.to_dict(),
-            "seed": seed,
-            "steerable_model": fingerprint(steerable_model),
-            "attribute_model": open_labels(schema, attribute_model).key,
-            "data": digest_of_file(data),
-            "validation": digest_of_file(validation),
-        },
-        otherwise="refuse",
-        holds="a contrast",
-    )
+    section = tuning_section(config, sft, steerable_model)
+    inputs = tuning_inputs("contrast", config, sft, steerable_model, attribute_model, data, validation, schema, seed)
+    claim(out / "inputs.json", inputs, otherwise="refuse", holds="a contrast")
     files = {"train": out / "pairs.jsonl", "validation": out / "validation_pairs.jsonl"}
     references = {"train": out / "reference.jsonl", "validation": out / "validation_before.jsonl"}
     model, after = out / "train" / "model", out / "validation_after.jsonl"
@@ -143,20 +128,6 @@ def contrast(
             publish(model, out / "model")
         write_json(out / "report.json", report)
     return report
-
-
-def _training_section(config: ContrastConfig, sft: TrainSftConfig, model: Path) -> TrainSftConfig:
-    accumulation = config.gradient_accumulation_steps or sft.gradient_accumulation_steps
-    return sft.model_copy(
-        update={
-            "base_model": str(model),
-            "learning_rate": config.learning_rate or sft.learning_rate,
-            "epochs": config.epochs,
-            "max_steps": -1,
-            "tokens_per_batch": config.tokens_per_batch or sft.tokens_per_batch,
-            "gradient_accumulation_steps": accumulation,
-        }
-    )
 
 
 def _pairs(config: ContrastConfig, data: Path, path: Path, schema: AttributeSchema, seed: int) -> Mapping[str, int]:

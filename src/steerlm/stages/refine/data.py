@@ -28,9 +28,10 @@ from steerlm.scorers.likelihoods import log_likelihood
 from steerlm.sources.response_groups import ResponseGroup, WeighedResponse, read_groups, write_groups
 from steerlm.stages.bootstrap.prompts import draw_prompts, prompt_items
 from steerlm.stages.bootstrap.selection import defects
-from steerlm.stages.refine.tuning import Data, Likelihoods, encode_response
+from steerlm.stages.refine.tuning import Data, Likelihoods, encode_response, tuning_section
 from steerlm.stages.train_sft import SftStart
 from steerlm.storage.cluster import Cluster
+from steerlm.storage.files import count_lines
 from steerlm.storage.hash_set import hash64
 from steerlm.storage.resumable import Pairs, map_lines, read_rows, row_items
 
@@ -82,8 +83,7 @@ def write_requests(run: Refinement, number: int, folder: Path) -> int:
     most = min(config.requests_per_prompt, len(run.requests))
     if not path.is_file():
         write_conversations(path, records(), run.schema)
-    with path.open("rb") as stream:
-        return sum(1 for _ in stream)
+    return count_lines(path)
 
 
 def _requested(run: Refinement, request: Conversation) -> dict[str, Value]:
@@ -210,17 +210,7 @@ def weigh(run: Refinement, folder: Path, name: str, model: Path, header: bool) -
 
 def training_section(run: Refinement, model: Path) -> TrainSftConfig:
     """Return how a round is trained."""
-    config, sft = run.config, run.sft
-    return sft.model_copy(
-        update={
-            "base_model": str(model),
-            "learning_rate": config.learning_rate or sft.learning_rate,
-            "epochs": config.epochs,
-            "max_steps": -1,
-            "tokens_per_batch": config.tokens_per_batch or sft.tokens_per_batch,
-            "gradient_accumulation_steps": config.gradient_accumulation_steps or sft.gradient_accumulation_steps,
-        }
-    )
+    return tuning_section(run.config, run.sft, model)
 
 
 def gather(run: Refinement, folder: Path) -> dict[str, object]:

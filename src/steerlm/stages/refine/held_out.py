@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from steerlm.attributes import AttributeSchema, Value
-from steerlm.checkpoint.models import CheckpointInfo, load_info
+from steerlm.checkpoint.models import CheckpointInfo, fingerprint, load_info
+from steerlm.config import TrainSftConfig
 from steerlm.errors import UserError
 from steerlm.generation.engine import Sampling
+from steerlm.scorers.labelling import open_labels
 from steerlm.stages.bootstrap.before_after import compare, held_out_answers
 from steerlm.stages.bootstrap.selection import Combinations
 from steerlm.stages.evaluate.sweeping import seen_combinations
+from steerlm.storage.claims import digest_of_file
 
 
 def require_models(
@@ -42,6 +47,30 @@ def require_models(
     if not settings:
         raise UserError(f"{steerable_model} lists no labels of its training: there is no setting to ask for")
     return info, settings
+
+
+def tuning_inputs(
+    stage: str,
+    config: BaseModel,
+    sft: TrainSftConfig,
+    steerable_model: Path,
+    attribute_model: Path | None,
+    data: Path,
+    validation: Path,
+    schema: AttributeSchema,
+    seed: int,
+) -> Mapping[str, object]:
+    """Return all that a further training of a steerable model depends on."""
+    return {
+        stage: config.model_dump(mode="json"),
+        "train_sft": sft.model_dump(mode="json"),
+        "schema": schema.to_dict(),
+        "seed": seed,
+        "steerable_model": fingerprint(steerable_model),
+        "attribute_model": open_labels(schema, attribute_model).key,
+        "data": digest_of_file(data),
+        "validation": digest_of_file(validation),
+    }
 
 
 @dataclass(frozen=True)

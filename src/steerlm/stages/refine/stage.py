@@ -32,7 +32,6 @@ from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import RefineConfig, TrainSftConfig
 from steerlm.errors import UserError
 from steerlm.generation.engine import Sampling
-from steerlm.scorers.labelling import open_labels
 from steerlm.sources.response_groups import read_groups, write_groups
 from steerlm.stages.bootstrap.stage import publish
 from steerlm.stages.refine.data import (
@@ -47,7 +46,7 @@ from steerlm.stages.refine.data import (
     weigh,
     write_requests,
 )
-from steerlm.stages.refine.held_out import HeldOut, require_models
+from steerlm.stages.refine.held_out import HeldOut, require_models, tuning_inputs
 from steerlm.stages.refine.tuning import tune_on_groups
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.cluster import Cluster
@@ -90,15 +89,8 @@ def refine(
     requests = _check(config, steerable_model, attribute_model, schema)
     prior = config.response_model or steerable_model
     inputs = {
-        "refine": config.model_dump(mode="json"),
-        "train_sft": sft.model_dump(mode="json"),
-        "schema": schema.to_dict(),
-        "seed": seed,
-        "steerable_model": fingerprint(steerable_model),
-        "attribute_model": open_labels(schema, attribute_model).key,
+        **tuning_inputs("refine", config, sft, steerable_model, attribute_model, data, validation, schema, seed),
         "response_model": fingerprint(prior),
-        "data": digest_of_file(data),
-        "validation": digest_of_file(validation),
         "groups": None if config.groups is None else digest_of_file(config.groups),
     }
     claim(out / "inputs.json", inputs, otherwise="refuse", holds="a refinement")

@@ -13,7 +13,7 @@ from transformers import set_seed
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.batching.groups import EncodedGroup, GroupedExamples, TrainedIds
 from steerlm.checkpoint.models import default_device, load_causal_lm, load_info, load_tokenizer
-from steerlm.config import TrainSftConfig
+from steerlm.config import ContrastConfig, RefineConfig, TrainSftConfig
 from steerlm.conversation import Message
 from steerlm.scorers.attribute_models import context_length
 from steerlm.stages.train_sft import SftStart, save_tuned, start_of
@@ -68,6 +68,20 @@ def tune_on_groups(
         write_json(summary_path, summary)
     PartialState().wait_for_everyone()
     return summary
+
+
+def tuning_section(config: RefineConfig | ContrastConfig, sft: TrainSftConfig, model: Path) -> TrainSftConfig:
+    """Return how a steerable model is trained further: as before, where `config` says nothing else."""
+    return sft.model_copy(
+        update={
+            "base_model": str(model),
+            "learning_rate": config.learning_rate or sft.learning_rate,
+            "epochs": config.epochs,
+            "max_steps": -1,
+            "tokens_per_batch": config.tokens_per_batch or sft.tokens_per_batch,
+            "gradient_accumulation_steps": config.gradient_accumulation_steps or sft.gradient_accumulation_steps,
+        }
+    )
 
 
 def encode_response(

@@ -22,15 +22,14 @@ from typing import Any
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.checkpoint.model_card import model_card
-from steerlm.checkpoint.models import fingerprint, load_causal_lm, load_info, load_tokenizer, save_model
+from steerlm.checkpoint.models import load_causal_lm, load_info, load_tokenizer, save_model
 from steerlm.config import ReinforceConfig, TrainSftConfig
 from steerlm.errors import UserError, needs_extra
 from steerlm.generation.engine import Sampling
-from steerlm.scorers.labelling import open_labels
 from steerlm.scorers.rewards import attribute_rewards
 from steerlm.stages.evaluate.sweeping import read_prompts
-from steerlm.stages.refine.held_out import HeldOut, require_models
-from steerlm.storage.claims import claim, digest_of_file
+from steerlm.stages.refine.held_out import HeldOut, require_models, tuning_inputs
+from steerlm.storage.claims import claim
 from steerlm.storage.files import read_json, write_json
 from steerlm.storage.hash_set import hash64
 from steerlm.template.conversation_encoder import ConversationEncoder
@@ -73,21 +72,8 @@ def reinforce(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("reinforce runs in one process: start it without accelerate launch or torchrun")
     _, settings = require_models(steerable_model, attribute_model, schema)
-    claim(
-        out / "inputs.json",
-        {
-            "reinforce": config.model_dump(mode="json"),
-            "train_sft": sft.model_dump(mode="json"),
-            "schema": schema.to_dict(),
-            "seed": seed,
-            "steerable_model": fingerprint(steerable_model),
-            "attribute_model": open_labels(schema, attribute_model).key,
-            "data": digest_of_file(data),
-            "validation": digest_of_file(validation),
-        },
-        otherwise="refuse",
-        holds="a reinforcement",
-    )
+    inputs = tuning_inputs("reinforce", config, sft, steerable_model, attribute_model, data, validation, schema, seed)
+    claim(out / "inputs.json", inputs, otherwise="refuse", holds="a reinforcement")
     held_out = HeldOut(
         out / "held_out",
         attribute_model,

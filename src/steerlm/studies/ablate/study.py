@@ -39,7 +39,7 @@ from steerlm.results.studies import (
     StudySubject,
 )
 from steerlm.runs import Notify, RunFolder, StageRecord, environment
-from steerlm.storage.files import atomic_writer
+from steerlm.storage.files import write_text
 from steerlm.storage.resumable import read_rows
 from steerlm.storage.spending import spending
 from steerlm.studies.ablate.measuring import Questions, measure_model, read_answers, read_questions
@@ -342,8 +342,3 @@ def conditions_of(recipe: Recipe, measured: Measurement) -> StudyConditions:
         headline=measured.headline,
         environment=from_json(MachineFacts, environment()),
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic_writer(path) as stream:
-        stream.write(text.encode())

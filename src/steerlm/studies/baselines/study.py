@@ -36,6 +36,7 @@ from steerlm.results.studies import (
 from steerlm.runs import Notify, RunFolder
 from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.stages.evaluate.sweeping import read_prompts
+from steerlm.storage.files import write_text
 from steerlm.storage.spending import spending
 from steerlm.studies.ablate.measuring import Questions, measure_model, read_answers, read_questions, without_labels
 from steerlm.studies.ablate.rungs import RUNGS, parent, quality_names
@@ -51,7 +52,6 @@ from steerlm.studies.ablate.study import (
     seed_run,
     shared_run,
     subject_of,
-    write_text,
 )
 from steerlm.studies.baselines.encoding import encode_pair, plain_encoder, plain_tokens
 from steerlm.studies.baselines.reward import mean_reward, reward_of

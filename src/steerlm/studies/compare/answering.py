@@ -8,13 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import orjson
-
 from steerlm.attributes import Value
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.storage.claims import claim_file, digest_of
-from steerlm.storage.files import atomic_writer
+from steerlm.storage.files import write_rows
 from steerlm.storage.resumable import map_lines, read_rows
 from steerlm.studies.compare.systems import ComparedPrompt, System, SystemAnswer, stored_answers
 
@@ -101,14 +99,15 @@ def _setting(system: System, prompt: ComparedPrompt) -> Mapping[str, Value] | No
 def _write_answers(
     path: Path, system: System, prompts: Sequence[ComparedPrompt], answers: Sequence[SystemAnswer]
 ) -> None:
-    with atomic_writer(path) as stream:
-        for prompt, answer in zip(prompts, answers, strict=True):
-            if not answer.text or not answer.text.strip():
-                continue  # a conversation holds no empty turn
-            setting = _setting(system, prompt)
-            said = Message("assistant", answer.text, dict(setting) if setting else None)
-            messages = [message.to_dict() for message in (*prompt.messages, said)]
-            stream.write(orjson.dumps({"id": prompt.id, "source": system.name, "messages": messages}) + b"\n")
+    rows = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        if not answer.text or not answer.text.strip():
+            continue  # a conversation holds no empty turn
+        setting = _setting(system, prompt)
+        said = Message("assistant", answer.text, dict(setting) if setting else None)
+        messages = [message.to_dict() for message in (*prompt.messages, said)]
+        rows.append({"id": prompt.id, "source": system.name, "messages": messages})
+    write_rows(path, rows)
 
 
 def _worker(system: System, generation: AnswerSampling, replies: Path) -> Work:

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import orjson
-
 from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError
 from steerlm.results.codec import VERSION, write_result
@@ -30,7 +28,7 @@ from steerlm.results.comparison import (
 from steerlm.scorers.protocol import Scorer
 from steerlm.statistics.estimates import MIN_CLUSTERS, Estimate
 from steerlm.statistics.rankings import Match
-from steerlm.storage.files import atomic_writer
+from steerlm.storage.files import write_rows
 from steerlm.studies.compare.answering import AnswerSampling, answer_prompts
 from steerlm.studies.compare.deciding import (
     Objective,
@@ -127,8 +125,7 @@ def compare(
     decided = _judged(decider, common, kept, out) if isinstance(decider, ByJudge) else _scored(*decider, common, kept)
     if not decided.matches:
         raise UserError("no pair could be decided; see the answers and verdicts in " + str(out))
-    with atomic_writer(out / "matches.jsonl") as stream:
-        stream.writelines(orjson.dumps(asdict(match)) + b"\n" for match in decided.matches)
+    write_rows(out / "matches.jsonl", map(asdict, decided.matches))
     results = ComparisonResult(
         version=VERSION,
         seed=seed,

@@ -42,7 +42,7 @@ from steerlm.stages.bootstrap.stage import check_bootstrap, held_out, publish, t
 from steerlm.stages.train_sft import train_sft
 from steerlm.statistics.estimates import Estimate
 from steerlm.storage.claims import claim, digest_of_file
-from steerlm.storage.files import atomic_writer, read_json, write_json
+from steerlm.storage.files import read_json, write_json, write_text
 from steerlm.studies.grow.asking import ask_people, ask_playground, count_ratings, write_unsure
 from steerlm.studies.grow.settings import Setting, thin_settings
 
@@ -118,8 +118,7 @@ def grow(folder: RunFolder, model: Path, config: GrowConfig, out: Path, go_on: b
         if not (out / "model").is_dir() or fingerprint(out / "model") != fingerprint(model):
             publish(model, out / "model")
         write_json(out / "grow.json", {"recipe": recipe.name, "rounds": rounds})
-        with atomic_writer(out / "grow.md") as stream:
-            stream.write(f"# Growth: {recipe.name}\n\n{growth.table}".encode())
+        write_text(out / "grow.md", f"# Growth: {recipe.name}\n\n{growth.table}")
     return growth
 
 

@@ -19,7 +19,7 @@ from steerlm.scorers.llm.judge import Judgement, judgement_from_dict
 from steerlm.scorers.llm.parsing import parse
 from steerlm.scorers.llm.protocols import SystemAnswers
 from steerlm.scorers.llm.thinking import without_thinking
-from steerlm.storage.files import atomic_writer, read_objects
+from steerlm.storage.files import read_objects, write_rows
 from steerlm.studies.judge.reviews import read_pairwise_reviews, read_relative_reviews
 
 _REVIEWERS = {"vicuna-general": 1, "vicuna-coding": 2, "vicuna-math": 3}
@@ -71,9 +71,7 @@ def write_fastchat(path: Path, judgements: Sequence[Judgement]) -> None:
         if judgement.kind.startswith("pair-"):
             key = (judgement.question, judgement.turn, frozenset(judgement.systems))
             pairs.setdefault(key, {})[judgement.systems] = judgement
-    with atomic_writer(path) as stream:
-        for row in [*map(_fastchat_single, singles), *(_fastchat_pair(both) for both in pairs.values())]:
-            stream.write(orjson.dumps(row) + b"\n")
+    write_rows(path, [*map(_fastchat_single, singles), *map(_fastchat_pair, pairs.values())])
 
 
 def write_reviews(folder: Path, judgements: Sequence[Judgement], systems: Mapping[str, SystemAnswers]) -> list[Path]:
@@ -98,8 +96,7 @@ def write_reviews(folder: Path, judgements: Sequence[Judgement], systems: Mappin
     paths = []
     for (first, second), rows in files.items():
         paths.append(folder / f"{first.replace('/', '_')}-vs-{second.replace('/', '_')}.jsonl")
-        with atomic_writer(paths[-1]) as stream:
-            stream.write(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        write_rows(paths[-1], rows)
     return paths
 
 

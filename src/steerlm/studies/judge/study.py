@@ -13,8 +13,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import orjson
-
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
@@ -30,7 +28,7 @@ from steerlm.scorers.llm.protocols import (
     rubric_asks,
     single_asks,
 )
-from steerlm.storage.files import atomic_writer, write_json
+from steerlm.storage.files import write_json, write_rows
 from steerlm.studies.judge.formats import read_answers, read_questions, with_references
 from steerlm.studies.judge.stored import read_stored, reparsed, write_fastchat, write_reviews
 from steerlm.studies.judge.summary import Json, summarise, without_verdict
@@ -180,7 +178,6 @@ def analyse(
 
 def _results(judgements: Sequence[Judgement], out: Path, baseline: str | None, more: Json) -> Json:
     results = {**summarise(judgements, baseline), **more}
-    with atomic_writer(out / "without_verdict.jsonl") as stream:
-        stream.write(b"".join(orjson.dumps(row) + b"\n" for row in without_verdict(judgements)))
+    write_rows(out / "without_verdict.jsonl", without_verdict(judgements))
     write_json(out / "results.json", results)
     return results
