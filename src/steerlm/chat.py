@@ -98,11 +98,7 @@ class ChatDials:
         return DialSetting({name: self.schema[name].default_value for name in self.trained})
 
     def known(self, name: str, flags: Iterable[str] = ()) -> str:
-        """Return the name of a dial; `flags` are other names that the user may have meant.
-
-        Raises:
-            UserError: no such attribute, or one that was not trained.
-        """
+        """Return the name of a dial; `flags` are other names that the user may have meant."""
         if name in self.trained:
             return name
         if not self.trained:
@@ -138,11 +134,7 @@ class ChatDials:
         return new
 
     def parse_strength(self, name: str, text: str) -> float:
-        """Return a strength.
-
-        Raises:
-            UserError: see `known`; or no number from 0 to 10.
-        """
+        """Return a strength."""
         self.known(name)
         if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII) or float(text) > 10:
             raise UserError(f"the strength of {name} is a number from 0 to 10 (1 = as trained), got {text!r}")
@@ -157,22 +149,14 @@ class ChatDials:
         return {name: DialSetting(preset.attributes, preset.guidance) for name, preset in shipped.items()}
 
     def preset(self, name: str) -> DialSetting:
-        """Return a named setting.
-
-        Raises:
-            UserError: no such preset fits the model.
-        """
+        """Return a named setting."""
         presets = self.presets()
         if name not in presets:
             raise UserError(f"this model has no preset {name!r}: {did_you_mean(name, presets)}")
         return presets[name]
 
     def parse_flags(self, arguments: Sequence[str], flags: Iterable[str] = ()) -> dict[str, Wish | None]:
-        """Parse `--humor 3 --lang=en --quality none`; `flags` are the names that stand for something else.
-
-        Raises:
-            UserError: as `parse`, or an argument that is no flag with a value.
-        """
+        """Parse `--humor 3 --lang=en --quality none`; `flags` are the names that stand for something else."""
         values: dict[str, Wish | None] = {}
         rest = iter(arguments)
         for argument in rest:
@@ -334,11 +318,7 @@ class Session:
         return request
 
     def shown(self) -> Demonstrations:
-        """Return the training answers.
-
-        Raises:
-            UserError: no file of them was named.
-        """
+        """Return the training answers."""
         if self._shown is None:
             if self.examples is None:
                 raise UserError("this needs training answers; start the chat with --examples annotate/train.jsonl")

@@ -262,12 +262,7 @@ class PythonBackend:
 
 
 def check_control(ids: Iterable[int], expected: list[int], control_ids: frozenset[int]) -> None:
-    """Raise unless the control ids among `ids` are exactly the template's, in order.
-
-    Raises:
-        UserError: the tokenizer maps unknown characters of ordinary text to a control token (its unknown token is
-            also, say, its end token).
-    """
+    """Raise unless the control ids among `ids` are exactly the template's, in order."""
     found = [index for index in ids if index in control_ids]
     if found != expected:
         raise UserError(

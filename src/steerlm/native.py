@@ -86,11 +86,7 @@ class TurnLayout(NamedTuple):
 
 
 def own_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the chat template that a tokenizer came with, also where a header was put into it.
-
-    Raises:
-        UserError: it has none.
-    """
+    """Return the chat template that a tokenizer came with, also where a header was put into it."""
     template = tokenizer.chat_template
     if isinstance(template, Mapping):
         template = template.get("default")

@@ -134,11 +134,7 @@ def needed(arguments: argparse.Namespace, name: str) -> Any:
 
 
 def existing_file(path: Path, option: str) -> Path:
-    """Return a path that is a file.
-
-    Raises:
-        UserError: it is none.
-    """
+    """Return a path that is a file."""
     if path.is_dir():
         raise UserError(f"{option}: {path} is a folder, not a file")
     if not path.is_file():
@@ -147,11 +143,7 @@ def existing_file(path: Path, option: str) -> Path:
 
 
 def base_model(name: str, option: str = "--base-model") -> str:
-    """Return the name of a model on the hub, or of a folder that holds one.
-
-    Raises:
-        UserError: it can only be a folder, and is none or holds no model.
-    """
+    """Return the name of a model on the hub, or of a folder that holds one."""
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -163,11 +155,7 @@ def base_model(name: str, option: str = "--base-model") -> str:
 
 
 def steerable_model(folder: Path, option: str) -> CheckpointInfo:
-    """Read what a steerable model says of itself.
-
-    Raises:
-        UserError: no checkpoint, or one of an attribute model.
-    """
+    """Read what a steerable model says of itself."""
     from steerlm.checkpoint.info import load_info
 
     info = load_info(folder)
@@ -179,11 +167,7 @@ def steerable_model(folder: Path, option: str) -> CheckpointInfo:
 
 
 def attribute_model(folder: Path, option: str) -> Path:
-    """Return a folder that holds an attribute model.
-
-    Raises:
-        UserError: no checkpoint, or one of a steerable model.
-    """
+    """Return a folder that holds an attribute model."""
     from steerlm.checkpoint.info import load_info
 
     if load_info(folder).kind == "sft":
@@ -217,11 +201,7 @@ def schema_of(text: str | None) -> AttributeSchema:
 
 
 def named_files(texts: Sequence[str], option: str) -> dict[str, Path]:
-    """Parse repeated NAME=PATH options; without a name the path's own name counts.
-
-    Raises:
-        UserError: a name that stands twice.
-    """
+    """Parse repeated NAME=PATH options; without a name the path's own name counts."""
     from steerlm.studies.names import require_distinct_names, tidy_name
 
     files: dict[str, Path] = {}
@@ -401,11 +381,7 @@ def run_in_recipe(recipe: Recipe, stage: str, cluster: Cluster | None = None) ->
 
 
 def finished_models(folder: RunFolder) -> dict[str, Path]:
-    """Return the steerable models of a finished run, in the order of the steps.
-
-    Raises:
-        UserError: one of them is not trained yet.
-    """
+    """Return the steerable models of a finished run, in the order of the steps."""
     from steerlm.pipeline import final_models
 
     models = final_models(folder)

@@ -97,11 +97,7 @@ def _texts(paths: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def _rewrites(paths: Sequence[Path]) -> list[Related]:
-    """Return a model's own rewrites with their sources.
-
-    Raises:
-        UserError: a conversation whose user turn holds no text behind its instruction.
-    """
+    """Return a model's own rewrites with their sources."""
     from steerlm.conversation import read_conversations
     from steerlm.stages.pairs.stage import Related
 

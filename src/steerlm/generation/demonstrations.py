@@ -62,11 +62,7 @@ class Demonstrations:
     def __init__(
         self, examples: Sequence[Demonstration], schema: AttributeSchema, embedder: TextEmbedder | None = None
     ) -> None:
-        """Embed the prompts; without an embedder by their letters.
-
-        Raises:
-            UserError: there are no examples.
-        """
+        """Embed the prompts; without an embedder by their letters."""
         if not examples:
             raise UserError("there are no demonstrations: no first answer of the data has attributes of this schema")
         prompts = [example.prompt for example in examples]

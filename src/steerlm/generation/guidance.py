@@ -35,11 +35,7 @@ class Branch(NamedTuple):
 
 
 def check_wishes(schema: AttributeSchema, wishes: Mapping[str, object]) -> dict[str, Wish]:
-    """Return a setting in schema order; ordinal values may be fractions, and whole ones become integers.
-
-    Raises:
-        UserError: unknown name or a value off its scale.
-    """
+    """Return a setting in schema order; ordinal values may be fractions, and whole ones become integers."""
     for name in wishes:
         schema[name]
     checked: dict[str, Wish] = {}

@@ -57,11 +57,7 @@ class Scheduler:
     """
 
     def __init__(self, worker: Worker, max_waiting: int) -> None:
-        """Wait until the worker is ready.
-
-        Raises:
-            UserError: it could not load the model.
-        """
+        """Wait until the worker is ready."""
         self._connection, self._body = worker
         self._max_waiting = max_waiting
         self._lock = threading.Lock()
@@ -97,10 +93,6 @@ class Scheduler:
         Args:
             notify: see `Job`.
             every_step: whether somebody wants to see them grow; otherwise they come when they are done, each at once.
-
-        Raises:
-            QueueFull: too many samples wait; these too would.
-            SchedulerStopped: the worker has ended.
         """
         with self._lock:
             waiting = self.num_waiting
@@ -115,12 +107,7 @@ class Scheduler:
         return job
 
     def read(self, ids: Sequence[int], num_top: int) -> Future[list[LogProb]]:
-        """Ask for the log-probabilities of every token of a text but the first, with those of the likeliest ones.
-
-        Raises:
-            QueueFull: too many texts wait.
-            SchedulerStopped: the worker has ended; also as the result's error.
-        """
+        """Ask for the log-probabilities of every token of a text but the first, with those of the likeliest ones."""
         with self._lock:
             if not self.running:
                 raise SchedulerStopped

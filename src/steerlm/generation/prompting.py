@@ -58,11 +58,7 @@ class Prompting:
         return tuple(Lane(self._prompt(request, branch.attributes), branch.weight) for branch in mixture)
 
     def single(self, request: Request, engine: str) -> tuple[int, ...]:
-        """Return the prompt of a request, for an engine that cannot mix logits.
-
-        Raises:
-            UserError: as `lanes`; or the request mixes prompts.
-        """
+        """Return the prompt of a request, for an engine that cannot mix logits."""
         lanes = self.lanes(request)
         if len(lanes) > 1 or lanes[0].weight != 1:
             raise UserError(
@@ -76,11 +72,7 @@ class Prompting:
         return (1 << 31 if self.context is None else self.context) - length
 
     def limit(self, length: int, sampling: Sampling) -> int:
-        """Return the most tokens of a response.
-
-        Raises:
-            UserError: the prompt leaves no room.
-        """
+        """Return the most tokens of a response."""
         room = self.room(length)
         if room < 1:
             raise UserError(

@@ -144,11 +144,7 @@ class Engine(Protocol):
         ...
 
     def stream(self, request: Request, sampling: Sampling) -> Iterator[str]:
-        """Yield sample 0 of the request in pieces as they are drawn; joined they are its text.
-
-        Raises:
-            UserError: as `generate`.
-        """
+        """Yield sample 0 of the request in pieces as they are drawn; joined they are its text."""
         ...
 
     def room(self, request: Request) -> int:

@@ -28,9 +28,6 @@ def read_ablation(run_dir: Path, ablation: Path | None) -> AblationResult | None
 
     Returns:
         What it holds; None where there is none.
-
-    Raises:
-        UserError: the named file is missing, or it is damaged or something else.
     """
     path = run_dir / "ablation.json" if ablation is None else ablation
     path = path / "ablation.json" if path.is_dir() else path

@@ -73,11 +73,7 @@ class CheckedDemand:
 
 
 def parse_requirement(text: str) -> Requirement:
-    """Parse one `--require`.
-
-    Raises:
-        UserError: it is not of the form ATTRIBUTE.FIGURE OP NUMBER.
-    """
+    """Parse one `--require`."""
     match = _REQUIREMENT.fullmatch(text)
     if match is None:
         raise UserError(

@@ -60,11 +60,7 @@ def to_json(value: object) -> Any:
 
 
 def from_json(kind: type[_Record], value: object) -> _Record:
-    """Return the record that a JSON value holds.
-
-    Raises:
-        UserError: a key is missing or of another type, or a newer version wrote the file.
-    """
+    """Return the record that a JSON value holds."""
     if isinstance(value, Mapping) and (version := value.get("version", 0)) > VERSION:
         raise UserError(f"written by a newer steerlm (version {version} of the format); update steerlm")
     found: _Record = _decoded(kind, value, "")
@@ -72,11 +68,7 @@ def from_json(kind: type[_Record], value: object) -> _Record:
 
 
 def read_result(kind: type[_Record], path: Path) -> _Record:
-    """Read a result file.
-
-    Raises:
-        UserError: as `from_json`, or no JSON; with the file.
-    """
+    """Read a result file."""
     value = read_json(path)
     try:
         return from_json(kind, value)

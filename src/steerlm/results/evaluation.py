@@ -477,11 +477,7 @@ def read_evaluation(run_dir: Path) -> Evaluation | None:
 
 
 def evaluation_file(path: Path) -> Evaluation:
-    """Read a `results.json` that must be one of `steerlm evaluate`.
-
-    Raises:
-        UserError: a damaged file, or the results of another command.
-    """
+    """Read a `results.json` that must be one of `steerlm evaluate`."""
     value = read_json(path)
     if not isinstance(value, dict) or "headline_scorer" not in value:
         raise UserError(f"{path} holds no evaluation; give a run folder, or one that `steerlm evaluate` wrote")

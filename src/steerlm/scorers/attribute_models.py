@@ -134,9 +134,6 @@ class LoadedAttributeModel:
         """Return the model's input for each conversation, None where `score` has None.
 
         Needs the tokenizer only, so another process can do it while this one scores.
-
-        Raises:
-            UserError: as `score`.
         """
         return [
             encode_for_scoring(self.encoder, turn, self.max_length) if not turn or turn[-1].content.strip() else None
@@ -236,9 +233,6 @@ def encode_for_scoring(encoder: ConversationEncoder, messages: Sequence[Message]
 
     Returns:
         Token ids, or None where even the last exchange is too long.
-
-    Raises:
-        UserError: wrong roles, or the last turn is not the assistant's.
     """
     if not messages or messages[-1].role != "assistant":
         raise UserError("a conversation to score must end with an assistant turn")

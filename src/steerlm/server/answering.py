@@ -68,11 +68,7 @@ def plan_chat(body: ChatRequest, service: Service, caller: str | None) -> Plan:
 
 
 def plan_completion(body: CompletionRequest, prompt: str | Sequence[int], service: Service, caller: str | None) -> Plan:
-    """Check a completion request, for one of its prompts.
-
-    Raises:
-        ApiError: whatever is wrong with it.
-    """
+    """Check a completion request, for one of its prompts."""
     dials = service.dials(caller)
     reads = body.echo and body.logprobs is not None
     if reads and dials.locks:
@@ -86,11 +82,7 @@ def plan_completion(body: CompletionRequest, prompt: str | Sequence[int], servic
 
 
 def prompt_text(ids: Sequence[int], encoder: ConversationEncoder) -> str:
-    """Return the text of a prompt that came as ids.
-
-    Raises:
-        ApiError: they are no tokens of the model, or control tokens.
-    """
+    """Return the text of a prompt that came as ids."""
     own = ids[len(encoder.sequence_start) :] if tuple(ids[:1]) == encoder.sequence_start else ids
     for index in own:
         if not 0 <= index < encoder.num_tokens or index in encoder.control_ids:
@@ -100,11 +92,7 @@ def prompt_text(ids: Sequence[int], encoder: ConversationEncoder) -> str:
 
 
 def messages_of(messages: Sequence[ChatMessage], dials: Dials) -> tuple[Message, ...]:
-    """Return a conversation's messages.
-
-    Raises:
-        ApiError: too many, or attributes that may not stand there.
-    """
+    """Return a conversation's messages."""
     most = dials.policy.limits.max_messages
     if len(messages) > most:
         raise ApiError("too_many_messages", f"{len(messages)} messages, at most {most} are allowed", "messages")
@@ -310,11 +298,7 @@ class Run:
         yield True
 
     async def news(self) -> AsyncGenerator[None]:
-        """Yield whenever there is something to show: while the answers grow, or once they are chosen.
-
-        Raises:
-            ApiError: see `updates`.
-        """
+        """Yield whenever there is something to show: while the answers grow, or once they are chosen."""
         shown = False
         async with contextlib.aclosing(self.updates()) as updates:
             async for finished in updates:

@@ -224,11 +224,7 @@ class Encoding:
         self._thread = ThreadPoolExecutor(1, "steerlm-encoding")
 
     async def __call__(self, encode: Callable[..., T], *arguments: object) -> T:
-        """Return what `encode` makes of its arguments.
-
-        Raises:
-            ApiError: `encode` raised it, or a `UserError`: the conversation makes no prompt.
-        """
+        """Return what `encode` makes of its arguments."""
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._thread, encode, *arguments)
@@ -294,11 +290,7 @@ def named(token: int, logprob: LogProb, texts: TokenTexts) -> TokenLogProb:
 
 
 async def read_prompt(backend: Backend, prompt: str | Sequence[int], num_top: int) -> list[TokenLogProb]:
-    """Return the log-probabilities of a text's tokens as a model without a template reads it; the first has none.
-
-    Raises:
-        ApiError: see `Backend.read`.
-    """
+    """Return the log-probabilities of a text's tokens as a model without a template reads it; the first has none."""
     encoder = backend.encoder
     texts = TokenTexts(encoder)
     ids, num_given = await backend.encoding(_read_ids, encoder, prompt)
@@ -334,11 +326,7 @@ def _read_ids(encoder: ConversationEncoder, prompt: str | Sequence[int]) -> tupl
 
 
 def check_room(room: int, length: int) -> None:
-    """Raise unless a text fits into a context.
-
-    Raises:
-        ApiError: it is longer.
-    """
+    """Raise unless a text fits into a context."""
     if room < 0:
         message = f"the prompt has {length} tokens, {-room} more than the model can read"
         raise ApiError("context_length_exceeded", message, "prompt")
@@ -362,11 +350,7 @@ class Places:
         self._most, self._metrics = most, metrics
 
     def take(self, samples: int) -> None:
-        """Count samples in; `free` must follow.
-
-        Raises:
-            ApiError: there are too many; whatever a single request asks for has a place when nothing else is drawn.
-        """
+        """Count samples in; `free` must follow."""
         if self.taken and self.taken + samples > self._most:
             raise ApiError("queue_full", "the server is busy: too many samples at the same time; try again")
         self.taken += samples

@@ -79,11 +79,7 @@ class LocalGeneration:
     def __init__(
         self, draws: Sequence[Draw], readers: Sequence[Reader], every_step: bool, scheduler: Scheduler, metrics: Metrics
     ) -> None:
-        """Submit samples; `every_step`: whether they must be read while they grow.
-
-        Raises:
-            ApiError: too many samples wait, or the decoding has ended.
-        """
+        """Submit samples; `every_step`: whether they must be read while they grow."""
         self.prompt_tokens = max(len(lane.prompt) for lane in draws[0].lanes)
         self.answers = [reader.answer for reader in readers]
         self._draws, self._readers = draws, readers

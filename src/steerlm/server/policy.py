@@ -170,9 +170,6 @@ def load_policy(path: Path | None, schema: AttributeSchema, key_names: list[str]
     Args:
         path: the file; None = no locks but those of the schema (`user_settable: false`), and default limits.
         schema: the attributes the model was trained on.
-
-    Raises:
-        UserError: an unknown key, attribute, preset value or name of an API key.
     """
     if path is None:
         return build_policy(PolicyFile(), schema, key_names, "policy")

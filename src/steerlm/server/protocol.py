@@ -44,11 +44,7 @@ def unsupported(what: str, fix: str) -> PydanticCustomError:
 
 
 def check_kind(raw: object) -> None:
-    """Refuse parts and items that are no text.
-
-    Raises:
-        PydanticCustomError: naming what they are.
-    """
+    """Refuse parts and items that are no text."""
     if isinstance(raw, Mapping) and isinstance(raw.get("type"), str) and raw["type"] in _NOT_TEXT:
         raise unsupported(_NOT_TEXT[raw["type"]], "send text only")
 

@@ -172,11 +172,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(host: str, keys: Keys) -> None:
-    """Refuse to serve others without keys.
-
-    Raises:
-        UserError: other machines can reach the address, and no key is needed.
-    """
+    """Refuse to serve others without keys."""
     if not is_loopback(host) and not keys.names:
         raise UserError(
             f"--host {host} lets other machines in: give --api-key-file, or listen on 127.0.0.1 (the default)"

@@ -81,11 +81,7 @@ class Service:
 
     @contextlib.contextmanager
     def admitted(self, caller: str | None) -> Iterator[None]:
-        """Count a request of a caller while it runs.
-
-        Raises:
-            ApiError: the caller has too many requests at the same time.
-        """
+        """Count a request of a caller while it runs."""
         most = self.policy.limits.max_requests_per_key
         if self._running[caller] >= most:
             raise ApiError("too_many_requests", f"too many requests at the same time, at most {most}; try again")
@@ -96,11 +92,7 @@ class Service:
             self._running[caller] -= 1
 
     async def score(self, conversations: Sequence[Sequence[Message]]) -> Scored:
-        """Score the last turn of each conversation.
-
-        Raises:
-            ApiError: there is no attribute model, or a conversation is malformed.
-        """
+        """Score the last turn of each conversation."""
         model = self.attribute_model
         if model is None:
             message = "scores need an attribute model; start the server with --attribute-model"
@@ -173,11 +165,7 @@ def alternating(messages: Sequence[Message]) -> list[Message]:
 
 
 def trained_schema(info: CheckpointInfo) -> AttributeSchema:
-    """Return the attributes that a checkpoint was trained on.
-
-    Raises:
-        UserError: there are none.
-    """
+    """Return the attributes that a checkpoint was trained on."""
     statistics: Mapping[str, Mapping[str, object]] = info.label_statistics.get("attributes", {})
     # a checkpoint without statistics (made elsewhere) is taken at its word
     names = [name for name in info.schema.names if name not in statistics or statistics[name]["n"]]

@@ -270,9 +270,6 @@ def check_weights(weights: object, dials: Dials) -> dict[str, float]:
 
     A weight on a locked attribute would get around its lock: the most toxic of many answers is wanted by nobody who
     fixed toxicity at 0.
-
-    Raises:
-        ApiError: unknown or locked attributes, or weights that are no numbers.
     """
     if not isinstance(weights, Mapping) or not weights:
         raise dials.malformed(f"steer.weights must name attributes, got {_short(weights)}", "steer.weights")

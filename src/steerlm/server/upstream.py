@@ -164,11 +164,7 @@ class UpstreamBackend:
         return _Prompt(attributes, ids)
 
     def _check_chat(self, messages: Sequence[Message], attributes: Mapping[str, Value], ids: Sequence[int]) -> None:
-        """Make sure that text is text where somebody else tokenizes it.
-
-        Raises:
-            ApiError: it would become a control token, and with it a setting that nobody allowed.
-        """
+        """Make sure that text is text where somebody else tokenizes it."""
         try:
             text = self._tokenizer.apply_chat_template(
                 _chat(messages), attributes=dict(attributes), add_generation_prompt=True, tokenize=False

@@ -121,11 +121,7 @@ class _Models(BaseModel):
 
 
 async def read_events(reply: httpx.Response) -> AsyncGenerator[Event]:
-    """Yield the events of a stream, until it says that it is done or ends.
-
-    Raises:
-        ApiError: it is no stream of completions.
-    """
+    """Yield the events of a stream, until it says that it is done or ends."""
     if not reply.headers.get("content-type", "").startswith("text/event-stream"):
         raise broken("its answer is no stream")
     # its lines end with line feeds and carriage returns alone: an answer may hold other separators
@@ -157,11 +153,7 @@ def _event(text: str) -> Event:
 
 
 def read_echo(reply: httpx.Response, length: int) -> list[TokenLogProb]:
-    """Return the log-probabilities of an echoed prompt's tokens but the first.
-
-    Raises:
-        ApiError: it refuses, or does not tell them.
-    """
+    """Return the log-probabilities of an echoed prompt's tokens but the first."""
     if reply.status_code != 200:
         raise refused(reply.status_code, reply.text)
     try:

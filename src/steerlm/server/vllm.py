@@ -83,12 +83,7 @@ class VllmBackend:
         return TaskGeneration([reader.answer for reader in readers], draws, prompt_tokens, self._places)
 
     def _starts(self, plan: Plan) -> list[_Start]:
-        """Return the samples and how vLLM draws them.
-
-        Raises:
-            ApiError: the setting needs several prompts.
-            UserError: as `Prompting.lanes` and `Prompting.limit`.
-        """
+        """Return the samples and how vLLM draws them."""
         from vllm.sampling_params import RequestOutputKind
 
         lanes = self.prompting.lanes(plan.request)
@@ -134,11 +129,7 @@ class VllmBackend:
             self._places.free(1)
 
     async def _outputs(self, ids: Sequence[int], parameters: Any) -> AsyncGenerator[Any]:
-        """Yield what vLLM says of one request.
-
-        Raises:
-            ApiError: it cannot go on.
-        """
+        """Yield what vLLM says of one request."""
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         prompt, name = {"prompt_token_ids": list(ids)}, f"steerlm-{next(self._numbers)}"
@@ -161,11 +152,7 @@ class VllmBackend:
 
 
 def _take(draw: Draw, completion: Any) -> None:
-    """Add a `vllm.CompletionOutput` to what has been drawn.
-
-    Raises:
-        ApiError: vLLM has given it up.
-    """
+    """Add a `vllm.CompletionOutput` to what has been drawn."""
     tokens, reason = list(completion.token_ids), completion.finish_reason
     if reason not in (None, "stop", "length"):  # nothing that we have asked for
         _LOG.error("vLLM has ended a sample for the reason %r", reason)

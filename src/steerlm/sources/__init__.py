@@ -99,9 +99,6 @@ def parse_columns(text: str) -> dict[str, str]:
     """Return the `columns` of a source as a command line says them: `prompt=player,response=reply,rating.humor=funny`.
 
     A pair with a comma in it stands in quotation marks, as in CSV.
-
-    Raises:
-        UserError: a piece that is no pair, or a name that stands twice.
     """
     names: dict[str, str] = {}
     for piece in next(csv.reader([text])):
@@ -171,11 +168,7 @@ def _convert(row: SourceRow, source: SourceConfig, labels: Labels, bad: BadRecor
 
 
 def _with_row(draft: Draft, untrained: bool, own: Labelled) -> Draft:
-    """Apply what stands beside the turns: a flag that keeps the row out of training, columns of ratings.
-
-    Raises:
-        UserError: a conversation that is rated but ends without a response.
-    """
+    """Apply what stands beside the turns: a flag that keeps the row out of training, columns of ratings."""
     said = list(draft.messages)
     if untrained:
         said = [replace(message, weight=0) if message.role == "assistant" else message for message in said]

@@ -18,11 +18,7 @@ _NO_OUTPUT = ("nooutput", "no output")
 
 
 def convert(row: object, labels: Labels) -> Iterator[Draft]:
-    """Yield the conversation of a row: its history, then the instruction with the input below it, then the output.
-
-    Raises:
-        UserError: no instruction or no output, or a history that is no list of exchanges.
-    """
+    """Yield the conversation of a row: its history, then the instruction with the input below it, then the output."""
     row = expect_object(row)
     instruction = expect_text({**row, "instruction": ""} if row.get("instruction", "") is None else row, "instruction")
     given = filled_text(row, "input", labels)

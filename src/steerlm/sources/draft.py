@@ -181,22 +181,14 @@ def _rescale(value: float, low: float, high: float, attribute: Attribute) -> flo
 
 
 def expect_object(row: object) -> JsonObject:
-    """Return the row if it is a JSON object.
-
-    Raises:
-        UserError: it is something else.
-    """
+    """Return the row if it is a JSON object."""
     if not isinstance(row, dict):
         raise UserError(f"a row must be a JSON object, got {type(row).__name__}")
     return row
 
 
 def expect_text(row: Mapping[str, object], key: str) -> str:
-    """Return the text under `key`.
-
-    Raises:
-        UserError: the key is missing (names the keys there are) or holds something else.
-    """
+    """Return the text under `key`."""
     if key not in row:
         raise UserError(f"the row has no {key!r}; it has {', '.join(map(str, row)) or 'nothing'}")
     text = row[key]

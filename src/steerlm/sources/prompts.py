@@ -51,9 +51,6 @@ def read_prompts(path: Path, schema: AttributeSchema | None = None) -> Iterator[
 
     Args:
         schema: where given, labels of earlier turns are validated against it, and a record's signature must be its own.
-
-    Raises:
-        UserError: with file and line: a row without a prompt, a malformed conversation, another schema.
     """
     for row in read_file_rows(path):
         value = row.value

@@ -86,11 +86,7 @@ def _turn(message: Message, schema: AttributeSchema) -> dict[str, object]:
 
 
 def read_groups(path: Path, schema: AttributeSchema) -> Iterator[ResponseGroup]:
-    """Yield the groups of a file.
-
-    Raises:
-        UserError: naming the line: a key is missing, a label off the schema, a number that is none, wrong roles.
-    """
+    """Yield the groups of a file."""
     for number, (row, place) in enumerate(read_objects(path), 1):
         if is_signature(row.get("schema")):
             schema.require_same(row["schema"], "the schema in use", place)

@@ -45,11 +45,7 @@ def reject(message: str, bad: BadRecords | None) -> None:
 
 
 def read_rows(source: SourceConfig, bad: BadRecords | None = None) -> Iterator[SourceRow]:
-    """Yield the rows of a source: a local file, a folder of files, or a hub data set.
-
-    Raises:
-        UserError: see `read_file_rows` and `read_hub_rows`.
-    """
+    """Yield the rows of a source: a local file, a folder of files, or a hub data set."""
     if source.path is None:
         assert source.hub is not None
         yield from read_hub_rows(source.hub, source.hub_split)
@@ -189,11 +185,7 @@ def _parquet_rows(path: Path) -> Iterator[SourceRow]:
 
 
 def read_hub_rows(hub: str, split: str) -> Iterator[SourceRow]:
-    """Stream the rows of a hub data set (or of a local folder in the hub's layout) through `datasets`.
-
-    Raises:
-        UserError: `datasets` is not installed, no such data set, no such split, or the hub cannot be reached.
-    """
+    """Stream the rows of a hub data set (or of a local folder in the hub's layout) through `datasets`."""
     with needs_extra("data", f"reading {hub} from the hub"):
         import datasets
     try:

@@ -14,11 +14,7 @@ from steerlm.sources.draft import Draft, Labels, absent, expect_object, expect_t
 
 
 def convert(row: object, labels: Labels) -> Iterator[Draft]:
-    """Yield the one exchange of a row.
-
-    Raises:
-        UserError: no prompt, no response, or a rating off the schema's scale.
-    """
+    """Yield the one exchange of a row."""
     row = expect_object(row)
     for key in row:
         if key not in labels.schema and (name := str(key).strip().lower()) in labels.schema and name not in row:

@@ -53,11 +53,7 @@ _YES_NO: dict[object, Literal[0, 1]] = {
 
 
 def find_turns(row: JsonObject, wanted: str) -> list[object]:
-    """Return the row's list of turns: under `wanted`, else under another usual name; a column of text may hold it.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the row's list of turns: under `wanted`, else under another usual name; a column of text may hold it."""
     for key in (wanted, *TURN_LISTS):
         turns = row.get(key)
         if isinstance(turns, str) and turns.lstrip().startswith("["):  # a cell of a table
@@ -78,9 +74,6 @@ def read_turns(
     Args:
         schema: labels are validated against it.
         left_out: counts what a message has no place for.
-
-    Raises:
-        UserError: with the number of the turn: no role or text, an unknown speaker, a call of a tool, a bad label.
     """
     messages = [Message("system", system)] if system else []
     for number, turn in enumerate(turns):
@@ -92,11 +85,7 @@ def read_turns(
 
 
 def read_turn(turn: object, schema: AttributeSchema | None, left_out: Counter[str]) -> Message:
-    """Return one turn as a message, its labels on the schema's scale.
-
-    Raises:
-        UserError: see `read_turns`.
-    """
+    """Return one turn as a message, its labels on the schema's scale."""
     if not isinstance(turn, dict):
         raise UserError(f"a message must be a JSON object with role and content, got {turn!r}")
     role_key, text_key = (
@@ -160,11 +149,7 @@ def _text(content: object, role: Role, left_out: Counter[str]) -> str:
 
 
 def trained_flag(key: str, value: object) -> Literal[0, 1]:
-    """Return 1 where a turn (or row) is to be trained, 0 where it is context only.
-
-    Raises:
-        UserError: the value is no yes and no no.
-    """
+    """Return 1 where a turn (or row) is to be trained, 0 where it is context only."""
     known = value.strip().lower() if isinstance(value, str) else value
     flag = _YES_NO.get(known) if isinstance(known, (str, int, float)) else None
     if flag is None:

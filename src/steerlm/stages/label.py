@@ -263,11 +263,7 @@ def _agreement(attribute: Attribute, pairs: Sequence[tuple[Value, Value, str]]) 
 
 
 def only_said_by(schema: AttributeSchema, teller: str) -> AttributeSchema:
-    """Return the schema in which only one kind of teller says something; the other attributes are left to people.
-
-    Raises:
-        UserError: no attribute is said by it.
-    """
+    """Return the schema in which only one kind of teller says something; the other attributes are left to people."""
     if not any(attribute.said_by == teller for attribute in schema):
         raise UserError(f"no attribute names a {teller}: add `{teller}:` to those that it says")
     return AttributeSchema(

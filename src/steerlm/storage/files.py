@@ -32,11 +32,7 @@ _NO_TEXT = {
 
 
 def open_text_bytes(path: Path) -> IO[bytes]:
-    """Open a file of UTF-8 text for reading, through gzip where its content is gzip's.
-
-    Raises:
-        UserError: the file does not exist, or its first bytes are no UTF-8 text: another encoding, an archive.
-    """
+    """Open a file of UTF-8 text for reading, through gzip where its content is gzip's."""
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     with path.open("rb") as probe:
@@ -93,11 +89,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the non-blank lines of a file with their numbers (from 1), as `open_text_bytes` opens it.
-
-    Raises:
-        UserError: missing file, no UTF-8 text, or a gzip file that is damaged or cut short (with the last good line).
-    """
+    """Yield the non-blank lines of a file with their numbers (from 1), as `open_text_bytes` opens it."""
     number = 0
     with open_text_bytes(path) as stream:
         try:
@@ -115,11 +107,7 @@ _INTEGERS = range(-(2**63), 2**64)
 
 
 def parse_json_line(line: bytes, path: Path, number: int) -> Any:
-    """Parse one JSONL line.
-
-    Raises:
-        UserError: with file, line and column; names NaN, Infinity, and integers that would not be kept exactly.
-    """
+    """Parse one JSONL line."""
     if number == 1:
         line = line.removeprefix(_BYTE_ORDER_MARK)
     try:
@@ -135,11 +123,7 @@ def parse_json_line(line: bytes, path: Path, number: int) -> Any:
 
 
 def read_objects(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield the JSON objects of a file of lines, each with its place, `file:line`.
-
-    Raises:
-        UserError: as `read_lines` and `parse_json_line`; or a line that is no object.
-    """
+    """Yield the JSON objects of a file of lines, each with its place, `file:line`."""
     for number, line in read_lines(path):
         row = parse_json_line(line, path, number)
         if not isinstance(row, dict):

@@ -18,9 +18,6 @@ def held(lock: Path, busy: str) -> Iterator[None]:
     Args:
         lock: the file, which stays there.
         busy: says what another process is doing, and what to do.
-
-    Raises:
-        UserError: `busy`, at once, where another process holds it.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     hold = FileLock(lock, blocking=False)

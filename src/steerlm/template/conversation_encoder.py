@@ -184,11 +184,7 @@ class ConversationEncoder:
         return encoded
 
     def stretches(self, messages: Sequence[Message]) -> list[Stretch]:
-        """Return the text of a conversation, and what of it the model is trained to write.
-
-        Raises:
-            UserError: as `conversation`.
-        """
+        """Return the text of a conversation, and what of it the model is trained to write."""
         check_roles(messages)
         weights = iter([message.weight for message in messages if message.role == "assistant"])
         found = []

@@ -80,11 +80,7 @@ def seen_combinations(info: CheckpointInfo, quality_attributes: Sequence[str], o
 
 
 def quality_attribute(schema: AttributeSchema, name: str) -> Attribute:
-    """Return an attribute that counts as quality.
-
-    Raises:
-        UserError: unknown, or neither end is better.
-    """
+    """Return an attribute that counts as quality."""
     attribute = schema[name]
     if attribute.best is None:
         raise UserError(f"bootstrap.quality_attributes: {name!r} has no best end in the schema")

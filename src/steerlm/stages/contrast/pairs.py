@@ -144,11 +144,7 @@ def _message(message: Message) -> Mapping[str, object]:
 
 
 def pair_items(path: Path, schema: AttributeSchema) -> LineItems[GoalPair]:
-    """Return the pairs of a file as items of a resumable one.
-
-    Raises:
-        UserError: naming the line of a pair that is none.
-    """
+    """Return the pairs of a file as items of a resumable one."""
     path = path.resolve()
 
     def parse(number: int, line: bytes) -> GoalPair:

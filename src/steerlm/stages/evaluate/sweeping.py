@@ -81,9 +81,6 @@ def read_prompts(path: Path, schema: AttributeSchema, num_prompts: int | None, s
         schema: labels of earlier turns are validated against it.
         num_prompts: take so many, drawn at random; None or more than there are: all.
         seed: of the draw and of the answers' sampling.
-
-    Raises:
-        UserError: no file, a malformed record, or no prompt in it.
     """
     asked = (
         Conversation(prompt.id or f"{path.stem}/{number}", prompt.messages, group=prompt.group)

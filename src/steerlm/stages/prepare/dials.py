@@ -33,9 +33,6 @@ def fit_schema(train: Path, schema: AttributeSchema, out: Path) -> FittedDials:
     Args:
         schema: the attributes, some of which a measure or a classifier says.
         out: folder for `schema.json`.
-
-    Raises:
-        UserError: see `scorers.dials.fit_dials`.
     """
     turns = sampled_turns(train, schema)
     fitted, undefined = fit_dials(schema, turns, lambda rows: progress(rows, len(rows), "measuring"))

@@ -38,9 +38,6 @@ def show(
         data: `train.jsonl` of `prepare`, or any file of conversations.
         template: the chat template that will be trained; where it is the model's own, in its encoder.
         count: how many records, drawn at random.
-
-    Raises:
-        UserError: as `read_conversations`.
     """
     records = read_conversations(data, schema)
     drawn = heapq.nsmallest(count, ((hash64(str(seed), record.id), i, record) for i, record in enumerate(records)))

@@ -59,9 +59,6 @@ def labelled_turns(
     Args:
         path: JSONL of conversations.
         data_schema: all attributes of the data; None: the same.
-
-    Raises:
-        UserError: as `read_conversations`.
     """
     for conversation in read_conversations(path, data_schema or schema):
         for index in conversation.assistant_turns:
@@ -210,11 +207,7 @@ def _with_label(encoder: ConversationEncoder, ids: list[int], turn: LabelledTurn
 
 
 def require_all_labelled(labels_N_K: FloatArray, schema: AttributeSchema, path: Path) -> None:
-    """Raise unless every attribute has a label somewhere.
-
-    Raises:
-        UserError: naming the attributes without any.
-    """
+    """Raise unless every attribute has a label somewhere."""
     unlabelled = [a.name for a, column_N in zip(schema, labels_N_K.T, strict=True) if np.isnan(column_N).all()]
     if unlabelled:
         raise UserError(

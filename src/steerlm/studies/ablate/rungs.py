@@ -61,9 +61,6 @@ def chosen_rungs(names: Sequence[str], recipe: Recipe) -> tuple[Rung, ...]:
 
     Args:
         names: as the user gave them; empty = all that the recipe allows (`bootstrap` needs a section of it).
-
-    Raises:
-        UserError: an unknown rung, or `bootstrap` without its section or without a rung to start from.
     """
     known = [rung.name for rung in RUNGS]
     for name in names:

@@ -39,11 +39,7 @@ def read_questions(path: Path) -> list[BenchmarkQuestion]:
 
 
 def read_answers(path: Path, name: str) -> SystemAnswers:
-    """Read a system's answers, in any of the forms.
-
-    Raises:
-        UserError: with file and line: another form, or a question that is answered twice.
-    """
+    """Read a system's answers, in any of the forms."""
     answers: dict[str, tuple[str, ...]] = {}
     answer_ids: dict[str, str] = {}
     for row, place in _rows(path):

@@ -40,11 +40,7 @@ def read_systems(files: Mapping[str, Path]) -> dict[str, SystemAnswers]:
 
 
 def questions_for(questions: Path | None, answers: Sequence[Path], references: Path | None) -> list[BenchmarkQuestion]:
-    """Read the questions; without a question file they are taken from answers that are whole conversations.
-
-    Raises:
-        UserError: there is no question file and the answers do not hold the questions, or hold different ones.
-    """
+    """Read the questions; without a question file they are taken from answers that are whole conversations."""
     if questions is not None:
         found = {question.id: question for question in read_questions(questions)}
     else:

@@ -166,9 +166,6 @@ def invite(study: Study, names: Sequence[str]) -> list[Rater]:
     """Return the raters of these names with their links' tokens; new ones where there are none.
 
     Names are tidied: white space around them is no part of them.
-
-    Raises:
-        UserError: an empty, overlong or unprintable name, or two that look alike; then nobody is invited.
     """
     for name in names:
         if not 0 < len(name.strip()) <= 64 or not name.strip().isprintable():

@@ -49,11 +49,7 @@ class Way:
 
 
 def parse_ways(text: str) -> tuple[Way, ...]:
-    """Read `header,words,demonstrations,best-of-8,vector`.
-
-    Raises:
-        UserError: an unknown way, or one that stands twice.
-    """
+    """Read `header,words,demonstrations,best-of-8,vector`."""
     ways = []
     for name in (piece.strip() for piece in text.split(",") if piece.strip()):
         match = re.fullmatch(r"(?:(.+?)-)?best-of-(\d+)", name)
