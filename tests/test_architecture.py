@@ -6,6 +6,7 @@ Counted by `docs/structure.py`, described in `docs/architecture.md`.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -40,29 +41,37 @@ _NOT_OURS = {"chat.completion"}
 _ENDINGS = ("json", "jsonl", "md", "yaml", "html", "py", "safetensors", "jinja")
 
 MODULES = structure.modules(PACKAGE)
-ROOMS = structure.room_edges(PACKAGE)
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+@functools.cache
+def rooms() -> dict[str, set[str]]:
+    return structure.room_edges(PACKAGE)
+
+
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
 def test_every_room_stands_on_one_floor() -> None:
     named = [room for floor in FLOORS for room in floor]
-    assert sorted(named) == sorted(ROOMS)
+    assert sorted(named) == sorted(rooms())
 
 
 def test_no_arrow_points_up() -> None:
     place = {room: (i, j) for i, floor in enumerate(FLOORS) for j, room in enumerate(floor)}
-    upward = {(room, target) for room, targets in ROOMS.items() for target in targets if place[target] >= place[room]}
+    upward = {(room, target) for room, targets in rooms().items() for target in targets if place[target] >= place[room]}
     assert upward <= set(PERMITTED)
 
 
 def test_no_circle() -> None:
-    assert structure.circles(ROOMS) == []
+    assert structure.circles(rooms()) == []
 
 
 def test_no_private_name_leaves_its_room() -> None:
     taken = [
         f"{module}: {name} of {target}"
-        for module, tree in TREES.items()
+        for module, tree in trees().items()
         for _, target, names in structure.imports(tree, MODULES)
         for name in (*names, target.rsplit(".", 1)[-1])
         if name.startswith("_") and not name.startswith("__") and target.rsplit(".", 1)[0] != module.rsplit(".", 1)[0]
@@ -83,7 +92,7 @@ def test_dotted_names_in_docstrings_lead_somewhere(module: str) -> None:
     """`room.module` or `module.name` in a docstring, where its first word is a room or a neighbour."""
     folder = MODULES[module].parent
     missing = []
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(trees()[module]):
         if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         for dotted in re.findall(r"`([a-z_]+(?:\.[A-Za-z_]+)+)(?:\(\))?`", ast.get_docstring(node) or ""):
@@ -91,7 +100,7 @@ def test_dotted_names_in_docstrings_lead_somewhere(module: str) -> None:
             if parts[-1] in _ENDINGS or dotted in _NOT_OURS:
                 continue
             beside = (folder / f"{parts[0]}.py").is_file()
-            if parts[0] not in ROOMS and not beside:
+            if parts[0] not in rooms() and not beside:
                 continue
             base = folder / parts[0] if beside and parts[0] not in MODULES else PACKAGE / parts[0]
             if not _leads_somewhere(base, parts[1:]):

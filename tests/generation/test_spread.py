@@ -20,6 +20,7 @@ from steerlm.generation.opening import open_engine
 from steerlm.generation.requests import Draw, Request, Sampling
 from steerlm.generation.spread import SpreadEngine
 from steerlm.scorers.spread import open_attribute_model
+from tests import processes
 from tests.scorers.test_attribute_models import SCHEMA, classifier, info
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
@@ -46,7 +47,8 @@ def refuse(engine: LocalEngine, text: str) -> None:
     raise UserError(text)
 
 
-def test_two_processes_say_what_one_says(checkpoint: Path) -> None:
+def test_two_processes_say_what_one_says(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes.copied(monkeypatch)
     spread = open_engine("local", checkpoint, "fp32", 4, devices=2)
     assert isinstance(spread, SpreadEngine)
     alone = load_engine(checkpoint, "fp32", 4)
@@ -59,10 +61,10 @@ def test_two_processes_say_what_one_says(checkpoint: Path) -> None:
     sharded, share = spread._ranks.call(held)
     assert sharded
     assert share < 0.8  # embeddings and norms are whole in each
-    processes = spread._ranks._processes
+    ranks = spread._ranks._processes
     with pytest.raises(UserError, match="a mistake in each"):
         spread._ranks.call(refuse, "a mistake in each")
-    assert not any(process.is_alive() for process in processes)
+    assert not any(process.is_alive() for process in ranks)
 
 
 def test_a_model_that_cannot_be_cut_is_refused(checkpoint: Path) -> None:

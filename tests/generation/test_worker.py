@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from steerlm.generation.engine import LocalEngine, Request, Sampling, load_engin
 from steerlm.generation.online import Scheduler, SchedulerStopped
 from steerlm.generation.requests import Draw
 from steerlm.generation.worker import Worker, process_worker, thread_worker
+from tests import processes
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 PARENT = """
@@ -54,7 +53,9 @@ def engine(folder: Path) -> LocalEngine:
 
 @pytest.fixture(scope="module")
 def started(folder: Path) -> Iterator[tuple[Scheduler, Worker]]:
-    worker = process_worker(folder, batch_size=4)
+    with pytest.MonkeyPatch.context() as patch:
+        processes.copied(patch)
+        worker = process_worker(folder, batch_size=4)
     scheduler = Scheduler(worker, max_waiting=50)
     yield scheduler, worker
     scheduler.close()
@@ -106,7 +107,8 @@ def test_a_killed_process_is_told(engine: LocalEngine, started: tuple[Scheduler,
         scheduler.submit(rows_of(engine, 0), lambda: None)
 
 
-def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes.copied(monkeypatch)
     worker = process_worker(tmp_path / "none", batch_size=4)
     with pytest.raises(UserError, match="none"):
         Scheduler(worker, max_waiting=4)
@@ -114,12 +116,11 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
 
 
 def test_the_worker_ends_with_the_process_that_started_it(folder: Path) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
+    parent, printed = processes.talk(["-c", PARENT, str(folder)])
+    pid = int(printed.readline())
     parent.kill()
-    parent.wait()
-    parent.stdout.close()
+    parent.join()
+    printed.close()
     deadline = time.monotonic() + 60
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "it goes on for nobody"

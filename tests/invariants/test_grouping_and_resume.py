@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -63,23 +63,40 @@ def test_any_grouping_of_a_step_gives_the_same_training(case: str, tmp_path: Pat
             torch.testing.assert_close(other_weights[name], value, rtol=0, atol=1e-6, msg=name)
 
 
+# dropout makes the result depend on the state of the random numbers too
+DROPOUT = 0.2
+INTERRUPTED = section(epochs=2, eval_steps=4, gradient_accumulation_steps=2, tokens_per_batch=128)
+
+
+class Whole(NamedTuple):
+    """A training that nothing interrupted."""
+
+    summary: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    model, folder = language_model(DROPOUT), tmp_path_factory.mktemp("whole")
+    return Whole(run(INTERRUPTED, model, token_examples(90), folder), parameters(model), folder)
+
+
 @pytest.mark.parametrize("kill", [1, 4, 9, 14])
-def test_a_killed_run_ends_with_the_same_bits(kill: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # dropout makes the result depend on the state of the random numbers too
-    config = section(epochs=2, eval_steps=4, gradient_accumulation_steps=2, tokens_per_batch=128)
+def test_a_killed_run_ends_with_the_same_bits(
+    kill: int, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     examples = token_examples(90)
-    whole = language_model(dropout=0.2)
-    summary = run(config, whole, examples, tmp_path / "whole")
-    assert summary["steps"] > 14
+    assert whole.summary["steps"] > 14
     with monkeypatch.context() as patch:
         kill_at(kill, patch)
         with pytest.raises(Killed):
-            run(config, language_model(dropout=0.2), examples, tmp_path / "killed")
-    resumed = language_model(dropout=0.2)
-    assert run(config, resumed, examples, tmp_path / "killed") == summary
-    assert all(torch.equal(value, parameters(resumed)[name]) for name, value in parameters(whole).items())
+            run(INTERRUPTED, language_model(DROPOUT), examples, tmp_path)
+    resumed = language_model(DROPOUT)
+    assert run(INTERRUPTED, resumed, examples, tmp_path) == whole.summary
+    assert all(torch.equal(value, parameters(resumed)[name]) for name, value in whole.weights.items())
     for key in ("loss", "eval_loss", "learning_rate", "grad_norm"):
-        assert list(logged(tmp_path / "killed", key)) == list(logged(tmp_path / "whole", key))
+        assert list(logged(tmp_path, key)) == list(logged(whole.folder, key))
 
 
 def test_a_killed_lora_run_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import csv
-import os
 import random
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import pytest
 import yaml
 
 from steerlm.cli import main
+from tests import processes
 from tests.studies.judge.fake_endpoint import FakeEndpoint
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
@@ -97,18 +96,14 @@ def follow(
     assert steerlm(run, base, *changed) == 0
 
 
-def start_server() -> tuple[subprocess.Popen[str], str]:
+def start_server() -> tuple[BaseProcess, TextIO, str]:
     Path("lock.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
     words = shlex.split(blocks("bash")[4])[1:]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "steerlm.cli", *words, "--port", "0"],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert process.stdout is not None
-    line = process.stdout.readline()
+    process, printed = processes.talk(["-m", "steerlm.cli", *words, "--port", "0"])
+    line = printed.readline()
     found = re.match(r"dialogue at (http://127\.0\.0\.1:\d+)/v1", line)  # named after the recipe
     assert found is not None, line
-    return process, found[1]
+    return process, printed, found[1]
 
 
 def ask(url: str) -> None:
@@ -141,12 +136,13 @@ def test_the_page_holds_word_for_word(
     errors = [abs(one["attributes"]["grumpiness"] - grumpiness(one["content"])) for one in labels]
     assert sum(errors) / len(errors) < 0.5
     assert {one["attributes"]["length"] for one in labels} == {0, 1, 2, 3, 4}
-    process, url = start_server()
+    process, printed, url = start_server()
     try:
         ask(url)
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.join(60)
+        printed.close()
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from steerlm import pipeline
 from steerlm.config import load_recipe
 from steerlm.errors import UserError
 from steerlm.planning.estimate import plan
+from tests import processes
 from tests.tiny_recipe import write_tiny_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,34 +35,25 @@ FINAL_LOSSES = ("train_attribute_model", "train_sft", "bootstrap")
 
 def tiny_recipe(path: Path, run_dir: Path) -> Path:
     """Write the tiny recipe with stages long enough to be killed at any place, and more than one validation."""
-    trained = {"epochs": 1, "max_steps": -1, "eval_steps": 20}
+    trained = {"epochs": 1, "max_steps": -1, "eval_steps": 10}
     return write_tiny_recipe(
         path,
         run_dir,
-        playground={"num_prompts": 500, "num_layers": 2},
+        playground={"num_prompts": 200},
         train_attribute_model=trained,
         train_sft=trained,
-        bootstrap={"num_prompts": 24, "batch_size": 48},
-        evaluate={"num_prompts": 6, "samples_per_prompt": 1, "max_new_tokens": 16},
+        evaluate={"num_prompts": 4, "samples_per_prompt": 1, "max_new_tokens": 16},
     )
 
 
-def start(recipe: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "steerlm.cli", "run", str(recipe), "--force"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
-    )
+def command(recipe: Path) -> list[str]:
+    return ["-m", "steerlm.cli", "run", str(recipe), "--force"]
 
 
 def finish(recipe: Path) -> str:
-    process = start(recipe)
-    output = process.communicate(timeout=600)[0].decode()
-    assert process.returncode == 0, output
-    return output
+    done = processes.run(command(recipe))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def outputs(run_dir: Path) -> dict[str, Any]:
@@ -111,8 +103,10 @@ def test_one_command_runs_every_step_and_ends_with_the_table(whole_run: tuple[Pa
 def test_the_same_command_again_computes_nothing(whole_run: tuple[Path, str, float]) -> None:
     folder, _, _ = whole_run
     before = {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*.safetensors")}
-    output = finish(folder / "recipe.yaml")
-    assert output.count("already done") == 7
+    started = [sys.executable, *command(folder / "recipe.yaml")]
+    again = subprocess.run(started, capture_output=True, text=True, timeout=600, check=False)
+    assert again.returncode == 0, again.stderr
+    assert (again.stdout + again.stderr).count("already done") == 7
     assert before == {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*.safetensors")}
 
 
@@ -137,14 +131,8 @@ def test_the_readme_example_runs_on_the_finished_run(
 
 def test_chat_answers_from_a_pipe(whole_run: tuple[Path, str, float]) -> None:
     folder, _, _ = whole_run
-    done = subprocess.run(
-        [sys.executable, "-m", "steerlm.cli", "chat", str(folder / "run" / "bootstrap" / "model"), "--humor", "4"],
-        input="How do I bake bread?\n/set\n/quit\n",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    words = ["-m", "steerlm.cli", "chat", str(folder / "run" / "bootstrap" / "model"), "--humor", "4"]
+    done = processes.run(words, "How do I bake bread?\n/set\n/quit\n")
     assert done.returncode == 0, done.stderr
     assert "humor" in done.stdout
 
@@ -173,16 +161,16 @@ def kill_at_random(folder: Path, kills: int, reference: dict[str, Any], seconds:
         run_dir = folder / f"killed-{completed}"
         recipe = tiny_recipe(folder / f"killed-{completed}.yaml", run_dir)
         while True:
-            process = start(recipe)
-            delay = moments.uniform(1.0, seconds) if landed < kills else 600.0
-            try:
-                output = process.communicate(timeout=delay)[0].decode()
-                assert process.returncode == 0, output
+            with (folder / "output").open("w") as output:
+                process = processes.start(command(recipe), stdout=output.fileno(), stderr=output.fileno())
+            process.join(moments.uniform(0.5, seconds) if landed < kills else 600.0)
+            if process.exitcode is not None:
+                assert process.exitcode == 0, (folder / "output").read_text()
                 break
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
-                landed += 1
+            assert process.pid is not None
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+            landed += 1
         assert outputs(run_dir) == reference
         completed += 1
     return landed

@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -27,6 +25,7 @@ from steerlm.errors import UserError
 from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.stages.annotate import stage
 from steerlm.stages.annotate.stage import annotate, annotate_records
+from tests import processes
 from tests.scorers.test_attribute_models import classifier, info
 from tests.tiny import byte_tokenizer, tiny_llama_config
 
@@ -300,8 +299,8 @@ def test_a_killed_process_leaves_what_the_next_one_completes(data: Path, tmp_pat
     config = AnnotateConfig(window=5, tokens_per_batch=2000, precision="fp32")
     annotate(config, [data], tmp_path / "m", tmp_path / "whole")
     arguments = [str(tmp_path / "m"), str(data), str(tmp_path / "cut")]
-    killed = subprocess.run([sys.executable, "-c", _KILLED, *arguments], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = processes.run(["-c", _KILLED, *arguments])
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     # the third window may not have been written yet
     assert (tmp_path / "cut" / "chats.jsonl.partial").read_bytes().count(b"\n") in (10, 11, 12, 13, 14, 15)
     assert not (tmp_path / "cut" / "chats.jsonl").exists()

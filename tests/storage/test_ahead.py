@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import psutil
 import pytest
@@ -15,6 +15,7 @@ import torch
 
 from steerlm.errors import UserError
 from steerlm.storage.ahead import read_ahead
+from tests import processes
 
 
 def test_results_come_in_order_from_other_processes() -> None:
@@ -53,6 +54,24 @@ def test_random_numbers_drawn_elsewhere_do_not_change() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_one_that_is_left_to_the_collector_tells_its_processes_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminate, killed = BaseProcess.terminate, []
+
+    def kill(process: BaseProcess) -> None:
+        killed.append(process)
+        terminate(process)
+
+    monkeypatch.setattr(BaseProcess, "terminate", kill)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 20)  # then it is killed
+    monkeypatch.setattr("torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL", 1e6)  # then it would look around
+    circle: list[Any] = [read_ahead(str, range(10))]
+    assert next(circle[0]) == "0"
+    circle.append(circle)
+    del circle
+    gc.collect()
+    assert killed == []
+
+
 _ENDLESS = """
 import os, signal, sys, time
 from steerlm.storage.ahead import read_ahead
@@ -65,14 +84,14 @@ for process in read_ahead(lambda number: os.getpid(), range(1000)):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_the_other_process_ends_with_this_one(how: signal.Signals, tmp_path: Path) -> None:
-    with (tmp_path / "errors").open("w") as errors:
-        started = subprocess.Popen([sys.executable, "-c", _ENDLESS], stdout=subprocess.PIPE, stderr=errors, text=True)
-        assert started.stdout is not None
-        reader = psutil.Process(int(started.stdout.readline()))
-        started.send_signal(how)
-        started.stdout.close()
-        assert started.wait(30) != 0
+def test_the_other_process_ends_with_this_one(how: signal.Signals) -> None:
+    started, printed = processes.talk(["-c", _ENDLESS])
+    reader = psutil.Process(int(printed.readline()))
+    assert started.pid is not None
+    os.kill(started.pid, how)
+    printed.close()
+    started.join(30)
+    assert started.exitcode not in (0, None)
     deadline = time.monotonic() + 30  # after SIGKILL it looks for its parent every few seconds
     while reader.is_running() and reader.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -27,6 +27,11 @@ _CHUNKS_EACH = 1
 """Chunks that a process is ahead: it makes one while the one before is worked on; more would only take memory."""
 
 
+_running: set[object] = set()
+"""Iterators that nobody has closed yet. One that the collector found together with its queues would tell the processes
+to end through a queue that is closed already, and then wait seconds for them."""
+
+
 class _Mistake(NamedTuple):
     """A user's mistake that another process met."""
 
@@ -70,10 +75,14 @@ def read_ahead(load: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
     )
     with _forking():
         chunks = iter(loader)
-    for chunk in chunks:
-        if isinstance(chunk, _Mistake):
-            raise UserError(chunk.message)
-        yield chunk
+    _running.add(chunks)
+    try:
+        for chunk in chunks:
+            if isinstance(chunk, _Mistake):
+                raise UserError(chunk.message)
+            yield chunk
+    finally:
+        _running.remove(chunks)
 
 
 def _num_processes() -> int:
