@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,14 @@ from typing import Any
 from benchmarks import annotate, engines, harness, sft
 from benchmarks.harness import Benchmark, Case, Measurement, NotRun, Runner
 from steerlm.storage.files import write_json
+
+_MEASUREMENT_S = 150
+"""Most that one measurement beside peers may take."""
+_FAILURES = (
+    RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, OSError,
+    subprocess.SubprocessError,
+)  # fmt: skip
+"""What may go wrong in a part, so that the others still run: there is one try."""
 
 Facts = Mapping[str, Any]
 Say = Callable[[str], None]
@@ -114,10 +123,13 @@ def _beside_peers(
     def run(case: str, contestant: str, variant: str, number: int) -> Measurement | NotRun:
         if setup.left <= 0:
             return NotRun("no time left")
+        runner.timeout_s = min(_MEASUREMENT_S, setup.left)
         try:
             return runner(case, contestant, variant, number)
+        except subprocess.TimeoutExpired as late:
+            return NotRun(f"stopped after {late.timeout:.0f} s: its share of the time was over")
         except RuntimeError as failure:
-            return NotRun(f"failed: {str(failure)[-600:]}")
+            return NotRun(f"failed: {str(failure)[-2000:]}")
 
     return harness.run_case(name, Case(whole.description, chosen), run, 1, benchmark.compare, say)
 
@@ -126,7 +138,7 @@ def parts(setup: Setup, say: Say) -> dict[str, Callable[[], Facts]]:
     """Return the parts in order, by name."""
     large = "80m" if setup.tiny else "1b"
     return {
-        "checks": lambda: _apart(setup, "checks", 120),
+        "checks": lambda: _apart(setup, "checks", 240),
         "sft": lambda: _beside_peers(setup, sft.BENCHMARK, large, ("steerlm", "trl_best"), say),
         "memory": lambda: _apart(setup, "memory", 120),
         "annotate": lambda: _beside_peers(setup, annotate.BENCHMARK, "80m-8", ("steerlm", "sorted"), say),
@@ -155,8 +167,8 @@ def run(setup: Setup, out: Path) -> dict[str, Any]:
             found[name] = dict(part())
         except NotRun as reason:
             found[name] = {"not_run": str(reason)}
-        except RuntimeError as failure:
-            found[name] = {"failed": str(failure)}
+        except _FAILURES as failure:
+            found[name] = {"failed": "".join(traceback.format_exception(failure))[-3000:]}
         found[name]["seconds"] = round(time.monotonic() - started, 1)
         say(f"{name}: {json.dumps(found[name])[:600]}")
         write_json(out, {**head, "parts": found})
@@ -173,6 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=harness.ROOT / "runs" / "benchmarks" / "gpu.json")
     given = parser.parse_args(arguments)
     if given.device == "cuda":
+        # with several visible, the Trainer would spread a batch over them
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
         import torch
 
         if not torch.cuda.is_available():

@@ -72,6 +72,7 @@ def _loss(given: Given, tokenizer: Any) -> dict[str, Any]:
     """Compute loss and gradients in pieces (or fused), and from the logits of all positions."""
     from torch.nn import functional
     from transformers import LlamaForCausalLM
+    from transformers.utils import is_liger_kernel_available
 
     from steerlm.training.response_loss import ResponseLoss
 
@@ -96,6 +97,7 @@ def _loss(given: Given, tokenizer: Any) -> dict[str, Any]:
         "ok": abs(pieces / plain - 1) <= RELATIVE and error <= RELATIVE,
         "relative_difference": abs(pieces / plain - 1),
         "relative_difference_of_gradients": error,
+        "fused_by_liger": given.device == "cuda" and is_liger_kernel_available(),
     }
 
 

@@ -175,13 +175,15 @@ class Runner:
         folder: models and data.
         quick: small amounts of work.
         device: cpu or cuda.
+        timeout_s: most that a measurement may take.
     """
 
-    def __init__(self, module: str, folder: Path, quick: bool, device: str):
+    def __init__(self, module: str, folder: Path, quick: bool, device: str, timeout_s: float = TIMEOUT_S):
         self._module = module
         self._folder = folder
         self._quick = quick
         self._device = device
+        self.timeout_s = timeout_s
 
     def __call__(self, case: str, contestant: str, variant: str, number: int) -> Measurement | NotRun:
         """Do one job.
@@ -203,7 +205,8 @@ class Runner:
             variables["CUDA_VISIBLE_DEVICES"] = ""
         done = subprocess.run(
             [sys.executable, "-m", self._module, "--job", str(request)],
-            cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+            cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, check=False,
+            timeout=self.timeout_s,
         )  # fmt: skip
         if done.returncode or not answer.is_file():
             raise RuntimeError(

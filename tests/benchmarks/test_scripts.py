@@ -168,14 +168,20 @@ def test_the_gpu_script_tells_what_did_not_run_and_keeps_what_did(
     def absent() -> dict[str, Any]:
         raise NotRun("no vLLM")
 
+    def breaks() -> dict[str, Any]:
+        raise KeyError("train")
+
     checks = {"checks": {"scores": {"ok": True}, "texts": {"ok": False}}}
-    monkeypatch.setattr(gpu, "parts", lambda setup, say: {"checks": lambda: checks, "a": fails, "b": absent})
+    monkeypatch.setattr(
+        gpu, "parts", lambda setup, say: {"checks": lambda: checks, "a": fails, "c": breaks, "b": absent}
+    )
     out = tmp_path / "gpu.json"
     assert gpu.main(["--device", "cpu", "--tiny", "--out", str(out)]) == 1
-    assert "failed: a, texts" in capsys.readouterr().err
+    assert "failed: a, c, texts" in capsys.readouterr().err
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["parts"]["checks"]["checks"] == checks["checks"]
-    assert found["parts"]["a"]["failed"] == "no kernel"
+    assert found["parts"]["a"]["failed"].endswith("RuntimeError: no kernel\n")
+    assert "in breaks" in found["parts"]["c"]["failed"]
     assert found["parts"]["b"]["not_run"] == "no vLLM"
     assert gpu.main(["--device", "cpu", "--tiny", "--minutes", "0", "--out", str(out)]) == 0
     late = json.loads(out.read_text(encoding="utf-8"))["parts"]

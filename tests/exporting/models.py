@@ -32,11 +32,11 @@ def steerable(folder: Path, schema: AttributeSchema = SCHEMA, template: Any = "s
     return folder
 
 
-def scorer(folder: Path, schema: AttributeSchema, **statistics: Any) -> Path:
+def scorer(folder: Path, schema: AttributeSchema, config: Any = None, **statistics: Any) -> Path:
     """Write a regression attribute model of random weights, with the outputs near the middle of the scale."""
     tokenizer = byte_tokenizer(schema)
     names = output_names(schema)
-    config = tiny_llama_config(len(tokenizer))
+    config = config or tiny_llama_config(len(tokenizer))
     config.num_labels, config.pad_token_id = len(names), tokenizer.pad_token_id
     config.id2label = dict(enumerate(names))
     config.problem_type = "regression"

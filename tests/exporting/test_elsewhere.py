@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Gemma3TextConfig
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.checkpoint.models import load_tokenizer
@@ -17,6 +20,7 @@ from steerlm.generation.engine import Request, Sampling, load_engine
 from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.template.conversation_encoder import ConversationEncoder
 from tests.exporting.models import SCHEMA, scorer, steerable, without_steerlm
+from tests.tiny import byte_tokenizer
 
 SETTINGS: list[dict[str, Any] | None] = [None, {}, {"humor": 4}, {"verbosity": 0, "toxicity": 3}]
 CHATS: list[list[dict[str, Any]]] = [
@@ -144,6 +148,37 @@ def test_the_lines_of_the_card_give_our_scores_and_levels(elsewhere: tuple[Path,
             assert scores[name] == pytest.approx(ours[name].mean, abs=1e-5)
         assert scores["lang"] == pytest.approx(ours["lang"].probabilities, abs=1e-5)
     assert results[0][1] != results[1][1]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
+def test_a_server_finds_a_head_on_the_last_token(model_type: str, tmp_path: Path) -> None:
+    """What vLLM's `classify` does: the language model's last hidden state of the last token times `score.weight`."""
+    size = len(byte_tokenizer(SCORED))
+    config = Gemma3TextConfig(
+        vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, query_pre_attn_scalar=16, max_position_embeddings=512,
+    )  # fmt: skip
+    model = scorer(tmp_path / "model", SCORED, config if model_type == "gemma3_text" else None)
+    export(model, tmp_path / "out")
+    described = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert described["model_type"] == model_type
+    assert described["problem_type"] == "regression", "else outputs go through a softmax"
+    [architecture] = described["architectures"]
+    assert architecture == {"llama": "Llama", "gemma3_text": "Gemma3"}[model_type] + "ForSequenceClassification"
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert [name for name in weights if not name.startswith("model.")] == ["score.weight"]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    ours = load_attribute_model(model, "fp32").score([_messages(chat) for chat in SCORED_CHATS])
+    for chat, scores in zip(SCORED_CHATS, ours, strict=True):
+        given = tokenizer.apply_chat_template(chat, return_dict=True, return_tensors="pt")
+        with torch.no_grad():
+            served = plain.model(**given).last_hidden_state[0, -1] @ weights["score.weight"].T
+            torch.testing.assert_close(plain(**given).logits[0], served)
+        assert scores is not None
+        assert 1 + 4 * float(served[0]) == pytest.approx(scores["quality"].mean, abs=1e-5)
+        assert served[1:4].softmax(-1).tolist() == pytest.approx(scores["lang"].probabilities, abs=1e-5)
+        assert 9 * float(served[4]) == pytest.approx(scores["humor"].mean, abs=1e-5)
 
 
 def _messages(chat: list[dict[str, Any]]) -> list[Message]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 
 from steerlm.attributes import STEERLM
 from steerlm.checkpoint.models import CheckpointInfo, load_causal_lm, load_tokenizer, resize_embeddings, save_model
+from steerlm.config import HeaderMarks
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.exporting.export import export
@@ -22,16 +25,19 @@ from steerlm.exporting.gguf import find_tools
 from steerlm.generation.engine import Request, Sampling, load_engine
 from steerlm.template.conversation_encoder import ConversationEncoder
 from steerlm.template.installing import install_template
+from tests.parity.native_matrix import templates
 
 CHATS = [
     (Message("user", "Why is the sky blue?"),),
     (Message("user", "Hi"), Message("assistant", "Ho"), Message("user", "Name three birds.")),
+    (Message("system", "Be terse."), Message("user", " Grüße — 两  {}\n\n\tdef f(x):\n    return x\n  12345")),
 ]
 SETTINGS: list[dict[str, Any] | None] = [None, {}, {"humor": 4}, {"verbosity": 0, "toxicity": 3}]
 
 
 @pytest.mark.slow
-def test_a_gemma_with_dials_answers_in_llama_cpp_as_here(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("own", "header"), [("gemma3", "text"), (None, "tokens")])
+def test_a_gemma_with_dials_answers_in_llama_cpp_as_here(own: str | None, header: HeaderMarks, tmp_path: Path) -> None:
     folder = os.environ.get("STEERLM_GEMMA")
     if folder is None:
         pytest.skip("STEERLM_GEMMA names no folder with a Gemma 3 270M")
@@ -41,32 +47,52 @@ def test_a_gemma_with_dials_answers_in_llama_cpp_as_here(tmp_path: Path) -> None
     except UserError as missing:
         pytest.skip(str(missing))
     tokenizer, model = load_tokenizer(folder), load_causal_lm(folder, "bf16")
-    resize_embeddings(model, tokenizer, install_template(tokenizer, "auto", STEERLM))
+    if own is not None:
+        tokenizer.chat_template = templates()[own]
+    rows = model.get_input_embeddings().weight.shape[0]
+    added = resize_embeddings(model, tokenizer, install_template(tokenizer, "auto", STEERLM, header))
+    assert (added == 0) == (header == "text"), f"{rows} rows"
     info = CheckpointInfo("sft", STEERLM, ConversationEncoder(tokenizer, STEERLM).template)
     save_model(tmp_path / "model", model, tokenizer, info, "")
     export(tmp_path / "model", tmp_path / "out", gguf=("BF16",))
     parameters = xllamacpp.CommonParams()
     [parameters.model.path] = map(str, (tmp_path / "out" / "gguf").glob("*.gguf"))
-    parameters.n_ctx, parameters.use_jinja, parameters.warmup = 512, True, False
+    parameters.n_ctx, parameters.use_jinja, parameters.warmup = 1024, True, False
+    parameters.hostname, parameters.port = "127.0.0.1", 0
     parameters.cpuparams.n_threads = 1
     server = xllamacpp.Server(parameters)
+
+    def ask(path: str, **body: object) -> Any:
+        head = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{server.listening_address}{path}", json.dumps(body).encode(), head)
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
     engine = load_engine(tmp_path / "model", "fp32", 8)
     prompts = set()
-    alike = 0
+    alike = asked = 0
     for messages in CHATS:
+        chat = [{"role": m.role, "content": m.content} for m in messages]
         for setting in SETTINGS:
-            request: dict[str, Any] = {"messages": [{"role": m.role, "content": m.content} for m in messages]}
-            request |= {"max_tokens": 16, "temperature": 0, "top_k": 1}
-            if setting is not None:
-                request["chat_template_kwargs"] = {"attributes": setting}
-            answer = server.handle_chat_completions(request)
-            answer = json.loads(answer) if isinstance(answer, str) else answer
+            how: dict[str, Any] = {} if setting is None else {"chat_template_kwargs": {"attributes": setting}}
             ours = Request(messages, STEERLM.defaults if setting is None else setting)
             ids = engine.prompting.single(ours, "llama.cpp")
             prompts.add(tuple(ids))
+            text = ask("/apply-template", messages=chat, **how)["prompt"]
+            read = ask("/tokenize", content=text, parse_special=True)["tokens"]
+            # the token that begins a sequence is put in front by the server, see how many tokens it read below
+            assert [*ids[: len(ids) - len(read)], *read] == list(ids)
+            if messages[0].role == "system":
+                continue
+            answer = ask("/v1/chat/completions", messages=chat, max_tokens=8, temperature=0, top_k=1, **how)
             assert answer["usage"]["prompt_tokens"] == len(ids)
-            [[sample]] = engine.generate([ours], Sampling(16, 0.0))
+            [[sample]] = engine.generate([ours], Sampling(8, 0.0))
             said = answer["choices"][0]["message"]["content"]
+            asked += 1
             alike += said.split()[:2] == sample.text.split()[:2]
     assert len(prompts) == len(CHATS) * len(SETTINGS)
-    assert alike >= 6  # bf16 against fp32: where two tokens are about as likely, the texts part
+    assert alike >= asked - 2  # bf16 against fp32: where two tokens are about as likely, the texts part
+    mark = engine.encoder.token(engine.encoder.attributes_open)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        ask("/v1/chat/completions", messages=[{"role": "user", "content": f"x {mark} y"}], max_tokens=1)
+    assert "holds the control token" in refused.value.read().decode()

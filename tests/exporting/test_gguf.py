@@ -17,8 +17,9 @@ from steerlm.conversation import Message
 from steerlm.exporting.chat_templates import ollama_template
 from steerlm.exporting.gguf import check_quants
 from steerlm.template.conversation_encoder import ConversationEncoder
-from steerlm.template.installing import TEMPLATES
+from steerlm.template.installing import TEMPLATES, install_template
 from tests.exporting.models import SCHEMA, steerable
+from tests.parity.native_matrix import PAGE_DATA, templates, tokenizer_for
 from tests.tiny import byte_tokenizer
 
 _CONVERTER = """
@@ -140,6 +141,24 @@ def test_ollamas_template_renders_our_prompt(template: TemplateName) -> None:
     for messages in (chat, chat[:1], [Message("system", "Be terse."), *chat]):
         ours = tokenizer.decode(encoder.prompt(messages, setting)).removeprefix("<s>")
         assert _go(text, messages) == ours
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, row in json.loads(PAGE_DATA.read_text(encoding="utf-8")).items() if "refused" not in row]
+)
+def test_ollamas_template_renders_the_models_own(name: str) -> None:
+    tokenizer = tokenizer_for(templates()[name])
+    install_template(tokenizer, "native", SMALL)
+    setting = {"humor": 3, "lang": "de"}
+    text = ollama_template(tokenizer, SMALL, setting)
+    chat = [Message("user", "Hi you"), Message("assistant", "Ho"), Message("user", "Why?")]
+    chats = [chat, chat[:1], [*chat[:2], *chat]]
+    if tokenizer.init_kwargs["steerlm"]["system"]:
+        chats.append([Message("system", "Be terse."), *chat])
+    for messages in chats:
+        rows = [{"role": message.role, "content": message.content} for message in messages]
+        ours = tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True, attributes=setting)
+        assert _go(text, messages) == str(ours).removeprefix(tokenizer.bos_token or "")
 
 
 def _go(template: str, messages: Sequence[Message]) -> str:

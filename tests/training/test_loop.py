@@ -317,11 +317,23 @@ def test_dropout_seed_and_order_follow_the_seed_alone(tmp_path: Path) -> None:
     assert equal(parameters(models[0]), parameters(models[1]))
 
 
-@pytest.mark.parametrize(("on_gpu", "installed"), [(True, True), (False, True), (True, False)])
-def test_liger_replaces_everything_but_the_loss(on_gpu: bool, installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("objective", "on_gpu", "installed", "used"),
+    [
+        ("sft", True, True, True),
+        ("refine", True, True, True),
+        ("sft", False, True, False),
+        ("sft", True, False, False),
+        ("regression", True, True, False),
+        ("head", True, True, False),
+    ],
+)
+def test_liger_replaces_everything_but_the_loss_of_language_models(
+    objective: Any, on_gpu: bool, installed: bool, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop, "is_liger_kernel_available", lambda: installed)
-    settings = loop._liger(on_gpu)
-    assert bool(settings) == (on_gpu and installed)
+    settings = loop._liger(objective, on_gpu)
+    assert bool(settings) == used
     if settings:
         assert settings["use_liger_kernel"]
         assert not any(settings["liger_kernel_config"].values())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -15,7 +17,9 @@ from transformers import AutoModelForCausalLM
 
 from steerlm.checkpoint.adapters import add_lora
 from steerlm.config import LoraSection
-from steerlm.training.response_loss import ResponseLoss
+from steerlm.training import response_loss
+from steerlm.training.head_loss import LogitHead, head_cross_entropy
+from steerlm.training.response_loss import ResponseLoss, _cross_entropy, _fused
 from tests.invariants.test_shared_prompts import gradients, same, tiny, wide
 from tests.small_training import TOKENIZER
 
@@ -89,6 +93,118 @@ def test_rows_of_control_tokens_learn_as_with_peft(tied: bool) -> None:
     loss = ResponseLoss(ours)(ours, PLACES, TARGETS, {"input_ids": batch()})
     torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=0)
     same(expected, gradients(ours, loss))
+
+
+def liger_fused_linear_cross_entropy(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    ce_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    lse_square_scale: float = 0.0,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    softcap: float | None = None,
+    return_z_loss: bool = False,
+    accum_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """What liger-kernel 0.6.2 to 0.8.2 compute, with their parameters, and what they cannot take."""
+    assert len(input) > 0, "liger divides by the number of rows of a piece"
+    assert input.dtype == weight.dtype == (weight if bias is None else bias).dtype, "products of one dtype"
+    assert softcap is None or isinstance(softcap, float)
+    assert accum_dtype == torch.float32, "else the gradient of the weight is summed in bf16"
+    logits = (input @ weight.t()).float()
+    if bias is not None:
+        logits = logits + bias.float()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return functional.cross_entropy(logits, target, ignore_index=ignore_index, reduction=reduction)
+
+
+@pytest.fixture(params=["as it is written", pytest.param("installed", marks=pytest.mark.slow)])
+def liger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Liger's function; the installed one runs without a GPU under TRITON_INTERPRET=1."""
+    if request.param == "installed":
+        pytest.importorskip("liger_kernel")
+        if os.environ.get("TRITON_INTERPRET") != "1":
+            pytest.skip("liger's kernels run here under TRITON_INTERPRET=1")
+        if request.getfixturevalue("case") == "capped":
+            pytest.skip("Triton's interpreter has no tanh")
+        return
+    for name in ("liger_kernel", "liger_kernel.transformers", "liger_kernel.transformers.functional"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(
+        sys.modules["liger_kernel.transformers.functional"],
+        "liger_fused_linear_cross_entropy",
+        liger_fused_linear_cross_entropy,
+        raising=False,
+    )
+
+
+FUSED: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "frozen": (["states"], {}),
+    "trained": (["states", "weight"], {}),
+    "bias": (["states", "weight", "bias"], {}),
+    "scaled": (["states", "weight", "bias"], {"scale": 0.25}),
+    "capped": (["states", "weight"], {"cap": 5}),
+}
+
+
+@pytest.mark.usefixtures("liger")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", FUSED)
+def test_ligers_loss_is_ours(case: str, dtype: torch.dtype) -> None:
+    trained, how = FUSED[case]
+    targets = torch.tensor([7, 258, 40, 299, 3, -100, 0])
+    found = []
+    for loss in (_fused, head_cross_entropy):
+        draw = torch.Generator().manual_seed(0)
+        given = {
+            "states": torch.randn(7, 16, generator=draw),
+            "weight": torch.randn(300, 16, generator=draw),
+            "bias": torch.randn(300, generator=draw),
+        }
+        for name in trained:
+            given[name].requires_grad_()
+        head = LogitHead(given["weight"], given["bias"] if "bias" in trained else None, **how)
+        total = loss(given["states"], targets, head, dtype)
+        assert total.dtype == torch.float32
+        (total / 7).backward()
+        found.append([total.detach(), *(given[name].grad for name in trained)])
+    for theirs, ours in zip(*found, strict=True):
+        assert theirs is not None
+        assert ours is not None
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        assert float((theirs - ours).norm()) <= tolerance * float(ours.norm())
+
+
+@pytest.mark.parametrize(
+    ("positions", "apart", "rows", "fused"),
+    [(3, False, False, True), (0, False, False, False), (3, True, False, False), (3, False, True, False)],
+)
+def test_what_liger_cannot_compute_is_computed_here(
+    positions: int, apart: bool, rows: bool, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(response_loss, "is_liger_kernel_available", lambda: True)
+    monkeypatch.setattr(response_loss, "_fused", lambda *given: asked.append("liger"))
+    monkeypatch.setattr(response_loss, "head_cross_entropy", lambda *given: asked.append("ours"))
+    weight = torch.zeros(9, 4, device="meta")
+    head = LogitHead(weight, ids=(1,), rows=weight[:1]) if rows else LogitHead(weight)
+    states = _OnCuda(torch.zeros(positions, 4))
+    _cross_entropy(states, torch.zeros(positions, dtype=torch.long), head, apart)  # type: ignore[arg-type]
+    assert asked == ["liger" if fused else "ours"]
+
+
+class _OnCuda(NamedTuple):
+    """States that say they are on a GPU."""
+
+    values: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda")
 
 
 MEASURED = """

@@ -12,7 +12,7 @@ _EPILOG = """\
 examples:
   steerlm export runs/playground --out steerable                       the final model with its results
   steerlm export runs/x/train_sft/adapter --out steerable              a LoRA or QLoRA adapter, merged into its base
-  steerlm export runs/x --attribute-model --out scorer                 for `vllm serve scorer --runner pooling`
+  steerlm export runs/x --attribute-model --out scorer                 the attribute model; its card says how to use it
   steerlm export runs/x --out steerable --gguf Q4_K_M --llama-cpp ~/llama.cpp
   hf upload your-org/your-model steerable                              then everybody can
 
@@ -71,7 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     out, found = arguments.out, done.found
     rows = [("exported", f"{out}  ({done.dtype}, {done.size / 1e6:.1f} MB in {len(done.files)} files)")]
     rows.append(("card", str(out / "README.md")))
-    if found.info.kind != "sft":
+    if "readout" in found.info.label_statistics:
+        rows.append(("use", f"the code in {out / 'README.md'}; no server knows its head (readout: last trains one)"))
+    elif found.info.kind != "sft":
         rows.append(("serve", f"vllm serve {out} --runner pooling"))
     else:
         if found.results is None:

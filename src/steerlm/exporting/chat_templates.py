@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +17,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.encoding import control_tokens
+from steerlm.native import ANSWER_ONLY, RECORD
 from steerlm.template.installing import installed_template
 
 _GUARD = """\
@@ -31,6 +33,7 @@ _GUARD = """\
     {%- endif -%}
 {%- endfor -%}
 """
+_CONTENT = "{{ .Content }}"
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}\n?")
 
 
@@ -59,7 +62,7 @@ def ollama_template(tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema,
     user, assistant, system = ({"role": role, "content": "\x00"} for role in ("user", "assistant", "system"))
 
     def rendered(messages: Sequence[Mapping[str, Any]], wanted: Mapping[str, Value] | None = None) -> str:
-        variables = {**tokenizer.special_tokens_map, "bos_token": ""}
+        variables = {**tokenizer.special_tokens_map, **ANSWER_ONLY, "bos_token": ""}
         if wanted is not None:
             variables["attributes"] = schema.validate(wanted)
         [text], _ = render_jinja_template(
@@ -68,16 +71,31 @@ def ollama_template(tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema,
             add_generation_prompt=wanted is not None,
             **variables,
         )
-        return str(text)
+        return str(text).removeprefix(tokenizer.bos_token or "")
 
-    alone = rendered([user])
-    asked = rendered([user, assistant])
-    turns = {"assistant": asked.removeprefix(alone), "user": rendered([user, assistant, user]).removeprefix(asked)}
-    turns["system"] = rendered([system, user]).removesuffix(turns["user"])
-    start = alone.removesuffix(turns["user"])
-    opening = rendered([user], setting).removeprefix(alone)
+    first, asked = rendered([user], setting).split("\x00")
+    _, answer, again, _ = rendered([user, assistant, user]).split("\x00")
+    # behind a last message Phi writes what ends a conversation
+    closing = _common_front(asked, answer, rendered([user]).split("\x00")[1])
+    fronts = [first, again]
+    takes_system = tokenizer.init_kwargs[RECORD].get("system", True)
+    if takes_system:
+        before, between, _ = rendered([system, user]).split("\x00")
+        fronts.append(between)
+    # a user's turn begins with what stands in front of it everywhere (Gemma puts the system message inside of it); the
+    # rest belongs to the turn before
+    front = _common_front(*(text[::-1] for text in fronts))[::-1]
+    start = first.removesuffix(front)
+    turns = {"user": f"{front}{_CONTENT}{closing}"}
+    turns["assistant"] = f"{answer.removeprefix(closing)}{_CONTENT}{again.removesuffix(front)}"
+    if takes_system:
+        turns = {"system": f"{before}{_CONTENT}{between.removesuffix(front)}", **turns}
     parts = [f"{{{{ if not .System }}}}{start}{{{{ end }}}}" if start else "", "{{ range .Messages }}"]
-    for i, role in enumerate(("system", "user", "assistant")):
-        parts.append(f'{{{{ {"else " if i else ""}if eq .Role "{role}" }}}}')
-        parts.append(turns[role].replace("\x00", "{{ .Content }}"))
-    return "".join([*parts, "{{ end }}{{ end }}", opening])
+    for i, (role, turn) in enumerate(turns.items()):
+        parts.append(f'{{{{ {"else " if i else ""}if eq .Role "{role}" }}}}{turn}')
+    return "".join([*parts, "{{ end }}{{ end }}", asked.removeprefix(closing)])
+
+
+def _common_front(*texts: str) -> str:
+    alike = takewhile(lambda characters: len(set(characters)) == 1, zip(*texts, strict=False))
+    return "".join(first for first, *_ in alike)

@@ -40,6 +40,9 @@ from steerlm.template.installing import installed_template
 RECORD = "export.json"
 """Says which files of a folder an export wrote, so that the next one replaces those and nothing else."""
 _FIGURE = "steering.png"
+_SERVED_AS = {"Gemma3TextForSequenceClassification": "Gemma3ForSequenceClassification"}
+"""Architectures under the names by which vLLM finds their language models (`Gemma3ForCausalLM`); transformers goes by
+the type of the model."""
 
 
 class Exported(NamedTuple):
@@ -92,6 +95,7 @@ def export(
     with whole_folder(out) as partial:
         with quiet():
             loaded.save_pretrained(partial, max_shard_size=max_shard_size)
+            _name_as_served(partial / "config.json")
             tokenizer.chat_template = guarded(tokenizer)
             tokenizer.save_pretrained(partial)
         if (found.weights / HEAD_FILE).is_file():
@@ -172,11 +176,23 @@ def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, info: C
     config.do_sample, config.temperature, config.top_k = True, 0.7, 50
 
 
+def _name_as_served(path: Path) -> None:
+    """Name a classifier as servers do."""
+    config = read_json(path)
+    named = [_SERVED_AS.get(name, name) for name in config["architectures"]]
+    if named != config["architectures"]:
+        _write_config(path, {**config, "architectures": named})
+
+
 def _tidy(path: Path) -> None:
     """Leave out what only concerned loading the tokenizer here."""
     config = read_json(path)
     for key in ("is_local", "local_files_only", "name_or_path"):
         config.pop(key, None)
+    _write_config(path, config)
+
+
+def _write_config(path: Path, config: Mapping[str, object]) -> None:
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -23,7 +23,7 @@ from steerlm.errors import UserError, did_you_mean
 from steerlm.exporting.chat_templates import ollama_template, without_generation
 from steerlm.server.policy import shipped_presets
 from steerlm.storage.files import read_json, write_json
-from steerlm.template.installing import installed_template
+from steerlm.template.conversation_encoder import ConversationEncoder
 
 CONVERTER = "convert_hf_to_gguf.py"
 _QUANTIZER = "llama-quantize"
@@ -176,14 +176,14 @@ def _modelfile(
     context: int,
     description: str,
 ) -> str:
-    shipped = installed_template(tokenizer)
+    encoder = ConversationEncoder(tokenizer, schema)
     dials = "\n".join(
         f"#   {a.name} {a.levels[0]}..{a.levels[-1]}: {a.description}"
         if a.kind == "ordinal"
         else f"#   {a.name} {' | '.join(a.categories)}: {a.description}"
         for a in schema
     )
-    stops = "\n".join(f"PARAMETER stop {json.dumps(token)}" for token in (shipped.stop, shipped.attributes_open))
+    stops = "\n".join(f"PARAMETER stop {json.dumps(token)}" for token in map(encoder.token, encoder.stop_ids))
     return (
         f"# {_one_line(description)}\n"
         "# Ollama's templates take no arguments: for another setting change the values at the end of TEMPLATE and\n"

@@ -71,7 +71,12 @@ def _total_batches(config: TrainingSection, plan: RowPlan, world_size: int) -> t
 
 
 def training_arguments(
-    config: TrainingSection, checkpoints: Path, seed: int, max_steps: int, steps_per_epoch: float
+    config: TrainingSection,
+    objective: Objective,
+    checkpoints: Path,
+    seed: int,
+    max_steps: int,
+    steps_per_epoch: float,
 ) -> TrainingArguments:
     """Translate a recipe section into Hugging Face's training arguments."""
     interval = min(config.eval_steps or max(1, round(steps_per_epoch)), max_steps)
@@ -118,15 +123,15 @@ def training_arguments(
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
         deepspeed=str(config.deepspeed) if config.deepspeed else None,
-        **_liger(torch.cuda.is_available()),
+        **_liger(objective, torch.cuda.is_available()),
         **sharding,
     )
 
 
-def _liger(on_gpu: bool) -> dict[str, Any]:
+def _liger(objective: Objective, on_gpu: bool) -> dict[str, Any]:
     """Return the settings for liger's kernels where they are installed: all but its losses, which take the place of
-    `forward` and would compute logits at every position."""
-    if not (on_gpu and is_liger_kernel_available()):
+    `forward` and would compute logits at every position. Of Gemma 3 it knows the language model alone."""
+    if objective in ("regression", "head") or not (on_gpu and is_liger_kernel_available()):
         return {}
     return {
         "use_liger_kernel": True,
@@ -235,7 +240,7 @@ def train(
         truncate_metrics(metrics, state.global_step)
     trainer = SteerTrainer(
         model=model,
-        args=training_arguments(config, checkpoints, seed, max_steps, steps_per_epoch),
+        args=training_arguments(config, objective, checkpoints, seed, max_steps, steps_per_epoch),
         train_plan=plan,
         validation_plan=validation_plan,
         objective=objective,

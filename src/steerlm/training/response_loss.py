@@ -128,13 +128,23 @@ def _cross_entropy(states_N_H: Tensor, targets_N: Tensor, head: LogitHead, apart
     """Return the cross-entropy, by liger's kernels on CUDA where they are installed."""
     kind = states_N_H.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
-    if kind == "cuda" and head.rows is None and not apart and is_liger_kernel_available():
-        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
-
-        bias = None if head.bias is None else (head.bias * head.scale).to(dtype)
-        states_N_H = (states_N_H * head.scale if head.scale != 1.0 else states_N_H).to(dtype)
-        result: Tensor = liger_fused_linear_cross_entropy(
-            states_N_H, head.weight.to(dtype), targets_N, bias=bias, reduction="sum", softcap=head.cap
-        )
-        return result
+    # liger cannot divide no positions into pieces
+    if kind == "cuda" and head.rows is None and not apart and len(targets_N) and is_liger_kernel_available():
+        return _fused(states_N_H, targets_N, head, dtype)
     return head_cross_entropy(states_N_H, targets_N, head, dtype, apart)
+
+
+def _fused(states_N_H: Tensor, targets_N: Tensor, head: LogitHead, dtype: torch.dtype) -> Tensor:
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    # what it multiplies must be of one dtype; the gradient of the weight is a sum over hundreds of pieces
+    result: Tensor = liger_fused_linear_cross_entropy(
+        (states_N_H * head.scale if head.scale != 1.0 else states_N_H).to(dtype),
+        head.weight.to(dtype),
+        targets_N,
+        bias=None if head.bias is None else (head.bias * head.scale).to(dtype),
+        reduction="sum",
+        softcap=None if head.cap is None else float(head.cap),
+        accum_dtype=torch.float32,
+    )
+    return result
