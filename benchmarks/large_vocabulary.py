@@ -229,7 +229,7 @@ def _trl(job: Job, clock: Clock) -> None:
         model.resize_token_embeddings(max(len(tokenizer), model.get_input_embeddings().num_embeddings))
         # its loss in pieces cannot read an output layer with trained rows: it trains none, which is less work
         lora = LoraConfig(
-            r=RANK, lora_alpha=2 * RANK, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM",
+            r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM",
         )  # fmt: skip
         Watched(model=model, args=config, train_dataset=rows, peft_config=lora, processing_class=tokenizer).train()
 

@@ -111,7 +111,7 @@ class LoraSection(Section):
 
     rank: int = Field(16, ge=1, description="Rank of the adapters.")
     alpha: int = Field(32, ge=1, description="Scale of the adapters.")
-    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the adapters' input.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of the adapters; slow on a CPU.")
     target_modules: str | tuple[str, ...] = Field("all-linear", description="Modules that get an adapter.")
     quantize_4bit: bool = Field(False, description="QLoRA: load the base model in 4 bit (needs the `qlora` extra).")
 

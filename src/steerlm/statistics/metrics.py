@@ -32,7 +32,7 @@ def regression_report(
     predicted: ArrayLike,
     attribute: Attribute,
     clusters: Sequence[object],
-    baseline: float | None = None,
+    baseline: ArrayLike | None = None,
     seed: int = 0,
 ) -> dict[str, object]:
     """Compare real-valued predictions of one ordinal attribute with human labels.
@@ -40,7 +40,8 @@ def regression_report(
     Args:
         truth: N labels on the attribute's scale (means of several ratings allowed).
         predicted: N predictions, real-valued; clamped to the scale, as annotation does.
-        baseline: the constant prediction to compare with, the training data's mean; None: the mean of `truth`.
+        baseline: the prediction to compare with, one or N: the training data's mean, or that of each label's source;
+            None: the mean of `truth`.
 
     Returns:
         JSON-able: `n`, `clusters`, estimates `mae`, `pearson`, `spearman`, `quadratic_weighted_kappa` (on rounded
@@ -52,7 +53,8 @@ def regression_report(
     p = np.clip(np.asarray(predicted, dtype=np.float64), attribute.minimum, attribute.maximum)
     levels_t = np.array([attribute.round(x) for x in t], dtype=np.float64)
     levels_p = np.array([attribute.round(x) for x in p], dtype=np.float64)
-    constant = np.full_like(t, (t.mean() if len(t) else math.nan) if baseline is None else baseline)
+    of_mean = (t.mean() if len(t) else math.nan) if baseline is None else np.asarray(baseline, dtype=np.float64)
+    constant = np.broadcast_to(of_mean, t.shape).astype(np.float64)
 
     def estimate(statistic: Statistic, *arrays: FloatArray) -> dict[str, object]:
         return cluster_bootstrap(statistic, arrays, clusters, seed).to_dict()

@@ -19,7 +19,7 @@ from steerlm.statistics.estimates import Estimate, FloatArray, Weights, cluster_
 from steerlm.training.conditioning import ConditionedExamples, TurnPieces
 from steerlm.training.trainer import SteerTrainer
 
-MOST_RECORDS = 256
+MOST_RECORDS = 128
 """Records that are tried, at most."""
 _CLUSTERS = 24
 

@@ -49,18 +49,20 @@ def residual_std(turns: Sequence[LabelledTurn], scores: Sequence[Scores], schema
 def attribute_reports(
     turns: Sequence[LabelledTurn],
     scores: Sequence[Scores],
-    of_sources: Sequence[Scores],
     values_of: Callable[[Scores], Mapping[str, Value]],
     schema: AttributeSchema,
-    baselines: Mapping[str, float],
+    means: Sequence[Mapping[str, float]],
     seed: int,
 ) -> dict[str, Any]:
     """Compare predictions with held-out labels, per attribute, over all data and per source.
 
+    Sources may use one scale differently: a label is compared with what its own source would say, so that an attribute
+    which several of them rate is not taken for unlearned where they differ by an offset alone.
+
     Args:
-        scores: their predictions on the common scale.
+        scores: predictions of each turn, as its source rates.
         values_of: turns predictions into values on the scale.
-        baselines: mean of the training labels per ordinal attribute.
+        means: per turn what the mean of the training labels says, by ordinal attribute.
 
     Returns:
         JSON-able: `attributes` and, per source, `sources`; see `metrics.regression_report` and `category_report`. Where
@@ -68,18 +70,18 @@ def attribute_reports(
     """
     members = {source: [i for i, turn in enumerate(turns) if turn.source == source] for source in _sources(turns)}
 
-    def reports(indices: Sequence[int], scores: Sequence[Scores]) -> dict[str, Any]:
-        chosen = [(turns[i], scores[i], values_of(scores[i])) for i in indices]
+    def reports(indices: Sequence[int]) -> dict[str, Any]:
+        chosen = [(turns[i], scores[i], values_of(scores[i]), means[i]) for i in indices]
         found = {}
         for attribute in schema:
             rows = [row for row in chosen if attribute.name in row[0].labels]
             if rows:
-                found[attribute.name] = _report(attribute, rows, baselines, seed)
+                found[attribute.name] = _report(attribute, rows, seed)
         return found
 
     return {
-        "attributes": reports(range(len(turns)), scores),
-        "sources": {source: reports(indices, of_sources) for source, indices in members.items()},
+        "attributes": reports(range(len(turns))),
+        "sources": {source: reports(indices) for source, indices in members.items()},
     }
 
 
@@ -89,20 +91,20 @@ def _sources(turns: Sequence[LabelledTurn]) -> list[str]:
 
 def _report(
     attribute: Attribute,
-    rows: Sequence[tuple[LabelledTurn, Scores, Mapping[str, Value]]],
-    baselines: Mapping[str, float],
+    rows: Sequence[tuple[LabelledTurn, Scores, Mapping[str, Value], Mapping[str, float]]],
     seed: int,
 ) -> dict[str, Any]:
     name = attribute.name
-    clusters = [turn.group for turn, _, _ in rows]
-    truth = [turn.labels[name] for turn, _, _ in rows]
+    clusters = [turn.group for turn, *_ in rows]
+    truth = [turn.labels[name] for turn, *_ in rows]
     if attribute.kind == "categorical":
         return category_report(
-            [str(label) for label in truth], [str(value[name]) for _, _, value in rows], attribute, clusters, seed
+            [str(label) for label in truth], [str(value[name]) for _, _, value, _ in rows], attribute, clusters, seed
         )
-    predicted = [score[name].mean for _, score, _ in rows]
-    report = regression_report([float(x) for x in truth], predicted, attribute, clusters, baselines[name], seed)
-    ratings = [turn.ratings.get(name, ()) for turn, _, _ in rows]
+    predicted = [score[name].mean for _, score, *_ in rows]
+    baseline = [means[name] for *_, means in rows]
+    report = regression_report([float(x) for x in truth], predicted, attribute, clusters, baseline, seed)
+    ratings = [turn.ratings.get(name, ()) for turn, *_ in rows]
     if any(len(row) > 1 for row in ratings):
         report["human_ceiling"] = human_ceiling(ratings, clusters, seed)
         levels = [[attribute.round(rating) for rating in row] for row in ratings]

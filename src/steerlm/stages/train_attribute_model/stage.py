@@ -352,23 +352,25 @@ def _score_and_save(
         assert len(scores) == len(indices), "only turns that fit are kept"
         return scores
 
-    scores = scored_by(scorer, range(len(held_out.turns)))
-    of_sources = list(scores)
+    scores = scored_by(scorer, range(len(held_out.turns)))  # as the turn's source rates, where they differ
     if fitted is not None and fitted.calibrations:
         for source in set(held_out.sources):
             mine = [i for i, other in enumerate(held_out.sources) if other == source]
             for i, score in zip(mine, scored_by(scorer.for_source(source), mine), strict=True):
-                of_sources[i] = score
+                scores[i] = score
     labels = dict(zip(schema.names, learned.labels_N_K.T.astype(np.float64), strict=True))
     # without held-out labels the spread of the labels themselves is all that is known
     spread = {attribute.name: float(np.nanstd(labels[attribute.name])) for attribute in schema.ordinal}
     spread |= residual_std(held_out.turns, scores, schema)
-    means = {attribute.name: float(np.nanmean(labels[attribute.name])) for attribute in schema.ordinal}
+    apart = fitted is not None and bool(fitted.calibrations)
+    means = {source: _label_means(learned, source if apart else None) for source in set(held_out.sources)}
     report["warnings"] += unmoved_warnings(scores, {a.name: labels[a.name] for a in schema.ordinal})
     found: dict[str, Any] = {
         "residual_std": spread,
         "cut_points": scorer.cuts,
-        **attribute_reports(held_out.turns, scores, of_sources, scorer.values, schema, means, seed),
+        **attribute_reports(
+            held_out.turns, scores, scorer.values, schema, [means[source] for source in held_out.sources], seed
+        ),
     }
     statistics |= {"residual_std": spread, "cut_points": scorer.cuts}
     if fitted is not None and readout is not None:
@@ -378,7 +380,7 @@ def _score_and_save(
         statistics["curves"] = {name: (curve.steps, curve.width) for name, curve in curves.items()}
         found |= {"curves": {name: curve._asdict() for name, curve in curves.items()}}
         found |= {"intervals": statistics["intervals"], "fits": fit_reports(fitted, schema)}
-        found["coverage"] = coverage(held_out.turns, of_sources, fitted, schema)
+        found["coverage"] = coverage(held_out.turns, scores, fitted, schema)
     info = dataclasses.replace(info, label_statistics=statistics)
     files = {} if head is None else {HEAD_FILE: head.to_bytes(), **_sentence_files(config.base_model)}
     parts = {} if frozen is None else {FROZEN: frozen}
@@ -398,6 +400,18 @@ def _sentence_files(base_model: str) -> dict[str, bytes]:
     """Return what makes a folder one of sentence-transformers, where the base model lies in one."""
     folder = Path(base_model)
     return {name: (folder / name).read_bytes() for name in _SENTENCE_FILES if (folder / name).is_file()}
+
+
+def _label_means(data: AttributeData, source: str | None) -> dict[str, float]:
+    """Return the mean label of every ordinal attribute: those of the source, where given and where it has some."""
+    mine = np.array([source in (None, other) for other in data.sources])
+    means = {}
+    for column, attribute in enumerate(data.schema):
+        if attribute.kind == "ordinal":
+            labels_N = data.labels_N_K[:, column].astype(np.float64)
+            of_source_N = labels_N[mine & ~np.isnan(labels_N)]
+            means[attribute.name] = float(of_source_N.mean() if len(of_source_N) else np.nanmean(labels_N))
+    return means
 
 
 def _cut_points(
