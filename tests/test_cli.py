@@ -117,6 +117,12 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["run", "good.yaml", "--set", "train_sft.deepspeed=z.json"],
         "train_sft.deepspeed: no such file or folder: z.json",
     ),
+    (["run", "good.yaml", "--set", "bootstrap.judge=j"], "bootstrap.judge: no such file or folder: j"),
+    (["run", "good.yaml", "--set", "refine.groups=g.jsonl"], "refine.groups: no such file or folder: g.jsonl"),
+    (
+        ["run", "good.yaml", "--set", "evaluate.classifiers=[{model: ./c, labels: {a: quality}}]"],
+        "evaluate.classifiers: no such folder: ./c",
+    ),
     (["run", "good.yaml", "--from", "train_stf"], "did you mean 'train_sft'"),
     (["run", "good.yaml", "--threads", "0"], "--threads must be at least 1, got 0"),
     (["run", "good.yaml", "--set", "train_sftt.epochs=2"], "unknown key 'train_sftt': did you mean 'train_sft'"),
@@ -307,6 +313,14 @@ def test_threads_are_chosen_before_torch_is_loaded(place: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": SEARCHED, "OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_package_runs_as_a_module(place: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": SEARCHED}
+    command = [sys.executable, "-m", "steerlm", "run", "nowhere.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith("steerlm: error: no such recipe: nowhere.yaml")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

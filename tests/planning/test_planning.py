@@ -253,14 +253,27 @@ def test_bad_records_are_a_note_where_the_recipe_skips_them(raw: dict[str, Any],
 def test_what_the_evaluation_lacks_is_a_problem_before_the_training(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["attributes"] = [{"name": "toxicity", "best": "min"}, {"name": "quality", "best": "max"}]
     raw["evaluate"] = {
+        "classifiers": [{"model": str(tmp_path / "no-classifier"), "labels": {"toxic": "toxicity"}}],
         "attribute_models": [str(tmp_path / "no-scorer"), str(tmp_path / "run" / "train_attribute_model" / "model")],
         "suites": ["toxicity"],
         "toxicity_prompts": str(tmp_path / "red-team.jsonl.gz"),
     }
     problems = planned(raw).problems
-    assert [p for p in problems if p.startswith("evaluate.")] == [
-        f"evaluate.attribute_models: no such checkpoint folder: {tmp_path / 'no-scorer'}",
-        f"evaluate.suites: no such file: {tmp_path / 'red-team.jsonl.gz'}",
+    models, classifiers, suites = [p for p in problems if p.startswith("evaluate.")]
+    assert models == f"evaluate.attribute_models: no such checkpoint folder: {tmp_path / 'no-scorer'}"
+    assert classifiers.startswith(f"evaluate.classifiers: cannot load the classifier {str(tmp_path)!r}"[:-1])
+    assert suites == f"evaluate.suites: no such file: {tmp_path / 'red-team.jsonl.gz'}"
+
+
+def test_files_that_late_stages_read_are_looked_for(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["bootstrap"]["judge"] = str(tmp_path / "no-judge")
+    raw["refine"] = {"groups": str(tmp_path / "no-groups.jsonl"), "response_model": str(tmp_path / "a.jsonl")}
+    raw["prepare"]["evaluation_prompts"] = [str(tmp_path / "no-prompts.jsonl")]
+    raw["train_sft"]["deepspeed"] = str(tmp_path / "run" / "made-by-the-run.json")
+    assert [p for p in planned(raw).problems if "no such file or folder" in p] == [
+        f"prepare.evaluation_prompts: no such file or folder: {tmp_path / 'no-prompts.jsonl'}",
+        f"bootstrap.judge: no such file or folder: {tmp_path / 'no-judge'}",
+        f"refine.groups: no such file or folder: {tmp_path / 'no-groups.jsonl'}",
     ]
 
 

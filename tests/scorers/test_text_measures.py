@@ -12,6 +12,7 @@ from steerlm.scorers.text_measures.diversity import mtld_of
 from steerlm.scorers.text_measures.language import language_of
 from steerlm.scorers.text_measures.reading import textstat_grade
 from steerlm.scorers.text_measures.registry import MEASURES, find_measure
+from steerlm.scorers.text_measures import tagging
 from steerlm.scorers.text_measures.tagging import formality, lemma_mtld
 from steerlm.scorers.text_measures.words import words
 
@@ -40,6 +41,17 @@ _NO_REAL_WORDS = {"url", "p5_science", "typos"}
 @pytest.mark.parametrize("row", [r for r in GOLDEN if r["id"] not in _NO_REAL_WORDS], ids=lambda row: row["id"])
 def test_lemma_mtld_of_steerbench(row: dict) -> None:
     assert lemma_mtld(row["text"]) == pytest.approx(row["textual_diversity"], abs=1e-9)
+
+
+def test_measures_of_one_text_tag_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tagger, asked = tagging._tagger("en"), []
+    assert tagger is not None
+    monkeypatch.setattr(type(tagger), "__call__", lambda self, text: (asked.append(text), tagger.make_doc(text))[1])
+    formality("One line that nobody has read before.", "en")
+    lemma_mtld("One line that nobody has read before.")
+    assert asked == ["One line that nobody has read before."]
+    lemma_mtld("One line that\nnobody has read before.")
+    assert asked[1:] == ["One line that", "nobody has read before."], "as SteerBench has it, line by line"
 
 
 def test_lemma_mtld_leaves_words_out_that_a_list_lacks() -> None:

@@ -336,27 +336,23 @@ def check_recipe_files(recipe: Recipe, stages: Sequence[str], redo_from: str | N
     Raises:
         UserError: with the key of the recipe.
     """
+    from steerlm.config import files_of
+
     run = recipe.run_dir
     redone = stages[stages.index(redo_from) :] if redo_from in stages else []
     waiting = [stage for stage in stages if stage in redone or not (run / stage / "done.json").is_file()]
-    paths: list[tuple[str, Path]] = []
-    if "prepare" in waiting:
-        paths += [(f"prepare.sources: {s.name}", s.path) for s in recipe.prepare.sources if s.path is not None]
-        paths += [("prepare.evaluation_prompts", path) for path in recipe.prepare.evaluation_prompts]
-    for stage in ("train_attribute_model", "train_sft"):
-        section = recipe.train_attribute_model if stage == "train_attribute_model" else recipe.train_sft
-        if stage in waiting and section is not None:
-            if run not in Path(section.base_model).parents:
-                base_model(section.base_model, f"{stage}.base_model")
-            paths += [(f"{stage}.deepspeed", path) for path in (section.deepspeed,) if path is not None]
-    if "refine" in waiting and recipe.refine is not None:
-        given = {"groups": recipe.refine.groups, "response_model": recipe.refine.response_model}
-        paths += [(f"refine.{key}", path) for key, path in given.items() if path is not None]
+    models: list[tuple[str, str]] = []
+    if "train_attribute_model" in waiting and recipe.train_attribute_model is not None:
+        models.append(("train_attribute_model.base_model", recipe.train_attribute_model.base_model))
+    if "train_sft" in waiting:
+        models.append(("train_sft.base_model", recipe.train_sft.base_model))
     if "evaluate" in waiting:
-        paths += [("evaluate.prompts", path) for path in (recipe.evaluate.prompts,) if path is not None]
-        paths += [("evaluate.attribute_models", path) for path in recipe.evaluate.attribute_models]
-    for key, path in paths:
-        if run not in path.parents and not path.exists():
+        models += [("evaluate.classifiers", classifier.model) for classifier in recipe.evaluate.classifiers]
+    for key, model in models:
+        if run not in Path(model).parents:
+            base_model(model, key)
+    for key, path in files_of(recipe, waiting):
+        if not path.exists():
             raise UserError(f"{key}: no such file or folder: {path}")
 
 

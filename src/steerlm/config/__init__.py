@@ -5,6 +5,7 @@ from steerlm.config.contrast import ContrastConfig as ContrastConfig
 from steerlm.config.evaluate import ClassifierConfig as ClassifierConfig
 from steerlm.config.evaluate import EvaluateConfig as EvaluateConfig
 from steerlm.config.evaluate import JudgeScorerConfig as JudgeScorerConfig
+from steerlm.config.files import files_of as files_of
 from steerlm.config.grow import GrowConfig as GrowConfig
 from steerlm.config.loading import apply_overrides as apply_overrides
 from steerlm.config.loading import build_recipe as build_recipe

@@ -31,6 +31,7 @@ from steerlm.planning.inputs import (
     DataSize,
     Findings,
     assumed_data,
+    check_files,
     check_labels,
     check_model,
     check_prompts,
@@ -146,6 +147,7 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         machines = this_machine(shapes["train_sft"] or shapes.get("train_attribute_model"))
     if recipe.evaluate.prompts is not None and not made_by_run(recipe, recipe.evaluate.prompts):
         check_prompts(recipe.evaluate.prompts, found)
+    check_files(recipe, found)
     check_scorers(recipe, found)
     result = CostPlan(machines, [], found.problems, found.notes)
     worker = _Estimator(machines, data or assumed_data(0), data is not None)

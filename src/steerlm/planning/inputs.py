@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config import PlaygroundConfig, Recipe, TrainingSection, TrainSftConfig
+from steerlm.config import PlaygroundConfig, Recipe, TrainingSection, TrainSftConfig, files_of
 from steerlm.conversation import BadRecords, Conversation
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known
 from steerlm.results.findings import Finding, collapsed
+from steerlm.runs import recipe_stages
+from steerlm.scorers.classifiers import ClassifierScorer
 from steerlm.scorers.dials import check_dials, fit_dials
 from steerlm.scorers.llm.protocols import rubric_asks
 from steerlm.sources import read_source
@@ -181,8 +183,16 @@ def check_prompts(path: Path, found: Findings) -> None:
         found.problems.append(f"{path} holds {count} prompts; evaluation needs at least 2")
 
 
+def check_files(recipe: Recipe, found: Findings) -> None:
+    """Check that the files are there which stages read that come late; data and scorers have checks of their own."""
+    stages = [stage for stage in recipe_stages(recipe) if stage != "evaluate"]
+    for key, path in files_of(recipe, stages):
+        if not key.startswith("prepare.sources") and not path.exists():
+            found.problems.append(f"{key}: no such file or folder: {path}")
+
+
 def check_scorers(recipe: Recipe, found: Findings) -> None:
-    """Check the evaluation's attribute models and the prompts of its suites, which are read last of all."""
+    """Check the evaluation's models and the prompts of its suites, which are read last of all."""
     from steerlm.checkpoint.models import load_info
 
     config = recipe.evaluate
@@ -192,6 +202,12 @@ def check_scorers(recipe: Recipe, found: Findings) -> None:
                 load_info(path)
             except UserError as error:
                 found.problems.append(f"evaluate.attribute_models: {error}")
+    for classifier in config.classifiers:
+        if not made_by_run(recipe, Path(classifier.model)):
+            try:
+                ClassifierScorer(classifier, recipe.schema_)
+            except UserError as error:
+                found.problems.append(f"evaluate.classifiers: {error}")
     for name in config.suites:
         asked = config.toxicity_prompts if name == "toxicity" else None
         try:

