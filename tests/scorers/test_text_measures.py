@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from steerlm.errors import UserError
+from steerlm.scorers.text_measures import tagging
 from steerlm.scorers.text_measures.diversity import mtld_of
 from steerlm.scorers.text_measures.language import language_of
 from steerlm.scorers.text_measures.reading import textstat_grade
 from steerlm.scorers.text_measures.registry import MEASURES, find_measure
-from steerlm.scorers.text_measures import tagging
 from steerlm.scorers.text_measures.tagging import formality, lemma_mtld
 from steerlm.scorers.text_measures.words import words
 

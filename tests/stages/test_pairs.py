@@ -12,7 +12,9 @@ import yaml
 from steerlm.attributes import AttributeSchema
 from steerlm.cli import main
 from steerlm.conversation import Conversation, read_conversations
+from steerlm.scorers.dials import DialMeasures
 from steerlm.scorers.goal_measures import GOALS, goal_schema
+from steerlm.stages.pairs import stage
 from steerlm.stages.pairs.stage import content_overlap
 from steerlm.studies.steerbench.probe import PUBLISHED_BOUNDS
 
@@ -86,6 +88,34 @@ def test_a_draw_is_even_and_repeatable(files: Path) -> None:
     assert len(first) == 20
     assert drawn("1") == first
     assert drawn("2") != first
+
+
+def test_an_interrupted_run_measures_no_text_twice(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (files / "schema.yaml").write_text("- {name: length, maximum: 2, measure: words}\n", encoding="utf-8")
+    assert pairs(files, *texts(files), "--edits", "--seed", "3") == 0
+    whole = {path.name: path.read_bytes() for path in (files / "out").iterdir()}
+    for name in ("pairs.jsonl", "labels.jsonl"):
+        (files / "out" / name).unlink()
+    asked: list[int] = []
+    score = DialMeasures.score
+
+    def killed(self: DialMeasures, turns: Any) -> Any:
+        asked.append(len(turns))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return score(self, turns)
+
+    monkeypatch.setattr(stage, "_CHUNK", 4)
+    monkeypatch.setattr(DialMeasures, "score", killed)
+    assert pairs(files, *texts(files), "--edits", "--seed", "3") == 130
+    monkeypatch.setattr(stage, "fit_dials", None)
+    assert pairs(files, *texts(files), "--edits", "--seed", "3") == 0
+    assert sum(asked) == len(whole["labels.jsonl"].splitlines()) + 4
+    assert {path.name: path.read_bytes() for path in (files / "out").iterdir()} == whole
+    monkeypatch.undo()
+    (files / "b.jsonl").write_text((files / "a.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    assert pairs(files, *texts(files), "--edits", "--seed", "3") == 0
+    assert (files / "out" / "labels.jsonl").read_bytes() != whole["labels.jsonl"], "other texts"
 
 
 def test_a_model_s_own_rewrites(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

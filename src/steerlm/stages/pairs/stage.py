@@ -19,16 +19,18 @@ from typing import NamedTuple
 import numpy as np
 
 from steerlm.attributes import AttributeSchema, Value
-from steerlm.conversation import Conversation, Message, write_conversations
+from steerlm.conversation import Conversation, Message, Score, write_conversations
 from steerlm.errors import UserError
 from steerlm.scorers.dials import fit_dials
-from steerlm.scorers.labelling import open_labels
+from steerlm.scorers.labelling import SchemaLabels, open_labels
 from steerlm.scorers.measures import words
-from steerlm.scorers.protocol import Scores
+from steerlm.scorers.protocol import Scores, Turn
 from steerlm.stages.pairs.edits import edits_of
 from steerlm.statistics.steerability import uniform_weights
-from steerlm.storage.files import write_json
+from steerlm.storage.claims import claim_file, digest_of
+from steerlm.storage.files import read_json, write_json
 from steerlm.storage.progress import progress
+from steerlm.storage.resumable import map_lines, read_rows
 
 INSTRUCTION = "Rewrite the following text."
 """What the user says before the text; where its measures should go stands in the header."""
@@ -81,7 +83,7 @@ def make_pairs(
         texts: by question (or whatever relates them) the texts on it.
         rewrites: a model's own, with their sources.
         out: receives `pairs.jsonl`, conversations that `prepare` reads, and `attributes.yaml`, the schema with its cuts
-            for a recipe.
+            for a recipe; beside them what was measured (`cuts.json`, `labels.jsonl`), so that a second call goes on.
 
     Returns:
         A summary: pairs by kind, how many attributes move in a pair, how often two of them move the same way.
@@ -97,15 +99,9 @@ def make_pairs(
         )
     different = list(dict.fromkeys(text for pair in found for text in (pair.source, pair.target)))
     turns = [(Message("user", INSTRUCTION), Message("assistant", text)) for text in different]
-    schema = plan.schema
-    if any(not attribute.learned and not (attribute.cuts or attribute.categories) for attribute in schema):
-        schema, _ = fit_dials(schema, turns, lambda rows: progress(rows, len(rows), "cuts"))
+    schema = _with_cuts(plan.schema, turns, out / "cuts.json")
     labels = open_labels(schema, plan.attribute_model)
-    rows: list[Scores | None] = []
-    starts = range(0, len(turns), _CHUNK)
-    for begin in progress(starts, len(starts), "labels"):
-        rows += labels.score(turns[begin : begin + _CHUNK])
-    scores = dict(zip(different, rows, strict=True))
+    scores = dict(zip(different, _scored(labels, turns, out / "labels.jsonl"), strict=True))
     known = [pair for pair in found if scores[pair.source] and scores[pair.target]]
     levels = {text: labels.values(row) for text, row in scores.items() if row}
     chosen = _drawn(known, schema, levels, plan)
@@ -127,6 +123,29 @@ def make_pairs(
         "moved": _moved(chosen, levels),
         "same_way": _same_way(chosen, schema, levels),
     }
+
+
+def _with_cuts(schema: AttributeSchema, turns: Sequence[Turn], path: Path) -> AttributeSchema:
+    """Return the schema with all its cuts; `path` keeps those that the texts say."""
+    if all(attribute.learned or attribute.cuts or attribute.categories for attribute in schema):
+        return schema
+    claim_file(path, digest_of(schema.to_dict(), [turn[-1].content for turn in turns]))
+    if not path.is_file():
+        fitted, _ = fit_dials(schema, turns, lambda rows: progress(rows, len(rows), "cuts"))
+        write_json(path, {attribute.name: attribute.cuts for attribute in fitted if attribute.cuts})
+    return schema.with_cuts(read_json(path))
+
+
+def _scored(labels: SchemaLabels, turns: Sequence[Turn], path: Path) -> Iterator[Scores | None]:
+    """Yield what is said of every turn; `path` keeps it."""
+
+    def work(chunk: list[Turn]) -> list[Mapping[str, object] | None]:
+        return [row and {name: score.to_dict() for name, score in row.items()} for row in labels.score(chunk)]
+
+    claim_file(path, digest_of(labels.key, labels.schema.signature, [turn[-1].content for turn in turns]))
+    map_lines(path, turns, work, chunk=_CHUNK, description="labels")
+    for row in read_rows(path):
+        yield row and {name: Score(**score) for name, score in row.items()}
 
 
 def content_overlap(first: str, second: str) -> float:
