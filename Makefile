@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-all wheel-test check format docs site results benchmarks benchmarks-quick clean help
+.PHONY: quickstart test test-all pytest wheel-test check lint types format docs site results benchmarks benchmarks-quick clean help
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -22,11 +22,16 @@ quickstart: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 quickstart: $(READY)  ## run all four steps on the playground (CPU, minutes)
 	$(BIN)/steerlm run playground
 
-test: check  ## lint, types and the fast tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# types are checked beside the tests: mypy alone would leave one of two cores idle for a minute
+test: lint  ## lint, types and the fast tests
+	$(MAKE) -j 2 types pytest
 
-test-all: check  ## everything, the slow tests too
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
+test-all: lint  ## everything, the slow tests too
+	$(MAKE) -j 2 types pytest MARKED="slow or not slow"
+
+MARKED := not slow
+pytest: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(MARKED)"
 
 # the Pythons to install into, and more words for pip (an index with CPU builds of torch, say)
 WHEEL_PYTHONS ?= $(PYTHON)
@@ -34,9 +39,13 @@ WHEEL_PIP ?= --constraint $(CURDIR)/requirements.lock
 wheel-test:  ## build the wheel, install it without extras into a clean environment, use it there
 	$(PYTHON) scripts/check_wheel.py $(WHEEL_PYTHONS) --pip "$(WHEEL_PIP)"
 
-check: $(READY)  ## lint and types
+check: lint types  ## lint and types
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY)
 	$(BIN)/mypy
 
 format: $(READY)  ## format the code

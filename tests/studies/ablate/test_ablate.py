@@ -27,7 +27,8 @@ def run(folder: Path, *arguments: str) -> int:
 def climbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole ladder with one seed, stopped within the rung `best` and started again."""
     folder = tmp_path_factory.mktemp("ablation")
-    write_tiny_recipe(folder / "recipe.yaml", folder / "run")
+    few = {"max_steps": 12, "eval_steps": 12}
+    write_tiny_recipe(folder / "recipe.yaml", folder / "run", train_attribute_model=few, train_sft=few)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "measure_model", stop_at("best", stage.measure_model))
         assert run(folder, "--seeds", "1") == 130

@@ -30,12 +30,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_recipe(
         folder / "recipe.yaml",
         folder / "run",
-        train_sft={"max_steps": 12, "eval_steps": 6},
+        train_attribute_model={"max_steps": 12, "eval_steps": 12},
+        train_sft={"max_steps": 12, "eval_steps": 12},
         evaluate={"num_prompts": 3},
     )
     with pytest.MonkeyPatch.context() as patch:
         # so small an attribute model sees hardly any difference
         patch.setattr(preferences, "MARGIN", 1e-6)
+        patch.setattr(stage, "_VALIDATION_PROMPTS", 16)
         with pytest.MonkeyPatch.context() as interruption:
             interruption.setattr(stage, "_rloo", interrupt)
             assert run(folder, "--set", SETTINGS) == 130
