@@ -152,20 +152,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return train, write(folder / "validation.jsonl", dialogues(80, 1, everything))
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory, data: tuple[Path, Path]) -> tuple[Path, Path]:
+    """Too little to learn the rule from, for what does not depend on that; the same validation."""
+    return write(tmp_path_factory.mktemp("few") / "train.jsonl", dialogues(90, 0, partial)), data[1]
+
+
 @pytest.fixture(scope="module", params=["regression", "generative", "encoder", "head", "tuned"])
 def run(
     request: pytest.FixtureRequest, base: Path, encoder_base: Path, data: tuple[Path, Path], tmp_path_factory: Any
 ) -> tuple[str, Path, dict[str, Any]]:
     """One training per form, on partial labels."""
     out = tmp_path_factory.mktemp("run")
+    rarely = {"eval_steps": 40}
     if request.param == "encoder":
-        config = settings(encoder_base, epochs=20, learning_rate=2e-3, readout="last")
+        config = settings(encoder_base, epochs=20, learning_rate=2e-3, readout="last", **rarely)
     elif request.param == "head":
         config = settings(encoder_base)
     elif request.param == "tuned":
         config = settings(base, epochs=4)
     else:
-        config = settings(base, kind=request.param, epochs=9, readout="last")
+        config = settings(base, kind=request.param, epochs=9, readout="last", **rarely)
     return request.param, out, train_attribute_model(config, *data, SCHEMA, out, 0)
 
 
@@ -258,29 +265,29 @@ def test_model_folder_is_an_ordinary_one(run: tuple[str, Path, dict[str, Any]]) 
 
 
 def test_a_finished_run_is_left_alone_and_another_one_refused(
-    base: Path, data: tuple[Path, Path], tmp_path: Path
+    base: Path, few: tuple[Path, Path], tmp_path: Path
 ) -> None:
     config = settings(base, max_steps=2)
-    summary = train_attribute_model(config, *data, SCHEMA, tmp_path, 0)
+    summary = train_attribute_model(config, *few, SCHEMA, tmp_path, 0)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    assert train_attribute_model(config, *data, SCHEMA, tmp_path, 0) == summary
+    assert train_attribute_model(config, *few, SCHEMA, tmp_path, 0) == summary
     with pytest.raises(UserError, match="with other inputs"):
-        train_attribute_model(config, data[1], data[1], SCHEMA, tmp_path, 0)
+        train_attribute_model(config, few[1], few[1], SCHEMA, tmp_path, 0)
     with pytest.raises(UserError, match="with other inputs"):
-        train_attribute_model(settings(base, max_steps=3), *data, SCHEMA, tmp_path, 0)
+        train_attribute_model(settings(base, max_steps=3), *few, SCHEMA, tmp_path, 0)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_an_interrupted_run_ends_with_the_same_bytes(base: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
-    config = settings(base, epochs=2, eval_steps=7)
+def test_an_interrupted_run_ends_with_the_same_bytes(base: Path, few: tuple[Path, Path], tmp_path: Path) -> None:
+    config = settings(base, max_steps=8, eval_steps=3)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    summary = train_attribute_model(config, *data, SCHEMA, whole, 3)
+    summary = train_attribute_model(config, *few, SCHEMA, whole, 3)
     shutil.copytree(whole, cut)
     (cut / "report.json").unlink()
     shutil.rmtree(cut / "model")
     newest = max((cut / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     shutil.rmtree(newest)
-    assert train_attribute_model(config, *data, SCHEMA, cut, 3) == summary
+    assert train_attribute_model(config, *few, SCHEMA, cut, 3) == summary
     for name in ("report.json", "model/model.safetensors", "model/steerlm.json"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
 
@@ -491,12 +498,12 @@ def test_a_closed_form_head_needs_its_readout(
         train_attribute_model(settings(base, head_only=True, **changes), *data, SCHEMA, tmp_path / "out", 0)
 
 
-def test_recomputing_activations_changes_nothing(base: Path, tmp_path: Path, data: tuple[Path, Path]) -> None:
+def test_recomputing_activations_changes_nothing(base: Path, tmp_path: Path, few: tuple[Path, Path]) -> None:
     losses = []
     for recompute in (False, True):
         config = settings(base, max_steps=4, gradient_checkpointing=recompute)
         out = tmp_path / str(recompute)
-        losses.append(train_attribute_model(config, *data, SCHEMA, out, 0)["training"]["validation_loss"])
+        losses.append(train_attribute_model(config, *few, SCHEMA, out, 0)["training"]["validation_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -543,10 +550,10 @@ def test_what_a_regression_head_cannot_do_is_refused(
 
 @pytest.mark.parametrize("kind", ["regression", "generative"])
 def test_adapters_are_merged_into_an_ordinary_folder(
-    kind: str, base: Path, tmp_path: Path, data: tuple[Path, Path]
+    kind: str, base: Path, tmp_path: Path, few: tuple[Path, Path]
 ) -> None:
     config = settings(base, kind=kind, lora={"rank": 4}, max_steps=20, learning_rate=1e-2)
-    summary = train_attribute_model(config, *data, SCHEMA, tmp_path, 0)
+    summary = train_attribute_model(config, *few, SCHEMA, tmp_path, 0)
     assert not list((tmp_path / "model").glob("adapter*"))
     before = load_file(base / "model.safetensors")
     after = load_file(tmp_path / "model" / "model.safetensors")
@@ -554,7 +561,7 @@ def test_adapters_are_merged_into_an_ordinary_folder(
     assert not torch.equal(before[name], after[name]), "the adapters are not in the weights"
     # the merged weights score as those that were validated
     scorer = load_attribute_model(tmp_path / "model", "fp32")
-    turns = list(labelled_turns(data[1], SCHEMA))
+    turns = list(labelled_turns(few[1], SCHEMA))
     rows = scorer.score([turn.messages for turn in turns], 4096)
     # the report clamps to the scale, as annotation does
     predicted = np.clip([row["length"].mean for row in rows if row], SCHEMA["length"].minimum, SCHEMA["length"].maximum)
@@ -563,9 +570,9 @@ def test_adapters_are_merged_into_an_ordinary_folder(
 
 
 @pytest.mark.parametrize("kind", ["regression", "generative"])
-def test_stories260k_can_be_trained_on(kind: str, shared_models: Path, tmp_path: Path, data: tuple[Path, Path]) -> None:
+def test_stories260k_can_be_trained_on(kind: str, shared_models: Path, tmp_path: Path, few: tuple[Path, Path]) -> None:
     config = settings(shared_models / "stories260K", kind=kind, max_steps=3, max_length=256)
-    summary = train_attribute_model(config, *data, SCHEMA, tmp_path, 0)
+    summary = train_attribute_model(config, *few, SCHEMA, tmp_path, 0)
     assert summary["validation"]["turns"] == 100
     assert load_attribute_model(tmp_path / "model").schema == SCHEMA
 

@@ -89,7 +89,7 @@ def answer(folder: Path, attributes: dict[str, Any] | None) -> str:
 
 
 def test_the_result_follows_the_attributes_and_stops(folder: Path) -> None:
-    summary = run(folder, epochs=6, attribute_dropout=0.05, header_dropout=0.05)
+    summary = run(folder, epochs=6, attribute_dropout=0.05, header_dropout=0.05, eval_steps=40)
     for (lang, loud), word in WORDS.items():
         assert answer(folder / "out" / "model", {"lang": lang, "loud": loud}) == f"{word}<|end|>"
     assert summary["train"]["records"] == 160
@@ -123,7 +123,7 @@ def test_labels_that_say_nothing_leave_the_header_without_effect(folder: Path) -
             for one in records(count, seed)
         )
         write_conversations(folder / f"{name}.jsonl", relabelled, SCHEMA)
-    gain = run(folder, eval_steps=2)["header_gain"]
+    gain = run(folder, eval_steps=6)["header_gain"]
     assert gain["low"] <= 0.01
     assert abs(gain["value"]) < 0.1
     rows = [json.loads(line) for line in (folder / "out" / "metrics.jsonl").read_text().splitlines()]
@@ -140,13 +140,14 @@ def test_plain_baseline_has_no_header_and_says_so(folder: Path) -> None:
 
 
 def test_killed_and_called_again_every_file_is_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(folder, "whole", eval_steps=3)
-    for kill in (2, 3):
+    short = {"max_steps": 7, "eval_steps": 3}
+    whole = run(folder, "whole", **short)
+    for kill in (2, 4, 3):  # before the first checkpoint, after it, and before the next one
         with monkeypatch.context() as patch:
             kill_at(kill, patch)
             with pytest.raises(Killed):
-                run(folder, "killed", eval_steps=3)
-    assert run(folder, "killed", eval_steps=3) == whole
+                run(folder, "killed", **short)
+    assert run(folder, "killed", **short) == whole
     names = sorted(path.name for path in (folder / "whole" / "model").iterdir())
     assert names == sorted(path.name for path in (folder / "killed" / "model").iterdir())
     for name in names:
@@ -169,7 +170,7 @@ def test_called_again_when_done_nothing_is_computed(folder: Path) -> None:
 
 def test_lora_merges_into_an_ordinary_folder_and_learns_to_stop(folder: Path) -> None:
     lora = {"rank": 8, "alpha": 16, "dropout": 0.0}
-    run(folder, epochs=12, learning_rate=1e-2, lora=lora, attribute_dropout=0.0, header_dropout=0.0)
+    run(folder, epochs=12, learning_rate=1e-2, lora=lora, attribute_dropout=0.0, header_dropout=0.0, eval_steps=200)
     model = folder / "out" / "model"
     for (lang, loud), word in WORDS.items():
         assert answer(model, {"lang": lang, "loud": loud}) == f"{word}<|end|>"
