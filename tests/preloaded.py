@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 
 from transformers import (  # noqa: F401
     AutoModelForCausalLM,
@@ -33,3 +34,5 @@ with contextlib.suppress(ImportError):  # without the extra
     import matplotlib.backends.backend_svg  # noqa: F401
 with contextlib.suppress(ImportError):
     import steerlm.server.run  # noqa: F401
+
+gc.freeze()  # the copies share it, as long as no collector looks through it

@@ -99,8 +99,10 @@ def _forking() -> Iterator[None]:
 
     And silence two warnings about copies of a process that has threads: these copies use none of what threads hold.
     """
-    gc.collect()
-    gc.freeze()
+    frozen = gc.get_freeze_count() > 0  # by the process that uses the package: so it stays
+    if not frozen:
+        gc.collect()
+        gc.freeze()
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ[name] = "false"
@@ -109,7 +111,8 @@ def _forking() -> Iterator[None]:
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             yield
     finally:
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
         if before is None:
             del os.environ[name]
         else:
