@@ -62,7 +62,7 @@ def test_one_that_is_left_to_the_collector_tells_its_processes_to_end(monkeypatc
         terminate(process)
 
     monkeypatch.setattr(BaseProcess, "terminate", kill)
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 20)  # then it is killed
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 120)  # then it is killed
     monkeypatch.setattr("torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL", 1e6)  # then it would look around
     circle: list[Any] = [read_ahead(str, range(10))]
     assert next(circle[0]) == "0"
