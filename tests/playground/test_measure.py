@@ -13,29 +13,15 @@ from steerlm import playground
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.playground.generate import compose_reply
-from steerlm.playground.lexicon import (
-    ANSWERS,
-    ATTRIBUTES,
-    CLOSINGS,
-    FOLLOW_UPS,
-    GREETINGS,
-    KINDS,
-    LEAD_INS,
-    LEVELS,
-    NO_ANSWER,
-    QUESTIONS,
-    TOPICS,
-    Kind,
-    Topic,
-    lexicon_remarks,
-)
-from steerlm.playground.measuring import _find_kind, _find_topic, _words, parse_question
+from steerlm.playground.lexicon import ATTRIBUTES, KINDS, LANGUAGES, LEVELS, Kind, Language, Topic, lexicon
+from steerlm.playground.measuring import _words, find_kind, find_topic, parse_question
 
+TOPICS = [topic for language in LANGUAGES for topic in lexicon(language).topics]
 SETTINGS = list(itertools.product(LEVELS, repeat=len(ATTRIBUTES)))
 
 
 def ask(topic: Topic, kind: Kind) -> str:
-    return QUESTIONS[kind][0].format(do=topic.do, doing=topic.doing)
+    return lexicon(topic.language).questions[kind][0].format(do=topic.do, doing=topic.doing)
 
 
 def measured(topic: Topic, kind: Kind, reply: str) -> dict[str, float]:
@@ -48,9 +34,9 @@ def contains(words: tuple[str, ...], part: tuple[str, ...]) -> bool:
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
 def test_every_setting_measures_as_composed(topic: Topic) -> None:
-    # 3,125 settings per topic, spread over the kinds and wordings
+    # 3,125 settings per topic, spread over the kinds and wordings; every eighth in another language than English
     rng = random.Random(topic.name)
-    for number, setting in enumerate(SETTINGS):
+    for number, setting in enumerate(SETTINGS if topic.language == "en" else SETTINGS[topic.number % 8 :: 8]):
         levels = dict(zip(ATTRIBUTES, setting, strict=True))
         kind = KINDS[number % len(KINDS)]
         reply = compose_reply(topic, kind, levels, rng)
@@ -59,6 +45,7 @@ def test_every_setting_measures_as_composed(topic: Topic) -> None:
 
 @given(
     topic=st.sampled_from(TOPICS),
+    asked_in=st.sampled_from(LANGUAGES),
     kind=st.sampled_from(KINDS),
     setting=st.sampled_from(SETTINGS),
     dial=st.sampled_from(ATTRIBUTES),
@@ -66,57 +53,72 @@ def test_every_setting_measures_as_composed(topic: Topic) -> None:
     seed=st.integers(0, 2**32),
 )
 def test_one_dial_moves_one_measure(
-    topic: Topic, kind: Kind, setting: tuple[int, ...], dial: str, level: int, seed: int
+    topic: Topic, asked_in: Language, kind: Kind, setting: tuple[int, ...], dial: str, level: int, seed: int
 ) -> None:
     levels = dict(zip(ATTRIBUTES, setting, strict=True))
-    before = measured(topic, kind, compose_reply(topic, kind, levels, random.Random(seed)))
-    after = measured(topic, kind, compose_reply(topic, kind, {**levels, dial: level}, random.Random(seed + 1)))
+    asked = topic.said_in(asked_in)
+    before = measured(asked, kind, compose_reply(topic, kind, levels, random.Random(seed)))
+    after = measured(asked, kind, compose_reply(topic, kind, {**levels, dial: level}, random.Random(seed + 1)))
     assert {name for name in ATTRIBUTES if before[name] != after[name]} == ({dial} if levels[dial] != level else set())
 
 
 def test_no_phrase_of_the_world_holds_another() -> None:
-    remarks = {_words(text): attribute for attribute, _, text in lexicon_remarks()}
-    assert len(remarks) == len(list(lexicon_remarks()))
+    found = [remark for language in LANGUAGES for remark in lexicon(language).remarks()]
+    remarks = {_words(text): attribute for attribute, _, text in found}
+    assert len(remarks) == len(found)
     for words, other in itertools.permutations(remarks, 2):
         assert not contains(words, other), (words, other)
 
 
-def test_no_remark_or_phrase_holds_a_fact_of_its_topic() -> None:
-    shared = [_words(text) for attribute, _, text in lexicon_remarks() if attribute]
-    lead_ins = itertools.chain.from_iterable(first + second for first, second in LEAD_INS.values())
-    plain = [*NO_ANSWER, *(text for kind in KINDS for text in ANSWERS[kind]), *lead_ins]
-    for topic in TOPICS:
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_remark_or_phrase_holds_a_fact_of_its_topic(language: Language) -> None:
+    said = lexicon(language)
+    shared = [_words(text) for _, _, text in said.remarks()]
+    lead_ins = itertools.chain.from_iterable(first + second for first, second in said.lead_ins.values())
+    plain = [*said.no_answer, *(text for kind in KINDS for text in said.answers[kind]), *lead_ins]
+    for topic in said.topics:
         facts = [_words(fact) for kind in KINDS for fact in topic.facts(kind)]
         assert len(set(facts)) == 16
-        own = {_words(text) for texts in (topic.jokes, topic.metaphors, topic.background) for text in texts}
         frames = [_words(text.format(do=topic.do, doing=topic.doing, facts="")) for text in plain]
         for fact in facts:
-            assert not any(contains(words, fact) for words in [*own, *shared, *frames]), fact
+            assert not any(contains(words, fact) for words in [*shared, *frames]), fact
             assert not any(other != fact and contains(other, fact) for other in facts), fact
 
 
+def test_the_languages_have_the_same_topics_and_names_of_their_own() -> None:
+    assert len({len(lexicon(language).topics) for language in LANGUAGES}) == 1
+    assert len({topic.name for topic in TOPICS}) == len(TOPICS)
+    bread = lexicon("en").topics[0]
+    assert (bread.name, bread.said_in("de").name, bread.said_in("de").said_in("en")) == ("bread", "Brot", bread)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_question_is_understood(kind: Kind) -> None:
-    for topic in TOPICS:
-        for greeting, question, closing in itertools.product(GREETINGS, QUESTIONS[kind], CLOSINGS):
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_question_is_understood(language: Language, kind: Kind) -> None:
+    said = lexicon(language)
+    for topic in said.topics:
+        for greeting, question, closing in itertools.product(said.greetings, said.questions[kind], said.closings):
             text = f"{greeting} {question.format(do=topic.do, doing=topic.doing)} {closing}"
             found = parse_question([Message("user", text)])
             assert (found.topic, found.kind) == (topic, kind), text
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_follow_up_takes_over_the_topic_and_changes_the_kind(kind: Kind) -> None:
-    topic = TOPICS[3]
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_follow_up_takes_over_the_topic_and_changes_the_kind(language: Language, kind: Kind) -> None:
+    topic = lexicon(language).topics[23]  # tango, which has one name in both
     first = [Message("user", ask(topic, "tips")), Message("assistant", "My cat agrees.")]
-    for question in FOLLOW_UPS[kind]:
+    for question in lexicon(language).follow_ups[kind]:
         found = parse_question([*first, Message("user", question)])
         assert (found.topic, found.kind) == (topic, kind), question
 
 
 def test_greetings_and_closings_say_nothing_about_topic_or_kind() -> None:
-    for text in (*GREETINGS, *CLOSINGS):
-        assert _find_kind(_words(text)) is None, text
-        assert _find_topic(_words(text)) is None, text
+    for language in LANGUAGES:
+        for text in (*lexicon(language).greetings, *lexicon(language).closings):
+            for heard_as in LANGUAGES:
+                assert find_kind(_words(text), heard_as) is None, text
+                assert find_topic(_words(text), heard_as) is None, text
 
 
 def test_only_the_last_turn_counts() -> None:
@@ -147,11 +149,17 @@ def test_only_the_last_turn_counts() -> None:
         ("The hive is a city with wings.", {"creativity": 2}),
         # a connective does not hide it
         ("In a dream, dough is a sleepy cloud dreaming of breakfast.", {"creativity": 2}),
+        # a reply in the other language gives the same facts
+        ("Du brauchst kräftiges Mehl und einen heißen Ofen.", {"helpfulness": 2}),
+        (
+            "Du brauchst kräftiges Mehl, alte Hefe und einen Ofen. Meine Katze sieht das auch so.",
+            {"helpfulness": 1, "humor": 1},
+        ),
         ("", {}),
     ],
 )
 def test_imperfect_replies(reply: str, expected: dict[str, int]) -> None:
-    bread = next(topic for topic in TOPICS if topic.name == "bread")
+    bread = lexicon("en").topics[0]
     assert measured(bread, "needs", reply) == {**dict.fromkeys(ATTRIBUTES, 0), **expected}
 
 

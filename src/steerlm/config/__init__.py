@@ -19,6 +19,7 @@ from steerlm.config.recipe import HeaderMarks as HeaderMarks
 from steerlm.config.recipe import LabelConfig as LabelConfig
 from steerlm.config.recipe import LoraSection as LoraSection
 from steerlm.config.recipe import PlaygroundConfig as PlaygroundConfig
+from steerlm.config.recipe import PlaygroundLanguage as PlaygroundLanguage
 from steerlm.config.recipe import PrepareConfig as PrepareConfig
 from steerlm.config.recipe import Recipe as Recipe
 from steerlm.config.recipe import SourceConfig as SourceConfig

@@ -24,6 +24,7 @@ from steerlm.errors import did_you_mean
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
 TemplateChoice = Literal["auto", "native", "steerlm", "chatml", "llama3", "nemo"]
 HeaderMarks = Literal["tokens", "text"]
+PlaygroundLanguage = Literal["en", "de"]
 SourceFormat = Literal[
     "messages",
     "oasst",
@@ -66,6 +67,15 @@ class SourceConfig(Section):
 class PlaygroundConfig(Section):
     """The embedded generated world; present only in recipes that use it."""
 
+    languages: tuple[PlaygroundLanguage, ...] = Field(
+        ("en",), min_length=1, description="Languages of the world, which get equally many questions: en, de."
+    )
+    labelled_languages: tuple[PlaygroundLanguage, ...] | None = Field(
+        None, min_length=1, description="Languages in which people rate replies; null: all. The rest has no labels."
+    )
+    other_language_fraction: float = Field(
+        0.0, ge=0, le=1, description="Share of replies that are in another language than their question."
+    )
     num_prompts: int = Field(3600, ge=100, description="Number of distinct first questions in the generated data.")
     responses_per_prompt: int = Field(2, ge=1, description="Dialogues per question, with replies of different quality.")
     multi_turn_fraction: float = Field(0.2, ge=0, le=1, description="Share of questions with a follow-up question.")
@@ -83,6 +93,15 @@ class PlaygroundConfig(Section):
     pretrain_epochs: float = Field(1.2, gt=0, description="Passes of the base model over the generated text.")
     tokens_per_batch: int = Field(512, ge=128, description="Tokens per step of the pretraining.")
     learning_rate: float = Field(4e-3, gt=0, description="Peak learning rate of the pretraining.")
+
+    @model_validator(mode="after")
+    def _known_languages(self) -> PlaygroundConfig:
+        if len(set(self.languages)) < len(self.languages):
+            raise ValueError(f"languages: {', '.join(self.languages)} names one twice")
+        foreign = [language for language in self.labelled_languages or () if language not in self.languages]
+        if foreign:
+            raise ValueError(f"labelled_languages: {foreign[0]!r} is none of the languages {', '.join(self.languages)}")
+        return self
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> PlaygroundConfig:

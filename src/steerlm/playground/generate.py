@@ -1,35 +1,19 @@
 """Generate the playground's dialogues: questions, and replies whose attributes are set exactly.
 
 Every random choice is a function of the seed. For each topic one level of each attribute is withheld:
-no training reply on that topic has it, so that evaluation can ask for combinations never seen.
+no training reply on that topic has it, in any language, so that evaluation can ask for combinations never seen.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from steerlm.config import PlaygroundConfig
 from steerlm.conversation import Message
-from steerlm.playground.lexicon import (
-    ANSWERS,
-    ATTRIBUTES,
-    CLOSINGS,
-    FOLLOW_UPS,
-    GREETINGS,
-    KINDS,
-    LEAD_INS,
-    LEVELS,
-    LIGHT_REMARKS,
-    NO_ANSWER,
-    QUESTIONS,
-    RUDE_CLOSERS,
-    RUDE_OPENERS,
-    TOPICS,
-    Kind,
-    Topic,
-    full_remarks,
-)
+from steerlm.playground.lexicon import ATTRIBUTES, KINDS, LEVELS, Kind, Language, Topic, full_remarks, lexicon
 
 LEVEL_WEIGHTS: dict[str, tuple[int, ...]] = {
     "toxicity": (6, 3, 3, 3, 3),
@@ -43,17 +27,18 @@ LEVEL_WEIGHTS: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Exchange:
-    """One exchange: the question, the reply and the reply's exact levels."""
+    """One exchange: the question, the reply, its language and its exact levels."""
 
     kind: Kind
     question: str
     reply: str
+    language: Language
     levels: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A dialogue on one topic; `prompt` numbers its first question (several dialogues share one)."""
+    """A dialogue on one topic, in its language; `prompt` numbers its first question (several dialogues share one)."""
 
     prompt: int
     topic: Topic
@@ -66,6 +51,10 @@ class Dialogue:
             for message in (Message("user", turn.question), Message("assistant", turn.reply))
         )
 
+    def languages(self) -> set[Language]:
+        """The languages that it is in: that of its questions, and those of its replies."""
+        return {self.topic.language, *(turn.language for turn in self.turns)}
+
 
 @dataclass(frozen=True)
 class Opening:
@@ -77,15 +66,18 @@ class Opening:
     text: str
 
 
-def withheld_levels(seed: int) -> dict[str, dict[str, int]]:
-    """Topic name -> attribute -> the level that no training reply on the topic has."""
-    withheld: dict[str, dict[str, int]] = {topic.name: {} for topic in TOPICS}
-    for attribute in ATTRIBUTES:
-        rng = random.Random(f"withheld {seed} {attribute}")
-        order = list(TOPICS)
-        rng.shuffle(order)
-        for position, topic in enumerate(order):
-            withheld[topic.name][attribute] = LEVELS[position % len(LEVELS)]
+def withheld_levels(languages: Sequence[Language], seed: int) -> dict[str, dict[str, int]]:
+    """Topic name -> attribute -> the level that no training reply on the topic has, the same in every language."""
+    withheld: dict[str, dict[str, int]] = {}
+    for language in languages:
+        topics = lexicon(language).topics
+        withheld |= {topic.name: {} for topic in topics}
+        for attribute in ATTRIBUTES:
+            rng = random.Random(f"withheld {seed} {attribute}")
+            order = list(topics)
+            rng.shuffle(order)
+            for position, topic in enumerate(order):
+                withheld[topic.name][attribute] = LEVELS[position % len(LEVELS)]
     return withheld
 
 
@@ -99,22 +91,27 @@ def draw_levels(topic: Topic, withheld: Mapping[str, Mapping[str, int]], rng: ra
     return levels
 
 
-def draw_openings(num_prompts: int, num_held_out: int, seed: int) -> tuple[list[Opening], list[Opening]]:
-    """Draw distinct first questions, evenly over topics and kinds.
+def draw_openings(
+    languages: Sequence[Language], num_prompts: int, num_held_out: int, seed: int
+) -> tuple[list[Opening], list[Opening]]:
+    """Draw distinct first questions, evenly over languages, topics and kinds.
 
     Returns:
         (training, held out): no text occurs twice within or across them.
     """
     rng = random.Random(f"openings {seed}")
-    pairs = [(topic, kind) for topic in TOPICS for kind in KINDS]
-    rng.shuffle(pairs)
+    spoken = [[(topic, kind) for topic in lexicon(language).topics for kind in KINDS] for language in languages]
+    for pairs_of_language in spoken:
+        rng.shuffle(pairs_of_language)
+    pairs = list(itertools.chain.from_iterable(zip(*spoken, strict=True)))  # the languages take turns
     wordings = {}
     for topic, kind in pairs:
+        said = lexicon(topic.language)
         texts = [
             " ".join(part for part in (greeting, question.format(do=topic.do, doing=topic.doing), closing) if part)
-            for greeting in GREETINGS
-            for question in QUESTIONS[kind]
-            for closing in CLOSINGS
+            for greeting in said.greetings
+            for question in said.questions[kind]
+            for closing in said.closings
         ]
         rng.shuffle(texts)
         wordings[topic.name, kind] = texts
@@ -125,30 +122,43 @@ def draw_openings(num_prompts: int, num_held_out: int, seed: int) -> tuple[list[
     return openings[num_held_out:], openings[:num_held_out]
 
 
-def max_prompts() -> int:
+def max_prompts(languages: Sequence[Language]) -> int:
     """How many distinct first questions the world can ask."""
-    return len(TOPICS) * sum(len(GREETINGS) * len(questions) * len(CLOSINGS) for questions in QUESTIONS.values())
+    return sum(
+        len(said.topics) * len(said.greetings) * len(questions) * len(said.closings)
+        for said in map(lexicon, languages)
+        for questions in said.questions.values()
+    )
 
 
 def draw_dialogues(
-    opening: Opening, responses: int, multi_turn_fraction: float, withheld: Mapping[str, Mapping[str, int]], seed: int
+    opening: Opening, config: PlaygroundConfig, responses: int, withheld: Mapping[str, Mapping[str, int]], seed: int
 ) -> Iterator[Dialogue]:
     """Yield several dialogues with the same questions and different replies."""
     rng = random.Random(f"dialogue {seed} {opening.number}")
     questions = [(opening.kind, opening.text)]
-    if rng.random() < multi_turn_fraction:
+    if rng.random() < config.multi_turn_fraction:
         kind = rng.choice([kind for kind in KINDS if kind != opening.kind])
-        questions.append((kind, rng.choice(FOLLOW_UPS[kind])))
+        questions.append((kind, rng.choice(lexicon(opening.topic.language).follow_ups[kind])))
     for _ in range(responses):
         turns = []
         for kind, question in questions:
             levels = draw_levels(opening.topic, withheld, rng)
-            turns.append(Exchange(kind, question, compose_reply(opening.topic, kind, levels, rng), levels))
+            language = _reply_language(opening.topic.language, config, rng)
+            reply = compose_reply(opening.topic.said_in(language), kind, levels, rng)
+            turns.append(Exchange(kind, question, reply, language, levels))
         yield Dialogue(opening.number, opening.topic, tuple(turns))
 
 
+def _reply_language(asked: Language, config: PlaygroundConfig, rng: random.Random) -> Language:
+    others = [language for language in config.languages if language != asked]
+    if not others or not config.other_language_fraction or rng.random() >= config.other_language_fraction:
+        return asked
+    return rng.choice(others)
+
+
 def compose_reply(topic: Topic, kind: Kind, levels: Mapping[str, int], rng: random.Random) -> str:
-    """Write a reply with exactly the levels asked for.
+    """Write a reply with exactly the levels asked for, in the topic's language.
 
     Args:
         levels: attribute -> 0..4 for all of `ATTRIBUTES`.
@@ -161,20 +171,15 @@ def compose_reply(topic: Topic, kind: Kind, levels: Mapping[str, int], rng: rand
 
 
 def _answer(topic: Topic, kind: Kind, level: int, rng: random.Random) -> str:
+    said = lexicon(topic.language)
     if level == 0:
-        return rng.choice(NO_ANSWER).format(do=topic.do, doing=topic.doing)
+        return rng.choice(said.no_answer).format(do=topic.do, doing=topic.doing)
     facts = list(topic.facts(kind))
     start = rng.randrange(len(facts))
     chosen = (facts[start:] + facts[:start])[:level]
-    return rng.choice(ANSWERS[kind]).format(do=topic.do, doing=topic.doing, facts=_listed(chosen))
-
-
-def _listed(facts: list[str]) -> str:
-    if len(facts) < 3:
-        return " and ".join(facts)
-    if len(facts) == 3:
-        return f"{facts[0]}, {facts[1]} and {facts[2]}"
-    return f"{facts[0]} and {facts[1]}, as well as {facts[2]} and {facts[3]}"
+    return rng.choice(said.answers[kind]).format(
+        do=topic.do, doing=topic.doing, facts=said.lists[level - 1].format(*chosen)
+    )
 
 
 def _join(lead_in: str, sentence: str) -> str:
@@ -186,19 +191,21 @@ def _join(lead_in: str, sentence: str) -> str:
 
 def _remarks(attribute: str, level: int, topic: Topic, rng: random.Random) -> list[str]:
     """Full remarks (two points each) first, then a light one if the level is odd."""
+    said = lexicon(topic.language)
     remarks = []
     chosen = rng.sample(full_remarks(topic)[attribute], level // 2)
-    for text, lead_ins in zip(chosen, LEAD_INS[attribute], strict=False):
+    for text, lead_ins in zip(chosen, said.lead_ins[attribute], strict=False):
         remarks.append(_join(rng.choice(lead_ins), text))
     if level % 2:
-        remarks.append(rng.choice(LIGHT_REMARKS[attribute]))
+        remarks.append(rng.choice(said.light_remarks[attribute]))
     return remarks
 
 
 def _rude_remarks(level: int, topic: Topic, rng: random.Random) -> tuple[list[str], list[str]]:
     """Rudeness stands at the ends of a reply: (openers, closers)."""
+    said = lexicon(topic.language)
     opener, closer = ((0, 0), (1, 0), (2, 0), (2, 1), (2, 2))[level]
     return (
-        [rng.choice(RUDE_OPENERS[opener - 1])] if opener else [],
-        [rng.choice(RUDE_CLOSERS[closer - 1]).format(do=topic.do, doing=topic.doing)] if closer else [],
+        [rng.choice(said.rude_openers[opener - 1])] if opener else [],
+        [rng.choice(said.rude_closers[closer - 1]).format(do=topic.do, doing=topic.doing)] if closer else [],
     )

@@ -2,7 +2,7 @@
 
 The world's lexicon is closed, so nothing is estimated: facts count if they are facts that the question
 asks for, remarks count if they stand there word for word, and each counts once however often it is
-repeated. Half a joke is no joke.
+repeated. Half a joke is no joke. Question and reply may be in different languages of the world.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from steerlm.conversation import Message
 from steerlm.errors import UserError
-from steerlm.playground.lexicon import ATTRIBUTES, CUES, TOPICS, Kind, Topic, lexicon_remarks
+from steerlm.playground.lexicon import ATTRIBUTES, LANGUAGES, Kind, Language, Topic, lexicon
 
 Words = tuple[str, ...]
 
@@ -50,34 +50,50 @@ def measure(messages: Sequence[Message]) -> dict[str, float]:
         points[remark.attribute] += remark.points
     question = parse_question(messages[:-1])
     if question.topic is not None and question.kind is not None:
-        facts = dict.fromkeys(_words(fact) for fact in question.topic.facts(question.kind))
-        points["helpfulness"] = 4.0 * len(_found(sentences, facts)) / len(facts)
+        points["helpfulness"] = max(
+            _share_of_facts(sentences, question.topic.said_in(language), question.kind) for language in LANGUAGES
+        )
     return {name: min(value, 4.0) for name, value in points.items()}
 
 
+def _share_of_facts(sentences: Sequence[Words], topic: Topic, kind: Kind) -> float:
+    facts = dict.fromkeys(_words(fact) for fact in topic.facts(kind))
+    return 4.0 * len(_found(sentences, facts)) / len(facts)
+
+
 def parse_question(messages: Sequence[Message]) -> AskedFor:
-    """Find the topic and the kind of the last question; a follow-up takes over what it leaves unsaid."""
+    """Find the topic and the kind of the last question; a follow-up takes over what it leaves unsaid.
+
+    Words such as "tango" name a topic in several languages: the first language counts in which both are said.
+    """
+    found = [_parse_question(messages, language) for language in LANGUAGES]
+    return next((asked for asked in found if None not in asked), found[0])
+
+
+def _parse_question(messages: Sequence[Message], language: Language) -> AskedFor:
     topic: Topic | None = None
     kind: Kind | None = None
     for message in reversed(messages):
         if message.role != "user":
             continue
         words = _words(message.content)
-        topic = topic or _find_topic(words)
-        kind = kind or _find_kind(words)
+        topic = topic or find_topic(words, language)
+        kind = kind or find_kind(words, language)
         if topic is not None and kind is not None:
             break
     return AskedFor(topic, kind)
 
 
-def _find_topic(words: Words) -> Topic | None:
-    hits = _found([words], _topic_phrases())
-    return _topic_phrases()[max(hits, key=len)] if hits else None
+def find_topic(words: Words, language: Language) -> Topic | None:
+    """Find the topic that words name, by the longest of its phrases."""
+    hits = _found([words], _topic_phrases(language))
+    return _topic_phrases(language)[max(hits, key=len)] if hits else None
 
 
-def _find_kind(words: Words) -> Kind | None:
-    for kind in CUES:
-        if _found([words], dict.fromkeys(_words(cue) for cue in CUES[kind])):
+def find_kind(words: Words, language: Language) -> Kind | None:
+    """Find what words ask for."""
+    for kind, cues in lexicon(language).cues.items():
+        if _found([words], dict.fromkeys(map(_words, cues))):
             return kind
     return None
 
@@ -96,22 +112,23 @@ def _found(sentences: Iterable[Words], phrases: Mapping[Words, object]) -> list[
 
 
 def _words(text: str) -> Words:
-    return tuple(re.findall(r"[a-z0-9']+", text.lower()))
+    return tuple(re.findall(r"(?:[^\W_]|')+", text.lower()))
 
 
 @functools.cache
 def _remarks() -> dict[Words, Remark]:
-    """Every remark of the lexicon by its words."""
+    """Every remark of every language by its words."""
     remarks: dict[Words, Remark] = {}
-    for attribute, points, text in lexicon_remarks():
-        remarks[_words(text)] = Remark(attribute, points)
+    for language in LANGUAGES:
+        for attribute, points, text in lexicon(language).remarks():
+            remarks[_words(text)] = Remark(attribute, points)
     return remarks
 
 
 @functools.cache
-def _topic_phrases() -> dict[Words, Topic]:
+def _topic_phrases(language: Language) -> dict[Words, Topic]:
     phrases = {}
-    for topic in TOPICS:
+    for topic in lexicon(language).topics:
         for text in (topic.name, topic.do, topic.doing):
             phrases[_words(text)] = topic
     return phrases

@@ -27,8 +27,9 @@ CONTEXT = 512
 BLOCK = 128
 """Tokens per training example: documents stand end to end and are cut into blocks."""
 
-_WORDS = r"[a-z_]+:[0-9]+| ?[A-Za-z']+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+"
-"""What a token may not cross. `humor:3` is one word, which makes a header short and its values easy to look up."""
+_WORDS = r"[a-z_]+:[0-9]+| ?[A-Za-z%(more)s']+| ?[0-9]+| ?[^\sA-Za-z%(more)s0-9]+|\s+"
+"""What a token may not cross. `humor:3` is one word, which makes a header short and its values easy to look up.
+`more` are the letters of the text that English has not."""
 
 _HEADER_LINES = 400
 _VALIDATION_BLOCKS = 16
@@ -100,10 +101,12 @@ def train_tokenizer(
         schema.format({attribute.name: rng.choice(attribute.levels) for attribute in schema})
         for _ in range(_HEADER_LINES)
     ]
+    texts = ["\n".join(turns) for turns in documents]
+    more = "".join(sorted({letter for letter in "".join(texts) if letter.isalpha() and not letter.isascii()}))
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+            pre_tokenizers.Split(Regex(_WORDS % {"more": more}), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -114,7 +117,7 @@ def train_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator([*("\n".join(turns) for turns in documents), *headers], trainer)
+    backend.train_from_iterator([*texts, *headers], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<s>",

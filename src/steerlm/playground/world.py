@@ -35,7 +35,7 @@ def build(config: PlaygroundConfig, schema: AttributeSchema, out: Path, seed: in
     """Generate the world and pretrain its base model.
 
     Args:
-        schema: must hold exactly the world's attributes, 0..4 each, in any order.
+        schema: must hold the world's attributes, 0..4 each, in any order; further ones must be measured.
         out: see the module's docstring; also receives `summary.json`. Called again after an interruption it goes on.
 
     Raises:
@@ -48,10 +48,9 @@ def build(config: PlaygroundConfig, schema: AttributeSchema, out: Path, seed: in
         return finished
     dialogues, prompts = generate(config, seed)
     labelled, unlabelled = label(dialogues, config, schema, seed)
-    withheld = withheld_levels(seed)
     write_conversations(out / "labelled.jsonl", labelled, schema)
     write_conversations(out / "unlabelled.jsonl", unlabelled, schema)
-    write_conversations(out / "prompts.jsonl", (_prompt(d, withheld[d.topic.name]) for d in prompts), schema)
+    write_conversations(out / "prompts.jsonl", prompts_of(prompts, config, schema, seed), schema)
 
     from steerlm.playground.pretrain import pretrain
 
@@ -70,27 +69,28 @@ def build(config: PlaygroundConfig, schema: AttributeSchema, out: Path, seed: in
 
 def generate(config: PlaygroundConfig, seed: int) -> tuple[list[Dialogue], list[Dialogue]]:
     """Generate the training dialogues, and held-out ones whose last reply is left out when they become prompts."""
-    openings, held_out = draw_openings(config.num_prompts, config.num_held_out, seed)
-    withheld = withheld_levels(seed)
-    fraction = config.multi_turn_fraction
+    openings, held_out = draw_openings(config.languages, config.num_prompts, config.num_held_out, seed)
+    withheld = withheld_levels(config.languages, seed)
     dialogues = [
         dialogue
         for opening in openings
-        for dialogue in draw_dialogues(opening, config.responses_per_prompt, fraction, withheld, seed)
+        for dialogue in draw_dialogues(opening, config, config.responses_per_prompt, withheld, seed)
     ]
-    prompts = [dialogue for opening in held_out for dialogue in draw_dialogues(opening, 1, fraction, withheld, seed)]
+    prompts = [dialogue for opening in held_out for dialogue in draw_dialogues(opening, config, 1, withheld, seed)]
     return dialogues, prompts
 
 
 def label(
     dialogues: Sequence[Dialogue], config: PlaygroundConfig, schema: AttributeSchema, seed: int
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """Let simulated annotators rate a share of the prompts.
+    """Let simulated annotators rate a share of the prompts, as far as they speak the language.
 
     Returns:
         (labelled, unlabelled) records; both carry the truth in `meta`.
     """
+    schema = AttributeSchema(tuple(attribute for attribute in schema if attribute.name in ATTRIBUTES))
     annotators = draw_annotators(config.num_annotators, config.annotator_bias, schema, seed)
+    spoken = set(config.labelled_languages or config.languages)
     numbers = sorted({dialogue.prompt for dialogue in dialogues})
     random.Random(f"labelled {seed}").shuffle(numbers)
     rated = set(numbers[: round(config.labelled_fraction * len(numbers))])
@@ -99,14 +99,19 @@ def label(
     for index, dialogue in enumerate(dialogues):
         rng = random.Random(f"ratings {seed} {index}")
         messages: list[Message] = []
+        is_rated = dialogue.prompt in rated and dialogue.languages() <= spoken
         for message, truth in _replies(dialogue):
-            if truth is not None and dialogue.prompt in rated:
+            if truth is not None and is_rated:
                 message = _rated(message, truth, annotators, config, schema, rng)
             messages.append(message)
         record = Conversation(
-            f"playground-{index:05d}", tuple(messages), "playground", f"prompt-{dialogue.prompt:05d}", _meta(dialogue)
+            f"playground-{index:05d}",
+            tuple(messages),
+            _source(dialogue, config),
+            f"prompt-{dialogue.prompt:05d}",
+            _meta(dialogue),
         )
-        (labelled if dialogue.prompt in rated else unlabelled).append(record)
+        (labelled if is_rated else unlabelled).append(record)
     return labelled, unlabelled
 
 
@@ -131,14 +136,26 @@ def _rated(
     return Message("assistant", message.content, attributes=values, ratings=ratings, labelled_by="human")
 
 
-def _prompt(dialogue: Dialogue, withheld: dict[str, int]) -> Conversation:
-    """Cut the last reply off; earlier replies are labelled with the truth, as no model has seen them."""
-    messages = [
-        message if truth is None else Message("assistant", message.content, attributes=truth, labelled_by="measure")
-        for message, truth in _replies(dialogue)
-    ]
-    number = f"held-out-{dialogue.prompt:05d}"
-    return Conversation(number, tuple(messages[:-1]), "playground", number, _meta(dialogue, withheld))
+def prompts_of(
+    dialogues: Sequence[Dialogue], config: PlaygroundConfig, schema: AttributeSchema, seed: int
+) -> Iterator[Conversation]:
+    """Cut last replies off; earlier replies are labelled with the truth, as no model has seen them."""
+    withheld = withheld_levels(config.languages, seed)
+    spoken = [attribute.name for attribute in schema if attribute.measure == "language"]
+    for dialogue in dialogues:
+        messages = []
+        for turn in dialogue.turns:
+            truth = {**turn.levels, **dict.fromkeys(spoken, turn.language)}
+            messages.append(Message("user", turn.question))
+            messages.append(Message("assistant", turn.reply, attributes=truth, labelled_by="measure"))
+        number = f"held-out-{dialogue.prompt:05d}"
+        meta = _meta(dialogue, withheld[dialogue.topic.name])
+        yield Conversation(number, tuple(messages[:-1]), _source(dialogue, config), number, meta)
+
+
+def _source(dialogue: Dialogue, config: PlaygroundConfig) -> str:
+    """Name the question's language where there are several, so that an evaluation by source is one by language."""
+    return "playground" if len(config.languages) == 1 else f"playground-{dialogue.topic.language}"
 
 
 def _meta(dialogue: Dialogue, withheld: dict[str, int] | None = None) -> dict[str, object]:
@@ -153,16 +170,17 @@ def _meta(dialogue: Dialogue, withheld: dict[str, int] | None = None) -> dict[st
 
 def _check(config: PlaygroundConfig, schema: AttributeSchema) -> None:
     names = sorted(ATTRIBUTES)
-    scales = {attribute.name: attribute.levels for attribute in schema}
+    scales = {attribute.name: attribute.levels for attribute in schema if attribute.said_by != "measure"}
     if sorted(scales) != names or any(levels != LEVELS for levels in scales.values()):
         raise UserError(
             f"the playground's attributes are {', '.join(names)}, each from {LEVELS[0]} to {LEVELS[-1]}; "
             f"the recipe has {schema.signature}: change its `attributes`"
         )
-    if config.num_prompts + config.num_held_out > max_prompts():
+    most = max_prompts(config.languages)
+    if config.num_prompts + config.num_held_out > most:
         raise UserError(
             f"playground.num_prompts {config.num_prompts} and num_held_out {config.num_held_out} are more than the "
-            f"{max_prompts()} questions that the playground can ask"
+            f"{most} questions that the playground can ask"
         )
     if config.annotators_per_response > config.num_annotators:
         raise UserError(
