@@ -101,6 +101,68 @@ def test_refusals(text):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "Es tut mir leid, aber ich kann dir dabei nicht helfen.",
+        "Leider kann ich diese Frage nicht beantworten.",
+        "Als KI-Sprachmodell habe ich keine Gefühle.",
+        "Lo siento, pero no puedo ayudarte con eso.",
+        "Désolé, mais je ne peux pas répondre à cette question.",
+        "En tant qu'IA, je n'ai pas d'avis.",
+        "Mi dispiace, ma non posso aiutarti.",
+        "Het spijt me, maar ik kan daar niet mee helpen.",
+        "Przykro mi, ale nie mogę w tym pomóc.",
+        "Desculpe, mas não posso ajudar com isso.",
+        "К сожалению, я не могу вам помочь.",
+        "抱歉，我无法回答这个问题。",
+        "作为一个人工智能，我没有感情。",
+        "申し訳ありませんが、そのご質問にはお答えできません。",
+        "죄송하지만 그 요청은 도와드릴 수 없습니다.",
+    ],
+)
+def test_refusals_in_other_languages(text):
+    assert measures.is_refusal(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Leider regnet es heute, aber du kannst drinnen üben.",
+        "Du kannst das nicht alles auf einmal lernen.",
+        "Man kann den Teig nicht zu lange kneten.",
+        "Como ia dizendo, o pão precisa de tempo.",
+        "Lo siento por la espera: aquí está.",
+        "Je ne suis pas fan de sucre, mais le gâteau est bon.",
+        "Il ne peut pas nager.",
+        "Als een kat slaapt, is het stil.",
+        "К сожалению, хлеб уже чёрствый.",
+        "抱歉让你久等了，这是答案。",
+        "すみません、お待たせしました。",
+        "人工智能不能完全代替人。",
+    ],
+)
+def test_answers_in_other_languages_are_no_refusals(text):
+    assert not measures.is_refusal(text)
+
+
+def test_no_reply_of_the_playground_that_gives_facts_is_a_refusal():
+    from steerlm.playground.lexicon import LANGUAGES, lexicon
+
+    for language in LANGUAGES:
+        assert not [text for _, _, text in lexicon(language).remarks() if measures.is_refusal(text)]
+
+
+def test_scripts_without_spaces_are_counted_by_character():
+    assert measures.words("我爱猫。") == ["我", "爱", "猫"]
+    assert measures.count_sentences("我爱猫。你呢？很好！") == 3
+    assert measures.count_sentences("यह अच्छा है। वह भी।") == 2
+    assert measures.words("हिन्दी में") == ["हिन्दी", "में"]  # vowel signs belong to the word
+    assert measures.is_degenerate("好的好的好的好的好的")
+    assert measures.says_things_twice("今天天气很好我们去公园散步吧" * 3)
+    assert not measures.is_degenerate("今天天气很好，我们一起去公园散步吧。")
+
+
+@pytest.mark.parametrize(
     "text", ["You cannot help yourself.", "I can help with this.", "Sorry for the wait: here it is."]
 )
 def test_answers_are_no_refusals(text):

@@ -1,7 +1,8 @@
 """Text measures: what a reply itself says about its length, vocabulary, readability and defects, without a model.
 
 The paper reports characters and unique words per answer (section 4); the others are standard. Words are runs of
-letters and digits (inner apostrophes and hyphens belong to them), so languages without spaces count as few words.
+letters and digits (inner apostrophes and hyphens belong to them); in scripts without spaces every character counts as
+one, which needs no dictionary.
 """
 
 from __future__ import annotations
@@ -10,22 +11,17 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Message, Score
 from steerlm.scorers.protocol import Scores, Turn
+from steerlm.scorers.text_measures.words import word_pieces
+from steerlm.storage.files import read_yaml
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)\]]*(?=\s|$)|\n\s*\n")
+_SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)\]]*(?=\s|$)|[。！？।]+[\"'”’」』）]*|\n\s*\n")
 _CONTROL_TEXT = re.compile(r"<\|[A-Za-z_]+\|>|<extra_id_\d+>|</?s>|\[/?INST\]")
-_REFUSAL = re.compile(
-    r"\b(?:as an ai(?: language model)?\b|i (?:can't|can’t|cannot|can not|could not|couldn't|am unable to|'m unable to)"
-    r" (?:help|assist|answer|do that|provide|fulfil|comply|discuss|engage)"
-    r"|i(?:'m| am|’m) (?:sorry|afraid),? (?:but )?i (?:can't|can’t|cannot|won't|am not able|'m not able|am unable)"
-    r"|i (?:won't|will not|refuse to) (?:help|assist|answer|do that|provide))",
-    re.IGNORECASE,
-)
 
 
 class TextStatistics(NamedTuple):
@@ -44,12 +40,12 @@ class TextStatistics(NamedTuple):
 
 def words(text: str) -> list[str]:
     """Return the words of a text in order, lower-cased."""
-    return [match.lower() for match in _WORD.findall(text)]
+    return word_pieces(text)
 
 
 def count_sentences(text: str) -> int:
     """Count sentences: pieces between closing punctuation or blank lines that hold a word."""
-    return sum(1 for piece in _SENTENCE_END.split(text) if piece and _WORD.search(piece))
+    return sum(1 for piece in _SENTENCE_END.split(text) if piece and words(piece))
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -143,8 +139,14 @@ def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def is_refusal(text: str) -> bool:
-    """Whether an answer declines, by its phrases (English; such as "As an AI", "I cannot help")."""
-    return _REFUSAL.search(text) is not None
+    """Whether an answer declines, by its phrases (such as "As an AI", "I cannot help") in a dozen languages."""
+    return _refusals().search(text) is not None
+
+
+@functools.cache
+def _refusals() -> re.Pattern[str]:
+    by_language: dict[str, list[str]] = read_yaml(Path(__file__).with_name("refusals.yaml"))
+    return re.compile("|".join(phrase for phrases in by_language.values() for phrase in phrases), re.IGNORECASE)
 
 
 def has_label_leak(text: str, schema: AttributeSchema) -> bool:
