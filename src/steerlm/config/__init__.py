@@ -32,4 +32,5 @@ from steerlm.config.recipe import TrainSftConfig as TrainSftConfig
 from steerlm.config.recipe import scoring_tokens as scoring_tokens
 from steerlm.config.refine import RefineConfig as RefineConfig
 from steerlm.config.reinforce import ReinforceConfig as ReinforceConfig
+from steerlm.config.section import RubricLanguage as RubricLanguage
 from steerlm.config.section import Section as Section

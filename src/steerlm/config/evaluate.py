@@ -8,8 +8,11 @@ from typing import Literal
 from pydantic import Field
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config.section import DevicesPerModel, EngineName, Section
-from steerlm.errors import UserError
+from steerlm.config.section import DevicesPerModel, EngineName, RubricLanguage, Section
+from steerlm.errors import UserError, did_you_mean
+
+PROMPT_GROUPS = ("source", "prompt_language")
+"""What `by` may name beside a categorical attribute."""
 
 
 class ClassifierConfig(Section):
@@ -39,6 +42,7 @@ class JudgeScorerConfig(Section):
     max_tokens: int | None = Field(
         None, ge=1, description="Its longest output, thinking included; null: 512, and 8192 more where it thinks."
     )
+    language: RubricLanguage = "en"
 
 
 class EvaluateConfig(Section):
@@ -55,6 +59,11 @@ class EvaluateConfig(Section):
         description="What the other dials stand at while one is swept: their defaults, either end of their scale, or "
         "combinations drawn from those in the training data.",
     )
+    by: str | None = Field(
+        None,
+        description="Report the dials for groups as well: `source` of the prompts' records, `prompt_language` (of what "
+        "the user says; extra `measures`), or the name of a categorical attribute: by what it is asked for.",
+    )
     measure: Literal["playground", "text", "none"] = Field(
         "text", description="Exact measures computed from the text itself."
     )
@@ -66,7 +75,7 @@ class EvaluateConfig(Section):
     judge: JudgeScorerConfig | None = Field(
         None,
         description="LLM judge used as a scorer: `folder`, `model`, `base_url`, `attributes`, `max_in_flight`, "
-        "`reasoning`, `max_tokens`.",
+        "`reasoning`, `max_tokens`, `language`.",
     )
     suites: tuple[Literal["toxicity", "humor"], ...] = Field((), description="Experiments of the paper to run as well.")
     toxicity_prompts: str | None = Field(
@@ -89,8 +98,12 @@ class EvaluateConfig(Section):
         """Refuse what cannot be evaluated with these attributes, before anything is trained.
 
         Raises:
-            UserError: an unknown attribute, a classifier or a suite on a categorical one, a suite without its prompts.
+            UserError: an unknown attribute, a classifier or a suite on a categorical one, a suite without its prompts,
+                groups by what is no category.
         """
+        categorical = [attribute.name for attribute in schema if attribute.kind == "categorical"]
+        if self.by is not None and self.by not in (*PROMPT_GROUPS, *categorical):
+            raise UserError(f"evaluate.by {self.by!r}: {did_you_mean(self.by, [*PROMPT_GROUPS, *categorical])}")
         for classifier in self.classifiers:
             for label, name in classifier.labels.items():
                 if schema[name].kind != "ordinal":

@@ -18,7 +18,7 @@ from steerlm.config.evaluate import EvaluateConfig
 from steerlm.config.grow import GrowConfig
 from steerlm.config.refine import RefineConfig
 from steerlm.config.reinforce import ReinforceConfig
-from steerlm.config.section import DevicesPerModel, Section
+from steerlm.config.section import DevicesPerModel, RubricLanguage, Section
 from steerlm.errors import did_you_mean
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
@@ -237,6 +237,7 @@ class LabelConfig(Section):
         None, description="Where its replies are kept, so that nothing is paid for twice; null: `judge` in run_dir."
     )
     max_in_flight: int = Field(8, ge=1, description="Requests under way at once.")
+    language: RubricLanguage = "en"
     reasoning: bool = Field(
         False, description="It thinks first: no temperature, `max_completion_tokens`, and room to think."
     )

@@ -9,6 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 EngineName = Literal["local", "vllm", "openvino"]
 """What samples: the built-in engine, vLLM (extra `vllm`) or OpenVINO GenAI (extra `openvino`)."""
 
+RubricLanguage = Annotated[
+    Literal["en", "conversation", "de", "es", "fr", "it", "ja", "pt", "ru", "zh"],
+    Field(
+        description="Language that a judge is asked for a rating in; conversation: that of each conversation (extra "
+        "`measures`), English where there is no rubric in it."
+    ),
+]
+"""The same key for every judge with a rubric; the words are in `scorers/llm/rubrics.yaml`."""
+
 DevicesPerModel = Annotated[
     int,
     Field(ge=1, description="Devices of a node that share the model; more than 1 for one that fits no single device."),

@@ -43,7 +43,11 @@ class RubricScorer:
             max_tokens=config.max_tokens,
         )
         self._folder = config.folder / "judgements"
-        rubric = [endpoint.base_url, endpoint.model, rated.signature, [rubric_text(attribute) for attribute in rated]]
+        self._language = config.language
+        texts = [rubric_text(attribute) for attribute in rated]
+        rubric: list[object] = [endpoint.base_url, endpoint.model, rated.signature, texts]
+        if config.language != "en":
+            rubric.append(config.language)
         self.who = f"judge:{hashlib.sha256(orjson.dumps(rubric)).hexdigest()[:16]}"
         self.label = f"LLM judge {endpoint.model}"
         self._model = endpoint.model
@@ -62,7 +66,8 @@ class RubricScorer:
         # the judgements stay readable: a file per request for scores, named after what was rated
         texts = [[(m.role, m.content) for m in turn] for turn in asked]
         name = hashlib.sha256(orjson.dumps([texts, self._rated.signature])).hexdigest()[:16]
-        rows = rate_attributes(asked, self._rated, self._client, self._folder / f"{name}.jsonl") if asked else []
+        place = self._folder / f"{name}.jsonl"
+        rows = rate_attributes(asked, self._rated, self._client, place, self._language) if asked else []
         scores: list[Scores | None] = [None] * len(turns)
         for i, row in zip(said, rows, strict=True):
             scores[i] = {name: self._score(name, value) for name, value in row.items()} or None

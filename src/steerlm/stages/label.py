@@ -21,7 +21,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 from steerlm.attributes import Attribute, AttributeSchema, JudgeShare, Value
-from steerlm.config import LabelConfig
+from steerlm.config import LabelConfig, RubricLanguage
 from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
 from steerlm.errors import UserError
 from steerlm.scorers.choosing import Candidate, choose
@@ -126,7 +126,7 @@ def label(
     chosen = choose_turns(data, schema, most)
     if not chosen:
         raise UserError(f"{', '.join(map(str, data))}: no assistant turn to rate")
-    asks = {a.name: asks_of(chosen, a) for a in attributes}
+    asks = {a.name: asks_of(chosen, a, config.language) for a in attributes}
     cost = client.estimate([ask.prompt for of in asks.values() for ask in of])
     if not agree(cost_line(cost, config)) and cost.requests:
         raise UserError("the judge was not asked")
@@ -198,11 +198,11 @@ def _pool(path: Path, schema: AttributeSchema | None) -> list[tuple[ChosenTurn, 
     return [(turn, source) for _, _, turn, source in sorted(drawn, key=lambda row: row[1])]
 
 
-def asks_of(chosen: Sequence[ChosenTurn], attribute: Attribute) -> list[JudgeAsk]:
+def asks_of(chosen: Sequence[ChosenTurn], attribute: Attribute, language: RubricLanguage = "en") -> list[JudgeAsk]:
     """Return what a judge is asked about one attribute: the first turns, as many as it rates."""
     number = len(chosen) if attribute.judge is None else attribute.judge.ratings
     turns = {str(i): turn.messages for i, turn in enumerate(chosen[:number])}
-    return rubric_asks("", turns, AttributeSchema((attribute,)))
+    return rubric_asks("", turns, AttributeSchema((attribute,)), language)
 
 
 def cost_line(cost: Cost, config: LabelConfig) -> str:

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from steerlm.attributes import OASST, Attribute, AttributeSchema
+from steerlm.config import RubricLanguage
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.scorers.llm.protocols import (
     PROMPTS,
+    RUBRICS,
     BenchmarkQuestion,
     SystemAnswers,
     pair_asks,
@@ -136,6 +139,52 @@ def test_the_ends_of_the_scale_have_the_schemas_own_words() -> None:
     assert (named[2], named[-1]) == ("0: dry as dust", "4: one joke after another")
     assert named[:2] + named[3:-1] == plain[:2] + plain[3:-1]
     assert rubric_text(Attribute("humor", low="dry")).splitlines()[1:] == [plain[1], "0: dry", *plain[3:]]
+
+
+@pytest.mark.parametrize("language", [name for name in RUBRICS if name != "en"])
+def test_a_judge_can_be_asked_in_another_language(language: RubricLanguage) -> None:
+    schema = AttributeSchema(
+        (Attribute("my_dial", maximum=5), Attribute("tone", categories=("dry", "warm"), kind="categorical"))
+    )
+    conversation = [Message("user", "Hallo?"), Message("assistant", "Die Antwort")]
+    for ask, english in zip(
+        rubric_asks("s", {"1": conversation}, schema, language),
+        rubric_asks("s", {"1": conversation}, schema),
+        strict=True,
+    ):
+        assert ask.attribute is not None
+        begin = ask.prompt.user.index("[Task]")
+        assert ask.prompt.user[:begin] == english.prompt.user[:begin]
+        task = ask.prompt.user[begin:]
+        assert task.endswith(f"{ask.attribute.name}: [[rating]]")
+        assert not set(task.splitlines()[1:-1]) & set(english.prompt.user.splitlines()) - {""}
+        assert ask.prompt.system != english.prompt.system
+        levels = ask.attribute.levels if ask.attribute.kind == "ordinal" else ()
+        assert [line.split(":")[0] for line in task.splitlines() if line[:1].isdigit()] == [
+            str(level) for level in levels
+        ]
+        assert ask.attribute.kind == "ordinal" or "dry, warm" in task
+        assert len(RUBRICS[language].degrees) == 5
+
+
+@pytest.mark.parametrize(
+    ("said", "language"),
+    [
+        ("Der Teig muss eine Stunde lang ruhen, bevor er in den Ofen kommt.", "de"),
+        ("The dough has to rest for an hour before it goes into the oven.", "en"),
+        ("Deigen skal hvile i en time, før den kommer i ovnen.", "en"),  # Danish, for which there is no rubric
+        ("42", "de"),  # too short: what was said before it tells
+    ],
+)
+def test_a_judge_is_asked_in_the_language_of_the_conversation(said: str, language: RubricLanguage) -> None:
+    question = Message("user", "Wie lange muss der Teig ruhen, und warum ist das eigentlich so wichtig?")
+    conversation = {"1": [question, Message("assistant", said)]}
+    schema = AttributeSchema((Attribute("humor"),))
+    assert rubric_asks("s", conversation, schema, "conversation") == rubric_asks("s", conversation, schema, language)
+
+
+def test_every_language_that_a_recipe_may_name_has_a_rubric() -> None:
+    assert {*RUBRICS, "conversation"} == set(get_args(get_args(RubricLanguage)[0]))
 
 
 @pytest.mark.parametrize(("maximum", "named"), [(4, 5), (9, 2), (1, 2), (2, 3)])

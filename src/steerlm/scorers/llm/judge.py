@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from steerlm.attributes import AttributeSchema
+from steerlm.config import RubricLanguage
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.scorers.llm.client import JudgeClient
@@ -55,15 +56,19 @@ class Judgement:
 
 
 def rate_attributes(
-    conversations: Sequence[Sequence[Message]], schema: AttributeSchema, client: JudgeClient, out: Path
+    conversations: Sequence[Sequence[Message]],
+    schema: AttributeSchema,
+    client: JudgeClient,
+    out: Path,
+    language: RubricLanguage = "en",
 ) -> list[dict[str, float]]:
-    """Rate the last answer of every conversation on every attribute of the schema.
+    """Rate the last answer of every conversation on every attribute of the schema; `language` as for `rubric_asks`.
 
     Returns:
         Per conversation attribute -> level on its scale (index of the category); what has no verdict is left out.
     """
     numbered = {str(i): messages for i, messages in enumerate(conversations)}
-    judgements = judge(rubric_asks("", numbered, schema), client, out)
+    judgements = judge(rubric_asks("", numbered, schema, language), client, out)
     ratings: list[dict[str, float]] = [{} for _ in conversations]
     for judgement in judgements:
         if not judgement.problem:
