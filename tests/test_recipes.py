@@ -48,7 +48,7 @@ def test_what_goes_beyond_can_be_planned(name: str, devices: str, nodes: int) ->
 def test_the_promised_recipes_are_shipped() -> None:
     names = {path.stem for path in RECIPES}
     assert {"playground", "consumer_gpu", "lora_80gb", "multi_node", "paper", "helpsteer2"} <= names
-    assert {"paper_43b", "no_ratings", "gemma_270m"} <= names
+    assert {"paper_43b", "no_ratings", "gemma_270m", "playground_two_languages"} <= names
 
 
 def test_the_paper_recipe_carries_the_papers_hyper_parameters() -> None:

@@ -109,6 +109,39 @@ def test_a_judge_teaches_the_attribute_model(recipe: dict[str, Any], tmp_path: P
     assert json.loads((run.path / "label" / "summary.json").read_text())["asked"] == {"warmth": 40}
 
 
+@pytest.mark.slow
+def test_a_dial_of_languages_is_learned_from_texts_alone(recipe: dict[str, Any], tmp_path: Path) -> None:
+    said = {"en": "The weather is very nice today.", "de": "Das Wetter ist heute sehr schön."}
+    records = [
+        Conversation(f"r{i}", (Message("user", f"Q{i // 2}"), Message("assistant", said["en" if i % 2 else "de"])))
+        for i in range(80)
+    ]
+    write_conversations(tmp_path / "chats.jsonl", records)
+    recipe["attributes"] = [{"name": "language", "measure": "language", "categories": ["en", "de"]}]
+    recipe["train_sft"] |= {"max_steps": 120, "learning_rate": 0.01, "header_decoys": 0.0}
+    recipe["evaluate"] = {"num_prompts": 6, "max_new_tokens": 34, "by": "language", "temperature": 0}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    assert main(["run", str(path)]) == 0
+    run = RunFolder(load_recipe(path))
+    for record in read_conversations(run.labelled[0], run.schema):
+        (reply,) = (message for message in record.messages if message.role == "assistant")
+        assert said[str((reply.attributes or {})["language"])] == reply.content
+        assert reply.labelled_by == "measure:language"
+    results = read_evaluation(run.path)
+    assert results is not None
+    dial = results.final_model.scorers["dials"].categorical["language"]
+    assert results.headline_scorer == {"language": "dials"}
+    assert dial.accuracy.value > 0.9
+    groups = results.final_model.groups
+    assert groups is not None
+    assert list(groups) == ["en", "de"]
+    assert all(group.categorical["language"].value > 0.9 for group in groups.values())
+    report = (run.path / "report.md").read_text(encoding="utf-8")
+    assert "In the category asked for" in report
+    assert "### By language" in report
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

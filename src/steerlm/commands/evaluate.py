@@ -69,6 +69,7 @@ def _alone(arguments: argparse.Namespace) -> int:
     from steerlm.scorers.dials import without_own_measures
 
     schema, seed = without_own_measures(infos[0].schema), arguments.seed
+    config.check(schema)
 
     def work() -> common.Summary:
         from steerlm.reporting.report import write_report

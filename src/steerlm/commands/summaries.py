@@ -56,7 +56,7 @@ def warnings_of(stage: str, summary: Mapping[str, Any]) -> list[str]:
 
 def print_steering(folder: Path) -> None:
     """Print what was asked for against what came out, of an evaluation or of a run that has one."""
-    from steerlm.reporting.report import steering_table
+    from steerlm.reporting.report import group_table, steering_table
     from steerlm.reporting.terminal import print_table
     from steerlm.results.evaluation import read_evaluation
 
@@ -65,6 +65,10 @@ def print_steering(folder: Path) -> None:
     if rows:
         title = "requested against obtained, on held-out prompts"
         print_table(console(), title, list(rows[0]), [list(row.values()) for row in rows])
+    groups = [] if results is None else group_table(results)
+    if results is not None and groups:
+        title = f"the same by {results.settings['by']}: Spearman"
+        print_table(console(), title, list(groups[0]), [list(row.values()) for row in groups])
 
 
 def print_verdict(paths: RunPaths) -> None:

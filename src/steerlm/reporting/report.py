@@ -107,6 +107,23 @@ def steering_table(results: Evaluation) -> list[dict[str, str]]:
     return rows
 
 
+def group_table(results: Evaluation) -> list[dict[str, str]]:
+    """Return how the dials of the last model follow on every group of prompts, as text by column."""
+    groups = results.final_model.groups or {}
+    names = [*dict.fromkeys(name for group in groups.values() for name in (*group.dials, *group.categorical))]
+    rows = []
+    for name in names:
+        row = {"attribute": name}
+        for title, group in groups.items():
+            if name in group.categorical:
+                row[title] = f"{number(group.categorical[name].value)} as asked"
+            elif name in group.dials:
+                dial = group.dials[name]
+                row[title] = f"{number(dial.spearman.value)} (error {number(dial.mae.value)})"
+        rows.append({"attribute": name, **{title: row.get(title, DASH) for title in groups}})
+    return rows
+
+
 def _aligned(texts: Sequence[str]) -> str:
     return " ".join(f"{text:>3}" for text in texts)
 

@@ -148,6 +148,19 @@ class CategoryResult:
 
 
 @dataclass(frozen=True)
+class GroupResult:
+    """How the dials follow on one group of requests, as the quoted scorers measure them.
+
+    Attributes:
+        categorical: share of answers in the category asked for.
+    """
+
+    prompts: int
+    dials: Mapping[str, Following]
+    categorical: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
 class Unscored:
     """What a scorer left open: of all `answers` those without any score, and those without some of them."""
 
@@ -273,6 +286,7 @@ class ModelResult:
             still; None where that was not tried.
         unseen_label_words: the same over spellings that occur in no training.
         steerability: of single and mixed requests, by the quoted scorers.
+        groups: by source or language of the prompts or by a category asked for, where the section says so.
     """
 
     fingerprint: str
@@ -283,6 +297,7 @@ class ModelResult:
     label_words: Mapping[str, Estimate] | None = None
     unseen_label_words: Mapping[str, Estimate] | None = None
     steerability: Steerability | None = None
+    groups: Mapping[str, GroupResult] | None = None
 
 
 @dataclass(frozen=True)

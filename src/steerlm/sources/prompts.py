@@ -31,6 +31,7 @@ class AskedPrompt(NamedTuple):
         following: user turns that are asked later, each after the answer to the one before.
         category: the row's `category`.
         group: what the prompt is not independent of.
+        source: the row's `source`.
     """
 
     place: str
@@ -39,6 +40,7 @@ class AskedPrompt(NamedTuple):
     following: tuple[str, ...]
     category: str
     group: str | None
+    source: str
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -64,13 +66,14 @@ def read_prompts(path: Path, schema: AttributeSchema | None = None) -> Iterator[
 
 def _prompt(row: object, place: str, schema: AttributeSchema | None) -> AskedPrompt:
     if isinstance(row, str) and row.strip():
-        return AskedPrompt(place, None, (Message("user", row),), (), "", None)
+        return AskedPrompt(place, None, (Message("user", row),), (), "", None, "")
     if not isinstance(row, dict):
         raise UserError(_NO_PROMPT)
     key = own_id(row, "id") or own_id(row, "question_id")
     group = None if absent(row.get("group")) else str(row["group"])
     messages, following = _turns(row, schema)
-    return AskedPrompt(place, key, messages, following, str(row.get("category") or ""), group)
+    category, source = (str(row.get(name) or "") for name in ("category", "source"))
+    return AskedPrompt(place, key, messages, following, category, group, source)
 
 
 def _turns(row: JsonObject, schema: AttributeSchema | None) -> tuple[tuple[Message, ...], tuple[str, ...]]:

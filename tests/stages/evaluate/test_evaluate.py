@@ -153,7 +153,7 @@ class World:
         results: dict[str, Any] = json.loads((self.folder / out / "results.json").read_text(encoding="utf-8"))
         return results
 
-    config = EvaluateConfig(measure="playground", settings=("defaults", "extremes", "random"))
+    config: EvaluateConfig = EvaluateConfig(measure="playground", settings=("defaults", "extremes", "random"))
 
 
 @pytest.fixture
@@ -192,6 +192,58 @@ def test_a_leak_of_a_half_is_measured_as_a_half(world: World):
     assert leak["value"] == pytest.approx(0.5)
     assert leak["low"] == pytest.approx(0.5)
     assert report["quality_cost"]["humor"]["quality"]["value"] == pytest.approx(-2)
+
+
+def hears_english(attributes: Mapping[str, Any], prompt: str) -> Mapping[str, float]:
+    """Follows what is asked in English, and answers the rest from the middle of every scale."""
+    return exact(attributes, prompt) if prompt.startswith("What") else deaf(attributes, prompt)
+
+
+def hears_lang_en(attributes: Mapping[str, Any], prompt: str) -> Mapping[str, float]:
+    return exact(attributes, prompt) if attributes["lang"] == "en" else deaf(attributes, prompt)
+
+
+ASKED = [
+    *(("books", f"What is the capital of country number {i}, and why?") for i in range(6)),
+    *(("", f"Wie heißt die Hauptstadt von Land Nummer {i}, und warum?") for i in range(5)),
+]
+
+
+@pytest.mark.parametrize(
+    ("by", "hears", "prompts"),
+    [
+        ("source", hears_english, {"books": 6, "unknown": 5}),
+        ("prompt_language", hears_english, {"en": 6, "de": 5}),
+        ("lang", hears_lang_en, {"en": 11, "de": 11}),
+    ],
+)
+def test_groups_are_reported_apart(world: World, by: str, hears: Obey, prompts: Mapping[str, int]):
+    rows = [Conversation(f"p{i}", (Message("user", text),), source) for i, (source, text) in enumerate(ASKED)]
+    write_conversations(world.prompts, rows)
+    world.config = world.config.model_copy(update={"by": by})
+    results = world.evaluate(sft=world.model("sft", hears), annotator=world.folder / "annotator")
+    groups = results["models"]["sft"]["groups"]
+    assert {name: group["prompts"] for name, group in groups.items()} == prompts
+    assert list(groups) == list(prompts)
+    follows, deaf_one = groups.values()
+    for name, dial in follows["dials"].items():
+        # the category is no number, so that all of the attribute's own sweeps are of one group
+        assert dial["mae"]["value"] == pytest.approx(0), name
+        assert dial["spearman"]["value"] == pytest.approx(1)
+        assert deaf_one["dials"][name]["slope"]["value"] == pytest.approx(0)
+    total = dials(results, "sft")["humor"]["n"]
+    assert follows["dials"]["humor"]["n"] + deaf_one["dials"]["humor"]["n"] == total
+    assert follows["categorical"]["lang"]["value"] == pytest.approx(1)
+
+
+def test_without_groups_there_are_none(world: World):
+    assert "groups" not in world.evaluate(sft=world.model("sft", exact))["models"]["sft"]
+
+
+@pytest.mark.parametrize("by", ["sources", "humor"])
+def test_groups_by_what_is_no_category_are_refused(by: str):
+    with pytest.raises(UserError, match=f"evaluate.by '{by}'"):
+        EvaluateConfig(by=by).check(SCHEMA)
 
 
 def test_a_deaf_model_shows_no_correlation(world: World):

@@ -111,39 +111,48 @@ def fidelity_report(sweeps: Sweeps, schema: AttributeSchema, unscored: Unscored)
 def dial_report(sweeps: Sweeps, attribute: Attribute, largest_leak: Leak | None = None) -> DialResult:
     """Report how one ordinal attribute follows its own dial."""
     name = attribute.name
-    obtained, requested = sweeps.obtained[name], sweeps.requested
+    obtained = sweeps.obtained[name]
     rows = sweeps.of(name, name)
     order = [_series_order(sweeps, members, name) for members in _by_series(sweeps, rows)]
     per_series = np.array([(x, y) for x, y, _ in order if math.isfinite(x)]).reshape(-1, 2)
     clusters = [cluster for x, _, cluster in order if math.isfinite(x)]
-    rounded = np.array([attribute.round(x) if math.isfinite(x) else math.nan for x in obtained])
-
-    def misses(mask: Mask) -> Misses:
-        return Misses(
-            n=int(mask.sum()),
-            mae=sweeps.estimate(mean_absolute_error, mask, requested, obtained),
-            exact=sweeps.estimate(mean, mask, (rounded == requested).astype(np.float64)),
-        )
-
-    def following(mask: Mask) -> Following:
-        return Following(
-            **vars(misses(mask)),
-            spearman=sweeps.estimate(spearman, mask, requested, obtained),
-            slope=sweeps.estimate(slope, mask, requested, obtained),
-        )
-
     values = np.unique(obtained[rows])
     support = {"seen": rows & sweeps.seen, "unseen": rows & ~sweeps.seen}
     return DialResult(
         clusters=len(np.unique(sweeps.cluster[rows])),
         constant=float(values[0]) if len(values) == 1 else None,
-        **vars(following(rows)),
+        **vars(following(sweeps, attribute, rows)),
         spearman_per_prompt=cluster_bootstrap(mean, [per_series[:, 0]], clusters),
         monotonicity=cluster_bootstrap(mean, [per_series[:, 1]], clusters),
-        contexts={context: following(sweeps.of(name, name, context)) for context in sweeps.contexts()},
-        support={k: misses(mask) for k, mask in support.items()} if all(m.any() for m in support.values()) else {},
+        contexts={
+            context: following(sweeps, attribute, sweeps.of(name, name, context)) for context in sweeps.contexts()
+        },
+        support={k: misses(sweeps, attribute, mask) for k, mask in support.items()}
+        if all(m.any() for m in support.values())
+        else {},
         curve=response_curve(sweeps, name, name),
         largest_leak=largest_leak,
+    )
+
+
+def misses(sweeps: Sweeps, attribute: Attribute, rows: Mask) -> Misses:
+    """Say how far off an ordinal attribute is in some rows of its own dial's sweeps."""
+    obtained, requested = sweeps.obtained[attribute.name], sweeps.requested
+    rounded = np.array([attribute.round(x) if math.isfinite(x) else math.nan for x in obtained])
+    return Misses(
+        n=int(rows.sum()),
+        mae=sweeps.estimate(mean_absolute_error, rows, requested, obtained),
+        exact=sweeps.estimate(mean, rows, (rounded == requested).astype(np.float64)),
+    )
+
+
+def following(sweeps: Sweeps, attribute: Attribute, rows: Mask) -> Following:
+    """Say how an ordinal attribute follows in some rows of its own dial's sweeps."""
+    obtained, requested = sweeps.obtained[attribute.name], sweeps.requested
+    return Following(
+        **vars(misses(sweeps, attribute, rows)),
+        spearman=sweeps.estimate(spearman, rows, requested, obtained),
+        slope=sweeps.estimate(slope, rows, requested, obtained),
     )
 
 

@@ -35,6 +35,7 @@ from steerlm.results.evaluation import (
 )
 from steerlm.stages.evaluate.describing import answer_statistics, cautions, examples
 from steerlm.stages.evaluate.fidelity import Sweeps, effects, fidelity_report, paired_comparison
+from steerlm.stages.evaluate.grouping import group_of_asks, report_of_groups
 from steerlm.stages.evaluate.injection import label_words
 from steerlm.stages.evaluate.label_quality import label_quality
 from steerlm.stages.evaluate.mixing import steerability
@@ -245,6 +246,7 @@ def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
     """What every evaluation reports."""
     plan, schema, scorers = job.plan, job.schema, job.scorers
     clusters = len({prompt.cluster for prompt in plan.prompts})
+    groups = None if job.config.by is None else group_of_asks(plan, job.config.by)
     statistics = {name: info.label_statistics for name, info in job.infos.items()}
     reports = {
         name: {s.id: fidelity_report(found.sweeps[s.id], schema, unscored(found.scores[s.id])) for s in scorers}
@@ -261,6 +263,7 @@ def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
             effects=effects(found.text, schema),
             scorers=reports[name],
             steerability=steerability(plan, found.scores, schema, job.headline, reports[name]),
+            groups=groups and report_of_groups(groups, plan, schema, found.answers, found.scores, job.headline),
         )
         for name, found in measured.items()
     }

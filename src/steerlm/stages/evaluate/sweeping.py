@@ -39,6 +39,7 @@ class Prompt:
     messages: tuple[Message, ...]
     cluster: int
     seed: int
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def read_prompts(path: Path, schema: AttributeSchema, num_prompts: int | None, s
         seed: of the draw and of the answers' sampling.
     """
     asked = (
-        Conversation(prompt.id or f"{path.stem}/{number}", prompt.messages, group=prompt.group)
+        Conversation(prompt.id or f"{path.stem}/{number}", prompt.messages, prompt.source, prompt.group)
         for number, prompt in enumerate(file_prompts(path, schema))
     )
     prompts = as_prompts(asked, num_prompts, seed)
@@ -97,21 +98,21 @@ def as_prompts(conversations: Iterable[Conversation], num_prompts: int | None, s
 
     Args and result are those of `read_prompts`.
     """
-    unique: dict[tuple[tuple[str, str], ...], tuple[str, str, tuple[Message, ...]]] = {}
+    unique: dict[tuple[tuple[str, str], ...], tuple[Conversation, tuple[Message, ...]]] = {}
     for conversation in conversations:
         turns = conversation.messages
         last = max(i for i, message in enumerate(turns) if message.role == "user")
         key = tuple((message.role, message.content) for message in turns[: last + 1])
-        group = conversation.group if conversation.group is not None else conversation.id
-        unique.setdefault(key, (conversation.id, group, turns[: last + 1]))
+        unique.setdefault(key, (conversation, turns[: last + 1]))
     found = list(unique.values())
     order = np.random.default_rng((seed, len(found))).permutation(len(found))
     chosen = [found[i] for i in sorted(order[:num_prompts])]
     clusters: dict[str, int] = {}
-    return tuple(
-        Prompt(record_id, messages, clusters.setdefault(group, len(clusters)), seed * 1_000_003 + number)
-        for number, (record_id, group, messages) in enumerate(chosen)
-    )
+    prompts = []
+    for number, (asked, messages) in enumerate(chosen):
+        cluster = clusters.setdefault(asked.id if asked.group is None else asked.group, len(clusters))
+        prompts.append(Prompt(asked.id, messages, cluster, seed * 1_000_003 + number, asked.source))
+    return tuple(prompts)
 
 
 def sweep_levels(attribute: Attribute) -> tuple[Value, ...]:
