@@ -23,6 +23,8 @@ from steerlm.config import EvaluateConfig
 from steerlm.conversation import Conversation, Message, Score, write_conversations
 from steerlm.errors import UserError
 from steerlm.generation.engine import Request, Sample, Sampling
+from steerlm.reporting.report import group_table
+from steerlm.results.evaluation import evaluation_file
 from steerlm.stages.evaluate import observing, stage
 from steerlm.stages.evaluate.sweeping import coverage, make_plan, read_prompts, sweep_levels
 from steerlm.statistics import estimates
@@ -234,6 +236,10 @@ def test_groups_are_reported_apart(world: World, by: str, hears: Obey, prompts: 
     total = dials(results, "sft")["humor"]["n"]
     assert follows["dials"]["humor"]["n"] + deaf_one["dials"]["humor"]["n"] == total
     assert follows["categorical"]["lang"]["value"] == pytest.approx(1)
+    table = {row["attribute"]: row for row in group_table(evaluation_file(world.folder / "out" / "results.json"))}
+    assert list(table["humor"]) == ["attribute", *prompts]
+    assert list(table["humor"].values())[1:] == ["1.00 (error 0.00)", "– (error 1.20)"]
+    assert list(table["lang"].values())[1] == "1.00 as asked"
 
 
 def test_without_groups_there_are_none(world: World):

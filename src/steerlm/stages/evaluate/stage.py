@@ -263,7 +263,9 @@ def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
             effects=effects(found.text, schema),
             scorers=reports[name],
             steerability=steerability(plan, found.scores, schema, job.headline, reports[name]),
-            groups=groups and report_of_groups(groups, plan, schema, found.answers, found.scores, job.headline),
+            groups=None
+            if groups is None
+            else report_of_groups(groups, plan, schema, found.answers, found.scores, job.headline),
         )
         for name, found in measured.items()
     }
