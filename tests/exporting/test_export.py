@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from steerlm.checkpoint.models import (
     save_model,
 )
 from steerlm.cli import main
+from steerlm.commands.common import base_model
 from steerlm.config import LoraSection
 from steerlm.errors import UserError
 from steerlm.exporting import export as exporting
@@ -142,12 +144,20 @@ def test_an_adapter_is_merged(tmp_path: Path) -> None:
         export(tmp_path / "stage" / "adapter", tmp_path / "out")
     info = CheckpointInfo("sft", SCHEMA, "steerlm", provenance={"base_model": str(tmp_path / "base")})
     save_model(tmp_path / "stage" / "model", merged, tokenizer, info, "")
-    export(tmp_path / "stage" / "adapter", tmp_path / "out", dtype="float32")
     ours = load_file(tmp_path / "stage" / "model" / "model.safetensors")
-    theirs = load_file(tmp_path / "out" / "model.safetensors")
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        torch.testing.assert_close(theirs[name], value, rtol=1e-6, atol=1e-6)
+    with pytest.raises(UserError, match="is an adapter; give the folder `model` of its training"):
+        load_info(tmp_path / "stage" / "adapter")
+    with pytest.raises(UserError, match=f"holds no model: it has no config.json; give {tmp_path / 'stage' / 'model'}"):
+        base_model(str(tmp_path / "stage" / "adapter"))
+    # once more apart from its training, with the file that was missing
+    shutil.copytree(tmp_path / "stage" / "adapter", tmp_path / "apart")
+    shutil.copy(tmp_path / "stage" / "model" / "steerlm.json", tmp_path / "apart")
+    for adapter in (tmp_path / "apart", tmp_path / "stage" / "adapter"):
+        export(adapter, tmp_path / "out", dtype="float32")
+        theirs = load_file(tmp_path / "out" / "model.safetensors")
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            torch.testing.assert_close(theirs[name], value, rtol=1e-6, atol=1e-6)
     assert "base_model" not in ModelCard.load(tmp_path / "out" / "README.md").data.to_dict(), "no hub id"
     config = tmp_path / "stage" / "adapter" / "adapter_config.json"
     for key, value, reason in (

@@ -58,7 +58,6 @@ def test_a_gemma_with_dials_answers_in_llama_cpp_as_here(own: str | None, header
     parameters = xllamacpp.CommonParams()
     [parameters.model.path] = map(str, (tmp_path / "out" / "gguf").glob("*.gguf"))
     parameters.n_ctx, parameters.use_jinja, parameters.warmup = 1024, True, False
-    parameters.hostname, parameters.port = "127.0.0.1", 0
     parameters.cpuparams.n_threads = 1
     server = xllamacpp.Server(parameters)
 

@@ -14,8 +14,9 @@ from steerlm.checkpoint.models import load_tokenizer
 from steerlm.cli import main
 from steerlm.config import TemplateName
 from steerlm.conversation import Message
-from steerlm.exporting.chat_templates import ollama_template
+from steerlm.exporting.chat_templates import for_llama_cpp, ollama_template
 from steerlm.exporting.gguf import check_quants
+from steerlm.native import own_template
 from steerlm.template.conversation_encoder import ConversationEncoder
 from steerlm.template.installing import TEMPLATES, install_template
 from tests.exporting.models import SCHEMA, steerable
@@ -159,6 +160,16 @@ def test_ollamas_template_renders_the_models_own(name: str) -> None:
         rows = [{"role": message.role, "content": message.content} for message in messages]
         ours = tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True, attributes=setting)
         assert _go(text, messages) == str(ours).removeprefix(tokenizer.bos_token or "")
+    for asked in (None, setting):
+        wanted = tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True, attributes=asked)
+        # llama.cpp says this in every request
+        own = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
+        assert (
+            tokenizer.apply_chat_template(rows, chat_template=for_llama_cpp(tokenizer), attributes=asked, **own)
+            == wanted
+        )
+    plain = tokenizer.apply_chat_template(rows, chat_template=own_template(tokenizer), **own)
+    assert tokenizer.apply_chat_template(rows, chat_template=for_llama_cpp(tokenizer), attributes={}, **own) == plain
 
 
 def _go(template: str, messages: Sequence[Message]) -> str:

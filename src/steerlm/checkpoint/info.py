@@ -56,6 +56,11 @@ def load_info(folder: str | Path) -> CheckpointInfo:
     if not folder.is_dir():
         raise UserError(f"no such checkpoint folder: {folder}")
     path = folder / INFO_FILE
+    if not path.is_file() and (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder} is an adapter; give the folder `model` of its training, which it is merged into, or what "
+            f"`steerlm export {folder} --out FOLDER` makes of it"
+        )
     if not path.is_file():
         raise UserError(
             f"{folder} is not a steerlm checkpoint: it has no {INFO_FILE}; "

@@ -105,8 +105,10 @@ def _explain(name: str, error: Exception) -> UserError:
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a hub id or a local folder."""
-    name = _resolve(name_or_path, weights=False)
+    """Load a tokenizer from a hub id or a local folder, which may be that of an adapter."""
+    name = os.fspath(name_or_path)
+    if not (Path(name) / "tokenizer_config.json").is_file():
+        name = _resolve(name_or_path, weights=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

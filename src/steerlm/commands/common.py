@@ -147,7 +147,9 @@ def base_model(name: str, option: str = "--base-model") -> str:
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            inner = f"; give {path / 'model'}" if (path / "model" / "config.json").is_file() else ""
+            models = [path / "model", path.parent / "model", path.parent.parent / "model"]
+            near = next((model for model in models if (model / "config.json").is_file()), None)
+            inner = "" if near is None else f"; give {near}"
             raise UserError(f"{option}: {name} holds no model: it has no config.json{inner}")
     elif path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(f"{option}: no such folder: {name}")

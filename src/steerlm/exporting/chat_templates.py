@@ -33,6 +33,12 @@ _GUARD = """\
     {%- endif -%}
 {%- endfor -%}
 """
+_NO_THINKING = """\
+{#- llama.cpp asks for thinking in every request, and the header stands behind it. -#}
+{%- if attributes is not defined or attributes is none or attributes -%}
+    {%- set enable_thinking = false -%}
+{%- endif -%}
+"""
 _CONTENT = "{{ .Content }}"
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}\n?")
 
@@ -48,9 +54,10 @@ def guarded(tokenizer: PreTrainedTokenizerBase) -> str:
     return _GUARD.replace("__TOKENS__", tokens) + tokenizer.chat_template
 
 
-def without_generation(template: str) -> str:
-    """Return a template without the marks around what is trained, which llama.cpp's Jinja does not know."""
-    return _GENERATION.sub("", template)
+def for_llama_cpp(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the chat template as llama.cpp can use it: its Jinja does not know the marks around what is trained."""
+    template = _GENERATION.sub("", str(tokenizer.chat_template))
+    return _NO_THINKING + template if tokenizer.init_kwargs[RECORD]["template"] == "native" else template
 
 
 def ollama_template(tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema, setting: Mapping[str, Value]) -> str:
@@ -67,7 +74,7 @@ def ollama_template(tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema,
             variables["attributes"] = schema.validate(wanted)
         [text], _ = render_jinja_template(
             conversations=[list(messages)],
-            chat_template=without_generation(str(tokenizer.chat_template)),
+            chat_template=_GENERATION.sub("", str(tokenizer.chat_template)),
             add_generation_prompt=wanted is not None,
             **variables,
         )

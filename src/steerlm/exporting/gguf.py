@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.errors import UserError, did_you_mean
-from steerlm.exporting.chat_templates import ollama_template, without_generation
+from steerlm.exporting.chat_templates import for_llama_cpp, ollama_template
 from steerlm.server.policy import shipped_presets
 from steerlm.storage.files import read_json, write_json
 from steerlm.template.conversation_encoder import ConversationEncoder
@@ -126,9 +126,7 @@ def _prepared(exported: Path, folder: Path, tokenizer: PreTrainedTokenizerBase, 
     for file in exported.iterdir():
         if file.is_file() and file.name not in ("chat_template.jinja", "tokenizer_config.json", "README.md"):
             (folder / file.name).symlink_to(file.resolve())
-    assert isinstance(tokenizer.chat_template, str)
-    template = without_generation(tokenizer.chat_template)
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(for_llama_cpp(tokenizer), encoding="utf-8")
     config = read_json(exported / "tokenizer_config.json")
     write_json(folder / "tokenizer_config.json", {**config, "add_bos_token": beginning})
     return folder
