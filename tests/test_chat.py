@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
-from steerlm.chat import ChatDials, DialSetting, Session
+from steerlm.chat.dials import ChatDials, DialSetting
+from steerlm.chat.session import Session
 from steerlm.checkpoint.models import CheckpointInfo, load_sequence_classifier, save_model
 from steerlm.cli import main
 from steerlm.conversation import Conversation, Message, Score, write_conversations

@@ -185,7 +185,7 @@ def examined(
     """Try out a template with the header put into it.
 
     Args:
-        text: the same with the header, see `wrapped`.
+        text: the model's own template with the header, see `wrapped`.
         marks: tokens around the header.
         control: tokens that no text can yield.
         bos: the beginning-of-sequence token.

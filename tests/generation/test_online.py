@@ -229,7 +229,7 @@ def texts(ids: Sequence[int], stop: Sequence[str], at_once: int = 1) -> tuple[li
             break
         tokens = ids[first : first + at_once]
         assert response.push_all(tokens) == response.num_tokens - first
-        shown.append(response.shown())
+        shown.append(response.text.shown())
     return shown, response, response.finish(ids)
 
 

@@ -36,7 +36,8 @@ from steerlm.reporting.formatting import (
 )
 from steerlm.reporting.report import steering_table, write_report
 from steerlm.results.codec import from_json
-from steerlm.results.evaluation import CurvePoint, Evaluation
+from steerlm.results.dials import CurvePoint
+from steerlm.results.evaluation import Evaluation
 from steerlm.stages.evaluate import stage
 from steerlm.statistics.estimates import Estimate
 from steerlm.statistics.metrics import fleiss_kappa, human_ceiling, regression_report

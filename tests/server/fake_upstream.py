@@ -103,7 +103,7 @@ def app_of(state: FakeUpstream) -> FastAPI:
                 yield token(index), number
                 continue
             ids.append(index)
-            growing.push(index)
+            growing.push_all([index])
             new = growing.text.body[len(text) :]
             text += new
             yield new, number

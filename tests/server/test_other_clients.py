@@ -213,7 +213,7 @@ def test_text_goes_on_where_it_was_left(name: str) -> None:
     for cut in range(1, len(ids)):
         growing = ResponseText(encoder, (), ids[:cut])
         for index in ids[cut:]:
-            growing.push(index)
+            growing.push_all([index])
         assert encoder.decode(ids[:cut]) + growing.finish(ids[cut:]) == whole
 
 

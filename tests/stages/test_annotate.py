@@ -24,7 +24,7 @@ from steerlm.conversation import Conversation, Message, Score, read_conversation
 from steerlm.errors import UserError
 from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.stages.annotate import stage
-from steerlm.stages.annotate.stage import annotate, annotate_records
+from steerlm.stages.annotate.stage import annotate
 from tests import processes
 from tests.scorers.test_attribute_models import classifier, info
 from tests.tiny import byte_tokenizer, tiny_llama_config
@@ -160,16 +160,15 @@ def test_annotating_the_result_again_gives_the_same_file(fake: FakeScorer, data:
     assert files(tmp_path / "one")["chats.jsonl"] == files(tmp_path / "two")["chats.jsonl"]
 
 
-def test_human_labels_that_are_already_kept_stay(fake: FakeScorer) -> None:
+def test_human_labels_that_are_already_kept_stay(fake: FakeScorer, tmp_path: Path) -> None:
     kept = Message("assistant", "a", {"quality": 1}, {"humor": 7}, labelled_by="model:older")
     guess = Message("assistant", "b", {"quality": 1}, labelled_by="model:older")
     person = Message("assistant", "c", {"quality": 1}, labelled_by="human")
     turns = [Conversation(m.content, (Message("user", "u"), m)) for m in (kept, guess, person)]
-    assert [record.messages[1].human for record in annotate_records(turns, fake, 100)] == [
-        {"humor": 7},
-        None,
-        {"quality": 1},
-    ]
+    write_conversations(tmp_path / "turns.jsonl", turns, SCHEMA)
+    annotate(CONFIG, [tmp_path / "turns.jsonl"], MODEL, tmp_path / "out")
+    written = read_conversations(tmp_path / "out" / "turns.jsonl", SCHEMA)
+    assert [record.messages[1].human for record in written] == [{"humor": 7}, None, {"quality": 1}]
 
 
 def test_a_turn_that_does_not_fit_keeps_no_value_of_another_scale(fake: FakeScorer, tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
 from steerlm.exporting.export import export
 from steerlm.scorers.attribute_models import load_attribute_model
+from steerlm.stages.train_attribute_model.centring import centre_head, mean_outputs
 from steerlm.stages.train_attribute_model.examples import label_codes, labelled_turns, read_attribute_data
 from steerlm.stages.train_attribute_model.report import label_warnings
-from steerlm.stages.train_attribute_model.stage import centre_head, mean_outputs, train_attribute_model
+from steerlm.stages.train_attribute_model.stage import train_attribute_model
 from steerlm.template.conversation_encoder import ConversationEncoder
 from steerlm.template.installing import install_template
 from steerlm.training.losses import masked_attribute_loss

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, terminal
+from steerlm.commands import common, options, terminal
 
 if TYPE_CHECKING:
     from steerlm.config import Recipe
@@ -22,7 +22,7 @@ _LABELS = {None: "nothing", "human": "human labels", "predicted": "the attribute
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    common.add_recipe(parser)
+    options.add_recipe(parser)
     parser.add_argument("--seeds", type=int, default=3, help="seeds, from the recipe's on (default: %(default)s)")
     parser.add_argument(
         "--rungs", nargs="+", default=[], metavar="RUNG",

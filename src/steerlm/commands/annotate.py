@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from steerlm.commands import common
+from steerlm.commands import common, options
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    common.add_recipe(parser, "; without a recipe: a field of the section annotate", optional=True)
+    options.add_recipe(parser, "; without a recipe: a field of the section annotate", optional=True)
     parser.add_argument("--model", type=Path, help="attribute model")
     parser.add_argument("--data", type=Path, nargs="+", help="conversations, JSONL")
     parser.add_argument("--out", type=Path, help="folder to write to")
-    common.add_cluster(parser)
+    options.add_cluster(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from steerlm.commands import common, launching
+from steerlm.commands import common, launching, options
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     note = "; without a recipe: a field of the section bootstrap, or train_sft.FIELD"
-    common.add_recipe(parser, note, optional=True)
-    parser.add_argument("--sft-model", type=Path, help="steerable checkpoint to sample from")
-    parser.add_argument("--attribute-model", type=Path, help="attribute model that scores the samples")
+    options.add_recipe(parser, note, optional=True)
+    options.add_tuning(parser)
     parser.add_argument("--base-model", help="model that start_from: base starts from")
-    parser.add_argument("--data", type=Path, help="annotated training conversations, JSONL")
-    parser.add_argument("--validation", type=Path, help="annotated validation conversations, JSONL")
-    common.add_out_and_seed(parser)
-    common.add_cluster(parser)
+    options.add_cluster(parser)
     launching.add_nproc(parser)
 
 
@@ -31,37 +26,29 @@ def run(arguments: argparse.Namespace) -> int:
         if (status := launching.relaunched(arguments, recipe.train_sft)) is not None:
             return status
         return common.run_in_recipe(recipe, "bootstrap", cluster)
-    from steerlm.config import BootstrapConfig, TrainSftConfig
+    from steerlm.config import BootstrapConfig
 
-    sft_model, out = common.needed(arguments, "sft_model"), common.needed(arguments, "out")
-    info = common.steerable_model(sft_model, "--sft-model")
-    attribute_model = common.attribute_model(common.needed(arguments, "attribute_model"), "--attribute-model")
-    data, validation = (
-        common.existing_file(common.needed(arguments, name), f"--{name}") for name in ("data", "validation")
-    )
-    base = str(sft_model) if arguments.base_model is None else common.base_model(arguments.base_model)
-    for_sft = [pair for pair in arguments.overrides if pair.startswith("train_sft.")]
-    own = [pair for pair in arguments.overrides if pair not in for_sft]
-    config = common.section_of(own, BootstrapConfig, "bootstrap")
-    sft = common.section_of(for_sft, TrainSftConfig, "train_sft", base_model=base, template=info.template)
+    given = common.tuning_of(arguments, BootstrapConfig, "bootstrap")
+    sft = given.sft
+    if arguments.base_model is not None:
+        sft = sft.model_copy(update={"base_model": common.base_model(arguments.base_model)})
     if (status := launching.relaunched(arguments, sft)) is not None:
         return status
 
     def work() -> common.Summary:
-        from steerlm.scorers.dials import without_own_measures
         from steerlm.stages.bootstrap.stage import bootstrap
 
         return bootstrap(
-            config,
+            given.config,
             sft=sft,
-            sft_model=sft_model,
-            attribute_model=attribute_model,
-            data=data,
-            validation=validation,
-            schema=without_own_measures(info.schema),
-            out=out,
+            sft_model=given.model,
+            attribute_model=given.attribute_model,
+            data=given.data,
+            validation=given.validation,
+            schema=given.schema,
+            out=given.out,
             seed=arguments.seed,
             cluster=cluster,
         )
 
-    return common.run_alone("bootstrap", out, work)
+    return common.run_alone("bootstrap", given.out, work)

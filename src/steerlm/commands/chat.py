@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from steerlm.commands import common
+from steerlm.commands import common, options
 from steerlm.errors import UserError
 
 _EPILOG = """\
@@ -44,14 +44,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="how much an attribute counts: 0 not at all, 1 as trained, 2 twice as much (repeatable)",
     )  # fmt: skip
     parser.add_argument("--system", help="system prompt")
-    common.add_sampling(parser)
+    options.add_sampling(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
-    common.add_threads(parser)
+    options.add_threads(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check everything that was said, then load the model and chat until the input ends or `/quit`."""
-    from steerlm.chat import ChatDials, Session, chat
+    from steerlm.chat.dials import ChatDials
+    from steerlm.chat.session import Session, chat
 
     common.check_sampling(arguments)
     name, at, told = arguments.model.partition("@")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, terminal
+from steerlm.commands import common, options, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask before the judge costs money")
     parser.add_argument("--num-prompts", type=int, help="use so many, drawn at random (default: all)")
     parser.add_argument("--elo-games", type=int, metavar="N", help="games per random order of Elo (default: all)")
-    common.add_sampling(parser)
+    options.add_sampling(parser)
     parser.add_argument("--batch-size", type=int, default=64, help="answers decoded together (default: %(default)s)")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the weights")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: %(default)s)")

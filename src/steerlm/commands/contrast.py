@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from steerlm.commands import common
+from steerlm.commands import common, options
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     note = "; without a recipe: a field of the section contrast, or train_sft.FIELD"
-    common.add_recipe(parser, note, optional=True)
-    common.add_tuning(parser)
+    options.add_recipe(parser, note, optional=True)
+    options.add_tuning(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

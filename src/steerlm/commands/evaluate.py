@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, steerbench, terminal, ways
+from steerlm.commands import common, options, steerbench, terminal, ways
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    common.add_recipe(parser, "; without a recipe: a field of the section evaluate", optional=True)
+    options.add_recipe(parser, "; without a recipe: a field of the section evaluate", optional=True)
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME=PATH", help="steerable checkpoint (repeatable)"
     )
@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--annotator", type=Path,
         help="attribute model that labelled the training data: measures, but is not independent",
     )  # fmt: skip
-    common.add_out_and_seed(parser)
+    options.add_out_and_seed(parser)
     ways.add(parser)
     steerbench.add(parser)
 
@@ -88,13 +88,10 @@ def _alone(arguments: argparse.Namespace) -> int:
 
 def _suite_of_run(arguments: argparse.Namespace) -> None:
     """Run a suite on the models of a finished run, into its evaluation's folder."""
-    from steerlm.runs import RunFolder
     from steerlm.stages.evaluate.stage import SuiteRun
 
     recipe = common.recipe_of(arguments)
-    folder = RunFolder(recipe)
-    with folder.lock():
-        folder.open()
+    with common.opened_run(recipe) as folder:
         models = common.finished_models(folder)
         name = arguments.suite
         prompts = arguments.prompts or (recipe.evaluate.toxicity_prompts if name == "toxicity" else None)

@@ -6,13 +6,13 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from steerlm.commands import common, terminal
+from steerlm.commands import common, options, terminal
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, help="conversations, JSONL")
     parser.add_argument("out", type=Path, help="file to write")
-    common.add_attributes(parser, default="steerlm")
+    options.add_attributes(parser, default="steerlm")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, terminal
+from steerlm.commands import common, options, terminal
 
 if TYPE_CHECKING:
     from steerlm.config import GrowConfig, Recipe
@@ -22,7 +22,7 @@ Starts from a finished run: answers are drawn and trained as its section bootstr
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    common.add_recipe(parser)
+    options.add_recipe(parser)
     parser.epilog = _EPILOG
     parser.add_argument("--rounds", type=int, help="rounds at most (default: grow.rounds of the recipe, or 3)")
     parser.add_argument("--ratings", type=int, help="answers per round that people rate (default: grow.ratings, or 0)")
@@ -37,12 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = _config(arguments, recipe)
     if arguments.dry_run:
         return _print_plan(recipe, config)
-    from steerlm.runs import RunFolder
     from steerlm.studies.grow.study import grow
 
-    folder = RunFolder(recipe)
-    with folder.lock():
-        folder.open()
+    with common.opened_run(recipe) as folder:
         *_, model = common.finished_models(folder).values()
         out = arguments.out or folder.path / "grow"
         growth = grow(folder, model, config, out, arguments.go_on)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, terminal
+from steerlm.commands import common, options, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="NAME=WHO,… where WHO is measure:NAME, judge, judge:RATINGS, classifier:MODEL:LABEL or people; or a "
         "preset or YAML file (default: columns of ratings, else measures that vary in the replies)",
     )  # fmt: skip
-    common.add_columns(parser)
+    options.add_columns(parser)
     parser.add_argument("--format", help="how the data are laid out (default: guessed)")
     parser.add_argument("--encoder", metavar="MODEL", help="base of the attribute model, where one is needed")
     parser.add_argument("--name", help="name of the run (default: that of the data)")

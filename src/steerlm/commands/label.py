@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, terminal
-from steerlm.errors import UserError
+from steerlm.commands import common, options, terminal
 
 if TYPE_CHECKING:
     from steerlm.attributes import AttributeSchema
@@ -31,7 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="override a value of the recipe, or a field of the section label (repeatable)",
     )  # fmt: skip
-    common.add_threads(parser)
+    options.add_threads(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -85,13 +83,13 @@ def _by_judge(arguments: argparse.Namespace, data: Path, schema: AttributeSchema
 
 
 def _agree(yes: bool) -> Callable[[str], bool]:
+    from steerlm.studies.judge.printing import consents
+
     def agree(cost: str) -> bool:
         terminal.say(cost)
         if yes or cost.startswith("0 requests"):
             return True
-        if not sys.stdin.isatty():
-            raise UserError("nobody is there to confirm the cost; give --yes")
-        return input("go on? [y/N] ").strip().lower() in ("y", "yes")
+        return consents("give --yes")
 
     return agree
 

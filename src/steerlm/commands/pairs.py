@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, terminal
+from steerlm.commands import common, options, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--num-pairs", type=int,
         help="draw so many, evenly over where texts come from and go to (default: all)",
     )  # fmt: skip
-    common.add_out_and_seed(parser)
+    options.add_out_and_seed(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

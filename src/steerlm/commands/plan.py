@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 
-from steerlm.commands import common, terminal
+from steerlm.commands import common, options, terminal
 from steerlm.errors import UserError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    common.add_recipe(parser)
-    common.add_skip_bad_records(parser)
+    options.add_recipe(parser)
+    options.add_skip_bad_records(parser)
     parser.add_argument(
         "--gpus", metavar="COUNTxDEVICE",
         help="devices in each node: H100, H200, A100-40GB, A100-80GB, L40S or RTX4090, for example 8xH100 "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from steerlm.commands import common
+from steerlm.commands import common, options
 from steerlm.errors import UserError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    common.add_recipe(parser, optional=True)
+    options.add_recipe(parser, optional=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, terminal
+from steerlm.commands import common, options, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    common.add_recipe(parser, "; without a recipe: a field of the section prepare", optional=True)
+    options.add_recipe(parser, "; without a recipe: a field of the section prepare", optional=True)
     parser.add_argument("--source", action="append", default=[], metavar="FORMAT:PATH", help="a data file (repeatable)")
-    common.add_columns(parser)
+    options.add_columns(parser)
     parser.add_argument(
         "--show", type=int, default=0, metavar="N", help="print N random records as the model will see them"
     )
-    common.add_skip_bad_records(parser)
-    common.add_attributes(parser)
-    common.add_out_and_seed(parser)
+    options.add_skip_bad_records(parser)
+    options.add_attributes(parser)
+    options.add_out_and_seed(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from steerlm.commands import common
+from steerlm.commands import common, options
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     note = "; without a recipe: a field of the section refine, or train_sft.FIELD"
-    common.add_recipe(parser, note, optional=True)
-    common.add_tuning(parser)
-    common.add_cluster(parser)
+    options.add_recipe(parser, note, optional=True)
+    options.add_tuning(parser)
+    options.add_cluster(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from steerlm.commands import common
+from steerlm.commands import common, options
 from steerlm.errors import UserError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     note = "; without a recipe: a field of the section reinforce, or train_sft.FIELD"
-    common.add_recipe(parser, note, optional=True)
-    common.add_tuning(parser)
+    options.add_recipe(parser, note, optional=True)
+    options.add_tuning(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

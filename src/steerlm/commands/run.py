@@ -6,19 +6,19 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from steerlm.commands import common, terminal
+from steerlm.commands import common, options, terminal
 from steerlm.commands.summaries import print_verdict, warnings_of
 from steerlm.errors import UserError, did_you_mean
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    common.add_recipe(parser)
+    options.add_recipe(parser)
     parser.add_argument("--dry-run", action="store_true", help="validate everything and estimate cost, compute nothing")
     parser.add_argument("--force", action="store_true", help="go on where labels can teach a dial nothing")
     parser.add_argument(
         "--from", dest="redo_from", metavar="STAGE", help="delete the results from this stage on and redo them"
     )
-    common.add_skip_bad_records(parser)
+    options.add_skip_bad_records(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from steerlm.commands import common, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
-    from steerlm.results.steerbench import Mode, SteerbenchResult
+    from steerlm.results.steerbench import Mode
     from steerlm.studies.compare.systems import System
     from steerlm.studies.steerbench.probe import Probe
     from steerlm.studies.steerbench.study import TextMeasures
@@ -72,11 +72,7 @@ def _place(arguments: argparse.Namespace) -> Iterator[tuple[list[System], Path]]
         systems = [parse_system(text) for text in arguments.model]
         yield systems, out
         return
-    from steerlm.runs import RunFolder
-
-    folder = RunFolder(common.recipe_of(arguments))
-    with folder.lock():
-        folder.open()
+    with common.opened_run(common.recipe_of(arguments)) as folder:
         models = common.finished_models(folder)
         out = folder.stage("evaluate") / "suites" / "steerbench"
         yield [parse_system(f"{name}={path}") for name, path in models.items()], out
@@ -115,13 +111,8 @@ def _run(arguments: argparse.Namespace, systems: Sequence[System], out: Path) ->
         header, *rows = steerbench_table(result, mode)
         if rows:
             print_table(terminal.console(), f"steerbench, {title}: median (interquartile range)", header, rows)
-    _print_cautions(result)
-
-
-def _print_cautions(result: SteerbenchResult) -> None:
     for line in result.cautions:
-        terminal.console().print("[yellow]note[/yellow] ", end="")
-        terminal.say(line)
+        terminal.note("[yellow]note[/yellow]", line)
 
 
 def _probe(arguments: argparse.Namespace, measures: TextMeasures, out: Path) -> Probe:

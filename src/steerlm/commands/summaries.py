@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerlm.commands.terminal import console, say
+from steerlm.commands.terminal import console, note, say
 
 if TYPE_CHECKING:
     from steerlm.results.findings import Finding
@@ -30,8 +30,7 @@ def print_summary(stage: str, summary: Mapping[str, Any], out: Path) -> list[Fin
     for where, loss in _losses(stage, summary):
         say(f"{where}: {loss}")
     for text in (*warnings_of(stage, summary), *found):
-        console().print("[yellow]warning[/yellow] ", end="")
-        say(str(text))
+        note("[yellow]warning[/yellow]", str(text))
     return found
 
 
@@ -78,13 +77,11 @@ def print_verdict(paths: RunPaths) -> None:
 
     found = findings_of_run(paths)
     for finding in found:
-        console().print("[yellow]![/yellow] ", end="")
-        say(str(finding))
+        note("[yellow]![/yellow]", str(finding))
     results = read_evaluation(paths.path)
     if results is not None and results.suite is None:
         moves, text = verdict(results, found)
-        console().print("[green]✓[/green] " if moves else "[red]✗[/red] ", end="")
-        say(text)
+        note("[green]✓[/green]" if moves else "[red]✗[/red]", text)
 
 
 def _print_accuracy(attributes: Mapping[str, Mapping[str, Any]]) -> None:

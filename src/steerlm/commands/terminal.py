@@ -16,6 +16,12 @@ def console() -> Console:
     return Console(quiet=os.environ.get("RANK", "0") != "0")
 
 
+def note(mark: str, text: str) -> None:
+    """Print a line behind a mark in rich's markup."""
+    console().print(mark, end=" ")
+    say(text)
+
+
 def say(text: str) -> None:
     """Print a line as it is: no markup, no colours, not wrapped."""
     console().print(text, markup=False, highlight=False, soft_wrap=True)

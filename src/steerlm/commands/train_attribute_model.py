@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from steerlm.commands import common, launching
+from steerlm.commands import common, launching, options
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    common.add_recipe(parser, "; without a recipe: a field of the section train_attribute_model", optional=True)
-    common.add_training(parser)
+    options.add_recipe(parser, "; without a recipe: a field of the section train_attribute_model", optional=True)
+    options.add_training(parser)
     launching.add_nproc(parser)
 
 

@@ -41,12 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         _compare(job, out)
         _report(out)
         return 0
-    from steerlm.runs import RunFolder
-
     recipe = common.recipe_of(arguments)
-    folder = RunFolder(recipe)
-    with folder.lock():
-        folder.open()
+    with common.opened_run(recipe) as folder:
         _compare(_of_run(arguments, ways, folder), folder.stage("evaluate") / "ways")
     _report(recipe.run_dir)
     return 0
@@ -104,8 +100,7 @@ def _compare(job: WaysRun, out: Path) -> None:
     header, *rows = ways_table(result)
     print_table(terminal.console(), "ways to steer, on the same prompts and settings", header, rows, words=2)
     for line in result.cautions:
-        terminal.console().print("[yellow]note[/yellow] ", end="")
-        terminal.say(line)
+        terminal.note("[yellow]note[/yellow]", line)
 
 
 def _report(folder: Path) -> None:

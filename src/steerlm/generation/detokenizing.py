@@ -151,10 +151,6 @@ class ResponseText:
         """Whether there are strings that may end it."""
         return self.text.has_stops
 
-    def push(self, token: int) -> None:
-        """Take in the next token."""
-        self.push_all((token,))
-
     def push_all(self, tokens: Sequence[int]) -> int:
         """Take in the next tokens, up to the one that completes a stop string; returns how many that are."""
         assert not self.stopped
@@ -182,10 +178,6 @@ class ResponseText:
         self.text.extend(text[len(self._context_text) :])
         self._context, self._decoded = self._decoded, len(self._ids)
         self._context_text = self._encoder.decode(self._ids[self._context :])
-
-    def shown(self) -> str:
-        """Return the part of the text that is final; it only ever grows."""
-        return self.text.shown()
 
     def finish(self, tokens: Sequence[int]) -> str:
         """Return the whole text, after the last token."""

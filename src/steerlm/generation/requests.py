@@ -152,6 +152,15 @@ class Engine(Protocol):
         ...
 
 
+def generate_fitting(engine: Engine, requests: Sequence[Request], sampling: Sampling) -> list[list[Sample]]:
+    """Return the samples of every request; none where its prompt leaves no room in the context."""
+    found: list[list[Sample]] = [[] for _ in requests]
+    fitting = [i for i, request in enumerate(requests) if engine.room(request) > 0]
+    for i, samples in zip(fitting, engine.generate([requests[i] for i in fitting], sampling), strict=True):
+        found[i] = samples
+    return found
+
+
 def said(messages: Sequence[Message]) -> tuple[object, ...]:
     """Return what of a conversation can be seen in a prompt, hashable."""
     return tuple((m.role, m.content, tuple(sorted((m.attributes or {}).items()))) for m in messages)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from markupsafe import Markup, escape
 
 from steerlm.errors import UserError, needs_extra
-from steerlm.results.evaluation import CurvePoint
+from steerlm.results.dials import CurvePoint
 from steerlm.results.studies import RungResult
 from steerlm.statistics.estimates import Estimate
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from steerlm.reporting.formatting import DASH, MINUS, estimate_text, number
 from steerlm.reporting.page import Charts
-from steerlm.results.evaluation import SUITES, CurvePoint, Evaluation, SuiteScores, evaluation_file
+from steerlm.results.dials import CurvePoint
+from steerlm.results.evaluation import SUITES, Evaluation, SuiteScores, evaluation_file
 from steerlm.statistics.estimates import Estimate
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from steerlm.reporting.formatting import DASH, estimate_text, markdown_table, markdown_text, number
-from steerlm.results.evaluation import DialResult
+from steerlm.results.dials import DialResult
 from steerlm.results.ways import WaysResult
 from steerlm.statistics.estimates import Estimate
 

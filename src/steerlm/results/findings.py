@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from steerlm.results.evaluation import DialResult, Evaluation, read_evaluation
+from steerlm.results.dials import DialResult
+from steerlm.results.evaluation import Evaluation, read_evaluation
 from steerlm.runs import RunPaths
 from steerlm.storage.files import read_json
 

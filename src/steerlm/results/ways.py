@@ -8,7 +8,8 @@ from pathlib import Path
 
 from steerlm.attributes import AttributeSchema
 from steerlm.results.codec import read_result
-from steerlm.results.evaluation import DialResult, Differences, PromptCounts, ScorerLabel
+from steerlm.results.dials import DialResult, Differences
+from steerlm.results.evaluation import PromptCounts, ScorerLabel
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import heapq
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,9 +28,9 @@ from steerlm.scorers.labelling import one_for_all
 from steerlm.scorers.llm.client import Cost, Endpoint, JudgeClient, check_endpoint
 from steerlm.scorers.llm.judge import judge
 from steerlm.scorers.llm.protocols import JudgeAsk, rubric_asks
+from steerlm.stages.prepare.dials import drawn_turns
 from steerlm.statistics.metrics import category_report, regression_report
 from steerlm.storage.files import lines_name, write_json
-from steerlm.storage.hash_set import hash64
 
 _MOST_CANDIDATES = 20_000
 """Turns of a file that are compared with one another; of more, a fixed draw."""
@@ -179,23 +178,11 @@ def choose_turns(data: Sequence[Path], schema: AttributeSchema | None, number: i
 
 
 def _pool(path: Path, schema: AttributeSchema | None) -> list[tuple[ChosenTurn, str]]:
-    """Return the turns of a file, or as many as can be compared, in the order of the file."""
-
-    def ranked() -> Iterator[tuple[int, int, ChosenTurn, str]]:
-        number = 0
-        for record in read_conversations(path, schema):
-            for index in record.assistant_turns:
-                number += 1
-                rank = hash64(record.id, str(index))
-                yield (
-                    rank,
-                    number,
-                    ChosenTurn(path, TurnPlace(record.id, index), record.messages[: index + 1]),
-                    record.source,
-                )
-
-    drawn = heapq.nsmallest(_MOST_CANDIDATES, ranked(), key=lambda row: row[:2])
-    return [(turn, source) for _, _, turn, source in sorted(drawn, key=lambda row: row[1])]
+    """Return the turns of a file, or as many as can be compared, with their sources, in the order of the file."""
+    return [
+        (ChosenTurn(path, TurnPlace(record.id, turn), record.messages[: turn + 1]), record.source)
+        for record, turn in drawn_turns(path, schema, _MOST_CANDIDATES)
+    ]
 
 
 def asks_of(chosen: Sequence[ChosenTurn], attribute: Attribute, language: RubricLanguage = "en") -> list[JudgeAsk]:

@@ -28,7 +28,6 @@ from steerlm.checkpoint.models import load_info
 from steerlm.config import AnnotateConfig
 from steerlm.conversation import Conversation, Message, parse_conversation, to_json_line
 from steerlm.errors import UserError
-from steerlm.scorers.attribute_models import LoadedAttributeModel
 from steerlm.scorers.dials import without_own_measures
 from steerlm.scorers.labelling import SchemaLabels, one_for_all, open_labels
 from steerlm.scorers.protocol import Scores
@@ -313,27 +312,16 @@ def _record_id(line: bytes) -> str | None:
         return None
 
 
-def annotate_records(
-    records: Sequence[Conversation], scorer: LoadedAttributeModel, tokens_per_batch: int | None = None
-) -> list[Conversation]:
-    """Label every assistant turn, each in the light of what was said before it and nothing after.
-
-    A turn that does not fit the model's context loses its `attributes` (they would be on another scale than the rest).
-    """
-    return labelled(records, scorer.score(_turns(records), tokens_per_batch), scorer)
-
-
 def labelled(
-    records: Sequence[Conversation],
-    scores: Sequence[Scores | None],
-    scorer: SchemaLabels | LoadedAttributeModel,
-    keep: bool = False,
+    records: Sequence[Conversation], scores: Sequence[Scores | None], labels: SchemaLabels, keep: bool
 ) -> list[Conversation]:
     """Return the records with the scores of all their assistant turns, as labels.
 
+    A turn without scores (it does not fit the model's context) loses its `attributes`: they would be on another scale
+    than the rest.
+
     Args:
         scores: of every assistant turn; None where nothing can be said of one.
-        scorer: where they come from.
         keep: leave what people labelled as it is.
     """
     remaining = iter(scores)
@@ -341,7 +329,7 @@ def labelled(
         dataclasses.replace(
             record,
             messages=tuple(
-                _label(message, next(remaining), scorer, keep) if message.role == "assistant" else message
+                _label(message, next(remaining), labels, keep) if message.role == "assistant" else message
                 for message in record.messages
             ),
         )
@@ -349,23 +337,17 @@ def labelled(
     ]
 
 
-def _label(message: Message, scores: Scores | None, scorer: SchemaLabels | LoadedAttributeModel, keep: bool) -> Message:
-    human = message.stated_labels or None  # ratings stay as they are
-    scores = scores or {}
-    values: dict[str, Value] = scorer.values(scores) if scores else {}
-    said = {name: scorer.who if isinstance(scorer.who, str) else scorer.who[name] for name in values}
-    if isinstance(scorer, SchemaLabels):
-        # what people said stays where nothing else says it, or where it is not to be replaced
-        kept = {
-            n: v for n, v in message.human_labels.items() if scorer.schema[n].learned and (keep or n not in scorer.who)
-        }
-        values = {n: kept.get(n, values.get(n)) for n in scorer.schema.names if n in kept or n in values}  # type: ignore[misc]
-        said |= dict.fromkeys(kept, "human")
-        scores = {name: score for name, score in scores.items() if name not in kept}
+def _label(message: Message, scores: Scores | None, labels: SchemaLabels, keep: bool) -> Message:
+    scores, who, schema = scores or {}, labels.who, labels.schema
+    said: dict[str, Value] = labels.values(scores) if scores else {}
+    # what people said stays where nothing else says it, or where it is not to be replaced
+    kept = {n: v for n, v in message.human_labels.items() if schema[n].learned and (keep or n not in who)}
+    said |= kept
+    values = {name: said[name] for name in schema.names if name in said}
     return dataclasses.replace(
         message,
         attributes=values or None,
-        human=human,
-        scores={name: score.rounded() for name, score in scores.items()} or None,
-        labelled_by=one_for_all({name: said[name] for name in values}),
+        human=message.stated_labels or None,  # ratings stay as they are
+        scores={name: score.rounded() for name, score in scores.items() if name not in kept} or None,
+        labelled_by=one_for_all({name: "human" if name in kept else who[name] for name in values}),
     )

@@ -17,7 +17,7 @@ import numpy as np
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Message, Score
 from steerlm.generation.opening import open_engine
-from steerlm.generation.requests import Engine, Request, Sampling
+from steerlm.generation.requests import Engine, Request, Sampling, generate_fitting
 from steerlm.scorers.labelling import SchemaLabels, open_labels
 from steerlm.stages.bootstrap.selection import Combinations, predicted_quality
 from steerlm.stages.evaluate.sweeping import Prompt, read_prompts
@@ -83,9 +83,7 @@ def _answer(
     sampling: Sampling,
 ) -> list[Row]:
     requests = [Request(prompt.messages, requested, seed=prompt.seed) for prompt, _, requested in asks]
-    fitting = [i for i, request in enumerate(requests) if engine.room(request) > 0]
-    samples = engine.generate([requests[i] for i in fitting], sampling)
-    answers = {i: sample for i, [sample] in zip(fitting, samples, strict=True)}
+    answers = {i: samples[0] for i, samples in enumerate(generate_fitting(engine, requests, sampling)) if samples}
     turns = [[*requests[i].messages, Message("assistant", sample.text)] for i, sample in answers.items()]
     scores = dict(zip(answers, scorer.score(turns), strict=True))
     rows = []

@@ -18,7 +18,7 @@ from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
 from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
 from steerlm.errors import UserError
 from steerlm.generation.opening import open_engine
-from steerlm.generation.requests import Engine, Request, Sampling
+from steerlm.generation.requests import Engine, Request, Sampling, generate_fitting
 from steerlm.scorers.labelling import SchemaLabels, open_labels
 from steerlm.scorers.measures import words
 from steerlm.stages.bootstrap.prompts import draw_prompts, prompt_items
@@ -108,9 +108,8 @@ def sample(run: Bootstrap, number: int, model: Path, folder: Path, temperature: 
             config.engine, model, batch_size=config.batch_size, devices=config.devices_per_model
         )
         asks = [(i, request) for i, prompt in enumerate(chunk) for request in run.requests(number, prompt)]
-        asks = [(i, request) for i, request in asks if engine.room(request) > 0]
         rows: list[Any] = [{"id": prompt.id, "samples": []} for prompt in chunk]
-        answers = engine.generate([request for _, request in asks], run.sampling(temperature))
+        answers = generate_fitting(engine, [request for _, request in asks], run.sampling(temperature))
         for (i, request), samples in zip(asks, answers, strict=True):
             rows[i]["samples"] += [{"requested": dict(request.attributes or {}), **vars(sample)} for sample in samples]
         return rows
@@ -168,7 +167,7 @@ def select(run: Bootstrap, number: int, folder: Path) -> dict[str, Any]:
     labels = open_labels(run.schema, run.attribute_model)
 
     def records() -> Iterator[Conversation]:
-        for prompt, samples, scored in _scored_prompts(run, folder):
+        for prompt, samples, scored in scored_prompts(folder, run.schema):
             candidates = [row if isinstance(row, ScoredSample) else None for row in scored]
             counts["prompts_too_long"] += not samples
             counts["samples"] += len(samples)
@@ -204,12 +203,12 @@ def _passing(config: BootstrapConfig) -> str:
     return f"tolerance: {config.tolerance:g}" if config.mode == "nearest" else f"filter: {config.filter}"
 
 
-def _scored_prompts(
-    run: Bootstrap, folder: Path
+def scored_prompts(
+    folder: Path, schema: AttributeSchema
 ) -> Iterator[tuple[Conversation, list[dict[str, Any]], list[ScoredSample | str]]]:
     """Yield each prompt with its samples, and what these are worth or why they are dropped."""
     rows = zip(
-        read_conversations(folder / "prompts.jsonl", run.schema),
+        read_conversations(folder / "prompts.jsonl", schema),
         read_rows(folder / "samples.jsonl"),
         read_rows(folder / "scored.jsonl"),
         strict=True,
@@ -255,7 +254,7 @@ def _tally(run: Bootstrap, folder: Path) -> TemperatureTrial:
     every = run.config.model_copy(update={"keep_per_prompt": run.config.samples_per_prompt})
     drawn = accepted = 0
     fresh, seen = 0.0, HashSet()
-    for _, samples, scored in _scored_prompts(run, folder):
+    for _, samples, scored in scored_prompts(folder, run.schema):
         candidates = [row if isinstance(row, ScoredSample) else None for row in scored]
         drawn += len(samples)
         for i in keep(every, run.schema, candidates):

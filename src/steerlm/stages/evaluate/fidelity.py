@@ -16,18 +16,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from steerlm.attributes import Attribute, AttributeSchema
-from steerlm.results.evaluation import (
-    CategoryResult,
-    CurvePoint,
-    DialLeak,
-    DialResult,
-    Differences,
-    Following,
-    Leak,
-    Misses,
-    ScorerResult,
-    Unscored,
-)
+from steerlm.results.dials import CategoryResult, CurvePoint, DialLeak, DialResult, Differences, Following, Leak, Misses
+from steerlm.results.evaluation import ScorerResult, Unscored
 from steerlm.statistics.estimates import (
     Estimate,
     FloatArray,

@@ -63,7 +63,7 @@ def answer_plan(
         name: of the model, for the progress bar.
     """
     from steerlm.generation.opening import open_engine
-    from steerlm.generation.requests import Request, Sampling
+    from steerlm.generation.requests import Request, Sampling, generate_fitting
 
     sampling = Sampling(config.max_new_tokens, config.temperature, config.top_k)
     asked = [(a.prompt, dict(a.attributes)) for a in plan.asks]
@@ -85,16 +85,15 @@ def answer_plan(
             prompt = plan.prompts[plan.asks[i].prompt]
             requests.append(Request(prompt.messages, plan.asks[i].attributes, config.samples_per_prompt, prompt.seed))
         # a prompt longer than the context has no answer; it is counted, not cut
-        fitting = [i for i, request in enumerate(requests) if engine.room(request) > 0]
-        answers = dict(zip(fitting, engine.generate([requests[i] for i in fitting], sampling), strict=True))
+        answers = generate_fitting(engine, requests, sampling)
         return [
             {
                 "ask": ask,
                 "prompt": plan.prompts[plan.asks[ask].prompt].id,
                 "attributes": dict(plan.asks[ask].attributes),
-                "samples": [cast("SampleRow", vars(sample)) for sample in answers.get(i, [])],
+                "samples": [cast("SampleRow", vars(sample)) for sample in samples],
             }
-            for i, ask in enumerate(chunk)
+            for ask, samples in zip(chunk, answers, strict=True)
         ]
 
     map_lines(path, range(len(plan.asks)), work, chunk=CHUNK, description=f"answers of {name}")

@@ -14,7 +14,7 @@ import dataclasses
 import importlib.resources
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -22,13 +22,12 @@ from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.config import SourceConfig, SourceFormat
 from steerlm.conversation import BadRecords, Conversation, Message
 from steerlm.errors import UserError
-from steerlm.results.evaluation import LevelScore, PublishedScores, SuiteDescription, SuiteScores
+from steerlm.results.evaluation import LevelScore, PublishedScores, SuiteDescription, SuiteName, SuiteScores
 from steerlm.sources import read_source
 from steerlm.stages.evaluate.fidelity import Sweeps
 from steerlm.stages.evaluate.sweeping import Prompt, as_prompts
 from steerlm.statistics.estimates import FloatArray, Weights, mean
 
-SuiteName = Literal["toxicity", "humor"]
 _PAPER_LEVELS = (0, 3, 6, 9)
 _PAPER_MAXIMUM = 9
 PUBLISHED = {

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
 from steerlm.attributes import AttributeSchema
-from steerlm.conversation import Message, read_conversations
+from steerlm.conversation import Conversation, read_conversations
 from steerlm.scorers.dials import fit_dials
 from steerlm.storage.files import write_json
 from steerlm.storage.hash_set import hash64
@@ -34,22 +33,16 @@ def fit_schema(train: Path, schema: AttributeSchema, out: Path) -> FittedDials:
         schema: the attributes, some of which a measure or a classifier says.
         out: folder for `schema.json`.
     """
-    turns = sampled_turns(train, schema)
+    turns = [record.messages[: turn + 1] for record, turn in drawn_turns(train, schema, _MOST_TURNS)]
     fitted, undefined = fit_dials(schema, turns, lambda rows: progress(rows, len(rows), "measuring"))
     write_json(out / SCHEMA_FILE, fitted.to_dict())
     cuts = {a.name: list(a.cuts) for a in fitted if a.cuts}
     return {"turns": len(turns), "cuts": cuts, "undefined": {name: n for name, n in undefined.items() if n}}
 
 
-def sampled_turns(train: Path, schema: AttributeSchema) -> list[tuple[Message, ...]]:
-    """Return assistant turns spread over the whole file, the same ones every time."""
-
-    def ranked() -> Iterator[tuple[int, int, tuple[Message, ...]]]:
-        number = 0
-        for record in read_conversations(train, schema):
-            for index in record.assistant_turns:
-                number += 1
-                yield hash64(record.id, str(index)), number, record.messages[: index + 1]
-
-    chosen: Sequence[tuple[int, int, tuple[Message, ...]]] = heapq.nsmallest(_MOST_TURNS, ranked(), key=lambda r: r[:2])
-    return [messages for _, _, messages in sorted(chosen, key=lambda row: row[1])]
+def drawn_turns(path: Path, schema: AttributeSchema | None, most: int) -> list[tuple[Conversation, int]]:
+    """Return the assistant turns of a file, or so many spread over the whole of it, the same ones every time."""
+    turns = ((record, turn) for record in read_conversations(path, schema) for turn in record.assistant_turns)
+    ranked = ((hash64(record.id, str(turn)), number, record, turn) for number, (record, turn) in enumerate(turns))
+    drawn = heapq.nsmallest(most, ranked, key=lambda row: row[:2])
+    return [(record, turn) for _, _, record, turn in sorted(drawn, key=lambda row: row[1])]

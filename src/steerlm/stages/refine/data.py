@@ -22,7 +22,7 @@ from steerlm.config import RefineConfig, TrainSftConfig
 from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
 from steerlm.errors import UserError
 from steerlm.generation.opening import open_engine
-from steerlm.generation.requests import Engine, Request, Sampling
+from steerlm.generation.requests import Engine, Request, Sampling, generate_fitting
 from steerlm.scorers.labelling import SchemaLabels, open_labels
 from steerlm.scorers.likelihoods import log_likelihood
 from steerlm.sources.response_groups import ResponseGroup, WeighedResponse, read_groups, write_groups
@@ -107,12 +107,10 @@ def sample(run: Refinement, number: int, model: Path, folder: Path) -> None:
             )
             for request in chunk
         ]
-        fitting = [i for i, request in enumerate(requests) if engine.room(request) > 0]
-        answers = engine.generate([requests[i] for i in fitting], sampling)
-        said = dict(zip(fitting, answers, strict=True))
+        answers = generate_fitting(engine, requests, sampling)
         return [
-            {"id": request.id, "samples": [vars(answer) for answer in said.get(i, ())]}
-            for i, request in enumerate(chunk)
+            {"id": request.id, "samples": [vars(sample) for sample in samples]}
+            for request, samples in zip(chunk, answers, strict=True)
         ]
 
     map_lines(

@@ -58,7 +58,7 @@ def labelled_turns(
 
     Args:
         path: JSONL of conversations.
-        data_schema: all attributes of the data; None: the same.
+        data_schema: all attributes of the data; None: those that are learned.
     """
     for conversation in read_conversations(path, data_schema or schema):
         for index in conversation.assistant_turns:

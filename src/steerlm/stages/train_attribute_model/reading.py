@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from steerlm.checkpoint.models import default_device, is_encoder
 from steerlm.config import TrainAttributeModelConfig
 from steerlm.errors import UserError
-from steerlm.scorers.attribute_models import read_features
 from steerlm.scorers.features import Readout
+from steerlm.scorers.reading import read_features
 from steerlm.stages.train_attribute_model.examples import AttributeData
 from steerlm.storage.files import atomic_writer
 from steerlm.template.conversation_encoder import ConversationEncoder

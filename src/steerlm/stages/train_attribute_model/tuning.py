@@ -22,8 +22,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steerlm.batching.batches import RegressionExamples
 from steerlm.config import TrainAttributeModelConfig
-from steerlm.scorers.attribute_models import states_at
 from steerlm.scorers.features import Readout
+from steerlm.scorers.reading import states_at
 from steerlm.scorers.ridge import dead_features, group_folds
 from steerlm.stages.train_attribute_model.examples import AttributeData
 from steerlm.stages.train_attribute_model.fitting import Fit, Fitted
@@ -223,6 +223,7 @@ def tune(
     """Fine-tune a model in place, from the head that was fitted to its features.
 
     Args:
+        held_N: the training turns that it does not learn from.
         held_out: validates, together with those.
         share: weight of every source.
 

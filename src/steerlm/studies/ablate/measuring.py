@@ -115,6 +115,7 @@ def _answers(
     seed: int,
 ) -> list[Row]:
     from steerlm.generation.engine import Request, Sampling
+    from steerlm.generation.requests import generate_fitting
 
     asks: list[tuple[Row, Row, Request]] = []
     rows: list[Row] = []
@@ -127,17 +128,15 @@ def _answers(
         def ask(
             place: Row, setting: Mapping[str, Value], samples: int, turns: Sequence[Message] = messages, s: int = draw
         ) -> None:
-            request = Request(tuple(turns), setting if steerable else {}, samples, s)
-            # a prompt longer than the context has no answer; it is counted, not cut
-            if engine.room(request) > 0:
-                asks.append((rows[-1], place, request))
+            asks.append((rows[-1], place, Request(tuple(turns), setting if steerable else {}, samples, s)))
 
         ask({}, questions.best, config.samples_per_prompt)
         if steerable and prompt.id in questions.swept:
             for dial, level, setting in sweep(schema, questions.best):
                 ask({"dial": dial, "level": level}, setting, 1)
     sampling = Sampling(config.max_new_tokens, config.temperature, config.top_k)
-    answered = engine.generate([request for _, _, request in asks], sampling)
+    # a prompt longer than the context has no answer; it is counted, not cut
+    answered = generate_fitting(engine, [request for _, _, request in asks], sampling)
     for (row, place, _), samples in zip(asks, answered, strict=True):
         row["sweep" if place else "best"] += [{**place, **_said(sample)} for sample in samples]
     _score(rows, prompts, scorers)

@@ -36,10 +36,10 @@ def mean_reward(
 ) -> float:
     """Return the mean reward of a plain model's answers; 0 where no prompt fits its context."""
     from steerlm.generation.engine import Request, Sampling, load_engine
+    from steerlm.generation.requests import generate_fitting
 
     engine = load_engine(model, batch_size=batch_size)
     requests = [Request(without_labels(prompt.messages), {}, seed=prompt.seed) for prompt in prompts]
-    requests = [request for request in requests if engine.room(request) > 0]
-    samples = engine.generate(requests, Sampling(max_new_tokens, temperature))
-    rewards = reward([(request.messages, sample.text) for request, [sample] in zip(requests, samples, strict=True)])
+    answers = zip(requests, generate_fitting(engine, requests, Sampling(max_new_tokens, temperature)), strict=True)
+    rewards = reward([(request.messages, sample.text) for request, samples in answers for sample in samples])
     return sum(rewards) / max(1, len(rewards))

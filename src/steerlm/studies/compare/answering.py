@@ -18,6 +18,7 @@ from steerlm.studies.compare.systems import ComparedPrompt, System, SystemAnswer
 
 if TYPE_CHECKING:
     from steerlm.checkpoint.models import Precision
+    from steerlm.generation.requests import Sample
     from steerlm.scorers.llm.cache import Reply
 
 _CHUNK = 64
@@ -118,20 +119,15 @@ def _worker(system: System, generation: AnswerSampling, replies: Path) -> Work:
 
 def _steerable(system: System, generation: AnswerSampling) -> Work:
     from steerlm.generation.engine import Request, Sampling, load_engine
+    from steerlm.generation.requests import generate_fitting
 
     engine = load_engine(system.where, generation.precision, generation.batch_size)
     sampling = Sampling(generation.max_new_tokens, generation.temperature, generation.top_k)
 
     def work(prompts: list[ComparedPrompt]) -> list[SystemAnswer]:
         requests = [Request(prompt.messages, _setting(system, prompt), seed=prompt.seed) for prompt in prompts]
-        fitting = [i for i, request in enumerate(requests) if engine.room(request) > 0]
-        samples = dict(zip(fitting, engine.generate([requests[i] for i in fitting], sampling), strict=True))
-        return [
-            SystemAnswer(samples[i][0].text, samples[i][0].num_tokens, samples[i][0].finished)
-            if i in samples
-            else SystemAnswer(None, problem="the prompt is longer than the model's context")
-            for i in range(len(prompts))
-        ]
+        found = generate_fitting(engine, requests, sampling)
+        return [_said(samples[0] if samples else None) for samples in found]
 
     return work
 
@@ -147,15 +143,15 @@ def _plain(system: System, generation: AnswerSampling) -> Work:
     sampling = Sampling(generation.max_new_tokens, generation.temperature, generation.top_k)
 
     def work(prompts: list[ComparedPrompt]) -> list[SystemAnswer]:
-        samples = model.answers([p.messages for p in prompts], [p.seed for p in prompts], sampling)
-        return [
-            SystemAnswer(None, problem="the prompt is longer than the model's context")
-            if sample is None
-            else SystemAnswer(sample.text, sample.num_tokens, sample.finished)
-            for sample in samples
-        ]
+        return list(map(_said, model.answers([p.messages for p in prompts], [p.seed for p in prompts], sampling)))
 
     return work
+
+
+def _said(sample: Sample | None) -> SystemAnswer:
+    if sample is None:
+        return SystemAnswer(None, problem="the prompt is longer than the model's context")
+    return SystemAnswer(sample.text, sample.num_tokens, sample.finished)
 
 
 def _endpoint(system: System, generation: AnswerSampling, replies: Path) -> Work:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import PlaygroundConfig
 from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
-from steerlm.storage.resumable import read_rows
+from steerlm.stages.bootstrap.data import scored_prompts
+from steerlm.stages.bootstrap.selection import ScoredSample
 from steerlm.studies.rate.export import export_ratings
 from steerlm.studies.rate.items import rated_turns
 from steerlm.studies.rate.store import DATABASE, annotators, create_study, finished, open_study, read_answers
@@ -38,7 +39,7 @@ def write_unsure(folder: Path, schema: AttributeSchema, count: int) -> int:
             if a.learned
         }
 
-        def doubt(scores: dict[str, Score]) -> float:
+        def doubt(scores: Mapping[str, Score]) -> float:
             return sum(scores[name].std / usual[name] for name in usual if name in scores)
 
         ranked = sorted(found, key=lambda row: (-doubt(row[1]), row[0].id))
@@ -49,20 +50,13 @@ def write_unsure(folder: Path, schema: AttributeSchema, count: int) -> int:
     return sum(1 for _ in read_conversations(path, schema))
 
 
-def _scored(folder: Path, schema: AttributeSchema) -> list[tuple[Conversation, dict[str, Score]]]:
-    rows = zip(
-        read_conversations(folder / "prompts.jsonl", schema),
-        read_rows(folder / "samples.jsonl"),
-        read_rows(folder / "scored.jsonl"),
-        strict=True,
-    )
+def _scored(folder: Path, schema: AttributeSchema) -> list[tuple[Conversation, Mapping[str, Score]]]:
     found = []
-    for prompt, sampled, scored in rows:
-        for i, (sample, row) in enumerate(zip(sampled["samples"], scored["samples"], strict=True)):
-            if row["dropped"] is None:
+    for prompt, samples, scored in scored_prompts(folder, schema):
+        for i, (sample, row) in enumerate(zip(samples, scored, strict=True)):
+            if isinstance(row, ScoredSample):
                 turns = (*prompt.messages, Message("assistant", sample["text"]))
-                record = Conversation(f"{prompt.id}/grow-{i}", turns, "ratings", prompt.group)
-                found.append((record, {name: Score(**score) for name, score in row["scores"].items()}))
+                found.append((Conversation(f"{prompt.id}/grow-{i}", turns, "ratings", prompt.group), row.scores))
     return found
 
 

@@ -29,8 +29,13 @@ def confirm(
         return False
     if yes or not cost.requests:
         return True
+    return consents("give --yes, or --dry-run to see the estimate alone")
+
+
+def consents(otherwise: str) -> bool:
+    """Ask whether to go on; where nobody is there to ask, an error says what to do otherwise."""
     if not sys.stdin.isatty():
-        raise UserError("nobody is there to confirm the cost; give --yes, or --dry-run to see the estimate alone")
+        raise UserError(f"nobody is there to confirm the cost; {otherwise}")
     return input("go on? [y/N] ").strip().lower() in ("y", "yes")
 
 

@@ -22,7 +22,8 @@ from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError
 from steerlm.generation.demonstrations import read_demonstrations
 from steerlm.results.codec import VERSION, write_result
-from steerlm.results.evaluation import Differences, PromptCounts
+from steerlm.results.dials import Differences
+from steerlm.results.evaluation import PromptCounts
 from steerlm.results.ways import WayResult, WaysResult
 from steerlm.stages.evaluate.fidelity import Sweeps, fidelity_report, paired_comparison
 from steerlm.stages.evaluate.observing import (

@@ -1,0 +1,165 @@
+"""Reading a model of any kind over many sequences: in batches, what they have in common once, and what a head reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from steerlm.batching.batches import sorted_batches
+from steerlm.batching.collating import last_places, pad_layouts, pad_tokens, token_places
+from steerlm.batching.model_inputs import model_inputs
+from steerlm.batching.ragged_attention import RAGGED
+from steerlm.batching.shared_prompts import (
+    Ids,
+    ResponseScores,
+    Sharing,
+    can_be_ragged,
+    is_causal,
+    lay_out,
+    neighbours,
+    shared_rows,
+    sharing_of,
+)
+from steerlm.checkpoint.models import (
+    Precision,
+    autocast_bf16,
+)
+from steerlm.scorers.features import Readout
+
+Result = TypeVar("Result")
+
+
+def in_batches(
+    sequences: Sequence[Sequence[int] | Ids],
+    forward: Callable[[list[list[Ids]], int], Sequence[Result]],
+    sharing: Sharing | None,
+    tokens_per_batch: int,
+) -> list[Result]:
+    """Run sequences of ids through a model, longest first, without gradients.
+
+    Args:
+        forward: runs one batch of rows, each of one or more sequences; returns a result per sequence, row after row.
+        sharing: what rows cost where sequences can share what they have in common; None: one sequence per row.
+        tokens_per_batch: upper bound of rows times longest row.
+    """
+    results: list[Any] = [None] * len(sequences)
+    ids = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
+    rows = [[i] for i in range(len(ids))]
+    lengths = [len(sequence) for sequence in ids]
+    if sharing is not None:
+        # the turns of a conversation, and the responses to a prompt, are one row with all their tokens once
+        alike = neighbours(np.zeros(len(ids), dtype=np.int64), ids.__getitem__)
+        members, common = alike.sorted(np.arange(len(ids)))
+        shared = shared_rows(members, np.asarray(lengths)[members], common, tokens_per_batch, sharing)
+        rows = [list(shared.row(i)) for i in range(len(shared.lengths))]
+        lengths = shared.lengths.tolist()
+    with torch.inference_mode():
+        for batch in _batches([len(row) > 1 for row in rows], lengths, tokens_per_batch):
+            found = forward([[ids[i] for i in rows[row]] for row in batch], tokens_per_batch)
+            for i, result in zip((i for row in batch for i in rows[row]), found, strict=True):
+                results[i] = result
+    return results
+
+
+def _batches(shared: Sequence[bool], lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Yield batches of rows that share prompts and of those that do not, which need no mask nor pieces of their own."""
+    for kind in (True, False):
+        rows = [i for i, this in enumerate(shared) if this == kind]
+        for batch in sorted_batches([lengths[i] for i in rows], tokens_per_batch):
+            yield [rows[i] for i in batch]
+
+
+def feature_reader(
+    model: Any, readout: Readout | None, pad_id: int, dtype: torch.dtype, control_ids: Collection[int]
+) -> Callable[[list[list[Ids]]], Tensor]:
+    """Return what runs one batch of rows and gives what a head reads (N, F), row after row.
+
+    Args:
+        model: a model without head; without a readout a classifier.
+        readout: what is read of the model; None: what the classifier's last layer gives.
+        pad_id: any token id.
+    """
+    if readout is not None:
+        control = torch.tensor(sorted(control_ids), device=model.device)
+
+        def pooled(rows: list[list[Ids]]) -> Tensor:
+            ids = [ids for row in rows for ids in row]
+            ids_N_T, mask_N_T = (part.to(model.device) for part in pad_tokens(ids, pad_id))
+            if not is_causal(model):
+                states = model(input_ids=ids_N_T, attention_mask=mask_N_T, output_hidden_states=True).hidden_states
+                return readout.read(states, ids_N_T, mask_N_T, control)
+            layouts = [lay_out(row) for row in rows]
+            batch = {name: tensor.to(model.device) for name, tensor in pad_layouts(layouts, pad_id).items()}
+            given = model_inputs(batch, model.config, dtype)
+            places_N_T = given.places(token_places(layouts).to(model.device))
+            return readout.read(states_at(model, readout, given.arguments, places_N_T), ids_N_T, mask_N_T, control)
+
+        return pooled
+    if not is_causal(model):
+
+        def apart(rows: list[list[Ids]]) -> Tensor:
+            ids_B_T, mask_B_T = pad_tokens([ids for (ids,) in rows], pad_id)
+            outputs: Tensor = model(input_ids=ids_B_T.to(model.device), attention_mask=mask_B_T.to(model.device)).logits
+            return outputs
+
+        return apart
+    response_scores = ResponseScores(model)
+
+    def together(rows: list[list[Ids]]) -> Tensor:
+        layouts = [lay_out(row) for row in rows]
+        batch = {name: tensor.to(model.device) for name, tensor in pad_layouts(layouts, pad_id).items()}
+        given = model_inputs(batch, model.config, dtype)
+        places_B_M = given.places(last_places(layouts).to(model.device))
+        outputs = response_scores(model, places_B_M, given.arguments)
+        widest = places_B_M.shape[1]
+        return outputs[[b * widest + m for b, row in enumerate(rows) for m in range(len(row))]]
+
+    return together
+
+
+def states_at(model: Any, readout: Readout, arguments: Mapping[str, object], places_N_T: Tensor) -> dict[int, Tensor]:
+    """Return the hidden states (N, T, H) that a readout needs, of tokens at places of the rows a decoder is given."""
+    states = model(**arguments, output_hidden_states=True).hidden_states
+    return {layer: states[layer].flatten(0, 1)[places_N_T] for layer in readout.layers}
+
+
+def read_features(
+    model: PreTrainedModel,
+    readout: Readout,
+    pad_id: int,
+    control_ids: Collection[int],
+    sequences: Sequence[Sequence[int] | Ids],
+    precision: Precision,
+    tokens_per_batch: int,
+) -> npt.NDArray[np.float32]:
+    """Return what a head reads of each sequence, (N, F); arguments as of `feature_reader` and `in_batches`."""
+    model.eval()
+    autocast = autocast_bf16(precision)
+    longest = max(len(sequence) for sequence in sequences)
+    before = model.config._attn_implementation
+    attention = without_padding(model)
+    read = feature_reader(model, readout, pad_id, torch.bfloat16 if autocast else model.dtype, control_ids)
+
+    def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[npt.NDArray[np.float32]]:
+        return list(read(rows).float().cpu().numpy())
+
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
+        found = np.stack(in_batches(sequences, forward, sharing_of(model, longest, attention), tokens_per_batch))
+    if attention is not None:
+        model.set_attn_implementation(before)
+    return found
+
+
+def without_padding(model: PreTrainedModel) -> str | None:
+    """Let a decoder on the CPU compute without padding; return by what attention, None where it cannot."""
+    if model.device.type != "cpu" or not can_be_ragged(model, training=False):
+        return None
+    # padded batches are computed as before: what else uses the model sees no difference
+    model.set_attn_implementation(RAGGED)
+    return RAGGED
