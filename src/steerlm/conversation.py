@@ -350,8 +350,6 @@ class BadRecords:
     """Collects records that could not be read, when the user asked to skip them (`prepare.skip_bad_records`).
 
     Attributes:
-        count: how many.
-        examples: the first messages.
         reasons: how many by what is wrong, names and numbers left out.
     """
 
@@ -383,7 +381,6 @@ def read_conversations(
     """Stream the conversations of a JSONL file (plain or gzip), one per non-blank line, in constant memory.
 
     Args:
-        path: the file.
         schema: where given, labels are validated and the records' signatures must be equal to it.
         bad: where given, malformed records are counted there and skipped; a schema mismatch still raises.
         schema_of: where `schema` comes from, for the message of a mismatch (for example a checkpoint's path).

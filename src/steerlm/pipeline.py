@@ -66,7 +66,6 @@ def run_stage(recipe: Recipe, stage: str, notify: Notify | None = None, cluster:
 
     Args:
         recipe: the resolved recipe.
-        stage: name of the stage.
         notify: progress callback.
         cluster: where `annotate`, `bootstrap` and `refine` work; None = in this process.
 

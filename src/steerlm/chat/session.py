@@ -86,9 +86,7 @@ class Session:
     Attributes:
         console: where answers and tables are printed.
         engine: samples the answers.
-        dials: what can be set.
         setting: how the dials stand.
-        sampling: how to sample.
         seed: of the first answer; counts up from there.
         attribute_model: folder of the model behind `/scores`; loaded at its first use.
         system: system prompt.

@@ -20,7 +20,6 @@ class OutputLayer(NamedTuple):
     """The output layer of a language model.
 
     Attributes:
-        linear: the layer.
         ids: tokens, in ascending order, whose rows are replaced,
         rows: by these.
     """

@@ -52,12 +52,7 @@ class Demonstration:
 
 
 class Demonstrations:
-    """The examples to choose from.
-
-    Attributes:
-        examples: all of them.
-        schema: the attributes.
-    """
+    """The examples to choose from."""
 
     def __init__(
         self, examples: Sequence[Demonstration], schema: AttributeSchema, embedder: TextEmbedder | None = None

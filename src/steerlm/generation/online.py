@@ -35,7 +35,6 @@ class Job:
     """Samples that somebody waits for.
 
     Attributes:
-        number: of the job.
         rows: the samples; they fill up.
         notify: called after news of one of the rows, and when the worker ends; must be quick and must not raise.
     """

@@ -39,13 +39,11 @@ class _Task:
     """One sample.
 
     Attributes:
-        prompt: ids.
         settings: OpenVINO's generation configuration.
         followers: samples that wait until this one's prompt is in the prefix cache.
         handle: what OpenVINO gives for a request that was added.
         tokens: drawn so far.
         stopped: the last one ends the response.
-        done: nothing more comes.
     """
 
     prompt: tuple[int, ...]

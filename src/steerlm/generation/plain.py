@@ -79,7 +79,6 @@ class PlainModel:
         Args:
             conversations: each ends with a user turn.
             seeds: one each; a batch is drawn with that of its first row.
-            sampling: how to draw.
             pushes: what to add to layers' outputs, a row per conversation.
         """
         ids = [self.ids(messages) for messages in conversations]

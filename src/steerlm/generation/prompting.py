@@ -25,8 +25,6 @@ class Prompting:
     """The prompts and the texts of a model.
 
     Attributes:
-        schema: the attributes.
-        tokenizer: of the model.
         encoder: builds the prompts and reads the responses.
         stop_ids: tokens that end a response.
         context: most tokens of a prompt and its response; None where the model has no limit.

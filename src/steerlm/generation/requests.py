@@ -102,7 +102,6 @@ class Draw:
     """One sample that is to be decoded.
 
     Attributes:
-        lanes: its prompts.
         conversation: rows with equal ones have the same messages and differ at most in the attributes.
         key: its randomness, from `sampling.sample_key`.
         limit: most tokens it may get, at least 1.

@@ -61,7 +61,6 @@ class CheckedDemand:
         what: the figure, for example `humor.spearman` or `leak of humor on quality`.
         demand: the comparison, for example `>=0.9`.
         found: the estimate and its interval, or why there is none.
-        holds: the verdict.
         reason: why it does not hold although the figure may look fine; empty else.
     """
 

@@ -22,7 +22,6 @@ class ScorerLabel:
 
     Attributes:
         independent: whether it had no part in labelling the training data.
-        attributes: what it measures.
     """
 
     id: str

@@ -74,7 +74,6 @@ class PolicyResult:
 
     Attributes:
         name: of the system or rule.
-        label: what it is.
         unanswered: rows left out, because there is no answer.
         figures: of all rows.
         correlated: rows that ask reading difficulty and formality to go the same way; `anticorrelated`: opposite ways.

@@ -64,7 +64,6 @@ class LoadedAttributeModel:
         label: for people.
         encoder: builds the ids.
         max_length: most tokens of a conversation, what the model needs for its label not counted.
-        device: where the model is.
         autocast: whether to compute in bf16 autocast.
         cuts: per ordinal attribute where a mean becomes the next level; not given = at the halves.
         forward: scores one batch of rows, each of one or more token sequences, within `tokens_per_batch`; returns the

@@ -37,7 +37,6 @@ class LabelStep:
     """How one attribute of the label is spelled in tokens.
 
     Attributes:
-        attribute: the attribute.
         forced: tokens of the name, with whatever tokens all levels begin with.
         levels: per level the rest of its tokens; none is empty.
         terminators: tokens that can follow a level: they tell the level 1 from the beginning of 10.

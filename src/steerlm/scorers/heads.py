@@ -30,7 +30,6 @@ class Output(NamedTuple):
     """What one output of a head says.
 
     Attributes:
-        attribute: its name.
         source: whose ratings it predicts; None: the common scale.
         category: of which it is the logit; None: the attribute is ordinal, the output on the unit scale.
     """

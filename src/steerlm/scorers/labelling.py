@@ -26,7 +26,6 @@ class SchemaLabels:
         model_path: folder of the attribute model; None: it has none, and nothing says what only people know.
         fingerprint: of the attribute model; empty without one.
         precision: of models.
-        measures: what is measured.
         classifiers: what classifiers say.
         devices: that share the attribute model.
     """

@@ -38,7 +38,6 @@ def attribute_rewards(model: str | Path | Scorer | None, schema: AttributeSchema
     Args:
         model: folder of an attribute model, or a scorer; None where measures and classifiers of the schema say
             everything.
-        schema: the attributes.
 
     Returns:
         Functions whose rewards lie between -1 (the other end of the scale, or an answer that cannot be scored) and 0.

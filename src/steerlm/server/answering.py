@@ -224,8 +224,6 @@ class Run:
     """A request being answered.
 
     Attributes:
-        plan: the request.
-        service: where.
         answers: the samples; after `finished`, the answers to give, best first.
         prompt: the log-probabilities of the prompt's own text, if asked for.
         prompt_tokens: tokens of the prompt.

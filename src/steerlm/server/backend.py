@@ -58,7 +58,6 @@ class Plan:
 
     Attributes:
         request: conversation, setting in force, how many samples are drawn to choose from (0: none), seed.
-        sampling: how.
         stop: strings that end an answer.
         num_logprobs: likeliest tokens to report; None for no report.
         every_step: whether somebody wants to see the answers grow.
@@ -166,7 +165,6 @@ class Backend(Protocol):
     """Whatever draws answers.
 
     Attributes:
-        encoder: makes the prompts.
         encoding: where that is done.
         context: most tokens of a prompt and its answer, as far as the checkpoint says.
     """

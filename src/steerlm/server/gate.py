@@ -105,7 +105,6 @@ class Gate:
 
         Args:
             keys: without any, no key is needed.
-            metrics: counts requests.
             loopback: whether only this machine can connect: then, without keys, a page of another site that got
                 hold of our address (DNS rebinding) is told from our users by the name it uses.
         """

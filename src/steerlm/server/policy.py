@@ -149,7 +149,6 @@ class Policy:
 
     Attributes:
         presets: all presets, with the model's attributes only.
-        limits: the limits.
         cors_origins: of the web pages that may call.
     """
 

@@ -43,7 +43,6 @@ class Proposer:
     """Proposes settings.
 
     Attributes:
-        schema: the attributes.
         embedder: of prompts.
         fixed: what is proposed whatever the prompt says.
         learned: by attribute; the others are fixed.

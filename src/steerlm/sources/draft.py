@@ -22,7 +22,6 @@ class Draft(NamedTuple):
     """One conversation as an importer found it; its roles are checked when the `Conversation` is built.
 
     Attributes:
-        messages: the turns.
         id: the data's own id, None where it has none (the row number then stands in).
         suffix: tells the conversations of one row apart, for example `-chosen`.
         group: the data's own unit of splitting, None = the first prompt.

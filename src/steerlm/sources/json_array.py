@@ -20,7 +20,6 @@ class Item(NamedTuple):
     """One item.
 
     Attributes:
-        value: the parsed item.
         line: line of the file it starts on, from 1.
         problem: why it cannot be kept: a `NaN`, an integer beyond 64 bit, half a surrogate pair; None where it can.
     """
@@ -35,7 +34,6 @@ def read_array(stream: IO[str], path: Path, chunk: int = _CHUNK) -> Iterator[Ite
 
     Args:
         stream: text, opened with `newline="\\n"`.
-        path: for messages.
         chunk: characters read at a time.
 
     Raises:

@@ -42,7 +42,6 @@ class JudgedReport(TypedDict):
     """What a judge said.
 
     Attributes:
-        judge: name of the model.
         asked: requests by attribute.
         rated: those with a readable rating.
         agreement: with people, by attribute, where both rated.

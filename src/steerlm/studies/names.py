@@ -21,7 +21,6 @@ def require_distinct_names(names: Iterable[str], who: str, hint: str, known: Ite
 
     Args:
         who: what they are called, in the plural, such as `systems`.
-        hint: how to give others.
         known: names taken already, which may not look like one of `names`.
     """
     taken = {look: name for name in known for look in _looks(name)}

@@ -44,7 +44,6 @@ class ConversationEncoder:
     """Builds the ids of prompts and conversations from the template stored in a tokenizer.
 
     Attributes:
-        schema: the attributes.
         template: name of the installed template.
         stop_ids: ids that end a response: the stop token, and the opening of an attribute label, which a model
             sometimes echoes after its answer.

@@ -115,7 +115,6 @@ def install_template(
     Args:
         tokenizer: changed in place.
         template: what the recipe says, see `chosen_template`.
-        schema: the attributes.
         header: with `native`: marks of new tokens, or of tokens that the model has and nobody uses.
 
     Returns:

@@ -125,7 +125,6 @@ class Window(NamedTuple):
     """A window as the models need it.
 
     Attributes:
-        lines: the records' lines.
         rows: the ids of every assistant turn in turn; empty where it does not fit the attribute model's context.
         measured: what the measures say of every assistant turn.
     """

@@ -58,7 +58,6 @@ def answer_plan(
 
     Args:
         config: sampling, number of samples, precision.
-        model: checkpoint folder.
         out: receives `samples.jsonl`.
         name: of the model, for the progress bar.
     """

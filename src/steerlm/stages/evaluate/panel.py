@@ -29,8 +29,6 @@ class Panelist:
 
     Attributes:
         id: `dials`, `measure`, `attribute-model-<number>`, `classifier-<number>`, `judge` or `annotator`.
-        scorer: what measures.
-        schema: the attributes.
         independent: whether it had no part in labelling the training data.
     """
 

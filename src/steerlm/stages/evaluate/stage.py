@@ -128,10 +128,8 @@ class SuiteRun:
 
     Attributes:
         config: the recipe's section; its scorers, sampling and `suite_prompts` hold.
-        name: of the suite.
         models: name -> checkpoint folder.
         prompts: file of prompts, see `suites.make_suite`.
-        schema: the attributes.
         seed: of every random choice.
         annotator: the attribute model that labelled the training data.
     """

@@ -51,7 +51,6 @@ class Suite:
     Attributes:
         name: also the name of the dial.
         levels: the levels of the schema that stand at the same share of its range as the paper's 0, 3, 6, 9 of 0..9.
-        prompts: what is asked.
         source: where the prompts come from, in words.
     """
 

@@ -361,9 +361,7 @@ class SourceLook:
     """What a look at a source found.
 
     Attributes:
-        records: conversations.
         responses: their assistant turns.
-        characters: of all their turns.
         bad: records that cannot be read.
         first_error: the first one's, with its place; None where all is well.
         left_out: as in `report.json`.

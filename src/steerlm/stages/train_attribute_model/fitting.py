@@ -50,7 +50,6 @@ class Fit:
     """One output, fitted.
 
     Attributes:
-        output: what it says.
         rows: the turns it was fitted to.
         targets: their labels (ordinal: unit scale; categorical: whether it is this category).
         ridge: the fit; its weights are 0 where it was no better than the mean.
@@ -144,7 +143,6 @@ class Tuned(NamedTuple):
     """Features of a fine-tuned model.
 
     Attributes:
-        features_N_G: of all turns.
         held_N: the turns that it was not tuned on, nor on any of their group.
     """
 

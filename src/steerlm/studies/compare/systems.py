@@ -66,7 +66,6 @@ class ComparedPrompt:
 
     Attributes:
         id: what stored answers refer to.
-        messages: the turns.
         category: of a benchmark question, such as `math`; chooses a judge's prompt.
         seed: of the answers' sampling, the same for every system.
         setting: what is asked of the attributes here; None: the system's own setting.

@@ -57,7 +57,6 @@ class GrownRun:
     """What came of it.
 
     Attributes:
-        out: the folder.
         rounds: records of the rounds that are done.
         waiting: the study that people have to answer before it goes on; None where there is none.
     """
