@@ -16,8 +16,9 @@ from transformers import TrainerCallback, TrainerState
 from steerlm.batching.batches import Example, IntArray, sorted_batches
 from steerlm.batching.collating import collate_sft
 from steerlm.statistics.estimates import Estimate, FloatArray, Weights, cluster_bootstrap, divide
-from steerlm.training.conditioning import ConditionedExamples, TurnPieces
+from steerlm.training.conditioning import ConditionedExamples
 from steerlm.training.trainer import SteerTrainer
+from steerlm.training.turn_pieces import TurnPieces
 
 MOST_RECORDS = 128
 """Records that are tried, at most."""
