@@ -60,6 +60,18 @@ class BenchmarkQuestion:
     references: tuple[str, ...] = ()
     system: str = ""
 
+    @staticmethod
+    def asked(
+        name: str, messages: Sequence[Message], category: str, following: Sequence[str] = ()
+    ) -> BenchmarkQuestion:
+        """Return a conversation that ends with a user's turn as a question: earlier turns are written out."""
+        system = messages[0].content if messages[0].role == "system" else ""
+        turns = [message for message in messages if message.role != "system"]
+        text = turns[0].content
+        if len(turns) > 1:
+            text = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in turns)
+        return BenchmarkQuestion(name, (text, *following), category, system=system)
+
 
 @dataclass(frozen=True)
 class SystemAnswers:

@@ -15,10 +15,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
-from steerlm.checkpoint.models import CheckpointInfo
+from steerlm.checkpoint.models import CheckpointInfo, load_info
 from steerlm.config import BootstrapConfig
 from steerlm.conversation import Conversation, Message, Score
 from steerlm.errors import UserError
@@ -52,6 +53,19 @@ class Combinations:
                 "a scale); the best that does occur was asked for"
             )
         return out
+
+
+def steerable_info(steerable_model: Path, attribute_model: Path | None, schema: AttributeSchema) -> CheckpointInfo:
+    """Return what a steerable model says of itself; refuse models of another kind or schema."""
+    info = load_info(steerable_model)
+    if info.kind != "sft" or not info.conditioning:
+        raise UserError(
+            f"{steerable_model} was not trained with attributes; give a steerable model, as train-sft writes it"
+        )
+    if attribute_model is not None and load_info(attribute_model).kind == "sft":
+        raise UserError(f"{attribute_model} is not an attribute model; give one that train-attribute-model wrote")
+    schema.require_same(info.schema.signature, "the recipe", str(steerable_model))
+    return info
 
 
 def seen_combinations(info: CheckpointInfo, quality_attributes: Sequence[str], owner: str) -> Combinations:

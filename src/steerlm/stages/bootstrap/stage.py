@@ -49,7 +49,7 @@ from steerlm.stages.bootstrap.data import (
     select,
     write_prompts,
 )
-from steerlm.stages.bootstrap.selection import Combinations, seen_combinations
+from steerlm.stages.bootstrap.selection import Combinations, seen_combinations, steerable_info
 from steerlm.stages.train_sft import train_sft
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.cluster import Cluster
@@ -147,12 +147,7 @@ def check_bootstrap(
     config: BootstrapConfig, sft: TrainSftConfig, sft_model: Path, attribute_model: Path | None, schema: AttributeSchema
 ) -> Combinations:
     """Refuse what cannot work before anything is computed; returns the combinations to ask for."""
-    info = load_info(sft_model)
-    if info.kind != "sft" or not info.conditioning:
-        raise UserError(f"{sft_model} was not trained with attributes; bootstrapping needs a model to ask for quality")
-    if attribute_model is not None and load_info(attribute_model).kind == "sft":
-        raise UserError(f"{attribute_model} is not an attribute model; give one that train-attribute-model wrote")
-    schema.require_same(info.schema.signature, "the recipe", str(sft_model))
+    info = steerable_info(sft_model, attribute_model, schema)
     if config.judge is not None and load_info(config.judge).kind == "sft":
         raise UserError(f"bootstrap.judge: {config.judge} is not an attribute model")
     if sft.labels == "human" or not sft.conditioning:

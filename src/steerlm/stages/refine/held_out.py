@@ -10,13 +10,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from steerlm.attributes import AttributeSchema, Value
-from steerlm.checkpoint.models import CheckpointInfo, fingerprint, load_info
+from steerlm.checkpoint.models import CheckpointInfo, fingerprint
 from steerlm.config import TrainSftConfig
 from steerlm.errors import UserError
 from steerlm.generation.engine import Sampling
 from steerlm.scorers.labelling import open_labels
 from steerlm.stages.bootstrap.before_after import compare, held_out_answers
-from steerlm.stages.bootstrap.selection import Combinations
+from steerlm.stages.bootstrap.selection import Combinations, steerable_info
 from steerlm.stages.evaluate.sweeping import seen_combinations
 from steerlm.storage.claims import digest_of_file
 
@@ -31,14 +31,7 @@ def require_models(
     Raises:
         UserError: a model of another kind or schema, or one without labels.
     """
-    info = load_info(steerable_model)
-    if info.kind != "sft" or not info.conditioning:
-        raise UserError(
-            f"{steerable_model} was not trained with attributes; give a steerable model, as train-sft writes it"
-        )
-    if attribute_model is not None and load_info(attribute_model).kind == "sft":
-        raise UserError(f"{attribute_model} is not an attribute model; give one that train-attribute-model wrote")
-    schema.require_same(info.schema.signature, "the recipe", str(steerable_model))
+    info = steerable_info(steerable_model, attribute_model, schema)
     if attribute_model is None and schema.learned is not None:
         raise UserError(f"no attribute model says {', '.join(schema.learned.names)}; give one")
     known = seen_combinations(info.label_statistics, schema)

@@ -78,13 +78,8 @@ class ComparedPrompt:
     setting: Mapping[str, Value] | None = None
 
     def question(self) -> BenchmarkQuestion:
-        """Return the prompt as a judge is shown it: earlier turns are written out."""
-        system = self.messages[0].content if self.messages[0].role == "system" else ""
-        turns = [message for message in self.messages if message.role != "system"]
-        text = turns[0].content
-        if len(turns) > 1:
-            text = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in turns)
-        return BenchmarkQuestion(self.id, (text,), self.category, system=system)
+        """Return the prompt as a judge is shown it."""
+        return BenchmarkQuestion.asked(self.id, self.messages, self.category)
 
 
 @dataclass(frozen=True)

@@ -82,13 +82,8 @@ def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
 def _question(prompt: AskedPrompt) -> BenchmarkQuestion:
     if prompt.id is None:
         raise UserError(f"{prompt.place}: the record has neither a question_id nor an id with messages")
-    system = prompt.messages[0].content if prompt.messages[0].role == "system" else ""
-    asked = [message for message in prompt.messages if message.role != "system"]
-    text = asked[0].content
-    if len(asked) > 1:
-        text = "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in asked)
     # MT-bench's own `reference` notes are shown to no judge: FastChat takes the reference answers of another file
-    return BenchmarkQuestion(prompt.id, (text, *prompt.following), prompt.category, system=system)
+    return BenchmarkQuestion.asked(prompt.id, prompt.messages, prompt.category, prompt.following)
 
 
 def _answer(row: Mapping[str, Any], place: str) -> tuple[str, ...]:
