@@ -40,15 +40,6 @@ def test_equals_ridge_with_cross_validation_of_scikit_learn(rows: int, width: in
     assert found.error_ratio == pytest.approx(ratio)
 
 
-def test_without_intercept_the_mean_direction_takes_its_place() -> None:
-    features, targets, groups = problem(400, 30)
-    with_bias = GroupedRidge(features + 3, groups).fit(targets + 4)
-    without = GroupedRidge(features + 3, groups, intercept=False).fit(targets + 4)
-    assert without.bias == 0
-    assert without.error_ratio == pytest.approx(with_bias.error_ratio, abs=0.02)
-    assert ((features + 3) @ without.weight).mean() == pytest.approx((targets + 4).mean(), abs=0.05)
-
-
 def test_folds_keep_groups_together_and_are_balanced() -> None:
     groups = [f"g{i % 13}" for i in range(130)]
     folds = group_folds(groups)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Message, read_conversations
 from steerlm.errors import UserError
-from steerlm.generation.embedding import EncoderEmbedder, LetterEmbedder, TextEmbedder, Vectors
+from steerlm.generation.embedding import LetterEmbedder, Vectors
 from steerlm.generation.guidance import Wish
 from steerlm.storage.hash_set import hash64
 
@@ -54,15 +54,13 @@ class Demonstration:
 class Demonstrations:
     """The examples to choose from."""
 
-    def __init__(
-        self, examples: Sequence[Demonstration], schema: AttributeSchema, embedder: TextEmbedder | None = None
-    ) -> None:
-        """Embed the prompts; without an embedder by their letters."""
+    def __init__(self, examples: Sequence[Demonstration], schema: AttributeSchema) -> None:
+        """Embed the prompts."""
         if not examples:
             raise UserError("there are no demonstrations: no first answer of the data has attributes of this schema")
         prompts = [example.prompt for example in examples]
         self.examples, self.schema = tuple(examples), schema
-        self.embedder = embedder or LetterEmbedder(prompts)
+        self.embedder = LetterEmbedder(prompts)
         self.vectors: Vectors = self.embedder(prompts)
         self._places_N_K = np.array([[_place(schema, n, e.value(n)) for n in schema.names] for e in examples])
 
@@ -121,7 +119,6 @@ def read_demonstrations(
     path: str | Path,
     schema: AttributeSchema,
     *,
-    encoder: str | Path | None = None,
     most: int = MOST_EXAMPLES,
     trained: AttributeSchema | None = None,
 ) -> Demonstrations:
@@ -129,7 +126,6 @@ def read_demonstrations(
 
     Args:
         path: JSONL, for example `annotate/train.jsonl` of a run.
-        encoder: folder of an encoder that embeds the prompts; None = by their letters.
         most: so many are kept; which does not depend on the order of the file.
         trained: those of the attributes that the model was trained on; None = all.
 
@@ -140,7 +136,7 @@ def read_demonstrations(
     kept = [example for _, example in heapq.nsmallest(most, ranked, key=lambda pair: pair[0])]
     if not kept:
         raise UserError(f"{path}: no first answer has attributes; give annotated conversations (annotate/train.jsonl)")
-    return Demonstrations(kept, trained or schema, None if encoder is None else EncoderEmbedder(encoder))
+    return Demonstrations(kept, trained or schema)
 
 
 def _examples(path: Path, schema: AttributeSchema) -> Iterator[Demonstration]:

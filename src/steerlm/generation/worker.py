@@ -21,7 +21,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from steerlm.checkpoint.models import Precision
 from steerlm.errors import UserError
 from steerlm.generation.decoding import Decoder
 from steerlm.generation.engine import load_engine
@@ -126,22 +125,22 @@ def thread_worker(decoder: Decoder) -> Worker:
     return Worker(ours, thread)
 
 
-def process_worker(path: str | Path, batch_size: int, precision: Precision = "auto") -> Worker:
+def process_worker(path: str | Path, batch_size: int) -> Worker:
     """Start a worker that loads a steerable checkpoint, as `load_engine` does, and return at once."""
     ours, theirs = multiprocessing.Pipe()
     # not forked: this process may hold threads and a GPU
     process = multiprocessing.get_context("spawn").Process(
-        target=_load_and_work, args=(path, precision, batch_size, theirs), name="steerlm-decoding", daemon=True
+        target=_load_and_work, args=(path, batch_size, theirs), name="steerlm-decoding", daemon=True
     )
     process.start()
     theirs.close()  # or its end would not be noticed
     return Worker(ours, process)
 
 
-def _load_and_work(path: str | Path, precision: Precision, batch_size: int, connection: Connection) -> None:
+def _load_and_work(path: str | Path, batch_size: int, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both: the one that listens ends in order, then this
     try:
-        decoder = load_engine(path, precision, batch_size).decoder()
+        decoder = load_engine(path, batch_size=batch_size).decoder()
     except UserError as error:
         connection.send(Ready(str(error)))
         return

@@ -91,7 +91,7 @@ def inspect_data(recipe: Recipe, schema: AttributeSchema, found: Findings) -> Da
             known_size = False
             continue
         bad = BadRecords() if recipe.prepare.skip_bad_records else None
-        seen = inspect_source(source, schema, None)
+        seen = inspect_source(source, schema)
         if seen.first_error and (bad is None or not seen.complete):
             found.problems.append(seen.first_error)
             continue

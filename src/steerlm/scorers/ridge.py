@@ -65,7 +65,6 @@ class GroupedRidge:
     Args:
         features_N_F: features; they are standardised.
         groups: rows of one group are never on both sides of a fold.
-        intercept: False where the head has no bias: the direction of the mean feature, unpenalised, takes its place.
         held_N: the only rows to be predicted by a fit that saw the others, where the features themselves were trained
             on those; none of their groups may be among them. None: every row is, in folds.
     """
@@ -75,29 +74,19 @@ class GroupedRidge:
         features_N_F: npt.NDArray[np.floating],
         groups: Sequence[object],
         penalties: Sequence[float] = PENALTIES,
-        intercept: bool = True,
         held_N: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self._spread_F = features_N_F.std(axis=0, dtype=np.float64)
         self._alive = np.ones(len(self._spread_F), dtype=np.bool_)
         self._alive[dead_features(features_N_F)] = False
-        self._penalties, self._intercept = penalties, intercept
+        self._penalties = penalties
         scaled_N_F = features_N_F[:, self._alive].astype(np.float64) / self._spread_F[self._alive]
-        self._base_N = np.ones(len(scaled_N_F))
-        self._direction_F = np.zeros(scaled_N_F.shape[1])
-        if not intercept:
-            mean_F = scaled_N_F.mean(axis=0)
-            self._direction_F = mean_F / np.linalg.norm(mean_F)
-            self._base_N = scaled_N_F @ self._direction_F
-            scaled_N_F = scaled_N_F - np.outer(self._base_N, self._direction_F)
         self._scaled_N_F = scaled_N_F
         self._fold_N = group_folds(groups) if held_N is None else np.where(held_N, 0, -1)
         self._folds = int(self._fold_N.max()) + 1
         self._single = held_N is None and self._folds == 1
-        self._parts = [
-            _Decomposition(scaled_N_F[rows], self._base_N[rows]) for rows in map(self._seen, range(self._folds))
-        ]
-        self._whole = self._parts[0] if self._single else _Decomposition(scaled_N_F, self._base_N)
+        self._parts = [_Decomposition(scaled_N_F[rows]) for rows in map(self._seen, range(self._folds))]
+        self._whole = self._parts[0] if self._single else _Decomposition(scaled_N_F)
 
     def _seen(self, fold: int) -> npt.NDArray[np.bool_]:
         """Return the rows outside a fold; all where there is only one."""
@@ -111,18 +100,17 @@ class GroupedRidge:
         errors_A = np.zeros(len(self._penalties))
         for fold, part in enumerate(self._parts):
             seen, out = self._seen(fold), self._fold_N == fold
-            weights_A_F, bases_A = part.solve(self._scaled_N_F[seen], targets_N[seen], self._penalties)
-            held_out_A_N[:, out] = weights_A_F @ self._scaled_N_F[out].T + np.outer(bases_A, self._base_N[out])
+            weights_A_F, bias_A = part.solve(self._scaled_N_F[seen], targets_N[seen], self._penalties)
+            held_out_A_N[:, out] = weights_A_F @ self._scaled_N_F[out].T + bias_A[:, None]
             mean_N[out] = targets_N[seen].mean()
             errors_A += ((held_out_A_N[:, out] - targets_N[out]) ** 2).mean(axis=1)
         best = len(self._penalties) - 1 if self._single else int(errors_A.argmin())
-        [weights_F], [base] = self._whole.solve(self._scaled_N_F, targets_N, [self._penalties[best]])
+        [weights_F], [bias] = self._whole.solve(self._scaled_N_F, targets_N, [self._penalties[best]])
         weight_F = np.zeros(len(self._spread_F))
-        along = 0.0 if self._intercept else base * self._direction_F
-        weight_F[self._alive] = (weights_F + along) / self._spread_F[self._alive]
+        weight_F[self._alive] = weights_F / self._spread_F[self._alive]
         return Ridge(
             weight_F,
-            float(base) if self._intercept else 0.0,
+            float(bias),
             float(self._penalties[best]),
             held_out_A_N[best],
             error_ratio(*(x_N[self._fold_N >= 0] for x_N in (targets_N, held_out_A_N[best], mean_N))),
@@ -136,35 +124,30 @@ def error_ratio(targets_N: Floats, guess_N: Floats, mean_N: Floats | float) -> f
 
 
 class _Decomposition:
-    """Eigenvectors of the features' products without what `base_N`, which is not penalised, explains; no rows kept."""
+    """Eigenvectors of the centred features' products; no rows kept."""
 
-    def __init__(self, features_N_F: Floats, base_N: Floats) -> None:
-        self._base_N = base_N
-        self._square = float(base_N @ base_N)
-        self._on_base_F = base_N @ features_N_F / self._square
+    def __init__(self, features_N_F: Floats) -> None:
         rows, width = features_N_F.shape
+        self._mean_F = np.ones(rows) @ features_N_F / rows
         # the same solutions from the smaller of the two matrices
         self._wide = rows < width
         if self._wide:
-            rest_N_F = self._rest(features_N_F)
+            rest_N_F = features_N_F - self._mean_F
             product = rest_N_F @ rest_N_F.T
         else:
-            product = features_N_F.T @ features_N_F - self._square * np.outer(self._on_base_F, self._on_base_F)
+            product = features_N_F.T @ features_N_F - rows * np.outer(self._mean_F, self._mean_F)
         values, self._vectors = np.linalg.eigh(product)
         self._values = values.clip(min=0)
 
-    def _rest(self, features_N_F: Floats) -> Floats:
-        rest: Floats = features_N_F - np.outer(self._base_N, self._on_base_F)
-        return rest
-
     def solve(self, features_N_F: Floats, targets_N: Floats, penalties: Sequence[float]) -> tuple[Floats, Floats]:
-        """Return the weights (A, F), and the coefficients (A,) of the base, for the features it was made of."""
-        of_targets = float(self._base_N @ targets_N) / self._square
-        rest_N = targets_N - self._base_N * of_targets
+        """Return the weights (A, F) and the biases (A,), for the features it was made of."""
+        mean = float(np.ones(len(targets_N)) @ targets_N) / len(targets_N)
+        rest_N = targets_N - mean
         shrunk_A_M = self._values + np.asarray(penalties, dtype=np.float64)[:, None]
         if self._wide:
-            weights_A_F = (self._vectors.T @ rest_N / shrunk_A_M) @ self._vectors.T @ self._rest(features_N_F)
+            centred_N_F = features_N_F - self._mean_F
+            weights_A_F = (self._vectors.T @ rest_N / shrunk_A_M) @ self._vectors.T @ centred_N_F
         else:
-            # what is left of the targets is at right angles to the base, so the features may be whole
+            # what is left of the targets sums to zero, so the features may be whole
             weights_A_F = (self._vectors.T @ (features_N_F.T @ rest_N) / shrunk_A_M) @ self._vectors.T
-        return weights_A_F, of_targets - weights_A_F @ self._on_base_F
+        return weights_A_F, mean - weights_A_F @ self._mean_F

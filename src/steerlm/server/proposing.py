@@ -15,7 +15,7 @@ import numpy as np
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.conversation import Message
 from steerlm.generation.demonstrations import Demonstration, Demonstrations
-from steerlm.generation.embedding import TextEmbedder, Vectors
+from steerlm.generation.embedding import LetterEmbedder, Vectors
 from steerlm.scorers.ridge import Floats, GroupedRidge
 
 _LEARNED = 0.95
@@ -49,7 +49,7 @@ class Proposer:
     """
 
     schema: AttributeSchema
-    embedder: TextEmbedder
+    embedder: LetterEmbedder
     fixed: Mapping[str, Value]
     learned: Mapping[str, LearnedDial]
 

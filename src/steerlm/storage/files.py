@@ -51,12 +51,12 @@ def open_text_bytes(path: Path) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def damaged_gzip_is_user_error(path: Path, after: str = "") -> Iterator[None]:
+def damaged_gzip_is_user_error(path: Path) -> Iterator[None]:
     """Turn what a damaged gzip file raises while it is read into a `UserError`."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: damaged gzip file{after} ({error}); fetch it again") from None
+        raise UserError(f"{path}: damaged gzip file ({error}); fetch it again") from None
 
 
 def not_utf8(place: object, error: UnicodeDecodeError) -> UserError:

@@ -30,17 +30,16 @@ class Loss(NamedTuple):
     num: int
 
 
-def response_cross_entropy(logits_N_V: Tensor, targets_N: Tensor, spare: int = 0) -> Loss:
+def response_cross_entropy(logits_N_V: Tensor, targets_N: Tensor) -> Loss:
     """Cross-entropy of the response tokens (SteerLM, equations 1 and 2), in fp32.
 
     Args:
         logits_N_V: logits at the positions that predict a trained token, and only those.
         targets_N: the trained tokens.
-        spare: how many of the last targets are none, -100 (known beforehand, so that a GPU need not count).
     """
     assert logits_N_V.dim() == 2
     assert logits_N_V.shape[0] == targets_N.shape[0]
-    return Loss(functional.cross_entropy(logits_N_V.float(), targets_N, reduction="sum"), targets_N.shape[0] - spare)
+    return Loss(functional.cross_entropy(logits_N_V.float(), targets_N, reduction="sum"), targets_N.shape[0])
 
 
 def masked_attribute_loss(outputs_B_O: Tensor, targets_B_K: Tensor, mask_B_K: Tensor, schema: AttributeSchema) -> Loss:

@@ -292,14 +292,11 @@ def test_memory_holds_hashes_not_text(tmp_path: Path) -> None:
 
 def test_inspecting_a_source(tmp_path: Path) -> None:
     given = source(tmp_path / "a.jsonl", chat("ab", "cde"), chat("f", ""), chat("g", "h", "i", "j"))
-    seen = inspect_source(given, STEERLM, None)
+    seen = inspect_source(given, STEERLM)
     assert (seen.records, seen.responses, seen.characters) == (2, 3, 9)
     assert (seen.bad, seen.complete) == (1, True)
     assert "a.jsonl:2: message 1 (assistant) is empty" in seen.first_error
-    limited = inspect_source(given, STEERLM, 1)
-    assert (limited.records, limited.complete) == (1, False)
-    assert inspect_source(given, STEERLM, 2).complete
-    missing = inspect_source(SourceConfig(name="b", format="messages", path=tmp_path / "none.jsonl"), STEERLM, None)
+    missing = inspect_source(SourceConfig(name="b", format="messages", path=tmp_path / "none.jsonl"), STEERLM)
     assert "no such file" in missing.first_error
     assert (missing.records, missing.complete) == (0, False)
 

@@ -377,19 +377,15 @@ class SourceLook:
     complete: bool = True
 
 
-def inspect_source(source: SourceConfig, schema: AttributeSchema, limit: int | None) -> SourceLook:
+def inspect_source(source: SourceConfig, schema: AttributeSchema) -> SourceLook:
     """Read a source without writing anything, for the dry run.
 
     Args:
         schema: its labels are checked against it.
-        limit: stop after so many conversations; None reads all.
     """
     bad, seen = BadRecords(), SourceLook()
     try:
         for conversation in read_source(source, schema, bad, seen.left_out):
-            if seen.records == limit:
-                seen.complete = False
-                break
             seen.records += 1
             seen.responses += len(conversation.assistant_turns)
             seen.characters += sum(len(message.content) for message in conversation.messages)

@@ -157,7 +157,6 @@ def fit_all(
     sources: Sequence[str],
     groups: Sequence[str],
     anchors: Mapping[str, str],
-    intercept: bool = True,
     tuned: Tuned | None = None,
 ) -> Fitted:
     """Fit every output.
@@ -167,14 +166,13 @@ def fit_all(
         schema: the K attributes.
         groups: of the turns; cross-validation keeps them together.
         anchors: by attribute the source whose use of the scale is the common one; else the one that is predicted best.
-        intercept: whether the head has a bias.
         tuned: further features, which an output reads beside the others where that is better by cross-validation.
 
     Raises:
         UserError: an anchor that has no labels of its attribute.
     """
     source_N, group_N = np.asarray(sources, dtype=np.str_), np.asarray(groups, dtype=np.str_)
-    ridges = _Ridges(features_N_F, group_N, intercept, tuned)
+    ridges = _Ridges(features_N_F, group_N, tuned)
     features_N_F = ridges.features
     fits: list[Fit] = []
     fits_of_sources: list[Fit] = []
@@ -218,13 +216,9 @@ class _Ridges:
     """Ridge regressions on the features, by rows: several attributes of a source have the same."""
 
     def __init__(
-        self,
-        features_N_F: npt.NDArray[np.float32],
-        group_N: npt.NDArray[np.str_],
-        intercept: bool,
-        tuned: Tuned | None,
+        self, features_N_F: npt.NDArray[np.float32], group_N: npt.NDArray[np.str_], tuned: Tuned | None
     ) -> None:
-        self._frozen_N_F, self.group_N, self._intercept = features_N_F, group_N, intercept
+        self._frozen_N_F, self.group_N = features_N_F, group_N
         self._held_N = np.zeros(len(features_N_F), dtype=np.bool_) if tuned is None else tuned.held_N
         self.features = features_N_F if tuned is None else np.hstack([features_N_F, tuned.features_N_G])
         self._known: dict[bytes, tuple[GroupedRidge, GroupedRidge | None]] = {}
@@ -236,15 +230,15 @@ class _Ridges:
             groups, held_N = self.group_N[rows].tolist(), self._held_N[rows]
             both = None
             if min(held_N.sum(), (~held_N).sum()) >= _LEAST_HELD:
-                both = GroupedRidge(self.features[rows], groups, intercept=self._intercept, held_N=held_N)
-            self._known = {key: (GroupedRidge(self._frozen_N_F[rows], groups, intercept=self._intercept), both)}
+                both = GroupedRidge(self.features[rows], groups, held_N=held_N)
+            self._known = {key: (GroupedRidge(self._frozen_N_F[rows], groups), both)}
         return self._known[key]
 
     def spread_of(self, rows: npt.NDArray[np.int64], tuned: bool) -> GroupedRidge:
         """Return the regression for how far predictions of some rows are off."""
         if not tuned:
             return self.of(rows)[0]
-        return GroupedRidge(self.features[rows], self.group_N[rows].tolist(), intercept=self._intercept)
+        return GroupedRidge(self.features[rows], self.group_N[rows].tolist())
 
     def padded(self, ridge: Ridge) -> Ridge:
         """Return a fit to the frozen features as one to all of them."""
