@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import pytest
 
 from steerlm.attributes import OASST, PAPER
 from steerlm.conversation import (
-    BadRecords,
     Conversation,
     Message,
     Score,
@@ -223,25 +223,19 @@ def test_non_finite_labels_are_named(tmp_path: Path, constant: str) -> None:
         list(read_conversations(path, OASST))
 
 
-def test_bad_records_are_counted_and_listed_when_asked_for(tmp_path: Path) -> None:
-    nested = "[" * 2000
-    path = write_lines(tmp_path / "a.jsonl", record(), "{", record(messages=[]), nested, record(id="b"))
-    bad = BadRecords()
-    assert [conversation.id for conversation in read_conversations(path, OASST, bad)] == ["a", "b"]
-    assert bad.count == 3
-    assert [example.split(" ")[0] for example in bad.examples] == [f"{path}:2:2:", f"{path}:3:", f"{path}:4:1026:"]
-    for _ in range(200):
-        bad.add("x")
-    assert bad.count == 203
-    assert len(bad.examples) == 100
+def test_malformed_records_are_named_by_their_place(tmp_path: Path) -> None:
+    for number, (line, place) in enumerate([("{", ":2:2:"), (record(messages=[]), ":2:"), ("[" * 2000, ":2:1026:")]):
+        path = write_lines(tmp_path / f"{number}.jsonl", record(), line)
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}{place} "):
+            list(read_conversations(path, OASST))
 
 
-def test_a_schema_mismatch_names_both_and_is_never_skipped(tmp_path: Path) -> None:
+def test_a_schema_mismatch_names_both(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     write_conversations(path, [Conversation("a", (USER, REPLY))], OASST)
     assert len(list(read_conversations(path, OASST))) == 1
     with pytest.raises(UserError) as error:
-        list(read_conversations(path, PAPER, BadRecords()))
+        list(read_conversations(path, PAPER))
     for piece in (f"{path}:1", OASST.signature, PAPER.signature):
         assert piece in str(error.value)
 

@@ -12,8 +12,6 @@ Reading is streaming and strict (errors name file and line); writing is atomic.
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -345,79 +343,36 @@ def conversation_from_dict(raw: object, schema: AttributeSchema | None = None, p
     )
 
 
-@dataclass
-class BadRecords:
-    """Collects records that could not be read, when the user asked to skip them (`prepare.skip_bad_records`).
-
-    Attributes:
-        reasons: how many by what is wrong, names and numbers left out.
-    """
-
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
-
-    def add(self, message: str, keep: int = 100) -> None:
-        """Count one bad record and keep its message while there are fewer than `keep`."""
-        self.count += 1
-        if len(self.examples) < keep:
-            self.examples.append(message)
-        reason = _VARIABLE.sub("…", _PLACE.sub("", message))
-        if len(self.reasons) >= keep and reason not in self.reasons:
-            reason = "other reasons"
-        self.reasons[reason] += 1
-
-
-_PLACE = re.compile(r"^.*?:(?:row )?[0-9]+(?::[0-9]+)?(?: \([^)]*\))?: ")
-_VARIABLE = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\b[0-9]+(?:\.[0-9]+)?\b")
-
-
-def read_conversations(
-    path: str | Path,
-    schema: AttributeSchema | None = None,
-    bad: BadRecords | None = None,
-    schema_of: str = "the schema in use",
-) -> Iterator[Conversation]:
+def read_conversations(path: str | Path, schema: AttributeSchema | None = None) -> Iterator[Conversation]:
     """Stream the conversations of a JSONL file (plain or gzip), one per non-blank line, in constant memory.
 
     Args:
         schema: where given, labels are validated and the records' signatures must be equal to it.
-        bad: where given, malformed records are counted there and skipped; a schema mismatch still raises.
-        schema_of: where `schema` comes from, for the message of a mismatch (for example a checkpoint's path).
 
     Raises:
         UserError: `file:line: what is wrong`.
     """
     path = Path(path)
     for number, line in read_lines(path):
-        conversation = parse_conversation(line, path, number, schema, bad, schema_of)
-        if conversation is not None:
-            yield conversation
+        yield parse_conversation(line, path, number, schema)
 
 
 def parse_conversation(
-    line: bytes, path: Path, number: int, schema: AttributeSchema | None, bad: BadRecords | None, schema_of: str
-) -> Conversation | None:
-    """Parse one line of a file as `read_conversations` does; None where it is malformed and counted in `bad`."""
+    line: bytes, path: Path, number: int, schema: AttributeSchema | None, schema_of: str = "the schema in use"
+) -> Conversation:
+    """Parse one line of a file as `read_conversations` does.
+
+    Args:
+        schema_of: where `schema` comes from, for the message of a mismatch (for example a checkpoint's path).
+    """
     place = f"{path}:{number}"
-    try:
-        raw = parse_json_line(line, path, number)
-    except UserError as error:
-        _reject(str(error), bad)
-        return None
+    raw = parse_json_line(line, path, number)
     if schema is not None and isinstance(raw, dict) and is_signature(raw.get("schema")):
         schema.require_same(raw["schema"], schema_of, place)
     try:
         return conversation_from_dict(raw, schema, place)
     except UserError as error:
-        _reject(f"{place}: {error}", bad)
-        return None
-
-
-def _reject(message: str, bad: BadRecords | None) -> None:
-    if bad is None:
-        raise UserError(message) from None
-    bad.add(message)
+        raise UserError(f"{place}: {error}") from None
 
 
 def to_json_line(conversation: Conversation, schema: AttributeSchema | None) -> bytes:

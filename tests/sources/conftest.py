@@ -12,8 +12,9 @@ import pytest
 
 from steerlm.attributes import STEERLM, AttributeSchema
 from steerlm.config import SourceConfig, SourceFormat
-from steerlm.conversation import BadRecords, Conversation
+from steerlm.conversation import Conversation
 from steerlm.sources import read_source
+from steerlm.sources.rows import BadRecords
 
 
 class Read(NamedTuple):

@@ -9,9 +9,10 @@ import pytest
 
 from steerlm.attributes import OASST, PAPER, STEERLM
 from steerlm.config import SourceConfig, SourceFormat
-from steerlm.conversation import BadRecords, Conversation, Message, Score, write_conversations
+from steerlm.conversation import Conversation, Message, Score, write_conversations
 from steerlm.errors import UserError
 from steerlm.sources import read_source
+from steerlm.sources.rows import BadRecords
 from tests.sources.conftest import Import, turns
 
 

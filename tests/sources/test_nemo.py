@@ -12,9 +12,10 @@ import pytest
 
 from steerlm.attributes import OASST, PAPER, STEERLM, Attribute, AttributeSchema
 from steerlm.config import SourceConfig
-from steerlm.conversation import BadRecords, Conversation, Message
+from steerlm.conversation import Conversation, Message
 from steerlm.errors import UserError
 from steerlm.sources import export_nemo, read_source
+from steerlm.sources.rows import BadRecords
 from tests.sources.conftest import Import, turns
 
 SYSTEM = "A chat between a curious user and an artificial intelligence assistant."

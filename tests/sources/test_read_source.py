@@ -11,10 +11,10 @@ import pytest
 
 from steerlm.attributes import OASST, STEERLM
 from steerlm.config import SourceConfig, SourceFormat
-from steerlm.conversation import BadRecords
 from steerlm.errors import UserError
 from steerlm.sources import IMPORTERS, read_source
 from steerlm.sources.draft import normalise
+from steerlm.sources.rows import BadRecords
 
 
 def test_every_format_of_the_recipe_has_an_importer() -> None:

@@ -12,10 +12,11 @@ import pytest
 
 from steerlm.attributes import OASST
 from steerlm.config import SourceConfig
-from steerlm.conversation import BadRecords, read_conversations
+from steerlm.conversation import read_conversations
 from steerlm.errors import UserError
 from steerlm.sources import read_source
 from steerlm.sources.prompts import read_prompts
+from steerlm.sources.rows import BadRecords
 from steerlm.stages.evaluate.sweeping import read_prompts as evaluation_prompts
 from steerlm.stages.prepare.leaks import load_evaluation_prompts
 from steerlm.stages.train_attribute_model.examples import labelled_turns

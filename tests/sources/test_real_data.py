@@ -13,8 +13,9 @@ import pytest
 
 from steerlm.attributes import STEERLM
 from steerlm.config import SourceConfig, SourceFormat
-from steerlm.conversation import BadRecords, Conversation
+from steerlm.conversation import Conversation
 from steerlm.sources import export_nemo, read_source
+from steerlm.sources.rows import BadRecords
 
 Loaded = tuple[list[Conversation], BadRecords]
 

@@ -15,10 +15,10 @@ import pytest
 
 from steerlm.attributes import STEERLM
 from steerlm.config import SourceConfig
-from steerlm.conversation import BadRecords, Conversation, Message, write_conversations
+from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
 from steerlm.sources import read_source
-from steerlm.sources.rows import read_file_rows, read_rows
+from steerlm.sources.rows import BadRecords, read_file_rows, read_rows
 
 ROWS = [{"a": 1, "b": "é"}, {"a": 2, "b": "x\u2028y"}, {"a": None, "b": "z"}]
 Write = Callable[[Path], None]
@@ -110,6 +110,9 @@ def test_malformed_lines_can_be_skipped_but_a_malformed_array_cannot(tmp_path: P
     bad = BadRecords()
     assert [(row.value, row.number) for row in read_file_rows(path, bad)] == [(1, 0), (2, 3)]
     assert [example.split(" ")[0] for example in bad.examples] == [f"{path}:2:2:", f"{path}:4:"]
+    for _ in range(200):
+        bad.add("x")
+    assert (bad.count, len(bad.examples)) == (202, 100)
     with pytest.raises(UserError, match="--skip-bad-records counts"):
         list(read_file_rows(path))
     path = tmp_path / "a.json"

@@ -12,10 +12,10 @@ import pytest
 
 from steerlm.attributes import OASST, Attribute, AttributeSchema
 from steerlm.config import SourceConfig, SourceFormat
-from steerlm.conversation import BadRecords, Conversation
+from steerlm.conversation import Conversation
 from steerlm.errors import UserError
 from steerlm.sources import parse_columns, read_source
-from steerlm.sources.rows import read_file_rows
+from steerlm.sources.rows import BadRecords, read_file_rows
 from tests.sources.conftest import turns
 
 NAMES = {"prompt": "player", "response": "reply", "system": "npc", "rating.humor": "funny"}

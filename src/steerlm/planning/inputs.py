@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import PlaygroundConfig, Recipe, TrainingSection, TrainSftConfig, files_of
-from steerlm.conversation import BadRecords, Conversation
+from steerlm.conversation import Conversation
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known
 from steerlm.results.findings import Finding, collapsed
@@ -21,6 +21,7 @@ from steerlm.scorers.dials import check_dials, fit_dials
 from steerlm.scorers.llm.protocols import rubric_asks
 from steerlm.sources import read_source
 from steerlm.sources.prompts import read_prompts
+from steerlm.sources.rows import BadRecords
 from steerlm.stages.evaluate.suites import make_suite
 from steerlm.stages.label import check_judge, cost_line, judge_client, judged_attributes
 from steerlm.stages.prepare.stage import inspect_source

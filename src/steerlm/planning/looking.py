@@ -11,11 +11,12 @@ import numpy as np
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import SourceConfig
-from steerlm.conversation import BadRecords, Conversation
+from steerlm.conversation import Conversation
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture
 from steerlm.sources import read_source
 from steerlm.sources.draft import prompt_group
+from steerlm.sources.rows import BadRecords
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

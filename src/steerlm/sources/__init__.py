@@ -14,12 +14,12 @@ from dataclasses import replace
 
 from steerlm.attributes import AttributeSchema, is_signature
 from steerlm.config import SourceConfig, SourceFormat
-from steerlm.conversation import BadRecords, Conversation
+from steerlm.conversation import Conversation
 from steerlm.errors import UserError, did_you_mean
 from steerlm.sources import alpaca, helpsteer, hh_rlhf, messages, nemo, oasst, sharegpt, table
 from steerlm.sources.draft import Draft, JsonObject, Labelled, Labels, absent, prompt_group
 from steerlm.sources.nemo import export_nemo
-from steerlm.sources.rows import ColumnNames, SourceRow, read_rows, reject
+from steerlm.sources.rows import BadRecords, ColumnNames, SourceRow, read_rows, reject
 
 __all__ = ["IMPORTERS", "export_nemo", "parse_columns", "read_source"]
 

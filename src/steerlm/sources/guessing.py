@@ -15,11 +15,10 @@ from typing import get_args
 
 from steerlm.attributes import PRESETS, Attribute, AttributeSchema, is_signature
 from steerlm.config import SourceConfig, SourceFormat
-from steerlm.conversation import BadRecords
 from steerlm.errors import UserError, did_you_mean
 from steerlm.sources.draft import absent, as_number
 from steerlm.sources.helpsteer import ATTRIBUTES as HELPSTEER
-from steerlm.sources.rows import read_rows
+from steerlm.sources.rows import BadRecords, read_rows
 from steerlm.sources.turns import TURN_LISTS, find_turns
 
 LOOKED_AT = 2000

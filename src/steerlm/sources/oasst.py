@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from steerlm.conversation import BadRecords, Message
+from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.sources.draft import Draft, JsonObject, Labels, absent, expect_object, expect_text, own_id
-from steerlm.sources.rows import SourceRow, reject
+from steerlm.sources.rows import BadRecords, SourceRow, reject
 
 _LEFT_OUT = "(deleted or empty message)"
 _BELOW = "(message below a deleted or empty one)"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from steerlm.config import SourceConfig
-from steerlm.conversation import BadRecords
 from steerlm.errors import UserError, did_you_mean, needs_extra
 from steerlm.sources.draft import missing
 from steerlm.sources.json_array import read_array
@@ -19,6 +21,8 @@ from steerlm.storage.files import damaged_gzip_is_user_error, not_utf8, open_tex
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _PARQUET_BATCH = 256
 _MAX_CELL = 2**31 - 1
+_PLACE = re.compile(r"^.*?:(?:row )?[0-9]+(?::[0-9]+)?(?: \([^)]*\))?: ")
+_VARIABLE = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\b[0-9]+(?:\.[0-9]+)?\b")
 
 
 class SourceRow(NamedTuple):
@@ -35,6 +39,29 @@ class SourceRow(NamedTuple):
     number: int
     value: object
     written: bool = False
+
+
+@dataclass
+class BadRecords:
+    """Collects records that could not be read, when the user asked to skip them (`prepare.skip_bad_records`).
+
+    Attributes:
+        reasons: how many by what is wrong, names and numbers left out.
+    """
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, message: str, keep: int = 100) -> None:
+        """Count one bad record and keep its message while there are fewer than `keep`."""
+        self.count += 1
+        if len(self.examples) < keep:
+            self.examples.append(message)
+        reason = _VARIABLE.sub("…", _PLACE.sub("", message))
+        if len(self.reasons) >= keep and reason not in self.reasons:
+            reason = "other reasons"
+        self.reasons[reason] += 1
 
 
 def reject(message: str, bad: BadRecords | None) -> None:

@@ -160,8 +160,7 @@ class Labeller:
             UserError: a malformed record or one with another schema, with its place.
         """
         mine, whose = self.labels.schema, str(self.labels.model_path or "the recipe")
-        found = [parse_conversation(line, path, n, mine, None, whose) for n, line in lines]
-        return [record for record in found if record is not None]
+        return [parse_conversation(line, path, number, mine, whose) for number, line in lines]
 
     def encode(self, path: Path, lines: list[Line]) -> Window:
         """Read the lines of a file: needs no more of the attribute model than its tokenizer."""

@@ -55,10 +55,4 @@ def _distinct_prompts(
 def prompt_items(path: Path, schema: AttributeSchema) -> LineItems[Conversation]:
     """Return the prompts of a file as items of a resumable one."""
     path = path.resolve()  # the workers of a cluster may have another working directory
-
-    def parse(number: int, line: bytes) -> Conversation:
-        record = parse_conversation(line, path, number, schema, None, "the schema in use")
-        assert record is not None
-        return record
-
-    return LineItems(path, parse)
+    return LineItems(path, lambda number, line: parse_conversation(line, path, number, schema))

@@ -20,10 +20,11 @@ import numpy as np
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.config import SourceConfig, SourceFormat
-from steerlm.conversation import BadRecords, Conversation, Message
+from steerlm.conversation import Conversation, Message
 from steerlm.errors import UserError
 from steerlm.results.evaluation import LevelScore, PublishedScores, SuiteDescription, SuiteName, SuiteScores
 from steerlm.sources import read_source
+from steerlm.sources.rows import BadRecords
 from steerlm.stages.evaluate.fidelity import Sweeps
 from steerlm.stages.evaluate.sweeping import Prompt, as_prompts
 from steerlm.statistics.estimates import FloatArray, Weights, mean

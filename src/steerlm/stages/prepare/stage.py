@@ -19,10 +19,11 @@ from typing import IO, NamedTuple, NotRequired, TypedDict
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import PrepareConfig, SourceConfig
-from steerlm.conversation import BadRecords, Conversation, to_json_line
+from steerlm.conversation import Conversation, to_json_line
 from steerlm.errors import UserError
 from steerlm.sources import read_source
 from steerlm.sources.draft import prompt_group
+from steerlm.sources.rows import BadRecords
 from steerlm.stages.prepare.dials import FittedDials, fit_schema
 from steerlm.stages.prepare.leaks import NUM_WORDS, EvaluationPrompts, load_evaluation_prompts
 from steerlm.storage.files import atomic_writer, write_json
