@@ -15,7 +15,7 @@ from steerlm.checkpoint.adapters import add_lora
 from steerlm.cli import main
 from steerlm.config import BootstrapConfig, LoraSection, Recipe, TrainingSection, build_recipe
 from steerlm.errors import UserError
-from steerlm.planning.architectures import Architecture, architecture, count_parameters, known
+from steerlm.planning.architectures import Architecture, architecture, known
 from steerlm.planning.devices import DEVICES, Machines, parse_gpus
 from steerlm.planning.estimate import CostPlan, StageCost, plan
 from steerlm.planning.measuring import layer_speed
@@ -70,7 +70,7 @@ def test_parameters_are_those_of_the_model(tmp_path: Path) -> None:
 
     config = AutoConfig.from_pretrained(save_config(tmp_path, num_hidden_layers=3))
     model = AutoModelForCausalLM.from_config(config)
-    assert count_parameters(config) == model.num_parameters()
+    assert architecture(config).parameters == model.num_parameters()
 
 
 def test_an_estimate_scales_with_the_work(raw: dict[str, Any]) -> None:

@@ -299,7 +299,7 @@ def _four_bit() -> Any:
     )
 
 
-def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_new: int = 0) -> int:
+def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_new: int = 0) -> None:
     """Give the model a row for every token, and those of new tokens the mean of the others; set its pad id.
 
     A model may have more rows than its tokenizer had tokens: nobody trained those, and new tokens land on them first.
@@ -325,7 +325,6 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
                     if bias is not None:
                         bias[first:rows] = bias[:first].float().mean().to(bias.dtype)
     model.config.pad_token_id = tokenizer.pad_token_id
-    return max(0, int(rows) - int(old))
 
 
 def save_model(

@@ -148,11 +148,6 @@ class Architecture:
         return {**found, "gate_proj": (self.hidden, self.intermediate)} if self.gated else found
 
 
-def count_parameters(config: PretrainedConfig) -> int:
-    """Return the number of parameters of the causal language model (or encoder) that `config` describes."""
-    return architecture(config).parameters
-
-
 def architecture(config: PretrainedConfig) -> Architecture:
     """Read the shape of a model from its Hugging Face configuration; parameters are counted on the meta device."""
     import torch

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -213,10 +213,3 @@ def _inserted(content: str, text: str, rng: random.Random) -> str:
         return f"{text}{separator}{content}"
     gap = rng.choice(gaps)
     return f"{content[:gap]}{separator}{text}{content[gap:]}"
-
-
-def probes(schema: AttributeSchema, name: str) -> Iterator[tuple[Decoy, Value, Value]]:
-    """Yield every text to measure with and the two ends of an attribute's scale, which are put into it in turn."""
-    levels = schema[name].levels
-    for decoy in decoys_to_measure():
-        yield decoy, levels[0], levels[-1]

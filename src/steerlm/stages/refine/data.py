@@ -31,7 +31,6 @@ from steerlm.stages.bootstrap.selection import defects
 from steerlm.stages.refine.tuning import Data, Likelihoods, encode_response, tuning_section
 from steerlm.stages.train_sft import SftStart
 from steerlm.storage.cluster import Cluster
-from steerlm.storage.files import count_lines
 from steerlm.storage.hash_set import hash64
 from steerlm.storage.resumable import Pairs, map_lines, read_rows, row_items
 
@@ -68,8 +67,8 @@ class Refinement:
     cluster: Cluster | None = None
 
 
-def write_requests(run: Refinement, number: int, folder: Path) -> int:
-    """Write `requests.jsonl`: every prompt with a setting, a key `requested` of its record; returns how many."""
+def write_requests(run: Refinement, number: int, folder: Path) -> None:
+    """Write `requests.jsonl`: every prompt with a setting, a key `requested` of its record."""
     config, path = run.config, folder / "requests.jsonl"
     draw_prompts(folder / "prompts.jsonl", run.data, run.schema, run.seed, number, config.num_prompts)
 
@@ -83,7 +82,6 @@ def write_requests(run: Refinement, number: int, folder: Path) -> int:
     most = min(config.requests_per_prompt, len(run.requests))
     if not path.is_file():
         write_conversations(path, records(), run.schema)
-    return count_lines(path)
 
 
 def _requested(run: Refinement, request: Conversation) -> dict[str, Value]:

@@ -19,16 +19,13 @@ from steerlm.studies.rate.store import DATABASE, annotators, create_study, finis
 _QUESTION = "How do you rate the last answer?"
 
 
-def write_unsure(folder: Path, schema: AttributeSchema, count: int) -> int:
+def write_unsure(folder: Path, schema: AttributeSchema, count: int) -> None:
     """Write `to_rate.jsonl`: the answers of a round of which the attribute model is least sure, one per prompt.
 
     Unsure is a spread that is wide for its attribute; only attributes that people rate count.
 
     Args:
         folder: of the round, with prompts, samples and scores.
-
-    Returns:
-        How many there are.
     """
     path = folder / "to_rate.jsonl"
     if not path.is_file():
@@ -47,7 +44,6 @@ def write_unsure(folder: Path, schema: AttributeSchema, count: int) -> int:
         for record, _ in ranked:
             chosen.setdefault(record.id.rpartition("/")[0], record)
         write_conversations(path, list(chosen.values())[:count], schema)
-    return sum(1 for _ in read_conversations(path, schema))
 
 
 def _scored(folder: Path, schema: AttributeSchema) -> list[tuple[Conversation, Mapping[str, Score]]]:

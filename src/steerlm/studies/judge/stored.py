@@ -74,7 +74,7 @@ def write_fastchat(path: Path, judgements: Sequence[Judgement]) -> None:
     write_rows(path, [*map(_fastchat_single, singles), *map(_fastchat_pair, pairs.values())])
 
 
-def write_reviews(folder: Path, judgements: Sequence[Judgement], systems: Mapping[str, SystemAnswers]) -> list[Path]:
+def write_reviews(folder: Path, judgements: Sequence[Judgement], systems: Mapping[str, SystemAnswers]) -> None:
     """Write Vicuna judgements as reviews in QLoRA's form, one file `A-vs-B.jsonl` per pair and order."""
     files: dict[tuple[str, ...], list[dict[str, object]]] = {}
     for judgement in judgements:
@@ -93,11 +93,8 @@ def write_reviews(folder: Path, judgements: Sequence[Judgement], systems: Mappin
             "score": list(judgement.scores) or [-1, -1],
         }
         files.setdefault(judgement.systems, []).append(row)
-    paths = []
     for (first, second), rows in files.items():
-        paths.append(folder / f"{first.replace('/', '_')}-vs-{second.replace('/', '_')}.jsonl")
-        write_rows(paths[-1], rows)
-    return paths
+        write_rows(folder / f"{first.replace('/', '_')}-vs-{second.replace('/', '_')}.jsonl", rows)
 
 
 def _form(path: Path) -> str:
