@@ -17,7 +17,7 @@ from steerlm.config import BootstrapConfig, LoraSection, Recipe, TrainingSection
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known
 from steerlm.planning.devices import DEVICES, Machines, parse_gpus
-from steerlm.planning.estimate import CostPlan, StageCost, plan
+from steerlm.planning.estimate import CostPlan, plan
 from steerlm.planning.measuring import layer_speed
 from steerlm.planning.memory import (
     PROCESS,
@@ -32,6 +32,7 @@ from steerlm.planning.memory import (
 )
 from steerlm.planning.printing import print_plan
 from steerlm.planning.speed import training_flops, training_seconds
+from steerlm.planning.stage_costs import StageCost
 from tests.test_config import MINIMAL
 
 

@@ -8,24 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
-from steerlm.config import (
-    BootstrapConfig,
-    ContrastConfig,
-    EvaluateConfig,
-    PlaygroundConfig,
-    Recipe,
-    RefineConfig,
-    ReinforceConfig,
-    TrainAttributeModelConfig,
-    TrainingSection,
-    scoring_tokens,
-)
+from steerlm.config import Recipe, TrainingSection, scoring_tokens
 from steerlm.errors import UserError
-from steerlm.planning.architectures import Architecture
 from steerlm.planning.devices import Machines, this_machine
 from steerlm.planning.inputs import (
     DataSize,
@@ -40,68 +27,10 @@ from steerlm.planning.inputs import (
     made_by_run,
     sampled_lengths,
 )
-from steerlm.planning.memory import (
-    RESERVED,
-    Step,
-    StepMemory,
-    largest_batch,
-    sampling_memory,
-    scoring_memory,
-    sequences_that_fit,
-    training_memory,
-)
-from steerlm.planning.speed import (
-    DECODE_UTILISATION,
-    LINK_UTILISATION,
-    UTILISATION,
-    sampling_seconds,
-    scoring_seconds,
-    training_seconds,
-)
+from steerlm.planning.speed import DECODE_UTILISATION, LINK_UTILISATION, UTILISATION
+from steerlm.planning.stage_costs import Estimator, StageCost, labelling_bodies
 from steerlm.results.findings import Finding, few_steps, too_long
-from steerlm.runs import recipe_stages, tuning_stages
-
-_LEAST_BATCH = 1024
-_MEASURING_S = 1e-4
-"""Seconds per token that measures take; a tagger takes about twice that, a classifier more."""
-
-
-class Spread(NamedTuple):
-    """How a model that scores or samples lies on devices: on how many, and how many of a node would be enough."""
-
-    devices: int
-    enough: int | None
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """What one step needs; None = unknown.
-
-    Attributes:
-        stage: its name.
-        tokens: computed in all.
-        parameters: of its model.
-        memory: at its peak, per device.
-        seconds: its time.
-        largest_batch: the largest `tokens_per_batch` that fits, a multiple of 1,024 or of a smaller own batch; None
-            for steps that do not train, and where none fits.
-        fits: whether `memory` fits a device.
-        spread: of steps that score or sample.
-    """
-
-    stage: str
-    tokens: int | None
-    parameters: int | None
-    memory: StepMemory | None = None
-    seconds: float | None = None
-    largest_batch: int | None = None
-    fits: bool | None = None
-    spread: Spread | None = None
-
-    @property
-    def memory_gib(self) -> float | None:
-        """Peak memory per device."""
-        return None if self.memory is None else self.memory.gib
+from steerlm.runs import recipe_stages
 
 
 @dataclass
@@ -150,7 +79,7 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
     check_files(recipe, found)
     check_scorers(recipe, found)
     result = CostPlan(machines, [], found.problems, found.notes)
-    worker = _Estimator(machines, data or assumed_data(0), data is not None)
+    worker = Estimator(machines, data or assumed_data(0), data is not None)
     if recipe.playground is not None:
         result.stages.append(worker.playground(recipe.playground))
     attribute_model, model = shapes.get("train_attribute_model"), shapes["train_sft"]
@@ -159,7 +88,7 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         result.stages.append(worker.labels(learned, attribute_model, head))
         if recipe.annotate is not None:
             tokens = recipe.annotate.tokens_per_batch or scoring_tokens(worker.machines.device.cpu, head)
-            bodies, devices = _bodies(learned, attribute_model), recipe.annotate.devices_per_model
+            bodies, devices = labelling_bodies(learned, attribute_model), recipe.annotate.devices_per_model
             result.stages.append(worker.annotation(attribute_model, tokens, bodies, devices))
     elif "annotate" in stages:
         result.stages.append(worker.measuring())
@@ -269,266 +198,3 @@ def _misfit(cost: StageCost, machines: Machines) -> str:
             f"{cost.spread.enough}"
         )
     return f"{cost.stage}: {remedy}"
-
-
-def _plain(section: TrainAttributeModelConfig) -> bool:
-    """Return whether an attribute model has no head in closed form."""
-    sharded = section.fsdp or section.deepspeed is not None
-    return section.kind == "generative" or section.readout == "last" or section.lora is not None or sharded
-
-
-def _fits_only(section: TrainAttributeModelConfig, shape: Architecture) -> bool:
-    """Return whether a head is all that is fitted."""
-    return not _plain(section) and (shape.encoder if section.head_only is None else section.head_only)
-
-
-def _bodies(section: TrainAttributeModelConfig, shape: Architecture | None) -> int:
-    """Return how many models label: a tuned one is read beside the one it started from."""
-    return 1 if shape is None or _plain(section) or _fits_only(section, shape) else 2
-
-
-class _Estimator:
-    """Costs of single steps on given devices with given data."""
-
-    def __init__(self, machines: Machines, data: DataSize, sized: bool):
-        self.machines = machines
-        self.data = data
-        self.sized = sized
-        self.notes: list[str] = []
-        device = machines.device
-        self.bf16 = not device.cpu or _cpu_trains_in_bf16()
-        self.width = 4.0 if device.cpu else 2.0  # inference: bf16 on a GPU, fp32 on a CPU
-        self.room = device.memory_gib * (1 - RESERVED)
-
-    def step(self, section: TrainingSection, head: bool) -> Step:
-        """Return how the batches of a section are trained."""
-        sharded = section.fsdp or section.deepspeed is not None
-        return Step(
-            section=section,
-            head=head,
-            shards=self.machines.count if sharded else 1,
-            cpu=self.machines.device.cpu,
-            bf16=self.bf16 and section.precision != "fp32",
-            mean_length=min(self.data.length, section.max_length),
-            response_share=self.data.response_share,
-        )
-
-    def training(self, stage: str, section: TrainingSection, shape: Architecture | None, head: bool) -> StageCost:
-        """Cost of a training stage."""
-        tokens = None
-        if self.sized:
-            tokens = self.data.tokens * section.epochs
-        if section.max_steps > 0:
-            whole = section.max_steps * section.gradient_accumulation_steps
-            limit = float(whole * section.tokens_per_batch * self.machines.count)
-            tokens = limit if tokens is None else min(tokens, limit)
-        if shape is None:
-            return StageCost(stage, None if tokens is None else round(tokens), None)
-        step = self.step(section, head)
-        memory = training_memory(shape, step, section.tokens_per_batch)
-        seconds = None
-        if tokens is not None:
-            seconds = training_seconds(shape, step, self.machines, tokens, section.tokens_per_batch)
-        return StageCost(
-            stage,
-            None if tokens is None else round(tokens),
-            shape.parameters if head else shape.parameters_without_head,
-            memory,
-            seconds,
-            largest_batch(shape, step, self.machines.device.memory_gib, min(_LEAST_BATCH, section.tokens_per_batch)),
-            memory.gib <= self.room,
-        )
-
-    def labels(self, section: TrainAttributeModelConfig, shape: Architecture | None, head: bool) -> StageCost:
-        """Cost of the attribute model: its head in closed form reads the data once, fine-tuning trains on them."""
-        if shape is None or not _fits_only(section, shape):
-            return self.training("train_attribute_model", section, shape, head)
-        read = self.annotation(shape, section.tokens_per_batch)
-        return replace(read, stage="train_attribute_model", parameters=shape.parameters_without_head)
-
-    def playground(self, world: PlaygroundConfig) -> StageCost:
-        """Cost of pretraining the base model of the playground."""
-        from steerlm.planning.inputs import playground_shape
-
-        section = TrainingSection(
-            base_model="playground", tokens_per_batch=world.tokens_per_batch, epochs=world.pretrain_epochs
-        )
-        return self.training("playground", section, playground_shape(world), True)
-
-    def spread(
-        self, shape: Architecture, devices: int, memory_of: Callable[[int], StepMemory]
-    ) -> tuple[Spread, StepMemory, bool]:
-        """Return how a model lies on `devices`, what each of them needs (`memory_of`), and whether that can be."""
-
-        def fits(count: int) -> bool:
-            whole = count <= self.machines.per_node and shape.key_value_heads % count == 0
-            return whole and memory_of(count).gib <= self.room
-
-        enough = next((count for count in range(1, self.machines.per_node + 1) if fits(count)), None)
-        return Spread(devices, enough), memory_of(devices), fits(devices)
-
-    def annotation(
-        self, shape: Architecture | None, tokens_per_batch: int, bodies: int = 1, devices: int = 1
-    ) -> StageCost:
-        """Cost of labelling all data with a model, or with one and the model it was tuned from."""
-        tokens = self.data.tokens if self.sized else None
-        if shape is None:
-            return StageCost("annotate", tokens, None)
-
-        def memory_of(count: int) -> StepMemory:
-            one = scoring_memory(shape, tokens_per_batch, self.width, self.machines.device.cpu, count)
-            return replace(one, weights=bodies * one.weights)
-
-        spread, memory, fits = self.spread(shape, devices, memory_of)
-        seconds = None
-        if tokens is not None:
-            seconds = bodies * scoring_seconds(shape, self.machines, tokens, self.data.length, devices)
-        return StageCost("annotate", tokens, shape.parameters, memory, seconds, None, fits, spread)
-
-    def measuring(self) -> StageCost:
-        """Cost of labelling all data without an attribute model."""
-        tokens = self.data.tokens if self.sized else None
-        return StageCost("annotate", tokens, None, None, None if tokens is None else tokens * _MEASURING_S)
-
-    def sampling(
-        self,
-        stage: str,
-        config: BootstrapConfig | EvaluateConfig | RefineConfig | ReinforceConfig,
-        shape: Architecture,
-        judge: int,
-        answers: float,
-    ) -> tuple[StageCost, float]:
-        """Return the cost of sampling answers to the data's prompts, and their tokens; `judge` waits beside it."""
-        prompt = self.data.tokens_per_record * (1 - self.data.response_share)
-        answer = min(float(config.max_new_tokens), self.data.tokens_per_record * self.data.response_share)
-        cpu, length = self.machines.device.cpu, prompt + config.max_new_tokens
-
-        def together(count: int) -> int:
-            def memory_of(sequences: int) -> StepMemory:
-                return sampling_memory(shape, sequences, length, self.width, cpu, count, judge)
-
-            return sequences_that_fit(config.batch_size, self.room, memory_of)
-
-        devices = 1 if isinstance(config, RefineConfig | ReinforceConfig) else config.devices_per_model
-        spread, memory, fits = self.spread(
-            shape, devices, lambda count: sampling_memory(shape, together(count), length, self.width, cpu, count, judge)
-        )
-        if fits and together(devices) < config.batch_size:
-            self.notes.append(
-                f"{stage}: memory has room for {together(devices)} of batch_size {config.batch_size} sequences at once"
-            )
-        seconds = sampling_seconds(
-            shape, self.machines, answers, prompt, answer, together(devices), self.width, devices
-        )
-        tokens = answers * (prompt + answer)
-        return StageCost(stage, round(tokens), shape.parameters, memory, seconds, None, fits, spread), tokens
-
-    def bootstrap(
-        self, config: BootstrapConfig, sft: TrainingSection, shape: Architecture | None, scorer: Architecture | None
-    ) -> StageCost:
-        """Cost of sampling, scoring and the second fine-tuning."""
-        if shape is None:
-            return StageCost("bootstrap", None, None)
-        records = self.data.records
-        prompts = min(config.num_prompts or records, records) if self.sized else config.num_prompts
-        if prompts is None:
-            return StageCost("bootstrap", None, shape.parameters)
-        answers = float(prompts * config.samples_per_prompt * config.rounds)
-        judge = 0 if scorer is None else scorer.parameters
-        cost, sampled = self.sampling("bootstrap", config, shape, judge, answers)
-        assert cost.memory is not None
-        assert cost.seconds is not None
-        # how many answers a filter lets pass is not known: all of them at most
-        kept = answers * config.most_kept() / config.samples_per_prompt
-        if config.mode == "nearest":  # a round trains what the rounds before it kept as well
-            kept *= (config.rounds + 1) / 2
-        # every round mixes anew, at most all records
-        mixed = min(kept * config.mix_original, records * config.rounds) if self.sized else kept * config.mix_original
-        trained = (kept + mixed) * self.data.tokens_per_record * (config.epochs or sft.epochs)
-        step = self.step(sft, True)
-        again = training_memory(shape, step, sft.tokens_per_batch)
-        seconds = cost.seconds + training_seconds(shape, step, self.machines, trained, sft.tokens_per_batch)
-        if scorer is not None:
-            seconds += scoring_seconds(scorer, self.machines, sampled, self.data.length, config.devices_per_model)
-        return self.then_training(cost, sampled + trained, seconds, again)
-
-    def then_training(self, cost: StageCost, tokens: float, seconds: float, again: StepMemory) -> StageCost:
-        """Return the cost of a step that samples (`cost`) and then trains, which needs `again`."""
-        assert cost.memory is not None
-        return replace(
-            cost,
-            tokens=round(tokens),
-            memory=max(cost.memory, again, key=lambda one: one.total) if cost.fits else cost.memory,
-            seconds=seconds,
-            fits=bool(cost.fits) and again.gib <= self.room,
-        )
-
-    def refinement(
-        self, config: RefineConfig, sft: TrainingSection, shape: Architecture | None, scorer: Architecture | None
-    ) -> StageCost:
-        """Cost of sampling, scoring, two passes for likelihoods, and training on groups that hold their prompt once."""
-        records = self.data.records
-        prompts = min(config.num_prompts or records, records) if self.sized else config.num_prompts
-        if shape is None or prompts is None or config.groups is not None:
-            return StageCost("refine", None, None if shape is None else shape.parameters)
-        requests = prompts * config.requests_per_prompt * config.rounds
-        answers = float(requests * config.samples_per_prompt)
-        cost, sampled = self.sampling("refine", config, shape, 0 if scorer is None else scorer.parameters, answers)
-        assert cost.memory is not None
-        assert cost.seconds is not None
-        prompt = self.data.tokens_per_record * (1 - self.data.response_share)
-        answer = min(float(config.max_new_tokens), self.data.tokens_per_record * self.data.response_share)
-        group = prompt + config.samples_per_prompt * answer
-        trained = requests * group * config.epochs
-        step = self.step(sft, True)
-        # a group is never taken apart, however small the budget
-        budget = max(config.tokens_per_batch or sft.tokens_per_batch, math.ceil(group))
-        again = training_memory(shape, step, budget)
-        seconds = cost.seconds + training_seconds(shape, step, self.machines, trained, budget)
-        seconds += scoring_seconds(shape, self.machines, sampled + 2 * requests * group, self.data.length)
-        return self.then_training(cost, sampled + trained, seconds, again)
-
-    def contrast(self, config: ContrastConfig, sft: TrainingSection, shape: Architecture | None) -> StageCost:
-        """Cost of two passes over pairs of answers, one of them training: at most what the data's answers make."""
-        if shape is None or not self.sized:
-            return StageCost("contrast", None, None if shape is None else shape.parameters)
-        prompt = self.data.tokens_per_record * (1 - self.data.response_share)
-        pair = prompt + 2 * self.data.tokens_per_record * self.data.response_share
-        # how many answers a prompt has is not known: two each make a pair of every other record, under two goals
-        tokens = self.data.records * pair
-        step = self.step(sft, True)
-        budget = config.tokens_per_batch or sft.tokens_per_batch
-        memory = training_memory(shape, step, budget)
-        seconds = training_seconds(shape, step, self.machines, tokens * config.epochs, budget)
-        seconds += scoring_seconds(shape, self.machines, tokens, self.data.length)
-        total = round(tokens * (1 + config.epochs))
-        return StageCost("contrast", total, shape.parameters, memory, seconds, None, memory.gib <= self.room)
-
-    def reinforcement(self, config: ReinforceConfig, sft: TrainingSection, shape: Architecture | None) -> StageCost:
-        """Cost of sampling, scoring, the reference's pass, and training on every answer with its prompt."""
-        if shape is None:
-            return StageCost("reinforce", None, None)
-        answers = float(config.steps * config.batch_size)
-        cost, sampled = self.sampling("reinforce", config, shape, 0, answers)
-        assert cost.seconds is not None
-        step = self.step(sft, True)
-        budget = math.ceil(sampled / config.steps)
-        seconds = cost.seconds + scoring_seconds(shape, self.machines, 2 * sampled, self.data.length)
-        seconds += training_seconds(shape, step, self.machines, sampled, budget)
-        return self.then_training(cost, 2 * sampled, seconds, training_memory(shape, step, budget))
-
-    def evaluation(self, recipe: Recipe, shape: Architecture | None, scorer: Architecture | None) -> StageCost:
-        """Cost of sampling the answers of all sweeps, once per model."""
-        config = recipe.evaluate
-        if shape is None or config.num_prompts is None:
-            return StageCost("evaluate", None, None if shape is None else shape.parameters)
-        levels = sum(len(attribute.levels) for attribute in recipe.schema_)
-        models = len(tuning_stages(recipe))
-        answers = float(config.num_prompts * config.samples_per_prompt * levels * len(config.settings) * models)
-        return self.sampling("evaluate", config, shape, 0 if scorer is None else scorer.parameters, answers)[0]
-
-
-def _cpu_trains_in_bf16() -> bool:
-    from steerlm.checkpoint.models import autocast_bf16
-
-    return autocast_bf16("auto")

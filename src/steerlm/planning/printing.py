@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from steerlm.planning.estimate import CostPlan, StageCost
+from steerlm.planning.estimate import CostPlan
+from steerlm.planning.stage_costs import StageCost
 from steerlm.reporting.terminal import print_table
 
 

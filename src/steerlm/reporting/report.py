@@ -24,11 +24,7 @@ from steerlm.reporting.studies import explain, ladder, read_ablation
 from steerlm.reporting.suites import draw_suite, read_suites, suite_table
 from steerlm.reporting.ways import ways_sections
 from steerlm.results.codec import from_json
-from steerlm.results.evaluation import (
-    Evaluation,
-    ScorerLabel,
-    read_evaluation,
-)
+from steerlm.results.evaluation import Evaluation, ScorerLabel, read_evaluation
 from steerlm.results.findings import findings_of_run
 from steerlm.results.steerability import Steerability
 from steerlm.results.steerbench import read_steerbench

@@ -21,11 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steerlm.attributes import Attribute, AttributeSchema, Value, output_slices
-from steerlm.batching.shared_prompts import (
-    Ids,
-    Sharing,
-    sharing_of,
-)
+from steerlm.batching.shared_prompts import Ids, Sharing, sharing_of
 from steerlm.checkpoint.heads import head_in_fp32
 from steerlm.checkpoint.models import (
     CheckpointInfo,

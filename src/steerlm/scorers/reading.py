@@ -26,10 +26,7 @@ from steerlm.batching.shared_prompts import (
     shared_rows,
     sharing_of,
 )
-from steerlm.checkpoint.models import (
-    Precision,
-    autocast_bf16,
-)
+from steerlm.checkpoint.models import Precision, autocast_bf16
 from steerlm.scorers.features import Readout
 
 Result = TypeVar("Result")

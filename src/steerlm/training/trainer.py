@@ -44,12 +44,7 @@ from steerlm.checkpoint.heads import head_in_fp32
 from steerlm.checkpoint.weights import let_others_read
 from steerlm.errors import UserError
 from steerlm.training.checkpoints import complete_checkpoints, mark_complete, saving
-from steerlm.training.losses import (
-    GroupLoss,
-    Loss,
-    group_log_probabilities,
-    masked_attribute_loss,
-)
+from steerlm.training.losses import GroupLoss, Loss, group_log_probabilities, masked_attribute_loss
 from steerlm.training.response_loss import ResponseLoss
 
 Objective = Literal["sft", "regression", "head", "refine", "contrast"]

@@ -17,10 +17,7 @@ from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.scorers.llm.client import JudgeClient
 from steerlm.scorers.llm.parsing import Parsed, parse
-from steerlm.scorers.llm.protocols import (
-    JudgeAsk,
-    rubric_asks,
-)
+from steerlm.scorers.llm.protocols import JudgeAsk, rubric_asks
 from steerlm.scorers.llm.thinking import without_thinking
 from steerlm.statistics.rankings import Match
 from steerlm.storage.files import write_rows

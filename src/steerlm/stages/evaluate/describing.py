@@ -10,13 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.checkpoint.info import CheckpointInfo
-from steerlm.results.evaluation import (
-    AnswerStatistics,
-    ModelResult,
-    SaidTurn,
-    SweepExample,
-    SweepReply,
-)
+from steerlm.results.evaluation import AnswerStatistics, ModelResult, SaidTurn, SweepExample, SweepReply
 from steerlm.scorers import measures
 from steerlm.stages.evaluate.observing import AnswerRow, ScoreRow
 from steerlm.stages.evaluate.panel import Panelist

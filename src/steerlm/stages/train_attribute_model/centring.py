@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from steerlm.stages.train_attribute_model.examples import (
-    AttributeData,
-)
+from steerlm.stages.train_attribute_model.examples import AttributeData
 
 _HEAD_EXAMPLES, _HEAD_TOKENS = 8, 64
 """Examples, and tokens at their end, that show where the inputs of a head without bias lie."""

@@ -18,16 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from steerlm.errors import UserError
 from steerlm.studies.rate.items import order, show, swapped
-from steerlm.studies.rate.store import (
-    Rater,
-    Study,
-    authenticate,
-    finished,
-    given,
-    read_answers,
-    read_item,
-    record,
-)
+from steerlm.studies.rate.store import Rater, Study, authenticate, finished, given, read_answers, read_item, record
 
 MAX_BODY_BYTES = 4096
 HEADERS = {

@@ -34,13 +34,7 @@ from steerlm.scorers.goal_measures import GOALS, GoalMeasures
 from steerlm.stages.pairs.edits import LENGTHS, edits_of
 from steerlm.stages.pairs.stage import INSTRUCTION, content_overlap
 from steerlm.statistics.estimates import FloatArray, cluster_bootstrap, mean
-from steerlm.statistics.steerability import (
-    bins_of,
-    linear_response,
-    movements,
-    steering_figures,
-    summarise,
-)
+from steerlm.statistics.steerability import bins_of, linear_response, movements, steering_figures, summarise
 from steerlm.storage.claims import claim_file, digest_of
 from steerlm.storage.resumable import map_lines, read_rows
 from steerlm.studies.compare.answering import AnswerSampling, answer_prompts

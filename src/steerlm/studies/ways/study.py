@@ -26,13 +26,7 @@ from steerlm.results.dials import Differences
 from steerlm.results.evaluation import PromptCounts
 from steerlm.results.ways import WayResult, WaysResult
 from steerlm.stages.evaluate.fidelity import Sweeps, fidelity_report, paired_comparison
-from steerlm.stages.evaluate.observing import (
-    AnswerRow,
-    ScoreRow,
-    lay_out_sweeps,
-    score_answers,
-    unscored,
-)
+from steerlm.stages.evaluate.observing import AnswerRow, ScoreRow, lay_out_sweeps, score_answers, unscored
 from steerlm.stages.evaluate.panel import Panelist, headline_scorers, make_panel
 from steerlm.stages.evaluate.sweeping import SweepPlan, make_plan, read_prompts, seen_combinations, sweep_levels
 from steerlm.studies.ways.asking import SHOWN, PromptLengths, Way, WayQuestions, WaysRun
