@@ -68,7 +68,8 @@ def attribute_reports(
         JSON-able: `attributes` and, per source, `sources`; see `metrics.regression_report` and `category_report`. Where
         turns have several ratings, `human_ceiling` and `annotator_kappa` (Fleiss) of the attribute stand beside.
     """
-    members = {source: [i for i, turn in enumerate(turns) if turn.source == source] for source in _sources(turns)}
+    sources = sorted({turn.source for turn in turns})
+    members = {source: [i for i, turn in enumerate(turns) if turn.source == source] for source in sources}
 
     def reports(indices: Sequence[int]) -> dict[str, Any]:
         chosen = [(turns[i], scores[i], values_of(scores[i]), means[i]) for i in indices]
@@ -83,10 +84,6 @@ def attribute_reports(
         "attributes": reports(range(len(turns))),
         "sources": {source: reports(indices) for source, indices in members.items()},
     }
-
-
-def _sources(turns: Sequence[LabelledTurn]) -> list[str]:
-    return sorted({turn.source for turn in turns})
 
 
 def _report(

@@ -22,12 +22,9 @@ def _line(attribute: Attribute, value: Wish) -> str:
     name = attribute.name.replace("_", " ")
     if attribute.kind == "categorical":
         return f"- {name}: {value}{about}"
-    ends = [f"{level}{f' = {means}' if means else ''}" for level, means in _ends(attribute)]
+    both = (attribute.minimum, attribute.low), (attribute.maximum, attribute.high)
+    ends = [f"{level}{f' = {means}' if means else ''}" for level, means in both]
     return f"- {name}: {value} on a scale from {ends[0]} to {ends[1]}{about}"
-
-
-def _ends(attribute: Attribute) -> list[tuple[int, str]]:
-    return [(attribute.minimum, attribute.low), (attribute.maximum, attribute.high)]
 
 
 def asked_in_words(
