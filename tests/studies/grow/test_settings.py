@@ -53,12 +53,16 @@ def round_folder(folder: Path) -> Path:
 
     def line(name: str) -> dict[str, Any]:
         rows = [
-            {"dropped": None, "scores": {"humor": {"mean": 1, "std": humor}, "quality": {"mean": 2, "std": quality}}}
+            {
+                "dropped": None,
+                "values": {"humor": 1, "quality": 2},
+                "scores": {"humor": {"mean": 1, "std": humor}, "quality": {"mean": 2, "std": quality}},
+            }
             for humor, quality in spreads[name]
         ]
         return {"id": name, "samples": [*rows, {"dropped": "empty"}]}
 
-    samples = [{"text": "One."}, {"text": "Two."}, {"text": ""}]
+    samples = [{"text": text, "requested": {"humor": 1}} for text in ("One.", "Two.", "")]
     for file, rows in (
         ("samples.jsonl", [{"id": name, "samples": samples} for name in "abc"]),
         ("scored.jsonl", [line(name) for name in "abc"]),
@@ -69,7 +73,7 @@ def round_folder(folder: Path) -> Path:
 
 def test_people_see_the_answers_that_the_model_is_least_sure_of(tmp_path: Path) -> None:
     folder = round_folder(tmp_path)
-    assert write_unsure(folder, RATED, 2) == 2
+    write_unsure(folder, RATED, 2)
     chosen = [(r.id, r.messages[-1].content) for r in read_conversations(folder / "to_rate.jsonl", RATED)]
     assert chosen == [("b/grow-1", "Two."), ("c/grow-0", "One.")]
 

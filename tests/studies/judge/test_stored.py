@@ -88,7 +88,8 @@ def test_vicuna_reviews_in_qloras_form(tmp_path: Path) -> None:
         pair(("a", "b"), 1.0, "8 6\nok", question="1", kind="vicuna-coding", scores=(8.0, 6.0)),
         pair(("b", "a"), None, "hm", question="1", kind="vicuna-coding", problem="no two scores in the output"),
     ]
-    paths = write_reviews(tmp_path, judgements, systems)
+    write_reviews(tmp_path, judgements, systems)
+    paths = sorted(tmp_path.iterdir())
     assert [path.name for path in paths] == ["a-vs-b.jsonl", "b-vs-a.jsonl"]
     [row] = [json.loads(line) for line in paths[0].read_text().splitlines()]
     assert len(row.pop("review_id")) == 22
