@@ -14,7 +14,7 @@ from transformers import (  # noqa: F401
     Trainer,
 )
 
-import steerlm.chat
+import steerlm.chat.session
 import steerlm.generation.opening
 import steerlm.pipeline
 import steerlm.planning.estimate
