@@ -83,6 +83,7 @@ def read_ahead(load: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
             yield chunk
     finally:
         _running.remove(chunks)
+        del chunks  # a traceback may keep this frame: the processes end now, not with it
 
 
 def _num_processes() -> int:
