@@ -55,7 +55,7 @@ def test_an_attribute_model_no_better_than_the_mean() -> None:
     assert humor.blocks
     assert "no better than the mean on humor (381 rated turns; error 1.10 of that of the mean)" in str(humor)
     assert "ratings" in humor.cure
-    assert "lang (381 rated turns; error 1.25" in lang.text
+    assert "no better than the commonest category on lang (381 rated turns; error 1.25" in lang.text
 
 
 def test_labels_on_one_level() -> None:

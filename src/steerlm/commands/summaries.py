@@ -87,12 +87,18 @@ def print_verdict(paths: RunPaths) -> None:
 def _print_accuracy(attributes: Mapping[str, Mapping[str, Any]]) -> None:
     from steerlm.reporting.terminal import estimate_cell, print_table
 
-    columns = ("attribute", "held-out labels", "mean error", "of the mean label", "rank correlation")
-    keys = ("mae", "mean_baseline_mae", "spearman")
-    rows = [
-        [name, str(row.get("n", 0)), *(estimate_cell(row.get(key)) for key in keys)] for name, row in attributes.items()
-    ]
-    print_table(console(), "accuracy on held-out answers", columns, rows)
+    categorical = {name: row for name, row in attributes.items() if "accuracy" in row}
+    for rows, keys, columns in (
+        (
+            {name: row for name, row in attributes.items() if name not in categorical},
+            ("mae", "mean_baseline_mae", "spearman"),
+            ("mean error", "of the mean label", "rank correlation"),
+        ),
+        (categorical, ("accuracy", "commonest_baseline_accuracy"), ("share right", "of the commonest category")),
+    ):
+        cells = [[name, str(row.get("n", 0)), *(estimate_cell(row.get(k)) for k in keys)] for name, row in rows.items()]
+        if cells:
+            print_table(console(), "accuracy on held-out answers", ("attribute", "held-out labels", *columns), cells)
 
 
 def _losses(stage: str, summary: Mapping[str, Any]) -> Iterator[tuple[str, LeftOut]]:

@@ -197,12 +197,13 @@ def _of_attribute_model(summary: Mapping[str, Any]) -> Iterator[Finding]:
             # of a categorical attribute, the share that is missed
             else ({"value": 1 - row[key]["value"]} for key in ("accuracy", "commonest_baseline_accuracy"))
         )
+        mean = "the mean" if "mae" in row else "the commonest category"
         if row["n"] >= _FEWEST_LABELS and error["value"] >= of_mean["value"] > 0:
             yield Finding(
                 "train_attribute_model",
                 "attribute_model",
-                f"the attribute model is no better than the mean on {name} ({rows[name]} rated turns; error "
-                f"{error['value'] / of_mean['value']:.2f} of that of the mean)",
+                f"the attribute model is no better than {mean} on {name} ({rows[name]} rated turns; error "
+                f"{error['value'] / of_mean['value']:.2f} of that of {mean})",
                 "Its labels would teach a dial nothing: more or clearer ratings, an encoder as base_model, or leaving "
                 "the attribute out would help",
                 (name,),
