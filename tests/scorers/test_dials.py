@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import BertForSequenceClassification, BertTokenizerFast, pipeline
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.config import ClassifierConfig
@@ -82,6 +84,7 @@ def test_what_a_text_does_not_define_is_missing_and_counted() -> None:
     assert open_labels(fitted, None).score([turn("ສະບາຍດີ")]) == [None]
 
 
+TOPIC = {"name": "topic", "categories": ["food", "travel"]}
 LANGUAGE = {"name": "language", "measure": "language", "categories": ["en", "de"]}
 GERMAN = turn("Das ist ein sehr schöner Tag, und ich freue mich.")
 ENGLISH = turn("It is a beautiful day, and I am happy about it.")
@@ -135,6 +138,11 @@ def test_what_cannot_work_is_refused(row: dict[str, object], message: str) -> No
         ({"name": "x", "judge": {"rating": 5}}, "judge is {ratings: …}"),
         ({"name": "x", "classifier": {"model": "m"}}, "classifier is {model: …, label: …}"),
         ({"name": "x", "classifier": {"model": "m", "label": ""}}, "classifier.label is text"),
+        ({"name": "x", "classifier": {"model": "m", "labels": {"a": "b"}}}, "classifier is {model: …, label: …}"),
+        ({**TOPIC, "classifier": {"model": "m", "label": "a"}}, "else {model: …, labels: {LABEL: category}}"),
+        ({**TOPIC, "classifier": {"model": "m", "labels": {"a": "fod"}}}, "'a' means 'fod': did you mean 'food'"),
+        ({**TOPIC, "classifier": {"model": "m", "labels": ["a"]}}, "classifier.labels is a mapping of text"),
+        ({**TOPIC, "classifier": {"labels": {"a": "food"}}}, "classifier is {model: …, labels: …}"),
     ],
 )
 def test_a_schema_that_says_nonsense(row: dict[str, object], message: str) -> None:
@@ -203,6 +211,69 @@ def test_a_classifier_says_attributes_at_quantiles_of_its_probabilities(classifi
     assert who["toxic"].startswith("classifier:")
     (_, scorer) = open_dials(fitted)
     assert not scorer.independent_of({who["toxic"]})
+
+
+def _spread(folder: Path, texts: list[str]) -> None:
+    """Change a classifier so that each of its labels is the likeliest of some texts."""
+    model, tokenizer = BertForSequenceClassification.from_pretrained(folder), BertTokenizerFast.from_pretrained(folder)
+    with torch.no_grad():
+        logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+        model.classifier.bias.sub_(logits.mean(dim=0)).mul_(20)
+        model.classifier.weight.mul_(20)
+    model.save_pretrained(folder)
+
+
+def test_a_classifier_says_categories(tmp_path: Path) -> None:
+    folder = save(tmp_path / "topics", ["LABEL_0", "food", "LABEL_2", "weather"], context=16)
+    texts = [" ".join(words) for words in itertools.permutations(["you", "are", "awful", "cat", "funny"], 3)]
+    _spread(folder, texts)
+    said = {"model": str(folder), "labels": {"LABEL_0": "travel", "LABEL_2": "travel"}}
+    wanted = schema({**TOPIC, "classifier": said})
+    assert AttributeSchema.from_dict(wanted.to_dict()) == wanted
+    texts += [" ".join([*text.split(), *["the", "sat", "laughed"] * 12]) for text in texts[:5]]  # several windows
+    told = [turn(text) for text in [*texts, " "]]
+    classify = pipeline("text-classification", model=str(folder), top_k=None)
+    expected: list[dict[str, float] | None] = []
+    for text in texts:
+        words = text.split()
+        windows = [words[i : i + 14] for i in range(0, len(words), 14)]  # two of the sixteen are [CLS] and [SEP]
+        rows = [{row["label"]: row["score"] for row in classify([" ".join(part)])[0]} for part in windows]
+        mean = {label: sum(row[label] for row in rows) / len(rows) for label in rows[0]}
+        travel = mean["LABEL_0"] + mean["LABEL_2"]
+        known = max(travel, mean["food"]) > mean["weather"]
+        expected.append(
+            {"food": mean["food"] / (travel + mean["food"]), "travel": travel / (travel + mean["food"])}
+            if known
+            else None
+        )
+    assert len({row and max(row, key=row.__getitem__) for row in expected}) == 3, "food, travel, neither"
+    fitted, undefined = fit_dials(wanted, told)
+    assert undefined == {"topic": expected.count(None) + 1}, "what is neither, and the answer without text"
+    labels = open_labels(fitted, None, "fp32")
+    for row, wished in zip(labels.score(told), [*expected, None], strict=True):
+        if wished is None:
+            assert row is None
+            continue
+        assert row is not None
+        assert row["topic"].probabilities == pytest.approx(wished, abs=1e-4)
+        assert labels.values(row) == {"topic": max(wished, key=wished.__getitem__)}
+    who = labels.labelled_by(["topic"])
+    assert str(who).startswith("classifier:")
+    assert not open_dials(fitted)[0].independent_of({str(who)})
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({}, r"has no label 'travel': .*valid: food, trip.*labels: \{LABEL: travel\}"),
+        ({"tripp": "travel"}, r"has no label 'tripp': did you mean 'trip'"),
+    ],
+)
+def test_a_classifier_without_a_category(labels: dict[str, str], message: str, tmp_path: Path) -> None:
+    folder = save(tmp_path / "topics", ["food", "trip"])
+    said = {"model": str(folder), **({"labels": labels} if labels else {})}
+    with pytest.raises(UserError, match=message):
+        check_dials(schema({**TOPIC, "classifier": said}))
 
 
 def test_a_classifier_without_the_label(classifier: Path) -> None:

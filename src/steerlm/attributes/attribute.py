@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from steerlm.errors import UserError
+from steerlm.errors import UserError, did_you_mean
 
 Value = int | str
 """A value on the schema's scale: an integer level (ordinal) or a category name (categorical)."""
@@ -18,10 +18,24 @@ CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 @dataclass(frozen=True)
 class ClassifierLabel:
-    """A sequence classifier (Hugging Face id or folder) and its label whose probability says an attribute's value."""
+    """A sequence classifier (Hugging Face id or folder) and what its labels say of an attribute.
+
+    Attributes:
+        label: the one whose probability says the value (ordinal).
+        labels: (label, category) of labels that are called otherwise than the category they stand for (categorical).
+    """
 
     model: str
-    label: str
+    label: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        said: dict[str, object] = {"model": self.model}
+        if self.label:
+            said["label"] = self.label
+        if self.labels:
+            said["labels"] = dict(self.labels)
+        return said
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ class Attribute:
         measure: name of the text measure that says its value, or `module:function`.
         cuts: where the measure's (or the classifier's) figures are cut into levels, in rising order; empty: by
             quantiles of the training data, which are put here once these are known (ordinal).
-        classifier: what else says its value (ordinal).
+        classifier: what else says its value.
         judge: what else says its value.
     """
 
@@ -123,8 +137,8 @@ class Attribute:
             raise UserError(f"attribute {self.name!r}: one of {', '.join(named)} says its value, not several")
         if not isinstance(self.measure, str):
             raise UserError(f"attribute {self.name!r}: measure is a name or module:function, got {self.measure!r}")
-        if self.classifier is not None and self.kind != "ordinal":
-            raise UserError(f"attribute {self.name!r} is categorical; a classifier's probability has no place on it")
+        if self.classifier is not None:
+            self._check_classifier(self.classifier)
         if not self.cuts:
             return
         if not (self.measure or self.classifier) or self.kind != "ordinal":
@@ -142,6 +156,25 @@ class Attribute:
                 f"attribute {self.name!r}: {len(self.cuts)} cuts make {len(self.cuts) + 1} levels, but "
                 f"{self.minimum}..{self.maximum} has {self.maximum - self.minimum + 1}"
             )
+
+    def _check_classifier(self, said: ClassifierLabel) -> None:
+        if self.kind == "ordinal" and (said.labels or not said.label):
+            raise UserError(
+                f"attribute {self.name!r}: classifier is {{model: …, label: …}}, the label whose probability says "
+                "its level"
+            )
+        if self.kind == "categorical":
+            if said.label:
+                raise UserError(
+                    f"attribute {self.name!r} is categorical: classifier is {{model: …}} where its labels are called "
+                    "as the categories, else {model: …, labels: {LABEL: category}}"
+                )
+            for label, category in said.labels:
+                if category not in self.categories:
+                    raise UserError(
+                        f"attribute {self.name!r}: classifier.labels: {label!r} means {category!r}: "
+                        f"{did_you_mean(category, self.categories)}"
+                    )
 
     @property
     def said_by(self) -> Teller:

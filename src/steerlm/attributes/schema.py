@@ -148,7 +148,9 @@ class AttributeSchema:
                 value = getattr(attribute, field.name)
                 if value != field.default:
                     row[field.name] = list(value) if isinstance(value, tuple) else value
-                    if isinstance(value, (ClassifierLabel, JudgeShare)):
+                    if isinstance(value, ClassifierLabel):
+                        row[field.name] = value.to_dict()
+                    elif isinstance(value, JudgeShare):
                         row[field.name] = dataclasses.asdict(value)
             out.append(row)
         return out
@@ -196,18 +198,15 @@ class AttributeSchema:
 def _teller_of(name: object, fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what a recipe says of who says the value in its typed form."""
     found: Mapping[str, Any] = {}
-    for key, form, kind in (("classifier", ClassifierLabel, str), ("judge", JudgeShare, int)):
-        raw = fields.get(key)
-        if raw is None:
-            continue
-        keys = [field.name for field in dataclasses.fields(form)]
-        if not isinstance(raw, Mapping) or sorted(raw) != sorted(keys):
-            raise UserError(f"attribute {name!r}: {key} is {{{', '.join(f'{k}: …' for k in keys)}}}, got {raw!r}")
-        for k in keys:
-            if not isinstance(raw[k], kind) or isinstance(raw[k], bool) or not raw[k] or (kind is int and raw[k] < 0):
-                wanted = "text" if kind is str else "a positive whole number"
-                raise UserError(f"attribute {name!r}: {key}.{k} is {wanted}, got {raw[k]!r}")
-        found = {**found, key: form(**raw)}
+    if (raw := fields.get("classifier")) is not None:
+        found = {"classifier": _classifier_of(name, raw, "categories" in fields)}
+    if (raw := fields.get("judge")) is not None:
+        if not isinstance(raw, Mapping) or list(raw) != ["ratings"]:
+            raise UserError(f"attribute {name!r}: judge is {{ratings: …}}, got {raw!r}")
+        number = raw["ratings"]
+        if not isinstance(number, int) or isinstance(number, bool) or number <= 0:
+            raise UserError(f"attribute {name!r}: judge.ratings is a positive whole number, got {number!r}")
+        found = {**found, "judge": JudgeShare(number)}
     cuts = fields.get("cuts")
     if cuts is None:
         return {**found, "cuts": ()}
@@ -217,6 +216,21 @@ def _teller_of(name: object, fields: Mapping[str, Any]) -> Mapping[str, Any]:
     if cuts and "maximum" not in fields and isinstance(minimum, int):
         found = {**found, "maximum": minimum + len(cuts)}
     return {**found, "cuts": tuple(cuts)}
+
+
+def _classifier_of(name: object, raw: object, categorical: bool) -> ClassifierLabel:
+    other = "labels" if categorical else "label"
+    if not isinstance(raw, Mapping) or "model" not in raw or not set(raw) <= {"model", "label", "labels"}:
+        raise UserError(f"attribute {name!r}: classifier is {{model: …, {other}: …}}, got {raw!r}")
+    for key in ("model", "label"):
+        if key in raw and (not isinstance(raw[key], str) or not raw[key]):
+            raise UserError(f"attribute {name!r}: classifier.{key} is text, got {raw[key]!r}")
+    labels = raw.get("labels", {})
+    if not isinstance(labels, Mapping) or not all(isinstance(text, str) for pair in labels.items() for text in pair):
+        raise UserError(
+            f"attribute {name!r}: classifier.labels is a mapping of text, a label to its category each, got {labels!r}"
+        )
+    return ClassifierLabel(raw["model"], raw.get("label", ""), tuple(labels.items()))
 
 
 def output_names(schema: AttributeSchema) -> tuple[str, ...]:

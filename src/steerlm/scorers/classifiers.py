@@ -7,15 +7,16 @@ answers is what such a score says best; a probability of one half need not be th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.config import ClassifierConfig, scoring_tokens
 from steerlm.conversation import Score
 from steerlm.errors import UserError, did_you_mean
 from steerlm.scorers.protocol import Scores, Turn
+from steerlm.scorers.text_measures.registry import Measured
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,7 @@ class ClassifierScorer:
     def __init__(self, config: ClassifierConfig, schema: AttributeSchema, precision: Precision = "auto") -> None:
         from steerlm.checkpoint.models import fingerprint
 
-        labels = _labels(config)
+        labels = _labels(config.model)
         for label, name in config.labels.items():
             if label not in labels:
                 raise UserError(f"classifier {config.model} has no label {label!r}: {did_you_mean(label, labels)}")
@@ -71,7 +72,8 @@ class ClassifierScorer:
 
     def score(self, turns: Sequence[Turn]) -> list[Scores | None]:
         """See `Scorer.score`."""
-        self._classifier = self._classifier or _Classifier(self._config, self._precision)
+        config = self._config
+        self._classifier = self._classifier or _Classifier(config.model, config.multi_label, self._precision)
         said = [i for i, turn in enumerate(turns) if turn[-1].content.strip()]
         rows = self._classifier.score([turns[i][-1].content for i in said], self._columns)
         scores: list[Scores | None] = [None] * len(turns)
@@ -80,17 +82,92 @@ class ClassifierScorer:
         return scores
 
 
-def _labels(config: ClassifierConfig) -> list[str]:
+class CategoryScorer:
+    """A classifier that says the category of an answer.
+
+    It reads the answer alone, in windows of at most 512 tokens, over which the probabilities of its labels are
+    averaged. Labels that stand for no category say nothing: an answer that is likeliest one of these has no score.
+
+    Args:
+        attribute: categorical, with its classifier.
+
+    Raises:
+        UserError: no such model, a regression model, a category or label that it does not know.
+    """
+
+    def __init__(self, attribute: Attribute, precision: Precision = "auto") -> None:
+        from steerlm.checkpoint.models import fingerprint
+
+        assert attribute.classifier is not None
+        model, given = attribute.classifier.model, dict(attribute.classifier.labels)
+        labels = _labels(model)
+        for label in given:
+            if label not in labels:
+                raise UserError(f"classifier {model} has no label {label!r}: {did_you_mean(label, labels)}")
+        meaning = {label: given.get(label, label) for label in labels}
+        for category in attribute.categories:
+            if category not in meaning.values():
+                raise UserError(
+                    f"attribute {attribute.name!r}: classifier {model} has no label {category!r}: "
+                    f"{did_you_mean(category, labels)}; say which one means it, "
+                    f"classifier: {{model: {model}, labels: {{LABEL: {category}}}}}, or leave the category out"
+                )
+        self._meaning = [meaning[label] for label in labels]
+        folder = Path(model)
+        weights = fingerprint(folder) if folder.is_dir() else model
+        self.who = f"classifier:{weights} {attribute.categories} {sorted(given.items())}"
+        self.label = f"classifier {folder.name if folder.is_dir() else model}"
+        self.attributes = (attribute.name,)
+        self._attribute, self._precision, self._model = attribute, precision, model
+        self._classifier: _Classifier | None = None
+
+    def independent_of(self, training: Collection[str]) -> bool:
+        """See `Scorer.independent_of`."""
+        return self.who not in training
+
+    def figures(self, turns: Sequence[Turn]) -> list[dict[str, Measured]]:
+        """Return the category of every turn; nothing where there is none."""
+        [name] = self.attributes
+        return [{} if row is None else {name: _likeliest(row)} for row in self._categories(turns)]
+
+    def score(self, turns: Sequence[Turn]) -> list[Scores | None]:
+        [name] = self.attributes
+        return [None if row is None else {name: Score(0.0, 0.0, row)} for row in self._categories(turns)]
+
+    def _categories(self, turns: Sequence[Turn]) -> Iterator[dict[str, float] | None]:
+        """Yield the probability of every category, beside one another."""
+        self._classifier = self._classifier or _Classifier(self._model, None, self._precision)
+        said = [turn[-1].content for turn in turns]
+        rows = iter(self._classifier.means([text for text in said if text.strip()]))
+        for text in said:
+            if not text.strip():
+                yield None
+                continue
+            shares: dict[str, float] = {}
+            for meaning, share in zip(self._meaning, next(rows), strict=True):
+                shares[meaning] = shares.get(meaning, 0.0) + share
+            if _likeliest(shares) not in self._attribute.categories:
+                yield None
+                continue
+            whole = sum(shares[category] for category in self._attribute.categories)
+            yield {category: shares[category] / whole for category in self._attribute.categories}
+
+
+def _likeliest(shares: Mapping[str, float]) -> str:
+    return max(shares, key=shares.__getitem__)
+
+
+def _labels(model: str) -> list[str]:
     """Read a classifier's labels in the order of its outputs, without its weights."""
     from transformers import AutoConfig
 
     try:
-        found = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
+        found = AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load the classifier {config.model!r}: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"cannot load the classifier {model!r}: {str(error).strip().splitlines()[0]}") from error
     if found.problem_type == "regression":
         raise UserError(
-            f"{config.model!r} is a regression model, not a classifier; an attribute model of ours belongs under "
+            f"{model!r} is a regression model, not a classifier; an attribute model of ours belongs under "
             "attribute_models"
         )
     return [str(found.id2label[i]) for i in range(found.num_labels)]
@@ -99,15 +176,13 @@ def _labels(config: ClassifierConfig) -> list[str]:
 class _Classifier:
     """A loaded classifier."""
 
-    def __init__(self, config: ClassifierConfig, precision: Precision) -> None:
+    def __init__(self, model: str, multi_label: bool | None, precision: Precision) -> None:
         from steerlm.checkpoint.models import default_device, load_sequence_classifier, load_tokenizer
 
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(config.model)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(model)
         if not self.tokenizer.is_fast:
-            raise UserError(f"classifier {config.model!r}: its tokenizer cannot cut a text into windows (no fast one)")
-        self.model: PreTrainedModel = (
-            load_sequence_classifier(config.model, None, precision).to(default_device()).eval()
-        )
+            raise UserError(f"classifier {model!r}: its tokenizer cannot cut a text into windows (no fast one)")
+        self.model: PreTrainedModel = load_sequence_classifier(model, None, precision).to(default_device()).eval()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
             self.model.config.pad_token_id = self.tokenizer.pad_token_id
@@ -115,17 +190,13 @@ class _Classifier:
         context = getattr(self.model.config, "max_position_embeddings", _WINDOW + 2) - 2
         self.window = min(_WINDOW, self.tokenizer.model_max_length, context)
         of_model = self.model.config.problem_type == "multi_label_classification" or self.model.config.num_labels == 1
-        self.multi_label = of_model if config.multi_label is None else config.multi_label
+        self.multi_label = of_model if multi_label is None else multi_label
 
     def score(self, texts: Sequence[str], columns: Mapping[str, Sequence[int]]) -> list[dict[str, float]]:
         """Return per text and attribute the probability (0..1) of its labels, in the window where it is highest."""
         if not texts:
             return []
-        found = self.tokenizer(
-            list(texts), truncation=True, max_length=self.window, return_overflowing_tokens=True, verbose=False
-        )
-        owners: list[int] = list(found["overflow_to_sample_mapping"])
-        probabilities_W_L = self._probabilities(found["input_ids"])
+        owners, probabilities_W_L = self._windows(texts)
         rows: list[dict[str, float]] = [dict.fromkeys(columns, 0.0) for _ in texts]
         for window, owner in enumerate(owners):
             for name, labels in columns.items():
@@ -134,6 +205,20 @@ class _Classifier:
                 unit = float(of_labels.max() if self.multi_label else of_labels.sum().clamp(max=1.0))
                 rows[owner][name] = max(rows[owner][name], unit)
         return rows
+
+    def means(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return per text the probability of every label, averaged over its windows."""
+        if not texts:
+            return []
+        owners, probabilities_W_L = self._windows(texts)
+        return [probabilities_W_L[[o == i for o in owners]].mean(dim=0).tolist() for i in range(len(texts))]
+
+    def _windows(self, texts: Sequence[str]) -> tuple[list[int], torch.Tensor]:
+        """Return which text every window is of, and its probabilities, shape (windows, labels)."""
+        found = self.tokenizer(
+            list(texts), truncation=True, max_length=self.window, return_overflowing_tokens=True, verbose=False
+        )
+        return list(found["overflow_to_sample_mapping"]), self._probabilities(found["input_ids"])
 
     def _probabilities(self, windows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the probability of every label, shape (windows, labels)."""

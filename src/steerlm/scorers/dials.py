@@ -14,7 +14,7 @@ from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.config import ClassifierConfig
 from steerlm.conversation import Message, Score
 from steerlm.errors import UserError, did_you_mean
-from steerlm.scorers.classifiers import ClassifierScorer
+from steerlm.scorers.classifiers import CategoryScorer, ClassifierScorer
 from steerlm.scorers.levels import quantile_cuts, score_of
 from steerlm.scorers.protocol import Scorer, Scores, Turn
 from steerlm.scorers.text_measures.language import language_of, languages
@@ -78,7 +78,7 @@ class DialMeasures:
 
 
 class DialClassifier:
-    """A classifier that says one or more attributes of a schema.
+    """A classifier that says one or more ordinal attributes of a schema.
 
     Args:
         model: the classifier, Hugging Face id or folder.
@@ -100,16 +100,19 @@ class DialClassifier:
         """See `Scorer.independent_of`."""
         return self._scorer.independent_of(training)
 
-    def figures(self, turns: Sequence[Turn]) -> list[dict[str, float]]:
+    def figures(self, turns: Sequence[Turn]) -> list[dict[str, Measured]]:
         """Return per turn the probability (0..1) of the attributes' labels."""
-        rows = self._scorer.score(turns)
-        return [{} if row is None else {n: self._schema[n].to_unit(s.mean) for n, s in row.items()} for row in rows]
+        return [dict(row) for row in self._shares(turns)]
 
     def score(self, turns: Sequence[Turn]) -> list[Scores | None]:
         return [
-            {name: score_of(self._schema[name], figure) for name, figure in row.items()} if row else None
-            for row in self.figures(turns)
+            {name: score_of(self._schema[name], share) for name, share in row.items()} if row else None
+            for row in self._shares(turns)
         ]
+
+    def _shares(self, turns: Sequence[Turn]) -> list[dict[str, float]]:
+        rows = self._scorer.score(turns)
+        return [{} if row is None else {n: self._schema[n].to_unit(s.mean) for n, s in row.items()} for row in rows]
 
 
 def open_measures(schema: AttributeSchema) -> DialMeasures | None:
@@ -118,12 +121,15 @@ def open_measures(schema: AttributeSchema) -> DialMeasures | None:
     return DialMeasures(schema, measured) if measured else None
 
 
-def open_classifiers(schema: AttributeSchema, precision: Precision = "auto") -> list[DialClassifier]:
+def open_classifiers(schema: AttributeSchema, precision: Precision = "auto") -> list[DialClassifier | CategoryScorer]:
     by_model: dict[str, list[Attribute]] = {}
-    for attribute in schema:
+    for attribute in schema.ordinal:
         if attribute.classifier is not None:
             by_model.setdefault(attribute.classifier.model, []).append(attribute)
-    return [DialClassifier(schema, model, said, precision) for model, said in by_model.items()]
+    return [
+        *(DialClassifier(schema, model, said, precision) for model, said in by_model.items()),
+        *(CategoryScorer(a, precision) for a in schema if a.classifier is not None and a.kind == "categorical"),
+    ]
 
 
 def open_dials(schema: AttributeSchema, precision: Precision = "auto") -> list[Scorer]:

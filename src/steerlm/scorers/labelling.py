@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlm.attributes import AttributeSchema, Value
+from steerlm.scorers.classifiers import CategoryScorer
 from steerlm.scorers.dials import DialClassifier, DialMeasures, open_classifiers, open_measures, tellers, values_of
 from steerlm.scorers.protocol import Scorer, Scores, Turn
 
@@ -35,7 +36,7 @@ class SchemaLabels:
     fingerprint: str
     precision: Precision
     measures: DialMeasures | None = field(init=False)
-    classifiers: list[DialClassifier] = field(init=False)
+    classifiers: list[DialClassifier | CategoryScorer] = field(init=False)
     _model: LoadedAttributeModel | None = None
     devices: int = 1
 
