@@ -10,9 +10,9 @@ import pytest
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import LabelConfig
-from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
+from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
 from steerlm.errors import UserError
-from steerlm.stages.label import check_judge, choose_turns, label
+from steerlm.stages.label import check_judge, choose_turns, label, projected
 from steerlm.stages.train_attribute_model.examples import labelled_turns
 from tests.studies.judge.fake_endpoint import FakeEndpoint
 
@@ -93,6 +93,23 @@ def test_what_is_rated_is_spread_over_sources_files_and_lengths(files: list[Path
     assert max(lengths) >= sorted(everything)[-10]
     first = choose_turns(files, SCHEMA, 8)
     assert [turn.place for turn in first][:4] == [turn.place for turn in chosen][:4]
+
+
+def test_an_attribute_models_scores_tell_turns_apart(tmp_path: Path) -> None:
+    def record(i: int, scored: bool) -> Conversation:
+        score = Score(4.0 if i % 10 == 0 else 1.0 + i / 1000, 0.5)
+        scores: dict[str, Any] = {"attributes": {"warmth": 1}, "scores": {"warmth": score}} if scored else {}
+        turns = (Message("user", f"Question {i}?"), Message("assistant", "All the same words here.", **scores))
+        return Conversation(f"r{i}", turns, "a")
+
+    rare = []
+    for scored in (True, False):
+        path = tmp_path / f"{scored}.jsonl"
+        write_conversations(path, [record(i, scored) for i in range(60)], SCHEMA)
+        with projected(path, SCHEMA, tmp_path) as copy:
+            chosen = choose_turns([copy], SCHEMA, 6)
+        rare.append(sum(int(turn.place.record[1:]) % 10 == 0 for turn in chosen))
+    assert rare[0] >= 3 > rare[1], "one in ten is scored otherwise"
 
 
 def test_an_endpoint_that_is_down_is_told_before_anything_runs(tmp_path: Path) -> None:

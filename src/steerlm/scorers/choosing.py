@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
+from steerlm.conversation import Message
 from steerlm.scorers.text_measures.words import word_pieces
 
 Floats = npt.NDArray[np.float64]
@@ -34,6 +35,12 @@ class Candidate(NamedTuple):
     text: str
     source: str = ""
     scores: Mapping[str, float] = {}
+
+
+def candidate_of(message: Message, source: str) -> Candidate:
+    """Return a turn with the scores that stand in it: where an attribute model has labelled the data, what it says."""
+    scores = {name: s.mean for name, s in (message.scores or {}).items() if s.probabilities is None or s.mean}
+    return Candidate(message.content, source, scores)
 
 
 def choose(candidates: Sequence[Candidate], number: int) -> list[int]:
@@ -89,6 +96,8 @@ def _words(candidates: Sequence[Candidate]) -> Floats:
     weighted = counts[:, common] @ sparse.diags(np.log(len(candidates) / turns_of[common]))
     lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
     weighted = sparse.diags(1 / np.maximum(lengths, 1e-9)) @ weighted
+    if not weighted.count_nonzero():  # every turn has the same words
+        return np.zeros((len(candidates), 1))
     left, values, _ = svds(weighted, k=dimensions, v0=np.ones(min(weighted.shape)))
     found: Floats = left * values - (left * values).mean(axis=0)
     return found

@@ -23,7 +23,7 @@ from steerlm.attributes import Attribute, AttributeSchema, JudgeShare, Value
 from steerlm.config import LabelConfig, RubricLanguage
 from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
 from steerlm.errors import UserError
-from steerlm.scorers.choosing import Candidate, choose
+from steerlm.scorers.choosing import candidate_of, choose
 from steerlm.scorers.labelling import one_for_all
 from steerlm.scorers.llm.client import Cost, Endpoint, JudgeClient, check_endpoint
 from steerlm.scorers.llm.judge import judge
@@ -164,13 +164,17 @@ def label(
 
 
 def choose_turns(data: Sequence[Path], schema: AttributeSchema | None, number: int) -> list[ChosenTurn]:
-    """Choose turns of files to rate, in an order of which every beginning is a good choice."""
+    """Choose turns of files to rate, in an order of which every beginning is a good choice.
+
+    Where an attribute model has labelled the files, its scores count beside words, length and source: the turns are
+    those of which a model of all four is least sure.
+    """
     orders = []
     pools = [_pool(path, schema) for path in data]
     for position, pool in enumerate(pools):
         share = min(_HELD_OUT, len(pool) / max(1, sum(map(len, pools)))) if position else 1.0
         wanted = max(1, round(share * number)) if pool else 0
-        found = choose([Candidate(turn.messages[-1].content, source) for turn, source in pool], wanted)
+        found = choose([candidate_of(turn.messages[-1], source) for turn, source in pool], wanted)
         # the k-th of a file that gets a share of s stands where k / s of the whole have been chosen
         orders += [((k + 1) / share, position, pool[i][0]) for k, i in enumerate(found)]
     return [turn for _, _, turn in sorted(orders, key=lambda row: row[:2])][:number]
@@ -278,7 +282,7 @@ def with_ratings(schema: AttributeSchema, number: int | None) -> AttributeSchema
 
 @contextlib.contextmanager
 def projected(data: Path, schema: AttributeSchema, out: Path) -> Iterator[Path]:
-    """Yield a copy of a file, for the time being, that holds labels of the schema's attributes only."""
+    """Yield a copy of a file, for the time being, that holds labels and scores of the schema's attributes only."""
     out.mkdir(parents=True, exist_ok=True)
     copy = out / ".input" / lines_name(data)
     copy.parent.mkdir(exist_ok=True)
@@ -300,7 +304,7 @@ def _projected(record: Conversation, schema: AttributeSchema) -> Conversation:
             attributes=kept(message.attributes),
             human=kept(message.human),
             ratings={n: r for n, r in (message.ratings or {}).items() if n in schema} or None,
-            scores=None,
+            scores={n: score for n, score in (message.scores or {}).items() if n in schema} or None,
         )
         for message in record.messages
     ]

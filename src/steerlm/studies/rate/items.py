@@ -17,7 +17,7 @@ from typing import Any, Literal
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Conversation, Message, conversation_from_dict, read_conversations
 from steerlm.errors import UserError
-from steerlm.scorers.choosing import Candidate, choose
+from steerlm.scorers.choosing import Candidate, candidate_of, choose
 from steerlm.studies.judge.formats import read_answers, read_questions
 
 Turns = Literal["last", "all"]
@@ -207,15 +207,13 @@ def rated_turns(
     drawn = _draw(list(conversations), number if select == "random" else None, seed)
     places = [(k, turn) for k in drawn for turn in conversations[k].assistant_turns[-1 if turns == "last" else 0 :]]
     if select == "uncertain" and number is not None:
-        places = [places[i] for i in sorted(choose([_candidate(labelled[k], turn) for k, turn in places], number))]
+        places = [places[i] for i in sorted(choose(_candidates(labelled, places), number))]
     items = [RatedTurn(conversations[k], turn, _shown(labelled[k].messages[turn], prefill)) for k, turn in places]
     return StudyItems(tuple(items), {"conversations without an assistant turn": without} if without else {})
 
 
-def _candidate(conversation: Conversation, turn: int) -> Candidate:
-    message = conversation.messages[turn]
-    scores = {name: s.mean for name, s in (message.scores or {}).items() if s.probabilities is None or s.mean}
-    return Candidate(message.content, conversation.source, scores)
+def _candidates(labelled: Mapping[str, Conversation], places: Sequence[tuple[str, int]]) -> list[Candidate]:
+    return [candidate_of(labelled[k].messages[turn], labelled[k].source) for k, turn in places]
 
 
 def _shown(message: Message, schema: AttributeSchema | None) -> Mapping[str, Value]:
