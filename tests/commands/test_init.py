@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from steerlm.attributes import AttributeSchema
 from steerlm.cli import main
-from steerlm.config import Recipe, load_recipe
+from steerlm.config import Recipe, SourceConfig, load_recipe
+from steerlm.planning import looking
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
+COLUMNS = {"prompt": "player", "response": "reply"}
 ADJECTIVES = ("old", "quiet", "red", "lucky", "broken", "salty", "golden")
 
 
@@ -61,9 +64,9 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steerlm.planning.measuring.copy_speed", lambda: 1e10)
 
 
-def init(*argv: str | Path) -> Recipe:
+def init(*argv: str | Path, made: str = "dialogue.yaml") -> Recipe:
     assert main(["init", *map(str, argv)]) == 0
-    return load_recipe("dialogue.yaml")
+    return load_recipe(made)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
@@ -130,7 +133,38 @@ def test_dials_by_name_from_a_file_and_by_a_judge(base: Path, capsys: pytest.Cap
     capsys.readouterr()
 
 
+def test_what_a_stranger_should_know_of_the_data_is_said(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"{prompt},{reply}" for prompt, reply in map(exchange, range(60))]
+    lines[0] = "Where is nothing?,N/A"
+    lines[10:20] = [line + ", unquoted" for line in lines[10:20]]
+    Path("table.csv").write_text(
+        "\n".join(["Frage,Antwort,Note", *(f"{line},{i % 5 + 1}" for i, line in enumerate(lines))])
+    )
+    recipe = init(Path("table.csv"), "--base", base, "--out", "mine.yaml", made="mine.yaml")
+    said = " ".join(capsys.readouterr().out.split())
+    assert (recipe.name, recipe.run_dir) == ("mine", Path("runs/mine")), "beside a run of the same data"
+    for piece in (
+        "say --columns rating.note=Note",
+        "50 conversations, 50 different prompts, 10 that cannot be read",
+        "a cell that holds the separator stands in quotation marks",
+        "warning 17 % of the rows cannot be read",
+        "warning 50 conversations teach no dial",
+        "warning 1 replies say nothing ('N/A')",
+    ):
+        assert piece in said
+    init(Path("table.csv"), "--base", base, "--columns", "rating.note=Note", made="table.yaml")
+    capsys.readouterr()
+
+
+def test_prompts_are_counted_in_all_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looking, "READ", 10)
+    source = SourceConfig(name="a", format="table", path=write(Path("a.csv"), rows(40)), columns=COLUMNS)
+    look = looking.look_at_data(source, AttributeSchema.preset("oasst"))
+    assert (look.records, look.prompts, len(look.conversations)) == (40, 40, 10)
+
+
 MISTAKES: list[tuple[list[str], str]] = [
+    (["dialogue.csv", "--base", "BASE", "--attributes", "length"], "for example length=measure:words or length=judge"),
     (["dialogue.csv", "--base", "BASE", "--out", "taken.yaml"], "taken.yaml is there already; --force"),
     (["nowhere.csv", "--base", "BASE"], "no such file or folder: nowhere.csv"),
     (["dialogue.csv", "--base", "./nowhere"], "--base: no such folder: ./nowhere"),

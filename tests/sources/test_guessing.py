@@ -7,7 +7,10 @@ from pathlib import Path
 import orjson
 import pytest
 
+from steerlm.attributes import OASST
+from steerlm.config import SourceConfig
 from steerlm.errors import UserError
+from steerlm.sources import read_source
 from steerlm.sources.guessing import SourceGuess, guess_source, plain_name
 
 
@@ -71,6 +74,8 @@ def test_columns_are_found_by_name(tmp_path: Path) -> None:
     assert found.rated == ()
     assert found.unclear == ("scene",)
     assert "prompt is the column 'player'" in found.said[0]
+    short = guess(tmp_path / "b.csv", table("prompt,response,code", "Hi,Yo,abc"))
+    assert (short.columns, short.certain) == ({}, True), "their names say it, however short the texts are"
 
 
 def test_two_columns_of_text_are_taken_in_their_order_and_that_is_no_certainty(tmp_path: Path) -> None:
@@ -98,17 +103,58 @@ def test_what_the_user_says_wins(tmp_path: Path) -> None:
     assert guess(tmp_path / "b.jsonl", lines({"messages": []}), wanted="sharegpt").format == "sharegpt"
 
 
+def test_a_list_of_turns_under_another_name(tmp_path: Path) -> None:
+    row = [{"speaker": "user", "text": "a"}, {"speaker": "bot", "text": "b"}]
+    found = guess(tmp_path / "a.jsonl", lines({"talk": row, "n": 1}, {"talk": row}))
+    assert (found.format, found.columns) == ("sharegpt", {"messages": "talk"})
+    source = SourceConfig(name="a", format=found.format, path=tmp_path / "a.jsonl", columns=dict(found.columns))
+    first = next(read_source(source, OASST))
+    assert [message.content for message in first.messages] == ["a", "b"]
+    both = lines({"talk": row, "more": row})
+    with pytest.raises(UserError, match="If talk holds the turns of a conversation, say --columns messages=talk"):
+        guess(tmp_path / "b.jsonl", both + "\n" + both)
+    assert guess(tmp_path / "b.jsonl", both, {"messages": "more"}).columns == {"messages": "more"}
+    text = table("player,dialogue", "Who are you?,Nobody at all.", "And you?,Guess who.")
+    assert guess(tmp_path / "c.csv", text).columns == {"prompt": "player", "response": "dialogue"}
+
+
+def test_a_column_of_a_few_words_is_a_dial_of_categories_where_the_user_says_so(tmp_path: Path) -> None:
+    text = table("prompt,response,mood", "Who are you?,Nobody at all.,calm", "And you?,Guess who.,angry")
+    assert guess(tmp_path / "a.csv", text).rated == ()
+    [mood] = guess(tmp_path / "a.csv", text, {"rating.mood": "mood"}).rated
+    assert mood.attribute.categories == ("angry", "calm")
+
+
+def test_a_table_without_a_header_is_doubted(tmp_path: Path) -> None:
+    [doubt] = guess(tmp_path / "a.csv", table("Who are you?,Nobody.", "And you?,Guess who.")).doubts
+    assert "put a row of names above it" in doubt
+    assert guess(tmp_path / "b.csv", table("prompt,response", "Who are you?,Nobody.")).doubts == ()
+
+
 @pytest.mark.parametrize(
     ("text", "columns", "wanted", "words"),
     [
         (table("one,two,three", "Hello there,Hello you,Hello all"), {}, None, "cannot tell which column is the prompt"),
+        (table("text", "Hello there"), {}, None, "An exchange needs what the user says and the reply"),
+        (
+            table("prompt,response,Stern", "Hello,Hello you,1"),
+            {"rating.Stern": "Stern"},
+            None,
+            "for example rating.stern=Stern",
+        ),
+        (
+            table("prompt,response,x", "Hello,Hello you,2 stars", "Hi,Hi you,3 stars"),
+            {"rating.x": "x"},
+            None,
+            "one word",
+        ),
         (
             table("prompt,response", "Hello there,Hello you"),
             {"prompt": "no"},
             None,
             "no column 'no'; it has prompt, re",
         ),
-        (table("prompt,response,x", "Hello,Hello you,9999"), {"rating.humor": "x"}, None, "no levels of a scale"),
+        (table("prompt,response,x", "Hello,Hello you,9999"), {"rating.humor": "x"}, None, "neither levels of a scale"),
         ("prompt,response\n", {}, None, "holds no row"),
         (table("prompt,response", "Hello,Hello you"), {}, "tabel", "did you mean 'table'"),
     ],
@@ -126,3 +172,10 @@ def test_rows_that_are_no_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("column", "name"), [("Style rating", "style_rating"), ("5 stars!", "a_5_stars"), ("ß", "a")])
 def test_names_of_columns_as_names_of_attributes(column: str, name: str) -> None:
     assert plain_name(column) == name
+
+
+def test_an_object_around_the_rows_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="one object: save the list under 'data' as a file of its own"):
+        guess(tmp_path / "a.json", lines({"version": 1, "data": [{"prompt": "a", "response": "b"}]}))
+    with pytest.raises(UserError, match=r"b.json:1:2: malformed JSON.*belongs into a file of its own"):
+        guess(tmp_path / "b.json", '{\n "data": [\n  {"prompt": "a", "response": "b"}\n ]\n}\n')

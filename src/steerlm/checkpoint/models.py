@@ -101,7 +101,8 @@ def _resolve(name_or_path: str | Path, weights: bool = True) -> str:
 
 def _explain(name: str, error: Exception) -> UserError:
     text = str(error).strip().splitlines()
-    return UserError(f"cannot load {name!r}: {text[0] if text else type(error).__name__}")
+    here = "" if Path(name).exists() else "; no folder here is called so"
+    return UserError(f"cannot load {name!r}: {text[0] if text else type(error).__name__}{here}")
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _LABELLED = 0.95
 """Share of rated responses from which people's labels are trained on as they are."""
+_GRAVE, _FEWEST = 0.05, 100
+"""Share of rows that cannot be read, and number of conversations, from which one is warned."""
 _LONG_S = 3600
 _ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 _EPILOG = """\
@@ -46,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     options.add_columns(parser)
     parser.add_argument("--format", help="how the data are laid out (default: guessed)")
     parser.add_argument("--encoder", metavar="MODEL", help="base of the attribute model, where one is needed")
-    parser.add_argument("--name", help="name of the run (default: that of the data)")
+    parser.add_argument("--name", help="name of the run (default: that of --out, else of the data)")
     parser.add_argument("--out", type=Path, help="recipe to write (default: NAME.yaml)")
     parser.add_argument("--force", action="store_true", help="write over a recipe that is there")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run (default: %(default)s)")
@@ -54,7 +56,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write a recipe; what its owner must still do is said."""
-    name = arguments.name or _name_of(arguments.data)
+    name = arguments.name or _name_of(arguments.data if arguments.out is None else str(arguments.out))
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         raise UserError(f"--name {name!r} may hold letters, digits and _ . - only")
     out = arguments.out or Path(f"{name}.yaml")
@@ -64,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     from steerlm.attributes import Attribute, AttributeSchema
     from steerlm.planning.dials_for import suggested_attributes, with_ratings_that_exist
     from steerlm.planning.looking import look_at_data, look_at_model
-    from steerlm.sources.guessing import guess_source
+    from steerlm.sources.draft import is_placeholder
+    from steerlm.sources.guessing import guess_source, plain_name
 
     path = _path_of(arguments.data)
     columns = _columns(arguments.columns)
@@ -75,12 +78,25 @@ def run(arguments: argparse.Namespace) -> int:
         terminal.say(f"guessed  {text}")
     for column in guess.unclear:
         terminal.say(
-            f"not used {column}: whole numbers; if they rate the reply, say --columns rating.{column}={column}"
+            f"not used {column}: whole numbers; if they rate the reply, say --columns "
+            f"rating.{plain_name(column)}={column}"
         )
+    for text in guess.doubts:
+        terminal.say(f"warning  {text}")
     attributes = _attributes(arguments.attributes, guess, columns)
     source = _source(name, arguments.data, path, guess, attributes)
     data = look_at_data(source, AttributeSchema(tuple(attributes) or (Attribute("nobody_rates_this"),)))
     terminal.say(f"data     {data}")
+    if data.bad > _GRAVE * (data.records + data.bad):
+        terminal.say(
+            f"warning  {100 * data.bad / (data.records + data.bad):.0f} % of the rows cannot be read: mend them"
+        )
+    if empty := [reply for reply in data.replies() if is_placeholder(reply)]:
+        terminal.say(
+            f"warning  {len(empty):,} replies say nothing ({empty[0]!r}): they would be trained; take them out"
+        )
+    if data.records < _FEWEST:
+        terminal.say(f"warning  {data.records} conversations teach no dial: it takes some hundreds")
     if not attributes:
         attributes, missing = suggested_attributes(data)
         for text in missing:
@@ -127,12 +143,18 @@ def _asked(guess: SourceGuess) -> dict[str, str]:
 
 def _attributes(text: str | None, guess: SourceGuess, columns: Mapping[str, str]) -> list[Attribute]:
     """Return the dials that are named, in a file or on the command line or by a column of ratings."""
+    from steerlm.attributes import PRESETS
     from steerlm.planning.dials_for import read_shorthand
 
     rated = {column.attribute.name: column.attribute for column in guess.rated}
     if text is None:
         return list(rated.values())
     if "=" not in text:
+        if text.upper() not in PRESETS and not Path(text).suffix:
+            raise UserError(
+                f"--attributes {text!r} is no preset ({', '.join(PRESETS).lower()}) and no YAML file; a dial is "
+                f"NAME=WHO, for example {text}=measure:words or {text}=judge"
+            )
         named = list(common.schema_of(text))
     else:
         # of an attribute that a column rates, the column knows the scale

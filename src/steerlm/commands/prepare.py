@@ -91,7 +91,18 @@ def _show(
 ) -> None:
     """Print a few prepared records; what is trained stands in ⟦ ⟧."""
     if count:
+        from steerlm.attributes import AttributeSchema
+        from steerlm.stages.prepare.dials import SCHEMA_FILE
         from steerlm.stages.prepare.show import show
+        from steerlm.storage.files import read_json
 
+        if (out / SCHEMA_FILE).is_file():  # with the cuts of what is measured
+            schema = AttributeSchema.from_dict(read_json(out / SCHEMA_FILE))
         for record in show(out / "train.jsonl", schema, template, count, seed):
             terminal.say(f"\n{record}")
+        later = [attribute.name for attribute in schema if not attribute.measure]
+        if later:
+            names = ", ".join(later)
+            terminal.say(
+                f"\nof {names} the headers hold people's ratings so far; where `annotate` runs, it sets its own"
+            )

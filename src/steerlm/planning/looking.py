@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from steerlm.planning.architectures import Architecture, architecture
 from steerlm.sources import read_source
 from steerlm.sources.draft import prompt_group
 from steerlm.sources.rows import BadRecords
+from steerlm.storage.hash_set import HashSet, hash64
+from steerlm.storage.progress import progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +59,7 @@ class DataLook:
 
     Attributes:
         records: all that can be read.
-        prompts: distinct first prompts (or groups) among those kept.
+        prompts: distinct first prompts (or groups).
         conversations: those kept.
         bad: records that cannot be read.
         first_bad: the first one's fault.
@@ -125,13 +128,14 @@ def look_at_data(source: SourceConfig, schema: AttributeSchema) -> DataLook:
     """
     bad = BadRecords()
     kept: list[Conversation] = []
-    groups: set[str] = set()
+    groups = HashSet()
     records = 0
-    for conversation in read_source(source, schema, bad):
+    for conversation in progress(read_source(source, schema, bad, Counter()), None, "reading"):
         records += 1
-        if len(kept) < READ and conversation.assistant_turns:
-            kept.append(conversation)
-            groups.add(conversation.group or prompt_group(conversation.messages))
+        if conversation.assistant_turns:
+            groups.add(hash64(conversation.group or prompt_group(conversation.messages)))
+            if len(kept) < READ:
+                kept.append(conversation)
     first = bad.examples[0] if bad.examples else ""
     if not kept:
         raise UserError(f"{source.path or source.hub} holds no conversation with a response{first and f': {first}'}")

@@ -91,8 +91,13 @@ def read_source(
     yield from itertools.islice(conversations, source.max_records)
     columns.check(str(source.path or source.hub))
     if dropped is None and labels.dropped:
-        counts = ", ".join(f"{name}: {count}" for name, count in labels.dropped.items())
-        _LOG.warning("%s: labels left out because the schema has no such attribute: %s", source.name, counts)
+        for what, chosen in (
+            ("labels left out because the schema has no such attribute", False),
+            ("left out because nothing reads it", True),
+        ):
+            found = [f"{n.strip('()')}: {count}" for n, count in labels.dropped.items() if n.startswith("(") is chosen]
+            if found:
+                _LOG.warning("%s: %s: %s", source.name, what, ", ".join(found))
 
 
 def parse_columns(text: str) -> dict[str, str]:

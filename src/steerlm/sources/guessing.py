@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -19,16 +19,21 @@ from steerlm.errors import UserError, did_you_mean
 from steerlm.sources.draft import absent, as_number
 from steerlm.sources.helpsteer import ATTRIBUTES as HELPSTEER
 from steerlm.sources.rows import BadRecords, read_rows
-from steerlm.sources.turns import TURN_LISTS, find_turns
+from steerlm.sources.turns import ROLE_KEYS, TURN_LISTS, find_turns
 
 LOOKED_AT = 2000
 """Rows that a guess rests on, at most."""
 _MOST_LEVELS = 11
+_SHORTEST = 4
+_LONG_NAME = 40
+"""Characters that no name of a column has."""
 _PROMPTS = ("prompt", "question", "query", "instruction", "input", "user", "player", "human", "context", "request")
 _RESPONSES = (
     "response", "answer", "reply", "output", "completion", "assistant", "bot", "npc_reply", "npc_response",
     "target", "gpt",
 )  # fmt: skip
+_SAID = ("prompt", "question", "instruction", "response", "answer", "reply", "completion")
+"""Names of columns that hold what is said, however short it is."""
 _SYSTEMS = ("system", "system_prompt", "persona", "npc", "character", "speaker", "role")
 _KNOWN = {attribute.name: attribute for preset in PRESETS.values() for attribute in preset}
 _RATING_WORDS = {"rating", "ratings", "rated", "score", "scores", "stars", "grade", "label", "likert"}
@@ -61,6 +66,7 @@ class SourceGuess:
         unclear: columns of whole numbers that nobody has called ratings.
         said: what was guessed, in words.
         certain: whether the names of columns or keys left no doubt.
+        doubts: what may be wrong with the data themselves.
     """
 
     format: SourceFormat
@@ -69,6 +75,7 @@ class SourceGuess:
     unclear: tuple[str, ...]
     said: tuple[str, ...]
     certain: bool
+    doubts: tuple[str, ...] = ()
 
 
 def guess_source(origin: str, path: Path | None, columns: Mapping[str, str], wanted: str | None = None) -> SourceGuess:
@@ -97,11 +104,28 @@ def guess_source(origin: str, path: Path | None, columns: Mapping[str, str], wan
         raise UserError(f"--format {wanted!r}: {did_you_mean(wanted, formats)}")
     if wanted is not None and wanted != "table":
         return SourceGuess(formats[formats.index(wanted)], columns, (), (), (), True)
-    known = None if columns or wanted else _known_format(objects, keys)
+    if not columns and wanted is None and len(turns := _turn_columns(objects, keys)) == 1:
+        columns = {"messages": turns[0]}
+    named = {column: name for name, column in columns.items() if name in TURN_LISTS and column in keys}
+    renamed: Sequence[Mapping[str, object]] = objects
+    if named:
+        renamed = [{named.get(str(key), str(key)): value for key, value in row.items()} for row in objects]
+    known = None if wanted or (columns and not named) else _known_format(renamed, [named.get(key, key) for key in keys])
     if known is not None:
         said = (f"format {known}, by its keys ({', '.join(keys[:6])})",)
-        return SourceGuess(known, {}, _labelled(known, objects), (), said, True)
+        return SourceGuess(known, dict(columns), _labelled(known, renamed), (), said, True)
     return _table(origin, objects, keys, columns)
+
+
+def _turn_columns(rows: Sequence[Mapping[str, object]], keys: Sequence[str]) -> list[str]:
+    """Return the columns of other names than usual that hold lists of turns; none where a usual name is there."""
+
+    def holds_turns(key: str) -> bool:
+        turns = rows[0].get(key)
+        first = turns[0] if isinstance(turns, list) and turns else None
+        return isinstance(first, dict) and any(name in first for name in ROLE_KEYS)
+
+    return [key for key in keys if holds_turns(key)] if not any(key in keys for key in TURN_LISTS) else []
 
 
 def _known_format(rows: Sequence[Mapping[str, object]], keys: Sequence[str]) -> SourceFormat | None:
@@ -211,7 +235,11 @@ def _table(
     missing = [column for column in given.values() if column not in keys]
     if missing:
         raise UserError(f"--columns: {origin} has no column {missing[0]!r}; it has {', '.join(keys)}")
-    texts = [key for key in keys if _is_text(rows, key) and key not in given.values()]
+    texts = [
+        key
+        for key in keys
+        if _is_text(rows, key, 1 if plain_name(key) in _SAID else _SHORTEST) and key not in given.values()
+    ]
     found = {name: column for name, column in given.items() if not name.startswith("rating.")}
     said, certain = [], True
     for part, names in (("prompt", _PROMPTS), ("response", _RESPONSES)):
@@ -229,7 +257,7 @@ def _table(
     if lacking:
         raise UserError(
             f"{origin}: cannot tell which column is the {' and which the '.join(lacking)}; it has "
-            f"{', '.join(keys)}. Say so, for example --columns prompt={keys[0]},response={keys[-1]}"
+            f"{', '.join(keys)}. {_remedy(rows, keys)}"
         )
     if "system" not in found:
         column = _by_name([key for key in texts if key not in found.values()], _SYSTEMS)
@@ -240,7 +268,33 @@ def _table(
     renamed = {part: column for part, column in found.items() if part != column}
     named = [column for column in rated if column.column in given.values() or _rates(column.attribute.name)]
     unclear = [column.column for column in rated if column not in named]
-    return SourceGuess("table", renamed, tuple(named), tuple(unclear), tuple(said), certain)
+    return SourceGuess("table", renamed, tuple(named), tuple(unclear), tuple(said), certain, tuple(_doubts(keys)))
+
+
+def _remedy(rows: Sequence[Mapping[str, object]], keys: Sequence[str]) -> str:
+    """Return how the user can say what no name of a column says."""
+    lists = [key for key in keys if isinstance(rows[0].get(key), list)]
+    if lists and len(rows) == 1:
+        return f"The file is one object: save the list under {lists[0]!r} as a file of its own"
+    if lists:
+        return f"If {lists[0]} holds the turns of a conversation, say --columns messages={lists[0]}"
+    if len(keys) == 1:
+        return "An exchange needs what the user says and the reply to it, in two columns"
+    return f"Say so, for example --columns prompt={keys[0]},response={keys[-1]}"
+
+
+def _doubts(keys: Sequence[str]) -> Iterator[str]:
+    """Yield what makes one think that a table has no header."""
+    texts = [key for key in keys if len(key) > _LONG_NAME or key.rstrip().endswith((".", "?", "!", "。", "？"))]
+    if texts:
+        yield (
+            f"the first row was taken for the names of the columns ({_short(texts[0])!r}): if it is data, put a row of "
+            "names above it"
+        )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONG_NAME else f"{text[:_LONG_NAME]}…"
 
 
 def _rates(name: str) -> bool:
@@ -273,13 +327,13 @@ def _values(rows: Sequence[Mapping[str, object]], key: str) -> list[object]:
     return [row[key] for row in rows if key in row and not absent(row[key])]
 
 
-def _is_text(rows: Sequence[Mapping[str, object]], key: str) -> bool:
-    """Whether a column holds words rather than numbers or one of a few codes."""
+def _is_text(rows: Sequence[Mapping[str, object]], key: str, shortest: int) -> bool:
+    """Whether a column holds words, so many characters long on average, rather than numbers or one of a few codes."""
     values = _values(rows, key)
     texts = [value for value in values if isinstance(value, str)]
     if not texts or len(texts) < len(values) or all(isinstance(as_number(text), int | float) for text in texts):
         return False
-    return statistics.mean(len(text) for text in texts) >= 4
+    return statistics.mean(len(text) for text in texts) >= shortest
 
 
 def _rated(
@@ -293,15 +347,38 @@ def _rated(
         values = [as_number(value) for value in _values(rows, column)]
         numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
         name = named.get(column, plain_name(column))
+        if column in named and name != plain_name(name):
+            raise UserError(
+                f"--columns rating.{name}={column}: a dial's name is lower-case letters, digits and underscores, for "
+                f"example rating.{plain_name(name)}={column}"
+            )
         if len(numbers) == len(values) and _is_scale(numbers):
             attribute = _attribute(name, int(min(numbers)), int(max(numbers)), f"As rated in the column {column}.")
             found.append(RatedColumn(column, attribute, len(values) / len(rows)))
         elif column in named:
-            raise UserError(
-                f"--columns rating.{name}={column}: its values are no levels of a scale of whole numbers from 0 or 1 "
-                f"to at most {_MOST_LEVELS - 1}, for example {values[0] if values else 'nothing'!r}"
-            )
+            found.append(RatedColumn(column, _categories(name, column, values), len(values) / len(rows)))
     return tuple(found)
+
+
+def _categories(name: str, column: str, values: Sequence[object]) -> Attribute:
+    """Return the attribute whose categories a column names.
+
+    Raises:
+        UserError: values that are neither levels nor names of a few categories.
+    """
+    names = sorted({str(value) for value in values})
+    try:
+        if not 2 <= len(names) <= _MOST_LEVELS or any(isinstance(value, int | float) for value in values):
+            raise UserError("too many")
+        return Attribute(
+            name, "categorical", categories=tuple(names), description=f"As labelled in the column {column}."
+        )
+    except UserError:
+        raise UserError(
+            f"--columns rating.{name}={column}: its values are neither levels of a scale of whole numbers from 0 or 1 "
+            f"to at most {_MOST_LEVELS - 1} nor names of 2 to {_MOST_LEVELS} categories in one word, for example "
+            f"{values[0] if values else 'nothing'!r}"
+        ) from None
 
 
 def _is_scale(numbers: Sequence[int | float]) -> bool:

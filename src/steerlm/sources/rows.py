@@ -119,7 +119,8 @@ def read_file_rows(path: Path, bad: BadRecords | None = None) -> Iterator[Source
         yield from _array_rows(path, bad)
     else:
         raise UserError(
-            f"{path}: cannot tell its format; name it .jsonl, .json, .csv, .tsv (each also .gz) or .parquet"
+            f"{path}: cannot tell its format; what is read is .jsonl, .json, .csv, .tsv (each also .gz) and .parquet: "
+            "save or export it as one of these"
         )
 
 
@@ -128,6 +129,12 @@ def _line_rows(path: Path, bad: BadRecords | None) -> Iterator[SourceRow]:
         try:
             value = parse_json_line(line, path, line_number)
         except UserError as error:
+            if number == 0 and _suffix(path).lower() == ".json":
+                what = str(error).partition(";")[0]
+                raise UserError(
+                    f"{what}; a .json file is an array of rows or one object per line: a list that stands inside of "
+                    "one object belongs into a file of its own"
+                ) from None
             reject(str(error), bad)
         else:
             yield SourceRow(f"{path}:{line_number}", number, value)
@@ -170,7 +177,12 @@ def _table_rows(path: Path, bad: BadRecords | None) -> Iterator[SourceRow]:
                     header = _header(cells, place)
                     continue
                 if len(cells) != len(header):
-                    reject(f"{place}: {len(cells)} cells in a table of {len(header)} columns", bad)
+                    cure = (
+                        "; a cell that holds the separator stands in quotation marks"
+                        if len(cells) > len(header)
+                        else ""
+                    )
+                    reject(f"{place}: {len(cells)} cells in a table of {len(header)} columns{cure}", bad)
                 elif any("\0" in cell for cell in cells):
                     reject(f"{place}: a NUL character in the text", bad)
                 else:

@@ -36,7 +36,7 @@ ROLES: dict[str, Role] = {
 }
 _TOOLS = ("tool", "tools", "function", "function_call", "tool_call", "tool_response", "observation", "ipython")
 TURN_LISTS = ("messages", "conversations", "conversation")
-_ROLE_KEYS = ("role", "from", "speaker")
+ROLE_KEYS = ("role", "from", "speaker")
 _TEXT_KEYS = ("content", "value", "text")
 _CALLS = ("tool_calls", "function_call")
 _LABELS = ("attributes", "human", "ratings", "scores")
@@ -89,7 +89,7 @@ def read_turn(turn: object, schema: AttributeSchema | None, left_out: Counter[st
     if not isinstance(turn, dict):
         raise UserError(f"a message must be a JSON object with role and content, got {turn!r}")
     role_key, text_key = (
-        next((key for key in keys if turn.get(key) is not None), keys[0]) for keys in (_ROLE_KEYS, _TEXT_KEYS)
+        next((key for key in keys if turn.get(key) is not None), keys[0]) for keys in (ROLE_KEYS, _TEXT_KEYS)
     )
     role = _role(turn, role_key)
     fields: dict[str, object] = {"role": role}

@@ -26,6 +26,7 @@ def test_a_table_with_columns_of_its_own_is_prepared_and_shown(
     shown = say(capsys)
     assert shown.count("⟦") == 3
     assert "<|user|>Hi " in shown
+    assert "of quality, toxicity, humor, creativity the headers hold people's ratings so far" in shown
     first = next(read_conversations(tmp_path / "o" / "train.jsonl"))
     assert [m.role for m in first.messages] == ["system", "user", "assistant"]
     assert main([*argv, "--columns", columns.replace("funny", "fun")]) == 2

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from steerlm.attributes import OASST
+from steerlm.attributes import OASST, AttributeSchema
 from steerlm.config import TemplateName
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.stages.prepare.show import show
@@ -35,6 +35,19 @@ def test_a_record_is_shown_with_headers_and_what_is_trained(tmp_path: Path) -> N
         "<|assistant|><|attributes|>quality:4<|end_attributes|>⟦Hello<|end|>⟧<|user|>Bye<|end|>"
         "<|assistant|><|attributes|>quality:2,humor:1<|end_attributes|>⟦Bye<|end|>⟧"
     )
+
+
+def test_what_is_measured_stands_in_the_header(tmp_path: Path) -> None:
+    rows = [
+        {"name": "humor"},
+        {"name": "length", "measure": "words", "cuts": [2, 4]},
+        {"name": "x", "measure": "words"},
+    ]
+    schema = AttributeSchema.from_dict(rows)
+    said = (Message("user", "Hi"), Message("assistant", "One two three", {"humor": 1}))
+    write_conversations(tmp_path / "a.jsonl", [Conversation("x", said)], schema)
+    (shown,) = show(tmp_path / "a.jsonl", schema, "steerlm", 1, 0)
+    assert "<|attributes|>humor:1,length:1<|end_attributes|>" in str(shown)
 
 
 def test_the_draw_is_of_the_seed(tmp_path: Path) -> None:
