@@ -241,7 +241,8 @@ def test_a_shipped_recipe_is_found_by_its_name_from_anywhere(
 
 def test_a_file_comes_before_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    own = SHIPPED[-1].read_text(encoding="utf-8").replace("run_dir: runs/playground", "run_dir: runs/own")
+    shipped = (SOURCE / "recipes" / "playground.yaml").read_text(encoding="utf-8")
+    own = shipped.replace("run_dir: runs/playground", "run_dir: runs/own")
     Path("playground").write_text(own, encoding="utf-8")
     assert load_recipe("playground").run_dir == Path("runs/own")
     Path("playground").unlink()
