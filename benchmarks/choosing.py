@@ -20,9 +20,10 @@ import yaml
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import load_encoder, load_tokenizer, resize_embeddings
 from steerlm.conversation import Message, read_conversations
-from steerlm.scorers.attribute_models import encode_for_scoring, read_features
+from steerlm.scorers.attribute_models import encode_for_scoring
 from steerlm.scorers.choosing import Candidate, choose, turn_features
 from steerlm.scorers.features import Readout
+from steerlm.scorers.reading import read_features
 from steerlm.scorers.ridge import GroupedRidge
 from steerlm.storage.files import write_json
 from steerlm.template.conversation_encoder import ConversationEncoder

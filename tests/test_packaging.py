@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 import tomllib
@@ -222,6 +223,19 @@ def test_measurements_where_there_is_no_resource_and_no_affinity(monkeypatch: py
     monkeypatch.setitem(sys.modules, "resource", None)
     assert spending.usable_cpus() >= 1
     assert spending.peak_memory_mib() is None
+
+
+SCRIPTS = [path for folder in ("benchmarks", "docs", "recipes", "scripts") for path in (ROOT / folder).rglob("*.py")]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_script_imports_from_the_package_is_there(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "steerlm":
+            module = importlib.import_module(str(node.module))
+            for name in (alias.name for alias in node.names):
+                if name not in vars(module):
+                    importlib.import_module(f"{node.module}.{name}")
 
 
 # -- shipped recipes --------------------------------------------------------------------------------------------------

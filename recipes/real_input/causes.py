@@ -29,7 +29,8 @@ from steerlm.scorers.attribute_models import encode_for_scoring, in_batches
 from steerlm.scorers.features import Readout
 from steerlm.scorers.ridge import GroupedRidge
 from steerlm.storage.files import atomic_writer, write_json
-from steerlm.template import ConversationEncoder, install_template
+from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.installing import install_template
 
 RESAMPLES = 1000
 LENGTHS = 4
