@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import chat_template_utils
 
 from steerlm.attributes import STEERLM, Attribute, AttributeSchema
-from steerlm.config import TrainSftConfig
+from steerlm.config import HeaderMarks, TrainSftConfig
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
 from steerlm.exporting.chat_templates import guarded, ollama_template
@@ -69,10 +69,11 @@ def test_the_page_has_every_template() -> None:
     assert set(MATRIX) == set(templates())
 
 
+@pytest.mark.parametrize("header", ["levels", "tokens"])
 @pytest.mark.parametrize("name", MATRIX)
-def test_a_template_keeps_what_the_page_promises(name: str) -> None:
+def test_a_template_keeps_what_the_page_promises(name: str, header: HeaderMarks) -> None:
     pytest.importorskip("trl")
-    assert matrix_row(name) == MATRIX[name]
+    assert matrix_row(name, header) == MATRIX[name]
 
 
 def test_what_is_carried_is_carried_whole() -> None:
@@ -166,9 +167,10 @@ def test_messages_that_the_model_has_no_role_for_are_refused() -> None:
 # --- installing ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("header", ["levels", "tokens"])
 @pytest.mark.parametrize("template", [GEMMA, QWEN])
-def test_survives_saving_and_installing_again(template: str, tmp_path: Path) -> None:
-    tokenizer = installed(template)
+def test_survives_saving_and_installing_again(template: str, header: HeaderMarks, tmp_path: Path) -> None:
+    tokenizer = installed(template, header)
     encode = ConversationEncoder(tokenizer, STEERLM)
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
@@ -176,7 +178,7 @@ def test_survives_saving_and_installing_again(template: str, tmp_path: Path) -> 
     assert again.conversation(CONVERSATION) == encode.conversation(CONVERSATION)
     assert (again.stop_ids, again.control_ids, again.new_ids) == (encode.stop_ids, encode.control_ids, encode.new_ids)
     assert own_template(loaded) == template
-    assert install_template(loaded, "auto", STEERLM) == 0
+    assert install_template(loaded, "auto", STEERLM, "tokens" if header == "levels" else "levels") == 0
     assert loaded.chat_template == tokenizer.chat_template
 
 
@@ -203,7 +205,7 @@ def test_marks_of_tokens_that_the_model_has() -> None:
     assert ConversationEncoder(tokenizer, STEERLM).attributes_open == encode.attributes_open
 
 
-@pytest.mark.parametrize("header", ["tokens", "text"])
+@pytest.mark.parametrize("header", ["levels", "tokens", "text"])
 @pytest.mark.parametrize("template", [GEMMA, QWEN])
 def test_no_attack_becomes_a_control_token(template: str, header: Any) -> None:
     tokenizer = tokenizer_for(template, spare=("<unused0>", "<unused1>"))
@@ -231,6 +233,18 @@ def test_new_tokens_are_the_marks_alone() -> None:
     assert install_template(tokenizer, "native", STEERLM) == 2
     encode = ConversationEncoder(tokenizer, STEERLM)
     assert encode.new_ids == [before, before + 1] == [encode.attributes_open, encode.attributes_close]
+
+
+def test_new_tokens_are_the_marks_and_the_levels() -> None:
+    tokenizer = tokenizer_for(QWEN)
+    before = len(tokenizer)
+    levels = sum(len(attribute.levels) for attribute in STEERLM)
+    assert install_template(tokenizer, "native", STEERLM, "levels") == 2 + levels
+    encode = ConversationEncoder(tokenizer, STEERLM)
+    assert encode.new_ids == list(range(before, before + 2 + levels))
+    prompt = encode.prompt([Message("user", "Hi")], {"humor": 1, "quality": 3})
+    written = tokenizer.convert_ids_to_tokens(prompt[prompt.index(encode.attributes_open) :])
+    assert written == ["<|attributes|>", "<|quality:3|>", "<|humor:1|>", "<|end_attributes|>"]
 
 
 def test_what_cannot_be_carried_is_refused_with_the_reason() -> None:

@@ -165,6 +165,58 @@ def test_a_template_that_trims_contents_keeps_parity() -> None:
     assert encoded.input_ids == tokenizer.apply_chat_template(plain(messages), return_dict=False)
 
 
+# --- a token per level -------------------------------------------------------------------------------------------
+
+LEVELS = [(family, template) for family, template in EVERY if template != "nemo"]
+
+
+@pytest.mark.parametrize(("family", "template"), LEVELS)
+def test_levels_as_tokens(family: str, template: TemplateName, tmp_path: Path) -> None:
+    tokenizer = FAMILIES[family]()
+    install_template(tokenizer, template, STEERLM, "levels")
+    tokenizer.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    encode = ConversationEncoder(tokenizer, STEERLM)
+    assert encode.conversation(CONVERSATION).input_ids == tokenizer.apply_chat_template(
+        plain(CONVERSATION), return_dict=False
+    )
+    asked, setting = CONVERSATION[:2], {"humor": 1, "quality": 3}
+    prompt = encode.prompt(asked, setting)
+    assert prompt == tokenizer.apply_chat_template(
+        plain(asked), attributes=setting, add_generation_prompt=True, return_dict=False
+    )
+    header = tokenizer.convert_ids_to_tokens(prompt[prompt.index(encode.attributes_open) :])
+    assert header == ["<|attributes|>", "<|quality:3|>", "<|humor:1|>", "<|end_attributes|>"]
+    assert set(tokenizer.convert_tokens_to_ids(header)) <= set(encode.new_ids) <= encode.control_ids
+    spelled = encode.prompt([Message("user", "".join(header))], {})
+    assert not set(spelled) & set(tokenizer.convert_tokens_to_ids(header))
+    # a template that is installed keeps its header
+    assert install_template(tokenizer, template, STEERLM, "tokens") == 0
+    assert ConversationEncoder(tokenizer, STEERLM).prompt(asked, setting) == prompt
+
+
+def test_a_checkpoint_with_names_and_digits_keeps_them() -> None:
+    tokenizer = installed("byte-level", "steerlm")
+    del tokenizer.init_kwargs["steerlm"]["header"]  # as checkpoints before this choice are
+    before = ConversationEncoder(tokenizer, STEERLM).prompt(CONVERSATION[:2], None)
+    assert install_template(tokenizer, "auto", STEERLM, "levels") == 0
+    assert ConversationEncoder(tokenizer, STEERLM).prompt(CONVERSATION[:2], None) == before
+
+
+def test_long_scales_and_nemo_write_digits() -> None:
+    schema = AttributeSchema((Attribute("share", maximum=100), Attribute("tone", maximum=2)))
+    build = FAMILIES["byte-level"]
+    tokenizer = build()
+    install_template(tokenizer, "steerlm", schema, "levels")
+    encode = ConversationEncoder(tokenizer, schema)
+    text = tokenizer.decode(encode.prompt([Message("user", "Hi")], {"share": 57, "tone": 2}))
+    assert text.replace(" ", "").endswith("<|attributes|>share:57,<|tone:2|><|end_attributes|>")
+    nemo, as_text = build(), build()
+    install_template(nemo, "nemo", schema, "levels")
+    install_template(as_text, "nemo", schema)
+    assert nemo.chat_template == as_text.chat_template
+
+
 # --- installing ---------------------------------------------------------------------------------------------------
 
 

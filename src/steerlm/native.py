@@ -278,10 +278,11 @@ def _require_header(
     chat = _chat(_QUESTION, _ANSWER, _AGAIN, _REPLY)
     chat = [{**message, "attributes": values} if message["role"] == "assistant" else message for message in chat]
     steered = _tried(render, text, chat)
-    label = ",".join(f"{name}:{value}" for name, value in values.items())
-    header = f"{marks[0]}{label}{marks[1]}"
+    found = re.search("(?s)" + ".*?".join(map(re.escape, marks)), steered or "")
+    header = found[0] if found else ""
     plain = render(own, _chat(_QUESTION, _ANSWER, _AGAIN, _REPLY), False, **_NO_THINKING)
-    if steered is None or steered.replace(header, "") != plain or steered.count(header) != 2:
+    whole = all(f"{name}:{value}" in header for name, value in values.items())
+    if steered is None or not whole or steered.replace(header, "") != plain or steered.count(header) != 2:
         raise tell("it changes with what an answer begins with")
     for answer in (_ANSWER, _REPLY):
         if header + answer not in steered:

@@ -242,6 +242,28 @@ def test_new_tokens_on_spare_rows_get_the_mean_of_the_trained_ones() -> None:
             assert torch.equal(weight[len(plain) :], old[name][len(plain) :])
 
 
+def test_a_level_is_read_as_the_words_that_name_it() -> None:
+    tokenizer = byte_tokenizer(None)
+    num_new = install_template(tokenizer, "steerlm", SCHEMA, "levels")
+    model = random_model(tiny_llama_config(len(tokenizer) - num_new))
+    old = model.get_input_embeddings().weight.clone()
+    resize_embeddings(model, tokenizer, num_new)
+    read, written = (layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings()))
+    attribute = SCHEMA.attributes[0]
+    for level in attribute.levels:
+        row = tokenizer.convert_tokens_to_ids(f"<|{attribute.name}:{level}|>")
+        means = [
+            old[tokenizer(name, add_special_tokens=False)["input_ids"]].mean(dim=0)
+            for name in (attribute.name, str(level))
+        ]
+        torch.testing.assert_close(read[row], (means[0] + means[1]) / 2)
+        torch.testing.assert_close(written[row], written[: len(old)].mean(dim=0))
+    # a checkpoint's own rows stay as they were learned
+    trained = read.clone()
+    resize_embeddings(model, tokenizer, install_template(tokenizer, "steerlm", SCHEMA, "levels"))
+    assert torch.equal(model.get_input_embeddings().weight, trained)
+
+
 def test_a_vocabulary_larger_than_the_tokenizer_is_left_alone_where_no_token_is_new() -> None:
     model = random_model(tiny_llama_config(1000))
     before = model.get_input_embeddings().weight.clone()

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from steerlm.attributes import STEERLM
+from steerlm.config import HeaderMarks
 from steerlm.conversation import Message
 from steerlm.encoding import template_literals
 from steerlm.errors import UserError
@@ -84,10 +85,10 @@ def rows(messages: Sequence[Message], headers: bool = True) -> list[dict[str, An
 class Carrier:
     """A template before and after `native` is installed."""
 
-    def __init__(self, template: str) -> None:
+    def __init__(self, template: str, header: HeaderMarks) -> None:
         self.own = tokenizer_for(template)
         self.tokenizer = tokenizer_for(template)
-        install_template(self.tokenizer, "native", STEERLM)
+        install_template(self.tokenizer, "native", STEERLM, header)
         self.encode = ConversationEncoder(self.tokenizer, STEERLM)
         self.conversations = [CONVERSATION, CONVERSATION[:2], SPACED]
         if self.encode.takes_system:
@@ -112,7 +113,7 @@ class Carrier:
     def adds_the_header_only(self) -> bool:
         """The header stands in front of an answer; without it the text is the model's own."""
         opening, closing = self.tokenizer.init_kwargs["steerlm"]["marks"]
-        header = re.compile(f"{re.escape(opening)}[a-z:0-9,]+{re.escape(closing)}")
+        header = re.compile(f"{re.escape(opening)}[a-z:0-9,<|>]+?{re.escape(closing)}")
         for messages in self.conversations:
             own = self.text(self.own, rows(messages, headers=False), enable_thinking=False)
             steered = self.text(self.tokenizer, rows(messages))
@@ -197,10 +198,10 @@ PROMISES: dict[str, Callable[[Carrier], bool]] = {
 
 
 @cache
-def matrix_row(name: str) -> dict[str, Any]:
+def matrix_row(name: str, header: HeaderMarks) -> dict[str, Any]:
     """Return what is promised for a template, or why it is refused."""
     try:
-        carrier = Carrier(templates()[name])
+        carrier = Carrier(templates()[name], header)
     except UserError as error:
         reason = re.search(r"cannot carry attributes: (.*); name another", str(error))
         return {"refused": reason[1] if reason else str(error)}
@@ -215,6 +216,6 @@ def matrix_row(name: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     PAGE_DATA.write_text(
-        json.dumps({name: matrix_row(name) for name in templates()}, indent=1, ensure_ascii=False) + "\n",
+        json.dumps({name: matrix_row(name, "levels") for name in templates()}, indent=1, ensure_ascii=False) + "\n",
         encoding="utf-8",
     )

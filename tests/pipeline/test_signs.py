@@ -51,7 +51,7 @@ def recipe_of(folder: Path) -> dict[str, Any]:
             "validation_fraction": 0.3,
         },
         "train_attribute_model": {**training, "head_only": True},
-        "train_sft": {**training, "max_steps": 30, "eval_steps": 30, "learning_rate": 3.0},
+        "train_sft": {**training, "max_steps": 30, "eval_steps": 30, "learning_rate": 3.0, "header": "tokens"},
         "evaluate": {"num_prompts": 5, "max_new_tokens": 4, "settings": ["defaults"]},
     }
 

@@ -89,7 +89,9 @@ def answer(folder: Path, attributes: dict[str, Any] | None) -> str:
 
 
 def test_the_result_follows_the_attributes_and_stops(folder: Path) -> None:
-    summary = run(folder, epochs=6, attribute_dropout=0.05, header_dropout=0.05, eval_steps=40)
+    summary = run(
+        folder, epochs=6, attribute_dropout=0.05, header_dropout=0.05, eval_steps=40, tokens_per_batch=256
+    )
     for (lang, loud), word in WORDS.items():
         assert answer(folder / "out" / "model", {"lang": lang, "loud": loud}) == f"{word}<|end|>"
     assert summary["train"]["records"] == 160
@@ -193,6 +195,12 @@ def test_weights_frozen_in_bf16_are_merged_in_fp32(folder: Path) -> None:
     expected = base[f"{name}.weight"].bfloat16().float() + 32 / 4 * b @ a
     torch.testing.assert_close(merged[f"{name}.weight"], expected, rtol=1e-5, atol=1e-6)
     assert b.any()
+    # rows of new tokens learn ten times as fast as the adapters, and are not drawn to 0
+    [optimizer] = (folder / "out" / "checkpoints").glob("checkpoint-2/optimizer.pt")
+    groups = torch.load(optimizer, weights_only=True)["param_groups"]
+    rates = [(group["initial_lr"], group["weight_decay"], len(group["params"])) for group in groups]
+    assert rates[-1] == (0.1, 0.0, 2)
+    assert {rate for rate, _, _ in rates[:-1]} == {1e-2}
 
 
 @pytest.mark.parametrize("target", ["lm_head", ("q_proj", "embed_tokens")])
@@ -216,7 +224,7 @@ def test_data_without_labels_is_an_error_that_says_what_to_do(folder: Path) -> N
 
 def test_nothing_fits(folder: Path) -> None:
     with pytest.raises(UserError, match=r"nothing to train on: 160 records are longer than 16 tokens.*max_length"):
-        run(folder, max_length=16)
+        run(folder, max_length=16, header="tokens")
 
 
 def test_empty_validation_file(folder: Path) -> None:

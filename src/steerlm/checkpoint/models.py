@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ from steerlm.checkpoint.info import save_info as save_info
 from steerlm.checkpoint.weights import check_weights, whole_folder
 from steerlm.checkpoint.weights import fingerprint as fingerprint
 from steerlm.errors import UserError, needs_extra
-from steerlm.native import ending_ids
+from steerlm.native import RECORD, ending_ids
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -304,6 +304,7 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     """Give the model a row for every token, and those of new tokens the mean of the others; set its pad id.
 
     A model may have more rows than its tokenizer had tokens: nobody trained those, and new tokens land on them first.
+    A new token for a level of an attribute is read as the mean of two names, the attribute's and the level's.
 
     Args:
         tokenizer: may have unused ids, so that it needs more rows than it has tokens.
@@ -325,6 +326,13 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
                     bias = getattr(module, "bias", None)
                     if bias is not None:
                         bias[first:rows] = bias[:first].float().mean().to(bias.dtype)
+            read = model.get_input_embeddings().weight
+            levels: Mapping[str, Sequence[str]] = (tokenizer.init_kwargs.get(RECORD) or {}).get("levels", {})
+            for token, names in levels.items():
+                if (row := tokenizer.convert_tokens_to_ids(token)) >= first:
+                    words = (tokenizer(name, add_special_tokens=False)["input_ids"] for name in names)
+                    means = [read[ids].float().mean(dim=0) for ids in words]
+                    read[row] = torch.stack(means).mean(dim=0).to(read.dtype)
     model.config.pad_token_id = tokenizer.pad_token_id
 
 

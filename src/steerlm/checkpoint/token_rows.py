@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+ROWS = "trainable_tokens_delta"
+"""What the names of the tables hold."""
+
 
 class OutputLayer(NamedTuple):
     """The output layer of a language model.

@@ -12,7 +12,7 @@ from steerlm.errors import UserError
 
 if TYPE_CHECKING:
     from steerlm.attributes import AttributeSchema
-    from steerlm.config import Recipe, TemplateName
+    from steerlm.config import HeaderMarks, Recipe, TemplateName
     from steerlm.template.conversation_encoder import ConversationEncoder
 
 
@@ -38,7 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
         recipe = common.recipe_of(arguments)
         code = common.run_in_recipe(common.checked_recipe(arguments, "prepare"), "prepare")
         if arguments.show:
-            _show(recipe.run_dir / "prepare", recipe.schema_, _shown_template(recipe), arguments.show, recipe.seed)
+            _show(
+                recipe.run_dir / "prepare",
+                recipe.schema_,
+                _shown_template(recipe),
+                arguments.show,
+                recipe.seed,
+                recipe.train_sft.header,
+            )
         return code
     from steerlm.config import PrepareConfig
     from steerlm.sources import parse_columns
@@ -87,7 +94,12 @@ def _shown_template(recipe: Recipe) -> TemplateName | ConversationEncoder:
 
 
 def _show(
-    out: Path, schema: AttributeSchema, template: TemplateName | ConversationEncoder, count: int, seed: int
+    out: Path,
+    schema: AttributeSchema,
+    template: TemplateName | ConversationEncoder,
+    count: int,
+    seed: int,
+    header: HeaderMarks = "levels",
 ) -> None:
     """Print a few prepared records; what is trained stands in ⟦ ⟧."""
     if count:
@@ -98,7 +110,7 @@ def _show(
 
         if (out / SCHEMA_FILE).is_file():  # with the cuts of what is measured
             schema = AttributeSchema.from_dict(read_json(out / SCHEMA_FILE))
-        for record in show(out / "train.jsonl", schema, template, count, seed):
+        for record in show(out / "train.jsonl", schema, template, count, seed, header):
             terminal.say(f"\n{record}")
         later = [attribute.name for attribute in schema if not attribute.measure]
         if later:

@@ -23,7 +23,7 @@ from steerlm.errors import did_you_mean
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
 TemplateChoice = Literal["auto", "native", "steerlm", "chatml", "llama3", "nemo"]
-HeaderMarks = Literal["tokens", "text"]
+HeaderMarks = Literal["levels", "tokens", "text"]
 PlaygroundLanguage = Literal["en", "de"]
 SourceFormat = Literal[
     "messages",
@@ -270,9 +270,11 @@ class TrainSftConfig(TrainingSection):
     """Step 3: attribute-conditioned supervised fine-tuning."""
 
     header: HeaderMarks = Field(
-        "tokens",
-        description="With template native: marks of the header are new tokens, or (text) tokens that the model has and "
-        "nobody uses, so that an adapter needs no token rows.",
+        "levels",
+        description="How the header is written: levels = a new token per level of an attribute, which is learned from "
+        "the fewest examples (scales of more than 16 levels, and template nemo: names and digits); tokens = names and "
+        "digits between new tokens; text (template native) = names and digits between tokens that the model has and "
+        "nobody uses, so that an adapter needs no token rows. A base that is a checkpoint of ours keeps its own.",
     )
     conditioning: bool = Field(True, description="False trains the plain SFT baseline on the same data.")
     labels: Literal["predicted", "human"] = Field("predicted", description="Which labels to condition on.")

@@ -92,7 +92,7 @@ class ConversationEncoder:
         begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
         self.sequence_start: tuple[int, ...] = (tokenizer.bos_token_id,) if begins else ()
         self.num_tokens = len(tokenizer)
-        self.new_ids = sorted(self.control_ids)
+        self.new_ids = sorted(self._control[token] for token in shipped.tokens)
         self.variables: Mapping[str, object] = {}
         self._native: _NativeRecord | None = None
         self.takes_system: bool = record.get("system", True)
@@ -104,7 +104,8 @@ class ConversationEncoder:
             self._native = record
             ends = [self._control[token] for tokens in reversed(record["ends"]) for token in reversed(tokens)]
             self.stop_ids = tuple(dict.fromkeys([*ends, self.attributes_open]))
-            self.new_ids = [self.attributes_open, self.attributes_close] if record["header"] == "tokens" else []
+            own = (*record["marks"], *record.get("levels", {})) if record["header"] != "text" else ()
+            self.new_ids = sorted(self._control[token] for token in own)
         self._tokenizer = tokenizer
         self._backend = backend_for(tokenizer, control)
         self._render_template = render_jinja_template

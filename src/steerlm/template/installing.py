@@ -30,11 +30,9 @@ class _NativeRecord(TypedDict):
 
     Attributes:
         marks: around the header.
-        header: whether they are new tokens.
     """
 
     marks: list[str]
-    header: HeaderMarks
     fronts: list[str]
     ends: list[list[str]]
     system: bool
@@ -73,6 +71,12 @@ TEMPLATES: dict[TemplateName, Template] = {
 RENDERING = threading.Lock()
 """Transformers keeps the positions of generated text in the compiled template, which all threads share."""
 _PAD = "<|pad|>"
+_AS_TEXT = """\
+{{- ',' if not loop.first -}}
+        {{- name ~ ':' ~ values[name] -}}"""
+_AS_TOKENS = "{{- '<|' ~ name ~ ':' ~ values[name] ~ '|>' if name in tokens else name ~ ':' ~ values[name] ~ ',' -}}"
+_MOST_LEVELS = 16
+"""Of an attribute whose levels are tokens: digits of long scales say more about their order than tokens seen rarely."""
 
 
 def chosen_template(tokenizer: PreTrainedTokenizerBase, wanted: TemplateChoice) -> TemplateName | Literal["native"]:
@@ -92,11 +96,23 @@ def chosen_template(tokenizer: PreTrainedTokenizerBase, wanted: TemplateChoice) 
 def installed_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     """Return what the template of ours that is installed in a tokenizer is made of."""
     record = tokenizer.init_kwargs[RECORD]
+    levels = tuple(record.get("levels", {}))
     if record["template"] != "native":
-        return TEMPLATES[record["template"]]
+        shipped = TEMPLATES[record["template"]]
+        return shipped._replace(tokens=(*shipped.tokens, *levels))
     opening, closing = record["marks"]
     middle, last = record["ends"]
-    return Template(tuple(dict.fromkeys((opening, closing, *middle, *last))), last[-1], opening, closing)
+    return Template(tuple(dict.fromkeys((opening, closing, *levels, *middle, *last))), last[-1], opening, closing)
+
+
+def level_tokens(schema: AttributeSchema) -> dict[str, tuple[str, str]]:
+    """Return a token for every level of attributes with few levels, with the words that name the two."""
+    return {
+        f"<|{attribute.name}:{level}|>": (attribute.name.replace("_", " "), str(level))
+        for attribute in schema
+        if len(attribute.levels) <= _MOST_LEVELS
+        for level in attribute.levels
+    }
 
 
 def install_template(
@@ -115,7 +131,7 @@ def install_template(
     Args:
         tokenizer: changed in place.
         template: what the recipe says, see `chosen_template`.
-        header: with `native`: marks of new tokens, or of tokens that the model has and nobody uses.
+        header: how it is written, see `TrainSftConfig.header`; a template that is installed already keeps its own.
 
     Returns:
         The number of tokens added; the model needs rows for them.
@@ -133,27 +149,37 @@ def install_template(
         recorded.update(*(written_markers(tokenizer, source) for source in sources))
     record = tokenizer.init_kwargs.get(RECORD)
     beginning = _uses_beginning(tokenizer) if record is None else record["beginning"]
+    if record is not None and record["template"] == chosen:
+        header = record.get("header", "tokens")
+    elif chosen == "nemo" and header == "levels":
+        header = "tokens"  # its text is NeMo-Aligner's
+    levels = level_tokens(schema) if header == "levels" else {}
     own: _NativeRecord | None = None
     if chosen == "native":
         own = _install_native(tokenizer, schema, header, recorded, before)
         recorded.update(own["marks"], *own["ends"])
-    elif header != "tokens":
+    elif header == "text":
         raise UserError(f"header: {header} goes with template: native, not with template: {chosen}")
     else:
         shipped = TEMPLATES[chosen]
-        tokenizer.add_special_tokens({"extra_special_tokens": list(shipped.tokens)}, replace_extra_special_tokens=False)
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": [*shipped.tokens, *levels]}, replace_extra_special_tokens=False
+        )
         tokenizer.add_special_tokens({"eos_token": shipped.stop})
         if tokenizer.pad_token is None or tokenizer.pad_token == shipped.stop:
             tokenizer.add_special_tokens({"pad_token": _PAD})
         _require_own_ids(tokenizer, before)
-        tokenizer.chat_template = _template_text(chosen, schema, beginning and shipped.beginning)
+        tokenizer.chat_template = _template_text(chosen, schema, header, beginning and shipped.beginning)
         recorded.update(shipped.tokens)
+    recorded.update(levels)
     tokenizer.chat_control_tokens = sorted(recorded)
     tokenizer.init_kwargs["chat_control_tokens"] = tokenizer.chat_control_tokens
     tokenizer.init_kwargs[RECORD] = {
         "template": chosen,
         "schema": schema.signature,
         "beginning": beginning,
+        "header": header,
+        **({"levels": levels} if levels else {}),
         **(own or {}),
     }
     return len(tokenizer.get_vocab()) - len(before)
@@ -174,8 +200,8 @@ def _install_native(
     spare = spare_tokens(tokenizer)
     marks: tuple[str, str]
     if "marks" in record:
-        marks, header = tuple(record["marks"]), record["header"]
-    elif header == "tokens":
+        marks = tuple(record["marks"])
+    elif header != "text":
         marks = _HEADER
     elif len(spare) < 2:
         raise UserError(
@@ -184,10 +210,11 @@ def _install_native(
         )
     else:
         marks = (spare[0], spare[1])
-    tokenizer.add_special_tokens({"extra_special_tokens": list(marks)}, replace_extra_special_tokens=False)
+    levels = level_tokens(schema) if header == "levels" else {}
+    tokenizer.add_special_tokens({"extra_special_tokens": [*marks, *levels]}, replace_extra_special_tokens=False)
     render = _renderer(tokenizer)
-    tokenizer.chat_template = wrapped(own, _label_text(schema), marks, render)
-    control = control_tokens(tokenizer, recorded.union(marks)).values()
+    tokenizer.chat_template = wrapped(own, _label_text(schema, header), marks, render)
+    control = control_tokens(tokenizer, recorded.union(marks, levels)).values()
     layout = examined(own, tokenizer.chat_template, render, marks, set(control), tokenizer.bos_token)
     if tokenizer.pad_token is None or tokenizer.pad_token in layout.stops:
         others = [token for token in (*spare[2:], tokenizer.eos_token) if token not in (None, *layout.stops)]
@@ -196,7 +223,6 @@ def _install_native(
     _require_own_ids(tokenizer, before)
     return {
         "marks": list(marks),
-        "header": header,
         "fronts": list(layout.fronts),
         "ends": [list(tokens) for tokens in layout.ends],
         "system": layout.system,
@@ -244,16 +270,22 @@ def _require_own_ids(tokenizer: PreTrainedTokenizerBase, before: Mapping[str, in
         )
 
 
-def _template_text(template: TemplateName, schema: AttributeSchema, beginning: bool) -> str:
+def _template_text(template: TemplateName, schema: AttributeSchema, header: HeaderMarks, beginning: bool) -> str:
     folder = resources.files("steerlm") / "templates"
     text = "".join((folder / f"{name}.jinja").read_text(encoding="utf-8") for name in ("attributes", template))
-    return _label_text(schema) + text.replace("__BOS__", "bos_token" if beginning else "''")
+    label = _label_text(schema, "tokens" if template == "nemo" else header)
+    return label + text.replace("__BOS__", "bos_token" if beginning else "''")
 
 
-def _label_text(schema: AttributeSchema) -> str:
+def _label_text(schema: AttributeSchema, header: HeaderMarks) -> str:
     """Return Jinja that knows the schema and defines the macro `label`."""
     text = (resources.files("steerlm") / "templates" / "label.jinja").read_text(encoding="utf-8")
     scales = {attribute.name: [str(level) for level in attribute.levels] for attribute in schema}
+    level = _AS_TEXT
+    if header == "levels":
+        few = [name for name, levels in scales.items() if len(levels) <= _MOST_LEVELS]
+        level = _AS_TOKENS.replace("in tokens", f"in {json.dumps(few, ensure_ascii=False)}")
+    text = text.replace("__LEVEL__", level)
     return text.replace("__SCALES__", json.dumps(scales)).replace("__DEFAULTS__", json.dumps(schema.defaults))
 
 
@@ -276,7 +308,9 @@ class Stretch(NamedTuple):
     trained: bool
 
 
-def render(messages: Sequence[Message], template: TemplateName, schema: AttributeSchema) -> list[Stretch]:
+def render(
+    messages: Sequence[Message], template: TemplateName, schema: AttributeSchema, header: HeaderMarks = "tokens"
+) -> list[Stretch]:
     """Return the text of a conversation under a shipped template, without a tokenizer and its beginning of sequence.
 
     Raises:
@@ -296,7 +330,7 @@ def render(messages: Sequence[Message], template: TemplateName, schema: Attribut
     with RENDERING:
         texts, spans = render_jinja_template(
             conversations=[chat],
-            chat_template=_template_text(template, schema, False),
+            chat_template=_template_text(template, schema, header, False),
             return_assistant_tokens_mask=True,
         )
     weights = [message.weight for message in messages if message.role == "assistant"]

@@ -41,6 +41,7 @@ from steerlm.batching.groups import collate_groups
 from steerlm.batching.model_inputs import ModelInputs, model_inputs
 from steerlm.batching.shared_prompts import ResponseScores, core_model, is_causal
 from steerlm.checkpoint.heads import head_in_fp32
+from steerlm.checkpoint.token_rows import ROWS
 from steerlm.checkpoint.weights import let_others_read
 from steerlm.errors import UserError
 from steerlm.training.checkpoints import complete_checkpoints, mark_complete, saving
@@ -48,6 +49,10 @@ from steerlm.training.losses import GroupLoss, Loss, group_log_probabilities, ma
 from steerlm.training.response_loss import ResponseLoss
 
 Objective = Literal["sft", "regression", "head", "refine", "contrast"]
+
+
+_FASTER_ROWS = 10.0
+"""Rate of the rows of new tokens beside adapters, of the adapters'; 30 was worse (docs/results/header.md)."""
 
 
 class HeadedModel(Protocol):
@@ -203,12 +208,22 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         return headed
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Return the optimizer; a model with a head says at what rate each of its parts learns."""
+        """Return the optimizer; a model with a head says at what rate each of its parts learns.
+
+        The rows of new tokens beside adapters learn at a rate of their own: they begin with what others mean.
+        """
         if self.objective == "head":
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             groups = self._headed.parameter_groups(self.args.learning_rate, self.args.weight_decay)
             self.optimizer: torch.optim.Optimizer | None = kind(groups, **settings)
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        rows = [rows for name, rows in self.model.named_parameters() if ROWS in name and rows.requires_grad]
+        own = {id(parameter) for parameter in rows}
+        if rows:
+            for group in optimizer.param_groups:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+            rate = self.args.learning_rate * _FASTER_ROWS
+            optimizer.add_param_group({"params": rows, "lr": rate, "weight_decay": 0.0})
         return optimizer
 
     def _outputs(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from steerlm.attributes import OASST, AttributeSchema
-from steerlm.config import TemplateName
+from steerlm.config import HeaderMarks, TemplateName
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.stages.prepare.show import show
 from steerlm.template.conversation_encoder import ConversationEncoder
@@ -32,8 +32,8 @@ def test_a_record_is_shown_with_headers_and_what_is_trained(tmp_path: Path) -> N
     (shown,) = show(tmp_path / "a.jsonl", OASST, "steerlm", 3, 0)
     assert str(shown) == (
         "x\n<|system|>Be kind<|end|><|user|>Hi <|user|><|end|><|assistant|>Hm.<|end|><|user|>Again<|end|>"
-        "<|assistant|><|attributes|>quality:4<|end_attributes|>⟦Hello<|end|>⟧<|user|>Bye<|end|>"
-        "<|assistant|><|attributes|>quality:2,humor:1<|end_attributes|>⟦Bye<|end|>⟧"
+        "<|assistant|><|attributes|><|quality:4|><|end_attributes|>⟦Hello<|end|>⟧<|user|>Bye<|end|>"
+        "<|assistant|><|attributes|><|quality:2|><|humor:1|><|end_attributes|>⟦Bye<|end|>⟧"
     )
 
 
@@ -47,6 +47,8 @@ def test_what_is_measured_stands_in_the_header(tmp_path: Path) -> None:
     said = (Message("user", "Hi"), Message("assistant", "One two three", {"humor": 1}))
     write_conversations(tmp_path / "a.jsonl", [Conversation("x", said)], schema)
     (shown,) = show(tmp_path / "a.jsonl", schema, "steerlm", 1, 0)
+    assert "<|attributes|><|humor:1|><|length:1|><|end_attributes|>" in str(shown)
+    (shown,) = show(tmp_path / "a.jsonl", schema, "steerlm", 1, 0, header="tokens")
     assert "<|attributes|>humor:1,length:1<|end_attributes|>" in str(shown)
 
 
@@ -72,14 +74,15 @@ def test_the_models_own_template_is_shown_by_its_encoder(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.parametrize("header", ["levels", "tokens"])
 @pytest.mark.parametrize("template", get_args(TemplateName))
-def test_the_text_is_the_encoders(template: TemplateName) -> None:
+def test_the_text_is_the_encoders(template: TemplateName, header: HeaderMarks) -> None:
     tokenizer = byte_tokenizer(None)
-    install_template(tokenizer, template, OASST)
+    install_template(tokenizer, template, OASST, header)
     encoder = ConversationEncoder(tokenizer, OASST)
     said = [Message(m.role, m.content.replace("<|user|>", ""), m.attributes) for m in SAID]
     encoded = encoder.conversation(said)
-    shown = render(said, template, OASST)
+    shown = render(said, template, OASST, header)
     text = tokenizer.decode(encoded.input_ids, skip_special_tokens=False).replace(tokenizer.bos_token or "\0", "")
     assert "".join(stretch.text for stretch in shown).split() == text.split()
     trained = [index for index, kept in zip(encoded.input_ids, encoded.loss_mask, strict=True) if kept]

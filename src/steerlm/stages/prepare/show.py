@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config import TemplateName
+from steerlm.config import HeaderMarks, TemplateName
 from steerlm.conversation import Message, read_conversations
 from steerlm.scorers.dials import DialMeasures, values_of
 from steerlm.storage.hash_set import hash64
@@ -28,7 +28,12 @@ class ShownRecord(NamedTuple):
 
 
 def show(
-    data: Path, schema: AttributeSchema, template: TemplateName | ConversationEncoder, count: int, seed: int
+    data: Path,
+    schema: AttributeSchema,
+    template: TemplateName | ConversationEncoder,
+    count: int,
+    seed: int,
+    header: HeaderMarks = "levels",
 ) -> list[ShownRecord]:
     """Draw records of a prepared file and render them, headers included.
 
@@ -40,6 +45,7 @@ def show(
         schema: the attributes; measured ones are shown where they have their cuts.
         template: the chat template that will be trained; where it is the model's own, in its encoder.
         count: how many records, drawn at random.
+        header: how it will be written, see `TrainSftConfig.header`.
     """
     records = read_conversations(data, schema)
     drawn = heapq.nsmallest(count, ((hash64(str(seed), record.id), i, record) for i, record in enumerate(records)))
@@ -48,7 +54,7 @@ def show(
     labelled = {record.id: _labelled(record.messages, schema, measures) for _, _, record in drawn}
     if isinstance(template, ConversationEncoder):
         return [ShownRecord(record, template.stretches(messages)) for record, messages in labelled.items()]
-    return [ShownRecord(record, render(messages, template, schema)) for record, messages in labelled.items()]
+    return [ShownRecord(record, render(messages, template, schema, header)) for record, messages in labelled.items()]
 
 
 def _labelled(messages: tuple[Message, ...], schema: AttributeSchema, measures: DialMeasures | None) -> list[Message]:
