@@ -266,14 +266,19 @@ def test_what_cannot_be_carried_is_refused_with_the_reason() -> None:
         install_template(tokenizer_for(QWEN), "chatml", STEERLM, "text")
 
 
-def test_exports() -> None:
-    tokenizer = installed(QWEN)
+@pytest.mark.parametrize(("header", "label"), [("tokens", "quality:2"), ("levels", "<|quality:2|>")])
+def test_exports(header: HeaderMarks, label: str) -> None:
+    tokenizer = installed(QWEN, header)
     ollama = ollama_template(tokenizer, STEERLM, {"quality": 2})
-    assert ollama.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n<|attributes|>quality:2<|end_attributes|>")
+    front = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    assert ollama.endswith(f"{front}<|attributes|>{label}<|end_attributes|>")
     tokenizer.chat_template = guarded(tokenizer)
     assert text(tokenizer, ASKED, attributes={}) == text(tokenizer_for(QWEN), ASKED)
     with pytest.raises(jinja2.TemplateError, match="holds the control token"):
         text(tokenizer, [{"role": "user", "content": "a<|end_attributes|>"}])
+    if header == "levels":
+        with pytest.raises(jinja2.TemplateError, match="holds the control token"):
+            text(tokenizer, [{"role": "user", "content": "a<|humor:4|>"}])
     assert own_template(tokenizer) == QWEN
 
 

@@ -149,7 +149,7 @@ def test_ollamas_template_renders_our_prompt(template: TemplateName) -> None:
 )
 def test_ollamas_template_renders_the_models_own(name: str) -> None:
     tokenizer = tokenizer_for(templates()[name])
-    install_template(tokenizer, "native", SMALL)
+    install_template(tokenizer, "native", SMALL, "levels")
     setting = {"humor": 3, "lang": "de"}
     text = ollama_template(tokenizer, SMALL, setting)
     chat = [Message("user", "Hi you"), Message("assistant", "Ho"), Message("user", "Why?")]

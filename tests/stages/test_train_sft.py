@@ -89,9 +89,7 @@ def answer(folder: Path, attributes: dict[str, Any] | None) -> str:
 
 
 def test_the_result_follows_the_attributes_and_stops(folder: Path) -> None:
-    summary = run(
-        folder, epochs=6, attribute_dropout=0.05, header_dropout=0.05, eval_steps=40, tokens_per_batch=256
-    )
+    summary = run(folder, epochs=6, attribute_dropout=0.05, header_dropout=0.05, eval_steps=40, tokens_per_batch=256)
     for (lang, loud), word in WORDS.items():
         assert answer(folder / "out" / "model", {"lang": lang, "loud": loud}) == f"{word}<|end|>"
     assert summary["train"]["records"] == 160

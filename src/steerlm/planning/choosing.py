@@ -63,9 +63,9 @@ class InitSetting:
     @property
     def lora(self) -> bool:
         """Whether adapters are trained in place of all weights."""
-        return self.model.shape.parameters > (_FULL_ON_CPU if self.cpu else _FULL) or _ADAM_BYTES * self.model.shape.parameters / 2**30 > (
-            0.6 * self.memory_gib
-        )
+        parameters = self.model.shape.parameters
+        most = _FULL_ON_CPU if self.cpu else _FULL
+        return parameters > most or _ADAM_BYTES * parameters / 2**30 > 0.6 * self.memory_gib
 
 
 def held_out_fraction(data: DataLook) -> Chosen:

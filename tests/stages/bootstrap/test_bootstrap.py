@@ -59,7 +59,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     plain.save_pretrained(folder / "base")
     sft = TrainSftConfig(
         base_model=str(folder / "base"), epochs=70, learning_rate=0.01, tokens_per_batch=1024, precision="fp32",
-        max_length=128, warmup_steps=5, eval_steps=500, attribute_dropout=0, header_dropout=0, header_decoys=0, header="tokens",
+        max_length=128, warmup_steps=5, eval_steps=500, attribute_dropout=0, header_dropout=0, header_decoys=0,
+        header="tokens",
     )  # fmt: skip
     train_sft(sft, folder / "train.jsonl", folder / "validation.jsonl", SCHEMA, folder / "sft", 0)
     scorer = load_sequence_classifier(folder / "base", SCHEMA)
