@@ -383,6 +383,7 @@ def pipeline_results(run: Path) -> dict[str, Any]:
     done = {stage: load_json(run / stage / "done.json") for stage in STAGES if (run / stage / "done.json").exists()}
     cost = ("seconds", "cpu_seconds", "peak_memory_mib", "resumed")
     out: dict[str, Any] = {
+        "model": fingerprint(run / "train_attribute_model/model"),
         "environment": load_json(run / "environment.json"),
         "stages": {stage: {key: record[key] for key in cost} for stage, record in done.items()},
     }

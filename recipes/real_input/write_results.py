@@ -375,9 +375,9 @@ def steering_section(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _of_an_earlier_run(measured: Mapping[str, Any], annotated: Mapping[str, Any]) -> list[str]:
-    """Say so where the sets were annotated by another model than the one that was measured."""
-    if measured["model"] == annotated.get("model"):
+def _of_an_earlier_run(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Say so where what follows is about another attribute model than what stands before."""
+    if before.get("model") == after.get("model"):
         return []
     return ["**All that follows is of an earlier run, with another attribute model than the one above.**", ""]
 
@@ -401,6 +401,7 @@ def render(folder: Path) -> str:
         *(causes_section(load("causes")) if (folder / "causes.json").is_file() else []),
         *_of_an_earlier_run(load("attribute_model"), load("annotated")),
         *annotated_section(load("annotated")),
+        *_of_an_earlier_run(load("annotated"), load("pipeline")),
         *pipeline_section(load("pipeline")),
     ]
     return "\n".join(lines).rstrip() + "\n"
