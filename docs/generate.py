@@ -32,6 +32,7 @@ import results_guidance
 import results_header
 import results_performance
 import results_playground
+import results_real_model
 import results_serve_load
 import results_steerbench
 import structure
@@ -166,6 +167,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     **results_bootstrap.BLOCKS,
     **results_guidance.BLOCKS,
     **results_header.BLOCKS,
+    **results_real_model.BLOCKS,
     **results_performance.BLOCKS,
     **results_serve_load.BLOCKS,
     **results_steerbench.BLOCKS,

@@ -1,0 +1,198 @@
+"""Copy the numbers of a run on a real model into `docs/results/real_model/`, and render them for README and docs.
+
+    python docs/results_real_model.py RUN [NAME=TRAINING …]        (a finished run of recipes/gemma_270m.yaml)
+    make docs
+
+Every TRAINING is the output of another `train-sft`, finished or not, whose course stands beside the run's.
+
+Of the answers only the model's own words are copied, with what was asked of each and what the scorers said, so that
+every figure can be computed again without the model; prompts stay where they are.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from steerlm.config import load_recipe
+from steerlm.reporting.formatting import estimate_text, markdown_table, number
+from steerlm.results.codec import from_json
+from steerlm.results.evaluation import Evaluation
+from steerlm.results.studies import MachineFacts
+from steerlm.runs import RunPaths
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from results_ablation import machine
+
+FOLDER = Path(__file__).resolve().parent / "results" / "real_model"
+ANSWERS = FOLDER / "answers.jsonl.gz"
+
+
+def copy(run: Path, others: dict[str, Path]) -> None:
+    """Copy what the page needs from a finished run, and the courses of other trainings."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    stages = {stage: json.loads((run / stage / "done.json").read_text()) for stage in RunPaths(run).finished()}
+    keys = ("seconds", "cpu_seconds", "peak_memory_mib", "resumed")
+    _write("cost.json", {name: {key: row[key] for key in keys} for name, row in stages.items()})
+    results = json.loads((run / "evaluate" / "results.json").read_text())
+    results["examples"]["sweeps"] = []  # they hold other people's prompts
+    _write("evaluate.json", results)
+    report = json.loads((run / "train_attribute_model" / "report.json").read_text())
+    _write("attribute_model.json", {key: report[key] for key in ("base_model", "train", "sources", "warnings")})
+    _write("environment.json", json.loads((run / "environment.json").read_text()))
+    courses = {"a token per level": run / "train_sft", **others}
+    _write("course.json", {name: _course(out) for name, out in courses.items()})
+    recipe = load_recipe(run / "recipe.yaml")
+    settings = recipe.train_sft.model_dump(mode="json", exclude_unset=True)
+    settings["base_model"] = Path(settings["base_model"]).name
+    _write("settings.json", {"train_sft": settings, "sources": [source.name for source in recipe.prepare.sources]})
+    with ANSWERS.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed:
+        for row in _answers(run / "evaluate", results):
+            packed.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+
+def _course(out: Path) -> dict[str, Any]:
+    """Return loss and gain of the header by step."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
+    return {
+        "tokens_per_second": [row["tokens_per_second"] for row in rows if "tokens_per_second" in row],
+        "validations": [
+            {
+                "step": row["step"],
+                "loss": losses[row["step"]],
+                "gain": [row["header_gain"], row["header_gain_low"], row["header_gain_high"]],
+            }
+            for row in rows
+            if "header_gain" in row
+        ],
+    }
+
+
+def _answers(folder: Path, results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield every answer of every model, with its scores by scorer."""
+    for model in results["models"]:
+        scores = {
+            scorer["id"]: _lines(folder / model / f"scores-{scorer['id']}.jsonl") for scorer in results["scorers"]
+        }
+        for i, row in enumerate(_lines(folder / model / "samples.jsonl")):
+            for k, sample in enumerate(row["samples"]):
+                yield {
+                    "model": model,
+                    "ask": row["ask"],
+                    "prompt": row["prompt"],
+                    "attributes": row["attributes"],
+                    "text": sample["text"],
+                    "finished": sample["finished"],
+                    "scores": {scorer: found[i]["scores"][k] for scorer, found in scores.items()},
+                }
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def answers() -> Iterator[dict[str, Any]]:
+    """Yield the stored answers."""
+    with gzip.open(ANSWERS, "rt", encoding="utf-8") as stream:
+        for line in stream:
+            yield json.loads(line)
+
+
+def _write(name: str, value: Any) -> None:
+    (FOLDER / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read(name: str) -> Any:
+    return json.loads((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def _evaluation() -> Evaluation:
+    return from_json(Evaluation, _read("evaluate.json"))
+
+
+def cost() -> str:
+    """Time and memory of every stage."""
+    costs, facts = _read("cost.json"), from_json(MachineFacts, _read("environment.json"))
+    rows = [
+        [
+            name,
+            f"{row['seconds'] / 60:.1f} min",
+            f"{row['cpu_seconds'] / 60:.1f} min",
+            f"{row['peak_memory_mib'] / 1024:.1f} GiB",
+        ]
+        for name, row in costs.items()
+    ]
+    total = sum(row["seconds"] for row in costs.values()) / 60
+    note = f"\n{total:.0f} minutes in all. {machine(facts)}"
+    return markdown_table(["step", "time", "CPU time", "peak memory so far"], rows) + note
+
+
+def steering() -> str:
+    """Requested against obtained, for every model and dial."""
+    results = _evaluation()
+    rows = []
+    for model, attribute, dial, scorer in results.headline_dials():
+        curve = " ".join(number(point.estimate.value, 1) for point in dial.curve)
+        leak = dial.largest_leak
+        rows.append(
+            [
+                model,
+                attribute,
+                scorer.text,
+                curve,
+                *(estimate_text(found) for found in (dial.spearman, dial.mae, dial.slope)),
+                f"{estimate_text(leak.estimate)} on {leak.attribute}" if leak else "–",
+            ]
+        )
+    header = ["model", "dial", "measured by", "obtained, lowest level to highest", "Spearman", "error, levels", "slope"]
+    note = (
+        f"\n{results.prompts.used} held-out prompts, {results.asks} answers per model, temperature "
+        f"{results.drawing.temperature}, at most {results.drawing.max_new_tokens} tokens, seed {results.seed}; the "
+        f"other dials stand at: {', '.join(results.drawing.settings)}.\n"
+    )
+    return markdown_table([*header, "largest side effect, levels per level"], rows) + note
+
+
+def course() -> str:
+    """How the header is learned: held-out loss and gain by step, for every form of the header."""
+    rows, notes = [], []
+    for name, found in _read("course.json").items():
+        for seen in found["validations"]:
+            gain, low, high = seen["gain"]
+            figures = f"{gain:.4f} [{low:.4f}, {high:.4f}]"
+            rows.append([name, str(seen["step"]), number(seen["loss"], 3), figures])
+        notes.append(f"{name} {statistics.median(found['tokens_per_second']):.0f}")
+    header = ["header", "step", "held-out loss", "`header_gain`, nats per token"]
+    return markdown_table(header, rows) + f"\nMedian tokens/s, one thread: {'; '.join(notes)}.\n"
+
+
+def labels() -> str:
+    """What the attribute model learned, on held-out turns."""
+    report = _read("attribute_model.json")
+    rows = [
+        [source, name, str(row["n"]), number(row["error_ratio"]["value"], 2), number(row["spearman"]["value"], 2)]
+        for source, attributes in report["sources"].items()
+        for name, row in attributes.items()
+    ]
+    notes = "".join(f"* {warning}\n" for warning in report["warnings"])
+    return markdown_table(["source", "attribute", "held-out labels", "error of that of the mean", "Spearman"], rows) + (
+        f"\n{notes}" if notes else ""
+    )
+
+
+BLOCKS = {
+    "real-cost": cost,
+    "real-steering": steering,
+    "real-course": course,
+    "real-labels": labels,
+}
+
+if __name__ == "__main__":
+    named = (argument.partition("=") for argument in sys.argv[2:])
+    copy(Path(sys.argv[1]), {name: Path(out) for name, _, out in named})

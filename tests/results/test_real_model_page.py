@@ -1,0 +1,79 @@
+"""The page of the real model says what its stored answers say, computed another way."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def page() -> ModuleType:
+    sys.path.insert(0, str(DOCS))
+    spec = importlib.util.spec_from_file_location("results_real_model", DOCS / "results_real_model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def answers(page: ModuleType) -> dict[str, list[dict[str, Any]]]:
+    """The stored answers by model."""
+    found = defaultdict(list)
+    for row in page.answers():
+        found[row["model"]].append(row)
+    return dict(found)
+
+
+def test_the_stored_answers_are_small_and_hold_no_prompts(page: ModuleType) -> None:
+    assert page.ANSWERS.stat().st_size < 2 << 20
+    assert not page._evaluation().examples.sweeps
+
+
+def test_the_figures_of_every_dial_follow_from_the_stored_answers(
+    page: ModuleType, answers: dict[str, list[dict[str, Any]]]
+) -> None:
+    results = page._evaluation()
+    assert sorted(answers) == sorted(results.models)
+    defaults = results.attributes.defaults
+    compared = 0
+    for model, name, dial, scorer in results.headline_dials():
+        others = {other: value for other, value in defaults.items() if other != name}
+        rows = [
+            (row["attributes"][name], row["scores"][scorer.id][name])
+            for row in answers[model]
+            if all(row["attributes"][other] == value for other, value in others.items())
+            and row["scores"][scorer.id].get(name) is not None
+        ]
+        requested, obtained = np.array(rows, float).T
+        found = dial.contexts["defaults"]
+        assert len(rows) == found.n
+        assert np.abs(requested - obtained).mean() == pytest.approx(found.mae.value, abs=1e-6)
+        if np.ptp(obtained):
+            assert spearmanr(requested, obtained)[0] == pytest.approx(found.spearman.value, abs=1e-9)
+        compared += 1
+    assert compared >= len(results.models)
+
+
+def test_the_length_dial_is_what_the_texts_say(page: ModuleType, answers: dict[str, list[dict[str, Any]]]) -> None:
+    """Levels of words rise with words, and two answers of one length have one level."""
+    measured = next(s.id for s in page._evaluation().scorers if s.independent and "length" in s.attributes)
+    for rows in answers.values():
+        pairs = [
+            (len(row["text"].split()), row["scores"][measured]["length"])
+            for row in rows
+            if row["scores"][measured].get("length") is not None
+        ]
+        words, levels = np.array(pairs, float).T
+        assert spearmanr(words, levels)[0] > 0.9
