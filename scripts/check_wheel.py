@@ -34,6 +34,7 @@ SHORT = {
     "bootstrap.samples_per_prompt": "2",
     "bootstrap.epochs": "0.5",
     "bootstrap.filter": "none",
+    "bootstrap.tolerance": "4",  # forty steps teach no dial
     "evaluate.num_prompts": "5",
     "evaluate.max_new_tokens": "12",
 }
