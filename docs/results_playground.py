@@ -11,52 +11,27 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from steerlm.reporting.formatting import estimate_text, markdown_table, number
 from steerlm.results.codec import from_json
-from steerlm.results.evaluation import Evaluation, PairedDifferences
-from steerlm.results.studies import MachineFacts
-from steerlm.runs import RunPaths
+from steerlm.results.evaluation import PairedDifferences
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from results_ablation import machine
+from stored_run import StoredRun
 
-FOLDER = Path(__file__).resolve().parent / "results" / "playground"
+STORED = StoredRun(Path(__file__).resolve().parent / "results" / "playground")
 
 
 def copy(run: Path, wide: Path | None = None) -> None:
     """Copy what the pages need from a finished run, and from one of the same models evaluated on more prompts."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    stages = {stage: json.loads((run / stage / "done.json").read_text()) for stage in RunPaths(run).finished()}
-    costs = {
-        name: {key: row[key] for key in ("seconds", "cpu_seconds", "peak_memory_mib", "resumed")}
-        for name, row in stages.items()
-    }
-    _write("cost.json", costs)
-    _write("evaluate.json", json.loads((run / "evaluate" / "results.json").read_text()))
-    _write("attribute_model.json", json.loads((run / "train_attribute_model" / "report.json").read_text()))
-    _write("bootstrap.json", json.loads((run / "bootstrap" / "report.json").read_text()))
-    _write("environment.json", json.loads((run / "environment.json").read_text()))
+    STORED.copy_cost(run)
+    STORED.write("evaluate.json", json.loads((run / "evaluate" / "results.json").read_text()))
+    STORED.write("attribute_model.json", json.loads((run / "train_attribute_model" / "report.json").read_text()))
+    STORED.write("bootstrap.json", json.loads((run / "bootstrap" / "report.json").read_text()))
     if wide is not None:
         results = json.loads((wide / "evaluate" / "results.json").read_text())
-        _write("wide.json", {"comparisons": results["comparisons"]})
-
-
-def _write(name: str, value: Any) -> None:
-    (FOLDER / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read(name: str) -> Any:
-    return json.loads((FOLDER / name).read_text(encoding="utf-8"))
-
-
-def _evaluation() -> Evaluation:
-    return from_json(Evaluation, _read("evaluate.json"))
-
-
-def _facts() -> MachineFacts:
-    return from_json(MachineFacts, _read("environment.json"))
+        STORED.write("wide.json", {"comparisons": results["comparisons"]})
 
 
 def cpu_name(cpu: str) -> str:
@@ -67,7 +42,7 @@ def cpu_name(cpu: str) -> str:
 
 def cost() -> str:
     """Time and memory of every stage."""
-    costs, facts = _read("cost.json"), _facts()
+    costs, facts = STORED.read("cost.json"), STORED.machine()
     seconds = sum(row["seconds"] for row in costs.values())
     peak = max(row["peak_memory_mib"] for row in costs.values())
     rows = [[name, f"{row['seconds']:.0f} s", f"{row['peak_memory_mib']} MiB"] for name, row in costs.items()]
@@ -80,7 +55,7 @@ def cost() -> str:
 
 def steering() -> str:
     """Requested against obtained for the last model."""
-    results = _evaluation()
+    results = STORED.evaluation()
     rows = []
     for model, attribute, dial, _ in results.headline_dials():
         if model == results.final:
@@ -107,7 +82,7 @@ def steering() -> str:
 
 def labels() -> str:
     """Error of human and predicted labels against the truth."""
-    results = _evaluation()
+    results = STORED.evaluation()
     file, attributes = next(iter((results.label_quality or {}).items()))
     rows = [
         [name, f"{row.n:,}", *(estimate_text(estimate) for estimate in (row.human, row.predicted, row.ratio))]
@@ -121,7 +96,7 @@ def labels() -> str:
 
 def bootstrapping(evaluation: str = "evaluate") -> str:
     """What bootstrapping changed, by the exact measures."""
-    comparisons = [from_json(PairedDifferences, row) for row in _read(f"{evaluation}.json")["comparisons"]]
+    comparisons = [from_json(PairedDifferences, row) for row in STORED.read(f"{evaluation}.json")["comparisons"]]
     rows, clusters = [], 0
     for comparison in comparisons:
         for name, row in {"mean over dials": comparison.mean, **comparison.attributes}.items():
@@ -137,7 +112,7 @@ def bootstrapping(evaluation: str = "evaluate") -> str:
 def samples(only: str | None = None) -> str:
     """The same question at different settings: the first sweep of every dial, or of one."""
     out, seen = [], set()
-    for sweep in _evaluation().examples.sweeps:
+    for sweep in STORED.evaluation().examples.sweeps:
         if sweep.dial in seen or len(sweep.messages) > 1 or only not in (None, sweep.dial):
             continue
         seen.add(sweep.dial)
@@ -152,7 +127,7 @@ def samples(only: str | None = None) -> str:
 
 def environment() -> str:
     """Where the run happened."""
-    return machine(_facts())
+    return machine(STORED.machine())
 
 
 if __name__ == "__main__":

@@ -21,36 +21,32 @@ from typing import Any
 
 from steerlm.config import load_recipe
 from steerlm.reporting.formatting import estimate_text, markdown_table, number
-from steerlm.results.codec import from_json
-from steerlm.results.evaluation import Evaluation
-from steerlm.results.studies import MachineFacts
-from steerlm.runs import RunPaths
+from steerlm.storage.resumable import read_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from results_ablation import machine
+from stored_run import StoredRun
 
-FOLDER = Path(__file__).resolve().parent / "results" / "real_model"
-ANSWERS = FOLDER / "answers.jsonl.gz"
+STORED = StoredRun(Path(__file__).resolve().parent / "results" / "real_model")
+ANSWERS = STORED.folder / "answers.jsonl.gz"
 
 
 def copy(run: Path, others: dict[str, Path]) -> None:
     """Copy what the page needs from a finished run, and the courses of other trainings."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    stages = {stage: json.loads((run / stage / "done.json").read_text()) for stage in RunPaths(run).finished()}
-    keys = ("seconds", "cpu_seconds", "peak_memory_mib", "resumed")
-    _write("cost.json", {name: {key: row[key] for key in keys} for name, row in stages.items()})
+    STORED.copy_cost(run)
     results = json.loads((run / "evaluate" / "results.json").read_text())
     results["examples"]["sweeps"] = []  # they hold other people's prompts
-    _write("evaluate.json", results)
+    STORED.write("evaluate.json", results)
     report = json.loads((run / "train_attribute_model" / "report.json").read_text())
-    _write("attribute_model.json", {key: report[key] for key in ("base_model", "train", "sources", "warnings")})
-    _write("environment.json", json.loads((run / "environment.json").read_text()))
+    STORED.write("attribute_model.json", {key: report[key] for key in ("base_model", "train", "sources", "warnings")})
     courses = {"a token per level": run / "train_sft", **others}
-    _write("course.json", {name: _course(out) for name, out in courses.items()})
+    STORED.write("course.json", {name: _course(out) for name, out in courses.items()})
     recipe = load_recipe(run / "recipe.yaml")
     settings = recipe.train_sft.model_dump(mode="json", exclude_unset=True)
     settings["base_model"] = Path(settings["base_model"]).name
-    _write("settings.json", {"train_sft": settings, "sources": [source.name for source in recipe.prepare.sources]})
+    STORED.write(
+        "settings.json", {"train_sft": settings, "sources": [source.name for source in recipe.prepare.sources]}
+    )
     with ANSWERS.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed:
         for row in _answers(run / "evaluate", results):
             packed.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
@@ -78,9 +74,10 @@ def _answers(folder: Path, results: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield every answer of every model, with its scores by scorer."""
     for model in results["models"]:
         scores = {
-            scorer["id"]: _lines(folder / model / f"scores-{scorer['id']}.jsonl") for scorer in results["scorers"]
+            scorer["id"]: list(read_rows(folder / model / f"scores-{scorer['id']}.jsonl"))
+            for scorer in results["scorers"]
         }
-        for i, row in enumerate(_lines(folder / model / "samples.jsonl")):
+        for i, row in enumerate(read_rows(folder / model / "samples.jsonl")):
             for k, sample in enumerate(row["samples"]):
                 yield {
                     "model": model,
@@ -93,10 +90,6 @@ def _answers(folder: Path, results: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def answers() -> Iterator[dict[str, Any]]:
     """Yield the stored answers."""
     with gzip.open(ANSWERS, "rt", encoding="utf-8") as stream:
@@ -104,21 +97,9 @@ def answers() -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _write(name: str, value: Any) -> None:
-    (FOLDER / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read(name: str) -> Any:
-    return json.loads((FOLDER / name).read_text(encoding="utf-8"))
-
-
-def _evaluation() -> Evaluation:
-    return from_json(Evaluation, _read("evaluate.json"))
-
-
 def cost() -> str:
     """Time and memory of every stage."""
-    costs, facts = _read("cost.json"), from_json(MachineFacts, _read("environment.json"))
+    costs, facts = STORED.read("cost.json"), STORED.machine()
     rows = [
         [
             name,
@@ -135,7 +116,7 @@ def cost() -> str:
 
 def steering() -> str:
     """Requested against obtained, for every model and dial."""
-    results = _evaluation()
+    results = STORED.evaluation()
     rows = []
     for model, attribute, dial, scorer in results.headline_dials():
         curve = " ".join(number(point.estimate.value, 1) for point in dial.curve)
@@ -162,7 +143,7 @@ def steering() -> str:
 def course() -> str:
     """How the header is learned: held-out loss and gain by step, for every form of the header."""
     rows, notes = [], []
-    for name, found in _read("course.json").items():
+    for name, found in STORED.read("course.json").items():
         for seen in found["validations"]:
             gain, low, high = seen["gain"]
             figures = f"{gain:.4f} [{low:.4f}, {high:.4f}]"
@@ -174,7 +155,7 @@ def course() -> str:
 
 def labels() -> str:
     """What the attribute model learned, on held-out turns."""
-    report = _read("attribute_model.json")
+    report = STORED.read("attribute_model.json")
     rows = [
         [source, name, str(row["n"]), number(row["error_ratio"]["value"], 2), number(row["spearman"]["value"], 2)]
         for source, attributes in report["sources"].items()

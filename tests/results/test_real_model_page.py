@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import defaultdict
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,18 +10,12 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+from tests.docs_scripts import docs_script
 
 
 @pytest.fixture(scope="module")
 def page() -> ModuleType:
-    sys.path.insert(0, str(DOCS))
-    spec = importlib.util.spec_from_file_location("results_real_model", DOCS / "results_real_model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return docs_script("results_real_model")
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +29,13 @@ def answers(page: ModuleType) -> dict[str, list[dict[str, Any]]]:
 
 def test_the_stored_answers_are_small_and_hold_no_prompts(page: ModuleType) -> None:
     assert page.ANSWERS.stat().st_size < 2 << 20
-    assert not page._evaluation().examples.sweeps
+    assert not page.STORED.evaluation().examples.sweeps
 
 
 def test_the_figures_of_every_dial_follow_from_the_stored_answers(
     page: ModuleType, answers: dict[str, list[dict[str, Any]]]
 ) -> None:
-    results = page._evaluation()
+    results = page.STORED.evaluation()
     assert sorted(answers) == sorted(results.models)
     defaults = results.attributes.defaults
     compared = 0
@@ -68,7 +59,7 @@ def test_the_figures_of_every_dial_follow_from_the_stored_answers(
 
 def test_the_length_dial_is_what_the_texts_say(page: ModuleType, answers: dict[str, list[dict[str, Any]]]) -> None:
     """Levels of words rise with words, and two answers of one length have one level."""
-    measured = next(s.id for s in page._evaluation().scorers if s.independent and "length" in s.attributes)
+    measured = next(s.id for s in page.STORED.evaluation().scorers if s.independent and "length" in s.attributes)
     for rows in answers.values():
         pairs = [
             (len(row["text"].split()), row["scores"][measured]["length"])

@@ -105,8 +105,15 @@ def installed_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     return Template(tuple(dict.fromkeys((opening, closing, *levels, *middle, *last))), last[-1], opening, closing)
 
 
-def level_tokens(schema: AttributeSchema) -> dict[str, tuple[str, str]]:
-    """Return a token for every level of attributes with few levels, with the words that name the two."""
+def _written(template: TemplateName | Literal["native"], header: HeaderMarks) -> HeaderMarks:
+    """Return how a template writes a header that is wanted so: NeMo-Aligner's text has no tokens for levels."""
+    return "tokens" if template == "nemo" and header == "levels" else header
+
+
+def level_tokens(schema: AttributeSchema, header: HeaderMarks) -> dict[str, tuple[str, str]]:
+    """Return a token for every level of attributes with few levels, with the words that name the two; {} = none."""
+    if header != "levels":
+        return {}
     return {
         f"<|{attribute.name}:{level}|>": (attribute.name.replace("_", " "), str(level))
         for attribute in schema
@@ -151,12 +158,11 @@ def install_template(
     beginning = _uses_beginning(tokenizer) if record is None else record["beginning"]
     if record is not None and record["template"] == chosen:
         header = record.get("header", "tokens")
-    elif chosen == "nemo" and header == "levels":
-        header = "tokens"  # its text is NeMo-Aligner's
-    levels = level_tokens(schema) if header == "levels" else {}
+    header = _written(chosen, header)
+    levels = level_tokens(schema, header)
     own: _NativeRecord | None = None
     if chosen == "native":
-        own = _install_native(tokenizer, schema, header, recorded, before)
+        own = _install_native(tokenizer, schema, header, levels, recorded, before)
         recorded.update(own["marks"], *own["ends"])
     elif header == "text":
         raise UserError(f"header: {header} goes with template: native, not with template: {chosen}")
@@ -169,7 +175,7 @@ def install_template(
         if tokenizer.pad_token is None or tokenizer.pad_token == shipped.stop:
             tokenizer.add_special_tokens({"pad_token": _PAD})
         _require_own_ids(tokenizer, before)
-        tokenizer.chat_template = _template_text(chosen, schema, header, beginning and shipped.beginning)
+        tokenizer.chat_template = _template_text(chosen, schema, levels, beginning and shipped.beginning)
         recorded.update(shipped.tokens)
     recorded.update(levels)
     tokenizer.chat_control_tokens = sorted(recorded)
@@ -189,6 +195,7 @@ def _install_native(
     tokenizer: PreTrainedTokenizerBase,
     schema: AttributeSchema,
     header: HeaderMarks,
+    levels: Mapping[str, object],
     recorded: set[str],
     before: Mapping[str, int],
 ) -> _NativeRecord:
@@ -210,10 +217,9 @@ def _install_native(
         )
     else:
         marks = (spare[0], spare[1])
-    levels = level_tokens(schema) if header == "levels" else {}
     tokenizer.add_special_tokens({"extra_special_tokens": [*marks, *levels]}, replace_extra_special_tokens=False)
     render = _renderer(tokenizer)
-    tokenizer.chat_template = wrapped(own, _label_text(schema, header), marks, render)
+    tokenizer.chat_template = wrapped(own, _label_text(schema, levels), marks, render)
     control = control_tokens(tokenizer, recorded.union(marks, levels)).values()
     layout = examined(own, tokenizer.chat_template, render, marks, set(control), tokenizer.bos_token)
     if tokenizer.pad_token is None or tokenizer.pad_token in layout.stops:
@@ -270,20 +276,21 @@ def _require_own_ids(tokenizer: PreTrainedTokenizerBase, before: Mapping[str, in
         )
 
 
-def _template_text(template: TemplateName, schema: AttributeSchema, header: HeaderMarks, beginning: bool) -> str:
+def _template_text(
+    template: TemplateName, schema: AttributeSchema, levels: Mapping[str, object], beginning: bool
+) -> str:
     folder = resources.files("steerlm") / "templates"
     text = "".join((folder / f"{name}.jinja").read_text(encoding="utf-8") for name in ("attributes", template))
-    label = _label_text(schema, "tokens" if template == "nemo" else header)
-    return label + text.replace("__BOS__", "bos_token" if beginning else "''")
+    return _label_text(schema, levels) + text.replace("__BOS__", "bos_token" if beginning else "''")
 
 
-def _label_text(schema: AttributeSchema, header: HeaderMarks) -> str:
-    """Return Jinja that knows the schema and defines the macro `label`."""
+def _label_text(schema: AttributeSchema, levels: Mapping[str, object]) -> str:
+    """Return Jinja that knows the schema and defines the macro `label`; some levels may be tokens (`level_tokens`)."""
     text = (resources.files("steerlm") / "templates" / "label.jinja").read_text(encoding="utf-8")
     scales = {attribute.name: [str(level) for level in attribute.levels] for attribute in schema}
     level = _AS_TEXT
-    if header == "levels":
-        few = [name for name, levels in scales.items() if len(levels) <= _MOST_LEVELS]
+    if levels:
+        few = [name for name, scale in scales.items() if f"<|{name}:{scale[0]}|>" in levels]
         level = _AS_TOKENS.replace("in tokens", f"in {json.dumps(few, ensure_ascii=False)}")
     text = text.replace("__LEVEL__", level)
     return text.replace("__SCALES__", json.dumps(scales)).replace("__DEFAULTS__", json.dumps(schema.defaults))
@@ -309,7 +316,7 @@ class Stretch(NamedTuple):
 
 
 def render(
-    messages: Sequence[Message], template: TemplateName, schema: AttributeSchema, header: HeaderMarks = "tokens"
+    messages: Sequence[Message], template: TemplateName, schema: AttributeSchema, header: HeaderMarks
 ) -> list[Stretch]:
     """Return the text of a conversation under a shipped template, without a tokenizer and its beginning of sequence.
 
@@ -330,7 +337,7 @@ def render(
     with RENDERING:
         texts, spans = render_jinja_template(
             conversations=[chat],
-            chat_template=_template_text(template, schema, header, False),
+            chat_template=_template_text(template, schema, level_tokens(schema, _written(template, header)), False),
             return_assistant_tokens_mask=True,
         )
     weights = [message.weight for message in messages if message.role == "assistant"]

@@ -49,10 +49,8 @@ from steerlm.training.losses import GroupLoss, Loss, group_log_probabilities, ma
 from steerlm.training.response_loss import ResponseLoss
 
 Objective = Literal["sft", "regression", "head", "refine", "contrast"]
-
-
 _FASTER_ROWS = 10.0
-"""Rate of the rows of new tokens beside adapters, of the adapters'; 30 was worse (docs/results/header.md)."""
+"""Rate of the rows of new tokens beside adapters, of the adapters': 30 learned less in a short try on Gemma 3 270M."""
 
 
 class HeadedModel(Protocol):
@@ -218,8 +216,8 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
             self.optimizer: torch.optim.Optimizer | None = kind(groups, **settings)
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         rows = [rows for name, rows in self.model.named_parameters() if ROWS in name and rows.requires_grad]
-        own = {id(parameter) for parameter in rows}
         if rows:
+            own = {id(parameter) for parameter in rows}
             for group in optimizer.param_groups:
                 group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
             rate = self.args.learning_rate * _FASTER_ROWS

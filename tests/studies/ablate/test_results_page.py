@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from steerlm.results.studies import AblationResult, BaselinesResult, OverSeeds, SeededEstimate
 from steerlm.statistics.estimates import Estimate
-
-DOCS = Path(__file__).resolve().parents[3] / "docs"
+from tests.docs_scripts import docs_script
 
 
 @pytest.fixture(scope="module")
 def pages() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("results_ablation", DOCS / "results_ablation.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return docs_script("results_ablation")
 
 
 def difference(low: float, high: float, *seeds: float) -> SeededEstimate:

@@ -1,0 +1,39 @@
+"""What pages keep of a run: files of numbers in a folder of `docs/results/`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from steerlm.results.codec import from_json
+from steerlm.results.evaluation import Evaluation
+from steerlm.results.studies import MachineFacts
+from steerlm.runs import RunPaths
+
+
+class StoredRun(NamedTuple):
+    """The files of one page."""
+
+    folder: Path
+
+    def write(self, name: str, value: Any) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    def copy_cost(self, run: Path) -> None:
+        """Copy what every stage of a run took, and where it ran."""
+        stages = {stage: json.loads((run / stage / "done.json").read_text()) for stage in RunPaths(run).finished()}
+        keys = ("seconds", "cpu_seconds", "peak_memory_mib", "resumed")
+        self.write("cost.json", {name: {key: row[key] for key in keys} for name, row in stages.items()})
+        self.write("environment.json", json.loads((run / "environment.json").read_text()))
+
+    def evaluation(self) -> Evaluation:
+        return from_json(Evaluation, self.read("evaluate.json"))
+
+    def machine(self) -> MachineFacts:
+        return from_json(MachineFacts, self.read("environment.json"))
