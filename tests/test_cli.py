@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
 import os
 import re
 import subprocess
@@ -363,3 +365,17 @@ def test_no_flag_is_an_abbreviation_of_a_dial() -> None:
     arguments, rest = build_parser().parse_known_args(["chat", "m", "--max", "3", "--sys", "1"])
     assert rest == ["--max", "3", "--sys", "1"]
     assert arguments.system is None
+
+
+def test_what_a_stage_says_while_it_works_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def work(arguments: argparse.Namespace) -> int:
+        logging.getLogger("steerlm.training.threads").info("training with %d thread(s)", 3)
+        return 0
+
+    monkeypatch.setattr(COMMANDS["check"], "run", work)
+    for rank, shown in (("0", "  training with 3 thread(s)\n"), ("1", ""), ("0", "  training with 3 thread(s)\n")):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["check", str(tmp_path)]) == 0
+        assert capsys.readouterr().err == shown

@@ -6,11 +6,12 @@ Whatever needs more than the standard library is imported when a command runs, s
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TextIO
 
 from steerlm.commands import (
     ablate,
@@ -158,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    _show_log()
     try:
         use_threads(getattr(arguments, "threads", None))
         return COMMANDS[arguments.command].run(arguments)
@@ -171,6 +173,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("steerlm: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+
+
+class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to standard error as it is at that moment."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        """Nothing to set: the stream is found anew every time."""
+
+
+def _show_log() -> None:
+    """Show what the stages say while they work; of several processes of one training, only the first one speaks."""
+    log = logging.getLogger("steerlm")
+    if not any(isinstance(handler, _Terminal) for handler in log.handlers):
+        handler = _Terminal()
+        handler.setFormatter(logging.Formatter("  %(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
 
 
 if __name__ == "__main__":

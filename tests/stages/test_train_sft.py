@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -88,7 +89,8 @@ def answer(folder: Path, attributes: dict[str, Any] | None) -> str:
     return text
 
 
-def test_the_result_follows_the_attributes_and_stops(folder: Path) -> None:
+def test_the_result_follows_the_attributes_and_stops(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="steerlm")
     summary = run(folder, epochs=6, attribute_dropout=0.05, header_dropout=0.05, eval_steps=40, tokens_per_batch=256)
     for (lang, loud), word in WORDS.items():
         assert answer(folder / "out" / "model", {"lang": lang, "loud": loud}) == f"{word}<|end|>"
@@ -108,9 +110,18 @@ def test_the_result_follows_the_attributes_and_stops(folder: Path) -> None:
     assert "| records | 160 |" in card
     assert "learning_rate: 0.003" in card
     assert "| loud | 0..1 | 1 |" in card
+    # a checkpoint could be opened as soon as it read headers, and that was said once
+    [said] = [message for message in caplog.messages if "steerlm chat" in message]
+    assert [message for message in caplog.messages if message.startswith("step 40 of")]
+    checkpoint = folder / "out" / "checkpoints" / f"checkpoint-{summary['best_step']}"
+    assert load_info(checkpoint) == info
+    assert str(checkpoint.parent) in said
+    assert answer(checkpoint, {"lang": "de", "loud": 1}).startswith(WORDS["de", 1])
 
 
-def test_labels_that_say_nothing_leave_the_header_without_effect(folder: Path) -> None:
+def test_labels_that_say_nothing_leave_the_header_without_effect(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     values = itertools.cycle([{"loud": 0, "lang": "en"}, {"loud": 1, "lang": "en"}, {"loud": 1, "lang": "de"}])
     for name, count, seed in (("train", 160, 0), ("validation", 40, 1)):
         relabelled = (
@@ -123,12 +134,14 @@ def test_labels_that_say_nothing_leave_the_header_without_effect(folder: Path) -
             for one in records(count, seed)
         )
         write_conversations(folder / f"{name}.jsonl", relabelled, SCHEMA)
+    caplog.set_level(logging.INFO, logger="steerlm")
     gain = run(folder, eval_steps=6)["header_gain"]
     assert gain["low"] <= 0.01
     assert abs(gain["value"]) < 0.1
     rows = [json.loads(line) for line in (folder / "out" / "metrics.jsonl").read_text().splitlines()]
     validated = [row["step"] for row in rows if "eval_loss" in row]
     assert [row["step"] for row in rows if "header_gain" in row] == validated
+    assert not [message for message in caplog.messages if "steerlm chat" in message]
 
 
 def test_plain_baseline_has_no_header_and_says_so(folder: Path) -> None:

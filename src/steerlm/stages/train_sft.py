@@ -85,15 +85,6 @@ def train_sft(
     set_seed(seed)
     tokenizer, encoder, model, max_length = start_of(config, schema)
     learned, held_out = _examples(config, train_data, validation, encoder, max_length, seed, sources, out)
-    pairs = header_pairs(held_out, seed) if config.conditioning else []
-    probe = HeaderProbe(pairs, seed) if pairs else None
-    course = train(config, model, tokenizer, learned, held_out, "sft", out, seed, probe=probe)
-    summary = {
-        "max_length": max_length,
-        "train": dataclasses.asdict(learned.report),
-        "validation": dataclasses.asdict(held_out.report),
-        **course,
-    }
     info = CheckpointInfo(
         kind="sft",
         schema=schema,
@@ -108,6 +99,15 @@ def train_sft(
             "recipe": config.model_dump(mode="json"),
         },
     )
+    pairs = header_pairs(held_out, seed) if config.conditioning else []
+    probe = HeaderProbe(pairs, seed, info) if pairs else None
+    course = train(config, model, tokenizer, learned, held_out, "sft", out, seed, probe=probe)
+    summary = {
+        "max_length": max_length,
+        "train": dataclasses.asdict(learned.report),
+        "validation": dataclasses.asdict(held_out.report),
+        **course,
+    }
     if PartialState().is_main_process:
         _save(config, model, tokenizer, info, summary, out)
         write_json(summary_path, {**summary, "owner": owner})

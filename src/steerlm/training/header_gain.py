@@ -1,12 +1,15 @@
 """What headers are worth to a model: the loss behind other responses' headers minus the loss behind the right ones.
 
 A model that does not read headers explains a response equally well behind any of them, and the gain is 0. Tried after
-every validation on a part of the validation data, logged as `header_gain` (nats per trained token).
+every validation on a part of the validation data, logged as `header_gain` (nats per trained token). From the first
+checkpoint that reads them on, the dials can be tried while the training goes on.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from transformers import TrainerCallback, TrainerState
 
 from steerlm.batching.batches import Example, IntArray, sorted_batches
 from steerlm.batching.collating import collate_sft
+from steerlm.checkpoint.info import CheckpointInfo, save_info
 from steerlm.statistics.estimates import Estimate, FloatArray, Weights, cluster_bootstrap, divide
 from steerlm.training.conditioning import ConditionedExamples
 from steerlm.training.trainer import SteerTrainer
@@ -23,33 +27,55 @@ from steerlm.training.turn_pieces import TurnPieces
 MOST_RECORDS = 128
 """Records that are tried, at most."""
 _CLUSTERS = 24
+_READ = 0.05
+"""Nats per token from which on a difference between settings can be heard."""
+
+log = logging.getLogger(__name__)
 
 Pair = tuple[Example, Example]
 """A record behind its own headers, and behind others'."""
 
 
 class HeaderProbe(TrainerCallback):  # type: ignore[misc]
-    """Tries the headers of validation data after every validation.
+    """Tries the headers of validation data after every validation, and says when there is something to hear.
 
     Args:
         pairs: what is compared, those of one prompt beside each other.
         seed: of the interval.
+        info: of the model in training; checkpoints that hold all its weights get it, and so can be opened.
 
     Attributes:
         trainer: set before the training starts.
     """
 
-    def __init__(self, pairs: Sequence[Pair], seed: int):
+    def __init__(self, pairs: Sequence[Pair], seed: int, info: CheckpointInfo):
         self.trainer: SteerTrainer | None = None
+        self._info = info
+        self._gain: Estimate | None = None
+        self._said = False
         self._pairs = pairs
         self._clusters = [part for part in np.array_split(np.arange(len(pairs)), _CLUSTERS) if len(part)]
         self._seed = seed
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         assert self.trainer is not None
-        gain = self._gain(self.trainer)
+        gain = self._gain = self._measured(self.trainer)
         ends = {"header_gain_low": gain.low, "header_gain_high": gain.high} if gain.has_interval else {}
         self.trainer.log({"header_gain": gain.value, **ends})
+        if state.is_world_process_zero:
+            log.info(
+                "step %d of %d: held-out loss %.3f, header_gain %.3f [%.3f, %.3f] nats per token",
+                *(state.global_step, state.max_steps, _last(state, "eval_loss"), gain.value, gain.low, gain.high),
+            )
+
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if not state.is_world_process_zero or not (folder / "config.json").is_file():
+            return  # adapters, or shards
+        save_info(folder, self._info)
+        if not self._said and self._gain is not None and self._gain.low > _READ:
+            self._said = True
+            log.info("the dials begin to turn; to try them while it trains: steerlm chat %s", _short(folder))
 
     def found(self, state: TrainerState) -> dict[str, object] | None:
         """Return the gain at the step whose weights are kept, as an estimate in its JSON form."""
@@ -59,7 +85,7 @@ class HeaderProbe(TrainerCallback):  # type: ignore[misc]
         low, high = (rows[-1].get(f"header_gain_{end}", float("nan")) for end in ("low", "high"))
         return Estimate(rows[-1]["header_gain"], low, high, len(self._pairs), len(self._clusters)).to_dict()
 
-    def _gain(self, trainer: SteerTrainer) -> Estimate:
+    def _measured(self, trainer: SteerTrainer) -> Estimate:
         # every rank tries them all: the ranks of a sharded model compute together anyhow
         sums = np.array([self._difference(trainer, part) for part in self._clusters])
         found = cluster_bootstrap(_ratio, list(sums.T), range(len(sums)), self._seed)
@@ -70,6 +96,15 @@ class HeaderProbe(TrainerCallback):  # type: ignore[misc]
         right, others = ([self._pairs[i][side] for i in part.tolist()] for side in (0, 1))
         loss, tokens = _loss(trainer, right)
         return _loss(trainer, others)[0] - loss, tokens
+
+
+def _last(state: TrainerState, name: str) -> float:
+    return next((float(row[name]) for row in reversed(state.log_history) if name in row), float("nan"))
+
+
+def _short(folder: Path) -> Path:
+    """Return a path as it is written from here."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def header_pairs(examples: ConditionedExamples, seed: int) -> list[Pair]:
