@@ -259,8 +259,8 @@ def _how(stored: Mapping[str, Any]) -> str:
         "below zero is better. In brackets behind these two: 95 % intervals from resampled prompts, seeds pooled; "
         "behind the others: the lowest and the highest seed. Spearman: the mean over the dials. Side effects: levels "
         "that a dial moves another by per level, the mean over all pairs, by least squares (0 would be none; chance "
-        f"alone gives more). Seeds: {', '.join(sorted(seeds, key=int))}. Tokens and CPU time are those of the step alone, without "
-        "the fine-tuning before it; the time holds its own comparison on held-out prompts."
+        f"alone gives more). Seeds: {', '.join(sorted(seeds, key=int))}. Tokens and CPU time are those of the step "
+        "alone, without the fine-tuning before it; the time holds its own comparison on held-out prompts."
     )
 
 
