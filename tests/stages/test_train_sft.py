@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.checkpoint.models import fingerprint, load_info
+from steerlm.cli import main
 from steerlm.config import TrainSftConfig
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
@@ -181,7 +183,8 @@ def test_called_again_when_done_nothing_is_computed(folder: Path) -> None:
         run(folder)
 
 
-def test_lora_merges_into_an_ordinary_folder_and_learns_to_stop(folder: Path) -> None:
+def test_lora_merges_into_an_ordinary_folder_and_learns_to_stop(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="steerlm")
     lora = {"rank": 8, "alpha": 16, "dropout": 0.0}
     run(folder, epochs=12, learning_rate=1e-2, lora=lora, attribute_dropout=0.0, header_dropout=0.0, eval_steps=200)
     model = folder / "out" / "model"
@@ -195,6 +198,12 @@ def test_lora_merges_into_an_ordinary_folder_and_learns_to_stop(folder: Path) ->
     assert base.keys() == merged.keys()
     # the rows of ordinary tokens are those of the base model
     assert torch.equal(merged["model.embed_tokens.weight"][:256], base["model.embed_tokens.weight"][:256])
+    # the command that was said while it trained, word for word, with no model beside the checkpoint yet
+    [said] = [message for message in caplog.messages if "steerlm export" in message]
+    checkpoint, alone = Path(said.split("steerlm export ")[1].split(" --out")[0]), folder / "alone"
+    shutil.copytree(checkpoint, alone / "checkpoint")
+    assert main(["export", str(alone / "checkpoint"), "--out", str(alone / "model")]) == 0
+    assert answer(alone / "model", {"lang": "de", "loud": 1}).startswith(WORDS["de", 1])
 
 
 def test_weights_frozen_in_bf16_are_merged_in_fp32(folder: Path) -> None:

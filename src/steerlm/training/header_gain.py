@@ -42,7 +42,7 @@ class HeaderProbe(TrainerCallback):  # type: ignore[misc]
     Args:
         pairs: what is compared, those of one prompt beside each other.
         seed: of the interval.
-        info: of the model in training; checkpoints that hold all its weights get it, and so can be opened.
+        info: of the model in training; whole checkpoints and adapters get it, and so can be opened.
 
     Attributes:
         trainer: set before the training starts.
@@ -70,12 +70,13 @@ class HeaderProbe(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if not state.is_world_process_zero or not (folder / "config.json").is_file():
-            return  # adapters, or shards
+        opening = _opening(folder)
+        if opening is None or not state.is_world_process_zero:
+            return
         save_info(folder, self._info)
         if not self._said and self._gain is not None and self._gain.low > _READ:
             self._said = True
-            log.info("the dials begin to turn; to try them while it trains: steerlm chat %s", _short(folder))
+            log.info("the dials begin to turn; to try them while it trains: %s", opening)
 
     def found(self, state: TrainerState) -> dict[str, object] | None:
         """Return the gain at the step whose weights are kept, as an estimate in its JSON form."""
@@ -102,9 +103,14 @@ def _last(state: TrainerState, name: str) -> float:
     return next((float(row[name]) for row in reversed(state.log_history) if name in row), float("nan"))
 
 
-def _short(folder: Path) -> Path:
-    """Return a path as it is written from here."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+def _opening(folder: Path) -> str | None:
+    """Return the command that opens a checkpoint; None of one that holds shards."""
+    short = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    if (folder / "config.json").is_file():
+        return f"steerlm chat {short}"
+    if (folder / "adapter_config.json").is_file():
+        return f"steerlm export {short} --out FOLDER && steerlm chat FOLDER"
+    return None
 
 
 def header_pairs(examples: ConditionedExamples, seed: int) -> list[Pair]:
