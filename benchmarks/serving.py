@@ -203,7 +203,7 @@ class Server:
     def __init__(self, model: Path, environment: Mapping[str, str], command: Sequence[str] = ()) -> None:
         """Start it and wait until it listens."""
         self._popen = subprocess.Popen(
-            [*(command or [sys.executable, "-m", "steerlm.cli"]), "serve", str(model), "--name", "load", "--port", "0"],
+            [*(command or [sys.executable, "-m", "steerlm"]), "serve", str(model), "--name", "load", "--port", "0"],
             stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}, cwd=ROOT,
         )  # fmt: skip
         assert self._popen.stdout is not None

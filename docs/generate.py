@@ -64,10 +64,10 @@ def command(name: str) -> str:
     """The command's `--help`."""
     environment = {**os.environ, "COLUMNS": "110"}
     done = subprocess.run(
-        [sys.executable, "-m", "steerlm.cli", *([name] if name != "steerlm" else []), "--help"],
+        [sys.executable, "-m", "steerlm", *([name] if name != "steerlm" else []), "--help"],
         capture_output=True, text=True, check=True, env=environment,
     )  # fmt: skip
-    return "```text\n" + done.stdout.replace("usage: cli.py", "usage: steerlm") + "```\n"
+    return "```text\n" + done.stdout + "```\n"
 
 
 def presets() -> str:

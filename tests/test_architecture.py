@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("scorers", "results", "playground"),
     ("stages",),
     ("reporting", "pipeline", "planning", "studies", "server", "exporting", "chat"),
-    ("commands", "cli", "steerlm", "__main__"),
+    ("commands", "steerlm", "__main__"),
 )
 """From the ground up; a room imports from its own floor's left or from floors below. `steerlm` is the `__init__`."""
 

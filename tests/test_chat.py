@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from steerlm.__main__ import main
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.chat.dials import ChatDials, DialSetting
 from steerlm.chat.session import Session
 from steerlm.checkpoint.models import CheckpointInfo, load_sequence_classifier, save_model
-from steerlm.cli import main
 from steerlm.conversation import Conversation, Message, Score, write_conversations
 from steerlm.errors import UserError
 from steerlm.generation.engine import LocalEngine, Request, Sample, Sampling

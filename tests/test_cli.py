@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 import steerlm
+from steerlm.__main__ import COMMANDS, build_parser, main
 from steerlm.attributes import OASST
 from steerlm.checkpoint.info import CheckpointInfo, save_info
-from steerlm.cli import COMMANDS, build_parser, main
 from steerlm.config import apply_overrides, parse_overrides
 from steerlm.errors import UserError
 from tests.test_config import MINIMAL
@@ -30,7 +30,7 @@ HEAVY = "{'torch', 'transformers'} & set(sys.modules)"
 def in_process(*argv: str, forbidden: str = HEAVY, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own, which fails where something heavy was imported."""
     code = (
-        "import sys\nfrom steerlm.cli import main\n"
+        "import sys\nfrom steerlm.__main__ import main\n"
         f"try:\n    status = main({list(argv)!r})\nexcept SystemExit as error:\n    status = error.code\n"
         f"heavy = {forbidden}\nassert not heavy, heavy\nsys.exit(status)\n"
     )
@@ -217,7 +217,7 @@ def test_no_mistake_waits_for_torch(place: Path) -> None:
     """All of them in one process: what one imports, the next would have too."""
     argvs = [["out" if word == "OUT" else word for word in argv] for argv, _ in MISTAKES]
     code = (
-        "import sys\nfrom steerlm.cli import main\n"
+        "import sys\nfrom steerlm.__main__ import main\n"
         f"for argv in {argvs!r}:\n    assert main(argv) == 2, argv\n"
         f"    heavy = {HEAVY}\n    assert not heavy, (argv, heavy)\n"
     )
@@ -308,7 +308,7 @@ def test_prepare_prints_what_it_left_out_and_why(place: Path, capsys: pytest.Cap
 
 def test_threads_are_chosen_before_torch_is_loaded(place: Path) -> None:
     code = (
-        "import os, sys\nfrom steerlm.cli import main\nmain(['train-sft', 'good.yaml', '--threads', '1'])\n"
+        "import os, sys\nfrom steerlm.__main__ import main\nmain(['train-sft', 'good.yaml', '--threads', '1'])\n"
         "assert os.environ['OMP_NUM_THREADS'] == '1'\nassert 'torch' not in sys.modules\n"
         "import torch\nassert torch.get_num_threads() == 1, torch.get_num_threads()\n"
     )
@@ -346,7 +346,7 @@ def test_the_tab_key_completes_commands_and_flags(tmp_path: Path) -> None:
             "COMP_POINT": str(len(line)),
         }
         (tmp_path / "out").write_text("")
-        subprocess.run([sys.executable, "-m", "steerlm.cli"], env=environment, check=False, timeout=30)
+        subprocess.run([sys.executable, "-m", "steerlm"], env=environment, check=False, timeout=30)
         return set((tmp_path / "out").read_text().split("\n"))
 
     assert completed("steerlm train-") == {"train-attribute-model", "train-sft"}

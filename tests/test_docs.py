@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 import steerlm
-from steerlm.cli import build_parser
+from steerlm.__main__ import build_parser
 from steerlm.runs import STAGES
 from tests.docs_scripts import docs_script
 

@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from steerlm.cli import main
+from steerlm.__main__ import main
 from steerlm.config import load_recipe
 from steerlm.errors import UserError, needs_extra
 from steerlm.storage import spending

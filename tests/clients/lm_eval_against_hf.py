@@ -65,7 +65,7 @@ def serving(model: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "steerlm.cli", "serve", str(model), "--name", "served", "--port", str(port)]
+    command = [sys.executable, "-m", "steerlm", "serve", str(model), "--name", "served", "--port", str(port)]
     server = subprocess.Popen(command)
     try:
         url = f"http://127.0.0.1:{port}"

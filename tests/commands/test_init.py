@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from steerlm.__main__ import main
 from steerlm.attributes import AttributeSchema
-from steerlm.cli import main
 from steerlm.config import Recipe, SourceConfig, load_recipe
 from steerlm.planning import looking
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config

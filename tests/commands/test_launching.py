@@ -33,7 +33,7 @@ def test_sharded_trainings_are_started_as_the_shipped_file_says() -> None:
     parsed = launch_command_parser().parse_args([*rest, "train-sft", "recipe.yaml"])
     assert (parsed.num_processes, parsed.num_machines, parsed.mixed_precision) == (8, 1, "bf16")
     assert (parsed.use_fsdp, str(parsed.fsdp_version), parsed.fsdp_cpu_ram_efficient_loading) == (True, "2", "true")
-    assert (parsed.module, parsed.training_script) == (True, "steerlm.cli")
+    assert (parsed.module, parsed.training_script) == (True, "steerlm")
     assert parsed.training_script_args == ["train-sft", "recipe.yaml"]
     zero = TrainingSection(base_model="m", deepspeed=Path("zero3.json"), precision="fp32")
     parsed = launch_command_parser().parse_args([*launching.launcher(zero, 2)[3:], "train-sft"])
@@ -69,7 +69,7 @@ def test_the_launcher_does_not_see_the_option(given: list[str], monkeypatch: pyt
     # torchrun's own parser takes all of it for the script's
     parsed = torch.distributed.run.get_args_parser().parse_args(started[0][3:])
     assert parsed.training_script_args == started[0][-5:]
-    assert (parsed.nproc_per_node, parsed.training_script, parsed.module) == ("2", "steerlm.cli", True)
+    assert (parsed.nproc_per_node, parsed.training_script, parsed.module) == ("2", "steerlm", True)
 
 
 def test_what_cannot_be_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_bootstrapping_in_two_processes_prepares_once_and_trains_in_both(
     words += [word for change in changes for word in ("--set", change)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     environment.pop("WORLD_SIZE", None)
-    command = [sys.executable, "-m", "steerlm.cli", "bootstrap", *words]
+    command = [sys.executable, "-m", "steerlm", "bootstrap", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     claimed = json.loads((tmp_path / "out" / "round-1" / "train" / "checkpoints" / "inputs.json").read_text())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from steerlm.cli import main
+from steerlm.__main__ import main
 from steerlm.conversation import read_conversations, write_conversations
 from steerlm.studies.rate.store import annotators, open_study
 from tests.studies.rate.studies import SCHEMA, comparison, two_turns, vote, write_answers

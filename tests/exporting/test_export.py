@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from steerlm.__main__ import main
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.checkpoint.adapters import add_lora, merge_adapter
 from steerlm.checkpoint.models import (
@@ -26,7 +27,6 @@ from steerlm.checkpoint.models import (
     save_info,
     save_model,
 )
-from steerlm.cli import main
 from steerlm.commands.common import base_model
 from steerlm.config import LoraSection
 from steerlm.errors import UserError

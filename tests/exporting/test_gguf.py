@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from steerlm.__main__ import main
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.checkpoint.models import load_tokenizer
-from steerlm.cli import main
 from steerlm.config import TemplateName
 from steerlm.conversation import Message
 from steerlm.exporting.chat_templates import for_llama_cpp, ollama_template

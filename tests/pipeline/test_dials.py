@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from steerlm.__main__ import main
 from steerlm.checkpoint.models import load_info
-from steerlm.cli import main
 from steerlm.config import load_recipe
 from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
 from steerlm.results.evaluation import read_evaluation

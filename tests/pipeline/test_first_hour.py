@@ -15,7 +15,7 @@ import orjson
 import pytest
 import yaml
 
-from steerlm.cli import main
+from steerlm.__main__ import main
 from tests import processes
 from tests.studies.judge.fake_endpoint import FakeEndpoint
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
@@ -99,7 +99,7 @@ def follow(
 def start_server() -> tuple[BaseProcess, TextIO, str]:
     Path("lock.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
     words = shlex.split(blocks("bash")[4])[1:]
-    process, printed = processes.talk(["-m", "steerlm.cli", *words, "--port", "0"])
+    process, printed = processes.talk(["-m", "steerlm", *words, "--port", "0"])
     line = printed.readline()
     found = re.match(r"dialogue at (http://127\.0\.0\.1:\d+)/v1", line)  # named after the recipe
     assert found is not None, line

@@ -47,7 +47,7 @@ def tiny_recipe(path: Path, run_dir: Path) -> Path:
 
 
 def command(recipe: Path) -> list[str]:
-    return ["-m", "steerlm.cli", "run", str(recipe), "--force"]
+    return ["-m", "steerlm", "run", str(recipe), "--force"]
 
 
 def finish(recipe: Path) -> str:
@@ -131,7 +131,7 @@ def test_the_readme_example_runs_on_the_finished_run(
 
 def test_chat_answers_from_a_pipe(whole_run: tuple[Path, str, float]) -> None:
     folder, _, _ = whole_run
-    words = ["-m", "steerlm.cli", "chat", str(folder / "run" / "bootstrap" / "model"), "--humor", "4"]
+    words = ["-m", "steerlm", "chat", str(folder / "run" / "bootstrap" / "model"), "--humor", "4"]
     done = processes.run(words, "How do I bake bread?\n/set\n/quit\n")
     assert done.returncode == 0, done.stderr
     assert "humor" in done.stdout

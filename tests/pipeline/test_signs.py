@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, get_args
 import pytest
 import yaml
 
+from steerlm.__main__ import main
 from steerlm.attributes import AttributeSchema
-from steerlm.cli import main
 from steerlm.config import load_recipe
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.results.findings import FindingKind, findings_of_run

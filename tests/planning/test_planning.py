@@ -11,8 +11,8 @@ import torch
 import yaml
 from rich.console import Console
 
+from steerlm.__main__ import main
 from steerlm.checkpoint.adapters import add_lora
-from steerlm.cli import main
 from steerlm.config import BootstrapConfig, LoraSection, Recipe, TrainingSection, build_recipe
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known

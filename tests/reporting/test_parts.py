@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from steerlm.cli import main
+from steerlm.__main__ import main
 from steerlm.config import EvaluateConfig
 from steerlm.errors import UserError
 from steerlm.reporting import charts

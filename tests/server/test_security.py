@@ -14,7 +14,7 @@ import httpx
 import pytest
 from starlette.routing import Route
 
-from steerlm.cli import main
+from steerlm.__main__ import main
 from steerlm.errors import UserError
 from steerlm.server.gate import Keys, load_keys
 from steerlm.server.page import PAGE_ROUTES

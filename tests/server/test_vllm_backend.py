@@ -18,8 +18,8 @@ import psutil
 import pytest
 import torch
 
+from steerlm.__main__ import build_parser
 from steerlm.checkpoint.models import CheckpointInfo, save_model
-from steerlm.cli import build_parser
 from steerlm.commands.serve import upstream_of
 from steerlm.conversation import Message
 from steerlm.errors import UserError

@@ -100,12 +100,12 @@ def test_a_killed_run_ends_the_same(finished: tuple[Path, Any], toy_world: Any, 
             "    if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)\n"
             "    return fsync(number)\n"
             "os.fsync = die\n"
-            "from steerlm.cli import main\n"
+            "from steerlm.__main__ import main\n"
             "sys.exit(main(sys.argv[1:]))\n"
         )
         killed = subprocess.run([sys.executable, "-c", code, *arguments], env=os.environ, check=False)
         assert killed.returncode == -signal.SIGKILL
-    whole = [sys.executable, "-m", "steerlm.cli", *arguments]
+    whole = [sys.executable, "-m", "steerlm", *arguments]
     done = subprocess.run(whole, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "16 pairs of 8 prompts" in done.stdout

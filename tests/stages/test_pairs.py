@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from steerlm.__main__ import main
 from steerlm.attributes import AttributeSchema
-from steerlm.cli import main
 from steerlm.conversation import Conversation, read_conversations
 from steerlm.scorers.dials import DialMeasures
 from steerlm.scorers.goal_measures import GOALS, goal_schema

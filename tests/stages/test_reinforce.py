@@ -97,7 +97,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(finished: tuple[Path, Any], to
     arguments = command(CONFIG, toy_world, tmp_path, "reinforce")
     code = (
         "import os, signal, sys\n"
-        "from steerlm.cli import main\n"
+        "from steerlm.__main__ import main\n"
         "from steerlm.stages.reinforce import trainer\n"
         "save, left = trainer.mark_complete, [1]\n"
         "def die(folder):\n"
@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(finished: tuple[Path, Any], to
     killed = subprocess.run([sys.executable, "-c", code, *arguments], env=os.environ, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert sorted(path.name for path in (tmp_path / "trl").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
-    whole = [sys.executable, "-m", "steerlm.cli", *arguments]
+    whole = [sys.executable, "-m", "steerlm", *arguments]
     done = subprocess.run(whole, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "checkpoint-4 is incomplete" in done.stderr

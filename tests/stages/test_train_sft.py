@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from steerlm.__main__ import main
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.checkpoint.models import fingerprint, load_info
-from steerlm.cli import main
 from steerlm.config import TrainSftConfig
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError

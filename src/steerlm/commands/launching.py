@@ -54,7 +54,7 @@ def launcher(section: TrainingSection, count: int) -> list[str]:
     """Return what starts `steerlm` in `count` processes of this machine, as the section trains; arguments follow."""
     if not _sharded(section):
         start = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-        return [sys.executable, "-m", *start, "-m", "steerlm.cli"]
+        return [sys.executable, "-m", *start, "-m", "steerlm"]
     start = ["accelerate.commands.launch", "--num_machines", "1", "--num_processes", str(count)]
     start += ["--mixed_precision", "no" if section.precision == "fp32" else "bf16", "--dynamo_backend", "no"]
     if section.deepspeed is not None:
@@ -64,7 +64,7 @@ def launcher(section: TrainingSection, count: int) -> list[str]:
         start += ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
         start += ["--fsdp_reshard_after_forward", "true", "--fsdp_state_dict_type", "SHARDED_STATE_DICT"]
         start += ["--fsdp_cpu_ram_efficient_loading", "true"]
-    return [sys.executable, "-m", *start, "--module", "steerlm.cli"]
+    return [sys.executable, "-m", *start, "--module", "steerlm"]
 
 
 def _without_nproc(argv: Sequence[str]) -> list[str]:

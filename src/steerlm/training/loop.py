@@ -155,7 +155,7 @@ def _check_environment(config: TrainingSection, ranks: PartialState) -> None:
     if config.fsdp and ranks.distributed_type == DistributedType.NO:
         raise UserError(
             "fsdp: true needs a process per GPU; start with `accelerate launch --use_fsdp --fsdp_version 2 "
-            "--fsdp_cpu_ram_efficient_loading true -m steerlm.cli …`, or set fsdp: false"
+            "--fsdp_cpu_ram_efficient_loading true -m steerlm …`, or set fsdp: false"
         )
     if config.deepspeed is not None:
         if not config.deepspeed.is_file():

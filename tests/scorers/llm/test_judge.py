@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from steerlm.__main__ import main
 from steerlm.attributes import AttributeSchema
-from steerlm.cli import main
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.scorers.llm.cache import read_replies
@@ -359,7 +359,7 @@ def test_control_c_keeps_what_was_answered(files: dict[str, str]) -> None:
     with FakeEndpoint(longer_wins, delay_s=0.3) as endpoint:
         argv = vicuna(files, "--base-url", endpoint.base_url, "--model", "m", "--yes", "--max-in-flight", "1")
         child = subprocess.Popen(
-            [sys.executable, "-m", "steerlm.cli", *argv],
+            [sys.executable, "-m", "steerlm", *argv],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

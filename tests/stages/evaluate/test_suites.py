@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
+from steerlm.__main__ import main
 from steerlm.attributes import Attribute, AttributeSchema
-from steerlm.cli import main
 from steerlm.config import EvaluateConfig
 from steerlm.errors import UserError
 from steerlm.stages.evaluate.stage import SuiteRun, evaluate, evaluate_suite

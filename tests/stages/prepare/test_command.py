@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from steerlm.cli import main
+from steerlm.__main__ import main
 from steerlm.conversation import read_conversations
 
 

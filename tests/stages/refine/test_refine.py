@@ -180,14 +180,12 @@ def test_a_killed_run_ends_the_same(finished: tuple[Path, Any], toy_world: Any, 
             "    if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)\n"
             "    return fsync(number)\n"
             "os.fsync = die\n"
-            "from steerlm.cli import main\n"
+            "from steerlm.__main__ import main\n"
             "sys.exit(main(sys.argv[1:]))\n"
         )
         killed = subprocess.run([sys.executable, "-c", code, *arguments], env=os.environ, check=False)
         assert killed.returncode == -signal.SIGKILL
-    done = subprocess.run(
-        [sys.executable, "-m", "steerlm.cli", *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "steerlm", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "answers of each carry the weight" in done.stdout
     assert results(tmp_path / "round-1" / "train" / "model") == results(finished[0] / "round-1" / "train" / "model")

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from steerlm.cli import main
+from steerlm.__main__ import main
 from steerlm.config import load_recipe
 from steerlm.conversation import read_conversations
 from steerlm.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from steerlm.cli import main
+from steerlm.__main__ import main
 from steerlm.conversation import read_conversations
 from steerlm.studies.baselines import preferences
 from steerlm.studies.baselines import study as stage

@@ -11,9 +11,9 @@ import pytest
 from transformers import LlamaForCausalLM
 
 import steerlm.generation.engine
+from steerlm.__main__ import main
 from steerlm.attributes import OASST
 from steerlm.checkpoint.models import CheckpointInfo, resize_embeddings, save_model
-from steerlm.cli import main
 from steerlm.conversation import read_conversations
 from tests.studies.judge.fake_endpoint import FakeEndpoint
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from steerlm.__main__ import main
 from steerlm.attributes import AttributeSchema
-from steerlm.cli import main
 from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
 from steerlm.stages.train_attribute_model.examples import labelled_turns
 from tests.studies.judge.fake_endpoint import FakeEndpoint

@@ -62,7 +62,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 @contextmanager
 def serving(study: Study, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Serve the study, at a free port unless one is named; gives the process and its address."""
-    command = [sys.executable, "-m", "steerlm.cli", "rate", "serve", str(study.folder), "--port", str(port)]
+    command = [sys.executable, "-m", "steerlm", "rate", "serve", str(study.folder), "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steerlm.__main__ import main
 from steerlm.attributes import Attribute, AttributeSchema
-from steerlm.cli import main
 from steerlm.errors import UserError
 from steerlm.results.steerbench import SteerbenchResult, read_steerbench
 from steerlm.scorers.goal_measures import GOALS

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from steerlm.__main__ import main
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.checkpoint.models import resize_embeddings, save_model
-from steerlm.cli import main
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
 from steerlm.generation.demonstrations import Demonstration
