@@ -238,6 +238,8 @@ def _pooled(seeds: Sequence[Mapping[str, Any]], key: str) -> Estimate:
 
     from steerlm.statistics.estimates import cluster_bootstrap, mean
 
+    if len(seeds) == 1:
+        return from_json(Estimate, seeds[0][key])
     values_N = np.concatenate([row[f"{key}_by_prompt"] for row in seeds])
     return cluster_bootstrap(mean, [values_N], list(range(len(values_N))))
 
