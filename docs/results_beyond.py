@@ -226,7 +226,9 @@ def table() -> str:
                     _over([cost[key] / 1e3 for cost in spent], 0) + " k" if all(key in cost for cost in spent) else DASH
                     for key in ("trained_tokens", "sampled_tokens")
                 ),
-                _over([cost["cpu_seconds"] for cost in spent], 0) + " s" if all(spent) else DASH,
+                _over([cost["cpu_seconds"] for cost in spent], 0) + " s"
+                if all("cpu_seconds" in cost for cost in spent)
+                else DASH,
             ]
         )
     return markdown_table(header, lines) + f"\n{_how(stored)}\n"
