@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-all pytest wheel-test check lint types format docs site results benchmarks benchmarks-quick clean help
+.PHONY: quickstart test test-all pytest wheel-test check lint types format docs site real results benchmarks benchmarks-quick clean help
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -61,6 +61,16 @@ docs: $(READY)  ## regenerate the generated blocks of README and docs
 site: $(READY)  ## build the site of the docs into build/site; links are checked
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[site]'
 	$(BIN)/zensical build --strict
+
+# GEMMA: the hub's id (gated: log in first), or a folder of the model
+GEMMA ?= google/gemma-3-270m
+real: $(READY)  ## the real run: Gemma 3 270M on human data, hours on two cores, held to what it reached
+	$(BIN)/python recipes/real_input/convert.py --any-schema --out runs/gemma_270m_data
+	$(BIN)/steerlm prepare recipes/real_input/independent.yaml
+	$(BIN)/steerlm train-attribute-model recipes/real_input/independent.yaml --set train_attribute_model.base_model=$(GEMMA)
+	$(BIN)/steerlm run gemma_270m --set train_sft.base_model=$(GEMMA) \
+		--set 'evaluate.attribute_models=[runs/independent/train_attribute_model/model]'
+	$(BIN)/steerlm check runs/gemma_270m --require "length.spearman>=0.6"
 
 results: $(READY)  ## copy the numbers of the playground run into docs/results, then `make docs`
 	$(BIN)/python docs/results_playground.py runs/playground
