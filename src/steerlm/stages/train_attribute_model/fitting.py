@@ -284,13 +284,17 @@ def with_spread(fit: Fit, ridges: _Ridges) -> Fit:
     floor = max(LEAST_SPREAD * float(off_N.mean()), 1e-6)
     usual_N = np.maximum(spread.held_out, floor)
     scale = float(np.sqrt(np.mean((off_N / usual_N) ** 2))) or 1.0  # from the mean distance to the standard deviation
-    rank = min(1.0, COVERAGE * (1 + 1 / max(1, len(off_N))))
     return replace(
         fit,
         spread=replace(spread, weight=spread.weight * scale, bias=spread.bias * scale),
         spread_floor=floor * scale,
-        interval=float(np.quantile(off_N / (usual_N * scale), rank)),
+        interval=conformal_multiple(off_N / (usual_N * scale)),
     )
+
+
+def conformal_multiple(ratio_N: Floats) -> float:
+    """Return how many spreads on either side hold `COVERAGE` of labels like these, given how many each is off."""
+    return float(np.quantile(ratio_N, min(1.0, COVERAGE * (1 + 1 / max(1, len(ratio_N))))))
 
 
 def _categories(attribute: Attribute, ridges: _Ridges, label_N: Floats, rows: npt.NDArray[np.int64]) -> list[Fit]:

@@ -18,7 +18,7 @@ from steerlm.scorers.features import Readout
 from steerlm.scorers.level_curves import LevelCurve, fit_level_curve
 from steerlm.scorers.protocol import Scores
 from steerlm.stages.train_attribute_model.examples import FloatArray, LabelledTurn
-from steerlm.stages.train_attribute_model.fitting import COVERAGE, MIN_AGREEMENT, Fit, Fitted
+from steerlm.stages.train_attribute_model.fitting import COVERAGE, MIN_AGREEMENT, Fit, Fitted, conformal_multiple
 from steerlm.statistics.metrics import (
     category_report,
     fleiss_kappa,
@@ -28,6 +28,10 @@ from steerlm.statistics.metrics import (
     regression_report,
 )
 
+_LEAST_SPREAD = 0.01
+"""In levels: a model may be sure of a level, but no interval is empty."""
+_FEWEST_IN_HALF = 20
+"""Labels below which a quantile of nine tenths says nothing."""
 UNMOVED = 0.02
 """Share of the labels' standard deviation below which predictions count as one and the same."""
 
@@ -256,6 +260,41 @@ def coverage(
                 off = abs(float(turn.labels[attribute.name]) - score[attribute.name].mean)
                 hit = off <= multiple * score[attribute.name].std
                 inside.setdefault(f"{attribute.name}/{turn.source}", []).append(hit)
+    return _coverage(inside)
+
+
+def held_out_intervals(
+    turns: Sequence[LabelledTurn], scores: Sequence[Scores], schema: AttributeSchema, seed: int
+) -> tuple[dict[str, float], dict[str, object]]:
+    """Return what `fitted_intervals` and `coverage` do, of a model without a fitted head.
+
+    The multiples come from the held-out turns themselves (split conformal prediction): the coverage is that of one half
+    of their groups with the multiples of the other half, both ways.
+
+    Returns:
+        Of the attributes that have labels enough for two halves.
+    """
+    multiples: dict[str, float] = {}
+    inside: dict[str, list[bool]] = {}
+    for attribute in schema.ordinal:
+        name = attribute.name
+        rated = [(turn, score[name]) for turn, score in zip(turns, scores, strict=True) if name in turn.labels]
+        off_N = np.array([abs(float(turn.labels[name]) - score.mean) for turn, score in rated])
+        spread_N = np.array([max(score.std, _LEAST_SPREAD) for _, score in rated])
+        groups, group_N = np.unique([turn.group for turn, _ in rated], return_inverse=True)
+        half_N = np.random.default_rng(seed).permutation(len(groups))[group_N] % 2 == 1 if len(rated) else group_N > 0
+        if min(half_N.sum(), (~half_N).sum()) < _FEWEST_IN_HALF:
+            continue
+        multiples[name] = conformal_multiple(off_N / spread_N)
+        hit_N = np.empty(len(rated), dtype=bool)
+        for here_N in (half_N, ~half_N):
+            hit_N[here_N] = off_N[here_N] <= conformal_multiple((off_N / spread_N)[~here_N]) * spread_N[here_N]
+        for (turn, _), hit in zip(rated, hit_N.tolist(), strict=True):
+            inside.setdefault(f"{name}/{turn.source}", []).append(hit)
+    return multiples, _coverage(inside)
+
+
+def _coverage(inside: Mapping[str, Sequence[bool]]) -> dict[str, object]:
     everything = [hit for hits in inside.values() for hit in hits]
     return {
         "wanted": COVERAGE,

@@ -62,6 +62,7 @@ from steerlm.stages.train_attribute_model.report import (
     fitted_curves,
     fitted_cut_points,
     fitted_intervals,
+    held_out_intervals,
     label_warnings,
     residual_std,
     unmoved_warnings,
@@ -329,6 +330,11 @@ def _score_and_save(
         found |= {"curves": {name: curve._asdict() for name, curve in curves.items()}}
         found |= {"intervals": statistics["intervals"], "fits": fit_reports(fitted, schema)}
         found["coverage"] = coverage(held_out.turns, scores, fitted, schema)
+    else:
+        intervals, covered = held_out_intervals(held_out.turns, scores, schema, seed)
+        if intervals:
+            statistics["intervals"] = intervals
+            found |= {"intervals": intervals, "coverage": covered}
     info = dataclasses.replace(info, label_statistics=statistics)
     files = {} if head is None else {HEAD_FILE: head.to_bytes(), **_sentence_files(config.base_model)}
     parts = {} if frozen is None else {FROZEN: frozen}
