@@ -1,9 +1,11 @@
 """Copy the numbers of a run on a real model into `docs/results/real_model/`, and render them for README and docs.
 
-    python docs/results_real_model.py RUN [NAME=TRAINING …]        (a finished run of recipes/gemma_270m.yaml)
+    python docs/results_real_model.py RUN [--course NAME=TRAINING …] [--at STEP=EVALUATION …] [--ways FOLDER]
     make docs
 
-Every TRAINING is the output of another `train-sft`, finished or not, whose course stands beside the run's.
+RUN is a finished run of `recipes/gemma_270m.yaml`. Every TRAINING is the output of another `train-sft`, finished or
+not, whose course stands beside the run's; EVALUATION what `steerlm evaluate` found for the checkpoint of a step; the
+folder of ways that of `steerlm evaluate --ways`.
 
 Of the answers only the model's own words are copied, with what was asked of each and what the scorers said, so that
 every figure can be computed again without the model; prompts stay where they are.
@@ -11,6 +13,7 @@ every figure can be computed again without the model; prompts stay where they ar
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import statistics
@@ -21,18 +24,23 @@ from typing import Any
 
 from steerlm.config import load_recipe
 from steerlm.reporting.formatting import estimate_text, markdown_table, number
+from steerlm.results.codec import from_json, read_result, write_result
+from steerlm.results.evaluation import read_evaluation
+from steerlm.results.ways import WaysResult
+from steerlm.statistics.estimates import Estimate
 from steerlm.storage.resumable import read_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from results_ablation import machine
+from results_steerbench import ways_page
 from stored_run import StoredRun
 
 STORED = StoredRun(Path(__file__).resolve().parent / "results" / "real_model")
 ANSWERS = STORED.folder / "answers.jsonl.gz"
 
 
-def copy(run: Path, others: dict[str, Path]) -> None:
-    """Copy what the page needs from a finished run, and the courses of other trainings."""
+def copy(run: Path, others: dict[str, Path], steps: dict[str, Path], ways_folder: Path | None) -> None:
+    """Copy what the page needs from a finished run, from other trainings, checkpoints, and ways to steer."""
     STORED.copy_cost(run)
     results = json.loads((run / "evaluate" / "results.json").read_text())
     results["examples"]["sweeps"] = []  # they hold other people's prompts
@@ -47,9 +55,23 @@ def copy(run: Path, others: dict[str, Path]) -> None:
     STORED.write(
         "settings.json", {"train_sft": settings, "sources": [source.name for source in recipe.prepare.sources]}
     )
+    STORED.write("curve.json", {step: _dials(folder) for step, folder in steps.items()})
+    if ways_folder is not None:
+        write_result(STORED.folder / "ways.json", read_result(WaysResult, ways_folder / "ways.json"))
     with ANSWERS.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed:
         for row in _answers(run / "evaluate", results):
             packed.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+
+def _dials(folder: Path) -> dict[str, Any]:
+    """Return Spearman of every dial of an evaluation, and how many prompts and answers it had."""
+    results = read_evaluation(folder)
+    assert results is not None
+    return {
+        "prompts": results.prompts.used,
+        "answers": results.asks,
+        "spearman": {row.attribute: row.dial.spearman.to_dict() for row in results.headline_dials()},
+    }
 
 
 def _course(out: Path) -> dict[str, Any]:
@@ -140,6 +162,31 @@ def steering() -> str:
     return markdown_table([*header, "largest side effect, levels per level"], rows) + note
 
 
+def curve() -> str:
+    """Spearman of every dial by step."""
+    found = STORED.read("curve.json")
+    if not found:
+        return "Not measured.\n"
+    dials = list(next(iter(found.values()))["spearman"])
+    rows = [
+        [step, *(estimate_text(from_json(Estimate, row["spearman"][name])) for name in dials)]
+        for step, row in found.items()
+    ]
+    first = next(iter(found.values()))
+    note = (
+        f"\n{first['prompts']} held-out prompts, {first['answers']} answers per checkpoint, the other dials at their "
+        "defaults.\n"
+    )
+    return markdown_table(["step", *dials], rows) + note
+
+
+def ways() -> str:
+    """The ways to steer."""
+    if not (STORED.folder / "ways.json").is_file():
+        return "Not measured.\n"
+    return ways_page(read_result(WaysResult, STORED.folder / "ways.json"))
+
+
 def course() -> str:
     """How the header is learned: held-out loss and gain by step, for every form of the header."""
     rows, notes = [], []
@@ -172,8 +219,25 @@ BLOCKS = {
     "real-steering": steering,
     "real-course": course,
     "real-labels": labels,
+    "real-curve": curve,
+    "real-ways": ways,
 }
 
+
+def main() -> None:
+    """Copy what the command line names."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--course", nargs="*", default=[], metavar="NAME=TRAINING")
+    parser.add_argument("--at", nargs="*", default=[], metavar="STEP=EVALUATION")
+    parser.add_argument("--ways", type=Path, metavar="FOLDER")
+    given = parser.parse_args()
+    others, steps = (
+        {name: Path(folder) for name, _, folder in (pair.partition("=") for pair in pairs)}
+        for pairs in (given.course, given.at)
+    )
+    copy(given.run, others, steps, given.ways)
+
+
 if __name__ == "__main__":
-    named = (argument.partition("=") for argument in sys.argv[2:])
-    copy(Path(sys.argv[1]), {name: Path(out) for name, _, out in named})
+    main()

@@ -54,7 +54,11 @@ def published() -> str:
 
 def ways() -> str:
     """The ways to steer."""
-    result = _ways()
+    return ways_page(_ways())
+
+
+def ways_page(result: WaysResult) -> str:
+    """Return what was asked, the cautions and the tables of ways to steer."""
     asked = f"{result.prompts.used} held-out prompts, {result.asks} settings, seed {result.seed}."
     return "\n".join([asked, "", *(f"* {line}" for line in result.cautions), "", ways_sections(result), ""])
 
