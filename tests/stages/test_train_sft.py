@@ -119,6 +119,11 @@ def test_the_result_follows_the_attributes_and_stops(folder: Path, caplog: pytes
     assert load_info(checkpoint) == info
     assert str(checkpoint.parent) in said
     assert answer(checkpoint, {"lang": "de", "loud": 1}).startswith(WORDS["de", 1])
+    # a model that has dials already is no news
+    caplog.clear()
+    run(folder, "further", base_model=str(folder / "out" / "model"), max_steps=2, eval_steps=1)
+    assert "header_gain" in caplog.text
+    assert "steerlm chat" not in caplog.text
 
 
 def test_labels_that_say_nothing_leave_the_header_without_effect(

@@ -100,7 +100,8 @@ def train_sft(
         },
     )
     pairs = header_pairs(held_out, seed) if config.conditioning else []
-    probe = HeaderProbe(pairs, seed, info) if pairs else None
+    first = not (Path(config.base_model) / INFO_FILE).is_file()
+    probe = HeaderProbe(pairs, seed, info, first) if pairs else None
     course = train(config, model, tokenizer, learned, held_out, "sft", out, seed, probe=probe)
     summary = {
         "max_length": max_length,

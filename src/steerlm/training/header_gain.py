@@ -43,16 +43,17 @@ class HeaderProbe(TrainerCallback):  # type: ignore[misc]
         pairs: what is compared, those of one prompt beside each other.
         seed: of the interval.
         info: of the model in training; whole checkpoints and adapters get it, and so can be opened.
+        first: whether the model has had no dials before, so that the first that turn are news.
 
     Attributes:
         trainer: set before the training starts.
     """
 
-    def __init__(self, pairs: Sequence[Pair], seed: int, info: CheckpointInfo):
+    def __init__(self, pairs: Sequence[Pair], seed: int, info: CheckpointInfo, first: bool):
         self.trainer: SteerTrainer | None = None
         self._info = info
         self._gain: Estimate | None = None
-        self._said = False
+        self._said = not first
         self._pairs = pairs
         self._clusters = [part for part in np.array_split(np.arange(len(pairs)), _CLUSTERS) if len(part)]
         self._seed = seed
