@@ -1,6 +1,7 @@
 """Copy the numbers of a run on a real model into `docs/results/real_model/`, and render them for README and docs.
 
     python docs/results_real_model.py RUN [--course NAME=TRAINING …] [--at STEP=EVALUATION …] [--ways FOLDER]
+    python docs/results_real_model.py RUN --ask QUESTION         (one answer per level of length, for the README)
     make docs
 
 RUN is a finished run of `recipes/gemma_270m.yaml`. Every TRAINING is the output of another `train-sft`, finished or
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.config import load_recipe
-from steerlm.reporting.formatting import estimate_text, markdown_table, number
+from steerlm.reporting.formatting import estimate_text, markdown_table, markdown_text, number
 from steerlm.results.codec import from_json, read_result, write_result
 from steerlm.results.evaluation import read_evaluation
 from steerlm.results.ways import WaysResult
@@ -61,6 +62,18 @@ def copy(run: Path, others: dict[str, Path], steps: dict[str, Path], ways_folder
     with ANSWERS.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed:
         for row in _answers(run / "evaluate", results):
             packed.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+
+def ask(model: Path, question: str, dial: str) -> None:
+    """Keep one answer to a question for every level of a dial, the others at their defaults, drawn with one seed."""
+    from steerlm import Message, Request, Sampling, load_engine
+
+    engine = load_engine(model)
+    settings = [{**engine.schema.defaults, dial: level} for level in engine.schema[dial].levels]
+    requests = [Request((Message("user", question),), setting, seed=0) for setting in settings]
+    answers = engine.generate(requests, Sampling(max_new_tokens=96, temperature=0.7, top_k=50))
+    texts = [[setting[dial], answer.text] for setting, [answer] in zip(settings, answers, strict=True)]
+    STORED.write("asked.json", {"question": question, "dial": dial, "answers": texts})
 
 
 def _dials(folder: Path) -> dict[str, Any]:
@@ -187,6 +200,15 @@ def ways() -> str:
     return ways_page(read_result(WaysResult, STORED.folder / "ways.json"))
 
 
+def asked() -> str:
+    """One question, one answer per level of a dial."""
+    if not (STORED.folder / "asked.json").is_file():
+        return "Not measured.\n"
+    found = STORED.read("asked.json")
+    rows = [[f"{found['dial']} {level}", markdown_text(text)] for level, text in found["answers"]]
+    return f"> **{found['question']}**\n\n" + markdown_table(["dial", "answer"], rows)
+
+
 def course() -> str:
     """How the header is learned: held-out loss and gain by step, for every form of the header."""
     rows, notes = [], []
@@ -221,6 +243,7 @@ BLOCKS = {
     "real-labels": labels,
     "real-curve": curve,
     "real-ways": ways,
+    "real-asked": asked,
 }
 
 
@@ -231,7 +254,11 @@ def main() -> None:
     parser.add_argument("--course", nargs="*", default=[], metavar="NAME=TRAINING")
     parser.add_argument("--at", nargs="*", default=[], metavar="STEP=EVALUATION")
     parser.add_argument("--ways", type=Path, metavar="FOLDER")
+    parser.add_argument("--ask", metavar="QUESTION")
     given = parser.parse_args()
+    if given.ask is not None:
+        ask(given.run / "train_sft" / "model", given.ask, "length")
+        return
     others, steps = (
         {name: Path(folder) for name, _, folder in (pair.partition("=") for pair in pairs)}
         for pairs in (given.course, given.at)
