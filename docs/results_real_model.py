@@ -2,6 +2,7 @@
 
     python docs/results_real_model.py RUN [--course NAME=TRAINING …] [--at STEP=EVALUATION …] [--ways FOLDER]
     python docs/results_real_model.py RUN --ask QUESTION         (one answer per level of length, for the README)
+    python docs/results_real_model.py RUN --hour                 (a run of docs/no-ratings.md, for that page)
     make docs
 
 RUN is a finished run of `recipes/gemma_270m.yaml`. Every TRAINING is the output of another `train-sft`, finished or
@@ -27,7 +28,9 @@ from steerlm.config import load_recipe
 from steerlm.reporting.formatting import estimate_text, markdown_table, markdown_text, number
 from steerlm.results.codec import from_json, read_result, write_result
 from steerlm.results.evaluation import read_evaluation
+from steerlm.results.studies import MachineFacts
 from steerlm.results.ways import WaysResult
+from steerlm.runs import RunPaths
 from steerlm.statistics.estimates import Estimate
 from steerlm.storage.resumable import read_rows
 
@@ -74,6 +77,33 @@ def ask(model: Path, question: str, dial: str) -> None:
     answers = engine.generate(requests, Sampling(max_new_tokens=96, temperature=0.7, top_k=50))
     texts = [[setting[dial], answer.text] for setting, [answer] in zip(settings, answers, strict=True)]
     STORED.write("asked.json", {"question": question, "dial": dial, "answers": texts})
+
+
+def copy_hour(run: Path) -> None:
+    """Keep what a run of the page "You have no ratings" took, and how its dials follow."""
+    results = read_evaluation(run / "evaluate")
+    assert results is not None
+    stages = {stage: json.loads((run / stage / "done.json").read_text()) for stage in RunPaths(run).finished()}
+    dials = {
+        row.attribute: {
+            "obtained": [point.estimate.value for point in row.dial.curve],
+            "spearman": row.dial.spearman.to_dict(),
+            "mae": row.dial.mae.to_dict(),
+        }
+        for row in results.headline_dials()
+    }
+    sft = stages["train_sft"]["summary"]
+    STORED.write(
+        "hour.json",
+        {
+            "seconds": {name: row["seconds"] for name, row in stages.items()},
+            "records": sft["train"]["records"],
+            "steps": sft["steps"],
+            "prompts": results.prompts.used,
+            "dials": dials,
+            "environment": json.loads((run / "environment.json").read_text()),
+        },
+    )
 
 
 def _dials(folder: Path) -> dict[str, Any]:
@@ -209,6 +239,29 @@ def asked() -> str:
     return f"> **{found['question']}**\n\n" + markdown_table(["dial", "answer"], rows)
 
 
+def hour() -> str:
+    """Minutes and dials of the page "You have no ratings"."""
+    if not (STORED.folder / "hour.json").is_file():
+        return "Not measured.\n"
+    found = STORED.read("hour.json")
+    rows = [
+        [
+            name,
+            " ".join(number(value, 1) for value in row["obtained"]),
+            estimate_text(from_json(Estimate, row["spearman"])),
+            estimate_text(from_json(Estimate, row["mae"])),
+        ]
+        for name, row in found["dials"].items()
+    ]
+    parts = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in found["seconds"].items())
+    note = (
+        f"\n{sum(found['seconds'].values()) / 60:.0f} minutes ({parts}): {found['records']} rows to train on, "
+        f"{found['steps']} steps, {found['prompts']} held-out prompts. "
+        f"{machine(from_json(MachineFacts, found['environment']))}"
+    )
+    return markdown_table(["dial", "obtained, lowest level to highest", "Spearman", "error, levels"], rows) + note
+
+
 def course() -> str:
     """How the header is learned: held-out loss and gain by step, for every form of the header."""
     rows, notes = [], []
@@ -244,6 +297,7 @@ BLOCKS = {
     "real-curve": curve,
     "real-ways": ways,
     "real-asked": asked,
+    "real-hour": hour,
 }
 
 
@@ -255,7 +309,11 @@ def main() -> None:
     parser.add_argument("--at", nargs="*", default=[], metavar="STEP=EVALUATION")
     parser.add_argument("--ways", type=Path, metavar="FOLDER")
     parser.add_argument("--ask", metavar="QUESTION")
+    parser.add_argument("--hour", action="store_true")
     given = parser.parse_args()
+    if given.hour:
+        copy_hour(given.run)
+        return
     if given.ask is not None:
         ask(given.run / "train_sft" / "model", given.ask, "length")
         return

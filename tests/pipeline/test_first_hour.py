@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
 import re
 import shlex
@@ -150,4 +151,14 @@ def test_after_the_hour_the_dials_move(
     endpoint: FakeEndpoint, shared_models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     follow(shared_models / "stories260K", 800, [], endpoint, monkeypatch)
+    assert "✓ every dial moves" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_after_twenty_minutes_the_dials_of_a_real_model_move(
+    endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "STEERLM_GEMMA" not in os.environ:
+        pytest.skip("STEERLM_GEMMA names no folder of google/gemma-3-270m")
+    follow(Path(os.environ["STEERLM_GEMMA"]), 400, [], endpoint, monkeypatch)
     assert "✓ every dial moves" in capsys.readouterr().out
