@@ -101,6 +101,9 @@ def test_the_result_follows_the_attributes_and_stops(folder: Path, caplog: pytes
     gain = summary["header_gain"]
     assert gain["value"] > gain["low"] > 0.5
     assert gain["n"] == 20
+    by_dial = gain["by_dial"]
+    assert list(by_dial) == list(SCHEMA.names)
+    assert all(row["value"] > row["low"] > 0.2 for row in by_dial.values())
     info = load_info(folder / "out" / "model")
     assert info.kind == "sft"
     assert info.schema == SCHEMA
@@ -145,6 +148,7 @@ def test_labels_that_say_nothing_leave_the_header_without_effect(
     gain = run(folder, eval_steps=6)["header_gain"]
     assert gain["low"] <= 0.01
     assert abs(gain["value"]) < 0.1
+    assert all(row["low"] is None or row["low"] <= 0.01 for row in gain["by_dial"].values())
     rows = [json.loads(line) for line in (folder / "out" / "metrics.jsonl").read_text().splitlines()]
     validated = [row["step"] for row in rows if "eval_loss" in row]
     assert [row["step"] for row in rows if "header_gain" in row] == validated

@@ -207,7 +207,13 @@ def _trained(summary: Mapping[str, Any]) -> str:
     loss = training.get("validation_loss")
     if not training["steps"]:
         return f"head fitted in closed form to {summary['train']['turns']:,} rated turns"
-    return f"{training['steps']:,} steps" + ("" if loss is None else f", held-out loss {loss:.4f}")
+    gains = (training.get("header_gain") or {}).get("by_dial", {})
+    figures = ", ".join(f"{name} {gain['value']:.3f}" for name, gain in gains.items())
+    return (
+        f"{training['steps']:,} steps"
+        + ("" if loss is None else f", held-out loss {loss:.4f}")
+        + (f"; header_gain by dial: {figures}" if figures else "")
+    )
 
 
 def _bootstrapped(summary: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ from steerlm.storage.progress import progress
 from steerlm.template.conversation_encoder import ConversationEncoder
 from steerlm.template.installing import install_template
 from steerlm.training.conditioning import ConditionedExamples, Conditioning, EncodingReport
-from steerlm.training.header_gain import HeaderProbe, header_pairs
+from steerlm.training.header_gain import HeaderProbe, header_exchanges
 from steerlm.training.loop import BEST, train
 
 log = logging.getLogger(__name__)
@@ -99,9 +99,9 @@ def train_sft(
             "recipe": config.model_dump(mode="json"),
         },
     )
-    pairs = header_pairs(held_out, seed) if config.conditioning else []
+    exchanges = header_exchanges(held_out, schema.names, seed) if config.conditioning else []
     first = not (Path(config.base_model) / INFO_FILE).is_file()
-    probe = HeaderProbe(pairs, seed, info, first) if pairs else None
+    probe = HeaderProbe(exchanges, seed, info, first) if exchanges else None
     course = train(config, model, tokenizer, learned, held_out, "sft", out, seed, probe=probe)
     summary = {
         "max_length": max_length,

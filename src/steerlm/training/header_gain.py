@@ -1,22 +1,22 @@
 """What headers are worth to a model: the loss behind other responses' headers minus the loss behind the right ones.
 
 A model that does not read headers explains a response equally well behind any of them, and the gain is 0. Tried after
-every validation on a part of the validation data, logged as `header_gain` (nats per trained token). From the first
-checkpoint that reads them on, the dials can be tried while the training goes on.
+every validation on a part of the validation data, logged as `header_gain` (nats per trained token), and at the end for
+every dial alone. From the first checkpoint that reads them on, the dials can be tried while the training goes on.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerState
 
-from steerlm.batching.batches import Example, IntArray, sorted_batches
+from steerlm.batching.batches import Example, sorted_batches
 from steerlm.batching.collating import collate_sft
 from steerlm.checkpoint.info import CheckpointInfo, save_info
 from steerlm.statistics.estimates import Estimate, FloatArray, Weights, cluster_bootstrap, divide
@@ -32,15 +32,20 @@ _READ = 0.05
 
 log = logging.getLogger(__name__)
 
-Pair = tuple[Example, Example]
-"""A record behind its own headers, and behind others'."""
+
+class Exchange(NamedTuple):
+    """A record behind its own headers, behind others', and behind its own with others' values of one dial."""
+
+    right: Example
+    others: Example
+    by_dial: Mapping[str, Example]
 
 
 class HeaderProbe(TrainerCallback):  # type: ignore[misc]
     """Tries the headers of validation data after every validation, and says when there is something to hear.
 
     Args:
-        pairs: what is compared, those of one prompt beside each other.
+        exchanges: what is compared, those of one prompt beside each other.
         seed: of the interval.
         info: of the model in training; whole checkpoints and adapters get it, and so can be opened.
         first: whether the model has had no dials before, so that the first that turn are news.
@@ -49,18 +54,19 @@ class HeaderProbe(TrainerCallback):  # type: ignore[misc]
         trainer: set before the training starts.
     """
 
-    def __init__(self, pairs: Sequence[Pair], seed: int, info: CheckpointInfo, first: bool):
+    def __init__(self, exchanges: Sequence[Exchange], seed: int, info: CheckpointInfo, first: bool):
         self.trainer: SteerTrainer | None = None
         self._info = info
         self._gain: Estimate | None = None
         self._said = not first
-        self._pairs = pairs
-        self._clusters = [part for part in np.array_split(np.arange(len(pairs)), _CLUSTERS) if len(part)]
+        self._exchanges = exchanges
+        self._clusters = [part for part in np.array_split(np.arange(len(exchanges)), _CLUSTERS) if len(part)]
         self._seed = seed
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         assert self.trainer is not None
-        gain = self._gain = self._measured(self.trainer)
+        [gain] = self._measured(self.trainer, [[one.others for one in self._exchanges]])
+        self._gain = gain
         ends = {"header_gain_low": gain.low, "header_gain_high": gain.high} if gain.has_interval else {}
         self.trainer.log({"header_gain": gain.value, **ends})
         if state.is_world_process_zero:
@@ -79,25 +85,37 @@ class HeaderProbe(TrainerCallback):  # type: ignore[misc]
             self._said = True
             log.info("the dials begin to turn; to try them while it trains: %s", opening)
 
-    def found(self, state: TrainerState) -> dict[str, object] | None:
-        """Return the gain at the step whose weights are kept, as an estimate in its JSON form."""
+    def found(self, state: TrainerState, by_dial: bool) -> dict[str, object] | None:
+        """Return the gain at the step whose weights are kept, as an estimate in its JSON form.
+
+        Args:
+            state: at the end of the training.
+            by_dial: the trainer holds those weights: say what each dial alone is worth as well.
+        """
+        assert self.trainer is not None
         rows = [row for row in state.log_history if "header_gain" in row and row["step"] == state.best_global_step]
         if not rows:
             return None
         low, high = (rows[-1].get(f"header_gain_{end}", float("nan")) for end in ("low", "high"))
-        return Estimate(rows[-1]["header_gain"], low, high, len(self._pairs), len(self._clusters)).to_dict()
+        all_at_once = Estimate(rows[-1]["header_gain"], low, high, len(self._exchanges), len(self._clusters)).to_dict()
+        if not by_dial:
+            return all_at_once
+        self.trainer.model_wrapped.eval()
+        dials = list(self._exchanges[0].by_dial)
+        gains = self._measured(self.trainer, [[one.by_dial[dial] for one in self._exchanges] for dial in dials])
+        return {**all_at_once, "by_dial": {dial: gain.to_dict() for dial, gain in zip(dials, gains, strict=True)}}
 
-    def _measured(self, trainer: SteerTrainer) -> Estimate:
+    def _measured(self, trainer: SteerTrainer, sides: Sequence[Sequence[Example]]) -> list[Estimate]:
+        """Return what the right headers gain over each of the sides, which are in the order of the exchanges."""
         # every rank tries them all: the ranks of a sharded model compute together anyhow
-        sums = np.array([self._difference(trainer, part) for part in self._clusters])
-        found = cluster_bootstrap(_ratio, list(sums.T), range(len(sums)), self._seed)
-        return found._replace(n=len(self._pairs))
-
-    def _difference(self, trainer: SteerTrainer, part: IntArray) -> tuple[float, float]:
-        """Return the difference of the summed losses, and the trained tokens."""
-        right, others = ([self._pairs[i][side] for i in part.tolist()] for side in (0, 1))
-        loss, tokens = _loss(trainer, right)
-        return _loss(trainer, others)[0] - loss, tokens
+        right = [_loss(trainer, [self._exchanges[i].right for i in part.tolist()]) for part in self._clusters]
+        loss_N, tokens_N = np.array(right).T
+        gains = []
+        for side in sides:
+            others_N = np.array([_loss(trainer, [side[i] for i in part.tolist()])[0] for part in self._clusters])
+            found = cluster_bootstrap(_ratio, [others_N - loss_N, tokens_N], range(len(right)), self._seed)
+            gains.append(found._replace(n=len(self._exchanges)))
+        return gains
 
 
 def _last(state: TrainerState, name: str) -> float:
@@ -114,11 +132,12 @@ def _opening(folder: Path) -> str | None:
     return None
 
 
-def header_pairs(examples: ConditionedExamples, seed: int) -> list[Pair]:
+def header_exchanges(examples: ConditionedExamples, dials: Sequence[str], seed: int) -> list[Exchange]:
     """Return validation records behind their own headers and behind others'.
 
     Args:
         examples: without dropout and decoys.
+        dials: names of the attributes, in the schema's order.
         seed: of the choice and of the exchange.
 
     Returns:
@@ -131,13 +150,35 @@ def header_pairs(examples: ConditionedExamples, seed: int) -> list[Pair]:
     places = [(i, j) for i, turns in enumerate(records) for j, turn in enumerate(turns) if _conditioned(turn)]
     if len({records[i][j].codes for i, j in places}) < 2:
         return []
-    order = generator.permutation(len(places))
-    others = [list(turns) for turns in records]
-    for here, there in zip(order.tolist(), np.roll(order, 1).tolist(), strict=True):  # a circle: nobody keeps its own
-        (i, j), (k, m) = places[here], places[there]
-        others[i][j] = others[i][j]._replace(codes=records[k][m].codes)
-    with_header = sorted({i for i, _ in places})
-    return [(examples.assembled(records[i]), examples.assembled(others[i])) for i in with_header]
+    order = generator.permutation(len(places)).tolist()
+    # a circle: nobody keeps its own
+    given = {places[here]: places[there] for here, there in zip(order, np.roll(order, 1).tolist(), strict=True)}
+
+    def exchanged(i: int, dial: int | None) -> Example:
+        turns = list(records[i])
+        for j, turn in enumerate(turns):
+            if (i, j) in given:
+                k, m = given[i, j]
+                turns[j] = turn._replace(codes=_exchanged(turn.codes, records[k][m].codes, dial))
+        return examples.assembled(turns)
+
+    return [
+        Exchange(
+            examples.assembled(records[i]),
+            exchanged(i, None),
+            {name: exchanged(i, dial) for dial, name in enumerate(dials)},
+        )
+        for i in sorted({i for i, _ in places})
+    ]
+
+
+def _exchanged(own: tuple[int, ...], other: tuple[int, ...], dial: int | None) -> tuple[int, ...]:
+    """Return the other's codes, or one's own with the other's value of a dial, where both have one."""
+    if dial is None:
+        return other
+    if min(own[dial], other[dial]) < 0:
+        return own
+    return (*own[:dial], other[dial], *own[dial + 1 :])
 
 
 def _conditioned(turn: TurnPieces) -> bool:

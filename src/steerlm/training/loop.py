@@ -270,9 +270,11 @@ def train(
         elif not finished:
             trainer.load_best()
             trainer.save_whole(whole)
+        # sharded weights may be the last ones
+        gain = None if probe is None else probe.found(trainer.state, by_dial=whole is None)
     torch.set_num_threads(before)
     course = _summary(trainer.state, trainer, flow.patience)
-    return course if probe is None else {**course, "header_gain": probe.found(trainer.state)}
+    return course if probe is None else {**course, "header_gain": gain}
 
 
 def _sharded(config: TrainingSection) -> bool:
