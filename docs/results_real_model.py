@@ -69,7 +69,8 @@ def copy(run: Path, others: dict[str, Path], steps: dict[str, Path], ways_folder
 
 def ask(model: Path, question: str, dial: str) -> None:
     """Keep one answer to a question for every level of a dial, the others at their defaults, drawn with one seed."""
-    from steerlm import Message, Request, Sampling, load_engine
+    from steerlm.conversation import Message
+    from steerlm.generation.engine import Request, Sampling, load_engine
 
     engine = load_engine(model)
     settings = [{**engine.schema.defaults, dial: level} for level in engine.schema[dial].levels]
