@@ -70,7 +70,8 @@ real: $(READY)  ## the real run: Gemma 3 270M on human data, hours on two cores,
 	$(BIN)/steerlm train-attribute-model recipes/real_input/independent.yaml --set train_attribute_model.base_model=$(GEMMA)
 	$(BIN)/steerlm run gemma_270m --set train_sft.base_model=$(GEMMA) \
 		--set 'evaluate.attribute_models=[runs/independent/train_attribute_model/model]'
-	$(BIN)/steerlm check runs/gemma_270m --require "length.spearman>=0.6"
+	$(BIN)/steerlm check runs/gemma_270m --require "length.spearman>=0.7" --require "reading_grade.spearman>=0.1" \
+		--require "positivity.spearman>=0.1" --require "toxicity.spearman>=0.1"
 
 results: $(READY)  ## copy the numbers of the playground run into docs/results, then `make docs`
 	$(BIN)/python docs/results_playground.py runs/playground

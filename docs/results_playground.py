@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 
 from steerlm.reporting.formatting import estimate_text, markdown_table, number
-from steerlm.results.codec import from_json
-from steerlm.results.evaluation import PairedDifferences
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from results_ablation import machine
@@ -96,17 +94,7 @@ def labels() -> str:
 
 def bootstrapping(evaluation: str = "evaluate") -> str:
     """What bootstrapping changed, by the exact measures."""
-    comparisons = [from_json(PairedDifferences, row) for row in STORED.read(f"{evaluation}.json")["comparisons"]]
-    rows, clusters = [], 0
-    for comparison in comparisons:
-        for name, row in {"mean over dials": comparison.mean, **comparison.attributes}.items():
-            rows.append([name, *(estimate_text(estimate, 3) for estimate in (row.mae, row.spearman, row.slope))])
-            clusters = row.mae.clusters if row.mae else clusters
-    note = (
-        f"\nAfter minus before, on the same {clusters} prompts, settings and seeds, with 95 % intervals; below zero is "
-        "better for the error.\n"
-    )
-    return markdown_table(["dial", "error, levels", "Spearman", "slope"], rows) + note
+    return STORED.bootstrapping(evaluation)
 
 
 def samples(only: str | None = None) -> str:

@@ -298,6 +298,7 @@ BLOCKS = {
     "real-curve": curve,
     "real-ways": ways,
     "real-asked": asked,
+    "real-bootstrapping": STORED.bootstrapping,
     "real-hour": hour,
 }
 

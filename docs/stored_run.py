@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from steerlm.reporting.formatting import estimate_text, markdown_table
 from steerlm.results.codec import from_json
-from steerlm.results.evaluation import Evaluation
+from steerlm.results.evaluation import Evaluation, PairedDifferences
 from steerlm.results.studies import MachineFacts
 from steerlm.runs import RunPaths
 
@@ -37,3 +38,17 @@ class StoredRun(NamedTuple):
 
     def machine(self) -> MachineFacts:
         return from_json(MachineFacts, self.read("environment.json"))
+
+    def bootstrapping(self, evaluation: str = "evaluate") -> str:
+        """Return the table of what bootstrapping changed."""
+        comparisons = [from_json(PairedDifferences, row) for row in self.read(f"{evaluation}.json")["comparisons"]]
+        rows, clusters = [], 0
+        for comparison in comparisons:
+            for name, row in {"mean over dials": comparison.mean, **comparison.attributes}.items():
+                rows.append([name, *(estimate_text(estimate, 3) for estimate in (row.mae, row.spearman, row.slope))])
+                clusters = row.mae.clusters if row.mae else clusters
+        note = (
+            f"\nAfter minus before, on the same {clusters} prompts, settings and seeds, with 95 % intervals; below "
+            "zero is better for the error.\n"
+        )
+        return markdown_table(["dial", "error, levels", "Spearman", "slope"], rows) + note
