@@ -33,7 +33,7 @@ _READ = 0.05
 log = logging.getLogger(__name__)
 
 
-class Exchange(NamedTuple):
+class HeaderExchange(NamedTuple):
     """A record behind its own headers, behind others', and behind its own with others' values of one dial."""
 
     right: Example
@@ -54,7 +54,7 @@ class HeaderProbe(TrainerCallback):  # type: ignore[misc]
         trainer: set before the training starts.
     """
 
-    def __init__(self, exchanges: Sequence[Exchange], seed: int, info: CheckpointInfo, first: bool):
+    def __init__(self, exchanges: Sequence[HeaderExchange], seed: int, info: CheckpointInfo, first: bool):
         self.trainer: SteerTrainer | None = None
         self._info = info
         self._gain: Estimate | None = None
@@ -132,7 +132,7 @@ def _opening(folder: Path) -> str | None:
     return None
 
 
-def header_exchanges(examples: ConditionedExamples, dials: Sequence[str], seed: int) -> list[Exchange]:
+def header_exchanges(examples: ConditionedExamples, dials: Sequence[str], seed: int) -> list[HeaderExchange]:
     """Return validation records behind their own headers and behind others'.
 
     Args:
@@ -163,7 +163,7 @@ def header_exchanges(examples: ConditionedExamples, dials: Sequence[str], seed: 
         return examples.assembled(turns)
 
     return [
-        Exchange(
+        HeaderExchange(
             examples.assembled(records[i]),
             exchanged(i, None),
             {name: exchanged(i, dial) for dial, name in enumerate(dials)},
