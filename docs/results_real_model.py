@@ -26,7 +26,7 @@ from typing import Any
 
 from steerlm.config import load_recipe
 from steerlm.reporting.formatting import estimate_text, markdown_table, markdown_text, number
-from steerlm.results.codec import from_json, read_result, write_result
+from steerlm.results.codec import from_json, read_result
 from steerlm.results.evaluation import read_evaluation
 from steerlm.results.studies import MachineFacts
 from steerlm.results.ways import WaysResult
@@ -61,7 +61,9 @@ def copy(run: Path, others: dict[str, Path], steps: dict[str, Path], ways_folder
     )
     STORED.write("curve.json", {step: _dials(folder) for step, folder in steps.items()})
     if ways_folder is not None:
-        write_result(STORED.folder / "ways.json", read_result(WaysResult, ways_folder / "ways.json"))
+        found = (ways_folder / "ways.json").read_text(encoding="utf-8")
+        base = json.loads(found)["base"]  # a folder of this machine
+        STORED.write("ways.json", json.loads(found.replace(json.dumps(base), json.dumps(Path(base).name))))
     with ANSWERS.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed:
         for row in _answers(run / "evaluate", results):
             packed.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
