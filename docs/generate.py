@@ -158,7 +158,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "cost": results_playground.cost,
     "steering": results_playground.steering,
     "labels": results_playground.labels,
-    "bootstrapping": results_playground.bootstrapping,
+    "bootstrapping": results_playground.STORED.bootstrapping,
     "samples": results_playground.samples,
     "environment": results_playground.environment,
     **reference_http.BLOCKS,

@@ -92,11 +92,6 @@ def labels() -> str:
     return markdown_table(header, rows) + f"\nOn {first}turns of `{file}` that people have rated.\n"
 
 
-def bootstrapping(evaluation: str = "evaluate") -> str:
-    """What bootstrapping changed, by the exact measures."""
-    return STORED.bootstrapping(evaluation)
-
-
 def samples(only: str | None = None) -> str:
     """The same question at different settings: the first sweep of every dial, or of one."""
     out, seen = [], set()

@@ -30,14 +30,13 @@ from steerlm.results.codec import from_json, read_result
 from steerlm.results.evaluation import read_evaluation
 from steerlm.results.studies import MachineFacts
 from steerlm.results.ways import WaysResult
-from steerlm.runs import RunPaths
 from steerlm.statistics.estimates import Estimate
 from steerlm.storage.resumable import read_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from results_ablation import machine
 from results_steerbench import ways_page
-from stored_run import StoredRun
+from stored_run import StoredRun, finished_stages
 
 STORED = StoredRun(Path(__file__).resolve().parent / "results" / "real_model")
 ANSWERS = STORED.folder / "answers.jsonl.gz"
@@ -86,7 +85,7 @@ def copy_hour(run: Path) -> None:
     """Keep what a run of the page "You have no ratings" took, and how its dials follow."""
     results = read_evaluation(run / "evaluate")
     assert results is not None
-    stages = {stage: json.loads((run / stage / "done.json").read_text()) for stage in RunPaths(run).finished()}
+    stages = finished_stages(run)
     dials = {
         row.attribute: {
             "obtained": [point.estimate.value for point in row.dial.curve],

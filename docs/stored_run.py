@@ -13,6 +13,11 @@ from steerlm.results.studies import MachineFacts
 from steerlm.runs import RunPaths
 
 
+def finished_stages(run: Path) -> dict[str, Any]:
+    """Return what every finished stage of a run says of itself."""
+    return {stage: json.loads((run / stage / "done.json").read_text()) for stage in RunPaths(run).finished()}
+
+
 class StoredRun(NamedTuple):
     """The files of one page."""
 
@@ -28,7 +33,7 @@ class StoredRun(NamedTuple):
 
     def copy_cost(self, run: Path) -> None:
         """Copy what every stage of a run took, and where it ran."""
-        stages = {stage: json.loads((run / stage / "done.json").read_text()) for stage in RunPaths(run).finished()}
+        stages = finished_stages(run)
         keys = ("seconds", "cpu_seconds", "peak_memory_mib", "resumed")
         self.write("cost.json", {name: {key: row[key] for key in keys} for name, row in stages.items()})
         self.write("environment.json", json.loads((run / "environment.json").read_text()))

@@ -279,16 +279,19 @@ def held_out_intervals(
     for attribute in schema.ordinal:
         name = attribute.name
         rated = [(turn, score[name]) for turn, score in zip(turns, scores, strict=True) if name in turn.labels]
-        off_N = np.array([abs(float(turn.labels[name]) - score.mean) for turn, score in rated])
-        spread_N = np.array([max(score.std, _LEAST_SPREAD) for _, score in rated])
+        if len(rated) < 2 * _FEWEST_IN_HALF:
+            continue
         groups, group_N = np.unique([turn.group for turn, _ in rated], return_inverse=True)
-        half_N = np.random.default_rng(seed).permutation(len(groups))[group_N] % 2 == 1 if len(rated) else group_N > 0
+        half_N = np.random.default_rng(seed).permutation(len(groups))[group_N] % 2 == 1
         if min(half_N.sum(), (~half_N).sum()) < _FEWEST_IN_HALF:
             continue
-        multiples[name] = conformal_multiple(off_N / spread_N)
+        ratio_N = np.array(
+            [abs(float(turn.labels[name]) - score.mean) / max(score.std, _LEAST_SPREAD) for turn, score in rated]
+        )
+        multiples[name] = conformal_multiple(ratio_N)
         hit_N = np.empty(len(rated), dtype=bool)
         for here_N in (half_N, ~half_N):
-            hit_N[here_N] = off_N[here_N] <= conformal_multiple((off_N / spread_N)[~here_N]) * spread_N[here_N]
+            hit_N[here_N] = ratio_N[here_N] <= conformal_multiple(ratio_N[~here_N])
         for (turn, _), hit in zip(rated, hit_N.tolist(), strict=True):
             inside.setdefault(f"{name}/{turn.source}", []).append(hit)
     return multiples, _coverage(inside)
