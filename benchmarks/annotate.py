@@ -1,6 +1,8 @@
-"""Annotation with a regression model of 80 M parameters: ours against loops and the pipeline of Hugging Face.
+"""Annotation with a regression model: ours against loops and the pipeline of Hugging Face.
 
-    python -m benchmarks.annotate [--quick] [--pairs 5] [--device cuda]
+    python -m benchmarks.annotate [--quick] [--pairs 5] [--cases 80m] [--device cuda]
+
+80 M parameters with random weights and, in the cases `270m`, Gemma with a head (`benchmarks.real_model`).
 
 Everyone scores conversations with the same weights. Ours starts from messages and encodes them while the clock runs;
 the peers start from rendered text. Counted are real tokens (no padding, a shared prompt as often as it occurs). The
@@ -17,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import real_model
 from benchmarks.harness import Benchmark, Case, Contestant, Job, Measurement, main
 from benchmarks.synthetic import SIZES, conversations, make_tokenizer, save_attribute_model
 from steerlm.attributes import AttributeSchema
@@ -30,30 +33,46 @@ PIPELINE = "transformers pipeline, batch 8, fp32"
 SORTED = "sorted by length, fastest batch size, bf16 weights, inference mode"
 
 
-def _case(description: str, loop: float | None, best: float | None, pipeline: bool) -> Case:
-    contestants = {"steerlm": Contestant(US), "loop": Contestant(LOOP, loop)}
+def _case(description: str, loop: float | None, best: float, pipeline: bool = False) -> Case:
+    contestants = {"steerlm": Contestant(US)}
+    if loop is not None:
+        contestants["loop"] = Contestant(LOOP, loop)
     if pipeline:
         contestants["pipeline"] = Contestant(PIPELINE)
-    return Case(description, {**contestants, "sorted": Contestant(SORTED, best, ("8", "16", "32"))})
+    contestants["sorted"] = Contestant(SORTED, best, ("8", "16", "32"))
+    return Case(description, contestants, () if "268 M" in description else ("cpu", "cuda"))
 
 
 CASES = {
-    "80m-8": _case("80 M parameters, 8 responses per prompt", 10.0, 1.8, True),
-    "80m": _case("80 M parameters, one response per prompt", None, None, False),
+    "80m-8": _case("80 M parameters, 8 responses per prompt", 10.0, 1.8, pipeline=True),
+    "80m": _case("80 M parameters, one response per prompt", 8.0, 1.3),
+    "270m": _case(f"{real_model.DESCRIPTION}, one response per prompt", None, 1.8),
+    "270m-8": _case(f"{real_model.DESCRIPTION}, 8 responses per prompt", None, 1.8),
 }
+
+
+def _model_name(case: str) -> str:
+    """Return the model of a case."""
+    return case.removesuffix("-8")
 
 
 def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> None:
     """Write the model, the conversations and their rendered text."""
-    size = SIZES["tiny" if quick else "80m"]
-    tokenizer = make_tokenizer(size.vocab_size, SCHEMA)
-    save_attribute_model(folder / "model", size, tokenizer, SCHEMA, "regression")
     count = (32 if quick else CONVERSATIONS) * (8 if device == "cuda" and not quick else 1)
-    for name in cases:
-        responses = 8 if name.endswith("-8") else 1
-        for file, seed in ((f"{name}.jsonl", 0), (f"{name}-warmup.jsonl", 1)):
-            rows = list(conversations(tokenizer, SCHEMA, count // responses, responses, seed))
-            write_conversations(folder / file, rows, SCHEMA)
+    for model in dict.fromkeys(_model_name(name) for name in cases):
+        if model == "270m":
+            tokenizer = real_model.save_checkpoint(folder / model, SCHEMA, "regression")
+            text = real_model.conversations
+        else:
+            size = SIZES["tiny" if quick else model]
+            tokenizer = made = make_tokenizer(size.vocab_size, SCHEMA)
+            save_attribute_model(folder / model, size, made, SCHEMA, "regression")
+            text = conversations
+        for name in (case for case in cases if _model_name(case) == model):
+            responses = 8 if name.endswith("-8") else 1
+            for file, seed in ((f"{name}.jsonl", 0), (f"{name}-warmup.jsonl", 1)):
+                rows = list(text(tokenizer, SCHEMA, count // responses, responses, seed))
+                write_conversations(folder / file, rows, SCHEMA)
 
 
 def measure(job: Job) -> Measurement:
@@ -64,25 +83,26 @@ def measure(job: Job) -> Measurement:
         # the choice of a batch size needs no more than the slow ones get
         count = SLOW_CONVERSATIONS * (2 if job.round < 0 else 1)
         rows, warmup = rows[:count], warmup[:count]
-    texts, lengths = _rendered(job.folder, rows)
-    warm_texts, _ = _rendered(job.folder, warmup)
+    model = job.folder / _model_name(job.case)
+    texts, lengths = _rendered(model, rows)
+    warm_texts, _ = _rendered(model, warmup)
     if job.contestant == "steerlm":
-        seconds, scores = _ours(job, warmup, rows)
+        seconds, scores = _ours(model, warmup, rows)
     elif job.contestant == "pipeline":
-        seconds, scores = _pipeline(job, warm_texts, texts)
+        seconds, scores = _pipeline(model, job.device, warm_texts, texts)
     else:
-        seconds, scores = _loop(job, warm_texts, texts)
+        seconds, scores = _loop(job, model, warm_texts, texts)
     facts = {"conversations": len(rows), "tokens": sum(lengths), "threads": torch.get_num_threads()}
     return Measurement(sum(lengths) / seconds, facts, scores)
 
 
-def _rendered(folder: Path, rows: Sequence[Conversation]) -> tuple[list[str], list[int]]:
+def _rendered(model: Path, rows: Sequence[Conversation]) -> tuple[list[str], list[int]]:
     """Return the text that a user of Hugging Face's tools would score, and its lengths in tokens."""
     from steerlm.checkpoint.models import load_tokenizer
     from steerlm.scorers.attribute_models import encode_for_scoring
     from steerlm.template.conversation_encoder import ConversationEncoder
 
-    tokenizer = load_tokenizer(folder / "model")
+    tokenizer = load_tokenizer(model)
     encoder = ConversationEncoder(tokenizer, SCHEMA)
     encoded = [encode_for_scoring(encoder, row.messages, 2048) for row in rows]
     texts = [tokenizer.decode(ids) for ids in encoded]
@@ -92,11 +112,11 @@ def _rendered(folder: Path, rows: Sequence[Conversation]) -> tuple[list[str], li
 
 
 def _ours(
-    job: Job, warmup: Sequence[Conversation], rows: Sequence[Conversation]
+    model: Path, warmup: Sequence[Conversation], rows: Sequence[Conversation]
 ) -> tuple[float, list[list[float]]]:  # fmt: skip
     from steerlm.scorers.attribute_models import load_attribute_model
 
-    scorer = load_attribute_model(job.folder / "model", "bf16")
+    scorer = load_attribute_model(model, "bf16")
     scorer.score([row.messages for row in warmup])
     began = time.perf_counter()
     found = scorer.score([row.messages for row in rows])
@@ -105,11 +125,11 @@ def _ours(
     return seconds, [[scores[a.name].mean for a in SCHEMA] for scores in found if scores is not None]
 
 
-def _model(job: Job, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load(folder: Path, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model = AutoModelForSequenceClassification.from_pretrained(job.folder / "model", dtype=dtype)
-    return model.to(job.device).eval(), AutoTokenizer.from_pretrained(job.folder / "model")
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def _levels(outputs: torch.Tensor) -> list[list[float]]:
@@ -119,10 +139,10 @@ def _levels(outputs: torch.Tensor) -> list[list[float]]:
     ]
 
 
-def _loop(job: Job, warmup: Sequence[str], texts: Sequence[str]) -> tuple[float, list[list[float]]]:
+def _loop(job: Job, folder: Path, warmup: Sequence[str], texts: Sequence[str]) -> tuple[float, list[list[float]]]:
     """Score in batches: in arrival order and fp32, or sorted and in bf16."""
     best = job.contestant == "sorted"
-    model, tokenizer = _model(job, torch.bfloat16 if best else torch.float32)
+    model, tokenizer = _load(folder, job.device, torch.bfloat16 if best else torch.float32)
     rows = int(job.variant) if best else 8
 
     def score(these: Sequence[str]) -> torch.Tensor:
@@ -145,11 +165,13 @@ def _loop(job: Job, warmup: Sequence[str], texts: Sequence[str]) -> tuple[float,
         return time.perf_counter() - began, _levels(outputs)
 
 
-def _pipeline(job: Job, warmup: Sequence[str], texts: Sequence[str]) -> tuple[float, list[list[float]]]:
+def _pipeline(
+    folder: Path, device: str, warmup: Sequence[str], texts: Sequence[str]
+) -> tuple[float, list[list[float]]]:
     from transformers import pipeline
 
-    model, tokenizer = _model(job, torch.float32)
-    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device=job.device)
+    model, tokenizer = _load(folder, device, torch.float32)
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device=device)
     how = {"batch_size": 8, "top_k": None, "function_to_apply": "none", "add_special_tokens": False}
     classify(list(warmup), **how)
     began = time.perf_counter()

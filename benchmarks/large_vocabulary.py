@@ -2,10 +2,8 @@
 
     STEERLM_GEMMA=FOLDER python -m benchmarks.large_vocabulary [--quick] [--pairs 5]
 
-The model is google/gemma-3-270m, from the hub or from the folder that the variable names. The text is that of this
-project's documentation, in conversations of 190 tokens on average, half of them the assistant's. Counted are real
-tokens of the optimizer steps after the warm-up; a shared prompt counts as often as it occurs. Recorded beside the rates
-is the largest memory of the process.
+Model and text are those of `benchmarks.real_model`. Counted are real tokens of the optimizer steps after the warm-up; a
+shared prompt counts as often as it occurs. Recorded beside the rates is the largest memory of the process.
 """
 
 from __future__ import annotations
@@ -13,33 +11,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from benchmarks.clock import Clock, shuffled_batches, watch
 from benchmarks.harness import ROOT, Benchmark, Case, Contestant, Job, Measurement, NotRun, main
+from benchmarks.real_model import BASE, DESCRIPTION, conversations
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import load_tokenizer
 from steerlm.config import LoraSection, TrainSftConfig
-from steerlm.conversation import Conversation, Message, write_conversations
+from steerlm.conversation import write_conversations
 
-BASE = os.environ.get("STEERLM_GEMMA", "google/gemma-3-270m")
 SCHEMA = AttributeSchema.preset("helpsteer")
 BEFORE = "e0dbea7"
 """Commit before the loss was computed in pieces."""
 
 CONVERSATIONS, QUICK_CONVERSATIONS = 640, 96
-TOKENS, SPREAD = 190, 0.6
-TOKENS_PER_BATCH = 2048
+TOKENS_PER_BATCH = 1024
 RANK = 16
 
 US = "steerlm train-sft, LoRA of rank 16"
@@ -57,44 +51,14 @@ def _case(description: str, *, before: float | None, trl: float) -> Case:
 
 
 CASES = {
-    "lora": _case("268 M parameters, vocabulary 262 k, LoRA, one response per prompt", before=3.0, trl=2.5),
-    "lora-8": _case("268 M parameters, vocabulary 262 k, LoRA, 8 responses per prompt", before=None, trl=4.0),
-    "full": Case("268 M parameters, vocabulary 262 k, all weights", {"steerlm": Contestant(FULL)}, ("cpu",)),
+    "lora": _case(f"{DESCRIPTION}, LoRA, one response per prompt", before=3.0, trl=2.5),
+    "lora-8": _case(f"{DESCRIPTION}, LoRA, 8 responses per prompt", before=None, trl=4.0),
+    "full": Case(f"{DESCRIPTION}, all weights", {"steerlm": Contestant(FULL)}, ("cpu",)),
 }
 
 
 def _responses(case: str) -> int:
     return 8 if case.endswith("-8") else 1
-
-
-class _Text:
-    """Pieces of the documentation of any number of tokens."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int):
-        pages = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
-        self._tokenizer = tokenizer
-        prose = re.sub(r"[|`*#<>\[\]_-]+", " ", pages)
-        self._ids = tokenizer(" ".join(prose.split()), add_special_tokens=False)["input_ids"]
-        self._generator = np.random.default_rng(seed)
-
-    def of(self, mean: float) -> str:
-        """Return text whose length in tokens is log-normal around `mean`."""
-        length = max(4, round(mean * min(self._generator.lognormal(-(SPREAD**2) / 2, SPREAD), 3.4)))
-        start = int(self._generator.integers(len(self._ids) - length))
-        return str(self._tokenizer.decode(self._ids[start : start + length])).strip() or "Yes."
-
-    def labels(self) -> dict[str, float]:
-        return {a.name: a.levels[int(self._generator.integers(len(a.levels)))] for a in SCHEMA}
-
-
-def conversations(tokenizer: PreTrainedTokenizerBase, count: int, responses: int, seed: int) -> Iterator[Conversation]:
-    text = _Text(tokenizer, seed)
-    header = 4 * len(SCHEMA) + 8
-    for p in range(count // responses):
-        question = Message("user", text.of(TOKENS / 2 - header))
-        for r in range(responses):
-            answer = Message("assistant", text.of(TOKENS / 2), attributes=text.labels())
-            yield Conversation(id=f"{p}-{r}", source="docs", messages=(question, answer), group=str(p))
 
 
 def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> None:
@@ -111,9 +75,9 @@ def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> Non
         data = folder / name
         data.mkdir()
         count = QUICK_CONVERSATIONS if quick else CONVERSATIONS
-        rows = list(conversations(tokenizer, count, _responses(name), 0))
+        rows = list(conversations(tokenizer, SCHEMA, count // _responses(name), _responses(name)))
         write_conversations(data / "train.jsonl", rows, SCHEMA)
-        write_conversations(data / "validation.jsonl", list(conversations(tokenizer, 4, 1, 1)), SCHEMA)
+        write_conversations(data / "validation.jsonl", list(conversations(tokenizer, SCHEMA, 4, 1, seed=1)), SCHEMA)
         with (data / "encoded.jsonl").open("w", encoding="utf-8") as stream:
             for row in rows:
                 encoded = encoder.conversation(row.messages)

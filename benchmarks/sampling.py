@@ -2,10 +2,10 @@
 
     python -m benchmarks.sampling [--quick] [--pairs 5] [--cases 80m] [--device cuda]
 
-Both sides load the same random weights in the same precision, draw with temperature 0.7 and top-k 50, at most 128
-tokens, and are measured with several batch sizes, of which the fastest counts. `generate` gets the prompts sorted by
-length and as token ids. Greedy answers to the first prompts must be the same. Counted are tokens drawn, up to the end
-token.
+Both sides load the same weights in the same precision (random ones; in the case `270m-bf16` those of
+`benchmarks.real_model`), draw with temperature 0.7 and top-k 50, at most 128 tokens, and are measured with several
+batch sizes, of which the fastest counts. `generate` gets the prompts sorted by length and as token ids. Greedy answers
+to the first prompts must be the same. Counted are tokens drawn, up to the end token.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import real_model
 from benchmarks.harness import Benchmark, Case, Contestant, Job, Measurement, main
 from benchmarks.synthetic import SIZES, conversations, make_config, make_tokenizer
 from steerlm.attributes import AttributeSchema
@@ -29,18 +30,20 @@ from steerlm.template.conversation_encoder import ConversationEncoder
 
 SCHEMA = AttributeSchema.preset("steerlm")
 PROMPTS, SAMPLES, NEW_TOKENS = 16, 8, 128
+REAL_PROMPTS = 8
 QUICK_PROMPTS, QUICK_TOKENS = 4, 16
 GREEDY_PROMPTS, GREEDY_TOKENS = 2, 12
 TEMPERATURE, TOP_K = 0.7, 50
 
 
-def _case(description: str, precision: str) -> Case:
+def _case(description: str, precision: str, devices: tuple[str, ...] = ("cpu", "cuda")) -> Case:
     return Case(
         description,
         {
             "steerlm": Contestant(f"steerlm's built-in engine, {precision}, fastest batch size", None, ("64", "128")),
             "generate": Contestant(f"generate, {precision}, fastest batch size", 2.0, ("8", "16", "32", "64")),
         },
+        devices,
     )
 
 
@@ -49,6 +52,7 @@ CASES = {
     "80m-bf16": _case("80 M parameters, vocabulary 32 k, 8 samples per prompt, bf16", "bf16"),
     "80m-settings": _case("80 M parameters, vocabulary 32 k, one sample at each of 8 settings, fp32", "fp32"),
     "6m": _case("6 M parameters, vocabulary 4 k, 8 samples per prompt, fp32", "fp32"),
+    "270m-bf16": _case(f"{real_model.DESCRIPTION}, 8 samples per prompt, bf16", "bf16", ()),
 }
 
 
@@ -57,6 +61,12 @@ def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> Non
     from transformers import LlamaForCausalLM
 
     for name in {case.split("-")[0] for case in cases}:
+        if name == "270m":
+            known = real_model.save_checkpoint(folder / name, SCHEMA, "sft")
+            count = QUICK_PROMPTS if quick else REAL_PROMPTS
+            rows = real_model.conversations(known, SCHEMA, count, 1)
+            write_conversations(folder / f"{name}.jsonl", rows, SCHEMA)
+            continue
         size = SIZES["tiny" if quick else name]
         tokenizer = make_tokenizer(size.vocab_size, SCHEMA)
         torch.manual_seed(0)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,14 @@ def figures(found: Mapping[str, Any], before: Mapping[str, Any]) -> Mapping[str,
     def estimate(values_N: Any, clusters: list[int]) -> dict[str, object]:
         return cluster_bootstrap(mean, [values_N], clusters).to_dict()
 
+    def by_prompt(values_N_K: Any) -> list[float]:
+        return [round(float(values_N_K[np.array(prompts) == p].mean()), 4) for p in sorted(set(prompts))]
+
     return {
         "error": estimate(error_N_K.mean(axis=1), prompts),
         "difference": estimate((error_N_K - before_N_K).mean(axis=1), prompts),
+        "error_by_prompt": by_prompt(error_N_K),
+        "difference_by_prompt": by_prompt(error_N_K - before_N_K),
         "error_by_dial": {n: round(float(error_N_K[:, k].mean()), 4) for k, n in enumerate(found["names"])},
         "spearman": _resampled(_spearman, wanted_N_K, obtained_N_K, prompts),
         "side_effects": _resampled(_side_effects, wanted_N_K, obtained_N_K, prompts),
@@ -200,35 +205,52 @@ def table() -> str:
     if not stored:
         return "Not measured yet.\n"
     header = [
-        "", "playground", "error, levels", "minus SFT", "Spearman", "side effects", "quality at the best", "distinct-2",
-        "tokens trained", "tokens sampled", "CPU time",
+        "", "seeds", "error, levels", "minus SFT", "each seed", "Spearman", "side effects", "quality at the best",
+        "distinct-2", "tokens trained", "tokens sampled", "CPU time",
     ]  # fmt: skip
     names = [*(name for name in ROWS if name in stored), *(name for name in stored if name not in ROWS)]
     lines = []
     for name in names:
-        for seed, row in sorted(stored[name].items(), key=lambda pair: int(pair[0])):
-            error, difference, rho, leak, quality = (
-                from_json(Estimate, row[key]) for key in ("error", "difference", "spearman", "side_effects", "quality")
-            )
-            spent = row.get("cost") or {}
-            lines.append(
-                [
-                    ROWS.get(name, name),
-                    f"seed {seed}",
-                    estimate_text(error, 3),
-                    DASH if name == "sft" else estimate_text(difference, 3),
-                    estimate_text(rho, 3),
-                    estimate_text(leak, 3),
-                    estimate_text(quality),
-                    number(row["distinct_2"], 3),
-                    *(
-                        number(spent[key] / 1e3, 0) + " k" if key in spent else DASH
-                        for key in ("trained_tokens", "sampled_tokens")
-                    ),
-                    number(spent["cpu_seconds"], 0) + " s" if "cpu_seconds" in spent else DASH,
-                ]
-            )
+        seeds = [row for _, row in sorted(stored[name].items(), key=lambda pair: int(pair[0]))]
+        spent = [row.get("cost") or {} for row in seeds]
+        lines.append(
+            [
+                ROWS.get(name, name),
+                str(len(seeds)),
+                estimate_text(_pooled(seeds, "error"), 3),
+                DASH if name == "sft" else estimate_text(_pooled(seeds, "difference"), 3),
+                " / ".join(number(row["error" if name == "sft" else "difference"]["value"], 3) for row in seeds),
+                *(_over([row[key]["value"] for row in seeds], 3) for key in ("spearman", "side_effects", "quality")),
+                _over([row["distinct_2"] for row in seeds], 3),
+                *(
+                    _over([cost[key] / 1e3 for cost in spent], 0) + " k" if all(key in cost for cost in spent) else DASH
+                    for key in ("trained_tokens", "sampled_tokens")
+                ),
+                _over([cost["cpu_seconds"] for cost in spent], 0) + " s"
+                if all("cpu_seconds" in cost for cost in spent)
+                else DASH,
+            ]
+        )
     return markdown_table(header, lines) + f"\n{_how(stored)}\n"
+
+
+def _pooled(seeds: Sequence[Mapping[str, Any]], key: str) -> Estimate:
+    """Return the mean of a figure over seeds and prompts, with an interval from resampled prompts of every seed."""
+    import numpy as np
+
+    from steerlm.statistics.estimates import cluster_bootstrap, mean
+
+    if len(seeds) == 1:
+        return from_json(Estimate, seeds[0][key])
+    values_N = np.concatenate([row[f"{key}_by_prompt"] for row in seeds])
+    return cluster_bootstrap(mean, [values_N], list(range(len(values_N))))
+
+
+def _over(values: Sequence[float], digits: int) -> str:
+    """Return the mean over seeds, and the lowest and the highest."""
+    low, high = min(values), max(values)
+    middle = number(sum(values) / len(values), digits)
+    return middle if len(values) == 1 else f"{middle} [{number(low, digits)}, {number(high, digits)}]"
 
 
 def _how(stored: Mapping[str, Any]) -> str:
@@ -237,10 +259,11 @@ def _how(stored: Mapping[str, Any]) -> str:
     return (
         f"{one['error']['clusters']} held-out prompts, each at {_SETTINGS} settings of the training labels "
         f"({one['error']['n']} answers) and at the best one; temperature {_TEMPERATURE}, top-k {_TOP_K}; exact "
-        "measures. Error: the mean over the dials of |obtained - requested|. Minus SFT: the same requests, paired. "
-        "Spearman: the mean over the dials. Side effects: levels that a dial moves another by per level, the mean over "
-        "all pairs, by least squares (0 would be none; chance alone gives more). In brackets: 95 % intervals from "
-        f"resampled prompts. Seeds: {', '.join(sorted(seeds, key=int))}. Tokens and CPU time are those of the step "
+        "measures. Error: the mean over the dials of |obtained - requested|. Minus SFT: the same requests, paired; "
+        "below zero is better. In brackets behind these two: 95 % intervals from resampled prompts, seeds pooled; "
+        "behind the others: the lowest and the highest seed. Spearman: the mean over the dials. Side effects: levels "
+        "that a dial moves another by per level, the mean over all pairs, by least squares (0 would be none; chance "
+        f"alone gives more). Seeds: {', '.join(sorted(seeds, key=int))}. Tokens and CPU time are those of the step "
         "alone, without the fine-tuning before it; the time holds its own comparison on held-out prompts."
     )
 
@@ -336,17 +359,23 @@ def main() -> int:
         stored = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {"rows": {}}
         rounds = {f"{name}-{i}" if i > 1 else name: dict(row) for i, row in enumerate(report(folder), 1)}
         FILE.write_text(json.dumps(stored | {"reports": stored.get("reports", {}) | rounds}, indent=1) + "\n", "utf-8")
-    if not models:
-        return 0
-    before = measured(given.run, given.run / "train_sft" / "model", given.num_prompts)
+    if models:
+        add(given.run, models, costs, given.seed, given.num_prompts)
+    return 0
+
+
+def add(
+    run: Path, models: Mapping[str, Path], costs: Mapping[str, Path], seed: int, num_prompts: int | None = None
+) -> None:
+    """Measure models of a run beside its fine-tuned one, and keep each row as it is found."""
+    before = measured(run, run / "train_sft" / "model", num_prompts)
     for name, model in models.items():
-        found = before if name == "sft" else measured(given.run, model, given.num_prompts)
+        found = before if name == "sft" else measured(run, model, num_prompts)
         row = {**figures(found, before), "cost": dict(cost(costs[name])) if name in costs else None}
         print(name, row["error"], row["difference"], flush=True)
         stored = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {"rows": {}}
-        stored["rows"].setdefault(name, {})[str(given.seed)] = row
+        stored["rows"].setdefault(name, {})[str(seed)] = row
         FILE.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":

@@ -206,14 +206,15 @@ class _Work:
             rows_v_H[self.ids[first:last] - block.start] = self.head.rows[first:last].detach().to(self.dtype)
         return rows_v_H
 
-    def rows_of(self, tokens_n: Tensor) -> Tensor:
-        """Return the rows of some tokens, in fp32."""
-        rows_n_H = self.head.weight.detach()[tokens_n].to(self.wide)
-        if self.head.rows is None:
-            return rows_n_H
-        places_n = torch.searchsorted(self.ids, tokens_n).clamp(max=len(self.ids) - 1)
-        replaced_n_H = self.head.rows.detach()[places_n].to(self.wide)
-        return torch.where((self.ids[places_n] == tokens_n)[:, None], replaced_n_H, rows_n_H)
+    def rows_of(self, tokens_n: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the rows of some tokens."""
+        rows_n_H = self.head.weight.detach()[tokens_n].to(dtype)
+        if self.head.rows is not None:
+            places_n = torch.searchsorted(self.ids, tokens_n).clamp(max=len(self.ids) - 1)
+            # few are: a copy of all of them would cost as much as the product that they are for
+            replaced = (self.ids[places_n] == tokens_n).nonzero()[:, 0]
+            rows_n_H[replaced] = self.head.rows.detach()[places_n[replaced]].to(dtype)
+        return rows_n_H
 
     def bias(self, tokens: slice | Tensor) -> Tensor | None:
         return None if self.head.bias is None else self.head.bias.detach()[tokens].to(self.wide)
@@ -256,7 +257,7 @@ class _Piece:
         self._counts_n = self._trained_n.to(work.wide) if counts_n is None else self._trained_n * counts_n
         self._targets_n = targets_n.clamp(min=0)
         self._states_n_H = states_n_H.detach().to(work.dtype)
-        self._target_rows_n_H = work.rows_of(self._targets_n)
+        self._target_rows_n_H = work.rows_of(self._targets_n, work.wide)
         raw_n = (self._states_n_H.to(self._wide) * self._target_rows_n_H).sum(1)
         bias_n = work.bias(self._targets_n)
         self._target_logits_n = work.shaped(raw_n if bias_n is None else raw_n + bias_n)
@@ -358,7 +359,7 @@ class _Piece:
         sums_n = torch.zeros_like(self._target_logits_n)
         weighted_n_H = torch.zeros_like(self._target_rows_n_H)
         for some_v in torch.split(tokens_v, work.step):
-            rows_v_H = work.rows_of(some_v).to(work.dtype)
+            rows_v_H = work.rows_of(some_v, work.dtype)
             wide_v_n, e_v_n = self._exponentials(rows_v_H, work.bias(some_v))
             sums_n += wide_v_n.sum(0)
             weighted_n_H += e_v_n.t() @ rows_v_H
