@@ -9,6 +9,7 @@ A ratio is our rate over the peer's in the same round; the median of the rounds 
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from results_playground import cpu_name
 
 FOLDER = Path(__file__).resolve().parent / "results" / "performance"
 PLAYGROUND = Path(__file__).resolve().parent / "results" / "playground"
-CLAIMS = ("sft", "annotate", "generative_labels", "sampling", "engines")
+CLAIMS = ("sft", "large_vocabulary", "annotate", "generative_labels", "sampling", "engines")
 """Result files with ratios, in the order of the tables; those of a GPU end in `_cuda`."""
 QUICKSTART_S, BUSY = 300, 0.5
+MEMORY_SHARES = {"before": 0.5, "trl": 0.6}
+"""Most that fine-tuning of the real model may take of a peer's memory."""
+MEMORY_GB = 12
+"""Most that fine-tuning of all its weights may take."""
 _MISSING = "Not measured yet.\n"
 
 
@@ -65,7 +70,7 @@ def targets() -> str:
                 rows.append([claim, "", "", "", f"not run: {case['not_run']}", ""])
                 continue
             found = [*(_peer(claim, peer) for peer in case["peers"].values()), *_further(claim, case["peers"])]
-            rows += [[*row, cpu_name(case["environment"]["cpu"])] for row in found]
+            rows += [[*row, cpu_name(case["environment"]["cpu"])] for row in [*found, *_memory_rows(claim, case)]]
     rows += [*_io_rows(), *_quickstart_rows()]
     if not rows:
         return _MISSING
@@ -89,6 +94,25 @@ def _further(claim: str, peers: dict[str, Any]) -> Iterator[list[str]]:
             held = peer["further"]
             rival = peers[held["peer"]]
             yield _peer(f"{claim}; {peer['description']}", {**rival, "target": held["target"], "ratio": held["ratio"]})
+
+
+def _memory_rows(claim: str, case: dict[str, Any]) -> Iterator[list[str]]:
+    """Peak memory, where it was measured: of ours over the peer's in the same round; by itself without a peer."""
+    peaks = [facts["peak_gib"] for facts in case["ours"]["facts"] if "peak_gib" in facts]
+    if not peaks:
+        return
+    if not case["peers"]:
+        most = max(peaks) * 2**30 / 1e9
+        held = "holds" if most <= MEMORY_GB else "**missed**"
+        yield [claim, "peak memory", f"<= {MEMORY_GB} GB", f"{most:.1f} GB", held]
+    for name, peer in case["peers"].items():
+        if "facts" not in peer:
+            continue
+        shares = sorted(mine / facts["peak_gib"] for mine, facts in zip(peaks, peer["facts"], strict=True))
+        share, target = statistics.median(shares), MEMORY_SHARES[name]
+        measured = f"{share:.2f} x [{shares[0]:.2f}, {shares[-1]:.2f}], {len(shares)} pairs"
+        held = "holds" if share <= target else "**missed**"
+        yield [claim, f"peak memory of: {peer['description']}", f"<= {target:g} x", measured, held]
 
 
 def _io_rows() -> Iterator[list[str]]:

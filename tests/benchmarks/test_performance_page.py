@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import annotate, engines, generative_labels, planning, sampling, sft
+from benchmarks import annotate, engines, generative_labels, large_vocabulary, planning, sampling, sft
 from benchmarks.harness import environment
 from steerlm.storage.files import write_json
 
@@ -72,6 +72,24 @@ def test_the_work_of_both_sides_is_shown(page: ModuleType, tmp_path: Path) -> No
     assert '| SFT: a case | equal labels | {"good": 1.0} |' in work
 
 
+def test_memory_is_judged_where_it_was_measured(page: ModuleType, tmp_path: Path) -> None:
+    def measured(*peaks: float) -> list[dict[str, Any]]:
+        return [{"peak_gib": peak} for peak in peaks]
+
+    ours = {"description": "us", "facts": measured(3.0, 2.0, 2.5)}
+    peers = {
+        "before": {**_peer(3.0, 3.0), "facts": measured(8.0, 8.0, 8.0)},
+        "trl": {**_peer(3.0, 2.5), "facts": measured(4.0, 4.0, 4.0)},
+    }
+    case = {"description": "a case", "ours": ours, "checks": [], "quick": False, "environment": ENVIRONMENT}
+    cases = {"lora": {**case, "peers": peers}, "full": {**case, "description": "all", "peers": {}}}
+    write_json(tmp_path / "large_vocabulary.json", {"title": "T", "device": "cpu", "cases": cases})
+    rows = page.targets().splitlines()
+    assert "| T: a case | peak memory of: a peer | <= 0.5 x | 0.31 x [0.25, 0.38], 3 pairs | holds |" in str(rows)
+    assert "| T: a case | peak memory of: a peer | <= 0.6 x | 0.62 x [0.50, 0.75], 3 pairs | **missed** |" in str(rows)
+    assert "| T: all | peak memory | <= 12 GB | 3.2 GB | holds |" in str(rows)
+
+
 def test_cost_per_record_has_its_own_targets(page: ModuleType, tmp_path: Path) -> None:
     found = {
         "sizes": {"10000": {"peak_mib": 100}, "1000000": {"peak_mib": 2000}},
@@ -103,7 +121,7 @@ def test_plans_stand_beside_what_happened(page: ModuleType, tmp_path: Path) -> N
     assert "| 6m (quick check, no result) |" in page.plan()
 
 
-@pytest.mark.parametrize("benchmark", [sft, annotate, generative_labels, sampling, engines])
+@pytest.mark.parametrize("benchmark", [sft, large_vocabulary, annotate, generative_labels, sampling, engines])
 def test_every_comparison_has_its_place_on_the_page(page: ModuleType, benchmark: ModuleType) -> None:
     assert benchmark.BENCHMARK.claim in page.CLAIMS
     assert benchmark.__name__ == f"benchmarks.{benchmark.BENCHMARK.claim}"

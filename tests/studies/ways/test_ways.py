@@ -61,15 +61,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ways_are_read() -> None:
-    assert parse_ways("header, words,best-of-8,demonstrations-best-of-4,vector") == (
+    assert parse_ways("header, words,best-of-8,demonstrations-best-of-4,vector,guided-1.5,guided-2-best-of-4") == (
         Way("header", "header"),
         Way("words", "words"),
         Way("best-of-8", "words", 8),
         Way("demonstrations-best-of-4", "demonstrations", 4),
         Way("vector", "vector"),
+        Way("guided-1.5", "header", 1, 1.5),
+        Way("guided-2-best-of-4", "header", 4, 2.0),
     )
     for text, message in (
         ("wrods", "did you mean 'words'"),
+        ("guided", "did you mean 'guided-2'"),
         ("best-of-1", "at least best-of-2"),
         ("words,words", "each way once"),
         ("", "each way once"),
@@ -172,6 +175,22 @@ def test_all_ways_on_the_same_prompts(
     monkeypatch.setattr(PlainModel, "answers", loaded)
     assert run(folder, tmp_path / "out", ways, *more) == 0
     assert read_ways(tmp_path / "out") == result
+
+
+def test_the_dial_that_is_turned_is_guided(folder: Path, tmp_path: Path) -> None:
+    assert run(folder, tmp_path / "out", "header,guided-0,guided-3") == 0
+    texts = {
+        way: [row["samples"][0]["text"] for row in lines(tmp_path / "out" / way / "samples.jsonl")]
+        for way in ("header", "guided-0", "guided-3")
+    }
+    sweeps = {way: [found[i : i + 3] for i in range(0, len(found), 3)] for way, found in texts.items()}
+    assert all(len(set(sweep)) == 1 for sweep in sweeps["guided-0"]), "strength 0 switches a dial off"
+    assert any(len(set(sweep)) > 1 for sweep in sweeps["header"])
+    assert texts["guided-3"] != texts["header"]
+    result = read_ways(tmp_path / "out")
+    assert result is not None
+    assert [way.against_header is None for way in result.ways] == [True, False, False]
+    assert {way.model for way in result.ways} == {str(folder / "tuned")}
 
 
 def lines(path: Path) -> list[Any]:

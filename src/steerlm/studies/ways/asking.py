@@ -41,24 +41,29 @@ class Way:
     Attributes:
         name: as it is written.
         draws: answers to choose from.
+        strength: how strongly the dial that is turned counts (`steerlm.generation.guidance`).
     """
 
     name: str
     kind: Kind
     draws: int = 1
+    strength: float = 1.0
 
 
 def parse_ways(text: str) -> tuple[Way, ...]:
-    """Read `header,words,demonstrations,best-of-8,vector`."""
+    """Read `header,guided-2,words,demonstrations,best-of-8,vector`."""
     ways = []
     for name in (piece.strip() for piece in text.split(",") if piece.strip()):
         match = re.fullmatch(r"(?:(.+?)-)?best-of-(\d+)", name)
         kind, draws = (match[1] or "words", int(match[2])) if match else (name, 1)
-        kinds: dict[str, Kind] = {k: k for k in get_args(Kind)}
-        if kind not in kinds:
-            raise UserError(f"--ways: {name!r} is not known: {did_you_mean(kind, [*kinds, 'best-of-8'])}")
         if match and draws < 2:
             raise UserError(f"--ways: {name!r} chooses among {draws}; give at least best-of-2")
+        if guided := re.fullmatch(r"guided-(\d+(?:\.\d+)?)", kind):
+            ways.append(Way(name, "header", draws, float(guided[1])))
+            continue
+        kinds: dict[str, Kind] = {k: k for k in get_args(Kind)}
+        if kind not in kinds:
+            raise UserError(f"--ways: {name!r} is not known: {did_you_mean(kind, [*kinds, 'guided-2', 'best-of-8'])}")
         ways.append(Way(name, kinds[kind], draws))
     names = [way.name for way in ways]
     if not names or len(set(names)) < len(names):
@@ -112,7 +117,8 @@ class WayQuestions:
         folder = out / way.name
         if way.kind == "header":
             drawing = config.model_copy(update={"samples_per_prompt": way.draws})
-            rows = answer_plan(drawing, self.plan, run.model, key, folder, way.name)
+            guidance = [{cell.dial: way.strength} for cell in self.plan.cells] if way.strength != 1 else None
+            rows = answer_plan(drawing, self.plan, run.model, key, folder, way.name, guidance)
             return self._chosen(way, rows, folder), None
         if way.kind == "vector":
             self._fit(out / "vectors")

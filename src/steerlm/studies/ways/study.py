@@ -1,9 +1,9 @@
 """Which way to steer is best for a model? The same prompts, settings and scorers for all of them.
 
-    steerlm evaluate --ways header,words,demonstrations,best-of-8,vector --model tuned=MODEL --base BASE \\
+    steerlm evaluate --ways header,guided-2,words,demonstrations,best-of-8,vector --model tuned=MODEL --base BASE \\
         --demonstrations annotated.jsonl --prompts prompts.jsonl --out OUT
 
-`header` asks a steerable model by its dials. The other ways ask a base model: `words` writes the setting out,
+`header` asks a steerable model by its dials, `guided-2` the same with the dial that is turned at strength 2. The other ways ask a base model: `words` writes the setting out,
 `demonstrations` adds three training answers near it, `vector` says nothing and adds the activation vector of the dial
 that is turned. Behind a way, `-best-of-N` draws N answers and gives the one that the scorers find nearest to the
 setting (`best-of-8` alone is that of words): what choosing can reach at N times the cost, with the examiner's own eyes.
@@ -69,7 +69,7 @@ def compare_ways(run: WaysRun, out: Path) -> WaysResult:
         scores = {s.id: score_answers(s, plan, rows, out / way.name, way.name) for s in quoted}
         observed[way.name] = _Seen(rows, scores, lengths)
     sweeps = {name: {s.id: _sweeps(plan, schema, seen, s) for s in quoted} for name, seen in observed.items()}
-    header = next((way.name for way in run.ways if way.kind == "header" and way.draws == 1), None)
+    header = next((way.name for way in run.ways if way == Way("header", "header")), None)
     results = [
         _way(run, way, observed[way.name], sweeps[way.name], None if header is None else sweeps[header], headline)
         for way in run.ways
@@ -123,7 +123,7 @@ def _way(
     reports = {id_: fidelity_report(found, schema, unscored(seen.scores[id_])) for id_, found in sweeps.items()}
     by_dial: dict[str, Differences] = {}
     overall: Differences | None = None
-    if header is not None and way.kind != "header":
+    if header is not None and way != Way("header", "header"):
         for id_ in dict.fromkeys(headline.values()):
             attributes = [schema[name] for name, scorer in headline.items() if scorer == id_]
             if np.array_equal(sweeps[id_].series, header[id_].series):
