@@ -3,10 +3,11 @@
     steerlm evaluate --ways header,guided-2,words,demonstrations,best-of-8,vector --model tuned=MODEL --base BASE \\
         --demonstrations annotated.jsonl --prompts prompts.jsonl --out OUT
 
-`header` asks a steerable model by its dials, `guided-2` the same with the dial that is turned at strength 2. The other ways ask a base model: `words` writes the setting out,
-`demonstrations` adds three training answers near it, `vector` says nothing and adds the activation vector of the dial
-that is turned. Behind a way, `-best-of-N` draws N answers and gives the one that the scorers find nearest to the
-setting (`best-of-8` alone is that of words): what choosing can reach at N times the cost, with the examiner's own eyes.
+`header` asks a steerable model by its dials, `guided-2` the same with the dial that is turned at strength 2. The other
+ways ask a base model: `words` writes the setting out, `demonstrations` adds three training answers near it, `vector`
+says nothing and adds the activation vector of the dial that is turned. Behind a way, `-best-of-N` draws N answers and
+gives the one that the scorers find nearest to the setting (`best-of-8` alone is that of words): what choosing can reach
+at N times the cost, with the examiner's own eyes.
 """
 
 from __future__ import annotations
