@@ -81,6 +81,10 @@ def save_checkpoint(folder: Path, schema: AttributeSchema, kind: str) -> PreTrai
     install_template(tokenizer, "steerlm", schema)
     model = load_causal_lm(BASE) if kind == "sft" else load_sequence_classifier(BASE, schema)
     resize_embeddings(model, tokenizer, len(tokenizer) - known)
+    if kind == "regression":
+        # the head is random: differences between precisions are told in levels, so it should say some
+        with torch.no_grad():
+            model.score.weight.mul_(1 / 64)
     info = CheckpointInfo(
         kind=kind, schema=schema, template="steerlm", conditioning=kind == "sft", provenance={"max_length": 2048}
     )
