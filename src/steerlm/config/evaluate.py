@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config.section import DevicesPerModel, EngineName, RubricLanguage, Section
 from steerlm.errors import UserError, did_you_mean
+
+Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 PROMPT_GROUPS = ("source", "prompt_language")
 """What `by` may name beside a categorical attribute."""
@@ -59,6 +61,11 @@ class EvaluateConfig(Section):
         description="What the other dials stand at while one is swept: their defaults, either end of their scale, or "
         "combinations drawn from those in the training data.",
     )
+    guidance: Strength | dict[str, Strength] = Field(
+        1.0,
+        description="How strongly the dial that is turned counts, or by name: 1 as trained, more exaggerates "
+        "(two prompts per token).",
+    )
     by: str | None = Field(
         None,
         description="Report the dials for groups as well: `source` of the prompts' records, `prompt_language` (of what "
@@ -98,9 +105,16 @@ class EvaluateConfig(Section):
         """Refuse what cannot be evaluated with these attributes, before anything is trained.
 
         Raises:
-            UserError: an unknown attribute, a classifier or a suite on a categorical one, a suite without its prompts,
-                groups by what is no category.
+            UserError: an unknown attribute, an engine without guidance, a classifier or a suite on a categorical
+                one, a suite without its prompts, groups by what is no category.
         """
+        strengths = self.guidance if isinstance(self.guidance, dict) else {"": self.guidance}
+        for name in filter(None, strengths):
+            schema[name]
+        if self.engine != "local" and any(strength != 1 for strength in strengths.values()):
+            raise UserError(
+                f"evaluate.guidance: the engine {self.engine} cannot mix prompts; leave it out, or set engine: local"
+            )
         categorical = [attribute.name for attribute in schema if attribute.kind == "categorical"]
         if self.by is not None and self.by not in (*PROMPT_GROUPS, *categorical):
             raise UserError(f"evaluate.by {self.by!r}: {did_you_mean(self.by, [*PROMPT_GROUPS, *categorical])}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy import stats
 
 import steerlm.checkpoint.info
@@ -47,12 +48,14 @@ class FakeEngine:
         self.schema = SCHEMA
         self.obey = obey
         self.calls = 0
+        self.asked: list[Request] = []
 
     def room(self, request: Request) -> int:
         return 0 if "too long" in request.messages[-1].content else 100
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Sample]]:
         self.calls += 1
+        self.asked += requests
         assert all(self.room(request) for request in requests)
         return [
             [
@@ -250,6 +253,37 @@ def test_without_groups_there_are_none(world: World):
 def test_groups_by_what_is_no_category_are_refused(by: str):
     with pytest.raises(UserError, match=f"evaluate.by '{by}'"):
         EvaluateConfig(by=by).check(SCHEMA)
+
+
+def test_guidance_of_what_does_not_exist_or_cannot_mix_is_refused():
+    EvaluateConfig(guidance={"humor": 2}).check(SCHEMA)
+    with pytest.raises(UserError, match="wit"):
+        EvaluateConfig(guidance={"wit": 2}).check(SCHEMA)
+    with pytest.raises(UserError, match="the engine vllm cannot mix prompts"):
+        EvaluateConfig(guidance=2, engine="vllm").check(SCHEMA)
+    EvaluateConfig(guidance={"humor": 1}, engine="vllm").check(SCHEMA)
+    for strength in (-1, float("inf"), {"humor": -1}):
+        with pytest.raises(ValidationError):
+            EvaluateConfig.model_validate({"guidance": strength})
+
+
+def test_the_dial_that_is_turned_has_the_strength(world: World):
+    prompts = read_prompts(world.prompts, SCHEMA, 4, 0)
+    plain = make_plan(prompts, SCHEMA, ("defaults", "random"), (), 0)
+    guided = make_plan(prompts, SCHEMA, ("defaults", "random"), (), 0, guidance={"humor": 3.0})
+    assert not any(ask.strengths for ask in plain.asks)
+    for cell, before in zip(guided.cells, plain.cells, strict=True):
+        ask = guided.asks[cell.ask]
+        assert ask.strengths == ({"humor": 3.0} if cell.dial == "humor" else {})
+        assert ask.attributes == plain.asks[before.ask].attributes
+    world.config = world.config.model_copy(update={"guidance": 2.0})
+    results = world.evaluate(sft=world.model("sft", exact))
+    asked = [request.guidance for request in world.engines["sft"].asked]
+    assert {name: 2.0 for guidance in asked if guidance for name in guidance} == dict.fromkeys(SCHEMA.names, 2.0)
+    assert results["settings"]["guidance"] == 2.0
+    assert results["cautions"][0].startswith(
+        "The dial that is turned counts more or less than it was trained to (quality 2"
+    )
 
 
 def test_a_deaf_model_shows_no_correlation(world: World):

@@ -14,7 +14,7 @@ from steerlm.results.evaluation import AnswerStatistics, ModelResult, SaidTurn, 
 from steerlm.scorers import measures
 from steerlm.stages.evaluate.observing import AnswerRow, ScoreRow
 from steerlm.stages.evaluate.panel import Panelist
-from steerlm.stages.evaluate.sweeping import SweepPlan
+from steerlm.stages.evaluate.sweeping import Strengths, SweepPlan, strengths_of
 from steerlm.statistics.estimates import MIN_CLUSTERS, cluster_bootstrap, estimate_share, mean
 
 _EXAMPLES_PER_DIAL = 2
@@ -123,6 +123,7 @@ def cautions(
     clusters: int,
     infos: Mapping[str, CheckpointInfo],
     models: Mapping[str, ModelResult],
+    guidance: Strengths,
 ) -> list[str]:
     """Collect the warnings of an evaluation, as sentences for the top of the report.
 
@@ -131,8 +132,16 @@ def cautions(
         headline: attribute -> the scorer that the headline quotes.
         clusters: independent prompts.
         infos: what the checkpoints say of themselves.
+        guidance: how strongly the dial that is turned counted.
     """
     found = []
+    strengths = {name: strengths_of(name, guidance).get(name, 1.0) for name in dials}
+    guided = ", ".join(f"{name} {strength:g}" for name, strength in strengths.items() if strength != 1)
+    if guided:
+        found.append(
+            f"The dial that is turned counts more or less than it was trained to ({guided}; `evaluate.guidance`): what "
+            "is measured here holds for requests with the same strength."
+        )
     if clusters < MIN_CLUSTERS:
         found.append(f"{clusters} independent prompts are too few for intervals; at least {MIN_CLUSTERS} are needed.")
     independent = {scorer.id: scorer.independent for scorer in scorers}

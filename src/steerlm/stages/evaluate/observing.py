@@ -6,7 +6,7 @@ in an `.inputs.json` file, so that another model, another plan or other settings
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -52,13 +52,7 @@ class ScoreRow(TypedDict):
 
 
 def answer_plan(
-    config: EvaluateConfig,
-    plan: SweepPlan,
-    model: Path,
-    model_key: str,
-    out: Path,
-    name: str,
-    guidance: Sequence[Mapping[str, float]] | None = None,
+    config: EvaluateConfig, plan: SweepPlan, model: Path, model_key: str, out: Path, name: str
 ) -> list[AnswerRow]:
     """Let a model answer the plan.
 
@@ -66,19 +60,16 @@ def answer_plan(
         config: sampling, number of samples, precision.
         out: receives `samples.jsonl`.
         name: of the model, for the progress bar.
-        guidance: per ask how strongly attributes count; None: all of them 1.
     """
     from steerlm.generation.opening import open_engine
     from steerlm.generation.requests import Request, Sampling, generate_fitting
 
     sampling = Sampling(config.max_new_tokens, config.temperature, config.top_k)
-    asked = [(a.prompt, dict(a.attributes)) for a in plan.asks]
+    settings = [(a.prompt, dict(a.attributes), *([dict(a.strengths)] if a.strengths else [])) for a in plan.asks]
     texts = [[(m.role, m.content) for m in prompt.messages] for prompt in plan.prompts]
-    parts = [model_key, config.samples_per_prompt, config.precision, vars(sampling), asked, texts]
+    parts = [model_key, config.samples_per_prompt, config.precision, vars(sampling), settings, texts]
     if config.engine != "local":  # its random numbers are others
         parts.append(config.engine)
-    if guidance is not None:
-        parts.append(guidance)
     path = out / "samples.jsonl"
     claim_file(path, digest_of(*parts))
     engine = None
@@ -90,9 +81,12 @@ def answer_plan(
         )
         requests = []
         for i in chunk:
-            prompt, attributes = plan.prompts[plan.asks[i].prompt], plan.asks[i].attributes
-            strengths = None if guidance is None else guidance[i]
-            requests.append(Request(prompt.messages, attributes, config.samples_per_prompt, prompt.seed, strengths))
+            asked = plan.asks[i]
+            prompt = plan.prompts[asked.prompt]
+            strengths = asked.strengths or None
+            requests.append(
+                Request(prompt.messages, asked.attributes, config.samples_per_prompt, prompt.seed, strengths)
+            )
         # a prompt longer than the context has no answer; it is counted, not cut
         answers = generate_fitting(engine, requests, sampling)
         return [

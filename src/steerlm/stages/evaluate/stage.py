@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import AttributeSchema, Value
 from steerlm.config import EvaluateConfig
 from steerlm.errors import UserError
 from steerlm.results.codec import VERSION, write_result
@@ -97,7 +97,7 @@ def evaluate(
     infos = _load_infos(models, schema)
     known = {name: seen_combinations(info.label_statistics, schema) for name, info in infos.items()}
     chosen = read_prompts(prompts, schema, config.num_prompts, seed)
-    plan = make_plan(chosen, schema, config.settings, next(iter(known.values())), seed)
+    plan = make_plan(chosen, schema, config.settings, next(iter(known.values())), seed, guidance=config.guidance)
     job = _Job(config, schema, models, infos, known, plan, make_panel(config, schema, annotator, infos.values()), seed)
     measured = _measure(job, out)
     exact = exact_measure(config.measure)
@@ -156,7 +156,8 @@ def evaluate_suite(run: SuiteRun, out: Path) -> Evaluation:
     infos = _load_infos(run.models, schema)
     suite = make_suite(name, schema, run.prompts, config.suite_prompts, seed)
     known = {model: seen_combinations(info.label_statistics, schema) for model, info in infos.items()}
-    plan = make_plan(suite.prompts, schema, ("defaults",), (), seed, {suite.name: suite.levels})
+    levels: dict[str, Sequence[Value]] = {suite.name: suite.levels}
+    plan = make_plan(suite.prompts, schema, ("defaults",), (), seed, levels, config.guidance)
     scorers = make_panel(config, schema, run.annotator, infos.values())
     if not any(name in scorer.attributes for scorer in scorers):
         raise UserError(
@@ -278,7 +279,7 @@ def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
         asks=len(plan.asks),
         scorers=[s.describe() for s in scorers],
         headline_scorer=job.headline,
-        cautions=cautions(dials, scorers, job.headline, clusters, job.infos, models),
+        cautions=cautions(dials, scorers, job.headline, clusters, job.infos, models, job.config.guidance),
         models=models,
         examples=SweepExamples(
             last, examples(plan, schema, measured[last].answers, measured[last].scores, job.headline)

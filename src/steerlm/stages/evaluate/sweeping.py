@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Ask:
-    """One prompt at one full setting: what a model is asked, once, however many sweeps it belongs to."""
+    """One prompt at one full setting: what a model is asked, once, however many sweeps it belongs to.
+
+    Attributes:
+        strengths: how strongly attributes count that do not count 1 (`steerlm.generation.guidance`).
+    """
 
     prompt: int
     attributes: Mapping[str, Value]
+    strengths: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class SweepPlan:
     asks: tuple[Ask, ...]
     cells: tuple[Cell, ...]
 
+
+Strengths = float | Mapping[str, float]
+"""How strongly the dial that is turned counts: the same for all, or by name (1 where none is named)."""
 
 Combinations = Sequence[tuple[Mapping[str, Value], int]]
 """The settings that occur in training labels, with their counts."""
@@ -130,6 +138,7 @@ def make_plan(
     combinations: Combinations,
     seed: int,
     levels: Mapping[str, Sequence[Value]] | None = None,
+    guidance: Strengths = 1.0,
 ) -> SweepPlan:
     """Lay out the sweeps of every attribute, or of those in `levels`.
 
@@ -139,10 +148,11 @@ def make_plan(
             with as many levels of the swept dial as possible (from all levels, evenly, where none is known).
         combinations: those of the training labels.
         levels: which dials to turn, and through which levels; None = all attributes through `sweep_levels`.
+        guidance: how strongly the dial that is turned counts.
     """
     swept = {a.name: sweep_levels(a) for a in schema} if levels is None else levels
     pools = {name: _pool(name, combinations) for name in swept}
-    asks: dict[tuple[int, tuple[tuple[str, Value], ...]], int] = {}
+    asks: dict[tuple[int, tuple[tuple[str, Value], ...], tuple[tuple[str, float], ...]], int] = {}
     cells = []
     series = 0
     for p in range(len(prompts)):
@@ -152,12 +162,27 @@ def make_plan(
                     continue
                 rng = np.random.default_rng((seed, p, _CONTEXTS[context], d))
                 others = _others(dial, schema, context, pools[dial.name], rng)
+                strengths = tuple(strengths_of(dial.name, guidance).items())
                 for level in swept[dial.name]:
                     setting = schema.validate({**others, dial.name: level})
-                    ask = asks.setdefault((p, tuple(setting.items())), len(asks))
+                    ask = asks.setdefault((p, tuple(setting.items()), strengths), len(asks))
                     cells.append(Cell(dial.name, context, level, series, ask))
                 series += 1
-    return SweepPlan(tuple(prompts), tuple(Ask(p, dict(setting)) for p, setting in asks), tuple(cells))
+    asked = (Ask(p, dict(setting), dict(strengths)) for p, setting, strengths in asks)
+    return SweepPlan(tuple(prompts), tuple(asked), tuple(cells))
+
+
+def strengths_of(dial: str, guidance: Strengths) -> dict[str, float]:
+    """Return the strength of a dial that is turned; nothing where it counts 1."""
+    strength = guidance.get(dial, 1.0) if isinstance(guidance, Mapping) else guidance
+    return {} if strength == 1 else {dial: float(strength)}
+
+
+def guided(plan: SweepPlan, guidance: Strengths) -> SweepPlan:
+    """Return a plan that has an ask of its own for every cell with the strength of the dial that it turns."""
+    asks = (replace(plan.asks[cell.ask], strengths=strengths_of(cell.dial, guidance)) for cell in plan.cells)
+    cells = (replace(cell, ask=number) for number, cell in enumerate(plan.cells))
+    return SweepPlan(plan.prompts, tuple(asks), tuple(cells))
 
 
 def _others(

@@ -18,7 +18,7 @@ from steerlm.errors import UserError, did_you_mean
 from steerlm.generation.demonstrations import Demonstrations, placed
 from steerlm.stages.evaluate.observing import AnswerRow, SampleRow, answer_plan, score_answers
 from steerlm.stages.evaluate.panel import Panelist
-from steerlm.stages.evaluate.sweeping import SweepPlan
+from steerlm.stages.evaluate.sweeping import SweepPlan, guided
 from steerlm.storage.claims import claim_file, digest_of
 from steerlm.storage.resumable import map_lines, read_rows
 from steerlm.studies.ways.wording import asked_in_words, worded
@@ -117,8 +117,7 @@ class WayQuestions:
         folder = out / way.name
         if way.kind == "header":
             drawing = config.model_copy(update={"samples_per_prompt": way.draws})
-            guidance = [{cell.dial: way.strength} for cell in self.plan.cells] if way.strength != 1 else None
-            rows = answer_plan(drawing, self.plan, run.model, key, folder, way.name, guidance)
+            rows = answer_plan(drawing, guided(self.plan, way.strength), run.model, key, folder, way.name)
             return self._chosen(way, rows, folder), None
         if way.kind == "vector":
             self._fit(out / "vectors")

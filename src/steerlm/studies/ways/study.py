@@ -12,7 +12,6 @@ at N times the cost, with the examiner's own eyes.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from steerlm.results.ways import WayResult, WaysResult
 from steerlm.stages.evaluate.fidelity import Sweeps, fidelity_report, paired_comparison
 from steerlm.stages.evaluate.observing import AnswerRow, ScoreRow, lay_out_sweeps, score_answers, unscored
 from steerlm.stages.evaluate.panel import Panelist, headline_scorers, make_panel
-from steerlm.stages.evaluate.sweeping import SweepPlan, make_plan, read_prompts, seen_combinations, sweep_levels
+from steerlm.stages.evaluate.sweeping import SweepPlan, guided, make_plan, read_prompts, seen_combinations, sweep_levels
 from steerlm.studies.ways.asking import SHOWN, PromptLengths, Way, WayQuestions, WaysRun
 
 
@@ -58,7 +57,8 @@ def compare_ways(run: WaysRun, out: Path) -> WaysResult:
     prompts = read_prompts(run.prompts, schema, config.num_prompts, run.seed)
     levels = {name: sweep_levels(schema[name]) for name in headline}
     known = seen_combinations(info.label_statistics, schema)
-    plan = _one_ask_per_cell(make_plan(prompts, schema, ("defaults",), known, run.seed, levels))
+    # an ask for every step of every sweep: a vector pushes by the dial, also where settings are equal
+    plan = guided(make_plan(prompts, schema, ("defaults",), known, run.seed, levels), 1.0)
     quoted = [scorer for scorer in panel if scorer.id in headline.values()]
     shown = None if run.demonstrations is None else read_demonstrations(run.demonstrations, schema)
     asking = WayQuestions(
@@ -99,13 +99,6 @@ class _Seen:
     rows: list[AnswerRow]
     scores: Mapping[str, list[ScoreRow]]
     prompt: PromptLengths | None
-
-
-def _one_ask_per_cell(plan: SweepPlan) -> SweepPlan:
-    """Give every step of every sweep an ask of its own: a vector pushes by the dial, also where settings are equal."""
-    asks = tuple(plan.asks[cell.ask] for cell in plan.cells)
-    cells = tuple(dataclasses.replace(cell, ask=number) for number, cell in enumerate(plan.cells))
-    return SweepPlan(plan.prompts, asks, cells)
 
 
 def _sweeps(plan: SweepPlan, schema: AttributeSchema, seen: _Seen, scorer: Panelist) -> Sweeps:
