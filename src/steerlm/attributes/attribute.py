@@ -204,12 +204,12 @@ class Attribute:
 
     @property
     def default_value(self) -> Value:
-        """The value at inference when nothing is set."""
+        """The value at inference when nothing is set; of what a measure says, and nobody calls best, the middle."""
         if self.default is not None:
             return self.default
         if self.best_value is not None:
             return self.best_value
-        return self.levels[0]
+        return self.levels[len(self.levels) // 2 if self.measure and self.kind == "ordinal" else 0]
 
     @property
     def signature(self) -> str:
