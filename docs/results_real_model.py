@@ -1,6 +1,7 @@
 """Copy the numbers of a run on a real model into `docs/results/real_model/`, and render them for README and docs.
 
     python docs/results_real_model.py RUN [--course NAME=TRAINING …] [--at STEP=EVALUATION …] [--ways FOLDER]
+    python docs/results_real_model.py RUN --guided PLAIN GUIDED  (two evaluations on the same prompts)
     python docs/results_real_model.py RUN --ask QUESTION         (one answer per level of length, for the README)
     python docs/results_real_model.py RUN --hour                 (a run of docs/no-ratings.md, for that page)
     make docs
@@ -25,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.config import load_recipe
-from steerlm.reporting.formatting import estimate_text, markdown_table, markdown_text, number
-from steerlm.results.codec import from_json, read_result
+from steerlm.reporting.formatting import DASH, estimate_text, markdown_table, markdown_text, number
+from steerlm.results.codec import from_json, read_result, to_json
+from steerlm.results.dials import DialResult
 from steerlm.results.evaluation import read_evaluation
 from steerlm.results.studies import MachineFacts
 from steerlm.results.ways import WaysResult
@@ -79,6 +81,30 @@ def ask(model: Path, question: str, dial: str) -> None:
     answers = engine.generate(requests, Sampling(max_new_tokens=96, temperature=0.7, top_k=50))
     texts = [[setting[dial], answer.text] for setting, [answer] in zip(settings, answers, strict=True)]
     STORED.write("asked.json", {"question": question, "dial": dial, "answers": texts})
+
+
+def copy_guided(plain: Path, guided: Path) -> None:
+    """Keep two evaluations of a model on the same prompts: with its dials as trained, and each at a strength."""
+    STORED.write("guided.json", {"as trained": _followed(plain), "guided": _followed(guided)})
+
+
+def _followed(folder: Path) -> dict[str, Any]:
+    """Return how the dials of an evaluation's last model follow."""
+    results = read_evaluation(folder)
+    assert results is not None
+    statistics_of = results.models[results.final].answers["all"]
+    return {
+        "guidance": results.settings.get("guidance", 1.0),
+        "prompts": results.prompts.used,
+        "answers": results.asks,
+        "settings": list(results.drawing.settings),
+        "degenerate": to_json(statistics_of.degenerate),
+        "dials": {
+            row.attribute: {"scorer": row.scorer.text, **to_json(row.dial)}
+            for row in results.headline_dials()
+            if row.model == results.final
+        },
+    }
 
 
 def copy_hour(run: Path) -> None:
@@ -225,6 +251,46 @@ def curve() -> str:
     return markdown_table(["step", *dials], rows) + note
 
 
+def guided() -> str:
+    """The dials as trained, and each at a strength."""
+    if not (STORED.folder / "guided.json").is_file():
+        return "Not measured.\n"
+    found = STORED.read("guided.json")
+    strengths = found["guided"]["guidance"]
+    rows = []
+    for name in found["guided"]["dials"]:
+        for way, strength in (("as trained", 1), ("guided", strengths[name])):
+            row = found[way]["dials"][name]
+            dial = from_json(DialResult, row)
+            leak = dial.largest_leak
+            rows.append(
+                [
+                    name,
+                    f"{strength:g}",
+                    row["scorer"],
+                    " ".join(number(point.estimate.value, 1) for point in dial.curve),
+                    *(estimate_text(figure) for figure in (dial.spearman, dial.mae, dial.slope)),
+                    f"{estimate_text(leak.estimate)} on {leak.attribute}" if leak else DASH,
+                ]
+            )
+    header = [
+        "dial",
+        "strength",
+        "measured by",
+        "obtained, lowest level to highest",
+        "Spearman",
+        "error, levels",
+        "slope",
+    ]
+    broken = " and ".join(f"{100 * found[way]['degenerate']['value']:.1f} %" for way in ("as trained", "guided"))
+    note = (
+        f"\n{found['guided']['prompts']} held-out prompts, {found['as trained']['answers']} and "
+        f"{found['guided']['answers']} answers; the other dials stand at: {', '.join(found['guided']['settings'])}. "
+        f"Degenerate answers (loops and the like): {broken}.\n"
+    )
+    return markdown_table([*header, "largest side effect, levels per level"], rows) + note
+
+
 def ways() -> str:
     """The ways to steer."""
     if not (STORED.folder / "ways.json").is_file():
@@ -297,6 +363,7 @@ BLOCKS = {
     "real-course": course,
     "real-labels": labels,
     "real-curve": curve,
+    "real-guided": guided,
     "real-ways": ways,
     "real-asked": asked,
     "real-bootstrapping": STORED.bootstrapping,
@@ -312,8 +379,12 @@ def main() -> None:
     parser.add_argument("--at", nargs="*", default=[], metavar="STEP=EVALUATION")
     parser.add_argument("--ways", type=Path, metavar="FOLDER")
     parser.add_argument("--ask", metavar="QUESTION")
+    parser.add_argument("--guided", type=Path, nargs=2, metavar=("PLAIN", "GUIDED"))
     parser.add_argument("--hour", action="store_true")
     given = parser.parse_args()
+    if given.guided:
+        copy_guided(*given.guided)
+        return
     if given.hour:
         copy_hour(given.run)
         return

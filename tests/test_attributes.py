@@ -44,6 +44,9 @@ def test_a_default_follows_from_the_best_end_or_the_first_level() -> None:
     assert Attribute("a", best="min", minimum=2).default_value == 2
     assert Attribute("a", minimum=3, maximum=5).default_value == 3
     assert Attribute("a", best="max", default=1).default_value == 1
+    assert Attribute("a", measure="words").default_value == 2
+    assert Attribute("a", measure="words", best="max").default_value == 4
+    assert Attribute("a", kind="categorical", categories=("en", "de"), measure="language").default_value == "en"
     assert LANG.default_value == "en"
     assert LANG.best_value is None
 

@@ -461,7 +461,7 @@ def test_bad_requests(client: OpenAI, arguments: dict[str, Any], message: str) -
         {"extra_body": {"steer": {"attributes": {"untrained": 1}}}},
         {"extra_body": {"steer": {"atributes": {"humor": 1}}}},
         {"extra_body": {"steer": {"preset": "pirate"}}},
-        {"extra_body": {"steer": {"guidance": 6}}},
+        {"extra_body": {"steer": {"guidance": 11}}},
         {"extra_body": {"chat_template_kwargs": {"attributes": {"humor": -1}}}},
         {"verbosity": "huge"},
     ],
@@ -548,7 +548,7 @@ def test_attributes_are_described(server: Running) -> None:
     humor = described["data"][2]
     assert (humor["minimum"], humor["maximum"], humor["locked"], humor["scored"]) == (0, 4, False, True)
     assert described["combinations"]["total"] == 5 * 2 * 5 * 5 * 2
-    assert described["guidance"] == {"minimum": 0, "maximum": 5.0, "default": 1}
+    assert described["guidance"] == {"minimum": 0, "maximum": 10.0, "default": 1}
     assert "teacher" in [preset["name"] for preset in described["presets"]]
 
 

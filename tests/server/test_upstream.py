@@ -226,7 +226,7 @@ def test_what_mixes_logits_is_refused(front: Running, stock: FakeUpstream, body:
 
 def test_the_dials_say_so(front: Running, server: Running) -> None:
     assert httpx.get(f"{front.url}/v1/attributes").json()["guidance"] is None
-    assert httpx.get(f"{server.url}/v1/attributes").json()["guidance"]["maximum"] == 5
+    assert httpx.get(f"{server.url}/v1/attributes").json()["guidance"]["maximum"] == 10
 
 
 # -- locks ------------------------------------------------------------------------------------------------------------

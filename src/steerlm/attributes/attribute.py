@@ -60,8 +60,8 @@ class Attribute:
         maximum: highest level, inclusive (ordinal).
         categories: the allowed values in order (categorical).
         description: one sentence for people who turn the dial.
-        default: the value at inference when the user sets nothing; None = the best end, else the minimum
-            (for a categorical attribute its first category).
+        default: the value at inference when the user sets nothing; None = the best end, else the minimum (of what a
+            measure says the middle, for a categorical attribute its first category).
         best: which end means a better response; None where neither does. `bootstrap` maximises the
             attributes named as quality by the recipe towards this end.
         user_settable: whether an end user may set it (an operator always may).

@@ -70,7 +70,7 @@ class Limits(_PolicyPart):
     default_new_tokens: int = Field(512, ge=1, description="Longest answer where the request does not say.")
     max_samples: int = Field(16, ge=1, description="Most samples of a request: `n` and `steer.best_of` (400).")
     max_stop: int = Field(16, ge=1, description="Most stop strings (400).")
-    max_guidance: float = Field(5.0, ge=1, description="Strongest guidance (400).")
+    max_guidance: float = Field(10.0, ge=1, description="Strongest guidance (400).")
     max_demonstrations: int = Field(8, ge=0, description="Most demonstrations: `steer.demonstrations` (400).")
     max_score: int = Field(64, ge=1, description="Most conversations in one call of /v1/score (400).")
     max_requests_per_key: int = Field(256, ge=1, description="Requests of one key at the same time (429).")

@@ -70,7 +70,8 @@ def compare_ways(run: WaysRun, out: Path) -> WaysResult:
         scores = {s.id: score_answers(s, plan, rows, out / way.name, way.name) for s in quoted}
         observed[way.name] = _Seen(rows, scores, lengths)
     sweeps = {name: {s.id: _sweeps(plan, schema, seen, s) for s in quoted} for name, seen in observed.items()}
-    header = next((way.name for way in run.ways if way == Way("header", "header")), None)
+    headers = [way for way in run.ways if way.kind == "header" and way.draws == 1]
+    header = next((way.name for way in [*(way for way in headers if way.strength == 1), *headers]), None)
     results = [
         _way(run, way, observed[way.name], sweeps[way.name], None if header is None else sweeps[header], headline)
         for way in run.ways
@@ -117,7 +118,7 @@ def _way(
     reports = {id_: fidelity_report(found, schema, unscored(seen.scores[id_])) for id_, found in sweeps.items()}
     by_dial: dict[str, Differences] = {}
     overall: Differences | None = None
-    if header is not None and way != Way("header", "header"):
+    if header is not None and sweeps is not header:
         for id_ in dict.fromkeys(headline.values()):
             attributes = [schema[name] for name, scorer in headline.items() if scorer == id_]
             if np.array_equal(sweeps[id_].series, header[id_].series):
