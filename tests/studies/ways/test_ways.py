@@ -190,11 +190,11 @@ def test_the_dial_that_is_turned_is_guided(folder: Path, tmp_path: Path) -> None
     result = read_ways(tmp_path / "out")
     assert result is not None
     assert [way.against_header is None for way in result.ways] == [True, False, False]
+    assert {way.model for way in result.ways} == {str(folder / "tuned")}
     assert run(folder, tmp_path / "guided", "words,guided-3", "--base", str(folder / "base")) == 0
     result = read_ways(tmp_path / "guided")
     assert result is not None
     assert [way.against_header is None for way in result.ways] == [False, True], "the header at hand is compared with"
-    assert {way.model for way in result.ways} == {str(folder / "tuned")}
 
 
 def lines(path: Path) -> list[Any]:
