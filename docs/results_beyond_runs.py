@@ -34,6 +34,9 @@ STEPS: dict[str, tuple[str, dict[str, object]]] = {
         "mix_original": 0.0, "epochs": 1, "learning_rate_share": 0.25,
     }),
     "bootstrap": ("bootstrap", {**_SHARED, "num_prompts": BUDGET // 8, "samples_per_prompt": 8, "temperature": 0.7}),
+    "bootstrap-double": ("bootstrap", {
+        **_SHARED, "num_prompts": BUDGET // 4, "samples_per_prompt": 8, "temperature": 0.7,
+    }),
     "refine": ("refine", {**_REFINE, "num_prompts": BUDGET // 8}),
     "refine-2": ("refine", {**_REFINE, "num_prompts": BUDGET // 16, "rounds": 2}),
     "contrast": ("contrast", {**_SHARED, "learning_rate": 3e-4, "epochs": 0.6}),
