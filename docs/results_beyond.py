@@ -167,18 +167,22 @@ def cost(folder: Path) -> Iterator[tuple[str, float]]:
     done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
     summary = done["summary"]
     parts = summary.get("rounds", [summary])
-    trained = sampled = 0.0
+    trained = 0.0
+    sampled: list[float | None] = []
     for part in parts:
         training = part["training"]
         tokens = training.get("train_tokens", training.get("trained_tokens"))
         if tokens is None:
             tokens = training["train"]["tokens"]
         trained += tokens * (training.get("epochs") or 1.0)
-        sampled += part.get("sampled_tokens") or training.get("sampled_tokens") or 0
+        sampled.append(part.get("sampled_tokens") or training.get("sampled_tokens"))
     yield "trained_tokens", round(trained)
-    yield "sampled_tokens", round(sampled)
-    if "cpu_seconds" in done:  # of a stage in a run folder
-        yield "cpu_seconds", done["cpu_seconds"]
+    if all(sampled):
+        yield "sampled_tokens", round(sum(filter(None, sampled)))
+    alone = folder / "cost.json"  # a stage in a run folder says it itself
+    spent = done if "cpu_seconds" in done or not alone.is_file() else json.loads(alone.read_text(encoding="utf-8"))
+    if "cpu_seconds" in spent:
+        yield "cpu_seconds", spent["cpu_seconds"]
 
 
 def report(folder: Path) -> Iterator[Mapping[str, Any]]:
