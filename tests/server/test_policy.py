@@ -67,8 +67,8 @@ def test_a_key_s_entry_replaces_the_general_one(tmp_path: Path) -> None:
         ({"presets": {"x": {"attributes": {"humor": 7}}}}, r"presets\.x"),
         ({"presets": {"x": {"attributes": {}, "guidance": {"wit": 1.0}}}}, r"presets\.x"),
         (
-            {"presets": {"x": {"attributes": {}, "guidance": {"humor": 5.5}}}},
-            r"presets\.x: a strength .* 0 to 5, got 5\.5",
+            {"presets": {"x": {"attributes": {}, "guidance": {"humor": 10.5}}}},
+            r"presets\.x: a strength .* 0 to 10, got 10\.5",
         ),
         ({"presets": {"x": {"attributes": {}, "guidance": {"humor": -1.0}}}}, r"presets\.x: a strength"),
         ({"presets": {"dry, short": {"attributes": {"humor": 0}}}}, "without commas"),

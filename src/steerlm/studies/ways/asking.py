@@ -58,8 +58,8 @@ def parse_ways(text: str) -> tuple[Way, ...]:
         kind, draws = (match[1] or "words", int(match[2])) if match else (name, 1)
         if match and draws < 2:
             raise UserError(f"--ways: {name!r} chooses among {draws}; give at least best-of-2")
-        if guided := re.fullmatch(r"guided-(\d+(?:\.\d+)?)", kind):
-            ways.append(Way(name, "header", draws, float(guided[1])))
+        if strength := re.fullmatch(r"guided-(\d+(?:\.\d+)?)", kind):
+            ways.append(Way(name, "header", draws, float(strength[1])))
             continue
         kinds: dict[str, Kind] = {k: k for k in get_args(Kind)}
         if kind not in kinds:
