@@ -33,21 +33,27 @@ PIPELINE = "transformers pipeline, batch 8, fp32"
 SORTED = "sorted by length, fastest batch size, bf16 weights, inference mode"
 
 
-def _case(description: str, loop: float | None, best: float, pipeline: bool = False) -> Case:
+def _case(
+    description: str,
+    loop: float | None,
+    best: float,
+    pipeline: bool = False,
+    devices: tuple[str, ...] = ("cpu", "cuda"),
+) -> Case:
     contestants = {"steerlm": Contestant(US)}
     if loop is not None:
         contestants["loop"] = Contestant(LOOP, loop)
     if pipeline:
         contestants["pipeline"] = Contestant(PIPELINE)
     contestants["sorted"] = Contestant(SORTED, best, ("8", "16", "32"))
-    return Case(description, contestants, () if "268 M" in description else ("cpu", "cuda"))
+    return Case(description, contestants, devices)
 
 
 CASES = {
     "80m-8": _case("80 M parameters, 8 responses per prompt", 10.0, 1.8, pipeline=True),
     "80m": _case("80 M parameters, one response per prompt", 8.0, 1.3),
-    "270m": _case(f"{real_model.DESCRIPTION}, one response per prompt", None, 1.8),
-    "270m-8": _case(f"{real_model.DESCRIPTION}, 8 responses per prompt", None, 1.8),
+    "270m": _case(f"{real_model.DESCRIPTION}, one response per prompt", None, 1.8, devices=()),
+    "270m-8": _case(f"{real_model.DESCRIPTION}, 8 responses per prompt", None, 1.8, devices=()),
 }
 
 

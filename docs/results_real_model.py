@@ -42,6 +42,10 @@ from stored_run import StoredRun, finished_stages
 
 STORED = StoredRun(Path(__file__).resolve().parent / "results" / "real_model")
 ANSWERS = STORED.folder / "answers.jsonl.gz"
+_FOLLOWED = (
+    "obtained, lowest level to highest", "Spearman", "error, levels", "slope", "largest side effect, levels per level",
+)  # fmt: skip
+"""Columns that say how a dial follows."""
 
 
 def copy(run: Path, others: dict[str, Path], steps: dict[str, Path], ways_folder: Path | None) -> None:
@@ -212,25 +216,23 @@ def steering() -> str:
     results = STORED.evaluation()
     rows = []
     for model, attribute, dial, scorer in results.headline_dials():
-        curve = " ".join(number(point.estimate.value, 1) for point in dial.curve)
-        leak = dial.largest_leak
-        rows.append(
-            [
-                model,
-                attribute,
-                scorer.text,
-                curve,
-                *(estimate_text(found) for found in (dial.spearman, dial.mae, dial.slope)),
-                f"{estimate_text(leak.estimate)} on {leak.attribute}" if leak else "–",
-            ]
-        )
-    header = ["model", "dial", "measured by", "obtained, lowest level to highest", "Spearman", "error, levels", "slope"]
+        rows.append([model, attribute, scorer.text, *_followed_cells(dial)])
     note = (
         f"\n{results.prompts.used} held-out prompts, {results.asks} answers per model, temperature "
         f"{results.drawing.temperature}, at most {results.drawing.max_new_tokens} tokens, seed {results.seed}; the "
         f"other dials stand at: {', '.join(results.drawing.settings)}.\n"
     )
-    return markdown_table([*header, "largest side effect, levels per level"], rows) + note
+    return markdown_table(["model", "dial", "measured by", *_FOLLOWED], rows) + note
+
+
+def _followed_cells(dial: DialResult) -> list[str]:
+    """Return the cells under `_FOLLOWED`."""
+    leak = dial.largest_leak
+    return [
+        " ".join(number(point.estimate.value, 1) for point in dial.curve),
+        *(estimate_text(figure) for figure in (dial.spearman, dial.mae, dial.slope)),
+        f"{estimate_text(leak.estimate)} on {leak.attribute}" if leak else DASH,
+    ]
 
 
 def curve() -> str:
@@ -261,34 +263,14 @@ def guided() -> str:
     for name in found["guided"]["dials"]:
         for way, strength in (("as trained", 1), ("guided", strengths[name])):
             row = found[way]["dials"][name]
-            dial = from_json(DialResult, row)
-            leak = dial.largest_leak
-            rows.append(
-                [
-                    name,
-                    f"{strength:g}",
-                    row["scorer"],
-                    " ".join(number(point.estimate.value, 1) for point in dial.curve),
-                    *(estimate_text(figure) for figure in (dial.spearman, dial.mae, dial.slope)),
-                    f"{estimate_text(leak.estimate)} on {leak.attribute}" if leak else DASH,
-                ]
-            )
-    header = [
-        "dial",
-        "strength",
-        "measured by",
-        "obtained, lowest level to highest",
-        "Spearman",
-        "error, levels",
-        "slope",
-    ]
+            rows.append([name, f"{strength:g}", row["scorer"], *_followed_cells(from_json(DialResult, row))])
     broken = " and ".join(f"{100 * found[way]['degenerate']['value']:.1f} %" for way in ("as trained", "guided"))
     note = (
         f"\n{found['guided']['prompts']} held-out prompts, {found['as trained']['answers']} and "
         f"{found['guided']['answers']} answers; the other dials stand at: {', '.join(found['guided']['settings'])}. "
         f"Degenerate answers (loops and the like): {broken}.\n"
     )
-    return markdown_table([*header, "largest side effect, levels per level"], rows) + note
+    return markdown_table(["dial", "strength", "measured by", *_FOLLOWED], rows) + note
 
 
 def ways() -> str:

@@ -71,9 +71,9 @@ def compare_ways(run: WaysRun, out: Path) -> WaysResult:
         observed[way.name] = _Seen(rows, scores, lengths)
     sweeps = {name: {s.id: _sweeps(plan, schema, seen, s) for s in quoted} for name, seen in observed.items()}
     headers = [way for way in run.ways if way.kind == "header" and way.draws == 1]
-    header = next((way.name for way in [*(way for way in headers if way.strength == 1), *headers]), None)
+    header = min(headers, key=lambda way: way.strength != 1, default=None)
     results = [
-        _way(run, way, observed[way.name], sweeps[way.name], None if header is None else sweeps[header], headline)
+        _way(run, way, observed[way.name], sweeps[way.name], None if header is None else sweeps[header.name], headline)
         for way in run.ways
     ]
     result = WaysResult(
