@@ -3,7 +3,7 @@
     python docs/results_beyond_runs.py WORK [SEED …]       (resumable)
 
 The fine-tuning is short (1.5 epochs where the recipe has 3.5), so that its dials leave something to gain. Every step
-samples about as many answers, and trains on no more than those, or on as many pairs; `BUDGET` says how many.
+samples `BUDGET` answers, one row twice as many; contrast samples none and takes pairs of the training data.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import results_beyond
 
 BUDGET = 2048
-"""Answers that a step samples, or pairs that it trains on, at most."""
+"""Answers that a step samples."""
 _EPOCHS = 1.5
 _SHARED = {"max_new_tokens": 160, "batch_size": 128}
 _REFINE = {
