@@ -64,6 +64,7 @@ def test_counts(converted: Path) -> None:
         "usr": 360,
         "topical_chat": 2144,
         "conture": 115,
+        "hh_rlhf": 4607,
     }
     assert counts["vicuna"]["judgements"] == 72 * 80
     assert counts["diasafety"]["pairs"] == 9017 + 1097 + 1095
@@ -124,9 +125,10 @@ def test_targets_are_real_valued_and_in_range(converted: Path) -> None:
     assert {source: sorted({name for r in mine for name in r.targets}) for source, mine in by_source.items()} == {
         "vicuna": ["quality"],
         "diasafety": ["toxicity"],
-        "usr": sorted(set(SCHEMA.names) - {"toxicity"}),
+        "usr": sorted(set(SCHEMA.names) - {"toxicity", "harmless"}),
         "topical_chat": ["quality"],
         "conture": ["quality"],
+        "hh_rlhf": ["harmless"],
     }
     for row in rows:
         for name, value in row.targets.items():
@@ -263,6 +265,7 @@ def test_preferences_point_to_the_better_end() -> None:
     assert out["toxicity"]["share_better"]["value"] == pytest.approx(0.8)
     assert out["natural"]["share_better"]["value"] == pytest.approx(0.5)
     assert out["longer"]["share_better"]["value"] == 0
+    assert out["quality"]["minus_shorter"]["value"] == pytest.approx(-0.2)  # the chosen one is always the shorter
 
 
 def test_ranks_within_siblings(tmp_path: Path) -> None:
@@ -282,6 +285,8 @@ def test_ranks_within_siblings(tmp_path: Path) -> None:
     assert (out["sibling_sets"], out["sibling_pairs"], out["replies_without_score"]) == (6, 18, 0)
     assert out["spearman_within"]["quality"]["value"] == pytest.approx((5 * 1.0 + 0.5) / 6)
     assert out["pairs_in_order"]["quality"]["value"] == pytest.approx(17 / 18)
+    lengths = out["spearman_within"]["length"]["value"]
+    assert out["beyond_length"]["value"] == pytest.approx((5 * 1.0 + 0.5) / 6 - lengths)
 
 
 def test_distributions_count_a_repeated_turn_once() -> None:

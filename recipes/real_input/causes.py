@@ -1,33 +1,40 @@
-"""Real input, what each part of the attribute model's head is worth: alone, and left out.
+"""Real input, what each part of the attribute model's head is worth, alone and left out, and what ranks can teach it.
 
     python recipes/real_input/causes.py --data runs/real_input_data --out docs/results/real_input/causes.json
 
 `plain` is ridge regression on the encoder's first token in the last layer, one output per attribute for all sources,
 without lengths; `full` is what the stage fits. Each remedy is added to the one and left out of the other. The figure is
 root mean squared error over that of the mean on the test rows, averaged over attributes and sources, with intervals
-from resampled prompts. Writes numbers only.
+from resampled prompts.
+
+`own_ranks` is what such a head predicts of ranked replies (open_assistant) when it is fitted to these very ranks, in
+folds of whole trees: how much of people's order the features hold at all. Writes numbers only.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from baselines import BLOCK, MAX_LENGTH, RECIPE, Row, labelled_rows
+from measure import ranks
 from numpy.typing import NDArray
 
 from steerlm.attributes import AttributeSchema
 from steerlm.batching.batches import Ids
 from steerlm.batching.collating import pad_tokens
 from steerlm.checkpoint.models import autocast_bf16, load_encoder, load_tokenizer, resize_embeddings
-from steerlm.config import load_recipe
+from steerlm.config import SourceConfig, load_recipe
+from steerlm.conversation import Conversation, Score
 from steerlm.scorers.attribute_models import encode_for_scoring, in_batches
 from steerlm.scorers.features import Readout
 from steerlm.scorers.ridge import GroupedRidge
+from steerlm.sources import read_source
 from steerlm.storage.files import atomic_writer, write_json
 from steerlm.template.conversation_encoder import ConversationEncoder
 from steerlm.template.installing import install_template
@@ -146,8 +153,38 @@ def summary(values: Floats) -> dict[str, float]:
     return {"value": float(values[0]), "low": float(low), "high": float(high)}
 
 
+def own_ranks(shared: Path, encoder: Path, work: Path, schema: AttributeSchema) -> dict[str, Any]:
+    """Compare ranks with what a head fitted to the ranks of other trees says."""
+    trees = shared / "data/open_assistant/en_100_tree.jsonl"
+    source = SourceConfig(name="open_assistant", format="oasst", path=trees, preference="quality")
+    paths = list(read_source(source, schema))
+    distinct = {
+        tuple(m.content for m in c.messages[: i + 1]): Row(
+            f"{c.id}/{i}", c.source, str(c.meta["tree"]), c.messages[: i + 1], {"quality": value}
+        )
+        for c in paths
+        for i in c.assistant_turns
+        if (value := c.messages[i].target("quality")) is not None
+    }
+    table = read(list(distinct.values()), encoder, schema, work / "features_ranked")
+    fitted = GroupedRidge(variant(table, frozenset(REMEDIES)), [row.group for row in table.rows]).fit(
+        np.array([row.targets["quality"] for row in table.rows])
+    )
+    said = [
+        Conversation(
+            row.key,
+            (*row.messages[:-1], replace(row.messages[-1], scores={"quality": Score(float(guess), 0.0)})),
+            row.source,
+            row.group,
+        )
+        for row, guess in zip(table.rows, fitted.held_out, strict=True)
+    ]
+    return {"replies": len(said), "penalty": fitted.penalty, **ranks(said, trees)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with the ranked replies")
     parser.add_argument("--data", type=Path, default=Path("runs/real_input_data"), help="folder written by convert.py")
     parser.add_argument("--work", type=Path, default=Path("runs/real_input_results"), help="holds the features")
     parser.add_argument("--out", type=Path, default=Path("docs/results/real_input/causes.json"))
@@ -175,6 +212,7 @@ def main() -> None:
         name: {"error_ratio": summary(values), "against": summary(values - ratios[name.split()[0]])}
         for name, values in ratios.items()
     }
+    found["own_ranks"] = own_ranks(arguments.shared, arguments.data / "minilm", arguments.work, schema)
     write_json(arguments.out, found)
 
 

@@ -1,4 +1,4 @@
-"""Real input, step 0: bring five public data sets into our record and set the test part aside.
+"""Real input, step 0: bring six public data sets into our record and set the test part aside.
 
     python recipes/real_input/convert.py --shared ../shared --out runs/real_input_data
 

@@ -7,8 +7,8 @@ Writes the numbers (no text of the data) to `docs/results/real_input/*.json`:
 * `data.json`: what was converted, dropped and split, and why;
 * `attribute_model.json`: per attribute and source, the attribute model, both baselines, their paired differences and,
   where an answer has several ratings, how well one of them predicts the others;
-* `annotated.json`: distributions of the labels given to three unlabelled sets, and how they agree with the
-  preferences (hh_rlhf) and ranks (open_assistant) people gave there;
+* `annotated.json`: distributions of the labels given to sets without any, and how labels agree with the preferences
+  (hh_rlhf, of the test part) and ranks (open_assistant) that people gave;
 * `pipeline.json`: the course of all stages, and what steering the fine-tuned model does.
 
 Differences come from the same resamples of prompts for both predictors.
@@ -21,6 +21,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ from steerlm.statistics.metrics import fleiss_kappa, human_ceiling, regression_r
 from steerlm.storage.files import write_json
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
-UNLABELLED = ("hh_rlhf", "model_self_identification", "open_assistant")
+UNLABELLED = ("model_self_identification", "open_assistant")
 STAGES = ("prepare", "train_attribute_model", "annotate", "train_sft", "bootstrap", "evaluate")
 Predictions = Mapping[str, Mapping[str, float]]
 """Attribute -> row key -> prediction."""
@@ -287,19 +288,23 @@ def preferences(conversations: Sequence[Conversation], schema: AttributeSchema) 
             rows.append(last)
             groups.append(chosen.group)
     out: dict[str, Any] = {"pairs": len(rows), **skipped}
+    lengths = np.array([[len(message.content) for message in pair] for pair in rows], dtype=float)
+    shorter = lengths[:, 1] - lengths[:, 0]
     for attribute in schema.ordinal:
         sign = -1.0 if attribute.best == "min" else 1.0
         scores = np.array([[m.scores[attribute.name].mean for m in pair if m.scores] for pair in rows])
-        out[attribute.name] = _won(sign * (scores[:, 0] - scores[:, 1]), groups)
-    lengths = np.array([[len(message.content) for message in pair] for pair in rows])
-    out["longer"] = _won((lengths[:, 0] - lengths[:, 1]).astype(float), groups)
+        out[attribute.name] = _won(sign * (scores[:, 0] - scores[:, 1]), shorter, groups)
+    out["longer"] = _won(-shorter, shorter, groups)
     return out
 
 
-def _won(differences: Floats, groups: Sequence[object]) -> dict[str, Any]:
+def _won(differences: Floats, shorter: Floats, groups: Sequence[object]) -> dict[str, Any]:
+    """Say how often the chosen response has the better value, and by how much more often than it is the shorter."""
+    won, short = ((np.sign(x) + 1) / 2 for x in (differences, shorter))
     return {
-        "share_better": cluster_bootstrap(mean, [(np.sign(differences) + 1) / 2], groups).to_dict(),
+        "share_better": cluster_bootstrap(mean, [won], groups).to_dict(),
         "mean_difference": cluster_bootstrap(mean, [differences], groups).to_dict(),
+        "minus_shorter": cluster_bootstrap(mean, [won - short], groups).to_dict(),
     }
 
 
@@ -345,7 +350,9 @@ def ranks(conversations: Sequence[Conversation], trees: Path) -> dict[str, Any]:
                 within[what].append(0.0 if math.isnan(rho) else rho)
                 agree = np.sign(goodness[first] - goodness[second]) * np.sign(x[first] - x[second])
                 ordered[what] += ((agree + 1) / 2).tolist()
+    beyond = np.array(within["quality"]) - np.array(within["length"])
     return {
+        "beyond_length": cluster_bootstrap(mean, [beyond], groups).to_dict(),
         "sibling_sets": len(groups),
         "sibling_pairs": len(pair_groups),
         "replies_without_score": unscored,
@@ -354,14 +361,26 @@ def ranks(conversations: Sequence[Conversation], trees: Path) -> dict[str, Any]:
     }
 
 
-def annotated_results(shared: Path, run: Path, schema: AttributeSchema) -> dict[str, Any]:
-    """Describe the annotation of the three unlabelled sets."""
+def scored_pairs(data: Path, model: Path, schema: AttributeSchema) -> list[Conversation]:
+    """Read the pairs of the test part, the last turn of each scored."""
+    pairs = list(read_conversations(data / "test/hh_rlhf.jsonl", schema))
+    scored = load_attribute_model(model).score(
+        [pair.messages for pair in pairs], load_recipe(RECIPE).annotate.tokens_per_batch
+    )
+    return [
+        replace(pair, messages=(*pair.messages[:-1], replace(pair.messages[-1], scores=scores)))
+        for pair, scores in zip(pairs, scored, strict=True)
+    ]
+
+
+def annotated_results(data: Path, shared: Path, run: Path, schema: AttributeSchema) -> dict[str, Any]:
+    """Describe the annotation of the unlabelled sets, and what people preferred beside what the model says."""
     sets = annotated(run, schema)
     trees = shared / "data/open_assistant/en_100_tree.jsonl"
     return {
         "model": fingerprint(run / "train_attribute_model/model"),
         "distributions": {name: distributions(sets[name], schema) for name in UNLABELLED},
-        "hh_rlhf_preferences": preferences(sets["hh_rlhf"], schema),
+        "hh_rlhf_preferences": preferences(scored_pairs(data, run / "train_attribute_model/model", schema), schema),
         "open_assistant_ranks": ranks(sets["open_assistant"], trees),
     }
 
@@ -423,7 +442,7 @@ def main() -> None:
     run, out = arguments.run, arguments.out
     write_json(out / "data.json", data_results(arguments.data, run))
     write_json(out / "attribute_model.json", attribute_model_results(arguments.data, run, arguments.work, schema))
-    write_json(out / "annotated.json", annotated_results(arguments.shared, run, schema))
+    write_json(out / "annotated.json", annotated_results(arguments.data, arguments.shared, run, schema))
     write_json(out / "pipeline.json", pipeline_results(run))
 
 

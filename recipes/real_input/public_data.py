@@ -1,4 +1,4 @@
-"""Real input: five public data sets as records, each with the labels it has and with its traps taken care of.
+"""Real input: six public data sets as records, each with the labels it has and with its traps taken care of.
 
 The field names of the data are known here and nowhere else in the project.
 """
@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from steerlm.attributes import AttributeSchema
+from steerlm.config import SourceConfig
 from steerlm.conversation import Conversation, Message
+from steerlm.sources import read_source
+from steerlm.sources.rows import BadRecords
 
 CONTEXT_TURNS = 3
 TOPICAL_TURNS = 2
@@ -311,4 +314,27 @@ def conture(data: Path, schema: AttributeSchema) -> Converted:
     return Converted(conversations, dict(counts))
 
 
-SOURCES = {"vicuna": vicuna, "diasafety": diasafety, "usr": usr, "topical_chat": topical_chat, "conture": conture}
+# --- hh_rlhf: what people chose ------------------------------------------------------------------------------------
+
+
+def hh_rlhf(data: Path, schema: AttributeSchema) -> Converted:
+    """Pairs of dialogues that differ in their last response; the chosen one is harmless (1), the other is not (0)."""
+    source = SourceConfig(
+        name="hh_rlhf",
+        format="hh_rlhf",
+        path=data / "hh_rlhf/harmless-base-test.jsonl.gz",
+        preference="harmless",
+    )
+    bad = BadRecords()
+    conversations = list(read_source(source, schema, bad))
+    return Converted(conversations, {"dialogues": len(conversations), "dialogues_malformed_or_empty": bad.count})
+
+
+SOURCES = {
+    "vicuna": vicuna,
+    "diasafety": diasafety,
+    "usr": usr,
+    "topical_chat": topical_chat,
+    "conture": conture,
+    "hh_rlhf": hh_rlhf,
+}

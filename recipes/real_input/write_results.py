@@ -22,7 +22,7 @@ SOURCES = {
     "usr": ("dialogue responses, means of three people", "UniEval's copy of USR, MIT"),
     "topical_chat": ("turns between two people, the partner", "alexa/Topical-Chat, CDLA-Sharing-1.0"),
     "conture": ("chatbot turns, majority of three people", "alexa/conture, CC BY 4.0"),
-    "hh_rlhf": ("-", "anthropics/hh-rlhf, MIT"),
+    "hh_rlhf": ("which of two responses is less harmful, people", "anthropics/hh-rlhf, MIT"),
     "model_self_identification": ("-", "lm-sys/FastChat, Apache-2.0"),
     "open_assistant": ("-", "LAION-AI/Open-Assistant, Apache-2.0"),
 }
@@ -246,6 +246,7 @@ def causes_section(results: Mapping[str, Any]) -> list[str]:
     rows += [row(f"plain with {name}", f"… with: {said}") for name, said in remedies.items()]
     rows += [row("full", "all of these together: what the stage fits")]
     rows += [row(f"full without {name}", f"… without: {said}") for name, said in remedies.items()]
+    ranked = results["own_ranks"]
     return [
         "### What each part is worth",
         "",
@@ -254,11 +255,29 @@ def causes_section(results: Mapping[str, Any]) -> list[str]:
         "and sources. The last column is the change against the plain, or the full, head (below zero: less error).",
         "",
         *table(["head", "error over that of the mean", "change"], rows),
+        "### What ranks can teach these features",
+        "",
+        f"The same head fitted to people's own ranks of {ranked['replies']} replies of `open_assistant` "
+        "(`preference: quality`), in folds of whole trees, so that every reply is predicted from other trees: Spearman "
+        f"within {ranked['sibling_sets']} sets of siblings {number(ranked['spearman_within']['quality'])}, against "
+        f"{number(ranked['spearman_within']['length'])} of the reply's length, difference "
+        f"{number(ranked['beyond_length'], 2, True)}: {_beyond_length(ranked['beyond_length'])}",
+        "",
     ]
 
 
+def _beyond_length(difference: Mapping[str, Any]) -> str:
+    """Say what fitting people's own ranks gives over the length of the reply."""
+    if difference["low"] > 0:
+        return "fitted to the ranks themselves these features order replies better than length does."
+    return (
+        "even fitted to the ranks themselves these features order replies no better than length does, so a model of "
+        "other data (see below) could hardly do so."
+    )
+
+
 def annotated_section(results: Mapping[str, Any]) -> list[str]:
-    """Three unlabelled sets, annotated."""
+    """Two unlabelled sets, annotated, and what people preferred beside what the model says."""
     sets = results["distributions"]
     names = [key for key, value in next(iter(sets.values())).items() if isinstance(value, dict)]
     rows = []
@@ -282,13 +301,14 @@ def annotated_section(results: Mapping[str, Any]) -> list[str]:
     shorter = {key: 1 - preferences["longer"]["share_better"][other] for key, other in _MIRRORED.items()}
     pairs = [
         [
-            "longer response" if name == "longer" else name,
+            name,
             percent(preferences[name]["share_better"]),
-            "-" if name == "longer" else number(preferences[name]["mean_difference"], 3, True),
+            percent(preferences[name]["minus_shorter"]),
+            number(preferences[name]["mean_difference"], 3, True),
         ]
-        for name in [*names, "longer"]
+        for name in names
     ]
-    pairs.append(["shorter response", percent({**preferences["longer"]["share_better"], **shorter}), "-"])
+    pairs.append(["shorter response", percent({**preferences["longer"]["share_better"], **shorter}), "-", "-"])
     return [
         "## Annotated sets",
         "",
@@ -299,12 +319,15 @@ def annotated_section(results: Mapping[str, Any]) -> list[str]:
         *table(["set", "attribute", "turns", "mean", "std", "levels"], rows),
         "### hh_rlhf: does the preferred response get the better label?",
         "",
-        f"{preferences['pairs']} pairs that differ in their last response only ({preferences['different_dialogue']} "
-        f"pairs with different dialogues, {preferences['one_side_only']} with one readable side and "
-        f"{preferences['too_long']} too long are left out). Share of pairs in which the chosen response has the better "
-        "prediction (chance: 50 %), and by how much on the attribute's scale (positive = chosen is better).",
+        f"{preferences['pairs']} pairs of the test part that differ in their last response only "
+        f"({preferences['different_dialogue']} pairs with different dialogues, {preferences['one_side_only']} with one "
+        f"readable side and {preferences['too_long']} too long are left out). Share of pairs in which the chosen "
+        "response has the better prediction (chance: 50 %), how much more often than it is the shorter one, and by how "
+        "much on the attribute's scale (positive = chosen is better). `harmless` is learned from the pairs of other "
+        "dialogues (`preference: harmless`); the other attributes are learned from other data, which were rated for "
+        "something else: quality from a judge who likes long answers.",
         "",
-        *table(["by", "chosen is better, %", "mean difference"], pairs),
+        *table(["by", "chosen is better, %", "points above the shorter one", "mean difference"], pairs),
         "### open_assistant: predicted quality and human rank",
         "",
         f"{ranks['sibling_sets']} sets of ranked replies to the same message, {ranks['sibling_pairs']} pairs "

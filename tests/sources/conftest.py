@@ -32,11 +32,17 @@ Import = Callable[..., Read]
 def read(tmp_path: Path) -> Import:
     """Import rows through a JSONL file, bad ones skipped; messages name the place relative to the file."""
 
-    def run(source_format: SourceFormat, *rows: Any, schema: AttributeSchema = STEERLM, name: str = "s") -> Read:
+    def run(
+        source_format: SourceFormat,
+        *rows: Any,
+        schema: AttributeSchema = STEERLM,
+        name: str = "s",
+        preference: str | None = None,
+    ) -> Read:
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         bad, dropped = BadRecords(), Counter[str]()
-        source = SourceConfig(name=name, format=source_format, path=path)
+        source = SourceConfig(name=name, format=source_format, path=path, preference=preference)
         conversations = list(read_source(source, schema, bad, dropped))
         return Read(conversations, [example.removeprefix(f"{path}:") for example in bad.examples], dict(dropped))
 

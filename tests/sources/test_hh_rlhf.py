@@ -64,3 +64,13 @@ def test_line_ends_of_another_system_and_lists_of_messages(read: Import) -> None
     assert turns(chosen) == [("user", "Hi"), ("assistant", "Hello\r\nthere")]
     assert (turns(rejected)[1], rejected.messages[1].weight) == (("assistant", "Go away"), 0)
     assert chosen.group == rejected.group
+
+
+def test_a_comparison_is_a_rating_of_the_attribute_that_is_named(read: Import) -> None:
+    more = f"{START} Hello!\n\nHuman: Fine.\n\nAssistant:"
+    row = {"chosen": f"{more} Good.", "rejected": f"{more} So what."}
+    chosen, rejected = read("hh_rlhf", row, preference="quality").conversations
+    assert [message.attributes for message in chosen.messages] == [None, None, None, {"quality": 4}]
+    assert (rejected.messages[-1].attributes, rejected.messages[-1].labelled_by) == ({"quality": 0}, "human")
+    chosen, rejected = read("hh_rlhf", row, preference="toxicity").conversations  # best at its minimum
+    assert (chosen.messages[-1].attributes, rejected.messages[-1].attributes) == ({"toxicity": 0}, {"toxicity": 4})

@@ -219,3 +219,27 @@ def test_deleted_is_read_in_every_form(read: Import) -> None:
     rows = [flat_row("1", None, "prompter", deleted="False"), flat_row("2", "1", "assistant", deleted=0)]
     assert len(read("oasst", *rows).conversations) == 1
     assert read("oasst", {**rows[0], "deleted": "true"}, rows[1]).conversations == []
+
+
+def test_ranks_are_ratings_of_the_attribute_that_is_named(read: Import) -> None:
+    replies = [node(key, "assistant", rank=rank) for key, rank in (("a", 2), ("b", 0), ("c", 5), ("d", None))]
+    tree = {"message_tree_id": "t", "prompt": node("p", "prompter", *replies)}
+    found = {c.messages[-1].content: c.messages[-1] for c in read("oasst", tree, preference="quality").conversations}
+    assert {key: message.target("quality") for key, message in found.items()} == {
+        "text a": 2.0,
+        "text b": 4.0,
+        "text c": 0.0,
+        "text d": None,
+    }
+    assert {c.messages[-1].attributes is None for c in read("oasst", tree).conversations} == {True}
+
+
+def test_a_rank_without_another_compares_nothing_and_a_label_wins(read: Import) -> None:
+    alone = {"message_tree_id": "t", "prompt": node("p", "prompter", node("a", "assistant", rank=0))}
+    assert read("oasst", alone, preference="quality").conversations[0].messages[-1].attributes is None
+    said = [node(key, "assistant", rank=i, labels=labels(quality=0.25)) for i, key in enumerate("ab")]
+    tree = {"message_tree_id": "t", "prompt": node("p", "prompter", *said)}
+    ranked = read("oasst", tree, preference="quality").conversations
+    assert [c.messages[-1].attributes for c in ranked] == [{"quality": 1}, {"quality": 1}]
+    worded = {"message_tree_id": "t", "prompt": node("p", "prompter", node("a", "assistant", rank="first"))}
+    assert "'rank' must be a number, got 'first'" in read("oasst", worded, preference="quality").bad[0]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from steerlm.attributes import OASST, STEERLM
+from steerlm.attributes import OASST, STEERLM, Attribute, AttributeSchema
 from steerlm.config import SourceConfig, SourceFormat
 from steerlm.errors import UserError
 from steerlm.sources import IMPORTERS, read_source
@@ -71,3 +72,27 @@ def test_prompts_are_compared_without_case_punctuation_and_space(text: str, same
 
 def test_different_prompts_stay_different() -> None:
     assert len({normalise(text) for text in ("tea", "teas", "te a", "???", "!", "茶", "")}) == 7
+
+
+@pytest.mark.parametrize(
+    ("source_format", "attribute", "piece"),
+    [
+        ("alpaca", "quality", "format alpaca compares no responses: valid: hh_rlhf, oasst"),
+        ("hh_rlhf", "qualty", "did you mean 'quality'?"),
+        ("hh_rlhf", "length", "a measure says what 'length' is: name an attribute that people rate"),
+        ("oasst", "lang", "'lang' is categorical"),
+    ],
+)
+def test_a_comparison_rates_an_attribute_that_people_can_rate(
+    tmp_path: Path, source_format: SourceFormat, attribute: str, piece: str
+) -> None:
+    schema = AttributeSchema(
+        (
+            Attribute("quality"),
+            Attribute("length", measure="words"),
+            Attribute("lang", kind="categorical", categories=("en", "de")),
+        )
+    )
+    source = SourceConfig(name="s", format=source_format, path=tmp_path / "x.jsonl", preference=attribute)
+    with pytest.raises(UserError, match=re.escape(piece)):
+        list(read_source(source, schema))

@@ -53,6 +53,11 @@ class SourceConfig(Section):
         description="What is read -> the data's column of another name: `{prompt: player, response: reply, "
         "system: npc, rating.humor: funny}`.",
     )
+    preference: str | None = Field(
+        None,
+        description="Attribute of which people's comparison of responses is a rating: of a pair (`hh_rlhf`) the chosen "
+        "response gets its best level and the rejected one its worst; ranked replies (`oasst`) stand at equal steps.",
+    )
     max_records: int | None = Field(None, ge=1, description="Read at most so many records.")
     weight: float = Field(1.0, gt=0, description="Share of its records that an SFT epoch draws (1 = all).")
     epochs: int = Field(1, ge=1, description="How often each drawn record occurs within one SFT epoch.")

@@ -17,7 +17,7 @@ from steerlm.config import SourceConfig, SourceFormat
 from steerlm.conversation import Conversation
 from steerlm.errors import UserError, did_you_mean
 from steerlm.sources import alpaca, helpsteer, hh_rlhf, messages, nemo, oasst, sharegpt, table
-from steerlm.sources.draft import Draft, JsonObject, Labelled, Labels, absent, prompt_group
+from steerlm.sources.draft import Draft, JsonObject, Labelled, Labels, absent, prompt_group, with_ratings
 from steerlm.sources.nemo import export_nemo
 from steerlm.sources.rows import BadRecords, ColumnNames, SourceRow, read_rows, reject
 
@@ -50,6 +50,8 @@ _READ: dict[SourceFormat, frozenset[str]] = {
     "oasst": frozenset({"message_tree_id", "message_id", "parent_id", "text", "role", "labels", "deleted", "prompt"}),
 }
 """What an importer reads of a row. `messages` keeps all other columns; OASST's other columns are not ours to judge."""
+_COMPARING: tuple[SourceFormat, ...] = ("hh_rlhf", "oasst")
+"""Formats in which people compared responses to one prompt."""
 _PROMPT_AND_RESPONSE: dict[SourceFormat, tuple[str, str]] = {"alpaca": ("instruction", "output")}
 _ROW_FLAGS = ("weight", "train", "trainable")
 _FLAGS = ("0", "0.0", "false", "1", "1.0", "true")
@@ -82,7 +84,7 @@ def read_source(
     Raises:
         UserError: with file and line.
     """
-    labels = Labels(schema, Counter() if dropped is None else dropped)
+    labels = Labels(schema, Counter() if dropped is None else dropped, preference=_compared(source, schema))
     columns = ColumnNames(_columns(source, schema), source.name)
     rows: Iterator[SourceRow] = map(columns.rename, read_rows(source, bad))
     if source.format == "oasst":
@@ -113,6 +115,26 @@ def parse_columns(text: str) -> dict[str, str]:
         if names.setdefault(name.strip(), column.strip()) != column.strip():
             raise UserError(f"columns: {name.strip()!r} stands twice")
     return names
+
+
+def _compared(source: SourceConfig, schema: AttributeSchema) -> str | None:
+    """Return the attribute of which the source's comparisons are ratings.
+
+    Raises:
+        UserError: a format without comparisons, or an attribute that people cannot rate on a scale.
+    """
+    if source.preference is None:
+        return None
+    where = f"source {source.name!r}: preference"
+    if source.format not in _COMPARING:
+        raise UserError(f"{where}: format {source.format} compares no responses: valid: {', '.join(_COMPARING)}")
+    attribute = schema[source.preference]
+    if attribute.kind != "ordinal":
+        raise UserError(f"{where}: {attribute.name!r} is categorical: a comparison rates an attribute with levels")
+    if attribute.measure or attribute.classifier:
+        teller = "measure" if attribute.measure else "classifier"
+        raise UserError(f"{where}: a {teller} says what {attribute.name!r} is: name an attribute that people rate")
+    return attribute.name
 
 
 def _columns(source: SourceConfig, schema: AttributeSchema) -> dict[str, str]:
@@ -180,13 +202,7 @@ def _with_row(draft: Draft, untrained: bool, own: Labelled) -> Draft:
     if own.attributes:
         if not said or said[-1].role != "assistant":
             raise UserError("the row rates a response, but its last turn is none")
-        last = said[-1]
-        said[-1] = replace(
-            last,
-            attributes={**(last.attributes or {}), **own.attributes},
-            ratings={**(last.ratings or {}), **(own.ratings or {})} or None,
-            labelled_by="human",
-        )
+        said[-1] = with_ratings(said[-1], own)
     return draft._replace(messages=tuple(said))
 
 

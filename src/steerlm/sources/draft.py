@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
@@ -45,6 +45,16 @@ class Labelled(NamedTuple):
     ratings: dict[str, tuple[float, ...]] | None
 
 
+def with_ratings(message: Message, own: Labelled) -> Message:
+    """Add people's labels to a response; of an attribute that has some already, the new ones stay."""
+    return replace(
+        message,
+        attributes={**(message.attributes or {}), **(own.attributes or {})},
+        ratings={**(message.ratings or {}), **(own.ratings or {})} or None,
+        labelled_by="human",
+    )
+
+
 @dataclass
 class Labels:
     """Maps labels of a source onto the schema.
@@ -54,11 +64,13 @@ class Labels:
         dropped: how often a label was left out because the schema lacks its attribute, by name; other things
             that an importer leaves out are counted under a name in parentheses.
         written: whether numbers are written as text, as in a CSV file.
+        preference: attribute of which a comparison between responses is a rating; None: comparisons are no ratings.
     """
 
     schema: AttributeSchema
     dropped: Counter[str] = field(default_factory=Counter)
     written: bool = False
+    preference: str | None = None
 
     def convert(self, raw: Mapping[str, object], low: float, high: float) -> Labelled:
         """Map one turn's numbers from the source's scale `low..high` linearly onto the schema's, then round.
@@ -115,6 +127,19 @@ class Labels:
             if len(rated) > 1 or mean != attributes[attribute.name]:
                 ratings[attribute.name] = tuple(rated)
         return Labelled(attributes or None, ratings or None)
+
+    def compared(self, message: Message, place: float) -> Message:
+        """Rate a response by its place in a comparison, from 0 (the worst) to 1 (the best).
+
+        A rating that the data give the same attribute wins.
+        """
+        if self.preference is None or (message.attributes and self.preference in message.attributes):
+            return message
+        attribute = self.schema[self.preference]
+        worst, best = attribute.minimum, attribute.maximum
+        if attribute.best == "min":
+            worst, best = best, worst
+        return with_ratings(message, self.own({self.preference: worst + place * (best - worst)}))
 
     def _numbers(self, given: object, numeric: bool = True) -> list[object]:
         """Return the values that are there: the annotators' where there are several."""

@@ -1,7 +1,8 @@
 r"""HH-RLHF: pairs of dialogues written as one text, `\n\nHuman: … \n\nAssistant: …`, chosen and rejected.
 
 Both become conversations: SteerLM learns from the difference (section 3.3), so a pair shares its first prompt and
-therefore its group, and `preference` tells which one people chose.
+therefore its group, and `preference` tells which one people chose. Where the source names an attribute of which that
+is a rating, the last response of the chosen dialogue is at its best level and that of the rejected one at its worst.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _ROLES: dict[str, Literal["user", "assistant"]] = {"Human": "user", "Assistant":
 
 
 def convert(row: object, labels: Labels) -> Iterator[Draft]:
-    """Yield the chosen and the rejected dialogue of one row; the data have no labels.
+    """Yield the chosen and the rejected dialogue of one row; the data have no labels but the comparison itself.
 
     Raises:
         UserError: a missing dialogue, or text before the first turn.
@@ -34,6 +35,8 @@ def convert(row: object, labels: Labels) -> Iterator[Draft]:
         else:
             pair[key] = _turns(expect_text(row, key), key)
     for key, messages in pair.items():
+        if messages and messages[-1].role == "assistant":
+            messages = (*messages[:-1], labels.compared(messages[-1], 1.0 if key == "chosen" else 0.0))
         yield Draft(messages, suffix=f"-{key}", meta={"preference": key})
 
 

@@ -5,7 +5,8 @@ row each, the rows of a tree together). A path ends at an assistant message with
 that nobody answered adds nothing to learn from. As in the paper the data are not filtered by quality (the labels tell
 good from bad); deleted and empty messages are left out with everything below them.
 
-Labels are means over reviewers on 0..1; most published values need no more than `round(value * maximum)`.
+Labels are means over reviewers on 0..1; most published values need no more than `round(value * maximum)`. Replies to
+one message that people ranked are ratings too, of the attribute that the source names for it.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ def _paths(root: JsonObject, labels: Labels) -> Iterator[list[Message]]:
         return
     if not _answered(root):
         labels.dropped[_UNANSWERED] += 1
-    pending: list[tuple[JsonObject, list[Message]]] = [(root, [])]
+    pending: list[tuple[JsonObject, list[Message], float | None]] = [(root, [], None)]
     while pending:
-        node, before = pending.pop()
-        path = [*before, _message(node, labels)]
+        node, before, place = pending.pop()
+        message = _message(node, labels)
+        path = [*before, message if place is None else labels.compared(message, place)]
         replies = [reply for reply in _replies(node) if not _left_out(reply, labels)]
         unanswered = sum(reply.get("role") == "prompter" and not _answered(reply) for reply in replies)
         if unanswered:
@@ -54,7 +56,29 @@ def _paths(root: JsonObject, labels: Labels) -> Iterator[list[Message]]:
         if path[-1].role == "assistant" and not any(_answered(reply) for reply in replies):
             yield path
             continue
-        pending.extend((reply, path) for reply in reversed(replies))
+        placed = zip(reversed(replies), reversed(_places(replies)), strict=True)
+        pending.extend((reply, path, place) for reply, place in placed)
+
+
+def _places(replies: list[JsonObject]) -> list[float | None]:
+    """Return where each reply stands among the ranked answers to one message, 1 the best and 0 the worst.
+
+    None without a rank (the data's start at 0, the best), or where nothing was compared.
+    """
+    ranks = [_rank(reply) if reply.get("role") == "assistant" else None for reply in replies]
+    ordered = sorted({rank for rank in ranks if rank is not None})
+    if len(ordered) < 2:
+        return [None] * len(replies)
+    return [None if rank is None else 1 - ordered.index(rank) / (len(ordered) - 1) for rank in ranks]
+
+
+def _rank(reply: JsonObject) -> float | None:
+    rank = reply.get("rank")
+    if absent(rank):
+        return None
+    if isinstance(rank, bool) or not isinstance(rank, (int, float)):
+        raise UserError(f"'rank' must be a number, got {rank!r}")
+    return float(rank)
 
 
 def _answered(node: JsonObject) -> bool:
