@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -222,6 +224,16 @@ def test_more_prompts_than_can_be_mixed_are_refused_before_the_next_question() -
     dials = ChatDials.of(info)
     with pytest.raises(UserError, match="at most 16 are possible"):
         dials.turned(dials.defaults, {f"a{i}": 0.5 + i / 100 for i in range(20)}, {})
+
+
+def test_the_models_own_strengths_count_for_dials_that_are_turned() -> None:
+    chat = Chat()
+    chat.session.dials = dataclasses.replace(chat.session.dials, strengths={"humor": 3.0, "quality": 2.0})
+    chat.say("/humor 4", "Hello")
+    assert chat.engine.requests[-1].guidance == {"humor": 3.0}
+    assert re.search(r"humor +4 +3 ", chat.say("/set"))
+    chat.say("/strength humor 1.5", "Hello")
+    assert chat.engine.requests[-1].guidance == {"humor": 1.5}
 
 
 def test_presets() -> None:

@@ -156,19 +156,9 @@ def test_a_judge_without_an_attribute_model_is_refused(raw: dict[str, object]) -
 
 def test_stages_follow_the_recipe(raw: dict[str, object]) -> None:
     assert recipe_stages(build_recipe(raw)) == ["prepare", "train_attribute_model", "annotate", "train_sft", "evaluate"]
-    full = build_recipe({**raw, "playground": {}, "bootstrap": {}, "refine": {}, "contrast": {}, "reinforce": {}})
-    assert recipe_stages(full) == [stage for stage in STAGES if stage != "label"]
-    judged = build_recipe(
-        {
-            **raw,
-            "playground": {},
-            "bootstrap": {},
-            "refine": {},
-            "contrast": {},
-            "reinforce": {},
-            "attributes": [QUALITY, WARMTH],
-        }
-    )
+    sections = {key: {} for key in ("playground", "bootstrap", "refine", "contrast", "reinforce", "tune_guidance")}
+    assert recipe_stages(build_recipe({**raw, **sections})) == [stage for stage in STAGES if stage != "label"]
+    judged = build_recipe({**raw, **sections, "attributes": [QUALITY, WARMTH]})
     assert recipe_stages(judged) == list(STAGES)
     measured = {**raw, "attributes": [{"name": "length", "measure": "words"}]}
     assert recipe_stages(build_recipe(measured)) == ["prepare", "annotate", "train_sft", "evaluate"]

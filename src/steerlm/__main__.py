@@ -42,6 +42,7 @@ from steerlm.commands import (
     serve,
     train_attribute_model,
     train_sft,
+    tune_guidance,
 )
 from steerlm.commands.common import use_threads
 from steerlm.errors import UserError, did_you_mean
@@ -74,6 +75,7 @@ COMMANDS: dict[str, Command] = {
     "refine": refine,
     "contrast": contrast,
     "reinforce": reinforce,
+    "tune-guidance": tune_guidance,
     "grow": grow,
     "evaluate": evaluate,
     "report": report,

@@ -231,6 +231,16 @@ def _model_before(run: RunFolder, stage: str) -> Path:
     return run.paths.model(stages[stages.index(stage) - 1])
 
 
+def _tune_guidance(run: RunFolder, out: Path) -> Mapping[str, Any]:
+    from steerlm.stages.tune_guidance import TuningRun, spare_prompts, tune_guidance
+
+    config, evaluation, seed = run.recipe.tune_guidance, run.recipe.evaluate, run.recipe.seed
+    assert config is not None
+    model = list(final_models(run).values())[-1]
+    prompts = spare_prompts(run.paths.splits("prepare")[1], run.schema, evaluation, seed, config.num_prompts)
+    return tune_guidance(TuningRun(config, evaluation, model, run.schema, run.annotator, seed), prompts, out)
+
+
 def _evaluate(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.evaluate.stage import evaluate
 
@@ -267,6 +277,7 @@ _WORK: dict[str, Callable[[RunFolder, Path], Mapping[str, Any]]] = {
     "refine": _refine,
     "contrast": _contrast,
     "reinforce": _reinforce,
+    "tune_guidance": _tune_guidance,
     "evaluate": _evaluate,
 }
 _ON_CLUSTER = {"annotate": _annotate, "bootstrap": _bootstrap, "refine": _refine}

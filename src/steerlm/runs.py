@@ -42,6 +42,7 @@ STAGES = (
     "refine",
     "contrast",
     "reinforce",
+    "tune_guidance",
     "evaluate",
 )
 """Every stage in order: module, subcommand (with hyphens), recipe section and run folder share the word."""

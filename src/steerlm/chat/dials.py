@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.errors import UserError, did_you_mean
-from steerlm.generation.guidance import Wish, branches, check_wishes
+from steerlm.generation.guidance import Wish, branches, check_wishes, turned_strengths
 
 if TYPE_CHECKING:
     pass
@@ -45,18 +45,21 @@ class ChatDials:
         schema: all attributes of the checkpoint.
         trained: those with labels in the training data.
         histograms: by attribute how often each value occurred there.
+        strengths: how strongly dials count that are turned away from their default, as the model says.
     """
 
     schema: AttributeSchema
     trained: tuple[str, ...]
     histograms: Mapping[str, Mapping[str, int]]
+    strengths: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, info: CheckpointInfo) -> ChatDials:
         """Read what a checkpoint was trained on."""
         statistics = info.label_statistics.get("attributes", {}) if info.conditioning else {}
         histograms = {name: row["histogram"] for name, row in statistics.items() if row["n"]}
-        return cls(info.schema, tuple(name for name in info.schema.names if name in histograms), histograms)
+        trained = tuple(name for name in info.schema.names if name in histograms)
+        return cls(info.schema, trained, histograms, info.strengths)
 
     @property
     def defaults(self) -> DialSetting:
@@ -95,8 +98,13 @@ class ChatDials:
         """
         wanted = {name: value for name, value in {**setting.values, **changes}.items() if value is not None}
         new = DialSetting(check_wishes(self.schema, wanted), {**setting.strengths, **strengths})
-        branches(self.schema, new.values, new.strengths)
+        branches(self.schema, new.values, self.counted(new))
         return new
+
+    def counted(self, setting: DialSetting) -> dict[str, float]:
+        """Return how strongly dials count: as the user said, else as the model does of those that are turned."""
+        unsaid = {name: value for name, value in setting.values.items() if name not in setting.strengths}
+        return {**turned_strengths(self.schema, unsaid, self.strengths), **setting.strengths}
 
     def parse_strength(self, name: str, text: str) -> float:
         """Return a strength."""

@@ -171,11 +171,9 @@ class Session:
         from steerlm.generation.requests import Request
 
         wanted = min(_LEAST_ROOM, self.sampling.max_new_tokens)
-        seed = self.seed + self._answers
+        seed, strengths = self.seed + self._answers, self.dials.counted(setting) or None
         for dropped in range(0, len(past) + 1, 2):
-            request = Request(
-                self._prompt(question, past[dropped:]), setting.values, seed=seed, guidance=setting.strengths or None
-            )
+            request = Request(self._prompt(question, past[dropped:]), setting.values, seed=seed, guidance=strengths)
             if self.engine.room(request) >= wanted:
                 break
         self._num_shown = 0
@@ -287,12 +285,13 @@ class Session:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("dial", "set to", "strength", "values", "meaning"):
             table.add_column(column, overflow="fold")
+        counted = self.dials.counted(self.setting)
         for attribute in self.dials.schema:
             ordinal = attribute.kind == "ordinal"
             scale = f"{attribute.minimum}..{attribute.maximum}" if ordinal else " ".join(attribute.categories)
             value = self.setting.values.get(attribute.name, "off")
             current = str(value) if attribute.name in self.dials.trained else "not trained"
-            strength = f"{self.setting.strengths.get(attribute.name, 1):g}"
+            strength = f"{counted.get(attribute.name, 1):g}"
             table.add_row(*(Text(cell) for cell in (attribute.name, current, strength, scale, attribute.description)))
         self.console.print(table, soft_wrap=False)
 

@@ -1,18 +1,24 @@
-"""What a checkpoint says about itself: `steerlm.json`, beside the weights in an ordinary Hugging Face folder."""
+"""What a checkpoint says about itself: `steerlm.json`, beside the weights in an ordinary Hugging Face folder.
+
+How strongly its dials count by themselves stands in a file of its own, `guidance.json`: it is chosen after training and
+changes nothing that the weights are.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import UserError
+from steerlm.errors import UserError, did_you_mean
 from steerlm.storage.files import write_json
 
 INFO_FILE = "steerlm.json"
+GUIDANCE_FILE = "guidance.json"
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class CheckpointInfo:
         conditioning: False for a plain SFT baseline, which knows no attributes.
         label_statistics: of the training labels: combinations with counts, histograms and means.
         provenance: base model, data and recipe section; nothing that differs between two equal runs.
+        strengths: how strongly a dial counts that is turned away from its default, where `steerlm tune-guidance` chose
+            something else than 1.
     """
 
     kind: Literal["sft", "regression", "generative"]
@@ -33,6 +41,7 @@ class CheckpointInfo:
     conditioning: bool = True
     label_statistics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    strengths: Mapping[str, float] = field(default_factory=dict)
 
 
 def save_info(folder: str | Path, info: CheckpointInfo) -> None:
@@ -48,6 +57,13 @@ def save_info(folder: str | Path, info: CheckpointInfo) -> None:
             "provenance": dict(info.provenance),
         },
     )
+    if info.strengths:
+        save_strengths(folder, info.strengths)
+
+
+def save_strengths(folder: str | Path, strengths: Mapping[str, float]) -> None:
+    """Write how strongly dials count that are turned away from their default."""
+    write_json(Path(folder) / GUIDANCE_FILE, {"format": 1, "strengths": dict(strengths)})
 
 
 def load_info(folder: str | Path) -> CheckpointInfo:
@@ -76,4 +92,20 @@ def load_info(folder: str | Path) -> CheckpointInfo:
         raise UserError(f"{path} is damaged or cut short ({error}); restore it or train the model again") from None
     if kind not in ("sft", "regression", "generative"):
         raise UserError(f"{path}: kind {kind!r} is not one of sft, regression, generative")
-    return CheckpointInfo(kind, schema, template, conditioning, statistics, provenance)
+    return CheckpointInfo(kind, schema, template, conditioning, statistics, provenance, _strengths(folder, schema))
+
+
+def _strengths(folder: Path, schema: AttributeSchema) -> dict[str, float]:
+    path = folder / GUIDANCE_FILE
+    if not path.is_file():
+        return {}
+    try:
+        said = dict(json.loads(path.read_text(encoding="utf-8"))["strengths"])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it, or run `steerlm tune-guidance` again") from None
+    for name, strength in said.items():
+        if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength < math.inf:
+            raise UserError(f"{path}: the strength of {name} must be a number from 0, got {strength!r}")
+        if name not in schema:
+            raise UserError(f"{path}: {name!r} is no attribute of the model: {did_you_mean(name, schema.names)}")
+    return {name: float(strength) for name, strength in said.items() if strength != 1}

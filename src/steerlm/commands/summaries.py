@@ -253,6 +253,17 @@ def _reinforced(summary: Mapping[str, Any]) -> str:
     return f"{training['steps']:,} steps; rewards: {moved}; {_error_text(summary['held_out'])}"
 
 
+def _guided(summary: Mapping[str, Any]) -> str:
+    def figure(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    tried = ", ".join(f"{strength:g}" for strength in summary["tried"])
+    lines = [f"error in levels on {summary['prompts']} prompts at strength {tried}:"]
+    for name, errors in summary["errors"].items():
+        lines.append(f"{name}: {'  '.join(map(figure, errors))}; taken: {summary['strengths'][name]:g}")
+    return "\n".join(lines)
+
+
 def _error_text(held_out: Mapping[str, Any]) -> str:
     before, after = (held_out["error"]["mean"][when]["value"] for when in ("before", "after"))
     if before is None or after is None:
@@ -280,5 +291,6 @@ _KEPT = {
     "refine": _refined,
     "contrast": _contrasted,
     "reinforce": _reinforced,
+    "tune_guidance": _guided,
     "pairs": _paired,
 }

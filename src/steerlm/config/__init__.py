@@ -34,3 +34,4 @@ from steerlm.config.refine import RefineConfig as RefineConfig
 from steerlm.config.reinforce import ReinforceConfig as ReinforceConfig
 from steerlm.config.section import RubricLanguage as RubricLanguage
 from steerlm.config.section import Section as Section
+from steerlm.config.tune_guidance import TuneGuidanceConfig as TuneGuidanceConfig

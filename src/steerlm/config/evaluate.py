@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config.section import DevicesPerModel, EngineName, RubricLanguage, Section
+from steerlm.config.tune_guidance import Strength
 from steerlm.errors import UserError, did_you_mean
-
-Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 PROMPT_GROUPS = ("source", "prompt_language")
 """What `by` may name beside a categorical attribute."""
@@ -61,10 +60,10 @@ class EvaluateConfig(Section):
         description="What the other dials stand at while one is swept: their defaults, either end of their scale, or "
         "combinations drawn from those in the training data.",
     )
-    guidance: Strength | dict[str, Strength] = Field(
-        1.0,
+    guidance: Strength | dict[str, Strength] | None = Field(
+        None,
         description="How strongly the dial that is turned counts, or by name: 1 as trained, more exaggerates "
-        "(two prompts per token).",
+        "(two prompts per token). null: as the last model says (`tune_guidance`), 1 where it says nothing.",
     )
     by: str | None = Field(
         None,
@@ -111,7 +110,7 @@ class EvaluateConfig(Section):
         strengths = self.guidance if isinstance(self.guidance, dict) else {"": self.guidance}
         for name in filter(None, strengths):
             schema[name]
-        if self.engine != "local" and any(strength != 1 for strength in strengths.values()):
+        if self.engine != "local" and any(strength not in (None, 1) for strength in strengths.values()):
             raise UserError(
                 f"evaluate.guidance: the engine {self.engine} cannot mix prompts; leave it out, or set engine: local"
             )

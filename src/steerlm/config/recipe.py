@@ -19,6 +19,7 @@ from steerlm.config.grow import GrowConfig
 from steerlm.config.refine import RefineConfig
 from steerlm.config.reinforce import ReinforceConfig
 from steerlm.config.section import DevicesPerModel, RubricLanguage, Section
+from steerlm.config.tune_guidance import TuneGuidanceConfig
 from steerlm.errors import did_you_mean
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
@@ -352,6 +353,7 @@ class Recipe(Section):
     refine: RefineConfig | None = None
     contrast: ContrastConfig | None = None
     reinforce: ReinforceConfig | None = None
+    tune_guidance: TuneGuidanceConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     baselines: BaselinesConfig | None = None
     grow: GrowConfig | None = None
@@ -386,7 +388,12 @@ class Recipe(Section):
                     "train_sft.conditioning is false, but bootstrapping needs a model to ask for quality: set it to "
                     "true, or leave bootstrap out (--set bootstrap=null)"
                 )
-        for name in ("refine", "contrast", "reinforce"):
+        if self.tune_guidance is not None and self.evaluate.engine != "local":
+            raise ValueError(
+                f"tune_guidance mixes prompts, which the engine {self.evaluate.engine} cannot: set evaluate.engine to "
+                "local, or leave the section out (--set tune_guidance=null)"
+            )
+        for name in ("refine", "contrast", "reinforce", "tune_guidance"):
             if getattr(self, name) is not None and not self.train_sft.conditioning:
                 raise ValueError(
                     f"train_sft.conditioning is false, but {name} needs a model with dials: set it to true, or leave "

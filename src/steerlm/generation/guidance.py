@@ -54,6 +54,18 @@ def check_wishes(schema: AttributeSchema, wishes: Mapping[str, object]) -> dict[
     return checked
 
 
+def turned_strengths(
+    schema: AttributeSchema, setting: Mapping[str, Wish], strengths: Mapping[str, float]
+) -> dict[str, float]:
+    """Return how strongly a model itself has the dials count that a setting turns away from their default.
+
+    Several that are turned count as one condition, at the least of their strengths: on a real model as near to what was
+    asked for as each at its own, with half the prompts and without answers that fall apart.
+    """
+    turned = [name for name, value in setting.items() if name in strengths and value != schema[name].default_value]
+    return dict.fromkeys(turned, min(strengths[name] for name in turned)) if turned else {}
+
+
 def branches(schema: AttributeSchema, wishes: Mapping[str, object], strengths: Mapping[str, float]) -> list[Branch]:
     """Return the prompts to mix.
 

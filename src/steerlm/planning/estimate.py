@@ -101,6 +101,8 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         result.stages.append(worker.contrast(recipe.contrast, recipe.train_sft, model))
     if recipe.reinforce is not None:
         result.stages.append(worker.reinforcement(recipe.reinforce, recipe.train_sft, model))
+    if recipe.tune_guidance is not None:
+        result.stages.append(worker.guidance(recipe, model))
     if recipe.train_sft.conditioning:
         result.stages.append(worker.evaluation(recipe, model, attribute_model))
     if recipe.grow is not None and recipe.bootstrap is not None:

@@ -323,6 +323,17 @@ class Estimator:
         seconds += training_seconds(shape, step, self.machines, sampled, budget)
         return self.then_training(cost, 2 * sampled, seconds, training_memory(shape, step, budget))
 
+    def guidance(self, recipe: Recipe, shape: Architecture | None) -> StageCost:
+        """Cost of sampling the answers of all strengths; any but 1 reads two prompts per token."""
+        config = recipe.tune_guidance
+        assert config is not None
+        if shape is None:
+            return StageCost("tune_guidance", None, None)
+        levels = sum(len(attribute.levels) for attribute in recipe.schema_.ordinal)
+        prompts = sum(1 if strength == 1 else 2 for strength in config.strengths)
+        answers = float(config.num_prompts * recipe.evaluate.samples_per_prompt * levels * prompts)
+        return self.sampling("tune_guidance", recipe.evaluate, shape, 0, answers)[0]
+
     def evaluation(self, recipe: Recipe, shape: Architecture | None, scorer: Architecture | None) -> StageCost:
         """Cost of sampling the answers of all sweeps, once per model."""
         config = recipe.evaluate

@@ -73,6 +73,7 @@ def _attribute(attribute: Attribute, dials: Dials, scored: bool) -> dict[str, ob
         "high": attribute.high,
         "locked": lock is not None and lock.fixed,
         "scored": scored,
+        "strength": dials.strengths.get(attribute.name, 1.0),
     }
     if attribute.kind == "categorical":
         return {**row, "categories": list(attribute.categories)}

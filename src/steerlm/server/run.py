@@ -63,8 +63,11 @@ def build_service(
     trained = TrainedCombinations(info.label_statistics, schema)
     shown = None if examples is None else read_demonstrations(examples, info.schema, trained=schema)
     proposer = None if shown is None else fit_proposer(shown)
+    most = policy.limits.max_guidance
+    strengths = {name: min(strength, most) for name, strength in info.strengths.items() if name in schema}
+    started = int(time.time())
     return Service(
-        tuple(names), backend, schema, trained, policy, attribute_model, int(time.time()), metrics, shown, proposer
+        tuple(names), backend, schema, trained, policy, attribute_model, started, metrics, shown, proposer, strengths
     )
 
 

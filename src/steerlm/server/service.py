@@ -55,6 +55,7 @@ class Service:
         metrics: counters and gauges.
         demonstrations: training answers that can be shown; None where no file was given.
         proposer: proposes settings; None where no file was given.
+        strengths: how strongly dials count that are turned away from their default, as the model says.
     """
 
     names: tuple[str, ...]
@@ -67,6 +68,7 @@ class Service:
     metrics: Metrics
     demonstrations: Demonstrations | None = None
     proposer: Proposer | None = None
+    strengths: Mapping[str, float] = field(default_factory=dict)
     _running: Counter[str | None] = field(default_factory=Counter)
     # one worker: scoring waits in line rather than take the processor from decoding
     _scoring: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "steerlm-scoring"))
@@ -77,7 +79,7 @@ class Service:
 
     def dials(self, caller: str | None) -> Dials:
         """Return what a caller, named by its key, may set."""
-        return Dials(self.schema, self.policy.locks(caller), self.policy)
+        return Dials(self.schema, self.policy.locks(caller), self.policy, self.strengths if self.backend.guides else {})
 
     @contextlib.contextmanager
     def admitted(self, caller: str | None) -> Iterator[None]:

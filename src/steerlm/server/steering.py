@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
-from steerlm.generation.guidance import Wish, check_wishes
+from steerlm.generation.guidance import Wish, check_wishes, turned_strengths
 from steerlm.server.errors import ApiError
 from steerlm.server.feasibility import TrainedCombinations
 from steerlm.server.policy import Locks, Policy, Preset
@@ -30,11 +30,13 @@ class Dials:
         schema: the trained attributes.
         locks: what the operator has decided for this caller.
         policy: presets and limits.
+        strengths: what the model itself says of how strongly dials count that are turned away from their default.
     """
 
     schema: AttributeSchema
     locks: Locks
     policy: Policy
+    strengths: Mapping[str, float] = field(default_factory=dict)
 
     def visible(self) -> list[Attribute]:
         """Return the attributes that the caller may know of."""
@@ -235,11 +237,17 @@ def _preset(name: str | None, dials: Dials) -> Preset | None:
 def _guidance(
     wanted: object, preset: Preset | None, in_force: Mapping[str, Wish], dials: Dials, clamped: set[str]
 ) -> dict[str, float]:
-    """Return the strengths other than 1. A locked attribute always counts fully: in every branch of the mixture."""
+    """Return the strengths other than 1: what the request says, else its preset, else the model itself.
+
+    A locked attribute always counts fully: in every branch of the mixture.
+    """
     param = "steer.guidance"
     open_names = [name for name in in_force if name not in dials.locks]
+    said = wanted if isinstance(wanted, Mapping) else preset.guidance if preset is not None else {}
+    unsaid = {name: in_force[name] for name in open_names if name not in said}
+    own = turned_strengths(dials.schema, unsaid, dials.strengths)
     if wanted is None:
-        strengths = dict(preset.guidance) if preset is not None else {}
+        strengths = own | (preset.guidance if preset is not None else {})
         return {name: strength for name, strength in strengths.items() if name in open_names and strength != 1}
     most = dials.policy.limits.max_guidance
 
@@ -251,7 +259,7 @@ def _guidance(
     if not isinstance(wanted, Mapping):
         strength = strength_of(wanted)
         return dict.fromkeys(open_names, strength) if strength != 1 else {}
-    chosen: dict[str, float] = {}
+    chosen = dict(own)
     for name, value in wanted.items():
         if not dials.is_visible(str(name)):
             raise dials.malformed(f"unknown attribute {_short(name)}", param)

@@ -52,6 +52,7 @@ from steerlm.stages.evaluate.panel import Panelist, exact_measure, headline_scor
 from steerlm.stages.evaluate.suites import level_scores, make_suite
 from steerlm.stages.evaluate.sweeping import (
     Combinations,
+    Strengths,
     SweepPlan,
     coverage,
     make_plan,
@@ -95,10 +96,12 @@ def evaluate(
         UserError: no model, a model of another schema or without conditioning, unusable prompts, a full disk.
     """
     infos = _load_infos(models, schema)
+    config, strengths = _with_guidance(config, infos)
     known = {name: seen_combinations(info.label_statistics, schema) for name, info in infos.items()}
     chosen = read_prompts(prompts, schema, config.num_prompts, seed)
-    plan = make_plan(chosen, schema, config.settings, next(iter(known.values())), seed, guidance=config.guidance)
-    job = _Job(config, schema, models, infos, known, plan, make_panel(config, schema, annotator, infos.values()), seed)
+    plan = make_plan(chosen, schema, config.settings, next(iter(known.values())), seed, guidance=strengths)
+    scorers = make_panel(config, schema, annotator, infos.values())
+    job = _Job(config, schema, models, infos, known, plan, scorers, seed, strengths)
     measured = _measure(job, out)
     exact = exact_measure(config.measure)
     keys = {name: (path, measured[name].key) for name, path in models.items()}
@@ -152,19 +155,20 @@ def evaluate_suite(run: SuiteRun, out: Path) -> Evaluation:
     Raises:
         UserError: as `evaluate`; a schema without that dial, no prompts, or no scorer that measures the dial.
     """
-    config, name, schema, seed = run.config, run.name, run.schema, run.seed
+    name, schema, seed = run.name, run.schema, run.seed
     infos = _load_infos(run.models, schema)
+    config, strengths = _with_guidance(run.config, infos)
     suite = make_suite(name, schema, run.prompts, config.suite_prompts, seed)
     known = {model: seen_combinations(info.label_statistics, schema) for model, info in infos.items()}
     levels: dict[str, Sequence[Value]] = {suite.name: suite.levels}
-    plan = make_plan(suite.prompts, schema, ("defaults",), (), seed, levels, config.guidance)
+    plan = make_plan(suite.prompts, schema, ("defaults",), (), seed, levels, strengths)
     scorers = make_panel(config, schema, run.annotator, infos.values())
     if not any(name in scorer.attributes for scorer in scorers):
         raise UserError(
             f"suite {name!r}: nothing measures {name!r}; name a classifier, an attribute model, a judge or an exact "
             "measure of it under `evaluate`"
         )
-    job = _Job(config, schema, run.models, infos, known, plan, scorers, seed)
+    job = _Job(config, schema, run.models, infos, known, plan, scorers, seed, strengths)
     measured = _measure(job, out)
     results = _results(job, measured)
     scored = {}
@@ -187,6 +191,7 @@ class _Job:
 
     Attributes:
         known: per model the combinations of its training labels, commonest first.
+        strengths: how strongly the dial that is turned counts.
     """
 
     config: EvaluateConfig
@@ -197,6 +202,7 @@ class _Job:
     plan: SweepPlan
     scorers: Sequence[Panelist]
     seed: int
+    strengths: Strengths
 
     @property
     def headline(self) -> Mapping[str, str]:
@@ -279,7 +285,7 @@ def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
         asks=len(plan.asks),
         scorers=[s.describe() for s in scorers],
         headline_scorer=job.headline,
-        cautions=cautions(dials, scorers, job.headline, clusters, job.infos, models, job.config.guidance),
+        cautions=cautions(dials, scorers, job.headline, clusters, job.infos, models, job.strengths),
         models=models,
         examples=SweepExamples(
             last, examples(plan, schema, measured[last].answers, measured[last].scores, job.headline)
@@ -302,6 +308,15 @@ def _load_infos(models: Mapping[str, Path], schema: AttributeSchema) -> dict[str
         if not infos[name].conditioning:
             raise UserError(f"model {name!r} ({path}) was trained without attributes: it has no dials to evaluate")
     return infos
+
+
+def _with_guidance(config: EvaluateConfig, infos: Mapping[str, CheckpointInfo]) -> tuple[EvaluateConfig, Strengths]:
+    """Return the section with the strengths filled in that the last model brings, where it names none itself."""
+    strengths = config.guidance
+    if strengths is None:
+        own = list(infos.values())[-1].strengths if config.engine == "local" else {}
+        strengths = dict(own) or 1.0
+    return config.model_copy(update={"guidance": strengths}), strengths
 
 
 def summarise(results: Evaluation) -> dict[str, Any]:

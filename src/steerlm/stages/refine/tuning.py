@@ -61,7 +61,7 @@ def tune_on_groups(
     course = train(config, start.model, start.tokenizer, learned, held_out, objective, out, seed, group_loss=group_loss)
     before = load_info(config.base_model)
     provenance = {**before.provenance, "base_model": config.base_model, objective: {**owner, "seed": seed}}
-    info = dataclasses.replace(before, provenance=provenance)
+    info = dataclasses.replace(before, provenance=provenance, strengths={})  # those were chosen for other weights
     summary = {**counts, **course, "owner": made_from}
     if PartialState().is_main_process:
         save_tuned(config, start.model, start.tokenizer, info, counts, course, out)

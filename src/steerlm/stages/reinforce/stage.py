@@ -140,7 +140,7 @@ def draw_asks(
 def save_reinforced(policy: Path, weights: Mapping[str, Any], out: Path, **provenance: object) -> None:
     """Write `out/model`: the weights in a fresh model, as TRL patches the forward of its own."""
     info = load_info(policy)
-    info = dataclasses.replace(info, provenance={**info.provenance, **provenance})
+    info = dataclasses.replace(info, provenance={**info.provenance, **provenance}, strengths={})
     fresh = load_causal_lm(policy)
     fresh.load_state_dict(weights)
     save_model(out / "model", fresh, load_tokenizer(policy), info, model_card(info, {}, {}))

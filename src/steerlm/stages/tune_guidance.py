@@ -1,0 +1,167 @@
+"""How strongly should each dial count? Chosen by the error that each strength leaves, one dial after the other.
+
+    steerlm tune-guidance RECIPE
+
+A model that learned its header from few examples reads it rightly but faintly; guidance (`steerlm.generation.guidance`)
+multiplies what the header does. How much of it is best differs by dial, so every strength is tried on held-out prompts
+that the evaluation does not use, and by those who labelled the training data, so that an independent scorer has no part
+in the choice. What is chosen stands beside the weights (`guidance.json`): the server and the chat take it for the dials
+that are turned away from their defaults, the evaluation for the dial that it sweeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+import numpy as np
+
+from steerlm.attributes import AttributeSchema
+from steerlm.config import EvaluateConfig, TuneGuidanceConfig
+from steerlm.errors import UserError
+from steerlm.stages.evaluate.describing import answer_statistics
+from steerlm.stages.evaluate.fidelity import fidelity_report
+from steerlm.stages.evaluate.observing import answer_plan, lay_out_sweeps, score_answers, unscored
+from steerlm.stages.evaluate.panel import Panelist, headline_scorers, make_panel
+from steerlm.stages.evaluate.sweeping import Prompt, make_plan, read_prompts, seen_combinations, sweep_levels
+from steerlm.statistics.estimates import finite_or_none
+
+if TYPE_CHECKING:
+    from steerlm.checkpoint.models import CheckpointInfo
+
+_MOST_MORE_DEGENERATE = 0.05
+"""A strength at which so many more of the answers fall apart than at the weakest is not taken."""
+
+
+class TunedGuidance(TypedDict):
+    """What was tried and chosen.
+
+    Attributes:
+        strengths: chosen, by dial; 1 is as trained.
+        tried: in order.
+        errors: by dial, mean distance of the obtained from the requested level, in levels, per strength tried.
+        spearman: by dial, of requested and obtained levels, likewise.
+        degenerate: share of answers that fall apart, per strength tried.
+        prompts: how many.
+    """
+
+    strengths: dict[str, float]
+    tried: list[float]
+    errors: dict[str, list[float | None]]
+    spearman: dict[str, list[float | None]]
+    degenerate: list[float]
+    prompts: int
+
+
+class TuningRun(NamedTuple):
+    """What is tuned: a steerable checkpoint, asked and measured as `evaluation` says, by who labelled its data."""
+
+    config: TuneGuidanceConfig
+    evaluation: EvaluateConfig
+    model: Path
+    schema: AttributeSchema
+    annotator: Path | None
+    seed: int
+
+
+def spare_prompts(path: Path, schema: AttributeSchema, evaluation: EvaluateConfig, seed: int, num: int) -> list[Prompt]:
+    """Draw prompts of a file that an evaluation of the same file and seed does not draw, nor any of their groups.
+
+    Raises:
+        UserError: fewer than two are left.
+    """
+    prompts = read_prompts(path, schema, None, seed)
+    drawn = evaluation.prompts is None or evaluation.prompts == path
+    taken = {prompt.id for prompt in read_prompts(path, schema, evaluation.num_prompts, seed)} if drawn else set()
+    groups = {prompt.cluster for prompt in prompts if prompt.id in taken}
+    left = [prompt for prompt in prompts if prompt.cluster not in groups]
+    if len(left) < 2:
+        raise UserError(
+            f"tune_guidance needs prompts that evaluate leaves: {path} has {len(prompts)}, of which it draws "
+            f"{len(taken)}. Lower evaluate.num_prompts, or raise prepare.validation_fraction"
+        )
+    order = np.random.default_rng((seed, len(left))).permutation(len(left))
+    return [left[i] for i in sorted(order[:num])]
+
+
+def tune_guidance(run: TuningRun, prompts: Sequence[Prompt], out: Path) -> TunedGuidance:
+    """Choose each ordinal dial's strength and write the choice into the model's folder.
+
+    Args:
+        out: receives the answers and scores of every strength; called again, it goes on.
+
+    Raises:
+        UserError: a model without dials, or nothing that measures one.
+    """
+    from steerlm.checkpoint.info import load_info, save_strengths
+    from steerlm.checkpoint.models import fingerprint
+
+    info, schema = load_info(run.model), run.schema
+    if not info.conditioning:
+        raise UserError(f"{run.model} was trained without attributes: it has no dials whose strength could be tuned")
+    # the scorers that report later have no part in the choice
+    labelling = run.evaluation.model_copy(update={"attribute_models": (), "classifiers": (), "judge": None})
+    panel = make_panel(labelling, schema, run.annotator, [info])
+    headline = {name: id_ for name, id_ in headline_scorers(schema, panel).items() if schema[name].kind == "ordinal"}
+    if not headline:
+        raise UserError("nothing measures an ordinal attribute; name its attribute model with --annotator")
+    key = fingerprint(run.model)
+    found = [_try(run, info, strength, prompts, panel, headline, key, out) for strength in run.config.strengths]
+    errors = {name: [trial.errors[name] for trial in found] for name in headline}
+    sound = [trial.degenerate <= found[0].degenerate + _MOST_MORE_DEGENERATE for trial in found]
+    strengths = {name: _least(run.config.strengths, row, sound) for name, row in errors.items()}
+    save_strengths(run.model, strengths)
+    return TunedGuidance(
+        strengths=strengths,
+        tried=list(run.config.strengths),
+        errors={name: [finite_or_none(error) for error in row] for name, row in errors.items()},
+        spearman={name: [finite_or_none(trial.spearman[name]) for trial in found] for name in headline},
+        degenerate=[trial.degenerate for trial in found],
+        prompts=len(prompts),
+    )
+
+
+class _Trial(NamedTuple):
+    errors: Mapping[str, float]
+    spearman: Mapping[str, float]
+    degenerate: float
+
+
+def _try(
+    run: TuningRun,
+    info: CheckpointInfo,
+    strength: float,
+    prompts: Sequence[Prompt],
+    panel: Sequence[Panelist],
+    headline: Mapping[str, str],
+    key: str,
+    out: Path,
+) -> _Trial:
+    """Sweep every dial at one strength, the others at their defaults."""
+    schema, name = run.schema, f"strength-{strength:g}"
+    known = seen_combinations(info.label_statistics, schema)
+    levels = {dial: sweep_levels(schema[dial]) for dial in headline}
+    plan = make_plan(prompts, schema, ("defaults",), known, run.seed, levels, strength)
+    rows = answer_plan(run.evaluation, plan, run.model, key, out / name, name)
+    errors, spearman = {}, {}
+    for scorer in panel:
+        if scorer.id in headline.values():
+            scores = score_answers(scorer, plan, rows, out / name, name)
+            sweeps = lay_out_sweeps(plan, schema, rows, scores, scorer.attributes, [True] * len(plan.asks))
+            report = fidelity_report(sweeps, schema, unscored(scores))
+            for dial in (dial for dial, id_ in headline.items() if id_ == scorer.id):
+                errors[dial], spearman[dial] = report.dials[dial].mae.value, report.dials[dial].spearman.value
+    degenerate = answer_statistics(plan, rows, schema)["all"].degenerate
+    return _Trial(errors, spearman, 0.0 if degenerate is None else degenerate.value)
+
+
+def _least(strengths: Sequence[float], errors: Sequence[float], sound: Sequence[bool]) -> float:
+    """Return the strength of the least error, the weaker one where two are equal; 1 where nothing was measured."""
+    ranked = [
+        (error, strength)
+        for error, strength, whole in zip(errors, strengths, sound, strict=True)
+        if whole and not math.isnan(error)
+    ]
+    return min(ranked)[1] if ranked else 1.0
