@@ -2,7 +2,8 @@
 
     python -m benchmarks.annotate [--quick] [--pairs 5] [--cases 80m] [--device cuda]
 
-80 M parameters with random weights and, in the cases `270m`, Gemma with a head (`benchmarks.real_model`).
+80 M parameters with random weights and, in the cases `270m`, Gemma with a head (`benchmarks.real_model`). The case
+`80m-head` has the head that `train-attribute-model` fits in closed form over several layers, beside a plain one.
 
 Everyone scores conversations with the same weights. Ours starts from messages and encodes them while the clock runs;
 the peers start from rendered text. Counted are real tokens (no padding, a shared prompt as often as it occurs). The
@@ -18,11 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from benchmarks import real_model
 from benchmarks.harness import Benchmark, Case, Contestant, Job, Measurement, main
-from benchmarks.synthetic import SIZES, conversations, make_tokenizer, save_attribute_model
+from benchmarks.synthetic import (
+    SIZES,
+    Size,
+    conversations,
+    make_tokenizer,
+    save_attribute_model,
+    save_base_model,
+)
 from steerlm.attributes import AttributeSchema
+from steerlm.config import TrainAttributeModelConfig
 from steerlm.conversation import Conversation, read_conversations, write_conversations
 
 SCHEMA = AttributeSchema.preset("helpsteer")
@@ -49,9 +59,18 @@ def _case(
     return Case(description, contestants, devices)
 
 
+HEAD = "80m-head"
+
 CASES = {
     "80m-8": _case("80 M parameters, 8 responses per prompt", 10.0, 1.8, pipeline=True),
     "80m": _case("80 M parameters, one response per prompt", 8.0, 1.3),
+    HEAD: Case(
+        "80 M parameters, head in closed form over several layers",
+        {
+            "steerlm": Contestant(f"{US}, that head"),
+            "plain": Contestant(f"{US}, a linear head on the last token", 1.0),
+        },
+    ),
     "270m": _case(f"{real_model.DESCRIPTION}, one response per prompt", None, 1.8, devices=()),
     "270m-8": _case(f"{real_model.DESCRIPTION}, 8 responses per prompt", None, 1.8, devices=()),
 }
@@ -59,7 +78,7 @@ CASES = {
 
 def _model_name(case: str) -> str:
     """Return the model of a case."""
-    return case.removesuffix("-8")
+    return case.removesuffix("-8").removesuffix("-head")
 
 
 def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> None:
@@ -79,6 +98,19 @@ def prepare(folder: Path, cases: Sequence[str], quick: bool, device: str) -> Non
             for file, seed in ((f"{name}.jsonl", 0), (f"{name}-warmup.jsonl", 1)):
                 rows = list(text(tokenizer, SCHEMA, count // responses, responses, seed))
                 write_conversations(folder / file, rows, SCHEMA)
+        if HEAD in cases and model == _model_name(HEAD):
+            _fit_head(folder, size, made)
+
+
+def _fit_head(folder: Path, size: Size, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write the model whose head is fitted in closed form to labels drawn at random."""
+    from steerlm.stages.train_attribute_model.stage import train_attribute_model
+
+    base, out = folder / f"{HEAD}-base", folder / HEAD
+    save_base_model(base, size, tokenizer)
+    config = TrainAttributeModelConfig(base_model=str(base), head_only=True, max_length=2048)
+    files = folder / f"{HEAD}.jsonl", folder / f"{HEAD}-warmup.jsonl"
+    train_attribute_model(config, *files, SCHEMA, out, 0)
 
 
 def measure(job: Job) -> Measurement:
@@ -93,6 +125,8 @@ def measure(job: Job) -> Measurement:
     texts, lengths = _rendered(model, rows)
     warm_texts, _ = _rendered(model, warmup)
     if job.contestant == "steerlm":
+        seconds, scores = _ours(job.folder / HEAD / "model" if job.case == HEAD else model, warmup, rows)
+    elif job.contestant == "plain":
         seconds, scores = _ours(model, warmup, rows)
     elif job.contestant == "pipeline":
         seconds, scores = _pipeline(model, job.device, warm_texts, texts)
@@ -189,7 +223,9 @@ def _pipeline(
 
 
 def compare(case: str, found: Mapping[str, Measurement]) -> dict[str, Any]:
-    """Return the largest difference of our scores to each peer's, in levels, where both scored."""
+    """Return the largest difference of our scores to each peer's, in levels, where both scored with one head."""
+    if case == HEAD:
+        return {}
     ours = found["steerlm"].output
     differences = {}
     for who, row in found.items():

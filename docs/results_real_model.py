@@ -1,7 +1,6 @@
 """Copy the numbers of a run on a real model into `docs/results/real_model/`, and render them for README and docs.
 
     python docs/results_real_model.py RUN [--course NAME=TRAINING …] [--at STEP=EVALUATION …] [--ways FOLDER]
-    python docs/results_real_model.py RUN --guided PLAIN GUIDED  (two evaluations on the same prompts)
     python docs/results_real_model.py RUN --ask QUESTION         (one answer per level of length, for the README)
     python docs/results_real_model.py RUN --hour                 (a run of docs/no-ratings.md, for that page)
     make docs
@@ -22,13 +21,13 @@ import json
 import statistics
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from steerlm.config import load_recipe
-from steerlm.reporting.formatting import DASH, estimate_text, markdown_table, markdown_text, number
-from steerlm.results.codec import from_json, read_result, to_json
-from steerlm.results.dials import DialResult
+from steerlm.reporting.formatting import estimate_text, markdown_table, markdown_text, number
+from steerlm.results.codec import from_json, read_result
 from steerlm.results.evaluation import read_evaluation
 from steerlm.results.studies import MachineFacts
 from steerlm.results.ways import WaysResult
@@ -38,14 +37,11 @@ from steerlm.storage.resumable import read_rows
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from results_ablation import machine
 from results_steerbench import ways_page
+from results_turned_up import FOLLOWED, followed_cells, guided, several, tuned
 from stored_run import StoredRun, finished_stages
 
 STORED = StoredRun(Path(__file__).resolve().parent / "results" / "real_model")
 ANSWERS = STORED.folder / "answers.jsonl.gz"
-_FOLLOWED = (
-    "obtained, lowest level to highest", "Spearman", "error, levels", "slope", "largest side effect, levels per level",
-)  # fmt: skip
-"""Columns that say how a dial follows."""
 
 
 def copy(run: Path, others: dict[str, Path], steps: dict[str, Path], ways_folder: Path | None) -> None:
@@ -85,30 +81,6 @@ def ask(model: Path, question: str, dial: str) -> None:
     answers = engine.generate(requests, Sampling(max_new_tokens=96, temperature=0.7, top_k=50))
     texts = [[setting[dial], answer.text] for setting, [answer] in zip(settings, answers, strict=True)]
     STORED.write("asked.json", {"question": question, "dial": dial, "answers": texts})
-
-
-def copy_guided(plain: Path, guided: Path) -> None:
-    """Keep two evaluations of a model on the same prompts: with its dials as trained, and each at a strength."""
-    STORED.write("guided.json", {"as trained": _followed(plain), "guided": _followed(guided)})
-
-
-def _followed(folder: Path) -> dict[str, Any]:
-    """Return how the dials of an evaluation's last model follow."""
-    results = read_evaluation(folder)
-    assert results is not None
-    statistics_of = results.models[results.final].answers["all"]
-    return {
-        "guidance": results.settings.get("guidance", 1.0),
-        "prompts": results.prompts.used,
-        "answers": results.asks,
-        "settings": list(results.drawing.settings),
-        "degenerate": to_json(statistics_of.degenerate),
-        "dials": {
-            row.attribute: {"scorer": row.scorer.text, **to_json(row.dial)}
-            for row in results.headline_dials()
-            if row.model == results.final
-        },
-    }
 
 
 def copy_hour(run: Path) -> None:
@@ -194,45 +166,18 @@ def answers() -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def cost() -> str:
-    """Time and memory of every stage."""
-    costs, facts = STORED.read("cost.json"), STORED.machine()
-    rows = [
-        [
-            name,
-            f"{row['seconds'] / 60:.1f} min",
-            f"{row['cpu_seconds'] / 60:.1f} min",
-            f"{row['peak_memory_mib'] / 1024:.1f} GiB",
-        ]
-        for name, row in costs.items()
-    ]
-    total = sum(row["seconds"] for row in costs.values()) / 60
-    note = f"\n{total:.0f} minutes in all. {machine(facts)}"
-    return markdown_table(["step", "time", "CPU time", "peak memory so far"], rows) + note
-
-
 def steering() -> str:
     """Requested against obtained, for every model and dial."""
     results = STORED.evaluation()
     rows = []
     for model, attribute, dial, scorer in results.headline_dials():
-        rows.append([model, attribute, scorer.text, *_followed_cells(dial)])
+        rows.append([model, attribute, scorer.text, *followed_cells(dial)])
     note = (
         f"\n{results.prompts.used} held-out prompts, {results.asks} answers per model, temperature "
         f"{results.drawing.temperature}, at most {results.drawing.max_new_tokens} tokens, seed {results.seed}; the "
         f"other dials stand at: {', '.join(results.drawing.settings)}.\n"
     )
-    return markdown_table(["model", "dial", "measured by", *_FOLLOWED], rows) + note
-
-
-def _followed_cells(dial: DialResult) -> list[str]:
-    """Return the cells under `_FOLLOWED`."""
-    leak = dial.largest_leak
-    return [
-        " ".join(number(point.estimate.value, 1) for point in dial.curve),
-        *(estimate_text(figure) for figure in (dial.spearman, dial.mae, dial.slope)),
-        f"{estimate_text(leak.estimate)} on {leak.attribute}" if leak else DASH,
-    ]
+    return markdown_table(["model", "dial", "measured by", *FOLLOWED], rows) + note
 
 
 def curve() -> str:
@@ -251,26 +196,6 @@ def curve() -> str:
         "defaults.\n"
     )
     return markdown_table(["step", *dials], rows) + note
-
-
-def guided() -> str:
-    """The dials as trained, and each at a strength."""
-    if not (STORED.folder / "guided.json").is_file():
-        return "Not measured.\n"
-    found = STORED.read("guided.json")
-    strengths = found["guided"]["guidance"]
-    rows = []
-    for name in found["guided"]["dials"]:
-        for way, strength in (("as trained", 1), ("guided", strengths[name])):
-            row = found[way]["dials"][name]
-            rows.append([name, f"{strength:g}", row["scorer"], *_followed_cells(from_json(DialResult, row))])
-    broken = " and ".join(f"{100 * found[way]['degenerate']['value']:.1f} %" for way in ("as trained", "guided"))
-    note = (
-        f"\n{found['guided']['prompts']} held-out prompts, {found['as trained']['answers']} and "
-        f"{found['guided']['answers']} answers; the other dials stand at: {', '.join(found['guided']['settings'])}. "
-        f"Degenerate answers (loops and the like): {broken}.\n"
-    )
-    return markdown_table(["dial", "strength", "measured by", *_FOLLOWED], rows) + note
 
 
 def ways() -> str:
@@ -340,12 +265,14 @@ def labels() -> str:
 
 
 BLOCKS = {
-    "real-cost": cost,
+    "real-cost": STORED.cost,
     "real-steering": steering,
     "real-course": course,
     "real-labels": labels,
     "real-curve": curve,
-    "real-guided": guided,
+    "real-guided": partial(guided, STORED),
+    "real-tuned": partial(tuned, STORED),
+    "real-several": partial(several, STORED),
     "real-ways": ways,
     "real-asked": asked,
     "real-bootstrapping": STORED.bootstrapping,
@@ -361,12 +288,8 @@ def main() -> None:
     parser.add_argument("--at", nargs="*", default=[], metavar="STEP=EVALUATION")
     parser.add_argument("--ways", type=Path, metavar="FOLDER")
     parser.add_argument("--ask", metavar="QUESTION")
-    parser.add_argument("--guided", type=Path, nargs=2, metavar=("PLAIN", "GUIDED"))
     parser.add_argument("--hour", action="store_true")
     given = parser.parse_args()
-    if given.guided:
-        copy_guided(*given.guided)
-        return
     if given.hour:
         copy_hour(given.run)
         return

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from results_ablation import machine
+
 from steerlm.reporting.formatting import estimate_text, markdown_table
 from steerlm.results.codec import from_json
 from steerlm.results.evaluation import Evaluation, PairedDifferences
@@ -37,6 +39,22 @@ class StoredRun(NamedTuple):
         keys = ("seconds", "cpu_seconds", "peak_memory_mib", "resumed")
         self.write("cost.json", {name: {key: row[key] for key in keys} for name, row in stages.items()})
         self.write("environment.json", json.loads((run / "environment.json").read_text()))
+
+    def cost(self) -> str:
+        """Return the table of what every stage took."""
+        costs = self.read("cost.json")
+        rows = [
+            [
+                name,
+                f"{row['seconds'] / 60:.1f} min",
+                f"{row['cpu_seconds'] / 60:.1f} min",
+                f"{row['peak_memory_mib'] / 1024:.1f} GiB",
+            ]
+            for name, row in costs.items()
+        ]
+        total = sum(row["seconds"] for row in costs.values()) / 60
+        note = f"\n{total:.0f} minutes in all. {machine(self.machine())}"
+        return markdown_table(["step", "time", "CPU time", "peak memory so far"], rows) + note
 
     def evaluation(self) -> Evaluation:
         return from_json(Evaluation, self.read("evaluate.json"))

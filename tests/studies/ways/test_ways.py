@@ -11,7 +11,7 @@ import torch
 
 from steerlm.__main__ import main
 from steerlm.attributes import Attribute, AttributeSchema
-from steerlm.checkpoint.info import CheckpointInfo
+from steerlm.checkpoint.info import CheckpointInfo, load_info, save_strengths
 from steerlm.checkpoint.models import resize_embeddings, save_model
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
@@ -61,7 +61,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ways_are_read() -> None:
-    assert parse_ways("header, words,best-of-8,demonstrations-best-of-4,vector,guided-1.5,guided-2-best-of-4") == (
+    assert parse_ways(
+        "header,words,best-of-8,demonstrations-best-of-4,vector,guided-1.5,guided-2-best-of-4, guided"
+    ) == (
         Way("header", "header"),
         Way("words", "words"),
         Way("best-of-8", "words", 8),
@@ -69,10 +71,11 @@ def test_ways_are_read() -> None:
         Way("vector", "vector"),
         Way("guided-1.5", "header", 1, 1.5),
         Way("guided-2-best-of-4", "header", 4, 2.0),
+        Way("guided", "header", 1, None),
     )
     for text, message in (
         ("wrods", "did you mean 'words'"),
-        ("guided", "did you mean 'guided-2'"),
+        ("guide", "did you mean 'guided'"),
         ("best-of-1", "at least best-of-2"),
         ("words,words", "each way once"),
         ("", "each way once"),
@@ -195,6 +198,21 @@ def test_the_dial_that_is_turned_is_guided(folder: Path, tmp_path: Path) -> None
     result = read_ways(tmp_path / "guided")
     assert result is not None
     assert [way.against_header is None for way in result.ways] == [False, True], "the header at hand is compared with"
+
+
+def test_a_model_brings_its_own_strengths(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, tmp_path / "none", "guided") == 2
+    assert "brings no strengths" in capsys.readouterr().err
+    dial = load_info(folder / "tuned").schema.names[0]
+    save_strengths(folder / "tuned", {dial: 3.0})
+    try:
+        assert run(folder, tmp_path / "out", "guided,guided-3,guided-1") == 0
+    finally:
+        save_strengths(folder / "tuned", {})
+    plans = {way: lines(tmp_path / "out" / way / "samples.jsonl") for way in ("guided", "guided-3", "guided-1")}
+    for own, strong, plain in zip(*plans.values(), strict=True):
+        assert own["samples"] in (strong["samples"], plain["samples"])
+    assert plans["guided"] != plans["guided-1"]
 
 
 def lines(path: Path) -> list[Any]:

@@ -41,17 +41,17 @@ class Way:
     Attributes:
         name: as it is written.
         draws: answers to choose from.
-        strength: how strongly the dial that is turned counts (`steerlm.generation.guidance`).
+        strength: how strongly the dial that is turned counts (`steerlm.generation.guidance`); None: as the model says.
     """
 
     name: str
     kind: Kind
     draws: int = 1
-    strength: float = 1.0
+    strength: float | None = 1.0
 
 
 def parse_ways(text: str) -> tuple[Way, ...]:
-    """Read `header,guided-2,words,demonstrations,best-of-8,vector`."""
+    """Read `header,guided,guided-2,words,demonstrations,best-of-8,vector`."""
     ways = []
     for name in (piece.strip() for piece in text.split(",") if piece.strip()):
         match = re.fullmatch(r"(?:(.+?)-)?best-of-(\d+)", name)
@@ -61,9 +61,14 @@ def parse_ways(text: str) -> tuple[Way, ...]:
         if strength := re.fullmatch(r"guided-(\d+(?:\.\d+)?)", kind):
             ways.append(Way(name, "header", draws, float(strength[1])))
             continue
+        if kind == "guided":
+            ways.append(Way(name, "header", draws, None))
+            continue
         kinds: dict[str, Kind] = {k: k for k in get_args(Kind)}
         if kind not in kinds:
-            raise UserError(f"--ways: {name!r} is not known: {did_you_mean(kind, [*kinds, 'guided-2', 'best-of-8'])}")
+            raise UserError(
+                f"--ways: {name!r} is not known: {did_you_mean(kind, [*kinds, 'guided', 'guided-2', 'best-of-8'])}"
+            )
         ways.append(Way(name, kinds[kind], draws))
     names = [way.name for way in ways]
     if not names or len(set(names)) < len(names):
@@ -105,9 +110,14 @@ class WayQuestions:
     """Asks the base model, which is loaded once, when it is first needed."""
 
     def __init__(
-        self, run: WaysRun, plan: SweepPlan, shown: Demonstrations | None, scorers: Mapping[str, Panelist]
+        self,
+        run: WaysRun,
+        plan: SweepPlan,
+        shown: Demonstrations | None,
+        scorers: Mapping[str, Panelist],
+        own: Mapping[str, float],
     ) -> None:
-        self.run, self.plan, self.shown, self.scorers = run, plan, shown, scorers
+        self.run, self.plan, self.shown, self.scorers, self.own = run, plan, shown, scorers, own
         self.vectors: Mapping[str, DialVector] = {}
         self._base: PlainModel | None = None
 
@@ -117,7 +127,8 @@ class WayQuestions:
         folder = out / way.name
         if way.kind == "header":
             drawing = config.model_copy(update={"samples_per_prompt": way.draws})
-            rows = answer_plan(drawing, guided(self.plan, way.strength), run.model, key, folder, way.name)
+            plan = guided(self.plan, self.own if way.strength is None else way.strength)
+            rows = answer_plan(drawing, plan, run.model, key, folder, way.name)
             return self._chosen(way, rows, folder), None
         if way.kind == "vector":
             self._fit(out / "vectors")

@@ -1,13 +1,14 @@
 """Which way to steer is best for a model? The same prompts, settings and scorers for all of them.
 
-    steerlm evaluate --ways header,guided-2,words,demonstrations,best-of-8,vector --model tuned=MODEL --base BASE \\
+    steerlm evaluate --ways header,guided,words,demonstrations,best-of-8,vector --model tuned=MODEL --base BASE \\
         --demonstrations annotated.jsonl --prompts prompts.jsonl --out OUT
 
-`header` asks a steerable model by its dials, `guided-2` the same with the dial that is turned at strength 2. The other
-ways ask a base model: `words` writes the setting out, `demonstrations` adds three training answers near it, `vector`
-says nothing and adds the activation vector of the dial that is turned. Behind a way, `-best-of-N` draws N answers and
-gives the one that the scorers find nearest to the setting (`best-of-8` alone is that of words): what choosing can reach
-at N times the cost, with the examiner's own eyes.
+`header` asks a steerable model by its dials, `guided-2` the same with the dial that is turned at strength 2, `guided`
+at the strength that the model brings (`steerlm tune-guidance`). The other ways ask a base model: `words` writes the
+setting out, `demonstrations` adds three training answers near it, `vector` says nothing and adds the activation vector
+of the dial that is turned. Behind a way, `-best-of-N` draws N answers and gives the one that the scorers find nearest
+to the setting (`best-of-8` alone is that of words): what choosing can reach at N times the cost, with the examiner's
+own eyes.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ def compare_ways(run: WaysRun, out: Path) -> WaysResult:
     headline = {name: id_ for name, id_ in headline_scorers(schema, panel).items() if schema[name].kind == "ordinal"}
     if not headline:
         raise UserError("nothing measures an ordinal attribute; name a measure, attribute model, classifier or judge")
+    if not info.strengths and any(way.strength is None for way in run.ways):
+        raise UserError(
+            f"--ways guided: {run.model} brings no strengths; run `steerlm tune-guidance`, or give guided-2"
+        )
     needing = [way.name for way in run.ways if way.kind in ("demonstrations", "vector")]
     if needing and run.demonstrations is None:
         raise UserError(f"--ways {', '.join(needing)}: give --demonstrations, annotated answers (annotate/train.jsonl)")
@@ -62,7 +67,11 @@ def compare_ways(run: WaysRun, out: Path) -> WaysResult:
     quoted = [scorer for scorer in panel if scorer.id in headline.values()]
     shown = None if run.demonstrations is None else read_demonstrations(run.demonstrations, schema)
     asking = WayQuestions(
-        run, plan, shown, {name: next(p for p in quoted if p.id == id_) for name, id_ in headline.items()}
+        run,
+        plan,
+        shown,
+        {name: next(p for p in quoted if p.id == id_) for name, id_ in headline.items()},
+        info.strengths,
     )
     observed = {}
     for way in run.ways:
