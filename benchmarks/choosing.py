@@ -4,7 +4,8 @@
 
 RUN is a playground run: its replies have a true level per attribute. Simulated annotators (the playground's bias and
 noise) rate the chosen replies; the attribute model is a head in closed form on an encoder (`--encoder`), else on the
-words of the reply; its mean absolute error is taken on replies that nobody rated.
+words of the reply; its mean absolute error is taken on replies that nobody rated. What choosing could bring at most is
+measured beside it: replies chosen by their true levels, which nobody knows, and random replies rated without noise.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import load_encoder, load_tokenizer, resize_embeddings
 from steerlm.conversation import Message, read_conversations
 from steerlm.scorers.attribute_models import encode_for_scoring
-from steerlm.scorers.choosing import Candidate, choose, turn_features
+from steerlm.scorers.choosing import Candidate, choose, choose_by_features, turn_features
 from steerlm.scorers.features import Readout
 from steerlm.scorers.reading import read_features
 from steerlm.scorers.ridge import GroupedRidge
@@ -82,6 +83,12 @@ def error(data: dict[str, np.ndarray], rated: np.ndarray, ratings: np.ndarray, t
     return float(np.mean(errors))
 
 
+def levels_apart(truth_N_A: np.ndarray) -> np.ndarray:
+    """Return a feature per level of every attribute (N, levels), and a constant one."""
+    levels = [truth_N_A[:, k, None] == np.unique(truth_N_A[:, k]) for k in range(truth_N_A.shape[1])]
+    return np.hstack([*levels, np.full((len(truth_N_A), 1), 0.1)]).astype(np.float64)
+
+
 def needed(numbers: np.ndarray, errors: np.ndarray, wanted: float) -> float:
     """Return the number of ratings at which a falling curve reaches an error, read between its points."""
     falling = np.minimum.accumulate(errors)
@@ -100,7 +107,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data = read(arguments.run, arguments.encoder, arguments.replies)
     truth = data["truth"]
-    curves: dict[str, list[list[float]]] = {"random": [], "uncertain": []}
+    curves: dict[str, list[list[float]]] = {"random": [], "uncertain": [], "known levels": [], "no noise": []}
     for seed in range(arguments.seeds):
         random = np.random.default_rng(seed)
         order = random.permutation(len(truth))
@@ -108,11 +115,20 @@ def main() -> None:
         bias = random.normal(0, BIAS, (ANNOTATORS, truth.shape[1]))[random.integers(0, ANNOTATORS, len(truth))]
         ratings = np.clip(np.round(truth + bias + random.normal(0, NOISE, truth.shape)), 0, truth.max())
         chosen = pool[choose([Candidate(str(data["texts"][i])) for i in pool], max(NUMBERS))]
-        for name, ranked in (("random", pool), ("uncertain", chosen)):
-            curves[name].append([error(data, ranked[:n], ratings, test, float(truth.max())) for n in NUMBERS])
+        known = pool[choose_by_features(levels_apart(truth[pool]), max(NUMBERS))]
+        for name, ranked, given in (
+            ("random", pool, ratings),
+            ("uncertain", chosen, ratings),
+            ("known levels", known, ratings),
+            ("no noise", pool, truth),
+        ):
+            curves[name].append([error(data, ranked[:n], given, test, float(truth.max())) for n in NUMBERS])
     numbers = np.array(NUMBERS, dtype=np.float64)
     shares = [
-        [needed(numbers, np.array(u), r[NUMBERS.index(n)]) / n for r, u in zip(*curves.values(), strict=True)]
+        [
+            needed(numbers, np.array(u), r[NUMBERS.index(n)]) / n
+            for r, u in zip(curves["random"], curves["uncertain"], strict=True)
+        ]
         for n in (200, 300, 400)
     ]
     result = {

@@ -30,6 +30,7 @@ import results_beyond
 import results_bootstrap
 import results_guidance
 import results_header
+import results_no_ratings
 import results_performance
 import results_playground
 import results_real_model
@@ -127,10 +128,16 @@ def templates() -> str:
 def choosing() -> str:
     """How many ratings choosing the turns saves (`benchmarks/choosing.py`)."""
     found = json.loads((ROOT / "docs" / "results" / "choosing.json").read_text(encoding="utf-8"))
-    rows = ["| ratings | label error, drawn at random | label error, chosen |", "|---|---|---|"]
+    ways = {
+        "random": "drawn at random",
+        "uncertain": "chosen",
+        "known levels": "chosen by their true levels, which nobody knows",
+        "no noise": "drawn at random, rated without noise",
+    }
+    rows = [f"| ratings | {' | '.join(ways.values())} |", f"|---|{'---|' * len(ways)}"]
     for i, number in enumerate(found["ratings"]):
         cells = []
-        for name in ("random", "uncertain"):
+        for name in ways:
             errors = [curve[i] for curve in found["label_error"][name]]
             cells.append(f"{sum(errors) / len(errors):.3f} ({min(errors):.3f} to {max(errors):.3f})")
         rows.append(f"| {number} | {' | '.join(cells)} |")
@@ -142,7 +149,9 @@ def choosing() -> str:
             shares.append(f"{100 * mean:.0f} % ({100 * low:.0f} to {100 * high:.0f}) of {number}")
     says = (
         f"On the playground's replies (simulated annotators, an attribute model on words, {found['seeds']} seeds: mean "
-        f"and range) chosen turns reach the error of random ones with {', '.join(shares)} ratings."
+        f"and range) chosen turns reach the error of random ones with {', '.join(shares)} ratings. These replies are "
+        "spread evenly over all levels, so there is little to choose: who knew their true levels could not choose "
+        "better, and what stands between few and many ratings is their noise. Label error:"
     )
     return "\n".join([says, "", *rows]) + "\n"
 
@@ -167,6 +176,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     **results_bootstrap.BLOCKS,
     **results_guidance.BLOCKS,
     **results_header.BLOCKS,
+    **results_no_ratings.BLOCKS,
     **results_real_model.BLOCKS,
     **results_performance.BLOCKS,
     **results_serve_load.BLOCKS,

@@ -45,9 +45,7 @@ def candidate_of(message: Message, source: str) -> Candidate:
 
 def choose(candidates: Sequence[Candidate], number: int) -> list[int]:
     """Return the indices of the turns to rate, the most telling first; any beginning of the list is a good choice."""
-    if number >= len(candidates):
-        number = len(candidates)
-    return _greedy(turn_features(candidates), number)
+    return choose_by_features(turn_features(candidates), number)
 
 
 def turn_features(candidates: Sequence[Candidate]) -> Floats:
@@ -103,7 +101,7 @@ def _words(candidates: Sequence[Candidate]) -> Floats:
     return found
 
 
-def _greedy(features_N_F: Floats, number: int) -> list[int]:
+def choose_by_features(features_N_F: Floats, number: int) -> list[int]:
     """Choose rows one after the other, each the one that lowers the variance summed over all rows the most."""
     scatter_F_F = features_N_F.T @ features_N_F / len(features_N_F) if len(features_N_F) else features_N_F.T
     # rows times the posterior covariance, the variance of each row, and what it has in common with all rows
@@ -112,7 +110,7 @@ def _greedy(features_N_F: Floats, number: int) -> list[int]:
     shared_N = ((weighted_N_F @ scatter_F_F) * weighted_N_F).sum(axis=1)
     left_N = np.ones(len(features_N_F), dtype=np.bool_)
     chosen: list[int] = []
-    for _ in range(number):
+    for _ in range(min(number, len(features_N_F))):
         gain_N = np.where(left_N, shared_N / (1 + variance_N), -1.0)
         best = int(gain_N.argmax())
         chosen.append(best)
