@@ -109,7 +109,10 @@ function dialRow(attribute) {
 
 function strengthRow() {
   const node = element("div", { className: "dial" }, element("h3", {}, "strength"));
-  const text = "How strongly the dials count: 1 is ordinary, 0 is as if nothing were set.";
+  const own = state.info.data.filter((attribute) => attribute.strength !== 1);
+  const said = own.map(({ name, strength }) => `${titled(name)} × ${strength}`).join(", ");
+  const one = said ? `1 is as the model says (${said})` : "1 is ordinary";
+  const text = `How strongly the dials count: ${one}, 0 is as if nothing were set.`;
   node.append(element("p", { id: "about-strength", className: "about" }, text));
   for (const letter of ["a", "b"]) {
     const control = slider(`${letter}.strength`, "strength", {
