@@ -94,12 +94,18 @@ def tuned(stored: StoredRun) -> str:
     if not (stored.folder / "tuned.json").is_file():
         return _NOT_MEASURED
     found = stored.read("tuned.json")
-    rows = [
-        [name, *(number(error, 2) for error in errors), f"{found['strengths'][name]:g}"]
-        for name, errors in found["errors"].items()
-    ]
-    rows.append(["degenerate answers, %", *(number(100 * share, 1) for share in found["degenerate"]), DASH])
-    note = f"\nMean error in levels on {found['prompts']} prompts, the other dials at their defaults.\n"
+    rows = []
+    for name, errors in found["errors"].items():
+        shares = found["degenerate"][name]
+        cells = (
+            number(error, 2) + (f" ({100 * share:.0f} %)" if share else "")
+            for error, share in zip(errors, shares, strict=True)
+        )
+        rows.append([name, *cells, f"{found['strengths'][name]:g}"])
+    note = (
+        f"\nMean error in levels on {found['prompts']} prompts, the other dials at their defaults; in brackets the "
+        "answers that fall apart, where there are any.\n"
+    )
     return markdown_table(["dial", *(f"{strength:g}" for strength in found["tried"]), "taken"], rows) + note
 
 

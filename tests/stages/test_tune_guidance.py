@@ -93,7 +93,8 @@ def test_each_dial_gets_the_strength_of_the_least_error(
     # the weakest that reaches every level; what follows anyhow stays as it was trained; nobody measures quality
     assert found["strengths"] == {"length": 3.0, "questions": 1.0}
     assert found["errors"]["length"][2] == 0 < found["errors"]["length"][0]  # type: ignore[operator]
-    assert found["degenerate"][-1] > 0.2 > found["degenerate"][0] == 0
+    assert found["degenerate"]["length"][-1] == 1 > found["degenerate"]["length"][0] == 0
+    assert not any(found["degenerate"]["questions"])  # what falls apart is its own matter for each dial
     assert load_info(model).strengths == {"length": 3.0}
     asked = len(engine.asked)
     assert tuned(model, prompts, tmp_path / "out") == found
@@ -111,7 +112,7 @@ def test_a_strength_at_which_answers_fall_apart_is_not_taken(
     monkeypatch.setattr(engine, "_text", stammer)
     found = tuned(model, prompts, tmp_path / "out", 2, 1)
     assert found["tried"] == [1, 2]
-    assert found["degenerate"][1] > 0.2
+    assert found["degenerate"]["length"][1] > 0.2
     assert found["strengths"]["length"] == 1
 
 

@@ -21,18 +21,18 @@ import numpy as np
 from steerlm.attributes import AttributeSchema
 from steerlm.config import EvaluateConfig, TuneGuidanceConfig
 from steerlm.errors import UserError
-from steerlm.stages.evaluate.describing import answer_statistics
+from steerlm.scorers.measures import is_degenerate
 from steerlm.stages.evaluate.fidelity import fidelity_report
-from steerlm.stages.evaluate.observing import answer_plan, lay_out_sweeps, score_answers, unscored
+from steerlm.stages.evaluate.observing import AnswerRow, answer_plan, lay_out_sweeps, score_answers, unscored
 from steerlm.stages.evaluate.panel import Panelist, headline_scorers, make_panel
-from steerlm.stages.evaluate.sweeping import Prompt, make_plan, read_prompts, seen_combinations, sweep_levels
+from steerlm.stages.evaluate.sweeping import Prompt, SweepPlan, make_plan, read_prompts, seen_combinations, sweep_levels
 from steerlm.statistics.estimates import finite_or_none
 
 if TYPE_CHECKING:
     from steerlm.checkpoint.models import CheckpointInfo
 
 _MOST_MORE_DEGENERATE = 0.05
-"""A strength at which so many more of the answers fall apart than at the weakest is not taken."""
+"""A strength at which so many more of a dial's answers fall apart than at the weakest is not taken."""
 
 
 class TunedGuidance(TypedDict):
@@ -43,7 +43,7 @@ class TunedGuidance(TypedDict):
         tried: in order.
         errors: by dial, mean distance of the obtained from the requested level, in levels, per strength tried.
         spearman: by dial, of requested and obtained levels, likewise.
-        degenerate: share of answers that fall apart, per strength tried.
+        degenerate: by dial, share of answers that fall apart, likewise.
         prompts: how many.
     """
 
@@ -51,7 +51,7 @@ class TunedGuidance(TypedDict):
     tried: list[float]
     errors: dict[str, list[float | None]]
     spearman: dict[str, list[float | None]]
-    degenerate: list[float]
+    degenerate: dict[str, list[float]]
     prompts: int
 
 
@@ -110,15 +110,15 @@ def tune_guidance(run: TuningRun, prompts: Sequence[Prompt], out: Path) -> Tuned
     key = fingerprint(run.model)
     found = [_try(run, info, strength, prompts, panel, headline, key, out) for strength in run.config.strengths]
     errors = {name: [trial.errors[name] for trial in found] for name in headline}
-    sound = [trial.degenerate <= found[0].degenerate + _MOST_MORE_DEGENERATE for trial in found]
-    strengths = {name: _least(run.config.strengths, row, sound) for name, row in errors.items()}
+    degenerate = {name: [trial.degenerate[name] for trial in found] for name in headline}
+    strengths = {name: _least(run.config.strengths, row, degenerate[name]) for name, row in errors.items()}
     save_strengths(run.model, strengths)
     return TunedGuidance(
         strengths=strengths,
         tried=list(run.config.strengths),
         errors={name: [finite_or_none(error) for error in row] for name, row in errors.items()},
         spearman={name: [finite_or_none(trial.spearman[name]) for trial in found] for name in headline},
-        degenerate=[trial.degenerate for trial in found],
+        degenerate=degenerate,
         prompts=len(prompts),
     )
 
@@ -126,7 +126,7 @@ def tune_guidance(run: TuningRun, prompts: Sequence[Prompt], out: Path) -> Tuned
 class _Trial(NamedTuple):
     errors: Mapping[str, float]
     spearman: Mapping[str, float]
-    degenerate: float
+    degenerate: Mapping[str, float]
 
 
 def _try(
@@ -153,15 +153,21 @@ def _try(
             report = fidelity_report(sweeps, schema, unscored(scores))
             for dial in (dial for dial, id_ in headline.items() if id_ == scorer.id):
                 errors[dial], spearman[dial] = report.dials[dial].mae.value, report.dials[dial].spearman.value
-    degenerate = answer_statistics(plan, rows, schema)["all"].degenerate
-    return _Trial(errors, spearman, 0.0 if degenerate is None else degenerate.value)
+    return _Trial(errors, spearman, {dial: _degenerate(plan, rows, dial) for dial in headline})
 
 
-def _least(strengths: Sequence[float], errors: Sequence[float], sound: Sequence[bool]) -> float:
+def _degenerate(plan: SweepPlan, rows: Sequence[AnswerRow], dial: str) -> float:
+    """Return the share of a dial's answers that fall apart."""
+    asks = dict.fromkeys(cell.ask for cell in plan.cells if cell.dial == dial)
+    hits = [is_degenerate(sample["text"]) for ask in asks for sample in rows[ask]["samples"]]
+    return sum(hits) / max(1, len(hits))
+
+
+def _least(strengths: Sequence[float], errors: Sequence[float], degenerate: Sequence[float]) -> float:
     """Return the strength of the least error, the weaker one where two are equal; 1 where nothing was measured."""
     ranked = [
         (error, strength)
-        for error, strength, whole in zip(errors, strengths, sound, strict=True)
-        if whole and not math.isnan(error)
+        for error, strength, share in zip(errors, strengths, degenerate, strict=True)
+        if share <= degenerate[0] + _MOST_MORE_DEGENERATE and not math.isnan(error)
     ]
     return min(ranked)[1] if ranked else 1.0
