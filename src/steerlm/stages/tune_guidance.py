@@ -164,10 +164,22 @@ def _degenerate(plan: SweepPlan, rows: Sequence[AnswerRow], dial: str) -> float:
 
 
 def _least(strengths: Sequence[float], errors: Sequence[float], degenerate: Sequence[float]) -> float:
-    """Return the strength of the least error, the weaker one where two are equal; 1 where nothing was measured."""
+    """Return the strength of the least smoothed error, the weaker one of two; 1 where nothing was measured."""
+    broken = _smoothed(degenerate)
     ranked = [
         (error, strength)
-        for error, strength, share in zip(errors, strengths, degenerate, strict=True)
-        if share <= degenerate[0] + _MOST_MORE_DEGENERATE and not math.isnan(error)
+        for error, strength, share in zip(_smoothed(errors), strengths, broken, strict=True)
+        if share <= broken[0] + _MOST_MORE_DEGENERATE and not math.isnan(error)
     ]
     return min(ranked)[1] if ranked else 1.0
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Average each value with its neighbours, 1 : 2 : 1; few prompts make single strengths noisy."""
+    weighted = []
+    for i, value in enumerate(values):
+        near = [(2, value), *((1, values[k]) for k in (i - 1, i + 1) if 0 <= k < len(values))]
+        known = [(weight, x) for weight, x in near if not math.isnan(x)]
+        total = sum(weight for weight, _ in known)
+        weighted.append(sum(weight * x for weight, x in known) / total if known and not math.isnan(value) else math.nan)
+    return weighted
