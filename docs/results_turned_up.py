@@ -77,7 +77,8 @@ def guided(stored: StoredRun) -> str:
     strengths = found["guided"]["guidance"]
     rows = []
     for name in found["guided"]["dials"]:
-        for way, strength in (("as trained", 1), ("guided", strengths.get(name, 1))):
+        taken = strengths.get(name, 1)
+        for way, strength in (("as trained", 1), ("guided", taken))[: 1 if taken == 1 else 2]:
             row = found[way]["dials"][name]
             rows.append([name, f"{strength:g}", row["scorer"], *followed_cells(from_json(DialResult, row))])
     broken = " and ".join(f"{100 * found[way]['degenerate']['value']:.1f} %" for way in ("as trained", "guided"))

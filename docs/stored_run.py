@@ -47,7 +47,7 @@ class StoredRun(NamedTuple):
         costs = self.read("cost.json")
         rows = [
             [
-                name,
+                name + (" (resumed: its last process only)" if row["resumed"] else ""),
                 f"{row['seconds'] / 60:.1f} min",
                 f"{row['cpu_seconds'] / 60:.1f} min",
                 f"{row['peak_memory_mib'] / 1024:.1f} GiB",
