@@ -150,8 +150,8 @@ def choosing() -> str:
     says = (
         f"On the playground's replies (simulated annotators, an attribute model on words, {found['seeds']} seeds: mean "
         f"and range) chosen turns reach the error of random ones with {', '.join(shares)} ratings. These replies are "
-        "spread evenly over all levels, so there is little to choose: who knew their true levels could not choose "
-        "better, and what stands between few and many ratings is their noise. Label error:"
+        "spread evenly over all levels, so there is little to choose: who knew their true levels could hardly "
+        "choose better, and what stands between few and many ratings is their noise. Label error:"
     )
     return "\n".join([says, "", *rows]) + "\n"
 

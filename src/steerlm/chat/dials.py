@@ -5,15 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.errors import UserError, did_you_mean
 from steerlm.generation.guidance import Wish, branches, check_wishes, turned_strengths
-
-if TYPE_CHECKING:
-    pass
 
 _OFF = ("off", "none")
 

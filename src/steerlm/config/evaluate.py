@@ -8,8 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config.section import DevicesPerModel, EngineName, RubricLanguage, Section
-from steerlm.config.tune_guidance import Strength
+from steerlm.config.section import DevicesPerModel, EngineName, RubricLanguage, Section, Strength
 from steerlm.errors import UserError, did_you_mean
 
 PROMPT_GROUPS = ("source", "prompt_language")

@@ -18,6 +18,8 @@ RubricLanguage = Annotated[
 ]
 """The same key for every judge with a rubric; the words are in `scorers/llm/rubrics.yaml`."""
 
+Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""How strongly a dial counts: 1 as trained."""
 DevicesPerModel = Annotated[
     int,
     Field(ge=1, description="Devices of a node that share the model; more than 1 for one that fits no single device."),

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field, field_validator
 
-from steerlm.config.section import Section
-
-Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from steerlm.config.section import Section, Strength
 
 
 class TuneGuidanceConfig(Section):

@@ -24,7 +24,7 @@ from steerlm.errors import UserError
 from steerlm.scorers.measures import is_degenerate
 from steerlm.stages.evaluate.fidelity import fidelity_report
 from steerlm.stages.evaluate.observing import AnswerRow, answer_plan, lay_out_sweeps, score_answers, unscored
-from steerlm.stages.evaluate.panel import Panelist, headline_scorers, make_panel
+from steerlm.stages.evaluate.panel import Panelist, make_panel, ordinal_headlines
 from steerlm.stages.evaluate.sweeping import Prompt, SweepPlan, make_plan, read_prompts, seen_combinations, sweep_levels
 from steerlm.statistics.estimates import finite_or_none
 
@@ -104,7 +104,7 @@ def tune_guidance(run: TuningRun, prompts: Sequence[Prompt], out: Path) -> Tuned
     # the scorers that report later have no part in the choice
     labelling = run.evaluation.model_copy(update={"attribute_models": (), "classifiers": (), "judge": None})
     panel = make_panel(labelling, schema, run.annotator, [info])
-    headline = {name: id_ for name, id_ in headline_scorers(schema, panel).items() if schema[name].kind == "ordinal"}
+    headline = ordinal_headlines(schema, panel)
     if not headline:
         raise UserError("nothing measures an ordinal attribute; name its attribute model with --annotator")
     key = fingerprint(run.model)

@@ -114,3 +114,8 @@ def headline_scorers(schema: AttributeSchema, panel: Sequence[Panelist]) -> Mapp
         if measuring:
             out[attribute.name] = next((p for p in measuring if p.independent), measuring[0]).id
     return out
+
+
+def ordinal_headlines(schema: AttributeSchema, panel: Sequence[Panelist]) -> Mapping[str, str]:
+    """Return `headline_scorers` of the attributes with levels."""
+    return {name: id_ for name, id_ in headline_scorers(schema, panel).items() if schema[name].kind == "ordinal"}

@@ -28,7 +28,7 @@ from steerlm.results.evaluation import PromptCounts
 from steerlm.results.ways import WayResult, WaysResult
 from steerlm.stages.evaluate.fidelity import Sweeps, fidelity_report, paired_comparison
 from steerlm.stages.evaluate.observing import AnswerRow, ScoreRow, lay_out_sweeps, score_answers, unscored
-from steerlm.stages.evaluate.panel import Panelist, headline_scorers, make_panel
+from steerlm.stages.evaluate.panel import Panelist, make_panel, ordinal_headlines
 from steerlm.stages.evaluate.sweeping import SweepPlan, guided, make_plan, read_prompts, seen_combinations, sweep_levels
 from steerlm.studies.ways.asking import SHOWN, PromptLengths, Way, WayQuestions, WaysRun
 
@@ -49,7 +49,7 @@ def compare_ways(run: WaysRun, out: Path) -> WaysResult:
     if not info.conditioning:
         raise UserError(f"{run.model} was trained without attributes: it has no header to compare with")
     panel = make_panel(config, schema, run.annotator, [info])
-    headline = {name: id_ for name, id_ in headline_scorers(schema, panel).items() if schema[name].kind == "ordinal"}
+    headline = ordinal_headlines(schema, panel)
     if not headline:
         raise UserError("nothing measures an ordinal attribute; name a measure, attribute model, classifier or judge")
     if not info.strengths and any(way.strength is None for way in run.ways):
