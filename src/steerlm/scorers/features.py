@@ -78,6 +78,13 @@ class Readout:
         with torch.autocast(ids_B_T.device.type, enabled=False):
             return self._read(hidden_states, ids_B_T, mask_B_T, control)
 
+    def tokens(self, ids_B_T: Tensor, mask_B_T: Tensor, control: Tensor) -> Tensor:
+        """Return whose states of a decoder's last layer are read (B, T); arguments as of `read`."""
+        present_B_T = mask_B_T.bool()
+        read_B_T = last_response(present_B_T & ~torch.isin(ids_B_T, control))
+        read_B_T[torch.arange(len(read_B_T)), _last(present_B_T)] = True
+        return read_B_T
+
     def _read(self, hidden_states: States, ids_B_T: Tensor, mask_B_T: Tensor, control: Tensor) -> Tensor:
         present_B_T = mask_B_T.bool()
         markup_B_T = present_B_T & torch.isin(ids_B_T, control)
@@ -85,9 +92,8 @@ class Readout:
         vectors: list[Tensor] = []
         for pooling in self.pooling.split("+"):
             if pooling == "last":
-                last_B = present_B_T.sum(1).sub(1).clamp(min=0)
-                rows_B = torch.arange(len(last_B), device=last_B.device)
-                vectors.append(hidden_states[self.layers[-1]][rows_B, last_B].float())
+                last_B = _last(present_B_T)
+                vectors.append(hidden_states[self.layers[-1]][torch.arange(len(last_B)), last_B].float())
                 continue
             weight_B_T = response_B_T.float()
             if pooling == "cls":
@@ -100,6 +106,11 @@ class Readout:
         counts = [torch.log1p(mask.sum(1).float()) for mask in (response_B_T, present_B_T, markup_B_T)]
         distinct_B = _distinct(ids_B_T, response_B_T) / said_B.clamp(min=1)
         return torch.cat([*vectors, torch.stack([*counts, distinct_B], dim=-1)], dim=-1)
+
+
+def _last(present_B_T: Tensor) -> Tensor:
+    """Return the place of the last token (B,)."""
+    return present_B_T.sum(1).sub(1).clamp(min=0)
 
 
 def last_response(text_B_T: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from steerlm.batching.batches import sorted_batches
@@ -20,6 +21,7 @@ from steerlm.batching.shared_prompts import (
     ResponseScores,
     Sharing,
     can_be_ragged,
+    core_model,
     is_causal,
     lay_out,
     neighbours,
@@ -95,7 +97,9 @@ def feature_reader(
             batch = {name: tensor.to(model.device) for name, tensor in pad_layouts(layouts, pad_id).items()}
             given = model_inputs(batch, model.config, dtype)
             places_N_T = given.places(token_places(layouts).to(model.device))
-            return readout.read(states_at(model, readout, given.arguments, places_N_T), ids_N_T, mask_N_T, control)
+            read_N_T = readout.tokens(ids_N_T, mask_N_T, control)
+            states = _states_at(model, readout.layers, given.arguments, places_N_T, read_N_T)
+            return readout.read(states, ids_N_T, mask_N_T, control)
 
         return pooled
     if not is_causal(model):
@@ -120,10 +124,63 @@ def feature_reader(
     return together
 
 
-def states_at(model: Any, readout: Readout, arguments: Mapping[str, object], places_N_T: Tensor) -> dict[int, Tensor]:
-    """Return the hidden states (N, T, H) that a readout needs, of tokens at places of the rows a decoder is given."""
-    states = model(**arguments, output_hidden_states=True).hidden_states
-    return {layer: states[layer].flatten(0, 1)[places_N_T] for layer in readout.layers}
+def _states_at(
+    model: Any, layers: Sequence[int], arguments: Mapping[str, object], places_N_T: Tensor, read_N_T: Tensor
+) -> dict[int, Tensor]:
+    """Return hidden states (N, T, H) by layer, of tokens at places of the rows that a decoder is given; no gradients.
+
+    Args:
+        layers: counted from 0, the embeddings.
+        read_N_T: whose states of the last layer are read; what the others have there means nothing.
+    """
+    stack = getattr(core_model(model).get_decoder(), "layers", None)
+    if stack is None:
+        states = model(**arguments, output_hidden_states=True).hidden_states
+        return {layer: states[layer].flatten(0, 1)[places_N_T] for layer in layers}
+    found: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def read(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            found[layer] = given[0].flatten(0, 1)[places_N_T]
+
+        return read
+
+    # what no layer needs any more is freed at once: memory that is touched again is faster than fresh memory
+    with ExitStack() as hooks:
+        for layer in layers:
+            if layer < len(stack):
+                hooks.callback(stack[layer].register_forward_pre_hook(keep(layer)).remove)
+        if (last := getattr(stack[-1], "mlp", None)) is not None:
+            hooks.enter_context(_only_at(last, places_N_T[read_N_T]))
+        states = model(**arguments).last_hidden_state
+    if len(stack) in layers:
+        found[len(stack)] = states.flatten(0, 1)[places_N_T]
+    return found
+
+
+@contextmanager
+def _only_at(module: nn.Module, places: Tensor) -> Iterator[None]:
+    """Let a module that takes each token by itself compute those at places b * T + t only; the others get zeros."""
+    shape: torch.Size
+
+    def take(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        nonlocal shape
+        shape = given[0].shape
+        return given[0].flatten(0, 1)[places][None], *given[1:]
+
+    def put(_: nn.Module, given: object, output: Any) -> Any:
+        # a mixture of experts returns what its router said as well
+        states, *rest = output if isinstance(output, tuple) else (output,)
+        whole = states.new_zeros(shape[0] * shape[1], states.shape[-1])
+        whole = whole.index_put((places,), states[0]).view(*shape[:2], -1)
+        return (whole, *rest) if rest else whole
+
+    hooks = module.register_forward_pre_hook(take), module.register_forward_hook(put)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def read_features(

@@ -23,7 +23,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from steerlm.batching.batches import RegressionExamples
 from steerlm.config import TrainAttributeModelConfig
 from steerlm.scorers.features import Readout
-from steerlm.scorers.reading import states_at
 from steerlm.scorers.ridge import dead_features, group_folds
 from steerlm.stages.train_attribute_model.examples import AttributeData
 from steerlm.stages.train_attribute_model.fitting import Fit, Fitted
@@ -112,10 +111,9 @@ class Headed(nn.Module):
             mask_N_T: 1 where there is a token.
             places_N_T: where they are in what a decoder is given; None: where they stand.
         """
-        if places_N_T is None:
-            states: Any = self.body(**arguments, output_hidden_states=True).hidden_states
-        else:
-            states = states_at(self.body, self._readout, arguments, places_N_T)
+        states: Any = self.body(**arguments, output_hidden_states=True).hidden_states
+        if places_N_T is not None:
+            states = {layer: states[layer].flatten(0, 1)[places_N_T] for layer in self._readout.layers}
         features_N_F = self._readout.read(states, ids_N_T, mask_N_T, self.control)
         with torch.autocast(ids_N_T.device.type, enabled=False):
             return nn.functional.linear((features_N_F - self.centre_F) / self.scale_F, self.weight, self.bias)
