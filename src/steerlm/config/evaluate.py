@@ -11,7 +11,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.config.section import DevicesPerModel, EngineName, RubricLanguage, Section, Strength
 from steerlm.errors import UserError, did_you_mean
 
-PROMPT_GROUPS = ("source", "prompt_language")
+PROMPT_GROUPS = ("source", "prompt_language", "turn")
 """What `by` may name beside a categorical attribute."""
 
 
@@ -53,11 +53,11 @@ class EvaluateConfig(Section):
     )
     num_prompts: int | None = Field(48, ge=2, description="Prompts used (null: all).")
     samples_per_prompt: int = Field(1, ge=1, description="Samples per prompt and setting.")
-    settings: tuple[Literal["defaults", "extremes", "random"], ...] = Field(
+    settings: tuple[Literal["defaults", "extremes", "random", "alone"], ...] = Field(
         ("defaults", "random"),
         min_length=1,
-        description="What the other dials stand at while one is swept: their defaults, either end of their scale, or "
-        "combinations drawn from those in the training data.",
+        description="What the other dials stand at while one is swept: their defaults, either end of their scale, "
+        "combinations drawn from those in the training data, or nowhere: the dial is alone in the header.",
     )
     guidance: Strength | dict[str, Strength] | None = Field(
         None,
@@ -67,7 +67,8 @@ class EvaluateConfig(Section):
     by: str | None = Field(
         None,
         description="Report the dials for groups as well: `source` of the prompts' records, `prompt_language` (of what "
-        "the user says; extra `measures`), or the name of a categorical attribute: by what it is asked for.",
+        "the user says; extra `measures`), `turn` (which one of the conversation the answer is), or the name of a "
+        "categorical attribute: by what it is asked for.",
     )
     measure: Literal["playground", "text", "none"] = Field(
         "text", description="Exact measures computed from the text itself."

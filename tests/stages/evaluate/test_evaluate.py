@@ -219,11 +219,16 @@ ASKED = [
     [
         ("source", hears_english, {"books": 6, "unknown": 5}),
         ("prompt_language", hears_english, {"en": 6, "de": 5}),
+        ("turn", hears_english, {"turn 1": 6, "turn 2": 5}),
         ("lang", hears_lang_en, {"en": 11, "de": 11}),
     ],
 )
 def test_groups_are_reported_apart(world: World, by: str, hears: Obey, prompts: Mapping[str, int]):
-    rows = [Conversation(f"p{i}", (Message("user", text),), source) for i, (source, text) in enumerate(ASKED)]
+    earlier = (Message("user", "Guten Tag zusammen!"), Message("assistant", "Guten Tag, was kann ich tun?"))
+    rows = [
+        Conversation(f"p{i}", (*(() if source else earlier), Message("user", text)), source)
+        for i, (source, text) in enumerate(ASKED)
+    ]
     write_conversations(world.prompts, rows)
     world.config = world.config.model_copy(update={"by": by})
     results = world.evaluate(sft=world.model("sft", hears), annotator=world.folder / "annotator")
@@ -243,6 +248,20 @@ def test_groups_are_reported_apart(world: World, by: str, hears: Obey, prompts: 
     assert list(table["humor"]) == ["attribute", *prompts]
     assert list(table["humor"].values())[1:] == ["1.00 (error 0.00)", "– (error 1.20)"]
     assert list(table["lang"].values())[1] == "1.00 as asked"
+
+
+def test_a_dial_alone_in_the_header_is_asked_for_alone(world: World):
+    world.config = world.config.model_copy(update={"settings": ("alone",)})
+    asked = set()
+
+    def obeys(attributes: Mapping[str, Any], prompt: str) -> Mapping[str, float]:
+        asked.add(tuple(attributes.items()))
+        return {**deaf({"lang": "en"}, prompt), **attributes}
+
+    results = world.evaluate(sft=world.model("sft", obeys))
+    assert asked >= {((a.name, level),) for a in SCHEMA for level in a.levels}
+    for name, dial in dials(results, "sft").items():
+        assert dial["contexts"]["alone"]["mae"]["value"] == pytest.approx(0), name
 
 
 def test_without_groups_there_are_none(world: World):
@@ -558,7 +577,7 @@ def test_plan_is_deterministic_and_shares_equal_asks(world: World):
 
 def test_a_sweep_moves_its_own_dial_only(world: World):
     prompts = read_prompts(world.prompts, SCHEMA, None, 0)
-    plan = make_plan(prompts, SCHEMA, ("defaults", "extremes", "random"), (), 0)
+    plan = make_plan(prompts, SCHEMA, ("defaults", "extremes", "random", "alone"), (), 0)
     for series in {cell.series for cell in plan.cells}:
         cells = [cell for cell in plan.cells if cell.series == series]
         settings = [plan.asks[cell.ask].attributes for cell in cells]
@@ -568,6 +587,7 @@ def test_a_sweep_moves_its_own_dial_only(world: World):
         if cells[0].context == "extremes":
             others = [settings[0][a.name] for a in SCHEMA if a.name != dial]
             assert all(v in (0, 4, "en", "de") for v in others)
+        assert (len(settings[0]) == 1) == (cells[0].context == "alone")
 
 
 def test_random_settings_come_from_the_training_labels(world: World):

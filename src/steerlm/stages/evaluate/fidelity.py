@@ -40,7 +40,7 @@ class Sweeps:
 
     Attributes:
         dial: name of the attribute that is swept.
-        context: what the other dials stand at: `defaults`, `extremes` or `random`.
+        context: what the other dials stand at: see `sweeping.make_plan`.
         requested: the level asked for (the index of the category for a categorical dial).
         cluster: group of the prompt.
         series: observations of one sweep (same prompt, context, other dials and seed) share a number.
@@ -67,7 +67,7 @@ class Sweeps:
 
     def contexts(self) -> list[str]:
         """The contexts that occur, in a fixed order."""
-        return [c for c in ("defaults", "extremes", "random") if (self.context == c).any()]
+        return [c for c in ("defaults", "extremes", "random", "alone") if (self.context == c).any()]
 
 
 def fidelity_report(sweeps: Sweeps, schema: AttributeSchema, unscored: Unscored) -> ScorerResult:

@@ -1,4 +1,4 @@
-"""The same figures for groups of requests: do the dials follow in every source, and in every language?"""
+"""The same figures for groups of requests: do the dials follow in every source, language and turn?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steerlm.stages.evaluate.observing import AnswerRow, ScoreRow, lay_out_sweep
 from steerlm.stages.evaluate.sweeping import Prompt, SweepPlan
 
 UNKNOWN = "unknown"
-"""Group of the prompts whose records name no source, or whose language cannot be told."""
+"""Group of what has none: a record names no source, a language cannot be told, a header has not the category."""
 
 
 def group_of_asks(plan: SweepPlan, by: str) -> list[str]:
@@ -26,8 +26,10 @@ def group_of_asks(plan: SweepPlan, by: str) -> list[str]:
         of_prompts = [prompt.source or UNKNOWN for prompt in plan.prompts]
     elif by == "prompt_language":
         of_prompts = [_language(prompt) for prompt in plan.prompts]
+    elif by == "turn":
+        of_prompts = [f"turn {sum(message.role == 'user' for message in prompt.messages)}" for prompt in plan.prompts]
     else:
-        return [str(ask.attributes[by]) for ask in plan.asks]
+        return [str(ask.attributes.get(by, UNKNOWN)) for ask in plan.asks]
     return [of_prompts[ask.prompt] for ask in plan.asks]
 
 

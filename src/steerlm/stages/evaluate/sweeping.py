@@ -25,7 +25,7 @@ from steerlm.sources.prompts import read_prompts as file_prompts
 MAX_LEVELS = 10
 """Attributes with more levels are swept over so many, evenly spaced."""
 
-_CONTEXTS = {"defaults": 0, "extremes": 1, "random": 2}
+_CONTEXTS = {"defaults": 0, "extremes": 1, "random": 2, "alone": 3}
 _POOL = 16
 _MOST_PAIR_LEVELS = 10
 """Pairs of attributes with more levels than this are counted, but get no table of their own."""
@@ -145,7 +145,8 @@ def make_plan(
     Args:
         contexts: what the other dials stand at, constant within a sweep: `defaults`; `extremes`: each at its lowest
             or highest value, drawn per prompt; `random`: drawn per prompt from the combinations seen in training
-            with as many levels of the swept dial as possible (from all levels, evenly, where none is known).
+            with as many levels of the swept dial as possible (from all levels, evenly, where none is known);
+            `alone`: they are not in the header.
         combinations: those of the training labels.
         levels: which dials to turn, and through which levels; None = all attributes through `sweep_levels`.
         guidance: how strongly the dial that is turned counts.
@@ -192,6 +193,8 @@ def _others(
     pool: Sequence[Mapping[str, Value]],
     rng: np.random.Generator,
 ) -> Mapping[str, Value]:
+    if context == "alone":
+        return {}
     others = [attribute for attribute in schema if attribute != dial]
     if context == "defaults":
         return {a.name: a.default_value for a in others}
