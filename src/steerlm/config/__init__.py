@@ -34,4 +34,5 @@ from steerlm.config.refine import RefineConfig as RefineConfig
 from steerlm.config.reinforce import ReinforceConfig as ReinforceConfig
 from steerlm.config.section import RubricLanguage as RubricLanguage
 from steerlm.config.section import Section as Section
+from steerlm.config.section import check_guidance as check_guidance
 from steerlm.config.tune_guidance import TuneGuidanceConfig as TuneGuidanceConfig

@@ -7,12 +7,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from steerlm.config.section import DevicesPerModel, EngineName, Section
+from steerlm.config.section import DevicesPerModel, EngineName, Guidance, Section
 
 _AS_IN_THE_PAPER: dict[str, object] = {
     "samples_per_prompt": 4,
     "temperature": 1.0,
     "tolerance": 0.0,
+    "guidance": 1.0,
     "mix_original": 1.0,
     "learning_rate_share": 1.0,
     "epochs": None,
@@ -44,6 +45,12 @@ class BootstrapConfig(Section):
     )
     top_k: int = Field(50, ge=0, description="Sample from the k likeliest tokens (0: all).")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the smallest set of tokens with this probability.")
+    guidance: Guidance = Field(
+        None,
+        description="How strongly the dials count that a request turns away from their defaults, or by name: above 1 "
+        "the answers go further, and the next model learns to go there by itself. null: as the model that samples says "
+        "(`tune_guidance`), 1 where it says nothing (`paper`: 1).",
+    )
     max_new_tokens: int = Field(1024, ge=1, description="Longest response.")
     batch_size: int = Field(
         64, ge=1, description="Sequences sampled together, or fewer: what the free memory has room for."

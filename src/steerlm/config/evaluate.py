@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config.section import DevicesPerModel, EngineName, RubricLanguage, Section, Strength
+from steerlm.config.section import DevicesPerModel, EngineName, Guidance, RubricLanguage, Section, check_guidance
 from steerlm.errors import UserError, did_you_mean
 
 PROMPT_GROUPS = ("source", "prompt_language", "turn")
@@ -59,7 +59,7 @@ class EvaluateConfig(Section):
         description="What the other dials stand at while one is swept: their defaults, either end of their scale, "
         "combinations drawn from those in the training data, or nowhere: the dial is alone in the header.",
     )
-    guidance: Strength | dict[str, Strength] | None = Field(
+    guidance: Guidance = Field(
         None,
         description="How strongly the dial that is turned counts, or by name: 1 as trained, more exaggerates "
         "(two prompts per token). null: as the last model says (`tune_guidance`), 1 where it says nothing.",
@@ -107,13 +107,7 @@ class EvaluateConfig(Section):
             UserError: an unknown attribute, an engine without guidance, a classifier or a suite on a categorical
                 one, a suite without its prompts, groups by what is no category.
         """
-        strengths = self.guidance if isinstance(self.guidance, dict) else {"": self.guidance}
-        for name in filter(None, strengths):
-            schema[name]
-        if self.engine != "local" and any(strength not in (None, 1) for strength in strengths.values()):
-            raise UserError(
-                f"evaluate.guidance: the engine {self.engine} cannot mix prompts; leave it out, or set engine: local"
-            )
+        check_guidance("evaluate.guidance", self.guidance, self.engine, schema)
         categorical = [attribute.name for attribute in schema if attribute.kind == "categorical"]
         if self.by is not None and self.by not in (*PROMPT_GROUPS, *categorical):
             raise UserError(f"evaluate.by {self.by!r}: {did_you_mean(self.by, [*PROMPT_GROUPS, *categorical])}")

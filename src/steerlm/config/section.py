@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from steerlm.attributes import AttributeSchema
+from steerlm.errors import UserError
+
 EngineName = Literal["local", "vllm", "openvino"]
 """What samples: the built-in engine, vLLM (extra `vllm`) or OpenVINO GenAI (extra `openvino`)."""
 
@@ -20,6 +23,8 @@ RubricLanguage = Annotated[
 
 Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """How strongly a dial counts: 1 as trained."""
+Guidance = Strength | dict[str, Strength] | None
+"""How strongly the dials count that are turned: all the same, or by name; None: as the model says."""
 DevicesPerModel = Annotated[
     int,
     Field(ge=1, description="Devices of a node that share the model; more than 1 for one that fits no single device."),
@@ -31,3 +36,21 @@ class Section(BaseModel):
     """Base of all sections: frozen, and unknown keys and numbers that are not finite are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def check_guidance(
+    key: str, guidance: float | dict[str, float] | None, engine: EngineName, schema: AttributeSchema
+) -> None:
+    """Refuse strengths of attributes that do not exist, and an engine that has none.
+
+    Args:
+        key: of the recipe.
+
+    Raises:
+        UserError: naming it.
+    """
+    strengths = guidance if isinstance(guidance, dict) else {"": guidance}
+    for name in filter(None, strengths):
+        schema[name]
+    if engine != "local" and any(strength not in (None, 1) for strength in strengths.values()):
+        raise UserError(f"{key}: the engine {engine} cannot mix prompts; leave it out, or set engine: local")

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from steerlm.attributes import Attribute, AttributeSchema
+from steerlm.checkpoint.info import save_strengths
 from steerlm.checkpoint.models import CheckpointInfo, load_info, load_sequence_classifier, save_info, save_model
 from steerlm.config import BootstrapConfig, TrainSftConfig
 from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
@@ -22,7 +23,8 @@ from steerlm.generation.engine import Request, Sampling, load_engine
 from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.stages.bootstrap import stage
 from steerlm.stages.bootstrap.before_after import compare
-from steerlm.stages.bootstrap.selection import DROPPED
+from steerlm.stages.bootstrap.data import Bootstrap
+from steerlm.stages.bootstrap.selection import DROPPED, Combinations
 from steerlm.stages.bootstrap.stage import bootstrap
 from steerlm.stages.evaluate.sweeping import read_prompts
 from steerlm.stages.train_sft import train_sft
@@ -302,6 +304,37 @@ def test_nearest_trains_what_was_asked_and_came_out(world: Any, tmp_path: Path) 
     assert report["scorer"]["judge"] == report["scorer"]["attribute_model"]
 
 
+def test_samples_count_as_strongly_as_the_recipe_or_the_model_says(world: Any, tmp_path: Path) -> None:
+    shutil.copytree(world["sft_model"], tmp_path / "turned-up")
+    save_strengths(tmp_path / "turned-up", {"quality": 3.0, "humor": 2.0})
+    prompt = Conversation("a", (Message("user", "Tell me of tea"),))
+    setting = {"quality": 1, "humor": 0}  # the defaults are 4 and 0
+
+    def strengths(model: Path, **config: object) -> dict[str, float]:
+        run = Bootstrap(
+            BootstrapConfig.model_validate(config), world["sft"], None, world["data"], world["validation"], SCHEMA,
+            Combinations((setting,), (setting,), True), tmp_path, 0, (),
+        )  # fmt: skip
+        [guidance] = {tuple((r.guidance or {}).items()) for r in run.requests(1, prompt, run.strengths(model))}
+        return dict(guidance)
+
+    assert strengths(world["sft_model"]) == {}
+    assert strengths(tmp_path / "turned-up") == {"quality": 3.0}, "humor is not turned"
+    assert strengths(tmp_path / "turned-up", guidance=2) == {"quality": 2.0}
+    assert strengths(tmp_path / "turned-up", guidance={"humor": 2}) == {}
+    assert strengths(tmp_path / "turned-up", engine="vllm") == {}, "it cannot mix prompts"
+    assert strengths(tmp_path / "turned-up", mode="paper") == {"quality": 1.0}, "as trained"
+
+    samples = {}
+    for name, guidance in (("as trained", 1.0), ("switched off", 0.0)):
+        config = CONFIG.model_copy(update={"guidance": guidance, "temperature": 0.7})
+        bootstrap(config, out=tmp_path / name, **world)
+        rows = read_rows(tmp_path / name / "round-1" / "samples.jsonl")
+        samples[name] = [sample["text"] for row in rows for sample in row["samples"]]
+    asked = {name: sum(text.startswith("All about") for text in texts) for name, texts in samples.items()}
+    assert asked["as trained"] > asked["switched off"], asked
+
+
 def test_another_judge_reports(world: Any, tmp_path: Path) -> None:
     other = load_sequence_classifier(world["attribute_model"])
     with torch.no_grad():
@@ -334,6 +367,8 @@ def test_mistakes_are_named(world: Any, tmp_path: Path, finished: tuple[Path, An
     fails("no such file", data=tmp_path / "absent.jsonl")
     fails("'humor' has no best end", CONFIG.model_copy(update={"quality_attributes": ("humor",)}))
     fails(r"other inputs \(different: seed\)", CONFIG.model_copy(update={"rounds": 2}), out=finished[0], seed=4)
+    fails("unknown attribute 'wit'", CONFIG.model_copy(update={"guidance": {"wit": 2.0}}))
+    fails("bootstrap.guidance: the engine vllm cannot mix", CONFIG.model_copy(update={"guidance": 2, "engine": "vllm"}))
     fails("none of 24 samples is left", CONFIG.model_copy(update={"filter": "minimum", "minimum_quality": 9.0}))
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.models import load_info
 from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
 from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
 from steerlm.errors import UserError
+from steerlm.generation.guidance import turned_strengths
 from steerlm.generation.opening import open_engine
 from steerlm.generation.requests import Engine, Request, Sampling, generate_fitting
 from steerlm.scorers.labelling import SchemaLabels, open_labels
@@ -78,17 +80,26 @@ class Bootstrap:
         config = self.config
         return Sampling(config.max_new_tokens, temperature, config.top_k, config.top_p)
 
-    def requests(self, number: int, prompt: Conversation) -> list[Request]:
+    def strengths(self, model: Path) -> Mapping[str, float]:
+        """Return how strongly each dial counts that a request turns, where it is not 1, as a model answers."""
+        said = self.config.guidance
+        if said is None:
+            return load_info(model).strengths if self.config.engine == "local" else {}
+        return said if isinstance(said, dict) else dict.fromkeys(self.schema.names, said)
+
+    def requests(self, number: int, prompt: Conversation, strengths: Mapping[str, float]) -> list[Request]:
         """Return what a prompt is asked in a round."""
         config = self.config
-        if config.mode == "nearest":  # the best of n needs n answers to the same request
-            draw, asked = hash64(str(self.seed), str(number), prompt.id), self.combinations.all
-            return [Request(prompt.messages, asked[draw % len(asked)], config.samples_per_prompt, seed=draw)]
-        requests, asked = [], self.combinations.best
-        for i in range(config.samples_per_prompt):
-            draw = hash64(str(self.seed), str(number), prompt.id, str(i))
+        nearest = config.mode == "nearest"  # the best of n needs n answers to the same request
+        asked = self.combinations.all if nearest else self.combinations.best
+        requests = []
+        for i in range(1 if nearest else config.samples_per_prompt):
+            draw = hash64(str(self.seed), str(number), prompt.id, *([] if nearest else [str(i)]))
             # the remainder chooses the combination, a hash of all bits the text
-            requests.append(Request(prompt.messages, asked[draw % len(asked)], seed=draw))
+            setting = asked[draw % len(asked)]
+            guidance = turned_strengths(self.schema, setting, strengths) or None
+            samples = config.samples_per_prompt if nearest else 1
+            requests.append(Request(prompt.messages, setting, samples, draw, guidance))
         return requests
 
 
@@ -100,6 +111,7 @@ def write_prompts(run: Bootstrap, number: int, path: Path) -> int:
 def sample(run: Bootstrap, number: int, model: Path, folder: Path, temperature: float) -> None:
     """Write `samples.jsonl` for the prompts of the folder."""
     config, model = run.config, model.resolve()
+    strengths = run.strengths(model)
     engine: Engine | None = None
 
     def work(chunk: list[Conversation]) -> list[Any]:
@@ -107,7 +119,7 @@ def sample(run: Bootstrap, number: int, model: Path, folder: Path, temperature: 
         engine = engine or open_engine(
             config.engine, model, batch_size=config.batch_size, devices=config.devices_per_model
         )
-        asks = [(i, request) for i, prompt in enumerate(chunk) for request in run.requests(number, prompt)]
+        asks = [(i, request) for i, prompt in enumerate(chunk) for request in run.requests(number, prompt, strengths)]
         rows: list[Any] = [{"id": prompt.id, "samples": []} for prompt in chunk]
         answers = generate_fitting(engine, [request for _, request in asks], run.sampling(temperature))
         for (i, request), samples in zip(asks, answers, strict=True):

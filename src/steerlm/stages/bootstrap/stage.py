@@ -34,7 +34,7 @@ from typing import Any
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import fingerprint, load_info
-from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
+from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig, check_guidance
 from steerlm.errors import UserError
 from steerlm.runs import is_main_process
 from steerlm.scorers.labelling import open_labels
@@ -150,6 +150,7 @@ def check_bootstrap(
     info = steerable_info(sft_model, attribute_model, schema)
     if config.judge is not None and load_info(config.judge).kind == "sft":
         raise UserError(f"bootstrap.judge: {config.judge} is not an attribute model")
+    check_guidance("bootstrap.guidance", config.guidance, config.engine, schema)
     if sft.labels == "human" or not sft.conditioning:
         raise UserError(
             "bootstrap conditions on the attribute model's values, which human labels are on another scale than; "
@@ -177,6 +178,7 @@ def _inputs(
         "seed": seed,
         "sources": [source.model_dump(mode="json") for source in sources],
         "sft_model": fingerprint(sft_model),
+        "strengths": dict(load_info(sft_model).strengths),
         "attribute_model": scorer,
         "judge": None if config.judge is None else fingerprint(config.judge),
         "data": digest_of_file(data),
