@@ -36,6 +36,7 @@ from steerlm.storage.resumable import read_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from results_ablation import machine
+from results_elsewhere import alone, groups, suite
 from results_steerbench import ways_page
 from results_turned_up import FOLLOWED, followed_cells, guided, several, tuned
 from stored_run import StoredRun, finished_stages
@@ -273,6 +274,9 @@ BLOCKS = {
     "real-guided": partial(guided, STORED),
     "real-tuned": partial(tuned, STORED),
     "real-several": partial(several, STORED),
+    "real-groups": partial(groups, STORED),
+    "real-alone": partial(alone, STORED),
+    "real-suite": partial(suite, STORED),
     "real-ways": ways,
     "real-asked": asked,
     "real-bootstrapping": STORED.bootstrapping,

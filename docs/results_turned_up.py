@@ -31,7 +31,7 @@ FOLLOWED = (
 )  # fmt: skip
 """Columns that say how a dial follows."""
 _SETTINGS_PER_PROMPT = 6
-_NOT_MEASURED = "Not measured.\n"
+NOT_MEASURED = "Not measured.\n"
 
 
 def copy(stored: StoredRun, plain: Path, guided: Path, tuned: Path) -> None:
@@ -72,7 +72,7 @@ def followed_cells(dial: DialResult) -> list[str]:
 def guided(stored: StoredRun) -> str:
     """The dials as trained, and each at a strength."""
     if not (stored.folder / "guided.json").is_file():
-        return _NOT_MEASURED
+        return NOT_MEASURED
     found = stored.read("guided.json")
     strengths = found["guided"]["guidance"]
     rows = []
@@ -93,7 +93,7 @@ def guided(stored: StoredRun) -> str:
 def tuned(stored: StoredRun) -> str:
     """The error that every strength left, and which one was taken."""
     if not (stored.folder / "tuned.json").is_file():
-        return _NOT_MEASURED
+        return NOT_MEASURED
     found = stored.read("tuned.json")
     rows = []
     for name, errors in found["errors"].items():
@@ -178,7 +178,7 @@ def _settings(schema: AttributeSchema, dials: Sequence[str], rng: np.random.Gene
 def several(stored: StoredRun) -> str:
     """Several dials at once, by how their strengths are combined."""
     if not (stored.folder / "several.json").is_file():
-        return _NOT_MEASURED
+        return NOT_MEASURED
     found = stored.read("several.json")
     rows = [
         [
