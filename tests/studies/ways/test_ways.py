@@ -162,6 +162,8 @@ def test_all_ways_on_the_same_prompts(
     expected = by_name["words"].dials["words"].mae.value - by_name["header"].dials["words"].mae.value
     assert difference.value == pytest.approx(expected)
     assert result.vectors["words"].examples == 5
+    written = [tmp_path / "out" / "vectors" / f"words.{kind}" for kind in ("safetensors", "json")]
+    assert written[0].stat().st_mode == written[1].stat().st_mode, "whoever can read the one can read the other"
     drawn = lines(tmp_path / "out" / "best-of-3" / "samples.jsonl")
     assert {len(row["samples"]) for row in drawn} == {3}
     assert len(lines(tmp_path / "out" / "best-of-3" / "scores-measure.jsonl")[0]["scores"]) == 1

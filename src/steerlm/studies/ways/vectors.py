@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.conversation import Message
@@ -28,6 +28,7 @@ from steerlm.results.ways import VectorChoice
 from steerlm.stages.evaluate.panel import Panelist
 from steerlm.statistics.estimates import FloatArray
 from steerlm.storage.claims import claim, digest_of
+from steerlm.storage.files import atomic_writer
 from steerlm.storage.progress import progress
 
 MOST_EXAMPLES = 48
@@ -85,7 +86,8 @@ def fit_vectors(fitting: Fitting, schema: AttributeSchema, out: Path) -> dict[st
         tensors = path.with_suffix(".safetensors")
         if not path.is_file():
             made = _fit(fitting, schema[name])
-            save_file({"vector": made.vector.contiguous()}, tensors)
+            with atomic_writer(tensors) as stream:  # save_file's can be read by their owner alone
+                stream.write(save({"vector": made.vector.contiguous()}))
             write_result(path, made.choice)
         found[name] = DialVector(read_result(VectorChoice, path), load_file(tensors)["vector"])
     return found
