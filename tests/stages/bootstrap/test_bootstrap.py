@@ -23,7 +23,7 @@ from steerlm.generation.engine import Request, Sampling, load_engine
 from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.stages.bootstrap import stage
 from steerlm.stages.bootstrap.before_after import compare
-from steerlm.stages.bootstrap.data import Bootstrap
+from steerlm.stages.bootstrap.data import Bootstrap, mix
 from steerlm.stages.bootstrap.selection import DROPPED, Combinations
 from steerlm.stages.bootstrap.stage import bootstrap
 from steerlm.stages.evaluate.sweeping import read_prompts
@@ -335,6 +335,42 @@ def test_samples_count_as_strongly_as_the_recipe_or_the_model_says(world: Any, t
     assert asked["as trained"] > asked["switched off"], asked
 
 
+def test_what_a_round_kept_picks_its_weights_where_it_kept_enough(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = {"quality": 1, "humor": 0}
+    setting = Combinations((labels,), (labels,), True)
+    used = []
+    monkeypatch.setattr(stage, "train_sft", lambda config, data, validation, *rest: used.append(validation))
+
+    def split(config: BootstrapConfig, prompts: int) -> tuple[list[Conversation], ...]:
+        run = Bootstrap(
+            config, world["sft"], None, world["data"], world["validation"], SCHEMA, setting, tmp_path, 0, ()
+        )  # fmt: skip
+        folder = tmp_path / "round-1"
+        kept = [
+            Conversation(
+                f"{n}/bootstrap-1-{k}", (Message("user", "Hi"), Message("assistant", f"{n} {k}", labels)), "bootstrap",
+                meta={"bootstrap": {"round": 1, "prompt": str(n), "requested": labels}},
+            )
+            for n in range(prompts) for k in (0, 1)
+        ]  # fmt: skip
+        write_conversations(folder / "bootstrapped.jsonl", kept, SCHEMA)
+        mix(run, 1, folder, len(kept))
+        stage._fine_tune(run, 1, world["sft_model"])
+        files = (folder / name for name in ("training.jsonl", "validation.jsonl"))
+        return tuple(list(read_conversations(file, SCHEMA)) for file in files)
+
+    training, validation = split(BootstrapConfig(), 200)
+    assert 20 < len(validation) < 60
+    assert len(training) + len(validation) == 400
+    assert not {r.id.split("/")[0] for r in training} & {r.id.split("/")[0] for r in validation}, "whole prompts"
+    for config, prompts in ((BootstrapConfig(), 8), (BootstrapConfig(mode="paper", mix_original=0), 200)):
+        training, validation = split(config, prompts)
+        assert (len(training), validation) == (2 * prompts, []), "too few, or as in the paper"
+    assert used == [tmp_path / "round-1" / "validation.jsonl", world["validation"], world["validation"]]
+
+
 def test_another_judge_reports(world: Any, tmp_path: Path) -> None:
     other = load_sequence_classifier(world["attribute_model"])
     with torch.no_grad():
@@ -383,6 +419,7 @@ def test_further_processes_wait_for_the_data_and_train_only(
         waits.append(seconds)
         if len(waits) == 2:  # the first process is done with it
             data.parent.mkdir()
+            data.with_name("validation.jsonl").touch()
             data.touch()
 
     monkeypatch.setenv("RANK", "1")
@@ -391,7 +428,7 @@ def test_further_processes_wait_for_the_data_and_train_only(
     assert bootstrap(CONFIG, out=tmp_path, **world) == {}
     assert trained == [data]
     assert len(waits) == 2
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["round-1", "training.jsonl"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["round-1", "training.jsonl", "validation.jsonl"]
 
 
 def test_a_baseline_without_attributes_is_refused(world: Any, tmp_path: Path) -> None:

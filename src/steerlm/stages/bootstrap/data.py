@@ -31,6 +31,9 @@ from steerlm.storage.resumable import Pairs, map_lines, read_rows, row_items
 
 TRAINING_FILE = "training.jsonl"
 """What a round fine-tunes on; it appears when all that comes before is done."""
+VALIDATION_FILE = "validation.jsonl"
+"""What picks the weights of a round in mode `nearest`: as many of its records as are held out, none where too few."""
+_HELD_OUT, _FEWEST_HELD_OUT = 10, 8
 _ROWS_PER_SLOT = 8
 """Samples of a chunk for every place in the batch: enough that the batch is full most of the time."""
 _PROMPTS_PER_SCORING = 512
@@ -281,7 +284,8 @@ def mix(run: Bootstrap, number: int, folder: Path, kept: int) -> None:
     """Write `training.jsonl`: drawn original records in the order of the data, then the bootstrapped ones.
 
     In mode `nearest` those of the rounds before as well: a model trained on its last samples alone forgets
-    (Quark, arXiv 2205.13636).
+    (Quark, arXiv 2205.13636). There every tenth prompt's are `validation.jsonl` instead: answers as the model should
+    give them. People's answers would pick the weights that have moved least from them.
     """
     pooled = range(1, number + 1) if run.config.mode == "nearest" else [number]
     files = [run.out / f"round-{earlier}" / "bootstrapped.jsonl" for earlier in pooled]
@@ -290,11 +294,23 @@ def mix(run: Bootstrap, number: int, folder: Path, kept: int) -> None:
     def rank(record: Conversation) -> int:
         return hash64(str(run.seed), str(number), "original", record.id)
 
+    def bootstrapped() -> Iterator[Conversation]:
+        for file in files:
+            yield from read_conversations(file, run.schema)
+
+    def aside(record: Conversation) -> bool:
+        group = record.group or record.meta["bootstrap"]["prompt"]
+        return hash64(str(run.seed), "validation", group) % _HELD_OUT == 0
+
+    held_out = list(filter(aside, bootstrapped())) if run.config.mode == "nearest" else []
+    if len(held_out) < _FEWEST_HELD_OUT:
+        held_out = []
+
     def records() -> Iterator[Conversation]:
         if wanted:
             drawn = heapq.nsmallest(wanted, map(rank, read_conversations(run.data, run.schema)))
             yield from (record for record in read_conversations(run.data, run.schema) if rank(record) <= drawn[-1])
-        for file in files:
-            yield from read_conversations(file, run.schema)
+        yield from (record for record in bootstrapped() if not (held_out and aside(record)))
 
+    write_conversations(folder / VALIDATION_FILE, held_out, run.schema)
     write_conversations(folder / TRAINING_FILE, records(), run.schema)

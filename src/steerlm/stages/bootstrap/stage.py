@@ -15,6 +15,7 @@ held-out prompts.
                /scored.jsonl        what the attribute model says, and which samples are dropped, one prompt per line
                /bootstrapped.jsonl  the records that are kept
                /training.jsonl      the same after the original records mixed in
+               /validation.jsonl    those of every tenth prompt, which are not trained on (mode nearest)
                /train/              the second fine-tuning
     OUT/held_out/round-0.jsonl      answers to held-out prompts before the first round, -1 after it, …
     OUT/model/                      the last round's model
@@ -41,6 +42,7 @@ from steerlm.scorers.labelling import open_labels
 from steerlm.stages.bootstrap.before_after import NUM_PROMPTS, compare, held_out_answers
 from steerlm.stages.bootstrap.data import (
     TRAINING_FILE,
+    VALIDATION_FILE,
     Bootstrap,
     choose_temperature,
     mix,
@@ -53,7 +55,7 @@ from steerlm.stages.bootstrap.selection import Combinations, seen_combinations, 
 from steerlm.stages.train_sft import train_sft
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.cluster import Cluster
-from steerlm.storage.files import write_json
+from steerlm.storage.files import count_lines, write_json
 
 _POLL_S = 0.5
 _HELD_OUT_TEMPERATURE = 0.7
@@ -222,10 +224,11 @@ def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
 
 def _fine_tune(run: Bootstrap, number: int, model: Path) -> Any:
     folder = run.out / f"round-{number}"
+    own = folder / VALIDATION_FILE
     return train_sft(
         training_section(run, model),
         folder / TRAINING_FILE,
-        run.validation,
+        own if count_lines(own) else run.validation,
         run.schema,
         folder / "train",
         run.seed + number,
