@@ -99,6 +99,22 @@ def test_bootstrapping_is_planned_with_every_filter(raw: dict[str, Any], tmp_pat
     assert (costs["bootstrap"].tokens == everything.tokens) == (name != "top")
 
 
+def test_a_dial_that_is_turned_up_costs_a_second_prompt(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))
+
+    def seconds(stage: str, **changes: Any) -> float:
+        found = next(cost.seconds for cost in planned(raw | changes).stages if cost.stage == stage)
+        assert found is not None
+        return found
+
+    plain = seconds("evaluate")
+    for changes in ({"tune_guidance": {}}, {"evaluate": {"guidance": {"quality": 2}}}):
+        assert seconds("evaluate", **changes) == pytest.approx(2 * plain, rel=0.05)
+    assert seconds("evaluate", tune_guidance={}, evaluate={"guidance": 1}) == pytest.approx(plain, rel=0.05)
+    assert seconds("bootstrap", bootstrap={"num_prompts": 10, "guidance": 1}) == pytest.approx(seconds("bootstrap"))
+    assert seconds("bootstrap", bootstrap={"num_prompts": 10, "guidance": 4}) > seconds("bootstrap")
+
+
 @pytest.mark.parametrize("changes", [{"filter": "top", "keep_per_prompt": 9}, {"rounds": 2, "mix_original": 100}])
 def test_bootstrapping_trains_no_more_than_it_has(raw: dict[str, Any], tmp_path: Path, changes: dict[str, Any]) -> None:
     raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))

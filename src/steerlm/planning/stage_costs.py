@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -241,7 +241,9 @@ class Estimator:
             return StageCost("bootstrap", None, shape.parameters)
         answers = float(prompts * config.samples_per_prompt * config.rounds)
         judge = 0 if scorer is None else scorer.parameters
-        cost, sampled = self.sampling("bootstrap", config, shape, judge, answers)
+        lanes = _prompts_per_token(config.guidance)
+        cost, sampled = self.sampling("bootstrap", config, shape, judge, answers * lanes)
+        sampled /= lanes
         assert cost.memory is not None
         assert cost.seconds is not None
         # how many answers a filter lets pass is not known: all of them at most
@@ -330,7 +332,7 @@ class Estimator:
         if shape is None:
             return StageCost("tune_guidance", None, None)
         levels = sum(len(attribute.levels) for attribute in recipe.schema_.ordinal)
-        prompts = sum(1 if strength == 1 else 2 for strength in config.strengths)
+        prompts = sum(map(_prompts_per_token, config.strengths))
         answers = float(config.num_prompts * recipe.evaluate.samples_per_prompt * levels * prompts)
         return self.sampling("tune_guidance", recipe.evaluate, shape, 0, answers)[0]
 
@@ -342,6 +344,7 @@ class Estimator:
         levels = sum(len(attribute.levels) for attribute in recipe.schema_)
         models = len(tuning_stages(recipe))
         answers = float(config.num_prompts * config.samples_per_prompt * levels * len(config.settings) * models)
+        answers *= 2 if config.guidance is None and recipe.tune_guidance else _prompts_per_token(config.guidance)
         return self.sampling("evaluate", config, shape, 0 if scorer is None else scorer.parameters, answers)[0]
 
 
@@ -349,3 +352,9 @@ def _cpu_trains_in_bf16() -> bool:
     from steerlm.checkpoint.models import autocast_bf16
 
     return autocast_bf16("auto")
+
+
+def _prompts_per_token(guidance: float | Mapping[str, float] | None) -> int:
+    """Return how many prompts a token is drawn from: a dial that does not count 1 needs a second one."""
+    strengths = guidance.values() if isinstance(guidance, Mapping) else [guidance]
+    return 1 if all(strength in (None, 1) for strength in strengths) else 2
