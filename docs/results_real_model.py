@@ -1,13 +1,13 @@
 """Copy the numbers of a run on a real model into `docs/results/real_model/`, and render them for README and docs.
 
-    python docs/results_real_model.py RUN [--course NAME=TRAINING …] [--at STEP=EVALUATION …] [--ways FOLDER]
+    python docs/results_real_model.py RUN [--course NAME=TRAINING …] [--at STEP=EVALUATION …]
+    python docs/results_real_model.py RUN --ways FOLDER          (what `steerlm evaluate --ways` found, and no more)
     python docs/results_real_model.py RUN --ask QUESTION         (one answer per level of length, for the README)
     python docs/results_real_model.py RUN --hour                 (a run of docs/no-ratings.md, for that page)
     make docs
 
 RUN is a finished run of `recipes/gemma_270m.yaml`. Every TRAINING is the output of another `train-sft`, finished or
-not, whose course stands beside the run's; EVALUATION what `steerlm evaluate` found for the checkpoint of a step; the
-folder of ways that of `steerlm evaluate --ways`.
+not, whose course stands beside the run's; EVALUATION what `steerlm evaluate` found for the checkpoint of a step.
 
 Of the answers only the model's own words are copied, with what was asked of each and what the scorers said, so that
 every figure can be computed again without the model; prompts stay where they are.
@@ -45,8 +45,8 @@ STORED = StoredRun(Path(__file__).resolve().parent / "results" / "real_model")
 ANSWERS = STORED.folder / "answers.jsonl.gz"
 
 
-def copy(run: Path, others: dict[str, Path], steps: dict[str, Path], ways_folder: Path | None) -> None:
-    """Copy what the page needs from a finished run, from other trainings, checkpoints, and ways to steer."""
+def copy(run: Path, others: dict[str, Path], steps: dict[str, Path]) -> None:
+    """Copy what the page needs from a finished run, from other trainings and checkpoints."""
     STORED.copy_cost(run)
     results = json.loads((run / "evaluate" / "results.json").read_text())
     results["examples"]["sweeps"] = []  # they hold other people's prompts
@@ -62,13 +62,16 @@ def copy(run: Path, others: dict[str, Path], steps: dict[str, Path], ways_folder
         "settings.json", {"train_sft": settings, "sources": [source.name for source in recipe.prepare.sources]}
     )
     STORED.write("curve.json", {step: _dials(folder) for step, folder in steps.items()})
-    if ways_folder is not None:
-        found = (ways_folder / "ways.json").read_text(encoding="utf-8")
-        base = json.loads(found)["base"]  # a folder of this machine
-        STORED.write("ways.json", json.loads(found.replace(json.dumps(base), json.dumps(Path(base).name))))
     with ANSWERS.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed:
         for row in _answers(run / "evaluate", results):
             packed.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+
+def copy_ways(folder: Path) -> None:
+    """Keep a comparison of ways to steer."""
+    found = (folder / "ways.json").read_text(encoding="utf-8")
+    base = json.loads(found)["base"]  # a folder of this machine
+    STORED.write("ways.json", json.loads(found.replace(json.dumps(base), json.dumps(Path(base).name))))
 
 
 def ask(model: Path, question: str, dial: str) -> None:
@@ -297,6 +300,9 @@ def main() -> None:
     if given.hour:
         copy_hour(given.run)
         return
+    if given.ways is not None:
+        copy_ways(given.ways)
+        return
     if given.ask is not None:
         ask(given.run / "train_sft" / "model", given.ask, "length")
         return
@@ -304,7 +310,7 @@ def main() -> None:
         {name: Path(folder) for name, _, folder in (pair.partition("=") for pair in pairs)}
         for pairs in (given.course, given.at)
     )
-    copy(given.run, others, steps, given.ways)
+    copy(given.run, others, steps)
 
 
 if __name__ == "__main__":

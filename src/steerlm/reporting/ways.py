@@ -42,7 +42,9 @@ def ways_sections(result: WaysResult) -> str:
         parts += [
             f"### {markdown_text(attribute)}",
             f"Measured by {markdown_text(who)}.",
-            markdown_table([*columns, "error, this minus header"], [[markdown_text(r[0]), *r[1:]] for r in rows]),
+            markdown_table(
+                [*columns, f"error, this minus {_reference(result)}"], [[markdown_text(r[0]), *r[1:]] for r in rows]
+            ),
         ]
     if result.vectors:
         parts += ["### The vectors", _vectors(result)]
@@ -65,7 +67,7 @@ def _error(by_dial: Mapping[str, object], attribute: str) -> Estimate | None:
 
 
 def _overall(result: WaysResult) -> str:
-    """Means over the dials, differences from the header in pairs, and what an answer costs."""
+    """Means over the dials, differences from the first of them in pairs, and what an answer costs."""
     rows = []
     for way in result.ways:
         dials = list(way.dials.values())
@@ -81,8 +83,18 @@ def _overall(result: WaysResult) -> str:
                 f"{way.draws} × {number(way.answer_tokens, 0)}" if way.draws > 1 else number(way.answer_tokens, 0),
             ]
         )
-    columns = ["way", "error in levels", "Spearman", "error, minus header", "Spearman, minus header"]
-    return markdown_table([*columns, "prompt tokens", "answer tokens drawn"], rows)
+    first = _reference(result)
+    columns = ["way", "error in levels", "Spearman", f"error, minus {first}", f"Spearman, minus {first}"]
+    table = markdown_table([*columns, "prompt tokens", "answer tokens drawn"], rows)
+    scorers = list(result.headline_scorer.values())
+    compared = [name for name, scorer in result.headline_scorer.items() if scorer == scorers[0]]
+    names = ", ".join(map(markdown_text, compared))
+    return table if len(compared) == len(scorers) else f"{table}\nDifferences: in pairs, mean over {names}."
+
+
+def _reference(result: WaysResult) -> str:
+    """Return the way that the others are compared with: the header, or the header turned up."""
+    return next((way.name for way in result.ways if way.against_header is None), "header")
 
 
 def _mean(values: list[float]) -> str:

@@ -43,8 +43,8 @@ class WayResult:
         answer_tokens: mean length of an answer, in tokens of the model.
         unanswered: requests without an answer: the prompt does not fit.
         dials: as the quoted scorer measures them.
-        against_header: this way minus the header, on the same prompts in pairs; a positive error is worse. None for the
-            header itself.
+        against_header: this way minus the header (turned up, where there is no other), on the same prompts in pairs; a
+            positive error is worse; the mean over the dials of the first scorer. None for the header itself.
         by_dial: the same per dial.
     """
 
