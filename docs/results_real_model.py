@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from results_ablation import machine
 from results_elsewhere import alone, groups, suite
 from results_steerbench import ways_page
-from results_turned_up import FOLLOWED, followed_cells, guided, several, tuned
+from results_turned_up import FOLLOWED, bootstrap, bootstrap_turned, followed_cells, guided, several, tuned
 from stored_run import StoredRun, finished_stages
 
 STORED = StoredRun(Path(__file__).resolve().parent / "results" / "real_model")
@@ -283,6 +283,8 @@ BLOCKS = {
     "real-ways": ways,
     "real-asked": asked,
     "real-bootstrapping": STORED.bootstrapping,
+    "real-bootstrap": partial(bootstrap, STORED),
+    "real-bootstrap-turned": partial(bootstrap_turned, STORED),
     "real-hour": hour,
 }
 

@@ -2,10 +2,13 @@
 
     python docs/results_turned_up.py PAGE --evaluations PLAIN GUIDED --tuned TUNED
     python docs/results_turned_up.py PAGE --several MODEL --prompts FILE
+    python docs/results_turned_up.py PAGE --bootstrap OUT BOTH --turned EVALUATION
 
 PAGE is a folder of `docs/results/`. PLAIN and GUIDED are evaluations of one model on the same prompts, its dials as
 trained and each at its strength; TUNED is the folder of `steerlm tune-guidance`. `--several` asks MODEL for settings of
 several measured dials at once: as trained, each dial at its own strength, and together at the least, as it is served.
+`--bootstrap` takes a bootstrapping from samples that were turned up and an evaluation of the models before and after
+it, as trained; `--turned` one of the model after it, at the strengths that were chosen for it.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.reporting.formatting import DASH, estimate_text, markdown_table, number
 from steerlm.results.codec import from_json, to_json
 from steerlm.results.dials import DialResult
-from steerlm.results.evaluation import read_evaluation
+from steerlm.results.evaluation import PairedDifferences, read_evaluation
 from steerlm.statistics.estimates import Estimate, cluster_bootstrap, mean
 
 FOLLOWED = (
@@ -32,6 +35,7 @@ FOLLOWED = (
 """Columns that say how a dial follows."""
 _SETTINGS_PER_PROMPT = 6
 NOT_MEASURED = "Not measured.\n"
+_BOOTSTRAP = "bootstrap_turned_up.json"
 
 
 def copy(stored: StoredRun, plain: Path, guided: Path, tuned: Path) -> None:
@@ -198,12 +202,78 @@ def several(stored: StoredRun) -> str:
     return markdown_table(head, rows) + note
 
 
+def copy_bootstrap(stored: StoredRun, out: Path, both: Path, turned: Path | None) -> None:
+    """Keep what was sampled and kept, and the dials of the models before and after."""
+    results = read_evaluation(both)
+    assert results is not None
+    [done] = json.loads((out / "report.json").read_text(encoding="utf-8"))["rounds"]
+    found = {
+        "kept": {key: done[key] for key in ("prompts", "samples", "kept", "prompts_without_success", "temperature")},
+        "best_step": done["training"]["best_step"],
+        "by_annotator": done["held_out"],
+        "answers": results.asks,
+        "dials": [[row.model, row.attribute, row.scorer.text, to_json(row.dial)] for row in results.headline_dials()],
+        "comparisons": to_json(results.comparisons),
+        "degenerate": {name: to_json(model.answers["all"].degenerate) for name, model in results.models.items()},
+        "turned": None if turned is None else followed(turned),
+    }
+    stored.write(_BOOTSTRAP, found)
+
+
+def bootstrap(stored: StoredRun) -> str:
+    """The dials before and after, as trained, and what differs in pairs."""
+    if not (stored.folder / _BOOTSTRAP).is_file():
+        return NOT_MEASURED
+    found = stored.read(_BOOTSTRAP)
+    dials: dict[str, list[DialResult]] = {}
+    for _, name, _, dial in found["dials"]:
+        dials.setdefault(name, []).append(from_json(DialResult, dial))
+    who = {name: scorer for _, name, scorer, _ in found["dials"]}
+    comparisons = [from_json(PairedDifferences, row) for row in found["comparisons"]]
+    differences = {name: row for comparison in comparisons for name, row in comparison.attributes.items()}
+    rows = [
+        [
+            name,
+            who[name],
+            *(estimate_text(getattr(dial, key)) for key in ("spearman", "mae") for dial in pair),
+            estimate_text(differences[name].mae),
+        ]
+        for name, pair in dials.items()
+    ]
+    for comparison in comparisons:
+        title = f"mean over {', '.join(comparison.attributes)}"
+        rows.append([title, "", "", "", "", "", estimate_text(comparison.mean.mae)])
+    kept = found["kept"]
+    broken = " and ".join(f"{100 * share['value']:.1f} %" for share in found["degenerate"].values())
+    note = (
+        f"\n{kept['samples']} answers to {kept['prompts']} training prompts, {kept['kept']} kept "
+        f"({kept['prompts_without_success']} prompts had none). Both models asked the same, {found['answers']} answers "
+        f"each, one prompt per token; degenerate: {broken}.\n"
+    )
+    head = ["dial", "measured by", "Spearman before", "after", "error before", "after", "error, difference"]
+    return markdown_table(head, rows) + note
+
+
+def bootstrap_turned(stored: StoredRun) -> str:
+    """The bootstrapped model's dials, each at the strength that was chosen for it."""
+    if not (stored.folder / _BOOTSTRAP).is_file() or (found := stored.read(_BOOTSTRAP)["turned"]) is None:
+        return NOT_MEASURED
+    rows = [
+        [name, f"{found['guidance'].get(name, 1):g}", *followed_cells(from_json(DialResult, row))]
+        for name, row in found["dials"].items()
+    ]
+    note = f"\n{found['answers']} answers; degenerate: {100 * found['degenerate']['value']:.1f} %.\n"
+    return markdown_table(["dial", "strength", *FOLLOWED], rows) + note
+
+
 def main() -> None:
     """Copy or measure what the command line names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("page", type=Path)
     parser.add_argument("--evaluations", type=Path, nargs=2, metavar=("PLAIN", "GUIDED"))
     parser.add_argument("--tuned", type=Path)
+    parser.add_argument("--bootstrap", type=Path, nargs=2, metavar=("OUT", "BOTH"))
+    parser.add_argument("--turned", type=Path, metavar="EVALUATION")
     parser.add_argument("--several", type=Path, metavar="MODEL")
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--num-prompts", type=int, default=20)
@@ -211,6 +281,8 @@ def main() -> None:
     stored = StoredRun(given.page)
     if given.several:
         measure_several(stored, given.several, given.prompts, given.num_prompts)
+    if given.bootstrap:
+        copy_bootstrap(stored, *given.bootstrap, given.turned)
     if given.evaluations:
         copy(stored, *given.evaluations, given.tuned)
 

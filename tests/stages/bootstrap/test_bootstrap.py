@@ -358,6 +358,8 @@ def test_what_a_round_kept_picks_its_weights_where_it_kept_enough(
         write_conversations(folder / "bootstrapped.jsonl", kept, SCHEMA)
         mix(run, 1, folder, len(kept))
         stage._fine_tune(run, 1, world["sft_model"])
+        assert world["sft"].eval_steps == 500 > len(kept), "never, taken from the first training"
+        assert stage.training_section(run, world["sft_model"]).eval_steps is None
         files = (folder / name for name in ("training.jsonl", "validation.jsonl"))
         return tuple(list(read_conversations(file, SCHEMA)) for file in files)
 

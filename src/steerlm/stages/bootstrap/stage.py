@@ -241,6 +241,7 @@ def training_section(run: Bootstrap, model: Path) -> TrainSftConfig:
     config = run.config
     changes: dict[str, Any] = {"base_model": run.sft.base_model if config.start_from == "base" else str(model)}
     changes["learning_rate"] = config.learning_rate_after(run.sft.learning_rate)
+    changes["eval_steps"] = None  # once per epoch: the first training's number of steps may be more than all of these
     if config.epochs is not None:
         changes |= {"epochs": config.epochs, "max_steps": -1}
     return run.sft.model_copy(update=changes)
