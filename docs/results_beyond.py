@@ -30,6 +30,7 @@ ROWS = {
     "bootstrap-paper": "+ bootstrap, `mode: paper`",
     "bootstrap": "+ bootstrap, the default",
     "bootstrap-double": "+ bootstrap, the default, twice the answers",
+    "bootstrap-turned-up": "+ bootstrap, the default, samples turned up (2)",
     "refine": "+ refine, 1 round",
     "refine-2": "+ refine, 2 rounds",
     "refine-24": "+ refine, concentration 24, learning rate 3e-4, 2 requests per step",

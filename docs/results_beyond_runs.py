@@ -37,6 +37,9 @@ STEPS: dict[str, tuple[str, dict[str, object]]] = {
     "bootstrap-double": ("bootstrap", {
         **_SHARED, "num_prompts": BUDGET // 4, "samples_per_prompt": 8, "temperature": 0.7,
     }),
+    "bootstrap-turned-up": ("bootstrap", {
+        **_SHARED, "num_prompts": BUDGET // 8, "samples_per_prompt": 8, "temperature": 0.7, "guidance": 2.0,
+    }),
     "refine": ("refine", {**_REFINE, "num_prompts": BUDGET // 8}),
     "refine-2": ("refine", {**_REFINE, "num_prompts": BUDGET // 16, "rounds": 2}),
     "contrast": ("contrast", {**_SHARED, "learning_rate": 3e-4, "epochs": 0.6}),

@@ -62,6 +62,8 @@ def test_the_resolved_copy_loads_to_an_equal_recipe(dotted: str, value: Any) -> 
         ("train_sft.template", "chatlm", ["train_sft.template", "'chatml'", "'chatlm'"]),
         ("bootstrap.quality_attributes", ["humor"], ["'humor' has no best end"]),
         ("bootstrap.quality_attributes", ["qality"], ["did you mean 'quality'"]),
+        ("bootstrap", {"guidance": 2, "engine": "vllm"}, ["bootstrap.guidance", "vllm cannot mix prompts"]),
+        ("bootstrap", {"guidance": {"qality": 2}}, ["did you mean 'quality'"]),
         ("attributes", "oast", ["unknown schema preset", "did you mean 'oasst'"]),
         ("attributes", [{"name": "q", "maxmum": 3}], ["unknown key 'maxmum'", "'maximum'"]),
         ("prepare.sources", [{"name": "a", "format": "messages"}], ["exactly one of path, hub"]),

@@ -18,7 +18,7 @@ from steerlm.config.evaluate import EvaluateConfig
 from steerlm.config.grow import GrowConfig
 from steerlm.config.refine import RefineConfig
 from steerlm.config.reinforce import ReinforceConfig
-from steerlm.config.section import DevicesPerModel, RubricLanguage, Section
+from steerlm.config.section import DevicesPerModel, RubricLanguage, Section, check_guidance
 from steerlm.config.tune_guidance import TuneGuidanceConfig
 from steerlm.errors import did_you_mean
 
@@ -371,6 +371,7 @@ class Recipe(Section):
         self.evaluate.check(schema)
         self._check_tellers(schema)
         if self.bootstrap is not None:
+            check_guidance("bootstrap.guidance", self.bootstrap.guidance, self.bootstrap.engine, schema)
             for name in self.bootstrap.quality_attributes:
                 if name not in schema:
                     raise ValueError(

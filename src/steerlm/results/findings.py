@@ -161,6 +161,8 @@ def _of_dial(results: Evaluation, name: str) -> Iterator[Finding]:
     measured = results.final_model.scorers[scorer]
     dial, category = measured.dials.get(name), measured.categorical.get(name)
     cure = "More examples in which it varies, more steps or a larger learning rate would help"
+    if results.settings.get("guidance", 1.0) == 1:
+        cure += "; without training, steerlm tune-guidance turns it up"
     text = None
     if dial is not None:
         text, cure = _of_levels(dial, cure)
