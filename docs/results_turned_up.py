@@ -206,7 +206,7 @@ def copy_bootstrap(stored: StoredRun, out: Path, both: Path, turned: Path | None
     """Keep what was sampled and kept, and the dials of the models before and after."""
     results = read_evaluation(both)
     assert results is not None
-    [done] = json.loads((out / "report.json").read_text(encoding="utf-8"))["rounds"]
+    done = json.loads((out / "report.json").read_text(encoding="utf-8"))["rounds"][-1]
     found = {
         "kept": {key: done[key] for key in ("prompts", "samples", "kept", "prompts_without_success", "temperature")},
         "best_step": done["training"]["best_step"],
@@ -258,8 +258,9 @@ def bootstrap_turned(stored: StoredRun) -> str:
     """The bootstrapped model's dials, each at the strength that was chosen for it."""
     if not (stored.folder / _BOOTSTRAP).is_file() or (found := stored.read(_BOOTSTRAP)["turned"]) is None:
         return NOT_MEASURED
+    strengths = found["guidance"] if isinstance(found["guidance"], dict) else {}
     rows = [
-        [name, f"{found['guidance'].get(name, 1):g}", *followed_cells(from_json(DialResult, row))]
+        [name, f"{strengths.get(name, 1):g}", *followed_cells(from_json(DialResult, row))]
         for name, row in found["dials"].items()
     ]
     note = f"\n{found['answers']} answers; degenerate: {100 * found['degenerate']['value']:.1f} %.\n"
@@ -278,6 +279,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--num-prompts", type=int, default=20)
     given = parser.parse_args()
+    if bool(given.evaluations) != bool(given.tuned) or (given.turned and not given.bootstrap):
+        parser.error("--evaluations and --tuned belong together, and --turned to --bootstrap")
     stored = StoredRun(given.page)
     if given.several:
         measure_several(stored, given.several, given.prompts, given.num_prompts)

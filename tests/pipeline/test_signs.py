@@ -107,7 +107,8 @@ def test_a_sign_shows_in_the_terminal_and_in_the_report(kind: FindingKind, words
         assert f"! {finding}" in shown.said.splitlines(), "at the end of the run"
         assert shown.said.count(str(finding)) >= 2, "and after the stage that it shows in"
         assert str(finding) in shown.report
-        assert ("tune-guidance turns it up" in str(finding)) == (kind == "dial")
+        turned_up = kind == "dial" and finding.dials != ("tone",)  # a category has no strength to tune
+        assert ("tune-guidance may turn it up" in str(finding)) == turned_up
 
 
 def test_every_kind_of_sign_is_tried() -> None:

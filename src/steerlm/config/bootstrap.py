@@ -47,9 +47,10 @@ class BootstrapConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the smallest set of tokens with this probability.")
     guidance: Guidance = Field(
         None,
-        description="How strongly the dials count that a request turns away from their defaults, or by name: above 1 "
-        "the answers go further, and the next model learns to go there by itself. null: as the model that samples says "
-        "(`tune_guidance`), 1 where it says nothing (`paper`: 1).",
+        description="How strongly the dials count that a request turns away from their defaults, or by name (several "
+        "that are turned: the least of theirs): above 1 the answers go further, and the next model learns to go there "
+        "by itself. null: as the folder of the model that samples says (`steerlm tune-guidance`), 1 where it says "
+        "nothing, as in later rounds (`paper`: 1).",
     )
     max_new_tokens: int = Field(1024, ge=1, description="Longest response.")
     batch_size: int = Field(
@@ -85,7 +86,10 @@ class BootstrapConfig(Section):
     )
     learning_rate_share: float = Field(0.25, gt=0, description="That share (`paper`: 1).")
     epochs: float | None = Field(
-        1.0, gt=0, description="Epochs of the second fine-tuning; null: those of train_sft (`paper`)."
+        1.0,
+        gt=0,
+        description="Epochs of the second fine-tuning, with a validation after each; null: those of train_sft "
+        "(`paper`).",
     )
     judge: Path | None = Field(
         None,

@@ -203,8 +203,13 @@ class Estimator:
         shape: Architecture,
         judge: int,
         answers: float,
+        lanes: float = 1,
     ) -> tuple[StageCost, float]:
-        """Return the cost of sampling answers to the data's prompts, and their tokens; `judge` waits beside it."""
+        """Return the cost of sampling answers to the data's prompts, and their tokens; `judge` waits beside it.
+
+        Args:
+            lanes: prompts that a token is drawn from, on average.
+        """
         prompt = self.data.tokens_per_record * (1 - self.data.response_share)
         answer = min(float(config.max_new_tokens), self.data.tokens_per_record * self.data.response_share)
         cpu, length = self.machines.device.cpu, prompt + config.max_new_tokens
@@ -224,7 +229,7 @@ class Estimator:
                 f"{stage}: memory has room for {together(devices)} of batch_size {config.batch_size} sequences at once"
             )
         seconds = sampling_seconds(
-            shape, self.machines, answers, prompt, answer, together(devices), self.width, devices
+            shape, self.machines, answers * lanes, prompt, answer, together(devices), self.width, devices
         )
         tokens = answers * (prompt + answer)
         return StageCost(stage, round(tokens), shape.parameters, memory, seconds, None, fits, spread), tokens
@@ -242,8 +247,7 @@ class Estimator:
         answers = float(prompts * config.samples_per_prompt * config.rounds)
         judge = 0 if scorer is None else scorer.parameters
         lanes = _prompts_per_token(config.guidance)
-        cost, sampled = self.sampling("bootstrap", config, shape, judge, answers * lanes)
-        sampled /= lanes
+        cost, sampled = self.sampling("bootstrap", config, shape, judge, answers, lanes)
         assert cost.memory is not None
         assert cost.seconds is not None
         # how many answers a filter lets pass is not known: all of them at most
@@ -332,9 +336,9 @@ class Estimator:
         if shape is None:
             return StageCost("tune_guidance", None, None)
         levels = sum(len(attribute.levels) for attribute in recipe.schema_.ordinal)
-        prompts = sum(map(_prompts_per_token, config.strengths))
-        answers = float(config.num_prompts * recipe.evaluate.samples_per_prompt * levels * prompts)
-        return self.sampling("tune_guidance", recipe.evaluate, shape, 0, answers)[0]
+        lanes = [_prompts_per_token(strength) for strength in config.strengths]
+        answers = float(config.num_prompts * recipe.evaluate.samples_per_prompt * levels * len(lanes))
+        return self.sampling("tune_guidance", recipe.evaluate, shape, 0, answers, sum(lanes) / len(lanes))[0]
 
     def evaluation(self, recipe: Recipe, shape: Architecture | None, scorer: Architecture | None) -> StageCost:
         """Cost of sampling the answers of all sweeps, once per model."""
@@ -344,8 +348,10 @@ class Estimator:
         levels = sum(len(attribute.levels) for attribute in recipe.schema_)
         models = len(tuning_stages(recipe))
         answers = float(config.num_prompts * config.samples_per_prompt * levels * len(config.settings) * models)
-        answers *= 2 if config.guidance is None and recipe.tune_guidance else _prompts_per_token(config.guidance)
-        return self.sampling("evaluate", config, shape, 0 if scorer is None else scorer.parameters, answers)[0]
+        tuned = config.guidance is None and recipe.tune_guidance is not None
+        lanes = 2 if tuned else _prompts_per_token(config.guidance)
+        judge = 0 if scorer is None else scorer.parameters
+        return self.sampling("evaluate", config, shape, judge, answers, lanes)[0]
 
 
 def _cpu_trains_in_bf16() -> bool:
@@ -355,6 +361,6 @@ def _cpu_trains_in_bf16() -> bool:
 
 
 def _prompts_per_token(guidance: float | Mapping[str, float] | None) -> int:
-    """Return how many prompts a token is drawn from: a dial that does not count 1 needs a second one."""
+    """Return how many prompts a token is drawn from: a dial that counts neither 0 nor 1 needs two."""
     strengths = guidance.values() if isinstance(guidance, Mapping) else [guidance]
-    return 1 if all(strength in (None, 1) for strength in strengths) else 2
+    return 1 if all(strength in (None, 0, 1) for strength in strengths) else 2

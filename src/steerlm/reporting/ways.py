@@ -94,7 +94,8 @@ def _overall(result: WaysResult) -> str:
 
 def _reference(result: WaysResult) -> str:
     """Return the way that the others are compared with: the header, or the header turned up."""
-    return next((way.name for way in result.ways if way.against_header is None), "header")
+    names = [way.name for way in result.ways if way.draws == 1]
+    return next((name for kind in ("header", "guided") for name in names if name.startswith(kind)), "header")
 
 
 def _mean(values: list[float]) -> str:

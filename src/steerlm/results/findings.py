@@ -161,10 +161,10 @@ def _of_dial(results: Evaluation, name: str) -> Iterator[Finding]:
     measured = results.final_model.scorers[scorer]
     dial, category = measured.dials.get(name), measured.categorical.get(name)
     cure = "More examples in which it varies, more steps or a larger learning rate would help"
-    if results.settings.get("guidance", 1.0) == 1:
-        cure += "; without training, steerlm tune-guidance turns it up"
     text = None
     if dial is not None:
+        if results.settings.get("guidance", 1.0) == 1 and results.settings.get("engine", "local") == "local":
+            cure += "; without training, steerlm tune-guidance may turn it up"
         text, cure = _of_levels(dial, cure)
     elif category is not None:
         chance, share = 1 / len(results.attributes[name].categories), category.accuracy

@@ -82,7 +82,7 @@ class Readout:
         """Return whose states of a decoder's last layer are read (B, T); arguments as of `read`."""
         present_B_T = mask_B_T.bool()
         read_B_T = last_response(present_B_T & ~torch.isin(ids_B_T, control))
-        read_B_T[torch.arange(len(read_B_T)), _last(present_B_T)] = True
+        read_B_T[torch.arange(len(read_B_T), device=read_B_T.device), _last(present_B_T)] = True
         return read_B_T
 
     def _read(self, hidden_states: States, ids_B_T: Tensor, mask_B_T: Tensor, control: Tensor) -> Tensor:
@@ -93,7 +93,8 @@ class Readout:
         for pooling in self.pooling.split("+"):
             if pooling == "last":
                 last_B = _last(present_B_T)
-                vectors.append(hidden_states[self.layers[-1]][torch.arange(len(last_B)), last_B].float())
+                rows_B = torch.arange(len(last_B), device=last_B.device)
+                vectors.append(hidden_states[self.layers[-1]][rows_B, last_B].float())
                 continue
             weight_B_T = response_B_T.float()
             if pooling == "cls":

@@ -134,7 +134,7 @@ def _states_at(
         read_N_T: whose states of the last layer are read; what the others have there means nothing.
     """
     stack = getattr(core_model(model).get_decoder(), "layers", None)
-    if stack is None:
+    if stack is None:  # gpt2 calls them otherwise
         states = model(**arguments, output_hidden_states=True).hidden_states
         return {layer: states[layer].flatten(0, 1)[places_N_T] for layer in layers}
     found: dict[int, Tensor] = {}
@@ -150,8 +150,7 @@ def _states_at(
         for layer in layers:
             if layer < len(stack):
                 hooks.callback(stack[layer].register_forward_pre_hook(keep(layer)).remove)
-        if (last := getattr(stack[-1], "mlp", None)) is not None:
-            hooks.enter_context(_only_at(last, places_N_T[read_N_T]))
+        hooks.enter_context(_only_at(stack[-1].mlp, places_N_T[read_N_T]))
         states = model(**arguments).last_hidden_state
     if len(stack) in layers:
         found[len(stack)] = states.flatten(0, 1)[places_N_T]
@@ -168,12 +167,9 @@ def _only_at(module: nn.Module, places: Tensor) -> Iterator[None]:
         shape = given[0].shape
         return given[0].flatten(0, 1)[places][None], *given[1:]
 
-    def put(_: nn.Module, given: object, output: Any) -> Any:
-        # a mixture of experts returns what its router said as well
-        states, *rest = output if isinstance(output, tuple) else (output,)
-        whole = states.new_zeros(shape[0] * shape[1], states.shape[-1])
-        whole = whole.index_put((places,), states[0]).view(*shape[:2], -1)
-        return (whole, *rest) if rest else whole
+    def put(_: nn.Module, given: object, states_1_P_H: Tensor) -> Tensor:
+        whole = states_1_P_H.new_zeros(shape[0] * shape[1], states_1_P_H.shape[-1])
+        return whole.index_put((places,), states_1_P_H[0]).view(*shape[:2], -1)
 
     hooks = module.register_forward_pre_hook(take), module.register_forward_hook(put)
     try:

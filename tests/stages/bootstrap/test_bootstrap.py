@@ -323,7 +323,10 @@ def test_samples_count_as_strongly_as_the_recipe_or_the_model_says(world: Any, t
     assert strengths(tmp_path / "turned-up", guidance=2) == {"quality": 2.0}
     assert strengths(tmp_path / "turned-up", guidance={"humor": 2}) == {}
     assert strengths(tmp_path / "turned-up", engine="vllm") == {}, "it cannot mix prompts"
-    assert strengths(tmp_path / "turned-up", mode="paper") == {"quality": 1.0}, "as trained"
+    assert strengths(tmp_path / "turned-up", mode="paper") == {}, "as trained"
+    setting["humor"] = 3
+    assert strengths(tmp_path / "turned-up") == {"quality": 2.0, "humor": 2.0}, "together, at the least"
+    assert strengths(tmp_path / "turned-up", guidance={"quality": 4, "humor": 1}) == {"quality": 4.0}
 
     samples = {}
     for name, guidance in (("as trained", 1.0), ("switched off", 0.0)):
@@ -363,14 +366,25 @@ def test_what_a_round_kept_picks_its_weights_where_it_kept_enough(
         files = (folder / name for name in ("training.jsonl", "validation.jsonl"))
         return tuple(list(read_conversations(file, SCHEMA)) for file in files)
 
-    training, validation = split(BootstrapConfig(), 200)
+    several = BootstrapConfig(epochs=3)
+    training, validation = split(several, 200)
     assert 20 < len(validation) < 60
     assert len(training) + len(validation) == 400
     assert not {r.id.split("/")[0] for r in training} & {r.id.split("/")[0] for r in validation}, "whole prompts"
-    for config, prompts in ((BootstrapConfig(), 8), (BootstrapConfig(mode="paper", mix_original=0), 200)):
-        training, validation = split(config, prompts)
-        assert (len(training), validation) == (2 * prompts, []), "too few, or as in the paper"
-    assert used == [tmp_path / "round-1" / "validation.jsonl", world["validation"], world["validation"]]
+    for config in (BootstrapConfig(), BootstrapConfig(mode="paper", mix_original=0)):
+        training, validation = split(config, 200)
+        assert (len(training), validation) == (400, []), "one validation picks nothing, and the paper has none"
+    held_out = {r.id for r in split(several, 200)[1]}
+    training, validation = split(several, 20)
+    assert 0 < 40 - len(training) < 16, "held out all the same"
+    assert validation == [], "but too few to pick"
+    assert not {r.id for r in training} & held_out, "nor are they trained: a later round has enough of them"
+    assert used == [
+        folder_file := tmp_path / "round-1" / "validation.jsonl",
+        *[world["validation"]] * 2,
+        folder_file,
+        world["validation"],
+    ]
 
 
 def test_another_judge_reports(world: Any, tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from steerlm.attributes import AttributeSchema
+from steerlm.attributes import AttributeSchema, Value
 from steerlm.checkpoint.models import load_info
 from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
 from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
@@ -26,14 +26,18 @@ from steerlm.scorers.measures import words
 from steerlm.stages.bootstrap.prompts import draw_prompts, prompt_items
 from steerlm.stages.bootstrap.selection import DROPPED, Combinations, ScoredSample, bootstrapped_record, defects, keep
 from steerlm.storage.cluster import Cluster
+from steerlm.storage.files import count_lines
 from steerlm.storage.hash_set import HashSet, hash64
 from steerlm.storage.resumable import Pairs, map_lines, read_rows, row_items
 
 TRAINING_FILE = "training.jsonl"
 """What a round fine-tunes on; it appears when all that comes before is done."""
 VALIDATION_FILE = "validation.jsonl"
-"""What picks the weights of a round in mode `nearest`: as many of its records as are held out, none where too few."""
-_HELD_OUT, _FEWEST_HELD_OUT = 10, 8
+"""What picks the weights of a round instead of the data's own validation; empty where nothing is held out."""
+_HELD_OUT = 10
+"""Of so many prompts one is held out."""
+_FEWEST_HELD_OUT = 8
+"""Held-out records, below which they pick nothing."""
 _ROWS_PER_SLOT = 8
 """Samples of a chunk for every place in the batch: enough that the batch is full most of the time."""
 _PROMPTS_PER_SCORING = 512
@@ -87,23 +91,25 @@ class Bootstrap:
         """Return how strongly each dial counts that a request turns, where it is not 1, as a model answers."""
         said = self.config.guidance
         if said is None:
-            return load_info(model).strengths if self.config.engine == "local" else {}
-        return said if isinstance(said, dict) else dict.fromkeys(self.schema.names, said)
+            said = dict(load_info(model).strengths) if self.config.engine == "local" else {}
+        named = said if isinstance(said, dict) else dict.fromkeys(self.schema.names, said)
+        return {name: strength for name, strength in named.items() if strength != 1}
 
     def requests(self, number: int, prompt: Conversation, strengths: Mapping[str, float]) -> list[Request]:
         """Return what a prompt is asked in a round."""
-        config = self.config
-        nearest = config.mode == "nearest"  # the best of n needs n answers to the same request
-        asked = self.combinations.all if nearest else self.combinations.best
-        requests = []
-        for i in range(1 if nearest else config.samples_per_prompt):
-            draw = hash64(str(self.seed), str(number), prompt.id, *([] if nearest else [str(i)]))
+        config, seed = self.config, str(self.seed)
+
+        def request(asked: Sequence[Mapping[str, Value]], samples: int, draw: int) -> Request:
             # the remainder chooses the combination, a hash of all bits the text
             setting = asked[draw % len(asked)]
             guidance = turned_strengths(self.schema, setting, strengths) or None
-            samples = config.samples_per_prompt if nearest else 1
-            requests.append(Request(prompt.messages, setting, samples, draw, guidance))
-        return requests
+            return Request(prompt.messages, setting, samples, draw, guidance)
+
+        if config.mode == "nearest":  # the best of n needs n answers to the same request
+            draw = hash64(seed, str(number), prompt.id)
+            return [request(self.combinations.all, config.samples_per_prompt, draw)]
+        draws = (hash64(seed, str(number), prompt.id, str(i)) for i in range(config.samples_per_prompt))
+        return [request(self.combinations.best, 1, draw) for draw in draws]
 
 
 def write_prompts(run: Bootstrap, number: int, path: Path) -> int:
@@ -284,8 +290,8 @@ def mix(run: Bootstrap, number: int, folder: Path, kept: int) -> None:
     """Write `training.jsonl`: drawn original records in the order of the data, then the bootstrapped ones.
 
     In mode `nearest` those of the rounds before as well: a model trained on its last samples alone forgets
-    (Quark, arXiv 2205.13636). There every tenth prompt's are `validation.jsonl` instead: answers as the model should
-    give them. People's answers would pick the weights that have moved least from them.
+    (Quark, arXiv 2205.13636). There, with more than one epoch, every tenth prompt's are `validation.jsonl` instead:
+    answers as the model should give them. People's would pick the weights that have moved least from them.
     """
     pooled = range(1, number + 1) if run.config.mode == "nearest" else [number]
     files = [run.out / f"round-{earlier}" / "bootstrapped.jsonl" for earlier in pooled]
@@ -299,12 +305,13 @@ def mix(run: Bootstrap, number: int, folder: Path, kept: int) -> None:
             yield from read_conversations(file, run.schema)
 
     def aside(record: Conversation) -> bool:
-        group = record.group or record.meta["bootstrap"]["prompt"]
-        return hash64(str(run.seed), "validation", group) % _HELD_OUT == 0
+        prompt = record.meta["bootstrap"]["prompt"]  # the same in every round: none has trained it
+        return hash64(str(run.seed), "validation", prompt) % _HELD_OUT == 0
 
-    held_out = list(filter(aside, bootstrapped())) if run.config.mode == "nearest" else []
-    if len(held_out) < _FEWEST_HELD_OUT:
-        held_out = []
+    picks = run.config.mode == "nearest" and (run.config.epochs or run.sft.epochs) > 1
+    held_out = sum(map(aside, bootstrapped())) if picks else 0
+    if held_out == sum(map(count_lines, files)):  # all of a handful
+        held_out = 0
 
     def records() -> Iterator[Conversation]:
         if wanted:
@@ -312,5 +319,6 @@ def mix(run: Bootstrap, number: int, folder: Path, kept: int) -> None:
             yield from (record for record in read_conversations(run.data, run.schema) if rank(record) <= drawn[-1])
         yield from (record for record in bootstrapped() if not (held_out and aside(record)))
 
-    write_conversations(folder / VALIDATION_FILE, held_out, run.schema)
+    validation = filter(aside, bootstrapped()) if held_out >= _FEWEST_HELD_OUT else ()
+    write_conversations(folder / VALIDATION_FILE, validation, run.schema)
     write_conversations(folder / TRAINING_FILE, records(), run.schema)

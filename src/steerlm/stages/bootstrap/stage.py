@@ -15,7 +15,7 @@ held-out prompts.
                /scored.jsonl        what the attribute model says, and which samples are dropped, one prompt per line
                /bootstrapped.jsonl  the records that are kept
                /training.jsonl      the same after the original records mixed in
-               /validation.jsonl    those of every tenth prompt, which are not trained on (mode nearest)
+               /validation.jsonl    those of every tenth prompt, which pick the weights (nearest, several epochs)
                /train/              the second fine-tuning
     OUT/held_out/round-0.jsonl      answers to held-out prompts before the first round, -1 after it, …
     OUT/model/                      the last round's model
@@ -121,7 +121,8 @@ def bootstrap(
         _train_along(run, sft_model)
         return {}
     scorer = open_labels(schema, attribute_model).key
-    inputs = _inputs(config, sft, sft_model, scorer, data, validation, schema, seed, sources)
+    strengths = dict(run.strengths(sft_model))
+    inputs = _inputs(config, sft, sft_model, strengths, scorer, data, validation, schema, seed, sources)
     claim(out / "inputs.json", inputs, otherwise="refuse", holds="a bootstrap")
     judge = scorer if config.judge is None else open_labels(schema, config.judge).key
     model = sft_model
@@ -165,6 +166,7 @@ def _inputs(
     config: BootstrapConfig,
     sft: TrainSftConfig,
     sft_model: Path,
+    strengths: dict[str, float],
     scorer: str,
     data: Path,
     validation: Path,
@@ -180,7 +182,7 @@ def _inputs(
         "seed": seed,
         "sources": [source.model_dump(mode="json") for source in sources],
         "sft_model": fingerprint(sft_model),
-        "strengths": dict(load_info(sft_model).strengths),
+        "strengths": strengths,
         "attribute_model": scorer,
         "judge": None if config.judge is None else fingerprint(config.judge),
         "data": digest_of_file(data),
@@ -241,7 +243,7 @@ def training_section(run: Bootstrap, model: Path) -> TrainSftConfig:
     config = run.config
     changes: dict[str, Any] = {"base_model": run.sft.base_model if config.start_from == "base" else str(model)}
     changes["learning_rate"] = config.learning_rate_after(run.sft.learning_rate)
-    changes["eval_steps"] = None  # once per epoch: the first training's number of steps may be more than all of these
+    changes["eval_steps"] = None  # the first training's may be more steps than there are
     if config.epochs is not None:
         changes |= {"epochs": config.epochs, "max_steps": -1}
     return run.sft.model_copy(update=changes)

@@ -107,7 +107,8 @@ def dial_report(sweeps: Sweeps, attribute: Attribute, largest_leak: Leak | None 
     per_series = np.array([(x, y) for x, y, _ in order if math.isfinite(x)]).reshape(-1, 2)
     clusters = [cluster for x, _, cluster in order if math.isfinite(x)]
     values = np.unique(obtained[rows])
-    support = {"seen": rows & sweeps.seen, "unseen": rows & ~sweeps.seen}
+    whole = rows & (sweeps.context != "alone")
+    support = {"seen": whole & sweeps.seen, "unseen": whole & ~sweeps.seen}
     return DialResult(
         clusters=len(np.unique(sweeps.cluster[rows])),
         constant=float(values[0]) if len(values) == 1 else None,

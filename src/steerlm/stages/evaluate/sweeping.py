@@ -242,7 +242,8 @@ def coverage(plan: SweepPlan, schema: AttributeSchema, combinations: Combination
     contexts = {}
     if complete := [c for c, _ in combinations if len(c) == len(schema)]:
         seen_CK = np.array([_coordinates(c, schema) for c in complete])
-        for context in dict.fromkeys(cell.context for cell in plan.cells):
+        # `alone` asks for no whole setting
+        for context in dict.fromkeys(cell.context for cell in plan.cells if cell.context != "alone"):
             asked = {cell.ask for cell in plan.cells if cell.context == context}
             settings = [s for s in (plan.asks[i].attributes for i in sorted(asked)) if len(s) == len(schema)]
             distances = [_distance(np.array(_coordinates(s, schema)), seen_CK, schema) for s in settings]
