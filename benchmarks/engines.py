@@ -15,6 +15,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from benchmarks import real_model
 from benchmarks import sampling as base
 from benchmarks.harness import Benchmark, Case, Contestant, Job, Measurement, NotRun, main
 from steerlm.conversation import read_conversations
@@ -40,6 +41,7 @@ CASES = {
     "80m": _case("80 M parameters, vocabulary 32 k", "fp32"),
     "80m-bf16": _case("80 M parameters, vocabulary 32 k", "bf16"),
     "6m": _case("6 M parameters, vocabulary 4 k", "fp32"),
+    "270m-bf16": _case(real_model.DESCRIPTION, "bf16"),
 }
 
 

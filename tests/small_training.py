@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,17 @@ def regressor() -> PreTrainedModel:
     return LlamaForSequenceClassification(config)
 
 
-def run(config: TrainingSection, model: Any, examples: Any, out: Path, validation: Any = None) -> dict[str, Any]:
+def run(
+    config: TrainingSection, model: Any, examples: Any, out: Path, validation: Any = None, new_ids: Sequence[int] = ()
+) -> dict[str, Any]:
     """Train on the examples; returns the summary."""
     regression = isinstance(examples, RegressionExamples)
     held_out = validation
     if held_out is None:
         held_out = rated_examples(12, 9) if regression else token_examples(12, 9)
     objective = "regression" if regression else "sft"
-    return train(config, model, TOKENIZER, examples, held_out, objective, out, 7, SCHEMA if regression else None)
+    schema = SCHEMA if regression else None
+    return train(config, model, TOKENIZER, examples, held_out, objective, out, 7, schema, new_ids=new_ids)
 
 
 def parameters(model: Any) -> dict[str, torch.Tensor]:

@@ -30,6 +30,8 @@ from tests.small_training import TOKENIZER, language_model, run, section, token_
 
 LORA = LoraSection(rank=4, alpha=8, dropout=0.0)
 _TRAINED_TOKENS = (256, 257)
+FAST_TOKENS = (5, 200)
+"""Taken for new ones: one row is on either rank."""
 
 
 def settings(accumulation: int, epochs: int, kind: str = "ddp") -> TrainingSection:
@@ -107,7 +109,7 @@ def main(out: Path, accumulation: int, epochs: int, kind: str) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(response_loss, "head_cross_entropy", watched)
-        run(settings(accumulation, epochs, kind), model, examples(), out)
+        run(settings(accumulation, epochs, kind), model, examples(), out, new_ids=FAST_TOKENS)
     facts = {**sharding(model), "rows": rows, "loaded": loaded}
     rank = torch.distributed.get_rank()
     out.with_name(f"{out.name}.rank{rank}.json").write_text(json.dumps(facts), encoding="utf-8")

@@ -102,7 +102,8 @@ def train_sft(
     exchanges = header_exchanges(held_out, schema.names, seed) if config.conditioning else []
     first = not (Path(config.base_model) / INFO_FILE).is_file()
     probe = HeaderProbe(exchanges, seed, info, first) if exchanges else None
-    course = train(config, model, tokenizer, learned, held_out, "sft", out, seed, probe=probe)
+    new_ids = encoder.new_ids if first else ()
+    course = train(config, model, tokenizer, learned, held_out, "sft", out, seed, probe=probe, new_ids=new_ids)
     summary = {
         "max_length": max_length,
         "train": dataclasses.asdict(learned.report),

@@ -176,6 +176,7 @@ def train(
     schema: AttributeSchema | None = None,
     probe: HeaderProbe | None = None,
     group_loss: GroupLoss | None = None,
+    new_ids: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Train `model` in place; afterwards it holds the weights with the lowest validation loss.
 
@@ -195,6 +196,7 @@ def train(
         schema: the attributes; for `regression` only.
         probe: tries the headers after every validation.
         group_loss: of an objective on groups.
+        new_ids: tokens that the model has not known before; their rows learn faster.
 
     Returns:
         steps, epochs, best_step, validation_loss (the lowest), last_validation_loss, train_loss (last logged), its mean
@@ -252,6 +254,7 @@ def train(
         max_checkpoints=config.max_checkpoints,
         group_loss=group_loss,
         shared=shared,
+        new_ids=new_ids,
     )
     trainer.remove_callback(PrinterCallback)
     flow.trainer = trainer

@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -41,16 +41,14 @@ from steerlm.batching.groups import collate_groups
 from steerlm.batching.model_inputs import ModelInputs, model_inputs
 from steerlm.batching.shared_prompts import ResponseScores, core_model, is_causal
 from steerlm.checkpoint.heads import head_in_fp32
-from steerlm.checkpoint.token_rows import ROWS
 from steerlm.checkpoint.weights import let_others_read
 from steerlm.errors import UserError
 from steerlm.training.checkpoints import complete_checkpoints, mark_complete, saving
 from steerlm.training.losses import GroupLoss, Loss, group_log_probabilities, masked_attribute_loss
+from steerlm.training.new_rows import learn_faster
 from steerlm.training.response_loss import ResponseLoss
 
 Objective = Literal["sft", "regression", "head", "refine", "contrast"]
-_FASTER_ROWS = 10.0
-"""Rate of the rows of new tokens beside adapters, of the adapters': 30 learned less in a short try on Gemma 3 270M."""
 
 
 class HeadedModel(Protocol):
@@ -85,6 +83,7 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         schema: the attributes (regression).
         group_loss: of an objective on groups.
         shared: whether a group is one row.
+        new_ids: tokens that the model has not known before; their rows learn faster.
         pad_id: padding token.
         steps_per_epoch: optimizer steps that the log counts as one epoch.
         processing_class: the tokenizer, saved with every checkpoint.
@@ -107,11 +106,13 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         max_checkpoints: int,
         group_loss: GroupLoss | None = None,
         shared: bool = False,
+        new_ids: Sequence[int] = (),
     ):
         assert (schema is not None) == (objective == "regression")
         assert (group_loss is not None) == (objective in ("refine", "contrast"))
         self.group_loss = group_loss
         self.shared = shared
+        self.new_ids = new_ids
         self.train_plan = train_plan
         self.validation_plan = validation_plan
         self.objective = objective
@@ -206,22 +207,17 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
         return headed
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Return the optimizer; a model with a head says at what rate each of its parts learns.
-
-        The rows of new tokens beside adapters learn at a rate of their own: they begin with what others mean.
-        """
+        """Return the optimizer; a model with a head says at what rate each of its parts learns, as do new rows."""
         if self.objective == "head":
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             groups = self._headed.parameter_groups(self.args.learning_rate, self.args.weight_decay)
             self.optimizer: torch.optim.Optimizer | None = kind(groups, **settings)
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        rows = [rows for name, rows in self.model.named_parameters() if ROWS in name and rows.requires_grad]
-        if rows:
-            own = {id(parameter) for parameter in rows}
-            for group in optimizer.param_groups:
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
-            rate = self.args.learning_rate * _FASTER_ROWS
-            optimizer.add_param_group({"params": rows, "lr": rate, "weight_decay": 0.0})
+        # DeepSpeed's optimizer keeps the weights elsewhere
+        new_ids = () if self.is_deepspeed_enabled else self.new_ids
+        learn_faster(optimizer, self.core, new_ids, self.args.learning_rate)
+        # a sharded checkpoint gives groups their settings back by what is in them
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
 
     def _outputs(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
