@@ -35,9 +35,10 @@ def test_an_interrupted_training_ends_like_one_that_was_not(tmp_path: Path, monk
     config = section(epochs=3, eval_steps=2)
     whole = language_model()
     run(config, whole, token_examples(30), tmp_path / "whole", new_ids=NEW)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill_at(6, patch)
-        run(config, language_model(), token_examples(30), tmp_path / "again", new_ids=NEW)
+        with pytest.raises(Killed):
+            run(config, language_model(), token_examples(30), tmp_path / "again", new_ids=NEW)
     again = language_model()
     run(config, again, token_examples(30), tmp_path / "again", new_ids=NEW)
     found = parameters(again)

@@ -1,4 +1,4 @@
-"""A rate of their own for the rows of new tokens: they begin with what other tokens mean, and have the furthest to go."""
+"""A rate of their own for the rows of new tokens: they begin as what other tokens mean, and have furthest to go."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from steerlm.checkpoint.token_rows import ROWS
 
 FASTER = 10.0
-"""Rate of new rows, of that of everything else. Beside adapters on Gemma 3 270M 30 learned less in a short try; where all
-weights are trained see docs/results/header.md."""
+"""Rate of new rows, of that of everything else. Beside adapters on Gemma 3 270M 30 learned less in a short try; where
+all weights are trained see docs/results/header.md."""
 
 
 def learn_faster(optimizer: torch.optim.Optimizer, core: Any, new_ids: Sequence[int], rate: float) -> None:

@@ -1,0 +1,151 @@
+"""Ways to teach a header that are no options of `train-sft`, put in place for `results_header`.
+
+Each is a context that gives how often a record may occur in an epoch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from steerlm.batching.batches import IGNORED
+from steerlm.batching.shared_prompts import IntArray
+from steerlm.native import RECORD
+from steerlm.training import new_rows
+from steerlm.training.conditioning import ConditionedExamples
+from steerlm.training.losses import Loss
+from steerlm.training.trainer import SteerTrainer
+
+_MOST_COPIES = 4
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[int]:
+    """Change nothing."""
+    yield 1
+
+
+@contextlib.contextmanager
+def twice() -> Iterator[int]:
+    """Show every answer twice in an epoch; what dropout leaves of its header differs."""
+    yield 2
+
+
+@contextlib.contextmanager
+def rows_at(factor: float) -> Iterator[int]:
+    """Let the rows of new tokens learn so much faster than everything else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(new_rows, "FASTER", factor)
+        yield 1
+
+
+@contextlib.contextmanager
+def balanced() -> Iterator[int]:
+    """Draw records so that every level of every attribute is seen equally often, as far as records are seldom drawn
+    more than `_MOST_COPIES` times."""
+    original = ConditionedExamples.draw
+
+    def draw(self: ConditionedExamples, epoch: int) -> IntArray:
+        if self._draws.repeats < _MOST_COPIES:
+            return original(self, epoch)
+        records = np.unique(original(self, epoch) % len(self))
+        codes_N_K = np.array([self.turns(record)[-1].codes for record in records.tolist()])
+        weights_N = np.zeros(len(records))
+        for codes_N in codes_N_K.T:
+            weights_N += 1.0 / np.bincount(codes_N + 1)[codes_N + 1]
+        expected_N = np.minimum(weights_N / weights_N.mean(), _MOST_COPIES - 1)
+        copies_N = np.floor(expected_N + np.random.default_rng(epoch).random(len(records))).astype(np.int64)
+        return np.concatenate([records[copies_N > copy] + copy * len(self) for copy in range(_MOST_COPIES)])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConditionedExamples, "draw", draw)
+        yield _MOST_COPIES
+
+
+@contextlib.contextmanager
+def heavy_ends(first: int, factor: float) -> Iterator[int]:
+    """Weigh the first tokens of an answer, and its last one, more than the others; their sum stays what it was."""
+
+    def loss(trainer: SteerTrainer, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        losses_N = _losses(trainer, model, inputs)
+        response_N = _responses(inputs["positions"])
+        counts_R = torch.bincount(response_N)
+        place_N = torch.arange(len(response_N)) - (counts_R.cumsum(0) - counts_R)[response_N]
+        heavy_N = (place_N < first) | (place_N == counts_R[response_N] - 1)
+        weights_N = torch.where(heavy_N, factor, 1.0)
+        return (losses_N * weights_N).sum() * (len(weights_N) / weights_N.sum())
+
+    with _training_loss(loss):
+        yield 1
+
+
+@contextlib.contextmanager
+def against_another(weight: float) -> Iterator[int]:
+    """Add a term that falls as an answer gets likelier behind its own header than behind one with other levels."""
+    generators: dict[int, torch.Generator] = {}
+
+    def loss(trainer: SteerTrainer, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        drawn = generators.setdefault(id(trainer), torch.Generator().manual_seed(trainer.args.seed))
+        others = _other_levels(trainer, inputs["input_ids"], drawn)
+        right_N = _losses(trainer, model, inputs)
+        other_N = _losses(trainer, model, {**inputs, "input_ids": others})
+        response_N = _responses(inputs["positions"])
+        lead_R = torch.zeros(int(response_N[-1]) + 1).index_add(0, response_N, other_N - right_N)
+        return right_N.sum() + weight * functional.softplus(-lead_R).sum()
+
+    with _training_loss(loss):
+        yield 1
+
+
+@contextlib.contextmanager
+def _training_loss(loss: Any) -> Iterator[None]:
+    """Train with another sum of losses; validate with the usual one."""
+    original = SteerTrainer.loss_sum
+
+    def loss_sum(self: SteerTrainer, model: Any, inputs: dict[str, Tensor]) -> Loss:
+        if not model.training:
+            return original(self, model, inputs)
+        return Loss(loss(self, model, inputs), len(inputs["targets"]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SteerTrainer, "loss_sum", loss_sum)
+        yield
+
+
+def _losses(trainer: SteerTrainer, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """Return the loss of every trained token (N,)."""
+    assert trainer.response_loss is not None
+    given = trainer._model_inputs(inputs)
+    count = len(inputs["targets"])
+    spare = -count % given.multiple
+    places_N = functional.pad(given.places(inputs["positions"]), (0, spare))
+    targets_N = functional.pad(inputs["targets"], (0, spare), value=IGNORED)
+    return trainer.response_loss(model, places_N, targets_N, given.arguments, apart=True)[:count]
+
+
+def _responses(positions_N: Tensor) -> Tensor:
+    """Return the number of the response that a trained token is of."""
+    begins_N = torch.ones_like(positions_N)
+    begins_N[1:] = positions_N[1:] != positions_N[:-1] + 1
+    return begins_N.cumsum(0) - 1
+
+
+def _other_levels(trainer: SteerTrainer, ids: Tensor, drawn: torch.Generator) -> Tensor:
+    """Return ids in which about half of the levels are other ones of the same attribute."""
+    tokenizer: Any = trainer.processing_class
+    levels: dict[str, list[int]] = {}
+    for token, (attribute, *_) in tokenizer.init_kwargs[RECORD]["levels"].items():
+        levels.setdefault(attribute, []).append(tokenizer.convert_tokens_to_ids(token))
+    for own in map(torch.tensor, levels.values()):
+        where = (ids[..., None] == own).any(-1) & (torch.rand(ids.shape, generator=drawn) < 0.5)
+        level = (ids[..., None] == own).int().argmax(-1)
+        shift = torch.randint(1, len(own), ids.shape, generator=drawn)
+        ids = torch.where(where, own[(level + shift) % len(own)], ids)
+    return ids
