@@ -6,11 +6,12 @@ Each is a context that gives how often a record may occur in an epoch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest import mock
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -41,8 +42,7 @@ def twice() -> Iterator[int]:
 @contextlib.contextmanager
 def rows_at(factor: float) -> Iterator[int]:
     """Let the rows of new tokens learn so much faster than everything else."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(new_rows, "FASTER", factor)
+    with mock.patch.object(new_rows, "FASTER", factor):
         yield 1
 
 
@@ -64,8 +64,7 @@ def balanced() -> Iterator[int]:
         copies_N = np.floor(expected_N + np.random.default_rng(epoch).random(len(records))).astype(np.int64)
         return np.concatenate([records[copies_N > copy] + copy * len(self) for copy in range(_MOST_COPIES)])
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConditionedExamples, "draw", draw)
+    with mock.patch.object(ConditionedExamples, "draw", draw):
         yield _MOST_COPIES
 
 
@@ -114,8 +113,7 @@ def _training_loss(loss: Any) -> Iterator[None]:
             return original(self, model, inputs)
         return Loss(loss(self, model, inputs), len(inputs["targets"]))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SteerTrainer, "loss_sum", loss_sum)
+    with mock.patch.object(SteerTrainer, "loss_sum", loss_sum):
         yield
 
 
@@ -149,3 +147,15 @@ def _other_levels(trainer: SteerTrainer, ids: Tensor, drawn: torch.Generator) ->
         shift = torch.randint(1, len(own), ids.shape, generator=drawn)
         ids = torch.where(where, own[(level + shift) % len(own)], ids)
     return ids
+
+
+TRIES: dict[str, Callable[[], AbstractContextManager[int]]] = {
+    "new rows at the common rate": lambda: rows_at(1.0),
+    "new rows at 30 times the rate": lambda: rows_at(30.0),
+    "levels balanced": balanced,
+    "every answer twice, a third of its header left out": twice,
+    "an answer's first 8 tokens and its end three times": lambda: heavy_ends(8, 3.0),
+    "right header against another": lambda: against_another(1.0),
+    "right header against another, as much computing": lambda: against_another(1.0),
+}
+"""By the name of the option in `results_header`."""

@@ -4,9 +4,9 @@
     make docs
 
 Every option and seed is a short training of the run's base model on its annotated data; `header_gain` is what
-`train-sft` logs after every validation, Spearman the exact measure of every dial on held-out prompts at the end. Some
-are no options of `train-sft`: `header_tries` puts them in place. The figures are kept in `docs/results/header.json`; the
-page is made from them alone.
+`train-sft` logs after every validation, Spearman the exact measure of every dial on held-out prompts at the end.
+Some are no options of `train-sft`: `header_tries` puts them in place. The figures are kept in
+`docs/results/header.json`; the page is made from them alone.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import header_tries
 
 from steerlm.reporting.formatting import markdown_table
 
@@ -43,22 +40,14 @@ OPTIONS: dict[str, dict[str, object]] = {
     "right header against another": {},
     "right header against another, as much computing": {"max_steps": STEPS // 2},
 }
-"""What is tried, as changes of the recipe's section `train_sft`."""
-_TRIES: dict[str, Callable[[], AbstractContextManager[int]]] = {
-    "new rows at the common rate": lambda: header_tries.rows_at(1.0),
-    "new rows at 30 times the rate": lambda: header_tries.rows_at(30.0),
-    "levels balanced": header_tries.balanced,
-    "every answer twice, a third of its header left out": header_tries.twice,
-    "an answer's first 8 tokens and its end three times": lambda: header_tries.heavy_ends(8, 3.0),
-    "right header against another": lambda: header_tries.against_another(1.0),
-    "right header against another, as much computing": lambda: header_tries.against_another(1.0),
-}
-"""What is no option of `train-sft`."""
+"""What is tried, as changes of the recipe's section `train_sft`; `header_tries` knows more of some."""
 _PROMPTS, _MAX_NEW_TOKENS = 24, 160
 
 
 def learn(run: Path, work: Path, option: str, seed: int, steps: int = STEPS) -> dict[str, Any]:
     """Train with one option and return its course; what is finished in `work` is not done again."""
+    from header_tries import TRIES, plain
+
     from steerlm.config import EvaluateConfig, load_recipe
     from steerlm.results.evaluation import read_evaluation
     from steerlm.runs import RunPaths
@@ -71,7 +60,7 @@ def learn(run: Path, work: Path, option: str, seed: int, steps: int = STEPS) -> 
     changes["eval_steps"] = max(1, int(str(changes["max_steps"])) // VALIDATIONS)
     base = str(paths.model("playground").parent / "base_model")
     section = recipe.train_sft.model_copy(update={"base_model": base, "warmup_steps": min(20, steps // 4), **changes})
-    with _TRIES.get(option, header_tries.plain)() as copies:
+    with TRIES.get(option, plain)() as copies:
         sources = [source.model_copy(update={"epochs": copies}) for source in recipe.prepare.sources]
         summary = train_sft(section, *paths.splits("annotate"), recipe.schema_, out, seed, sources)
     evaluation = EvaluateConfig(
