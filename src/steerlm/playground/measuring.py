@@ -33,6 +33,27 @@ class Remark(NamedTuple):
     points: int
 
 
+class _Phrases(NamedTuple):
+    """Phrases to look for.
+
+    Attributes:
+        known: the words of each.
+        lengths: by first word how many words the phrases have that begin so.
+    """
+
+    known: frozenset[Words]
+    lengths: Mapping[str, Sequence[int]]
+
+    @classmethod
+    def of(cls, phrases: Iterable[Words]) -> _Phrases:
+        """Lay phrases out for the search."""
+        known = frozenset(phrases)
+        lengths: dict[str, set[int]] = {}
+        for phrase in known:
+            lengths.setdefault(phrase[0], set()).add(len(phrase))
+        return cls(known, {first: sorted(found) for first, found in lengths.items()})
+
+
 def measure(messages: Sequence[Message]) -> dict[str, float]:
     """Measure the last assistant turn.
 
@@ -45,8 +66,9 @@ def measure(messages: Sequence[Message]) -> dict[str, float]:
         raise UserError("playground.measure needs a conversation that ends with an assistant turn")
     sentences = [_words(sentence) for sentence in re.split(r"[.!?:\n]+", messages[-1].content)]
     points: dict[str, float] = dict.fromkeys(ATTRIBUTES, 0.0)
-    for phrase in _found(sentences, _remarks()):
-        remark = _remarks()[phrase]
+    remarks, phrases = _remarks()
+    for phrase in _found(sentences, phrases):
+        remark = remarks[phrase]
         points[remark.attribute] += remark.points
     question = parse_question(messages[:-1])
     if question.topic is not None and question.kind is not None:
@@ -57,8 +79,8 @@ def measure(messages: Sequence[Message]) -> dict[str, float]:
 
 
 def _share_of_facts(sentences: Sequence[Words], topic: Topic, kind: Kind) -> float:
-    facts = dict.fromkeys(_words(fact) for fact in topic.facts(kind))
-    return 4.0 * len(_found(sentences, facts)) / len(facts)
+    facts = _phrases(tuple(topic.facts(kind)))
+    return 4.0 * len(_found(sentences, facts)) / len(facts.known)
 
 
 def parse_question(messages: Sequence[Message]) -> AskedFor:
@@ -86,27 +108,27 @@ def _parse_question(messages: Sequence[Message], language: Language) -> AskedFor
 
 def find_topic(words: Words, language: Language) -> Topic | None:
     """Find the topic that words name, by the longest of its phrases."""
-    hits = _found([words], _topic_phrases(language))
-    return _topic_phrases(language)[max(hits, key=len)] if hits else None
+    topics, phrases = _topics(language)
+    hits = _found([words], phrases)
+    return topics[max(hits, key=len)] if hits else None
 
 
 def find_kind(words: Words, language: Language) -> Kind | None:
     """Find what words ask for."""
     for kind, cues in lexicon(language).cues.items():
-        if _found([words], dict.fromkeys(map(_words, cues))):
+        if _found([words], _phrases(tuple(cues))):
             return kind
     return None
 
 
-def _found(sentences: Iterable[Words], phrases: Mapping[Words, object]) -> list[Words]:
+def _found(sentences: Iterable[Words], phrases: _Phrases) -> list[Words]:
     """Return the distinct phrases that stand word for word within one of the sentences, in a fixed order."""
-    lengths = sorted({len(phrase) for phrase in phrases})
     found: dict[Words, None] = {}
     for words in sentences:
-        for start in range(len(words)):
-            for length in lengths:
+        for start, first in enumerate(words):
+            for length in phrases.lengths.get(first, ()):
                 candidate = words[start : start + length]
-                if len(candidate) == length and candidate in phrases:
+                if candidate in phrases.known:
                     found[candidate] = None
     return list(found)
 
@@ -116,19 +138,25 @@ def _words(text: str) -> Words:
 
 
 @functools.cache
-def _remarks() -> dict[Words, Remark]:
-    """Every remark of every language by its words."""
+def _phrases(texts: tuple[str, ...]) -> _Phrases:
+    return _Phrases.of(map(_words, texts))
+
+
+@functools.cache
+def _remarks() -> tuple[dict[Words, Remark], _Phrases]:
+    """Return every remark of every language by its words."""
     remarks: dict[Words, Remark] = {}
     for language in LANGUAGES:
         for attribute, points, text in lexicon(language).remarks():
             remarks[_words(text)] = Remark(attribute, points)
-    return remarks
+    return remarks, _Phrases.of(remarks)
 
 
 @functools.cache
-def _topic_phrases(language: Language) -> dict[Words, Topic]:
-    phrases = {}
+def _topics(language: Language) -> tuple[dict[Words, Topic], _Phrases]:
+    """Return every topic by the words that name it."""
+    topics: dict[Words, Topic] = {}
     for topic in lexicon(language).topics:
         for text in (topic.name, topic.do, topic.doing):
-            phrases[_words(text)] = topic
-    return phrases
+            topics[_words(text)] = topic
+    return topics, _Phrases.of(topics)
