@@ -113,7 +113,7 @@ def _playground(run: RunFolder, out: Path) -> Mapping[str, Any]:
 def _prepare(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.prepare.stage import prepare
 
-    report = prepare(run.recipe.prepare, run.recipe.schema_, out, run.recipe.seed)
+    report = prepare(run.recipe.prepare, run.recipe.schema_, out, run.recipe.seed, run.recipe.train_sft)
     if run.annotator is None and run.recipe.train_sft.conditioning:
         _require_labels(run.recipe.schema_, report)
     return report

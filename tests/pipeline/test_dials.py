@@ -63,6 +63,32 @@ def recipe(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+def test_levels_are_cut_where_the_training_reads(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = " ".join(["word"] * 100)
+    records = []
+    for i in range(9):
+        end = Message("user", f"And {i}?"), Message("assistant", " ".join("abcde"[: i % 3 + 3]))
+        one, system = (Message("user", f"Q{i}?"), Message("assistant", "one two")), Message("system", "Be.")
+        unread = Message("user", f"{i} {long}"), Message("assistant", long)
+        records += [
+            Conversation(f"whole {i}", (*one, *end)),
+            Conversation(f"too long {i}", unread),
+            # its last exchange is trained on
+            Conversation(f"shortened {i}", (system, *unread, *end)),
+        ]
+    write_conversations(tmp_path / "chats.jsonl", records)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    assert main(["prepare", str(path)]) == 0
+    assert re.search(
+        r"levels are those of the turns that are trained on: \d+ looked at are too long", capsys.readouterr().out
+    )
+    low, high = RunFolder(load_recipe(path)).schema["length"].cuts
+    assert 2 < low < high <= 5
+
+
 def test_no_people_and_no_attribute_model(recipe: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))

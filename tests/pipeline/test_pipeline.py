@@ -42,7 +42,7 @@ def tiny_recipe(path: Path, run_dir: Path) -> Path:
         playground={"num_prompts": 200},
         train_attribute_model=trained,
         train_sft=trained,
-        evaluate={"num_prompts": 4, "samples_per_prompt": 1, "max_new_tokens": 16},
+        evaluate={"num_prompts": 4, "samples_per_prompt": 1, "max_new_tokens": 4},
     )
 
 
@@ -90,9 +90,9 @@ def test_one_command_runs_every_step_and_ends_with_the_table(whole_run: tuple[Pa
     assert "requested against obtained" in output
     assert "steerlm chat" in output
     assert (folder / "run" / "report.html").is_file()
-    # made in a hurry, answers cut off at 16 tokens
+    # made in a hurry, answers cut off at 4 tokens
     report = re.sub(r"\s+", " ", (folder / "run" / "report.md").read_text(encoding="utf-8").replace("\\", ""))
-    for said in ("of the answers never stop: they were cut off at 16 tokens", "does not move: "):
+    for said in ("of the answers never stop: they were cut off at 4 tokens", "does not move: "):
         assert said in output
         assert said in report
     assert "! evaluate" in output

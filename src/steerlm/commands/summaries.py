@@ -168,7 +168,9 @@ def _dials(summary: Mapping[str, Any]) -> list[str]:
     dials = summary.get("dials")
     if dials is None:
         return []
+    left_out = f"levels are those of the turns that are trained on: {dials['too_long']:,} looked at are too long"
     return [
+        *([left_out] if dials["too_long"] else []),
         *(f"{name}: levels begin at {', '.join(f'{cut:g}' for cut in cuts)}" for name, cuts in dials["cuts"].items()),
         *(
             f"{name}: {count:,} of {dials['turns']:,} turns looked at do not define it; they train without it"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import heapq
+import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
 from steerlm.attributes import AttributeSchema
+from steerlm.config import TrainSftConfig
 from steerlm.conversation import Conversation, read_conversations
+from steerlm.errors import UserError
 from steerlm.scorers.dials import fit_dials
 from steerlm.storage.files import write_json
 from steerlm.storage.hash_set import hash64
@@ -18,26 +23,78 @@ _MOST_TURNS = 5000
 """Turns that quantiles are taken of: they are then right to within a percent."""
 
 
+log = logging.getLogger(__name__)
+
+
 class FittedDials(TypedDict):
-    """What was found: turns looked at, and per attribute its cuts and the turns that do not define it."""
+    """What was found.
+
+    Attributes:
+        turns: that were looked at.
+        too_long: turns that were not, since the training leaves them out.
+        cuts: per attribute.
+        undefined: per attribute the turns that do not define it.
+    """
 
     turns: int
+    too_long: int
     cuts: dict[str, list[float]]
     undefined: dict[str, int]
 
 
-def fit_schema(train: Path, schema: AttributeSchema, out: Path) -> FittedDials:
+def fit_schema(train: Path, schema: AttributeSchema, out: Path, training: TrainSftConfig | None = None) -> FittedDials:
     """Write the schema with all its cut points.
 
     Args:
         schema: the attributes, some of which a measure or a classifier says.
         out: folder for `schema.json`.
+        training: what the data are for; levels that only turns have which it leaves out as too long would never be
+            learned. None: not known, and every turn counts.
     """
-    turns = [record.messages[: turn + 1] for record, turn in drawn_turns(train, schema, _MOST_TURNS)]
+    drawn = drawn_turns(train, schema, _MOST_TURNS)
+    learned = _learned(training, schema) if training is not None and _any_to_cut(schema) else None
+    kept = drawn if learned is None else [row for row in drawn if learned(*row)]
+    too_long = len(drawn) - len(kept)
+    turns = [record.messages[: turn + 1] for record, turn in kept or drawn]
     fitted, undefined = fit_dials(schema, turns, lambda rows: progress(rows, len(rows), "measuring"))
     write_json(out / SCHEMA_FILE, fitted.to_dict())
     cuts = {a.name: list(a.cuts) for a in fitted if a.cuts}
-    return {"turns": len(turns), "cuts": cuts, "undefined": {name: n for name, n in undefined.items() if n}}
+    return {
+        "turns": len(turns),
+        "too_long": too_long,
+        "cuts": cuts,
+        "undefined": {name: n for name, n in undefined.items() if n},
+    }
+
+
+def _any_to_cut(schema: AttributeSchema) -> bool:
+    return any(attribute.kind == "ordinal" and not attribute.learned and not attribute.cuts for attribute in schema)
+
+
+def _learned(training: TrainSftConfig, schema: AttributeSchema) -> Callable[[Conversation, int], bool] | None:
+    """Return whether a turn is within what fits into `training.max_length`; None where that cannot be known here."""
+    from steerlm.checkpoint.models import load_tokenizer
+    from steerlm.template.conversation_encoder import ConversationEncoder
+    from steerlm.template.installing import install_template
+
+    try:
+        tokenizer = load_tokenizer(training.base_model)
+        install_template(tokenizer, training.template, schema, training.header)
+    except UserError as error:
+        log.warning("levels are cut on all turns, those too long to be trained on as well: %s", error)
+        return None
+    encoder = ConversationEncoder(tokenizer, schema)
+
+    def learned(record: Conversation, turn: int) -> bool:
+        # a header is as long as it will be
+        messages = [
+            replace(message, attributes=schema.defaults) if message.role == "assistant" else message
+            for message in record.messages[: record.assistant_turns[-1] + 1]
+        ]
+        fitting = encoder.fit(messages, training.max_length)
+        return fitting is not None and len(messages) - turn <= len(fitting) - (fitting[0].role == "system")
+
+    return learned
 
 
 def drawn_turns(path: Path, schema: AttributeSchema | None, most: int) -> list[tuple[Conversation, int]]:

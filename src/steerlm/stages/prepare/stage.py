@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, NotRequired, TypedDict
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config import PrepareConfig, SourceConfig
+from steerlm.config import PrepareConfig, SourceConfig, TrainSftConfig
 from steerlm.conversation import Conversation, to_json_line
 from steerlm.errors import UserError
 from steerlm.sources import read_source
@@ -162,13 +162,20 @@ class _Staged(NamedTuple):
     sources: array[int]
 
 
-def prepare(config: PrepareConfig, schema: AttributeSchema, out: Path, seed: int) -> PreparedReport:
+def prepare(
+    config: PrepareConfig,
+    schema: AttributeSchema,
+    out: Path,
+    seed: int,
+    training: TrainSftConfig | None = None,
+) -> PreparedReport:
     """Prepare the data of a run; running it again gives byte-identical files.
 
     Args:
         schema: the labels are mapped onto it or checked against it.
         out: folder for `train.jsonl`, `validation.jsonl` and `report.json`, each written atomically.
         seed: with the group it decides the side of the split.
+        training: the fine-tuning that the data are for, see `fit_schema`.
 
     Returns:
         The content of `report.json`.
@@ -193,7 +200,7 @@ def prepare(config: PrepareConfig, schema: AttributeSchema, out: Path, seed: int
         staging.unlink(missing_ok=True)
     report = _report(config, schema, seed, counts, prompts, staged, threshold)
     if not all(attribute.learned for attribute in schema):
-        report["dials"] = fit_schema(out / "train.jsonl", schema, out)
+        report["dials"] = fit_schema(out / "train.jsonl", schema, out, training)
     write_json(out / "report.json", report)
     return report
 

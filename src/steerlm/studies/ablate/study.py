@@ -128,7 +128,8 @@ def prepare_shared(shared: RunFolder, notify: Notify) -> Path:
     parts: list[tuple[str, Callable[[Path], Mapping[str, Any]]]] = []
     if (world := recipe.playground) is not None:
         parts.append(("playground", lambda folder: build(world, recipe.schema_, folder, recipe.seed)))
-    parts.append(("prepare", lambda folder: prepare(recipe.prepare, recipe.schema_, folder, recipe.seed)))
+    how = recipe.prepare, recipe.schema_
+    parts.append(("prepare", lambda folder: prepare(*how, folder, recipe.seed, recipe.train_sft)))
     for name, work in parts:
         shared.execute(name, work, notify)
     return shared.stage("prepare")
