@@ -48,7 +48,7 @@ def learn(run: Path, work: Path, option: str, seed: int, steps: int = STEPS) -> 
     """Train with one option and return its course; what is finished in `work` is not done again."""
     from header_tries import TRIES, plain
 
-    from steerlm.config import EvaluateConfig, load_recipe
+    from steerlm.config import EvaluateConfig, TrainSftConfig, load_recipe
     from steerlm.results.evaluation import read_evaluation
     from steerlm.runs import RunPaths
     from steerlm.stages.evaluate.stage import evaluate
@@ -59,7 +59,8 @@ def learn(run: Path, work: Path, option: str, seed: int, steps: int = STEPS) -> 
     changes = {"max_steps": steps, **OPTIONS[option]}
     changes["eval_steps"] = max(1, int(str(changes["max_steps"])) // VALIDATIONS)
     base = str(paths.model("playground").parent / "base_model")
-    section = recipe.train_sft.model_copy(update={"base_model": base, "warmup_steps": min(20, steps // 4), **changes})
+    changes |= {"base_model": base, "warmup_steps": min(20, steps // 4)}
+    section = TrainSftConfig.model_validate({**recipe.train_sft.model_dump(), **changes})
     with TRIES.get(option, plain)() as copies:
         sources = [source.model_copy(update={"epochs": copies}) for source in recipe.prepare.sources]
         summary = train_sft(section, *paths.splits("annotate"), recipe.schema_, out, seed, sources)
