@@ -69,15 +69,32 @@ def _convert(path: Path, precision: Literal["bf16", "fp32"], folder: Path) -> No
         ) from None
     model = load_causal_lm(path, precision).eval()
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
-    if model._is_stateful or set(kinds) != {"full_attention"} or getattr(model.config, "sliding_window", None):
+    if model._is_stateful or not {"full_attention", "sliding_attention"}.issuperset(kinds):
         raise UserError(
-            f"{path} has layers other than full attention, which the engine openvino is not tested with; "
+            f"{path} has layers other than attention, which the engine openvino is not tested with; "
             "use the engine local"
         )
+    _widen_windows(model)
     with _silence(), torch.inference_mode(False), torch.no_grad():
         exported = OpenVINOExporter().export(model, _example(model), config=OpenVINOConfig(dynamic=True))
         exported.save_pretrained(str(folder))
     _check(model, folder, precision)
+
+
+def _widen_windows(model: PreTrainedModel) -> None:
+    """Let layers with a sliding window see everything, and the model's context end where the window does.
+
+    Up to there both are the same, and OpenVINO knows no such layers.
+    """
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    used = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+    if not (used and window) or window >= config.max_position_embeddings:
+        return
+    windows = [one for one in (config, *model.modules()) if getattr(one, "sliding_window", None)]
+    for one in windows:
+        one.sliding_window = config.max_position_embeddings
+    config.max_position_embeddings = window
 
 
 @contextlib.contextmanager
