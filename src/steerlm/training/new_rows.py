@@ -12,12 +12,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from steerlm.checkpoint.token_rows import ROWS
 
 FASTER = 10.0
-"""Rate of new rows, of that of everything else. Beside adapters on Gemma 3 270M 30 learned less in a short try; where
+"""Rate of new rows, as a multiple of that of everything else. Beside adapters on Gemma 3 270M 30 learned less in a short try; where
 all weights are trained see docs/results/header.md."""
 
 
 def learn_faster(optimizer: torch.optim.Optimizer, core: Any, new_ids: Sequence[int], rate: float) -> None:
-    """Let the rows of new tokens learn `FASTER` than at a rate.
+    """Let the rows of new tokens learn `FASTER` times as fast as everything else.
 
     Args:
         optimizer: of all that is trained.

@@ -53,15 +53,15 @@ def fit_schema(train: Path, schema: AttributeSchema, out: Path, training: TrainS
     """
     drawn = drawn_turns(train, schema, _MOST_TURNS)
     learned = _learned(training, schema) if training is not None and _any_to_cut(schema) else None
-    kept = drawn if learned is None else [row for row in drawn if learned(*row)]
-    too_long = len(drawn) - len(kept)
-    turns = [record.messages[: turn + 1] for record, turn in kept or drawn]
+    # where nothing fits, the training says so
+    kept = drawn if learned is None else [row for row in drawn if learned(*row)] or drawn
+    turns = [record.messages[: turn + 1] for record, turn in kept]
     fitted, undefined = fit_dials(schema, turns, lambda rows: progress(rows, len(rows), "measuring"))
     write_json(out / SCHEMA_FILE, fitted.to_dict())
     cuts = {a.name: list(a.cuts) for a in fitted if a.cuts}
     return {
         "turns": len(turns),
-        "too_long": too_long,
+        "too_long": len(drawn) - len(kept),
         "cuts": cuts,
         "undefined": {name: n for name, n in undefined.items() if n},
     }
