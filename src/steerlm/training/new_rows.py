@@ -12,8 +12,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from steerlm.checkpoint.token_rows import ROWS
 
 FASTER = 10.0
-"""Rate of new rows, as a multiple of that of everything else. Beside adapters on Gemma 3 270M 30 learned less in a short try; where
-all weights are trained see docs/results/header.md."""
+"""Rate of new rows, as a multiple of that of everything else. Beside adapters on Gemma 3 270M 30 learned less in a
+short try; where all weights are trained see docs/results/header.md."""
 
 
 def learn_faster(optimizer: torch.optim.Optimizer, core: Any, new_ids: Sequence[int], rate: float) -> None:
