@@ -20,7 +20,7 @@ FOLDER = Path(__file__).resolve().parent / "results" / "performance"
 PLAYGROUND = Path(__file__).resolve().parent / "results" / "playground"
 CLAIMS = ("sft", "large_vocabulary", "annotate", "generative_labels", "sampling", "engines")
 """Result files with ratios, in the order of the tables; those of a GPU end in `_cuda`."""
-QUICKSTART_S, BUSY = 300, 0.5
+QUICKSTART_S, BUSY = 180, 0.5
 MEMORY_SHARES = {"before": 0.5, "trl": 0.6}
 """Most that fine-tuning of the real model may take of a peer's memory."""
 MEMORY_GB = 12
