@@ -72,7 +72,7 @@ def _any_to_cut(schema: AttributeSchema) -> bool:
 
 
 def _learned(training: TrainSftConfig, schema: AttributeSchema) -> Callable[[Conversation, int], bool] | None:
-    """Return whether a turn is within what fits into the `max_length` of a training; None where that cannot be known here."""
+    """Return whether a turn is within the `max_length` of a training; None where that cannot be known here."""
     from steerlm.checkpoint.models import load_tokenizer
     from steerlm.template.conversation_encoder import ConversationEncoder
     from steerlm.template.installing import install_template
