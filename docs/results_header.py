@@ -11,6 +11,7 @@ Some are no options of `train-sft`: `header_tries` puts them in place. The figur
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -46,7 +47,7 @@ _PROMPTS, _MAX_NEW_TOKENS = 24, 160
 
 def learn(run: Path, work: Path, option: str, seed: int, steps: int = STEPS) -> dict[str, Any]:
     """Train with one option and return its course; what is finished in `work` is not done again."""
-    from header_tries import TRIES, plain
+    from header_tries import TRIES
 
     from steerlm.config import EvaluateConfig, TrainSftConfig, load_recipe
     from steerlm.results.evaluation import read_evaluation
@@ -61,7 +62,7 @@ def learn(run: Path, work: Path, option: str, seed: int, steps: int = STEPS) -> 
     base = str(paths.model("playground").parent / "base_model")
     changes |= {"base_model": base, "warmup_steps": min(20, steps // 4)}
     section = TrainSftConfig.model_validate({**recipe.train_sft.model_dump(), **changes})
-    with TRIES.get(option, plain)() as copies:
+    with TRIES.get(option, lambda: contextlib.nullcontext(1))() as copies:
         sources = [source.model_copy(update={"epochs": copies}) for source in recipe.prepare.sources]
         summary = train_sft(section, *paths.splits("annotate"), recipe.schema_, out, seed, sources)
     evaluation = EvaluateConfig(

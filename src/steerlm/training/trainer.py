@@ -242,18 +242,20 @@ class SteerTrainer(Trainer):  # type: ignore[misc]
                 given = self._model_inputs(inputs)
                 outputs = self.response_scores(model, given.places(inputs["places"]), given.arguments)
             return masked_attribute_loss(outputs, inputs["labels"], inputs["label_mask"], self.schema)
+        if self.group_loss is None:
+            return Loss(self.response_losses(model, inputs), len(inputs["targets"]))
+        log_probs_N = -self.response_losses(model, inputs, apart=True)[: len(inputs["targets"])]
+        loss_G = self.group_loss(group_log_probabilities(log_probs_N, inputs), model.training)
+        return Loss(loss_G.sum(), self._count(inputs))
+
+    def response_losses(self, model: nn.Module, inputs: dict[str, Tensor], apart: bool = False) -> Tensor:
+        """Return the sum of the losses of the N trained tokens of a batch, or each of them and some zeros behind."""
         assert self.response_loss is not None
         given = self._model_inputs(inputs)
         spare = -len(inputs["targets"]) % given.multiple
         places_N = functional.pad(given.places(inputs["positions"]), (0, spare))
         targets_N = functional.pad(inputs["targets"], (0, spare), value=IGNORED)
-        apart = self.group_loss is not None
-        loss = self.response_loss(model, places_N, targets_N, given.arguments, apart)
-        if self.group_loss is None:
-            return Loss(loss, len(inputs["targets"]))
-        log_probs_N = -loss[: len(inputs["targets"])]
-        loss_G = self.group_loss(group_log_probabilities(log_probs_N, inputs), model.training)
-        return Loss(loss_G.sum(), self._count(inputs))
+        return self.response_loss(model, places_N, targets_N, given.arguments, apart)
 
     def compute_loss(
         self,
