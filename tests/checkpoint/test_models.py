@@ -37,6 +37,7 @@ from steerlm.checkpoint.models import (
     load_sequence_classifier,
     load_tokenizer,
     resize_embeddings,
+    sampling_precision,
     save_info,
     save_model,
 )
@@ -446,6 +447,18 @@ def test_precision_on_the_cpu() -> None:
     assert inference_dtype("bf16") == torch.bfloat16
     assert autocast_bf16("bf16")
     assert not autocast_bf16("fp32")
+
+
+@pytest.mark.parametrize(("hidden_size", "units", "bf16"), [(512, True, True), (256, True, False), (512, False, False)])
+def test_wide_models_sample_in_bf16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden_size: int, units: bool, bf16: bool
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is visible")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: units)
+    LlamaConfig(hidden_size=hidden_size, num_attention_heads=8).save_pretrained(tmp_path)
+    assert (sampling_precision("auto", tmp_path) == "bf16") is bf16
+    assert [sampling_precision(given, tmp_path) for given in ("bf16", "fp32")] == ["bf16", "fp32"]
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(checkpoint: Path) -> None:

@@ -109,7 +109,8 @@ class _Batch:
         if self.row_of_B is None:
             logits_RV = self.logits_BV
         else:
-            weighted_BV = self.logits_BV.clamp(min=_FLOOR) * self.weights_B[:, None]
+            # in place: at large vocabularies a copy costs as much as a layer, and the next step has logits of its own
+            weighted_BV = self.logits_BV.clamp_(min=_FLOOR).mul_(self.weights_B[:, None])
             logits_RV = weighted_BV.new_zeros((len(self.rows), weighted_BV.shape[1]))
             logits_RV.index_add_(0, self.row_of_B, weighted_BV)
         if len(self.drawings) == 1:

@@ -20,7 +20,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.info import CheckpointInfo
-from steerlm.checkpoint.models import Precision, default_device, load_causal_lm, load_info, load_tokenizer
+from steerlm.checkpoint.models import (
+    Precision,
+    default_device,
+    load_causal_lm,
+    load_info,
+    load_tokenizer,
+    sampling_precision,
+)
 from steerlm.errors import UserError
 from steerlm.generation.cache_room import affordable
 from steerlm.generation.decoding import Decoder, decode
@@ -132,7 +139,7 @@ def load_engine(path: str | Path, precision: Precision = "auto", batch_size: int
 
     Args:
         path: folder written by `train-sft` or `bootstrap`.
-        precision: of the weights; auto = bf16 on a GPU that has it, fp32 on the CPU.
+        precision: of the weights; auto = bf16 where the device has it (on a CPU: for wide models).
         batch_size: most responses decoded together.
         spread: over so many processes, of which this is one (`generation.spread` starts them).
 
@@ -140,7 +147,7 @@ def load_engine(path: str | Path, precision: Precision = "auto", batch_size: int
         UserError: not a steerlm checkpoint, an attribute model, or a damaged one; one that cannot be spread.
     """
     info = steerable(path)
-    model = load_causal_lm(path, precision, spread=spread)
+    model = load_causal_lm(path, sampling_precision(precision, path), spread=spread)
     model.to(default_device())
     return LocalEngine(model, load_tokenizer(path), info.schema, batch_size, spread)
 

@@ -18,7 +18,7 @@ def open_engine(
 
     Args:
         path: folder written by `train-sft` or `bootstrap`.
-        precision: of the weights; auto = bf16 on a GPU that has it, fp32 on the CPU.
+        precision: of the weights; auto = what the engine is fastest in, of bf16 and fp32, on this device.
         batch_size: most responses decoded together.
         devices: of this machine that share the model.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from steerlm.checkpoint.models import Precision, default_device, load_causal_lm, load_tokenizer
+from steerlm.checkpoint.models import Precision, default_device, load_causal_lm, load_tokenizer, sampling_precision
 from steerlm.conversation import Message
 from steerlm.generation.requests import Sample, Sampling
 
@@ -48,7 +48,7 @@ class PlainModel:
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._model = load_causal_lm(where, precision).to(default_device()).eval()
+        self._model = load_causal_lm(where, sampling_precision(precision, where)).to(default_device()).eval()
         self._batch_size = batch_size
         self.has_template = self._tokenizer.chat_template is not None
         self.context = int(getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 1 << 31)
