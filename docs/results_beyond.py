@@ -1,14 +1,16 @@
-"""Measure what goes beyond the first paper: models of playground runs, all asked the same; a row per model and seed.
+"""Measure what goes beyond the first paper: models of one run, all asked the same; a row per model and seed.
 
     python docs/results_beyond.py RUN ROW=MODEL [ROW=MODEL …] [--seed N] [--cost ROW=STAGE_FOLDER …]
+    python docs/results_beyond.py RUN ROW=MODEL … --scorer ATTRIBUTE_MODEL                     (a run on real data)
     python docs/results_beyond.py RUN --report ROW=STAGE_FOLDER …       (what the stage found by itself)
     make docs
 
 RUN is a playground run: its fine-tuning is the row `sft`, which the others are compared with request by request. Every
 held-out prompt is asked for settings of the training labels, and once for the best: exact measures say what came out.
-A row is added to `docs/results/beyond.json`, or replaced there, under its name and the seed; `ROWS` says what a name
-means, and a name that is not in it stands in the table as it is. STAGE_FOLDER is the folder of the stage that made the
-model, whose `done.json` and report say what it took.
+With a scorer RUN is one on real data: what its schema measures is measured, what it does not the scorer says, each in a
+table of its own. A row is added to `docs/results/beyond.json`, or replaced there, under its name and the seed; `ROWS`
+says what a name means, and a name that is not in it stands in the table as it is. STAGE_FOLDER is the folder of the
+stage that made the model, whose `done.json` and report say what it took.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +42,29 @@ ROWS = {
     "contrast": "+ contrast",
     "reinforce": "+ rewards (reinforce)",
 }
+MEASURED_BY = {
+    "rows": "exact measures",
+    "real": "the dials' own measures",
+    "real_scored": "a second opinion, an attribute model of other data, another base and another seed",
+}
+"""What says what came out, by table."""
 _SETTINGS, _MAX_NEW_TOKENS, _TEMPERATURE, _TOP_K = 2, 160, 0.7, 50
 
 
-def measured(run: Path, model: Path, num_prompts: int | None) -> Mapping[str, Any]:
+def measured(run: Path, model: Path, num_prompts: int | None, scorer: Path | None) -> Mapping[str, Any]:
     """Return what a model's answers measured: requested and obtained levels (N, K), prompts (N,), and at the best."""
     import numpy as np
 
     from steerlm.checkpoint.models import load_info
     from steerlm.conversation import Message
     from steerlm.generation.engine import Request, Sampling, load_engine
-    from steerlm.playground.measuring import measure
     from steerlm.stages.evaluate.sweeping import read_prompts, seen_combinations
 
     info = load_info(run / "train_sft" / "model")
     schema = info.schema
     known = [c for c, _ in seen_combinations(info.label_statistics, schema) if len(c) == len(schema)]
-    prompts = read_prompts(run / "playground" / "prompts.jsonl", schema, num_prompts, 0)
+    held_out = run / ("annotate/validation.jsonl" if scorer else "playground/prompts.jsonl")
+    prompts = read_prompts(held_out, schema, num_prompts, 0)
     draws = np.random.default_rng(5)
     best = {**schema.defaults, **{a.name: a.best_value for a in schema if a.best is not None}}
     asked = [
@@ -67,25 +76,46 @@ def measured(run: Path, model: Path, num_prompts: int | None) -> Mapping[str, An
         Request(prompt.messages, setting, seed=prompt.seed * (_SETTINGS + 1) + i % (_SETTINGS + 1))
         for i, (_, prompt, setting) in enumerate(asked)
     ]
-    answers = load_engine(model, batch_size=128).generate(requests, Sampling(_MAX_NEW_TOKENS, _TEMPERATURE, _TOP_K))
-    texts = [answer.text for [answer] in answers]
-    obtained = np.array(
-        [
-            [measure((*prompt.messages, Message("assistant", text)))[name] for name in schema.names]
-            for (_, prompt, _), text in zip(asked, texts, strict=True)
-        ]
+    answers = load_engine(model, batch_size=32 if scorer else 128).generate(
+        requests, Sampling(96 if scorer else _MAX_NEW_TOKENS, _TEMPERATURE, _TOP_K)
     )
-    wanted = np.array([[float(setting[name]) for name in schema.names] for _, _, setting in asked])
+    texts = [answer.text for [answer] in answers]
+    turns = [(*prompt.messages, Message("assistant", text)) for (_, prompt, _), text in zip(asked, texts, strict=True)]
+    said = _said(schema, turns, scorer)
     return {
         "names": schema.names,
-        "good": [k if a.best == "max" else -k - 1 for k, a in enumerate(schema) if a.best is not None],
-        "maximum": [a.maximum for a in schema],
-        "wanted": wanted,
-        "obtained": obtained,
+        "measured": [attribute.measure is not None for attribute in schema],
+        "best_at": [attribute.best for attribute in schema],
+        "maximum": [attribute.maximum for attribute in schema],
+        "wanted": np.array([[float(setting[name]) for name in schema.names] for _, _, setting in asked]),
+        "obtained": np.array([[row.get(name, np.nan) for name in schema.names] for row in said]),
         "prompt": np.array([number for number, _, _ in asked]),
         "best": np.arange(len(asked)) % (_SETTINGS + 1) == _SETTINGS,
         "texts": texts,
     }
+
+
+def _said(schema: Any, turns: Sequence[Any], scorer: Path | None) -> list[dict[str, float]]:
+    """Return the levels of answers; an attribute is missing where its measure does not define it."""
+    if scorer is None:
+        from steerlm.playground.measuring import measure
+
+        return [{name: float(value) for name, value in measure(turn).items()} for turn in turns]
+    from steerlm.scorers.attribute_models import load_attribute_model
+    from steerlm.scorers.dials import open_dials
+
+    said: list[dict[str, float]] = [{} for _ in turns]
+    for one in (*open_dials(schema), load_attribute_model(scorer)):
+        for row, scores in zip(said, one.score(turns), strict=True):
+            row |= {name: score.mean for name, score in (scores or {}).items() if name in schema.names}
+    return said
+
+
+def some_dials(found: Mapping[str, Any], chosen: Sequence[bool]) -> Mapping[str, Any]:
+    """Return what was measured of some of the dials."""
+    columns = [k for k, taken in enumerate(chosen) if taken]
+    parts = {key: [found[key][k] for k in columns] for key in ("names", "best_at", "maximum")}
+    return {**found, **parts, **{key: found[key][:, columns] for key in ("wanted", "obtained")}}
 
 
 def figures(found: Mapping[str, Any], before: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -100,30 +130,31 @@ def figures(found: Mapping[str, Any], before: Mapping[str, Any]) -> Mapping[str,
     error_N_K = np.abs(found["obtained"] - found["wanted"])[asked]
     before_N_K = np.abs(before["obtained"] - before["wanted"])[asked]
     wanted_N_K, obtained_N_K = found["wanted"][asked], found["obtained"][asked]
-    scales = [found["maximum"][k if k >= 0 else -k - 1] for k in found["good"]]
-    goodness_N = np.mean(
-        [
-            found["obtained"][best][:, k] if k >= 0 else scale - found["obtained"][best][:, -k - 1]
-            for k, scale in zip(found["good"], scales, strict=True)
-        ],
-        axis=0,
-    )
+    shares = [
+        (scale - obtained_N if best_at == "min" else obtained_N) / scale
+        for obtained_N, best_at, scale in zip(
+            found["obtained"][best].T, found["best_at"], found["maximum"], strict=True
+        )
+        if best_at is not None
+    ]
+    goodness_N = 4 * np.mean(shares, axis=0) if shares else None
 
     def estimate(values_N: Any, clusters: list[int]) -> dict[str, object]:
         return cluster_bootstrap(mean, [values_N], clusters).to_dict()
 
     def by_prompt(values_N_K: Any) -> list[float]:
-        return [round(float(values_N_K[np.array(prompts) == p].mean()), 4) for p in sorted(set(prompts))]
+        return [round(float(np.nanmean(values_N_K[np.array(prompts) == p])), 4) for p in sorted(set(prompts))]
 
+    change_N_K = error_N_K - before_N_K
     return {
-        "error": estimate(error_N_K.mean(axis=1), prompts),
-        "difference": estimate((error_N_K - before_N_K).mean(axis=1), prompts),
+        "error": estimate(np.nanmean(error_N_K, axis=1), prompts),
+        "difference": estimate(np.nanmean(change_N_K, axis=1), prompts),
         "error_by_prompt": by_prompt(error_N_K),
-        "difference_by_prompt": by_prompt(error_N_K - before_N_K),
-        "error_by_dial": {n: round(float(error_N_K[:, k].mean()), 4) for k, n in enumerate(found["names"])},
+        "difference_by_prompt": by_prompt(change_N_K),
+        "error_by_dial": {n: round(float(np.nanmean(error_N_K[:, k])), 4) for k, n in enumerate(found["names"])},
         "spearman": _resampled(_spearman, wanted_N_K, obtained_N_K, prompts),
         "side_effects": _resampled(_side_effects, wanted_N_K, obtained_N_K, prompts),
-        "quality": estimate(goodness_N, found["prompt"][best].tolist()),
+        "quality": None if goodness_N is None else estimate(goodness_N, found["prompt"][best].tolist()),
         "distinct_2": round(distinct_n([t for t, b in zip(found["texts"], best, strict=True) if b], 2), 4),
         "unique": round(len(set(found["texts"])) / len(found["texts"]), 4),
     }
@@ -133,10 +164,9 @@ def _spearman(wanted_N_K: Any, obtained_N_K: Any) -> float:
     """Return the mean over the dials of the rank correlation between requested and obtained."""
     from scipy import stats
 
-    return float(
-        sum(stats.spearmanr(w, o).statistic for w, o in zip(wanted_N_K.T, obtained_N_K.T, strict=True))
-        / wanted_N_K.shape[1]
-    )
+    pairs = zip(wanted_N_K.T, obtained_N_K.T, strict=True)
+    found = [stats.spearmanr(wanted_N, obtained_N, nan_policy="omit").statistic for wanted_N, obtained_N in pairs]
+    return float(sum(found) / len(found))
 
 
 def _side_effects(wanted_N_K: Any, obtained_N_K: Any) -> float:
@@ -144,7 +174,10 @@ def _side_effects(wanted_N_K: Any, obtained_N_K: Any) -> float:
     import numpy as np
 
     design = np.column_stack([wanted_N_K, np.ones(len(wanted_N_K))])
-    slopes = np.linalg.lstsq(design, obtained_N_K, rcond=None)[0][:-1]
+    slopes = np.empty((wanted_N_K.shape[1],) * 2)
+    for k, obtained_N in enumerate(obtained_N_K.T):
+        said_N = ~np.isnan(obtained_N)
+        slopes[:, k] = np.linalg.lstsq(design[said_N], obtained_N[said_N], rcond=None)[0][:-1]
     return float(np.abs(slopes[~np.eye(len(slopes), dtype=bool)]).mean())
 
 
@@ -203,11 +236,9 @@ def report(folder: Path) -> Iterator[Mapping[str, Any]]:
         }
 
 
-def table() -> str:
-    """The rows, and how they were measured."""
-    if not FILE.is_file():
-        return "Not measured yet.\n"
-    stored = json.loads(FILE.read_text(encoding="utf-8"))["rows"]
+def table(which: str) -> str:
+    """The rows of a table, and how they were measured."""
+    stored = json.loads(FILE.read_text(encoding="utf-8")).get(which) if FILE.is_file() else None
     if not stored:
         return "Not measured yet.\n"
     header = [
@@ -226,7 +257,10 @@ def table() -> str:
                 estimate_text(_pooled(seeds, "error"), 3),
                 DASH if name == "sft" else estimate_text(_pooled(seeds, "difference"), 3),
                 " / ".join(number(row["error" if name == "sft" else "difference"]["value"], 3) for row in seeds),
-                *(_over([row[key]["value"] for row in seeds], 3) for key in ("spearman", "side_effects", "quality")),
+                *(
+                    _over([row[key]["value"] for row in seeds], 3) if all(row[key] for row in seeds) else DASH
+                    for key in ("spearman", "side_effects", "quality")
+                ),
                 _over([row["distinct_2"] for row in seeds], 3),
                 *(
                     _over([cost[key] / 1e3 for cost in spent], 0) + " k" if all(key in cost for cost in spent) else DASH
@@ -237,7 +271,7 @@ def table() -> str:
                 else DASH,
             ]
         )
-    return markdown_table(header, lines) + f"\n{_how(stored)}\n"
+    return markdown_table(header, lines) + f"\n{_how(stored, MEASURED_BY[which])}\n"
 
 
 def _pooled(seeds: Sequence[Mapping[str, Any]], key: str) -> Estimate:
@@ -259,18 +293,18 @@ def _over(values: Sequence[float], digits: int) -> str:
     return middle if len(values) == 1 else f"{middle} [{number(low, digits)}, {number(high, digits)}]"
 
 
-def _how(stored: Mapping[str, Any]) -> str:
+def _how(stored: Mapping[str, Any], measured_by: str) -> str:
     one = stored["sft"][min(stored["sft"], key=int)]
     seeds = {seed for row in stored.values() for seed in row}
     return (
         f"{one['error']['clusters']} held-out prompts, each at {_SETTINGS} settings of the training labels "
-        f"({one['error']['n']} answers) and at the best one; temperature {_TEMPERATURE}, top-k {_TOP_K}; exact "
-        "measures. Error: the mean over the dials of |obtained - requested|. Minus SFT: the same requests, paired; "
-        "below zero is better. In brackets behind these two: 95 % intervals from resampled prompts, seeds pooled; "
-        "behind the others: the lowest and the highest seed. Spearman: the mean over the dials. Side effects: levels "
-        "that a dial moves another by per level, the mean over all pairs, by least squares (0 would be none; chance "
-        f"alone gives more). Seeds: {', '.join(sorted(seeds, key=int))}. Tokens and CPU time are those of the step "
-        "alone, without the fine-tuning before it; the time holds its own comparison on held-out prompts."
+        f"({one['error']['n']} answers) and at the best one; temperature {_TEMPERATURE}, top-k {_TOP_K}; "
+        f"{measured_by}. Error: the mean over the dials of |obtained - requested|. Minus SFT: the same requests, "
+        "paired; below zero is better. In brackets behind these two: 95 % intervals from resampled prompts, seeds "
+        "pooled; behind the others: the lowest and the highest seed. Spearman: the mean over the dials. Side effects: "
+        "levels that a dial moves another by per level, the mean over all pairs, by least squares (0 would be none; "
+        f"chance alone gives more). Seeds: {', '.join(sorted(seeds, key=int))}. Tokens and CPU time are those of the "
+        "step alone, without the fine-tuning before it; the time holds its own comparison on held-out prompts."
     )
 
 
@@ -342,7 +376,13 @@ def reports() -> str:
     return markdown_table(header, lines) + note
 
 
-BLOCKS = {"beyond": table, "beyond-reports": reports, "beyond-weights": weights}
+BLOCKS = {
+    "beyond": partial(table, "rows"),
+    "beyond-real": partial(table, "real"),
+    "beyond-real-scored": partial(table, "real_scored"),
+    "beyond-reports": reports,
+    "beyond-weights": weights,
+}
 
 
 def main() -> int:
@@ -356,6 +396,7 @@ def main() -> int:
     parser.add_argument("--cost", nargs="*", default=[], metavar="ROW=STAGE_FOLDER")
     parser.add_argument("--seed", type=int, default=0, help="under which the rows are kept")
     parser.add_argument("--num-prompts", type=int, help="default: all")
+    parser.add_argument("--scorer", type=Path, help="attribute model that says what the schema does not measure")
     given = parser.parse_args()
     models, costs, folders = (
         {name: Path(path) for name, _, path in (pair.partition("=") for pair in pairs)}
@@ -366,21 +407,32 @@ def main() -> int:
         rounds = {f"{name}-{i}" if i > 1 else name: dict(row) for i, row in enumerate(report(folder), 1)}
         FILE.write_text(json.dumps(stored | {"reports": stored.get("reports", {}) | rounds}, indent=1) + "\n", "utf-8")
     if models:
-        add(given.run, models, costs, given.seed, given.num_prompts)
+        add(given.run, models, costs, given.seed, given.num_prompts, given.scorer)
     return 0
 
 
 def add(
-    run: Path, models: Mapping[str, Path], costs: Mapping[str, Path], seed: int, num_prompts: int | None = None
+    run: Path,
+    models: Mapping[str, Path],
+    costs: Mapping[str, Path],
+    seed: int,
+    num_prompts: int | None = None,
+    scorer: Path | None = None,
 ) -> None:
     """Measure models of a run beside its fine-tuned one, and keep each row as it is found."""
-    before = measured(run, run / "train_sft" / "model", num_prompts)
+    before = measured(run, run / "train_sft" / "model", num_prompts, scorer)
+    is_measured = before["measured"]
+    tables = {"real": is_measured, "real_scored": [not exact for exact in is_measured]}
+    if scorer is None:
+        tables = {"rows": [True] * len(is_measured)}
     for name, model in models.items():
-        found = before if name == "sft" else measured(run, model, num_prompts)
-        row = {**figures(found, before), "cost": dict(cost(costs[name])) if name in costs else None}
-        print(name, row["error"], row["difference"], flush=True)
+        found = before if name == "sft" else measured(run, model, num_prompts, scorer)
+        spent = dict(cost(costs[name])) if name in costs else None
         stored = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {"rows": {}}
-        stored["rows"].setdefault(name, {})[str(seed)] = row
+        for which, chosen in tables.items():
+            row = {**figures(some_dials(found, chosen), some_dials(before, chosen)), "cost": spent}
+            print(which, name, row["error"], row["difference"], row["spearman"], row["error_by_dial"], flush=True)
+            stored.setdefault(which, {}).setdefault(name, {})[str(seed)] = row
         FILE.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 
