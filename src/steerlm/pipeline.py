@@ -7,6 +7,7 @@ Stages meet only in files; this module is the one place that knows which file go
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,6 +22,8 @@ from steerlm.storage.cluster import Cluster
 
 if TYPE_CHECKING:
     from steerlm.stages.prepare.stage import PreparedReport
+
+log = logging.getLogger(__name__)
 
 
 def run_recipe(
@@ -161,6 +164,7 @@ def _train_sft(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.train_sft import train_sft
 
     config = run.recipe.train_sft
+    _warn_of_old_cuts(run, config.max_length)
     return train_sft(
         config,
         *run.labelled,
@@ -169,6 +173,19 @@ def _train_sft(run: RunFolder, out: Path) -> Mapping[str, Any]:
         _seed(run, config),
         run.recipe.prepare.sources,
     )
+
+
+def _warn_of_old_cuts(run: RunFolder, max_length: int) -> None:
+    """Say that levels were cut for records of another length than is trained on."""
+    prepared = run.done("prepare")
+    cut_for = None if prepared is None else prepared["summary"].get("dials", {}).get("max_length")
+    if cut_for not in (None, max_length):
+        log.warning(
+            "levels were cut on turns of up to %s tokens, and train_sft.max_length is %s by now; cut them anew with "
+            "--from prepare",
+            cut_for,
+            max_length,
+        )
 
 
 def _bootstrap(run: RunFolder, out: Path, cluster: Cluster | None = None) -> Mapping[str, Any]:

@@ -88,6 +88,13 @@ def test_levels_are_cut_where_the_training_reads(
     low, high = RunFolder(load_recipe(path)).schema["length"].cuts
     assert 2 < low < high <= 5
 
+    shorter = [str(path), "--set", "train_sft.max_length=200"]
+    assert main(["annotate", *shorter]) == 0
+    main(["train-sft", *shorter])
+    assert re.search(
+        r"cut on turns of up to 256\s+tokens, and\s+train_sft.max_length\s+is\s+200", capsys.readouterr().err
+    )
+
 
 def test_no_people_and_no_attribute_model(recipe: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"

@@ -82,15 +82,11 @@ def _shown_template(recipe: Recipe) -> TemplateName | ConversationEncoder:
         terminal.say(f"shown in the template steerlm: {section.base_model} is no local folder, its own is not at hand")
         return "steerlm"
     from steerlm.checkpoint.models import load_tokenizer
-    from steerlm.template.conversation_encoder import ConversationEncoder
-    from steerlm.template.installing import chosen_template, install_template
+    from steerlm.template.installing import chosen_template
+    from steerlm.training.base_encoder import open_encoder
 
-    tokenizer = load_tokenizer(section.base_model)
-    chosen = chosen_template(tokenizer, section.template)
-    if chosen != "native":
-        return chosen
-    install_template(tokenizer, chosen, recipe.schema_, section.header)
-    return ConversationEncoder(tokenizer, recipe.schema_)
+    chosen = chosen_template(load_tokenizer(section.base_model), section.template)
+    return open_encoder(section, recipe.schema_).encoder if chosen == "native" else chosen
 
 
 def _show(

@@ -49,8 +49,9 @@ def check_guidance(
     Raises:
         UserError: naming it.
     """
-    strengths = guidance if isinstance(guidance, dict) else {"": guidance}
-    for name in filter(None, strengths):
-        schema[name]
-    if engine != "local" and any(strength not in (None, 1) for strength in strengths.values()):
+    if isinstance(guidance, dict):
+        for name in guidance:
+            schema[name]
+    strengths = guidance.values() if isinstance(guidance, dict) else (guidance,)
+    if engine != "local" and any(strength not in (None, 1) for strength in strengths):
         raise UserError(f"{key}: the engine {engine} cannot mix prompts; leave it out, or set engine: local")

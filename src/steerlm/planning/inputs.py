@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config import PlaygroundConfig, Recipe, TrainingSection, TrainSftConfig, files_of
+from steerlm.config import PlaygroundConfig, Recipe, TrainingSection, files_of
 from steerlm.conversation import Conversation
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known
@@ -27,7 +27,7 @@ from steerlm.stages.label import check_judge, cost_line, judge_client, judged_at
 from steerlm.stages.prepare.stage import inspect_source
 
 if TYPE_CHECKING:
-    from steerlm.template.conversation_encoder import ConversationEncoder
+    pass
 
 _SAMPLE = 256
 _ENOUGH_TURNS = 200
@@ -275,7 +275,9 @@ def sampled_lengths(section: TrainingSection, recipe: Recipe, data: DataSize) ->
     """Encode the records looked at; None where the tokenizer is not on this machine."""
     if not data.samples or not (Path(section.base_model) / "tokenizer_config.json").is_file():
         return None
-    encoder = _encoder(section, recipe)
+    from steerlm.training.base_encoder import open_encoder
+
+    encoder = open_encoder(section, recipe.schema_).encoder
     replies = [one.messages[: one.assistant_turns[-1] + 1] for one in data.samples if one.assistant_turns]
     lengths = [len(encoder.conversation(messages).input_ids) for messages in replies]
     unfit = [
@@ -297,23 +299,12 @@ def check_labels(data: DataSize) -> Iterator[Finding]:
     yield from collapsed("prepare", many)
 
 
-def _encoder(section: TrainingSection, recipe: Recipe) -> ConversationEncoder:
-    """Return the encoder of the template that the stage will install."""
-    from steerlm.checkpoint.models import load_tokenizer
-    from steerlm.template.conversation_encoder import ConversationEncoder
-    from steerlm.template.installing import install_template
-
-    tokenizer = load_tokenizer(section.base_model)
-    header = section.header if isinstance(section, TrainSftConfig) else "tokens"
-    install_template(tokenizer, section.template, recipe.schema_, header)
-    return ConversationEncoder(tokenizer, recipe.schema_)
-
-
 def _check_tokenizer(stage: str, section: TrainingSection, recipe: Recipe, found: Findings) -> None:
     from steerlm.conversation import Message
+    from steerlm.training.base_encoder import open_encoder
 
     try:
-        encoder = _encoder(section, recipe)
+        encoder = open_encoder(section, recipe.schema_).encoder
         encoder.conversation([Message("user", "ping"), Message("assistant", "pong", recipe.schema_.defaults)])
     except UserError as error:
         found.problems.append(f"{stage}: {error}")

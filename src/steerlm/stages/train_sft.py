@@ -28,7 +28,6 @@ from steerlm.checkpoint.models import (
     autocast_bf16,
     load_causal_lm,
     load_info,
-    load_tokenizer,
     resize_embeddings,
     save_model,
 )
@@ -40,7 +39,7 @@ from steerlm.storage.claims import digest_of, digest_of_file
 from steerlm.storage.files import write_json
 from steerlm.storage.progress import progress
 from steerlm.template.conversation_encoder import ConversationEncoder
-from steerlm.template.installing import install_template
+from steerlm.training.base_encoder import open_encoder
 from steerlm.training.conditioning import ConditionedExamples, Conditioning, EncodingReport
 from steerlm.training.header_gain import HeaderProbe, header_exchanges
 from steerlm.training.loop import BEST, train
@@ -132,9 +131,7 @@ def start_of(config: TrainSftConfig, schema: AttributeSchema) -> SftStart:
     Raises:
         UserError: a base model that cannot be loaded, or a checkpoint of another schema.
     """
-    tokenizer = load_tokenizer(config.base_model)
-    num_new = install_template(tokenizer, config.template, schema, config.header)
-    encoder = ConversationEncoder(tokenizer, schema)
+    tokenizer, num_new, encoder = open_encoder(config, schema)
     model = _base_model(config, tokenizer, num_new, encoder, schema)
     return SftStart(tokenizer, encoder, model, min(config.max_length, context_length(model, tokenizer)))
 

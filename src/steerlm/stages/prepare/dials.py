@@ -32,12 +32,14 @@ class FittedDials(TypedDict):
     Attributes:
         turns: that were looked at.
         too_long: turns that were not, since the training leaves them out.
+        max_length: of that training; None where every turn counts.
         cuts: per attribute.
         undefined: per attribute the turns that do not define it.
     """
 
     turns: int
     too_long: int
+    max_length: int | None
     cuts: dict[str, list[float]]
     undefined: dict[str, int]
 
@@ -62,6 +64,7 @@ def fit_schema(train: Path, schema: AttributeSchema, out: Path, training: TrainS
     return {
         "turns": len(turns),
         "too_long": len(drawn) - len(kept),
+        "max_length": training.max_length if training is not None and learned is not None else None,
         "cuts": cuts,
         "undefined": {name: n for name, n in undefined.items() if n},
     }
@@ -73,17 +76,13 @@ def _any_to_cut(schema: AttributeSchema) -> bool:
 
 def _learned(training: TrainSftConfig, schema: AttributeSchema) -> Callable[[Conversation, int], bool] | None:
     """Return whether a turn is within the `max_length` of a training; None where that cannot be known here."""
-    from steerlm.checkpoint.models import load_tokenizer
-    from steerlm.template.conversation_encoder import ConversationEncoder
-    from steerlm.template.installing import install_template
+    from steerlm.training.base_encoder import open_encoder
 
     try:
-        tokenizer = load_tokenizer(training.base_model)
-        install_template(tokenizer, training.template, schema, training.header)
+        encoder = open_encoder(training, schema).encoder
     except UserError as error:
         log.warning("levels are cut on all turns, those too long to be trained on as well: %s", error)
         return None
-    encoder = ConversationEncoder(tokenizer, schema)
 
     def learned(record: Conversation, turn: int) -> bool:
         # a header is as long as it will be

@@ -33,7 +33,6 @@ from steerlm.checkpoint.models import (
     load_causal_lm,
     load_encoder,
     load_sequence_classifier,
-    load_tokenizer,
     resize_embeddings,
     save_model,
 )
@@ -70,8 +69,7 @@ from steerlm.stages.train_attribute_model.report import (
 from steerlm.stages.train_attribute_model.tuning import held_out_turns, tune
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.files import write_json
-from steerlm.template.conversation_encoder import ConversationEncoder
-from steerlm.template.installing import install_template
+from steerlm.training.base_encoder import open_encoder
 from steerlm.training.loop import BEST, train
 from steerlm.training.trainer import Objective
 
@@ -117,8 +115,7 @@ def train_attribute_model(
         return _summary(json.loads(report_path.read_text(encoding="utf-8")))
     _refuse_impossible(config)
     set_seed(seed)
-    tokenizer, num_new = _load_tokenizer(config, schema)
-    encoder = ConversationEncoder(tokenizer, schema)
+    tokenizer, num_new, encoder = open_encoder(config, schema)
     readout = readout_of(config)
     model = _load_base(config, schema, readout)
     resize_embeddings(model, tokenizer, num_new)
@@ -217,15 +214,6 @@ def _refuse_impossible(config: TrainAttributeModelConfig) -> None:
         )
     if config.fsdp or config.deepspeed is not None:
         raise UserError("train_attribute_model: sharding (fsdp, deepspeed) with lora needs kind: generative")
-
-
-def _load_tokenizer(config: TrainAttributeModelConfig, schema: AttributeSchema) -> tuple[PreTrainedTokenizerBase, int]:
-    """Return the tokenizer with the template installed, and how many tokens that added."""
-    tokenizer = load_tokenizer(config.base_model)
-    if tokenizer.bos_token is None and tokenizer.cls_token is not None:
-        # BERT reads its verdict off the first token, which it knows as [CLS]
-        tokenizer.bos_token = tokenizer.cls_token
-    return tokenizer, install_template(tokenizer, config.template, schema)
 
 
 def _load_base(config: TrainAttributeModelConfig, schema: AttributeSchema, readout: Readout | None) -> Any:

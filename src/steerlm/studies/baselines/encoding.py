@@ -11,20 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from steerlm.attributes import AttributeSchema
-from steerlm.checkpoint.models import load_tokenizer
 from steerlm.config import TrainSftConfig
 from steerlm.conversation import Message, read_conversations
 from steerlm.studies.baselines.preferences import Pair
 from steerlm.template.conversation_encoder import ConversationEncoder
-from steerlm.template.installing import install_template
+from steerlm.training.base_encoder import open_encoder
 from steerlm.training.conditioning import ConditionedExamples, Conditioning
 
 
 def plain_encoder(model: Path, config: TrainSftConfig, schema: AttributeSchema) -> ConversationEncoder:
     """Return the encoder of a model with the recipe's template installed."""
-    tokenizer = load_tokenizer(model)
-    install_template(tokenizer, config.template, schema, config.header)
-    return ConversationEncoder(tokenizer, schema)
+    return open_encoder(config.model_copy(update={"base_model": str(model)}), schema).encoder
 
 
 def plain_tokens(config: TrainSftConfig, path: Path, schema: AttributeSchema) -> int:
