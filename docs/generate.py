@@ -189,7 +189,10 @@ def fill(text: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         head, name, argument, end = match.groups()
-        return head + (BLOCKS[name](argument) if argument else BLOCKS[name]()) + end
+        try:
+            return head + (BLOCKS[name](argument) if argument else BLOCKS[name]()) + end
+        except FileNotFoundError:
+            return head + "Not measured yet.\n" + end
 
     return BLOCK.sub(block, text)
 

@@ -60,8 +60,6 @@ def copy_suite(stored: StoredRun, folder: Path) -> None:
 
 def suite(stored: StoredRun) -> str:
     """Mean score by level, beside the paper's."""
-    if not (stored.folder / _SUITE).is_file():
-        return NOT_MEASURED
     results = from_json(Evaluation, stored.read(_SUITE))
     header, *rows = suite_table(results)
     note = f"\n{results.prompts.used} prompts, {results.asks} answers; the other dials at their defaults.\n"
@@ -70,8 +68,6 @@ def suite(stored: StoredRun) -> str:
 
 def groups(stored: StoredRun) -> str:
     """A table of Spearman and error by dial and group, for every way of grouping."""
-    if not (stored.folder / _FILE).is_file():
-        return NOT_MEASURED
     tables = []
     for title, found in stored.read(_FILE)["groups"].items():
         parts = found["groups"]
@@ -85,7 +81,7 @@ def groups(stored: StoredRun) -> str:
 
 def alone(stored: StoredRun) -> str:
     """The dials alone in the header, beside the whole header."""
-    if not (stored.folder / _FILE).is_file() or "alone" not in (found := stored.read(_FILE)):
+    if "alone" not in (found := stored.read(_FILE)):
         return NOT_MEASURED
     whole, part = stored.read("guided.json")["guided"], found["alone"]
     rows = [[name, *(_follows(where["dials"][name]) for where in (whole, part))] for name in part["dials"]]

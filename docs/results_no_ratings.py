@@ -49,8 +49,6 @@ def copy_run(run: Path, plain: Path, steps: dict[str, Path]) -> None:
 
 def training() -> str:
     """What was trained on, in a sentence."""
-    if not (STORED.folder / "training.json").is_file():
-        return "Not measured.\n"
     found = STORED.read("training.json")
     gains = ", ".join(f"{name} {row['value']:.3f}" for name, row in found["header_gain"]["by_dial"].items())
     return (
@@ -62,7 +60,7 @@ def training() -> str:
 
 def curve() -> str:
     """Spearman of every dial by step, each at the strength that was chosen at the end."""
-    if not (STORED.folder / "curve.json").is_file() or not STORED.read("curve.json"):
+    if not STORED.read("curve.json"):
         return "Not measured.\n"
     found = STORED.read("curve.json")
     first: dict[str, Any] = next(iter(found.values()))

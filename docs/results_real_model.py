@@ -204,15 +204,11 @@ def curve() -> str:
 
 def ways() -> str:
     """The ways to steer."""
-    if not (STORED.folder / "ways.json").is_file():
-        return "Not measured.\n"
     return ways_page(read_result(WaysResult, STORED.folder / "ways.json"))
 
 
 def asked() -> str:
     """One question, one answer per level of a dial."""
-    if not (STORED.folder / "asked.json").is_file():
-        return "Not measured.\n"
     found = STORED.read("asked.json")
     rows = [[f"{found['dial']} {level}", markdown_text(text)] for level, text in found["answers"]]
     return f"> **{found['question']}**\n\n" + markdown_table(["dial", "answer"], rows)
@@ -220,8 +216,6 @@ def asked() -> str:
 
 def hour() -> str:
     """Minutes and dials of the page "You have no ratings"."""
-    if not (STORED.folder / "hour.json").is_file():
-        return "Not measured.\n"
     found = STORED.read("hour.json")
     rows = [
         [

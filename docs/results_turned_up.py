@@ -75,8 +75,6 @@ def followed_cells(dial: DialResult) -> list[str]:
 
 def guided(stored: StoredRun) -> str:
     """The dials as trained, and each at a strength."""
-    if not (stored.folder / "guided.json").is_file():
-        return NOT_MEASURED
     found = stored.read("guided.json")
     strengths = found["guided"]["guidance"]
     rows = []
@@ -96,8 +94,6 @@ def guided(stored: StoredRun) -> str:
 
 def tuned(stored: StoredRun) -> str:
     """The error that every strength left, and which one was taken."""
-    if not (stored.folder / "tuned.json").is_file():
-        return NOT_MEASURED
     found = stored.read("tuned.json")
     rows = []
     for name, errors in found["errors"].items():
@@ -181,8 +177,6 @@ def _settings(schema: AttributeSchema, dials: Sequence[str], rng: np.random.Gene
 
 def several(stored: StoredRun) -> str:
     """Several dials at once, by how their strengths are combined."""
-    if not (stored.folder / "several.json").is_file():
-        return NOT_MEASURED
     found = stored.read("several.json")
     rows = [
         [
@@ -222,8 +216,6 @@ def copy_bootstrap(stored: StoredRun, out: Path, both: Path, turned: Path | None
 
 def bootstrap(stored: StoredRun) -> str:
     """The dials before and after, as trained, and what differs in pairs."""
-    if not (stored.folder / _BOOTSTRAP).is_file():
-        return NOT_MEASURED
     found = stored.read(_BOOTSTRAP)
     dials: dict[str, list[DialResult]] = {}
     for _, name, _, dial in found["dials"]:
@@ -256,7 +248,7 @@ def bootstrap(stored: StoredRun) -> str:
 
 def bootstrap_turned(stored: StoredRun) -> str:
     """The bootstrapped model's dials, each at the strength that was chosen for it."""
-    if not (stored.folder / _BOOTSTRAP).is_file() or (found := stored.read(_BOOTSTRAP)["turned"]) is None:
+    if (found := stored.read(_BOOTSTRAP)["turned"]) is None:
         return NOT_MEASURED
     strengths = found["guidance"] if isinstance(found["guidance"], dict) else {}
     rows = [

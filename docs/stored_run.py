@@ -42,8 +42,6 @@ class StoredRun(NamedTuple):
 
     def cost(self) -> str:
         """Return the table of what every stage took."""
-        if not (self.folder / "cost.json").is_file():
-            return "Not measured.\n"
         costs = self.read("cost.json")
         rows = [
             [
