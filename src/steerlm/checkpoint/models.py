@@ -84,16 +84,21 @@ def inference_dtype(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if autocast_bf16(precision) else torch.float32
 
 
+def samples_in_bf16(hidden_size: int) -> bool:
+    """Return whether a model of this width samples in bf16 by itself: where the device has it, on a CPU if wide."""
+    return autocast_bf16("auto") and (torch.cuda.is_available() or hidden_size >= _WIDE)
+
+
 def sampling_precision(precision: Precision, name_or_path: str | Path) -> Precision:
-    """Return the precision of the weights that sample; auto on a CPU = bf16 where it has units for it and it pays."""
-    if precision != "auto" or torch.cuda.is_available() or not autocast_bf16("auto"):
+    """Return the precision of the weights that sample, in place of auto what this device is faster in."""
+    if precision != "auto" or not autocast_bf16("auto"):
         return precision
     name = _resolve(name_or_path, weights=False)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise _explain(name, error) from error
-    return "bf16" if config.get_text_config().hidden_size >= _WIDE else "fp32"
+    return "bf16" if samples_in_bf16(config.get_text_config().hidden_size) else "fp32"
 
 
 def default_device() -> torch.device:

@@ -103,7 +103,7 @@ class Estimator:
         self.notes: list[str] = []
         device = machines.device
         self.bf16 = not device.cpu or _cpu_trains_in_bf16()
-        self.width = 4.0 if device.cpu else 2.0  # inference: bf16 on a GPU, fp32 on a CPU
+        self.scoring_width = 4.0 if device.cpu else 2.0  # bytes of a weight: bf16 on a GPU, fp32 on a CPU
         self.room = device.memory_gib * (1 - RESERVED)
 
     def step(self, section: TrainingSection, head: bool) -> Step:
@@ -182,7 +182,7 @@ class Estimator:
             return StageCost("annotate", tokens, None)
 
         def memory_of(count: int) -> StepMemory:
-            one = scoring_memory(shape, tokens_per_batch, self.width, self.machines.device.cpu, count)
+            one = scoring_memory(shape, tokens_per_batch, self.scoring_width, self.machines.device.cpu, count)
             return replace(one, weights=bodies * one.weights)
 
         spread, memory, fits = self.spread(shape, devices, memory_of)
@@ -213,23 +213,24 @@ class Estimator:
         prompt = self.data.tokens_per_record * (1 - self.data.response_share)
         answer = min(float(config.max_new_tokens), self.data.tokens_per_record * self.data.response_share)
         cpu, length = self.machines.device.cpu, prompt + config.max_new_tokens
+        width = 2.0 if not cpu or _cpu_samples_in_bf16(shape.hidden) else 4.0
 
         def together(count: int) -> int:
             def memory_of(sequences: int) -> StepMemory:
-                return sampling_memory(shape, sequences, length, self.width, cpu, count, judge)
+                return sampling_memory(shape, sequences, length, width, cpu, count, judge)
 
             return sequences_that_fit(config.batch_size, self.room, memory_of)
 
         devices = 1 if isinstance(config, RefineConfig | ReinforceConfig) else config.devices_per_model
         spread, memory, fits = self.spread(
-            shape, devices, lambda count: sampling_memory(shape, together(count), length, self.width, cpu, count, judge)
+            shape, devices, lambda count: sampling_memory(shape, together(count), length, width, cpu, count, judge)
         )
         if fits and together(devices) < config.batch_size:
             self.notes.append(
                 f"{stage}: memory has room for {together(devices)} of batch_size {config.batch_size} sequences at once"
             )
         seconds = sampling_seconds(
-            shape, self.machines, answers * lanes, prompt, answer, together(devices), self.width, devices
+            shape, self.machines, answers * lanes, prompt, answer, together(devices), width, devices
         )
         tokens = answers * (prompt + answer)
         return StageCost(stage, round(tokens), shape.parameters, memory, seconds, None, fits, spread), tokens
@@ -352,6 +353,12 @@ class Estimator:
         lanes = 2 if tuned else _prompts_per_token(config.guidance)
         judge = 0 if scorer is None else scorer.parameters
         return self.sampling("evaluate", config, shape, judge, answers, lanes)[0]
+
+
+def _cpu_samples_in_bf16(hidden_size: int) -> bool:
+    from steerlm.checkpoint.models import samples_in_bf16
+
+    return samples_in_bf16(hidden_size)
 
 
 def _cpu_trains_in_bf16() -> bool:
