@@ -28,6 +28,7 @@ import reference_http
 import results_ablation
 import results_beyond
 import results_bootstrap
+import results_elsewhere
 import results_guidance
 import results_header
 import results_no_ratings
@@ -174,6 +175,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     **results_ablation.BLOCKS,
     **results_beyond.BLOCKS,
     **results_bootstrap.BLOCKS,
+    **results_elsewhere.BLOCKS,
     **results_guidance.BLOCKS,
     **results_header.BLOCKS,
     **results_no_ratings.BLOCKS,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from steerlm.results.codec import from_json, to_json
 from steerlm.results.evaluation import Evaluation, read_evaluation
 from steerlm.statistics.estimates import Estimate
 
+LANGUAGES = StoredRun(Path(__file__).resolve().parent / "results" / "languages")
+"""The playground in two languages."""
 _FILE = "elsewhere.json"
 _SUITE = "suite.json"
 
@@ -45,6 +48,7 @@ def _groups(folder: Path) -> dict[str, Any]:
             "dials": {
                 dial: {"spearman": to_json(x.spearman), "mae": to_json(x.mae)} for dial, x in group.dials.items()
             },
+            "categorical": {name: to_json(share) for name, share in group.categorical.items()},
         }
         for name, group in sorted((results.final_model.groups or {}).items())
     }
@@ -73,6 +77,10 @@ def groups(stored: StoredRun) -> str:
         parts = found["groups"]
         names = dict.fromkeys(name for part in parts.values() for name in part["dials"])
         rows = [[name, *(_follows(part["dials"].get(name)) for part in parts.values())] for name in names]
+        for name in dict.fromkeys(name for part in parts.values() for name in part.get("categorical", {})):
+            shares = [part["categorical"].get(name) for part in parts.values()]
+            cells = [DASH if share is None else estimate_text(from_json(Estimate, share)) for share in shares]
+            rows.append([f"{name}, share of answers in it", *cells])
         heads = [f"{name} ({part['prompts']} prompts)" for name, part in parts.items()]
         note = f"\n{found['answers']} answers; the other dials stand at: {', '.join(found['settings'])}.\n"
         tables.append(markdown_table([title, *heads], rows) + note)
@@ -94,6 +102,9 @@ def _follows(dial: dict[str, Any] | None) -> str:
         return DASH
     spearman, error = (estimate_text(from_json(Estimate, dial[key])) for key in ("spearman", "mae"))
     return f"{spearman}; error {error}"
+
+
+BLOCKS = {"languages-groups": partial(groups, LANGUAGES)}
 
 
 def main() -> None:

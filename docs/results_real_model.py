@@ -2,7 +2,7 @@
 
     python docs/results_real_model.py RUN [--course NAME=TRAINING …] [--at STEP=EVALUATION …]
     python docs/results_real_model.py RUN --ways FOLDER          (what `steerlm evaluate --ways` found, and no more)
-    python docs/results_real_model.py RUN --ask QUESTION         (one answer per level of length, for the README)
+    python docs/results_real_model.py RUN --ask QUESTION --dial NAME      (an answer per level, its curve: the README)
     python docs/results_real_model.py RUN --hour                 (a run of docs/no-ratings.md, for that page)
     make docs
 
@@ -26,8 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from steerlm.config import load_recipe
+from steerlm.reporting.charts import response_curves_png
 from steerlm.reporting.formatting import estimate_text, markdown_table, markdown_text, number
+from steerlm.reporting.ways import ways_overview
 from steerlm.results.codec import from_json, read_result
+from steerlm.results.dials import DialResult
 from steerlm.results.evaluation import read_evaluation
 from steerlm.results.studies import MachineFacts
 from steerlm.results.ways import WaysResult
@@ -75,16 +78,34 @@ def copy_ways(folder: Path) -> None:
 
 
 def ask(model: Path, question: str, dial: str) -> None:
-    """Keep one answer to a question for every level of a dial, the others at their defaults, drawn with one seed."""
+    """Keep one answer to a question for every level of a dial, as a server gives it: the others at their defaults.
+
+    The dial counts as strongly as the model's folder says; all answers are drawn with one seed.
+    """
+    from steerlm.checkpoint.info import load_info
     from steerlm.conversation import Message
     from steerlm.generation.engine import Request, Sampling, load_engine
+    from steerlm.generation.guidance import turned_strengths
 
-    engine = load_engine(model)
+    engine, strengths = load_engine(model), load_info(model).strengths
     settings = [{**engine.schema.defaults, dial: level} for level in engine.schema[dial].levels]
-    requests = [Request((Message("user", question),), setting, seed=0) for setting in settings]
+    requests = [
+        Request(
+            (Message("user", question),), setting, seed=0, guidance=turned_strengths(engine.schema, setting, strengths)
+        )
+        for setting in settings
+    ]
     answers = engine.generate(requests, Sampling(max_new_tokens=96, temperature=0.7, top_k=50))
     texts = [[setting[dial], answer.text] for setting, [answer] in zip(settings, answers, strict=True)]
     STORED.write("asked.json", {"question": question, "dial": dial, "answers": texts})
+
+
+def draw(name: str) -> None:
+    """Draw the curve of the dial that was asked, at its strength."""
+    dial = from_json(DialResult, STORED.read("guided.json")["guided"]["dials"][name])
+    levels = dial.curve[0].requested, dial.curve[-1].requested
+    picture = response_curves_png({name.replace("_", " "): (levels, dial.curve, {})})
+    (Path(__file__).resolve().parent / "figures" / "real_dial.png").write_bytes(picture)
 
 
 def copy_hour(run: Path) -> None:
@@ -207,6 +228,11 @@ def ways() -> str:
     return ways_page(read_result(WaysResult, STORED.folder / "ways.json"))
 
 
+def ways_in_short() -> str:
+    """The ways to steer, in the mean over the dials."""
+    return ways_overview(read_result(WaysResult, STORED.folder / "ways.json"))
+
+
 def asked() -> str:
     """One question, one answer per level of a dial."""
     found = STORED.read("asked.json")
@@ -275,6 +301,7 @@ BLOCKS = {
     "real-alone": partial(alone, STORED),
     "real-suite": partial(suite, STORED),
     "real-ways": ways,
+    "real-ways-overview": ways_in_short,
     "real-asked": asked,
     "real-bootstrapping": STORED.bootstrapping,
     "real-bootstrap": partial(bootstrap, STORED),
@@ -291,6 +318,7 @@ def main() -> None:
     parser.add_argument("--at", nargs="*", default=[], metavar="STEP=EVALUATION")
     parser.add_argument("--ways", type=Path, metavar="FOLDER")
     parser.add_argument("--ask", metavar="QUESTION")
+    parser.add_argument("--dial", default="length", help="that the question is asked with")
     parser.add_argument("--hour", action="store_true")
     given = parser.parse_args()
     if given.hour:
@@ -300,7 +328,8 @@ def main() -> None:
         copy_ways(given.ways)
         return
     if given.ask is not None:
-        ask(given.run / "train_sft" / "model", given.ask, "length")
+        ask(given.run / "bootstrap" / "model", given.ask, given.dial)
+        draw(given.dial)
         return
     others, steps = (
         {name: Path(folder) for name, _, folder in (pair.partition("=") for pair in pairs)}

@@ -30,7 +30,7 @@ def ways_table(result: WaysResult) -> list[list[str]]:
 
 def ways_sections(result: WaysResult) -> str:
     """Return the tables in Markdown: per dial what each way obtains, the means, and what it costs."""
-    parts = [_overall(result)]
+    parts = [ways_overview(result)]
     for attribute in result.headline_scorer:
         rows = [
             [way.name, *_cells(dial), estimate_text(_error(way.by_dial, attribute))]
@@ -66,7 +66,7 @@ def _error(by_dial: Mapping[str, object], attribute: str) -> Estimate | None:
     return None if found is None else getattr(found, "mae", None)
 
 
-def _overall(result: WaysResult) -> str:
+def ways_overview(result: WaysResult) -> str:
     """Means over the dials, differences from the first of them in pairs, and what an answer costs."""
     rows = []
     for way in result.ways:
