@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import json
 import re
 from collections import Counter
@@ -21,6 +22,12 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "steerlm"
 KEPT = Path(__file__).resolve().parent / "results" / "structure.json"
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """Return a file parsed."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def modules(package: Path) -> dict[str, Path]:
@@ -56,7 +63,7 @@ def arrows(package: Path) -> dict[tuple[str, str], set[str]]:
     known = modules(package)
     found: dict[tuple[str, str], set[str]] = {}
     for module, path in known.items():
-        for _, target, _ in imports(ast.parse(path.read_text(encoding="utf-8")), known):
+        for _, target, _ in imports(tree_of(path), known):
             pair = room_of(module), room_of(target)
             if pair[0] != pair[1]:
                 found.setdefault(pair, set()).add(module)
@@ -113,8 +120,8 @@ def module_edges(package: Path) -> dict[str, set[str]]:
     known = modules(package)
     edges: dict[str, set[str]] = {module: set() for module in known if module}
     for module in edges:
-        tree = ast.parse(known[module].read_text(encoding="utf-8"))
-        edges[module] = {target for _, target, _ in imports(tree, known) if target and target != module}
+        taken = {target for _, target, _ in imports(tree_of(known[module]), known)}
+        edges[module] = taken - {"", module}
     return edges
 
 
@@ -122,8 +129,7 @@ def double_names(package: Path) -> list[str]:
     """Names of top-level classes that more than one module defines."""
     count: Counter[str] = Counter()
     for path in package.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        count.update(node.name for node in tree.body if isinstance(node, ast.ClassDef))
+        count.update(node.name for node in tree_of(path).body if isinstance(node, ast.ClassDef))
     return sorted(name for name, times in count.items() if times > 1)
 
 

@@ -50,7 +50,7 @@ def rooms() -> dict[str, set[str]]:
 
 @functools.cache
 def trees() -> dict[str, ast.Module]:
-    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+    return {name: structure.tree_of(path) for name, path in MODULES.items()}
 
 
 def test_every_room_stands_on_one_floor() -> None:
