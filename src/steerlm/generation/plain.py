@@ -8,15 +8,18 @@ that have it cannot be installed beside this one: steering-vectors wants transfo
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from transformers import LogitsProcessorList
 
 from steerlm.checkpoint.models import Precision, default_device, load_causal_lm, load_tokenizer, sampling_precision
 from steerlm.conversation import Message
 from steerlm.generation.requests import Sample, Sampling
+from steerlm.generation.sampling import Drawing, next_tokens, sample_key
 
 _NEXT_TURN = "\nUser:"
 """Where a transcript goes on without being asked to."""
@@ -52,8 +55,7 @@ class PlainModel:
         self._batch_size = batch_size
         self.has_template = self._tokenizer.chat_template is not None
         self.context = int(getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 1 << 31)
-        self._layers: Any = self._model.get_decoder().layers
-        self.num_layers = len(self._layers)
+        self.num_layers = int(self._model.config.get_text_config().num_hidden_layers)
 
     def ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the prompt of a conversation that ends with a user turn."""
@@ -78,19 +80,24 @@ class PlainModel:
 
         Args:
             conversations: each ends with a user turn.
-            seeds: one each; a batch is drawn with that of its first row.
+            seeds: one each, which alone its draws depend on.
             pushes: what to add to layers' outputs, a row per conversation.
         """
         ids = [self.ids(messages) for messages in conversations]
         answers: list[Sample | None] = [None] * len(ids)
-        fitting = [i for i in range(len(ids)) if len(ids[i]) < self.context]
-        for begin in range(0, len(fitting), self._batch_size):
-            batch = fitting[begin : begin + self._batch_size]
+        for batch in self._batches([self.context - len(row) for row in ids], sampling.max_new_tokens):
+            keys = torch.tensor([sample_key(seeds[i], 0) for i in batch], device=self._model.device)
             with self._pushed([Push(layer, vectors[batch]) for layer, vectors in pushes]):
-                samples = self._batch([ids[i] for i in batch], seeds[batch[0]], sampling)
+                samples = self._batch([ids[i] for i in batch], keys, sampling)
             for i, sample in zip(batch, samples, strict=True):
                 answers[i] = sample
         return answers
+
+    def _batches(self, rooms: Sequence[int], wanted: int) -> Iterator[list[int]]:
+        """Yield the numbers of prompts that are answered together; one whose context is short is answered alone."""
+        whole = [i for i, room in enumerate(rooms) if room >= wanted]
+        yield from (whole[begin : begin + self._batch_size] for begin in range(0, len(whole), self._batch_size))
+        yield from ([i] for i, room in enumerate(rooms) if 0 < room < wanted)
 
     def activations(self, messages: Sequence[Message], answer: str, layers: Sequence[int]) -> torch.Tensor:
         """Return the mean output of some layers over an answer's tokens, shape (layers, width)."""
@@ -101,24 +108,18 @@ class PlainModel:
             states = self._model(row, output_hidden_states=True).hidden_states
         return torch.stack([states[layer + 1][0, len(prompt) :].float().mean(dim=0) for layer in layers]).cpu()
 
-    def _batch(self, ids: Sequence[list[int]], seed: int, sampling: Sampling) -> list[Sample]:
+    def _batch(self, ids: Sequence[list[int]], keys_B: torch.Tensor, sampling: Sampling) -> list[Sample]:
         padded = self._tokenizer.pad({"input_ids": list(ids)}, return_tensors="pt").to(self._model.device)
         length = padded["input_ids"].shape[1]
-        drawn: dict[str, float | None] = {
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-        }
-        if sampling.temperature == 0:
-            drawn = dict.fromkeys(drawn)
+        drawing = Drawing(sampling.temperature, sampling.top_k, sampling.top_p)
         stop = {} if self.has_template else {"stop_strings": [_NEXT_TURN], "tokenizer": self._tokenizer}
-        torch.manual_seed(seed)
         tokens = self._model.generate(
             **padded,
-            max_new_tokens=min(sampling.max_new_tokens, self.context - length),
+            max_new_tokens=min([sampling.max_new_tokens, *(self.context - len(row) for row in ids)]),
             pad_token_id=self._tokenizer.pad_token_id,
-            do_sample=sampling.temperature != 0,
-            **drawn,
+            do_sample=False,
+            **dict.fromkeys(("temperature", "top_k", "top_p")),
+            logits_processor=LogitsProcessorList([_Draws(keys_B, drawing, length)]),
             **stop,
         )[:, length:]
         return [self._sample(row) for row in tokens.tolist()]
@@ -138,6 +139,11 @@ class PlainModel:
         found = found if isinstance(found, list) else [found]
         return {token for token in (*found, self._tokenizer.eos_token_id) if token is not None}
 
+    @functools.cached_property
+    def _layers(self) -> torch.nn.ModuleList:
+        lists = (part for part in self._model.get_decoder().modules() if isinstance(part, torch.nn.ModuleList))
+        return next(layers for layers in lists if len(layers) == self.num_layers)
+
     @contextlib.contextmanager
     def _pushed(self, pushes: Sequence[Push]) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
@@ -145,6 +151,18 @@ class PlainModel:
                 hook = _adder(vectors.to(self._model.device, self._model.dtype))
                 stack.callback(self._layers[layer].register_forward_hook(hook).remove)
             yield
+
+
+class _Draws:
+    """A logits processor that leaves every row the token that its own key draws, whatever is in its batch."""
+
+    def __init__(self, keys_B: torch.Tensor, drawing: Drawing, length: int) -> None:
+        self._keys_B, self._drawing, self._length = keys_B, drawing, length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        steps_B = torch.full_like(self._keys_B, input_ids.shape[1] - self._length)
+        tokens_B = next_tokens(scores.float(), self._keys_B, steps_B, self._drawing)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens_B[:, None], 0.0)
 
 
 def _adder(vectors: torch.Tensor) -> Callable[[object, object, Any], Any]:
