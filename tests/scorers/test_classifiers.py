@@ -53,6 +53,8 @@ def test_it_is_independent_of_all_but_itself(tmp_path: Path) -> None:
     scorer = ClassifierScorer(ClassifierConfig(model=str(folder), labels={"toxic": "toxicity"}), SCHEMA)
     assert scorer.independent_of(["model:other", "human"])
     assert not scorer.independent_of(["human", scorer.who])
+    more = ClassifierConfig(model=str(folder), labels={"toxic": "toxicity", "fine": "humor"}, multi_label=True)
+    assert not ClassifierScorer(more, SCHEMA).independent_of([scorer.who]), "the same weights, more of their labels"
     assert not scorer.independent_of([f"model:{fingerprint(folder)}"]), "the annotator given as a classifier"
 
 

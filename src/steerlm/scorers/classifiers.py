@@ -68,7 +68,7 @@ class ClassifierScorer:
 
     def independent_of(self, training: Collection[str]) -> bool:
         """See `Scorer.independent_of`; the annotating attribute model given as a classifier is not."""
-        return self.who not in training and f"model:{self._weights}" not in training
+        return _independent(self._weights, training)
 
     def score(self, turns: Sequence[Turn]) -> list[Scores | None]:
         """See `Scorer.score`."""
@@ -114,8 +114,8 @@ class CategoryScorer:
                 )
         self._meaning = [meaning[label] for label in labels]
         folder = Path(model)
-        weights = fingerprint(folder) if folder.is_dir() else model
-        self.who = f"classifier:{weights} {attribute.categories} {sorted(given.items())}"
+        self._weights = fingerprint(folder) if folder.is_dir() else model
+        self.who = f"classifier:{self._weights} {attribute.categories} {sorted(given.items())}"
         self.label = f"classifier {folder.name if folder.is_dir() else model}"
         self.attributes = (attribute.name,)
         self._attribute, self._precision, self._model = attribute, precision, model
@@ -123,7 +123,7 @@ class CategoryScorer:
 
     def independent_of(self, training: Collection[str]) -> bool:
         """See `Scorer.independent_of`."""
-        return self.who not in training
+        return _independent(self._weights, training)
 
     def figures(self, turns: Sequence[Turn]) -> list[dict[str, Measured]]:
         """Return the category of every turn; nothing where there is none."""
@@ -151,6 +151,11 @@ class CategoryScorer:
                 continue
             whole = sum(shares[category] for category in self._attribute.categories)
             yield {category: shares[category] / whole for category in self._attribute.categories}
+
+
+def _independent(weights: str, training: Collection[str]) -> bool:
+    """Return whether no classifier with these weights labelled, whichever of its labels were taken for what."""
+    return f"model:{weights}" not in training and not any(who.startswith(f"classifier:{weights} ") for who in training)
 
 
 def _likeliest(shares: Mapping[str, float]) -> str:
