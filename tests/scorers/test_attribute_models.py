@@ -17,12 +17,11 @@ from transformers import (
 
 from steerlm.attributes import Attribute, AttributeSchema, output_names
 from steerlm.batching.shared_prompts import Ids
-from steerlm.checkpoint.models import CheckpointInfo, load_tokenizer, save_model
+from steerlm.checkpoint.models import CheckpointInfo, context_length, load_tokenizer, save_model
 from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
 from steerlm.scorers.attribute_models import (
     LoadedAttributeModel,
-    context_length,
     load_attribute_model,
     loaded_attribute_model,
 )
@@ -214,9 +213,9 @@ def test_a_turn_that_does_not_fit_is_not_scored_and_older_ones_make_room(
 
 def test_the_context_is_what_the_model_and_its_tokenizer_can_read(llama: PreTrainedModel) -> None:
     other = byte_tokenizer(SCHEMA)
-    assert context_length(llama, other) == 512
+    assert context_length(llama.config, other) == 512
     other.model_max_length = 100
-    assert context_length(llama, other) == 100
+    assert context_length(llama.config, other) == 100
 
 
 def test_no_conversations_no_scores(regression: LoadedAttributeModel, generative: LoadedAttributeModel) -> None:

@@ -21,6 +21,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -93,12 +94,7 @@ def sampling_precision(precision: Precision, name_or_path: str | Path) -> Precis
     """Return the precision of the weights that sample, in place of auto what this device is faster in."""
     if precision != "auto" or not autocast_bf16("auto"):
         return precision
-    name = _resolve(name_or_path, weights=False)
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise _explain(name, error) from error
-    return "bf16" if samples_in_bf16(config.get_text_config().hidden_size) else "fp32"
+    return "bf16" if samples_in_bf16(load_config(name_or_path).get_text_config().hidden_size) else "fp32"
 
 
 def default_device() -> torch.device:
@@ -124,6 +120,31 @@ def _explain(name: str, error: Exception) -> UserError:
     text = str(error).strip().splitlines()
     here = "" if Path(name).exists() else "; no folder here is called so"
     return UserError(f"cannot load {name!r}: {text[0] if text else type(error).__name__}{here}")
+
+
+def load_config(name_or_path: str | Path, **changes: object) -> PreTrainedConfig:
+    """Load the configuration of a model, with some values changed.
+
+    Raises:
+        UserError: there is none, or transformers does not know the kind of model.
+    """
+    name = _resolve(name_or_path, weights=False)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **changes)
+    except (OSError, ValueError, KeyError) as error:
+        raise _explain(name, error) from error
+    assert isinstance(config, PreTrainedConfig)
+    return config
+
+
+def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the most tokens a model can read: its positions, or fewer where the tokenizer says so.
+
+    RoBERTa's positions start behind its padding id, so that only the tokenizer knows the right number.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)  # some models have no limit
+    limit = int(tokenizer.model_max_length)
+    return limit if positions is None else min(limit, int(positions))
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
@@ -188,10 +209,7 @@ def weights_come_from_rank_0() -> bool:
 
 def _without_weights(kind: Any, name: str, dtype: torch.dtype, changes: Mapping[str, object]) -> PreTrainedModel:
     """Return a model whose parameters nobody writes to; they take no memory. Its buffers are real, nobody sends any."""
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **changes)
-    except (OSError, ValueError, KeyError) as error:
-        raise _explain(name, error) from error
+    config = load_config(name, **changes)
     with no_init_weights():
         model = kind.from_config(config, dtype=dtype)
     assert isinstance(model, PreTrainedModel)
@@ -244,10 +262,7 @@ def _spread(name: str, count: int) -> dict[str, object]:
         return {}
     from transformers.distributed import DistributedConfig
 
-    try:
-        text = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
-        raise _explain(name, error) from error
+    text = load_config(name).get_text_config()
     heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
     if not text.base_model_tp_plan:
         raise UserError(
@@ -280,11 +295,7 @@ def is_encoder(name_or_path: str | Path) -> bool:
     Raises:
         UserError: there is none.
     """
-    name = _resolve(name_or_path, weights=False)
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise _explain(name, error) from error
+    config = load_config(name_or_path)
     masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_encoder_decoder
     return masked and not getattr(config, "is_decoder", False)
 

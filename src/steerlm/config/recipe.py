@@ -408,12 +408,11 @@ class Recipe(Section):
 
     def _check_tellers(self, schema: AttributeSchema) -> None:
         """Refuse attributes whose value nobody will say."""
-        if self.refine is not None and (
-            self.train_attribute_model is None or not all(attribute.learned for attribute in schema)
-        ):
+        unsaid = [attribute.name for attribute in schema if attribute.learned]
+        if self.refine is not None and self.train_attribute_model is None and unsaid:
             raise ValueError(
-                "refine weighs answers by what an attribute model says of them: it needs a section "
-                "train_attribute_model, and no measure or classifier under `attributes`"
+                f"refine weighs answers by what is said of them, and nothing says {', '.join(unsaid)}: add a section "
+                "train_attribute_model, or a measure or classifier under `attributes`"
             )
         if self.train_attribute_model is None:
             for attribute in schema:

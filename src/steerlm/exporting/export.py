@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from steerlm.checkpoint.card_usage import attribute_outputs
 from steerlm.checkpoint.info import CheckpointInfo, save_info
 from steerlm.checkpoint.model_card import Publication, model_card
-from steerlm.checkpoint.models import load_encoder, load_tokenizer, quiet
+from steerlm.checkpoint.models import context_length, load_encoder, load_tokenizer, quiet
 from steerlm.checkpoint.weights import fingerprint, whole_folder
 from steerlm.errors import UserError
 from steerlm.exporting.chat_templates import guarded
@@ -31,7 +31,6 @@ from steerlm.exporting.gguf import Tools, check_quants, find_tools, write_gguf, 
 from steerlm.exporting.locating import Found, base_model, find, is_hub_id
 from steerlm.exporting.results import accuracy_rows, curves_png, steering_rows
 from steerlm.exporting.weights import Dtype, load_merged
-from steerlm.scorers.attribute_models import context_length
 from steerlm.scorers.heads import FROZEN, HEAD_FILE
 from steerlm.storage.files import read_json, write_json
 from steerlm.template.conversation_encoder import ConversationEncoder
@@ -91,7 +90,7 @@ def export(
     ConversationEncoder(tokenizer, found.info.schema)  # says what is wrong with a tokenizer that is not ours
     loaded = load_merged(found, tokenizer, dtype)
     _prepare(loaded, tokenizer, found.info)
-    context = context_length(loaded, tokenizer)
+    context = context_length(loaded.config, tokenizer)
     with whole_folder(out) as partial:
         with quiet():
             loaded.save_pretrained(partial, max_shard_size=max_shard_size)

@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig
 
 from steerlm.attributes import AttributeSchema
-from steerlm.checkpoint.models import Precision, inference_dtype, load_tokenizer
+from steerlm.checkpoint.models import Precision, inference_dtype, load_config, load_tokenizer
 from steerlm.errors import needs_extra
 from steerlm.generation.engine import steerable
 from steerlm.generation.openvino_conversion import converted
@@ -184,7 +183,7 @@ def load_openvino_engine(path: str | Path, precision: Precision = "auto", batch_
     info = steerable(path)
     precision = "bf16" if precision == "bf16" and inference_dtype(precision) == torch.bfloat16 else "fp32"
     with converted(path, precision) as folder:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = load_config(folder)
         scheduler = SchedulerConfig()
         scheduler.max_num_seqs = batch_size
         scheduler.max_num_batched_tokens = max(_BATCHED_TOKENS, batch_size)

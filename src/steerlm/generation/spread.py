@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
 from steerlm.attributes import AttributeSchema
-from steerlm.checkpoint.models import Precision, load_tokenizer
+from steerlm.checkpoint.models import Precision, load_config, load_tokenizer
 from steerlm.generation.engine import LocalEngine, load_engine, steerable
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.requests import Request, Sample, Sampling
@@ -31,8 +30,7 @@ class SpreadEngine:
     def __init__(self, path: Path, precision: Precision, batch_size: int, devices: int) -> None:
         """Start the processes; see `open_engine`."""
         self.schema: AttributeSchema = steerable(path).schema
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        self._prompting = Prompting(load_tokenizer(path), self.schema, config)
+        self._prompting = Prompting(load_tokenizer(path), self.schema, load_config(path))
         self._ranks: Ranks[LocalEngine] = Ranks(devices, partial(load_engine, path, precision, batch_size, devices))
 
     def room(self, request: Request) -> int:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig
 
 from steerlm.attributes import AttributeSchema
-from steerlm.checkpoint.models import Precision, inference_dtype, load_tokenizer
+from steerlm.checkpoint.models import Precision, inference_dtype, load_config, load_tokenizer
 from steerlm.checkpoint.weights import check_weights
 from steerlm.errors import needs_extra
 from steerlm.generation.engine import steerable
@@ -122,7 +121,7 @@ def vllm_start(path: str | Path, precision: Precision, batch_size: int, devices:
     info = steerable(path)
     check_weights(path)
     dtype = "bfloat16" if inference_dtype(precision) == torch.bfloat16 else "float32"
-    prompting = Prompting(load_tokenizer(path), info.schema, AutoConfig.from_pretrained(path, trust_remote_code=False))
+    prompting = Prompting(load_tokenizer(path), info.schema, load_config(path))
     settings: dict[str, object] = {
         "model": str(path),
         "skip_tokenizer_init": True,

@@ -27,6 +27,7 @@ from steerlm.checkpoint.models import (
     CheckpointInfo,
     Precision,
     autocast_bf16,
+    context_length,
     default_device,
     fingerprint,
     load_causal_lm,
@@ -184,16 +185,6 @@ def encode_for_scoring(encoder: ConversationEncoder, messages: Sequence[Message]
     return None if fitting is None else encoder.conversation(fitting, headers=False).input_ids
 
 
-def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the most tokens the model can read: its positions, or fewer where the tokenizer says so.
-
-    RoBERTa's positions start behind its padding id, so that only the tokenizer knows the right number.
-    """
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # some models have no limit
-    limit = int(tokenizer.model_max_length)
-    return limit if positions is None else min(limit, int(positions))
-
-
 def load_attribute_model(path: str | Path, precision: Precision = "auto", spread: int = 1) -> LoadedAttributeModel:
     """Load a regression or generative attribute model, whichever the folder holds, onto the default device.
 
@@ -266,7 +257,7 @@ def loaded_attribute_model(
     if head is None:
         head_in_fp32(model)
     encoder = ConversationEncoder(tokenizer, info.schema)
-    max_length = min(context_length(model, tokenizer), int(info.provenance["max_length"]))
+    max_length = min(context_length(model.config, tokenizer), int(info.provenance["max_length"]))
     pad_id = int(tokenizer.pad_token_id)
     dtype = torch.bfloat16 if autocast_bf16(precision) else model.dtype
     attention = without_padding(model)

@@ -18,7 +18,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
+
+from steerlm.checkpoint.models import load_config
 
 Pooling = Literal["mean", "cls", "sum", "last"]
 States = Sequence[Tensor] | Mapping[int, Tensor]
@@ -44,7 +45,7 @@ class Readout:
     @staticmethod
     def of(base_model: str, causal: bool = False) -> Readout:
         """Return how a model is best read, an encoder by its sentence-transformers configuration where it has one."""
-        config = AutoConfig.from_pretrained(base_model, trust_remote_code=False).get_text_config()
+        config = load_config(base_model).get_text_config()
         depth = int(config.num_hidden_layers)
         if causal:
             parts = max(1, min(4, _WIDEST // int(config.hidden_size) - 1))

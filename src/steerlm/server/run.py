@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 import uvicorn
-from transformers import AutoConfig, PreTrainedConfig
 
 from steerlm.checkpoint.info import CheckpointInfo
-from steerlm.checkpoint.models import load_tokenizer
+from steerlm.checkpoint.models import load_config, load_tokenizer
 from steerlm.errors import UserError
 from steerlm.generation.demonstrations import read_demonstrations
 from steerlm.generation.engine import steerable
@@ -91,8 +90,7 @@ def load_service(
     def make_backend(metrics: Metrics) -> Backend:
         if upstream is None and worker is None:
             return load_vllm_backend(model, batch_size, limits.max_waiting, metrics)
-        config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
-        prompting = Prompting(load_tokenizer(model), info.schema, config)
+        prompting = Prompting(load_tokenizer(model), info.schema, load_config(model))
         if upstream is not None:
             return UpstreamBackend(upstream, prompting, limits.max_waiting, limits.upstream_timeout_s, metrics)
         assert worker is not None

@@ -26,6 +26,7 @@ from steerlm.checkpoint.models import (
     CheckpointInfo,
     Precision,
     autocast_bf16,
+    context_length,
     load_causal_lm,
     load_info,
     resize_embeddings,
@@ -34,7 +35,6 @@ from steerlm.checkpoint.models import (
 from steerlm.config import SourceConfig, TrainSftConfig
 from steerlm.conversation import Conversation, read_conversations
 from steerlm.errors import UserError
-from steerlm.scorers.attribute_models import context_length
 from steerlm.storage.claims import digest_of, digest_of_file
 from steerlm.storage.files import write_json
 from steerlm.storage.progress import progress
@@ -133,7 +133,7 @@ def start_of(config: TrainSftConfig, schema: AttributeSchema) -> SftStart:
     """
     tokenizer, num_new, encoder = open_encoder(config, schema)
     model = _base_model(config, tokenizer, num_new, encoder, schema)
-    return SftStart(tokenizer, encoder, model, min(config.max_length, context_length(model, tokenizer)))
+    return SftStart(tokenizer, encoder, model, min(config.max_length, context_length(model.config, tokenizer)))
 
 
 def _base_model(

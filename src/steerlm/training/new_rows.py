@@ -72,5 +72,5 @@ class _Stretch:
             if sharded:
                 wanted_V_1 = torch.zeros(len(weight), 1, device=weight.device).index_fill(0, self._rows, 1.0)
                 held = distribute_tensor(wanted_V_1, weight.device_mesh, weight.placements).to_local()
-                self._rows = held.flatten().nonzero().flatten()
+                self._rows = held.flatten().nonzero().flatten().to(weight.to_local().device)
         return weight.to_local() if sharded else weight, self._rows

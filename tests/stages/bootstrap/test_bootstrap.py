@@ -375,15 +375,17 @@ def test_what_a_round_kept_picks_its_weights_where_it_kept_enough(
         training, validation = split(config, 200)
         assert (len(training), validation) == (400, []), "one validation picks nothing, and the paper has none"
     held_out = {r.id for r in split(several, 200)[1]}
-    training, validation = split(several, 20)
+    training, validation = split(several.model_copy(update={"rounds": 2}), 20)
     assert 0 < 40 - len(training) < 16, "held out all the same"
     assert validation == [], "but too few to pick"
     assert not {r.id for r in training} & held_out, "nor are they trained: a later round has enough of them"
+    training, validation = split(several, 20)
+    assert (len(training), validation) == (40, []), "there is no later round"
     assert used == [
         folder_file := tmp_path / "round-1" / "validation.jsonl",
         *[world["validation"]] * 2,
         folder_file,
-        world["validation"],
+        *[world["validation"]] * 2,
     ]
 
 

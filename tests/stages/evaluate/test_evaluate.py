@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from steerlm.generation.engine import Request, Sample, Sampling
 from steerlm.reporting.report import group_table
 from steerlm.results.evaluation import evaluation_file
 from steerlm.stages.evaluate import observing, stage
-from steerlm.stages.evaluate.sweeping import coverage, make_plan, read_prompts, sweep_levels
+from steerlm.stages.evaluate.sweeping import Prompt, coverage, make_plan, read_prompts, sweep_levels
 from steerlm.statistics import estimates
 
 SCHEMA = AttributeSchema(
@@ -607,6 +608,18 @@ def test_random_settings_come_from_the_training_labels(world: World):
     assert (report.combinations, report.possible, report.records) == (105, 250, 315)
     assert 0.5 < report.contexts["random"].seen < 1
     assert 0 < report.contexts["random"].distance < 1
+
+
+def test_random_settings_hold_every_category_equally_often_where_they_are_compared() -> None:
+    schema = AttributeSchema((Attribute("language", kind="categorical", categories=("en", "de", "fr")), *SCHEMA))
+    prompts = [Prompt(str(i), (Message("user", f"Q{i}"),), i, i) for i in range(120)]
+    rest = {attribute.name: attribute.levels[-1] for attribute in SCHEMA}
+    seen = [({"language": "en", **rest}, 900), ({"language": "de", **rest}, 2)]  # French was never seen
+    plan = make_plan(prompts, schema, ("random",), seen, 0, even="language")
+    cells = [cell for cell in plan.cells if cell.dial == SCHEMA.names[0]]
+    counts = Counter(plan.asks[cell.ask].attributes["language"] for cell in cells)
+    assert set(counts) == {"en", "de"}
+    assert 0.4 < counts["de"] / len(cells) < 0.6
 
 
 def test_coverage_by_hand(world: World):

@@ -208,7 +208,12 @@ def test_given_groups_are_trained_on_as_they_are(finished: tuple[Path, Any], toy
     report: Any = refine(RefineConfig(groups=groups, max_new_tokens=40), out=tmp_path / "out", **toy_world)
     kept = report["rounds"][0]["groups"]
     assert kept["train"] + kept["validation"] == sum(1 for _ in read_groups(groups, TOY))
-    assert kept["validation"] == 1
+    prompts = [
+        {group.messages for group in read_groups(tmp_path / "out" / "round-1" / f"{name}.jsonl", TOY)}
+        for name in ("train", "validation")
+    ]
+    assert len(prompts[1]) == 1
+    assert not prompts[0] & prompts[1], "a prompt is held out with all its requests"
     assert not (tmp_path / "out" / "round-1" / "samples.jsonl").exists()
     assert load_info(tmp_path / "out" / "model").kind == "sft"
 

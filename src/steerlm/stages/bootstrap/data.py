@@ -310,7 +310,8 @@ def mix(run: Bootstrap, number: int, folder: Path, kept: int) -> None:
 
     picks = run.config.mode == "nearest" and (run.config.epochs or run.sft.epochs) > 1
     held_out = sum(map(aside, bootstrapped())) if picks else 0
-    if held_out == sum(map(count_lines, files)):  # all of a handful
+    too_few = held_out < _FEWEST_HELD_OUT and number == run.config.rounds  # no later round has more of them
+    if too_few or held_out == sum(map(count_lines, files)):
         held_out = 0
 
     def records() -> Iterator[Conversation]:

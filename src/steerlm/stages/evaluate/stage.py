@@ -99,7 +99,8 @@ def evaluate(
     config, strengths = _with_guidance(config, infos)
     known = {name: seen_combinations(info.label_statistics, schema) for name, info in infos.items()}
     chosen = read_prompts(prompts, schema, config.num_prompts, seed)
-    plan = make_plan(chosen, schema, config.settings, next(iter(known.values())), seed, guidance=strengths)
+    even = config.by if config.by in schema.names else None
+    plan = make_plan(chosen, schema, config.settings, next(iter(known.values())), seed, guidance=strengths, even=even)
     scorers = make_panel(config, schema, annotator, infos.values())
     job = _Job(config, schema, models, infos, known, plan, scorers, seed, strengths)
     measured = _measure(job, out)

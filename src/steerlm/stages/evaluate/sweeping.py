@@ -139,6 +139,7 @@ def make_plan(
     seed: int,
     levels: Mapping[str, Sequence[Value]] | None = None,
     guidance: Strengths = 1.0,
+    even: str | None = None,
 ) -> SweepPlan:
     """Lay out the sweeps of every attribute, or of those in `levels`.
 
@@ -150,9 +151,10 @@ def make_plan(
         combinations: those of the training labels.
         levels: which dials to turn, and through which levels; None = all attributes through `sweep_levels`.
         guidance: how strongly the dial that is turned counts.
+        even: a categorical attribute whose categories `random` draws equally often, however often each occurs.
     """
     swept = {a.name: sweep_levels(a) for a in schema} if levels is None else levels
-    pools = {name: _pool(name, combinations) for name in swept}
+    pools = {name: _pools(name, combinations, None if even in (None, name) else schema[even]) for name in swept}
     asks: dict[tuple[int, tuple[tuple[str, Value], ...], tuple[tuple[str, float], ...]], int] = {}
     cells = []
     series = 0
@@ -190,7 +192,7 @@ def _others(
     dial: Attribute,
     schema: AttributeSchema,
     context: str,
-    pool: Sequence[Mapping[str, Value]],
+    pools: Sequence[Sequence[Mapping[str, Value]]],
     rng: np.random.Generator,
 ) -> Mapping[str, Value]:
     if context == "alone":
@@ -200,9 +202,19 @@ def _others(
         return {a.name: a.default_value for a in others}
     if context == "extremes":
         return {a.name: a.levels[-1 if rng.integers(2) else 0] for a in others}
-    if pool:
+    if pools:
+        pool = pools[int(rng.integers(len(pools)))] if len(pools) > 1 else pools[0]
         return pool[int(rng.integers(len(pool)))]
     return {a.name: a.levels[int(rng.integers(len(a.levels)))] for a in others}
+
+
+def _pools(dial: str, combinations: Combinations, even: Attribute | None) -> list[list[Mapping[str, Value]]]:
+    """Return the pools that settings of the other dials are drawn from, one per category of `even`; no empty ones."""
+    if even is None:
+        found = [_pool(dial, combinations)]
+    else:
+        found = [_pool(dial, [c for c in combinations if c[0].get(even.name) == x]) for x in even.levels]
+    return [pool for pool in found if pool]
 
 
 def _pool(dial: str, combinations: Combinations) -> list[Mapping[str, Value]]:

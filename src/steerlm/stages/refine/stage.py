@@ -31,7 +31,7 @@ from steerlm.attributes import AttributeSchema, Value
 from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import RefineConfig, TrainSftConfig
 from steerlm.errors import UserError
-from steerlm.generation.engine import Sampling
+from steerlm.generation.engine import Sampling, said
 from steerlm.sources.response_groups import read_groups, write_groups
 from steerlm.stages.bootstrap.stage import publish
 from steerlm.stages.refine.data import (
@@ -205,7 +205,13 @@ def _split(run: Refinement, groups: Path, folder: Path) -> dict[str, object]:
     """Hold some of the given groups out; returns how many there are of each."""
     counts = {}
     for name, wanted in (("train", False), ("validation", True)):
-        numbered = enumerate(read_groups(groups, run.schema))
-        chosen = (group for i, group in numbered if (i % HELD_OUT == 0) == wanted)
+        numbers: dict[object, int] = {}  # a prompt with several requests is held out with all of them
+        chosen = (
+            group
+            for group in read_groups(groups, run.schema)
+            if (numbers.setdefault(said(group.messages), len(numbers)) % HELD_OUT == 0) == wanted
+        )
         counts[name] = write_groups(folder / f"{name}.jsonl", chosen, run.schema)
+    if not counts["train"]:
+        raise UserError(f"refine.groups: {groups} has one prompt alone; there must be some to validate on, too")
     return {"groups": counts}

@@ -12,10 +12,9 @@ from transformers import set_seed
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.batching.groups import EncodedGroup, GroupedExamples, TrainedIds
-from steerlm.checkpoint.models import default_device, load_causal_lm, load_info, load_tokenizer
+from steerlm.checkpoint.models import context_length, default_device, load_causal_lm, load_info, load_tokenizer
 from steerlm.config import ContrastConfig, RefineConfig, TrainSftConfig
 from steerlm.conversation import Message
-from steerlm.scorers.attribute_models import context_length
 from steerlm.stages.train_sft import SftStart, save_tuned, start_of
 from steerlm.storage.claims import digest_of
 from steerlm.storage.files import read_json, write_json
@@ -110,7 +109,7 @@ class Likelihoods:
         tokenizer = load_tokenizer(model)
         self._pad_id = int(tokenizer.pad_token_id)
         self._encoder = ConversationEncoder(tokenizer, schema)
-        self._max_length = min(config.max_length, context_length(self._model, tokenizer))
+        self._max_length = min(config.max_length, context_length(self._model.config, tokenizer))
 
     def __call__(self, groups: Sequence[Texts]) -> list[list[float | None]]:
         """Return log-probabilities of the responses, their end tokens counted; None where one is too long."""

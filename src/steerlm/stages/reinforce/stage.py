@@ -22,7 +22,14 @@ from typing import Any
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.checkpoint.model_card import model_card
-from steerlm.checkpoint.models import load_causal_lm, load_info, load_tokenizer, save_model
+from steerlm.checkpoint.models import (
+    context_length,
+    load_causal_lm,
+    load_config,
+    load_info,
+    load_tokenizer,
+    save_model,
+)
 from steerlm.config import ReinforceConfig, TrainSftConfig
 from steerlm.errors import UserError, needs_extra
 from steerlm.generation.engine import Sampling
@@ -87,9 +94,11 @@ def reinforce(
     before = held_out.answers(0, steerable_model)
     course_path = out / "course.json"
     if not course_path.is_file():
-        encoder = ConversationEncoder(load_tokenizer(steerable_model), schema)
+        tokenizer = load_tokenizer(steerable_model)
+        encoder = ConversationEncoder(tokenizer, schema)
+        longest = min(sft.max_length, context_length(load_config(steerable_model), tokenizer))
         count = config.steps * config.batch_size // config.num_generations
-        asks = draw_asks(encoder, data, schema, settings, sft.max_length - config.max_new_tokens, count, seed)
+        asks = draw_asks(encoder, data, schema, settings, longest - config.max_new_tokens, count, seed)
         rewards = attribute_rewards(attribute_model, schema)
         done = train_grpo(steerable_model, asks, rewards, encoder.decode, config, sft, out / "trl", seed)
         how = {"method": "grpo", "seed": seed, **config.model_dump(mode="json")}
@@ -123,7 +132,8 @@ def draw_asks(
 
     prompts = list(read_prompts(data, schema, None, seed))
     prompts.sort(key=lambda prompt: hash64(str(seed), "order", prompt.id))
-    fitting = [p for p in prompts if len(encoder.prompt(p.messages, settings[0])) <= room]
+    longest = max(settings, key=lambda setting: len(encoder.prompt(prompts[0].messages, setting))) if prompts else {}
+    fitting = [p for p in prompts if len(encoder.prompt(p.messages, longest)) <= room]
     if not fitting:
         raise UserError(
             f"no prompt of {data} leaves room for an answer; raise train_sft.max_length or lower "

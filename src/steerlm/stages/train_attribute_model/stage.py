@@ -28,6 +28,7 @@ from steerlm.checkpoint.model_card import model_card
 from steerlm.checkpoint.models import (
     CheckpointInfo,
     Precision,
+    context_length,
     default_device,
     fingerprint,
     load_causal_lm,
@@ -38,7 +39,7 @@ from steerlm.checkpoint.models import (
 )
 from steerlm.config import SourceConfig, TrainAttributeModelConfig
 from steerlm.errors import UserError
-from steerlm.scorers.attribute_models import LoadedAttributeModel, context_length, loaded_attribute_model
+from steerlm.scorers.attribute_models import LoadedAttributeModel, loaded_attribute_model
 from steerlm.scorers.cut_points import fit_cut_points
 from steerlm.scorers.features import Readout
 from steerlm.scorers.heads import FROZEN, HEAD_FILE
@@ -119,7 +120,7 @@ def train_attribute_model(
     readout = readout_of(config)
     model = _load_base(config, schema, readout)
     resize_embeddings(model, tokenizer, num_new)
-    max_length = min(config.max_length, context_length(model, tokenizer))
+    max_length = min(config.max_length, context_length(model.config, tokenizer))
     learned = read_attribute_data(
         train_data, encoder, config.kind, max_length, keep_turns=False, data_schema=data_schema
     )
