@@ -14,6 +14,7 @@ from steerlm.__main__ import main
 from steerlm.checkpoint.models import load_info
 from steerlm.config import load_recipe
 from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
+from steerlm.errors import UserError
 from steerlm.results.evaluation import read_evaluation
 from steerlm.runs import RunFolder
 from tests.scorers.test_classifiers import WORDS, save
@@ -116,6 +117,27 @@ def test_no_people_and_no_attribute_model(recipe: dict[str, Any], tmp_path: Path
     assert by_label["the dial's own measure (exact)"].independent
     assert not by_label["classifier c"].independent, "it labelled the training data"
     assert results.headline_scorer["length"] == "dials"
+
+
+def test_refinement_weighs_by_what_is_measured(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["refine"] = {
+        "num_prompts": 24, "samples_per_prompt": 4, "max_new_tokens": 12, "kernel": 0.5, "temperature": 1.0,
+        "top_p": 1.0,
+    }  # fmt: skip
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    assert main(["run", str(path), "--force"]) in (0, 1)
+    run = RunFolder(load_recipe(path))
+    assert load_info(run.paths.model("refine")).schema == run.schema
+    scored = [json.loads(line) for line in (run.stage("refine") / "round-1" / "scored.jsonl").read_text().splitlines()]
+    said = [sample for row in scored for sample in row["samples"] if sample["dropped"] is None]
+    assert said
+    assert all({"length", "toxicity"} <= set(sample["scores"]) for sample in said)
+
+    recipe["attributes"].append({"name": "warmth"})
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(UserError, match="nothing says warmth"):
+        load_recipe(path)
 
 
 def test_a_judge_teaches_the_attribute_model(recipe: dict[str, Any], tmp_path: Path) -> None:

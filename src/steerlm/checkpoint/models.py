@@ -45,7 +45,7 @@ _WIDE = 512
 slower in it, a batch of one most of all."""
 
 # On the CPU oneDNN, and PyTorch on top of it, keep the kernels for the last 1,024 sizes of products, which hold several
-# hundred MB. A small model's batches, of round sizes (`training.model_inputs`), need 200 or so; of those of others few
+# hundred MB. A small model's batches, of round sizes (`batching.model_inputs`), need 200 or so; of those of others few
 # are used again. Both look here when they are first used.
 for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_cache, "256")
@@ -226,7 +226,7 @@ def load_sequence_classifier(
 
     Args:
         schema: where given, a fresh head with one output per ordinal attribute and per category
-            (`losses.output_names`) is put on the backbone; None loads the head that is stored.
+            (`attributes.output_names`) is put on the backbone; None loads the head that is stored.
         precision: of the weights; fp32 for training, auto for scoring.
         spread: as of `load_causal_lm`.
 

@@ -2,7 +2,7 @@
 
 Two forms. `regression`: an encoder or decoder with one linear head, an output per ordinal attribute on the unit scale
 (and one logit per category), pooled as Hugging Face's `*ForSequenceClassification` does. `generative`: the paper's,
-a language model that writes the label after the response, decoded under constraint (`scoring_generative`).
+a language model that writes the label after the response, decoded under constraint (`scorers.generative`).
 
     scorer = load_attribute_model("runs/playground/train_attribute_model/model")
     scores = scorer.score([messages])[0]    # {"humor": Score(mean=3.1, std=0.4), …}

@@ -3,7 +3,7 @@
 Intervals come from a cluster bootstrap: whole clusters (prompts, conversation trees) are drawn with replacement,
 because responses to one prompt are not independent. A draw says how often each cluster counts, so that moments over a
 thousand draws are one small matrix product. The statistics below therefore take frequency weights, which scipy and
-scikit-learn do not offer for ranks; on expanded samples they equal the libraries' (tests/test_metrics.py).
+scikit-learn do not offer for ranks; on expanded samples they equal the libraries' (tests/statistics/test_metrics.py).
 """
 
 from __future__ import annotations
