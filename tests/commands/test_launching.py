@@ -14,6 +14,7 @@ import torch
 import torch.distributed.run
 from accelerate.commands.launch import launch_command_parser
 
+from steerlm.__main__ import main
 from steerlm.commands import launching
 from steerlm.config import TrainingSection
 from steerlm.errors import UserError
@@ -70,6 +71,16 @@ def test_the_launcher_does_not_see_the_option(given: list[str], monkeypatch: pyt
     parsed = torch.distributed.run.get_args_parser().parse_args(started[0][3:])
     assert parsed.training_script_args == started[0][-5:]
     assert (parsed.nproc_per_node, parsed.training_script, parsed.module) == ("2", "steerlm", True)
+
+
+def test_what_writes_alone_is_refused_in_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["evaluate", "--out", "x"]) == 2
+    assert "steerlm evaluate works in one process, but WORLD_SIZE is 2" in capsys.readouterr().err
+    assert main(["train-sft", "no such recipe"]) == 2
+    assert "WORLD_SIZE" not in capsys.readouterr().err
 
 
 def test_what_cannot_be_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

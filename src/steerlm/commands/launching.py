@@ -16,6 +16,24 @@ if TYPE_CHECKING:
     from steerlm.config import TrainingSection
 
 
+_TRAINING = ("train-attribute-model", "train-sft", "bootstrap", "refine", "contrast")
+"""Commands that several processes may run together."""
+
+
+def refuse_ranks(command: str) -> None:
+    """Refuse commands whose processes would write the same files.
+
+    Raises:
+        UserError: it was started in several processes.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1" and command not in _TRAINING:
+        raise UserError(
+            f"steerlm {command} works in one process, but WORLD_SIZE is {count}: start it without accelerate launch or "
+            f"torchrun; these are for {', '.join(_TRAINING)}"
+        )
+
+
 def add_nproc(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nproc", type=int, metavar="N",

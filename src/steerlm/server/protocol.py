@@ -197,7 +197,12 @@ class Steered(Tolerant):
     temperature: float | None = Field(1.0, ge=0, le=2, description="0 takes the likeliest token.")
     top_p: float | None = Field(1.0, gt=0, le=1, description="Draw from the smallest set of this probability.")
     top_k: int | None = Field(None, ge=-1, description="Draw from the k likeliest tokens; 0 or -1 = all.")
-    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63, description="The same request repeats its answer (in bf16: up to rounding).")
+    seed: int | None = Field(
+        None,
+        ge=-(1 << 63),
+        lt=1 << 63,
+        description="The same request repeats its answer (in bf16: up to rounding).",
+    )
     stop: str | list[str] | None = Field(None, description="Texts that end an answer; they are no part of it.")
     steer: Steer | None = Field(None, description="How to steer.")
     chat_template_kwargs: TemplateArguments | None = Field(None, description="As a stock vLLM server takes it.")

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from steerlm.attributes import AttributeSchema
@@ -41,6 +40,7 @@ from steerlm.storage.progress import progress
 from steerlm.template.conversation_encoder import ConversationEncoder
 from steerlm.training.base_encoder import open_encoder
 from steerlm.training.conditioning import ConditionedExamples, Conditioning, EncodingReport
+from steerlm.training.distributed import ranks
 from steerlm.training.header_gain import HeaderProbe, header_exchanges
 from steerlm.training.loop import BEST, train
 
@@ -109,10 +109,10 @@ def train_sft(
         "validation": dataclasses.asdict(held_out.report),
         **course,
     }
-    if PartialState().is_main_process:
+    if ranks().is_main_process:
         _save(config, model, tokenizer, info, summary, out)
         write_json(summary_path, {**summary, "owner": owner})
-    PartialState().wait_for_everyone()
+    ranks().wait_for_everyone()
     return summary
 
 

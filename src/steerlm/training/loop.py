@@ -40,6 +40,7 @@ from steerlm.config import TrainingSection
 from steerlm.errors import UserError
 from steerlm.storage.claims import claim
 from steerlm.training.checkpoints import TRAINER_STATE, identity, last_checkpoint, truncate_metrics
+from steerlm.training.distributed import ranks
 from steerlm.training.header_gain import HeaderProbe
 from steerlm.training.losses import GroupLoss
 from steerlm.training.threads import ThreadChooser, ThreadsCallback, may_choose
@@ -139,7 +140,7 @@ def _liger(objective: Objective, on_gpu: bool) -> dict[str, Any]:
     }
 
 
-def _check_environment(config: TrainingSection, ranks: PartialState) -> None:
+def _check_environment(config: TrainingSection, processes: PartialState) -> None:
     """Raise when the recipe asks for what is not installed or not running.
 
     Raises:
@@ -152,7 +153,7 @@ def _check_environment(config: TrainingSection, ranks: PartialState) -> None:
                 f"report_to: {logger!r} is not installed; pip install it, or choose from: "
                 f"{', '.join(sorted(available)) or 'none is installed'}"
             )
-    if config.fsdp and ranks.distributed_type == DistributedType.NO:
+    if config.fsdp and processes.distributed_type == DistributedType.NO:
         raise UserError(
             "fsdp: true needs a process per GPU; start with `accelerate launch --use_fsdp --fsdp_version 2 "
             "--fsdp_cpu_ram_efficient_loading true -m steerlm …`, or set fsdp: false"
@@ -214,8 +215,8 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     checkpoints, metrics = out.resolve() / "checkpoints", out / "metrics.jsonl"
     flow = FlowCallback(metrics, config.early_stopping_patience)
-    ranks = PartialState(cpu=not torch.accelerator.is_available())
-    _check_environment(config, ranks)
+    processes = ranks()
+    _check_environment(config, processes)
     data: tuple[Examples, ...] = (train_dataset, validation_dataset)
     longest = max(
         examples.longest if isinstance(examples, GroupedExamples) else int(examples.lengths.max()) for examples in data
@@ -225,20 +226,20 @@ def train(
     shared = group_loss is not None and sharing is not None
     data = tuple(examples.in_rows(shared) if isinstance(examples, GroupedExamples) else examples for examples in data)
     plan, validation_plan = (RowPlan(examples, config.tokens_per_batch, sharing) for examples in data)
-    max_steps, steps_per_epoch = _total_batches(config, plan, ranks.num_processes)
+    max_steps, steps_per_epoch = _total_batches(config, plan, processes.num_processes)
     whole = out / BEST if _sharded(config) else None
-    with ranks.main_process_first():
+    with processes.main_process_first():
         # with other processes a step sees other examples
         inputs = {
             "training": identity(config, data, objective, seed),
-            "processes": ranks.num_processes,
+            "processes": processes.num_processes,
             "steps": max_steps,
             "steps_per_epoch": steps_per_epoch,
         }
         claim(checkpoints / "inputs.json", inputs, otherwise="refuse", holds="checkpoints of a training")
         start, state = _start(checkpoints, max_steps, flow.patience, whole)
     finished = _finished(state, max_steps, flow.patience)
-    if ranks.is_main_process:
+    if processes.is_main_process:
         truncate_metrics(metrics, state.global_step)
     trainer = SteerTrainer(
         model=model,

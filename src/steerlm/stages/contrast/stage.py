@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from accelerate import PartialState
 
 from steerlm.attributes import AttributeSchema
 from steerlm.batching.groups import EncodedGroup, GroupedExamples
@@ -40,6 +38,7 @@ from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.files import read_json, write_json
 from steerlm.storage.hash_set import hash64
 from steerlm.storage.resumable import map_lines, read_rows
+from steerlm.training.distributed import ranks
 from steerlm.training.losses import ContrastLoss
 
 _PAIRS_PER_CHUNK = 64
@@ -95,8 +94,7 @@ def contrast(
         config.batch_size,
         seed,
     )
-    ranks = PartialState(cpu=not torch.accelerator.is_available())
-    with ranks.main_process_first():  # sampling and likelihoods: one process, the others find the files
+    with ranks().main_process_first():  # sampling and likelihoods: one process, the others find the files
         counts = {
             name: _pairs(config, path, files[name], schema, seed)
             for name, path in (("train", data), ("validation", validation))
@@ -111,7 +109,7 @@ def contrast(
     loss = ContrastLoss(config.beta, config.margin, config.anchor)
     owner = {"pairs": [digest_of_file(path)[:16] for path in files.values()], **config.model_dump(mode="json")}
     course = tune_on_groups(section, encoded, "contrast", loss, schema, out / "train", seed, owner)
-    with ranks.main_process_first():
+    with ranks().main_process_first():
         second = held_out.answers(1, model)
         _weigh(after, files["validation"], model, schema, section)
     report: Mapping[str, Any] = {
@@ -123,7 +121,7 @@ def contrast(
         },
         "held_out": held_out.compare(first, second),
     }
-    if ranks.is_main_process:
+    if ranks().is_main_process:
         if not (out / "report.json").is_file():
             publish(model, out / "model")
         write_json(out / "report.json", report)

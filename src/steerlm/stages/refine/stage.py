@@ -24,9 +24,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
-
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import RefineConfig, TrainSftConfig
@@ -51,6 +48,7 @@ from steerlm.stages.refine.tuning import tune_on_groups
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.cluster import Cluster
 from steerlm.storage.files import write_json
+from steerlm.training.distributed import ranks
 from steerlm.training.losses import refinement_loss
 
 
@@ -100,8 +98,7 @@ def refine(
     for number in range(1, config.rounds + 1):
         rounds.append(_round(run, number, model))
         model = out / f"round-{number}" / "train" / "model"
-    ranks = _ranks()
-    if ranks.is_main_process and not (out / "report.json").is_file():
+    if ranks().is_main_process and not (out / "report.json").is_file():
         publish(model, out / "model")
     report = {
         "requests": len(requests),
@@ -109,13 +106,9 @@ def refine(
         "rounds": rounds,
         "warnings": [text for row in rounds for text in _warnings(row)],
     }
-    if ranks.is_main_process:
+    if ranks().is_main_process:
         write_json(out / "report.json", report)
     return report
-
-
-def _ranks() -> PartialState:
-    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def _check(
@@ -150,8 +143,7 @@ def _round(run: Refinement, number: int, model: Path) -> dict[str, object]:
         config.batch_size,
         run.seed,
     )
-    ranks = _ranks()
-    with ranks.main_process_first():  # what is sampled and weighed: one process, the others find the files
+    with ranks().main_process_first():  # what is sampled and weighed: one process, the others find the files
         before = held_out.answers(number - 1, model)
         sampled = _sampled(run, number, model, folder)
     files = [folder / "train.jsonl", folder / "validation.jsonl"]
@@ -165,7 +157,7 @@ def _round(run: Refinement, number: int, model: Path) -> dict[str, object]:
         run.seed + number,
         {"round": number, "groups": [digest_of_file(file)[:16] for file in files]},
     )
-    with ranks.main_process_first():
+    with ranks().main_process_first():
         after = held_out.answers(number, folder / "train" / "model")
     report = {
         "round": number,
@@ -174,7 +166,7 @@ def _round(run: Refinement, number: int, model: Path) -> dict[str, object]:
         "training": course,
         "held_out": held_out.compare(before, after),
     }
-    if ranks.is_main_process:
+    if ranks().is_main_process:
         write_json(folder / "report.json", report)
     return report
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import set_seed
 
 from steerlm.attributes import AttributeSchema, Value
@@ -19,6 +18,7 @@ from steerlm.stages.train_sft import SftStart, save_tuned, start_of
 from steerlm.storage.claims import digest_of
 from steerlm.storage.files import read_json, write_json
 from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.training.distributed import ranks
 from steerlm.training.likelihood import log_probabilities
 from steerlm.training.loop import train
 from steerlm.training.losses import GroupLoss
@@ -62,10 +62,10 @@ def tune_on_groups(
     provenance = {**before.provenance, "base_model": config.base_model, objective: {**owner, "seed": seed}}
     info = dataclasses.replace(before, provenance=provenance, strengths={})  # those were chosen for other weights
     summary = {**counts, **course, "owner": made_from}
-    if PartialState().is_main_process:
+    if ranks().is_main_process:
         save_tuned(config, start.model, start.tokenizer, info, counts, course, out)
         write_json(summary_path, summary)
-    PartialState().wait_for_everyone()
+    ranks().wait_for_everyone()
     return summary
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steerlm.checkpoint.models import default_device, is_encoder
@@ -18,6 +17,7 @@ from steerlm.scorers.reading import read_features
 from steerlm.stages.train_attribute_model.examples import AttributeData
 from steerlm.storage.files import atomic_writer
 from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.training.distributed import ranks
 
 FEATURES = "features"
 """Folder of what was read of the training turns, until the report is written."""
@@ -71,7 +71,7 @@ class TurnFeatures:
                 self.config.precision,
                 self.config.tokens_per_batch,
             )
-            if not PartialState().is_main_process:
+            if not ranks().is_main_process:
                 return found_N_F
             self.folder.mkdir(exist_ok=True)
             with atomic_writer(path) as stream:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from steerlm.attributes import AttributeSchema
@@ -71,6 +70,7 @@ from steerlm.stages.train_attribute_model.tuning import held_out_turns, tune
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.files import write_json
 from steerlm.training.base_encoder import open_encoder
+from steerlm.training.distributed import ranks
 from steerlm.training.loop import BEST, train
 from steerlm.training.trainer import Objective
 
@@ -170,7 +170,7 @@ def train_attribute_model(
         report["training"] = train(
             config, model, tokenizer, learned.examples, held_out.examples, objective, out, seed, mine
         )
-    if PartialState().is_main_process:
+    if ranks().is_main_process:
         if readout is None:
             model = _plain_model(config, model, tokenizer, out, report["training"]["best_step"])
         report |= _score_and_save(
@@ -178,7 +178,7 @@ def train_attribute_model(
         )
         write_json(report_path, report)
         shutil.rmtree(out / FEATURES, ignore_errors=True)
-    PartialState().wait_for_everyone()
+    ranks().wait_for_everyone()
     return _summary(json.loads(report_path.read_text(encoding="utf-8")))
 
 
