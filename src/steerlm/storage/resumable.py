@@ -66,6 +66,9 @@ class LineItems(Generic[T]):
         start, stop, _ = where.indices(self._length)
         return [self.parse(number, line) for number, line in self._lines(start, stop)]
 
+    def __iter__(self) -> Iterator[T]:
+        return (self.parse(number, line) for number, line in self._lines(0, self._length))
+
     def _lines(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
         if start >= stop:
             return

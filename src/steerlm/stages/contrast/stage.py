@@ -165,9 +165,7 @@ def _encoded(
     counts = {"too_long": 0, "train_tokens": 0, "validation_tokens": 0}
 
     def rows(name: str) -> Iterator[EncodedGroup]:
-        pairs = pair_items(files[name], schema)
-        for number, row in enumerate(read_rows(references[name])):
-            [pair] = pairs[number : number + 1]
+        for pair, row in zip(pair_items(files[name], schema), read_rows(references[name]), strict=True):
             if None in row["log_probabilities"]:
                 counts["too_long"] += 1
                 continue
@@ -190,7 +188,7 @@ def _own_header(pairs: Path, log_probabilities: Path, schema: AttributeSchema) -
     rows = {row["id"]: row["log_probabilities"] for row in read_rows(log_probabilities)}
     gains: list[float] = []
     prompts: list[int] = []
-    for pair in pair_items(pairs, schema)[:]:
+    for pair in pair_items(pairs, schema):
         both, goal = pair.id.rsplit("/", 1)
         other = rows.get(f"{both}/1")
         if goal == "0" and other is not None and None not in [*rows[pair.id], *other]:
