@@ -41,10 +41,11 @@ from steerlm.errors import UserError
 from steerlm.storage.claims import claim
 from steerlm.training.checkpoints import TRAINER_STATE, identity, last_checkpoint, truncate_metrics
 from steerlm.training.distributed import ranks
+from steerlm.training.flow import FlowCallback, should_stop_early
 from steerlm.training.header_gain import HeaderProbe
 from steerlm.training.losses import GroupLoss
 from steerlm.training.threads import ThreadChooser, ThreadsCallback, may_choose
-from steerlm.training.trainer import FlowCallback, Objective, SteerTrainer, should_stop_early
+from steerlm.training.trainer import Objective, SteerTrainer
 
 BEST = "best"
 """Folder of the best weights of a sharded training."""
