@@ -67,7 +67,9 @@ def test_the_resolved_copy_loads_to_an_equal_recipe(dotted: str, value: Any) -> 
         ("attributes", "oast", ["unknown schema preset", "did you mean 'oasst'"]),
         ("attributes", [{"name": "q", "maxmum": 3}], ["unknown key 'maxmum'", "'maximum'"]),
         ("prepare.sources", [{"name": "a", "format": "messages"}], ["exactly one of path, hub"]),
-        ("name", None, ["name"]),
+        ("name", None, ["name: must be text (got null)"]),
+        ("evaluate.guidance", {"humour": 4}, ["evaluate.guidance: unknown attribute", "did you mean 'humor'"]),
+        ("attributes", [{"name": "q", "default": 9}], ["default of attribute q: 9 is not an integer from 0 to 4"]),
     ],
 )
 def test_mistakes_name_the_place_the_value_and_the_fix(dotted: str, value: Any, words: list[str]) -> None:
@@ -159,7 +161,7 @@ def test_missing_file_and_malformed_yaml(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"bad\.yaml:3:1: malformed YAML"):
         load_recipe(bad)
     bad.write_text("- just a list\n")
-    with pytest.raises(UserError, match="a recipe is a YAML mapping, got list"):
+    with pytest.raises(UserError, match=r"holds \['just a list'\]: a recipe is keys and values"):
         load_recipe(bad)
 
 
@@ -187,6 +189,35 @@ def test_every_field_is_described() -> None:
         if not field.description
     ]
     assert undescribed == []
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value", "message"),
+    [
+        ("train_sft", None, "train_sft: must be a section of keys and values (got null)"),
+        ("train_sft.lora", True, "train_sft.lora: must be a section of keys and values (got true)"),
+        ("prepare.sources", {"a": 1}, "prepare.sources: must be a list (got {'a': 1})"),
+        ("tune_guidance.strengths", [], "tune_guidance.strengths: needs 2 or more entries, has 0"),
+        ("tune_guidance.strengths", [2], "tune_guidance.strengths: needs 2 or more entries, has 1"),
+        ("tune_guidance.strengths", ["a"], "tune_guidance.strengths.0: must be a number (got 'a')"),
+        ("evaluate.guidance", "strong", "evaluate.guidance: must be a number or keys and values (got 'strong')"),
+        ("evaluate.guidance", -1, "evaluate.guidance: must be greater than or equal to 0 (got -1)"),
+        ("evaluate.guidance", {"humor": "x"}, "evaluate.guidance.humor: must be a number (got 'x')"),
+        ("attributes", [3], "attributes.0: must be keys and values (got 3)"),
+        ("label.price_per_million", [1], "'label.price_per_million.1' is missing"),
+    ],
+)
+def test_mistakes_are_said_in_a_recipes_words(dotted: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        build_recipe(with_value(dotted, value), "recipe.yaml")
+    assert str(error.value) == f"recipe.yaml: {message}"
+
+
+def test_an_empty_recipe_is_said_to_be_empty(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("# nothing yet\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml is empty: a recipe is keys and values"):
+        load_recipe(path)
 
 
 def test_a_character_that_yaml_does_not_allow(tmp_path: Path) -> None:
