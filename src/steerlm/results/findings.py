@@ -123,12 +123,16 @@ def findings_of_run(paths: RunPaths) -> list[Finding]:
     results = read_evaluation(paths.path)
     if results is None or results.suite is not None:
         return found
-    return found + findings_of_evaluation(results)
+    return found + findings_of_evaluation(results, tuned=paths.done("tune_guidance").is_file())
 
 
-def findings_of_evaluation(results: Evaluation) -> list[Finding]:
-    """Return the dials of the last model that do not move, and whether its answers stop."""
-    found = [finding for name in results.attributes.names for finding in _of_dial(results, name)]
+def findings_of_evaluation(results: Evaluation, tuned: bool = False) -> list[Finding]:
+    """Return the dials of the last model that do not move, and whether its answers stop.
+
+    Args:
+        tuned: whether the strengths of its dials have been chosen, by now at least.
+    """
+    found = [finding for name in results.attributes.names for finding in _of_dial(results, name, tuned)]
     answers = results.final_model.answers.get("all")
     cut = None if answers is None else answers.unfinished
     if cut is not None and cut.value > ENDLESS:
@@ -154,7 +158,7 @@ def dial_figures(results: Evaluation) -> dict[str, float]:
     return figures
 
 
-def _of_dial(results: Evaluation, name: str) -> Iterator[Finding]:
+def _of_dial(results: Evaluation, name: str, tuned: bool) -> Iterator[Finding]:
     scorer = results.headline_scorer.get(name)
     if scorer is None:
         return  # that nothing measures it is one of the evaluation's cautions
@@ -163,7 +167,11 @@ def _of_dial(results: Evaluation, name: str) -> Iterator[Finding]:
     cure = "More examples in which it varies, more steps or a larger learning rate would help"
     text = None
     if dial is not None:
-        if results.settings.get("guidance", 1.0) == 1 and results.settings.get("engine", "local") == "local":
+        if (
+            not tuned
+            and results.settings.get("guidance", 1.0) == 1
+            and results.settings.get("engine", "local") == "local"
+        ):
             cure += "; without training, steerlm tune-guidance may turn it up"
         text, cure = _of_levels(dial, cure)
     elif category is not None:
