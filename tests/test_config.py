@@ -227,10 +227,30 @@ def test_a_character_that_yaml_does_not_allow(tmp_path: Path) -> None:
         load_recipe(path)
 
 
-def test_a_bootstrap_of_attributes_that_the_schema_lacks_names_its_key() -> None:
-    raw = {**MINIMAL, "attributes": [{"name": "wit", "best": "max"}], "bootstrap": {}}
-    with pytest.raises(UserError, match=r"bootstrap\.quality_attributes: unknown attribute 'quality': valid: wit"):
+@pytest.mark.parametrize(
+    ("attributes", "names"),
+    [
+        ([{"name": "length"}], ()),
+        ([{"name": "length"}, {"name": "wit", "best": "max"}, {"name": "harm", "best": "min"}], ("wit", "harm")),
+        ([{"name": "quality", "best": "max"}, {"name": "wit", "best": "max"}], ("quality",)),
+        ([{"name": "quality"}, {"name": "wit", "best": "max"}], ("wit",)),
+    ],
+)
+def test_what_counts_as_quality_follows_from_the_attributes(attributes: list[Any], names: tuple[str, ...]) -> None:
+    raw = {**MINIMAL, "attributes": attributes, "bootstrap": {"guidance": 4}}
+    recipe = build_recipe(raw)
+    assert recipe.bootstrap is not None
+    assert recipe.bootstrap.quality_attributes == names
+    assert build_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize("section", [{"mode": "paper"}, {"filter": "top"}])
+def test_the_papers_bootstrapping_needs_a_best_end(section: dict[str, Any]) -> None:
+    raw = {**MINIMAL, "attributes": [{"name": "length"}], "bootstrap": section}
+    with pytest.raises(UserError, match=r"no attribute has a best end: say `best: max`.*`mode: nearest`"):
         build_recipe(raw)
+    with pytest.raises(UserError, match=r"bootstrap\.quality_attributes: unknown attribute 'quality': valid: length"):
+        build_recipe({**raw, "bootstrap": {**section, "quality_attributes": ["quality"]}})
 
 
 def test_the_mode_of_bootstrapping_sets_what_is_left_open() -> None:
