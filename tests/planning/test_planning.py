@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 
 from steerlm.__main__ import main
+from steerlm.attributes import OASST
 from steerlm.checkpoint.adapters import add_lora
 from steerlm.config import BootstrapConfig, LoraSection, Recipe, TrainingSection, build_recipe
 from steerlm.errors import UserError
@@ -49,7 +50,10 @@ def raw(tmp_path: Path) -> dict[str, Any]:
     rows = [
         {
             "id": str(i),
-            "messages": [{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": "x" * 380}],
+            "messages": [
+                {"role": "user", "content": f"question {i}"},
+                {"role": "assistant", "content": "x" * 380, "attributes": dict.fromkeys(OASST.names, i % 5)},
+            ],
         }
         for i in range(50)
     ]

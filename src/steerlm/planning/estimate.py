@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from steerlm.config import Recipe, TrainingSection, scoring_tokens
 from steerlm.errors import UserError
 from steerlm.planning.devices import Machines, this_machine
+from steerlm.planning.findings import Findings
 from steerlm.planning.inputs import (
     DataSize,
-    Findings,
     assumed_data,
     check_files,
     check_labels,
