@@ -131,6 +131,23 @@ def test_bootstrapping_trains_no_more_than_it_has(raw: dict[str, Any], tmp_path:
     assert tokens == once * raw["bootstrap"].get("rounds", 1)
 
 
+def test_labelling_by_measures_needs_no_model_and_a_classifier_is_left_out(raw: dict[str, Any]) -> None:
+    length = {"name": "length", "measure": "words", "cuts": [1, 2, 3, 4]}
+    raw |= {"attributes": [length], "train_attribute_model": None}
+
+    def annotate(attributes: list[dict[str, Any]]) -> tuple[StageCost, CostPlan]:
+        result = planned(raw | {"attributes": attributes}, Machines(DEVICES["A100-80GB"]))
+        return next(cost for cost in result.stages if cost.stage == "annotate"), result
+
+    cost, result = annotate([length])
+    assert (cost.parameters, cost.memory_gib, cost.fits) == (0, 0, True)
+    assert not any("annotate" in note for note in result.notes)
+    rude = {"name": "rude", "classifier": {"model": "some/model", "label": "toxic"}}
+    cost, result = annotate([length, rude])
+    assert (cost.parameters, cost.memory_gib) == (None, None)
+    assert "annotate: memory and time of the classifier some/model are left out of the estimate" in result.notes
+
+
 def test_a_refinement_is_planned(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))
     raw["refine"] = {"num_prompts": 10, "samples_per_prompt": 4}
