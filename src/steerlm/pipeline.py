@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,7 @@ def _playground(run: RunFolder, out: Path) -> Mapping[str, Any]:
 
 
 def _prepare(run: RunFolder, out: Path) -> Mapping[str, Any]:
+    from steerlm.results.findings import nobody_says, rated_by_people
     from steerlm.stages.prepare.stage import prepare
 
     report = prepare(run.recipe.prepare, run.recipe.schema_, out, run.recipe.seed, run.recipe.train_sft)
@@ -117,21 +118,6 @@ def _prepare(run: RunFolder, out: Path) -> Mapping[str, Any]:
     if silent:
         raise UserError(nobody_says(silent, [source.name for source in run.recipe.prepare.sources]))
     return report
-
-
-def rated_by_people(recipe: Recipe) -> tuple[str, ...]:
-    """Return the attributes that a label in the data has to say: for an attribute model, or for the model itself."""
-    needed = recipe.train_sft.conditioning or "train_attribute_model" in recipe_stages(recipe)
-    return tuple(attribute.name for attribute in recipe.schema_ if needed and attribute.said_by == "people")
-
-
-def nobody_says(names: Sequence[str], sources: Sequence[str]) -> str:
-    """Say that no record of some sources rates attributes that nobody else says."""
-    return (
-        f"no record of {', '.join(sources)} rates {', '.join(map(repr, names))}, and nobody else says it: name a "
-        "measure, a classifier or a judge of it under `attributes`, add rated data (`columns: {rating.NAME: COLUMN}` "
-        "of a source says which column holds ratings), or leave the attribute out"
-    )
 
 
 def _label(run: RunFolder, out: Path) -> Mapping[str, Any]:

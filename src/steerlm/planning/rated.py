@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from steerlm.config import Recipe, SourceConfig
 from steerlm.conversation import Conversation, Message
-from steerlm.pipeline import nobody_says, rated_by_people
 from steerlm.planning.findings import Findings
+from steerlm.results.findings import nobody_says, rated_by_people
 from steerlm.runs import recipe_stages
 from steerlm.sources import read_source
 from steerlm.sources.rows import BadRecords

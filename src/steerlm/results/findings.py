@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from steerlm.config import Recipe
 from steerlm.results.dials import DialResult
 from steerlm.results.evaluation import Evaluation, read_evaluation
-from steerlm.runs import RunPaths
+from steerlm.runs import RunPaths, recipe_stages
 from steerlm.storage.files import read_json
 
 FEW_STEPS = 100
@@ -103,6 +104,21 @@ def collapsed(stage: str, histograms: Mapping[str, Mapping[str, int]]) -> Iterat
                 "The dial will know no others: take data in which it varies more, or a scale with fewer levels",
                 (name,),
             )
+
+
+def rated_by_people(recipe: Recipe) -> tuple[str, ...]:
+    """Return the attributes that a label in the data has to say: for an attribute model, or for the model itself."""
+    needed = recipe.train_sft.conditioning or "train_attribute_model" in recipe_stages(recipe)
+    return tuple(attribute.name for attribute in recipe.schema_ if needed and attribute.said_by == "people")
+
+
+def nobody_says(names: Sequence[str], sources: Sequence[str]) -> str:
+    """Say that no record of some sources rates attributes that nobody else says."""
+    return (
+        f"no record of {', '.join(sources)} rates {', '.join(map(repr, names))}, and nobody else says it: name a "
+        "measure, a classifier or a judge of it under `attributes`, add rated data (`columns: {rating.NAME: COLUMN}` "
+        "of a source says which column holds ratings), or leave the attribute out"
+    )
 
 
 def findings_of_stage(stage: str, summary: Mapping[str, Any]) -> list[Finding]:
