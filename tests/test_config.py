@@ -67,7 +67,9 @@ def test_the_resolved_copy_loads_to_an_equal_recipe(dotted: str, value: Any) -> 
         ("attributes", "oast", ["unknown schema preset", "did you mean 'oasst'"]),
         ("attributes", [{"name": "q", "maxmum": 3}], ["unknown key 'maxmum'", "'maximum'"]),
         ("prepare.sources", [{"name": "a", "format": "messages"}], ["exactly one of path, hub"]),
-        ("name", None, ["name"]),
+        ("name", None, ["name: must be text (got null)"]),
+        ("evaluate.guidance", {"humour": 4}, ["evaluate.guidance: unknown attribute", "did you mean 'humor'"]),
+        ("attributes", [{"name": "q", "default": 9}], ["default of attribute q: 9 is not an integer from 0 to 4"]),
     ],
 )
 def test_mistakes_name_the_place_the_value_and_the_fix(dotted: str, value: Any, words: list[str]) -> None:
@@ -159,7 +161,7 @@ def test_missing_file_and_malformed_yaml(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"bad\.yaml:3:1: malformed YAML"):
         load_recipe(bad)
     bad.write_text("- just a list\n")
-    with pytest.raises(UserError, match="a recipe is a YAML mapping, got list"):
+    with pytest.raises(UserError, match=r"holds \['just a list'\]: a recipe is keys and values"):
         load_recipe(bad)
 
 
@@ -189,6 +191,35 @@ def test_every_field_is_described() -> None:
     assert undescribed == []
 
 
+@pytest.mark.parametrize(
+    ("dotted", "value", "message"),
+    [
+        ("train_sft", None, "train_sft: must be a section of keys and values (got null)"),
+        ("train_sft.lora", True, "train_sft.lora: must be a section of keys and values (got true)"),
+        ("prepare.sources", {"a": 1}, "prepare.sources: must be a list (got {'a': 1})"),
+        ("tune_guidance.strengths", [], "tune_guidance.strengths: needs 2 or more entries, has 0"),
+        ("tune_guidance.strengths", [2], "tune_guidance.strengths: needs 2 or more entries, has 1"),
+        ("tune_guidance.strengths", ["a"], "tune_guidance.strengths.0: must be a number (got 'a')"),
+        ("evaluate.guidance", "strong", "evaluate.guidance: must be a number or keys and values (got 'strong')"),
+        ("evaluate.guidance", -1, "evaluate.guidance: must be greater than or equal to 0 (got -1)"),
+        ("evaluate.guidance", {"humor": "x"}, "evaluate.guidance.humor: must be a number (got 'x')"),
+        ("attributes", [3], "attributes.0: must be keys and values (got 3)"),
+        ("label.price_per_million", [1], "'label.price_per_million.1' is missing"),
+    ],
+)
+def test_mistakes_are_said_in_a_recipes_words(dotted: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        build_recipe(with_value(dotted, value), "recipe.yaml")
+    assert str(error.value) == f"recipe.yaml: {message}"
+
+
+def test_an_empty_recipe_is_said_to_be_empty(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("# nothing yet\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml is empty: a recipe is keys and values"):
+        load_recipe(path)
+
+
 def test_a_character_that_yaml_does_not_allow(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("run_dir: a\x01b\n", encoding="utf-8")
@@ -196,10 +227,30 @@ def test_a_character_that_yaml_does_not_allow(tmp_path: Path) -> None:
         load_recipe(path)
 
 
-def test_a_bootstrap_of_attributes_that_the_schema_lacks_names_its_key() -> None:
-    raw = {**MINIMAL, "attributes": [{"name": "wit", "best": "max"}], "bootstrap": {}}
-    with pytest.raises(UserError, match=r"bootstrap\.quality_attributes: unknown attribute 'quality': valid: wit"):
+@pytest.mark.parametrize(
+    ("attributes", "names"),
+    [
+        ([{"name": "length"}], ()),
+        ([{"name": "length"}, {"name": "wit", "best": "max"}, {"name": "harm", "best": "min"}], ("wit", "harm")),
+        ([{"name": "quality", "best": "max"}, {"name": "wit", "best": "max"}], ("quality",)),
+        ([{"name": "quality"}, {"name": "wit", "best": "max"}], ("wit",)),
+    ],
+)
+def test_what_counts_as_quality_follows_from_the_attributes(attributes: list[Any], names: tuple[str, ...]) -> None:
+    raw = {**MINIMAL, "attributes": attributes, "bootstrap": {"guidance": 4}}
+    recipe = build_recipe(raw)
+    assert recipe.bootstrap is not None
+    assert recipe.bootstrap.quality_attributes == names
+    assert build_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize("section", [{"mode": "paper"}, {"filter": "top"}])
+def test_the_papers_bootstrapping_needs_a_best_end(section: dict[str, Any]) -> None:
+    raw = {**MINIMAL, "attributes": [{"name": "length"}], "bootstrap": section}
+    with pytest.raises(UserError, match=r"no attribute has a best end: say `best: max`.*`mode: nearest`"):
         build_recipe(raw)
+    with pytest.raises(UserError, match=r"bootstrap\.quality_attributes: unknown attribute 'quality': valid: length"):
+        build_recipe({**raw, "bootstrap": {**section, "quality_attributes": ["quality"]}})
 
 
 def test_the_mode_of_bootstrapping_sets_what_is_left_open() -> None:

@@ -12,16 +12,12 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from steerlm.attributes import AttributeSchema
 from steerlm.config import Recipe
 from steerlm.errors import UserError
 from steerlm.runs import Notify, RunFolder, StageRecord, recipe_stages, tuning_stages
 from steerlm.storage.cluster import Cluster
-
-if TYPE_CHECKING:
-    from steerlm.stages.prepare.stage import PreparedReport
 
 log = logging.getLogger(__name__)
 
@@ -114,23 +110,14 @@ def _playground(run: RunFolder, out: Path) -> Mapping[str, Any]:
 
 
 def _prepare(run: RunFolder, out: Path) -> Mapping[str, Any]:
+    from steerlm.results.findings import nobody_says, rated_by_people
     from steerlm.stages.prepare.stage import prepare
 
     report = prepare(run.recipe.prepare, run.recipe.schema_, out, run.recipe.seed, run.recipe.train_sft)
-    if run.annotator is None and run.recipe.train_sft.conditioning:
-        _require_labels(run.recipe.schema_, report)
+    silent = [name for name in rated_by_people(run.recipe) if not report["labelled"][name]]
+    if silent:
+        raise UserError(nobody_says(silent, [source.name for source in run.recipe.prepare.sources]))
     return report
-
-
-def _require_labels(schema: AttributeSchema, report: PreparedReport) -> None:
-    """Raise where nobody says an attribute's value: no attribute model learns it, and the data do not have it."""
-    for attribute in schema:
-        if attribute.learned and not report["labelled"][attribute.name]:
-            raise UserError(
-                f"nobody says the value of {attribute.name!r}: the data have no label of it, and the recipe has no "
-                "attribute model. Name a measure, a classifier or a judge of it under `attributes`, add rated data and "
-                "a section train_attribute_model, or leave it out"
-            )
 
 
 def _label(run: RunFolder, out: Path) -> Mapping[str, Any]:

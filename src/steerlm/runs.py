@@ -49,6 +49,8 @@ STAGES = (
 
 _STUDIES = ("baselines", "grow")
 """Sections of what is done beside a run; its stages do not look at them."""
+_BESIDE = "tune_guidance"
+"""The stage that a finished run may be given, or its recipe may lack: it trains nothing and moves no other's files."""
 
 _PACKAGES = ("steerlm", "torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "numpy", "scipy")
 
@@ -217,6 +219,15 @@ class RunFolder:
         """The attribute model that labels; None where no attribute needs one."""
         return self.paths.attribute_model if "train_attribute_model" in self.stages else None
 
+    def check(self, redo_from: str | None = None) -> None:
+        """Refuse a folder that is not the recipe's, as `open` does; writes nothing."""
+        if self.paths.recipe.is_file():
+            self._check_stored(redo_from)
+        elif self.path.is_dir() and any(p.name != "lock" for p in self.path.iterdir()):
+            raise UserError(f"{self.path} exists and holds no recipe.yaml; choose another run_dir or empty the folder")
+        if redo_from is None or STAGES.index(redo_from) > STAGES.index("prepare"):
+            self._check_inputs()
+
     def open(self, redo_from: str | None = None) -> None:
         """Claim the folder for the recipe, or check that it is already its own.
 
@@ -224,53 +235,64 @@ class RunFolder:
             redo_from: delete what this stage and the later ones produced. Sections of those stages may differ from
                 the stored recipe's, and of stages that have left nothing yet.
         """
-        stored_path = self.paths.recipe
-        if stored_path.is_file():
-            self._check_stored(stored_path, redo_from)
-        elif self.path.is_dir() and any(p.name != "lock" for p in self.path.iterdir()):
-            raise UserError(f"{self.path} exists and holds no recipe.yaml; choose another run_dir or empty the folder")
-        if redo_from is not None and is_main_process():
+        self.check(redo_from)
+        if not is_main_process():
+            return
+        if redo_from is not None:
             for stage in STAGES[STAGES.index(redo_from) :]:
                 if self.stage(stage).exists():
                     shutil.rmtree(self.stage(stage))
-        self._check_inputs()
-        if is_main_process():
-            write_text(stored_path, dump_recipe(self.recipe))
-            write_json(self.paths.environment, environment())
+        write_text(self.paths.recipe, dump_recipe(self._to_store()))
+        write_json(self.paths.environment, environment())
+        write_json(self._inputs_record, self._inputs())
 
-    def _check_stored(self, stored_path: Path, redo_from: str | None) -> None:
-        stored = _completed(yaml.safe_load(stored_path.read_text(encoding="utf-8")))
-        current = yaml.safe_load(dump_recipe(self.recipe))
+    def _check_stored(self, redo_from: str | None) -> None:
+        stored, current = self._stored(), yaml.safe_load(dump_recipe(self.recipe))
         begun = [number for number, stage in enumerate(STAGES) if self._begun(stage)]
         first_free = min(len(STAGES) if redo_from is None else STAGES.index(redo_from), max(begun, default=-1) + 1)
-        changed = sorted(_differences(stored, current))
-        changed = [key for key in changed if key.split(".")[0] not in (*STAGES[first_free:], *_STUDIES)]
+        free = {*STAGES[first_free:], *_STUDIES}
+        if current[_BESIDE] is None or not self._begun(_BESIDE):
+            free.add(_BESIDE)
+        changed = sorted(key for key in _differences(stored, current) if key.split(".")[0] not in free)
         if begun and changed:
             raise UserError(
                 f"{self.path} holds the run of another recipe (different: {', '.join(changed[:8])}); "
                 "set another run_dir, or redo the stages that the change concerns with --from STAGE"
             )
 
+    def _stored(self) -> Any:
+        return _completed(yaml.safe_load(self.paths.recipe.read_text(encoding="utf-8")))
+
+    def _to_store(self) -> Recipe:
+        """Return the recipe, with the section by which its model was tuned where it has none itself."""
+        if getattr(self.recipe, _BESIDE) is not None or not self._begun(_BESIDE) or not self.paths.recipe.is_file():
+            return self.recipe
+        return Recipe.model_validate({**yaml.safe_load(dump_recipe(self.recipe)), _BESIDE: self._stored().get(_BESIDE)})
+
     def _begun(self, stage: str) -> bool:
         return self.stage(stage).is_dir() and any(self.stage(stage).iterdir())
 
-    def _check_inputs(self) -> None:
-        """Record the input files' identity at the first start; refuse to go on with other ones."""
+    @property
+    def _inputs_record(self) -> Path:
+        return self.path / "inputs.json"
+
+    def _inputs(self) -> dict[str, str]:
+        """Return what identifies the input files."""
         files = [source.path for source in self.recipe.prepare.sources if source.path is not None]
         files += [*self.recipe.prepare.evaluation_prompts]
         outside = [path for path in files if path.is_file() and self.path not in path.parents]
-        current = {str(path): _identity(path) for path in outside}
-        record = self.path / "inputs.json"
-        if record.is_file() and self.done("prepare") is not None:
-            stored = orjson.loads(record.read_bytes())
-            for name, identity in current.items():
-                if stored.get(name) not in (None, identity):
-                    raise UserError(
-                        f"{name} changed since the run in {self.path} read it; "
-                        "set another run_dir or use --from prepare"
-                    )
-        if is_main_process():
-            write_json(record, current)
+        return {str(path): _identity(path) for path in outside}
+
+    def _check_inputs(self) -> None:
+        """Refuse to go on with other input files than those of the first start."""
+        if not self._inputs_record.is_file() or self.done("prepare") is None:
+            return
+        stored = orjson.loads(self._inputs_record.read_bytes())
+        for name, identity in self._inputs().items():
+            if stored.get(name) not in (None, identity):
+                raise UserError(
+                    f"{name} changed since the run in {self.path} read it; set another run_dir or use --from prepare"
+                )
 
     def done(self, stage: str) -> StageRecord | None:
         """Return the stage's `done.json`, or None while it is not finished."""

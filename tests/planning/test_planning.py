@@ -12,6 +12,7 @@ import yaml
 from rich.console import Console
 
 from steerlm.__main__ import main
+from steerlm.attributes import OASST
 from steerlm.checkpoint.adapters import add_lora
 from steerlm.config import BootstrapConfig, LoraSection, Recipe, TrainingSection, build_recipe
 from steerlm.errors import UserError
@@ -49,7 +50,10 @@ def raw(tmp_path: Path) -> dict[str, Any]:
     rows = [
         {
             "id": str(i),
-            "messages": [{"role": "user", "content": f"question {i}"}, {"role": "assistant", "content": "x" * 380}],
+            "messages": [
+                {"role": "user", "content": f"question {i}"},
+                {"role": "assistant", "content": "x" * 380, "attributes": dict.fromkeys(OASST.names, i % 5)},
+            ],
         }
         for i in range(50)
     ]
@@ -125,6 +129,23 @@ def test_bootstrapping_trains_no_more_than_it_has(raw: dict[str, Any], tmp_path:
     tokens = next(cost.tokens for cost in planned(raw).stages if cost.stage == "bootstrap")
     assert once is not None
     assert tokens == once * raw["bootstrap"].get("rounds", 1)
+
+
+def test_labelling_by_measures_needs_no_model_and_a_classifier_is_left_out(raw: dict[str, Any]) -> None:
+    length = {"name": "length", "measure": "words", "cuts": [1, 2, 3, 4]}
+    raw |= {"attributes": [length], "train_attribute_model": None}
+
+    def annotate(attributes: list[dict[str, Any]]) -> tuple[StageCost, CostPlan]:
+        result = planned(raw | {"attributes": attributes}, Machines(DEVICES["A100-80GB"]))
+        return next(cost for cost in result.stages if cost.stage == "annotate"), result
+
+    cost, result = annotate([length])
+    assert (cost.parameters, cost.memory_gib, cost.fits) == (0, 0, True)
+    assert not any("annotate" in note for note in result.notes)
+    rude = {"name": "rude", "classifier": {"model": "some/model", "label": "toxic"}}
+    cost, result = annotate([length, rude])
+    assert (cost.parameters, cost.memory_gib) == (None, None)
+    assert "annotate: memory and time of the classifier some/model are left out of the estimate" in result.notes
 
 
 def test_a_refinement_is_planned(raw: dict[str, Any], tmp_path: Path) -> None:

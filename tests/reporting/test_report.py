@@ -100,8 +100,9 @@ def write_other_stages(folder: Path) -> None:
     write_json(folder / "train_sft" / "done.json", {**done, "summary": {}})
     before_after = {key: {"value": 0.5, "low": 0.4, "high": 0.6} for key in ("before", "after", "difference")}
     rounds = [
-        {"round": 1, "prompts": 30, "samples": 120, "kept": 113, "dropped": {"empty": 0, "duplicate": 7},
-         "filtered_out": 0, "held_out": {"requests": 64, "quality": before_after, "error": {"mean": before_after}}}
+        {"round": number, "prompts": 30, "samples": 120, "kept": 113, "dropped": {"empty": 0, "duplicate": 7},
+         "filtered_out": 0, "held_out": {"requests": 64, **quality, "error": {"mean": before_after}}}
+        for number, quality in ((1, {"quality": before_after}), (2, {}))  # 2: no attribute has a best end
     ]  # fmt: skip
     write_json(folder / "bootstrap" / "report.json", {"rounds": rounds})
     environment = {"python": "3.11.2", "platform": "Linux x86_64", "cpus": 2, "packages": {"steerlm": "0.1.0"}}
@@ -235,6 +236,13 @@ def test_report_shows_the_numbers_of_the_results(run_dir: Path):
     for estimate in (row["mae"], row["error_ratio"], row["human_ceiling"]["spearman"], row["annotator_kappa"]):
         assert number(estimate["value"]) in page(run_dir)
         assert number(estimate["value"]) in markdown(run_dir)
+
+
+def test_a_round_of_bootstrapping_without_quality_shows_its_error_alone(run_dir: Path):
+    first, second = (line for line in markdown(run_dir).splitlines() if line.startswith("Round "))
+    assert "quality where the best is asked for 0.5" in first
+    assert "quality" not in second
+    assert "mean error 0.5" in second
 
 
 def test_samples_stand_beside_their_dials(run_dir: Path):

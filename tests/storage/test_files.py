@@ -16,7 +16,7 @@ import pytest
 from steerlm.attributes import OASST
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
-from steerlm.storage.files import atomic_writer, parse_json_line, read_lines, write_json
+from steerlm.storage.files import atomic_writer, parse_json_line, read_lines, read_yaml, write_json
 
 CONVERSATION = Conversation("a", (Message("user", "Hi"), Message("assistant", "Hello")))
 
@@ -126,3 +126,22 @@ def test_a_malformed_line_has_its_place(line: bytes, place: str) -> None:
     with pytest.raises(UserError) as error:
         parse_json_line(line, Path("a.jsonl"), 7)
     assert str(error.value).startswith(place)
+
+
+def test_a_key_that_stands_twice_is_named_with_both_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("seed: 1\ntrain:\n  epochs: 2\n  rate: 1\n  epochs: 3\n")
+    with pytest.raises(UserError) as error:
+        read_yaml(path)
+    assert (
+        str(error.value) == f"{path}:5:3: malformed YAML: the key 'epochs' stands twice, in lines 3 and 5; take one out"
+    )
+
+
+def test_what_a_merge_brings_may_be_said_otherwise_and_nothing_is_executed(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: &b\n  <<: *a\n  x: 3\nc: {<<: *b, y: 4}\n")
+    assert read_yaml(path) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 3, "y": 4}}
+    path.write_text("a: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(UserError, match="malformed YAML"):
+        read_yaml(path)

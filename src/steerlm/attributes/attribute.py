@@ -129,7 +129,10 @@ class Attribute:
             raise UserError(f"attribute {self.name!r}: best {self.best!r} is not one of max, min, null")
         self._check_teller()
         if self.default is not None:
-            self.check(self.default)
+            try:
+                self.check(self.default)
+            except UserError as error:
+                raise UserError(f"the default of attribute {error}") from None
 
     def _check_teller(self) -> None:
         named = [key for key in ("measure", "classifier", "judge") if getattr(self, key)]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steerlm.commands import common, options, terminal
 from steerlm.commands.summaries import print_verdict, warnings_of
 from steerlm.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from steerlm.config import Recipe
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +24,19 @@ def add(parser: argparse.ArgumentParser) -> None:
     options.add_skip_bad_records(parser)
 
 
+def _dry_run(recipe: Recipe, redo_from: str | None) -> int:
+    from steerlm.planning.estimate import plan
+    from steerlm.planning.printing import print_plan
+    from steerlm.runs import RunFolder
+
+    result = plan(recipe)
+    try:
+        RunFolder(recipe).check(redo_from)
+    except UserError as error:
+        result.problems.insert(0, str(error))
+    return print_plan(result, terminal.console())
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run a recipe and say where the report is and how to talk to the model."""
     from steerlm.runs import STAGES, recipe_stages
@@ -31,10 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if redo_from is not None and redo_from not in STAGES:
         raise UserError(f"--from {arguments.redo_from!r} is not a stage: {did_you_mean(redo_from, STAGES)}")
     if arguments.dry_run:
-        from steerlm.planning.estimate import plan
-        from steerlm.planning.printing import print_plan
-
-        return print_plan(plan(recipe), terminal.console())
+        return _dry_run(recipe, redo_from)
     common.check_recipe_files(recipe, recipe_stages(recipe), redo_from)
     from steerlm.pipeline import final_models, run_recipe
 

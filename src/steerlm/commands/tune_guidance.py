@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from steerlm.commands import common, options
+from steerlm.commands import common, options, terminal
+
+if TYPE_CHECKING:
+    from steerlm.config import Recipe
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Tune the last model of a recipe's run, or the one named."""
     if arguments.recipe is not None:
-        return common.run_in_recipe(common.checked_recipe(arguments, "tune_guidance"), "tune_guidance")
+        return _tune_run(common.checked_recipe(arguments, "tune_guidance"), arguments.recipe)
     from steerlm.config import EvaluateConfig, TuneGuidanceConfig
     from steerlm.scorers.dials import without_own_measures
 
@@ -44,3 +48,18 @@ def run(arguments: argparse.Namespace) -> int:
         return tune_guidance(run, read_prompts(prompts, schema, config.num_prompts, arguments.seed), out)
 
     return common.run_alone("tune-guidance", out, work)
+
+
+def _tune_run(recipe: Recipe, place: str) -> int:
+    """Tune a run's model; without the section by its default values."""
+    from steerlm.config import build_recipe
+    from steerlm.runs import RunFolder
+
+    if recipe.tune_guidance is None:
+        recipe = build_recipe({**recipe.model_dump(mode="json"), "tune_guidance": {}}, str(place))
+    folder = RunFolder(recipe)
+    new = folder.done("tune_guidance") is None
+    common.run_in_recipe(recipe, "tune_guidance")
+    if new and folder.done("evaluate") is not None:
+        terminal.say(f"`steerlm run {place} --from evaluate` measures the dials at these strengths")
+    return 0

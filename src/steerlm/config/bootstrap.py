@@ -7,7 +7,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from steerlm.attributes import AttributeSchema
 from steerlm.config.section import DevicesPerModel, EngineName, Guidance, Section
+from steerlm.errors import UserError, did_you_mean
 
 _AS_IN_THE_PAPER: dict[str, object] = {
     "samples_per_prompt": 4,
@@ -31,9 +33,9 @@ class BootstrapConfig(Section):
     )
     rounds: int = Field(1, ge=1, description="How often the step is repeated.")
     quality_attributes: tuple[str, ...] = Field(
-        ("quality",),
-        min_length=1,
-        description="Attributes that count as quality: `paper` asks for their best values, the report for both.",
+        (),
+        description="Attributes that count as quality: `paper` asks for their best values, the report for both. None "
+        "named: `quality` where it has a best end, else all that have one.",
     )
     num_prompts: int | None = Field(None, ge=1, description="Training prompts to sample for; null: all.")
     samples_per_prompt: int = Field(8, ge=1, description="Responses sampled per prompt (`paper`: 4).")
@@ -116,6 +118,27 @@ class BootstrapConfig(Section):
         if self.start_from == "base" and self.mix_original == 0:
             raise ValueError("start_from: base needs original records, as that model knows no attributes: mix_original")
         return self
+
+    def with_quality(self, schema: AttributeSchema) -> BootstrapConfig:
+        """Return the section with the attributes named that count as quality; there may be none in mode `nearest`.
+
+        Raises:
+            UserError: one that is unknown or has no best end, or none in mode `paper`.
+        """
+        ends = tuple(attribute.name for attribute in schema if attribute.best is not None)
+        names = self.quality_attributes or (("quality",) if "quality" in ends else ends)
+        for name in names:
+            if name not in schema:
+                known = did_you_mean(name, schema.names)
+                raise UserError(f"bootstrap.quality_attributes: unknown attribute {name!r}: {known}")
+            if name not in ends:
+                raise UserError(f"bootstrap.quality_attributes: {name!r} has no best end in the schema")
+        if self.mode == "paper" and not names:
+            raise UserError(
+                "bootstrap: mode paper (a filter means it) asks for the best quality, and no attribute has a best end: "
+                "say `best: max` or `best: min` of one, or take `mode: nearest` without a filter"
+            )
+        return self.model_copy(update={"quality_attributes": names})
 
     def learning_rate_after(self, first: float) -> float:
         """Return the learning rate of the second fine-tuning, given that of the first."""

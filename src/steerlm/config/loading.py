@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from steerlm.config.recipe import Recipe
 from steerlm.errors import UserError, did_you_mean
@@ -86,7 +87,8 @@ def load_recipe(path: str | Path, overrides: Mapping[str, object] | None = None)
         path = shipped[str(path)]
     raw = read_yaml(path)
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: a recipe is a YAML mapping, got {type(raw).__name__}")
+        what = "is empty" if raw is None else f"holds {_shown(raw)}"
+        raise UserError(f"{path} {what}: a recipe is keys and values, for example `name: my-run`"[:500])
     return build_recipe(apply_overrides(raw, overrides or {}), str(path))
 
 
@@ -107,23 +109,80 @@ def validate(model: type[ModelT], raw: Mapping[str, Any], place: str) -> ModelT:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            if item["type"] == "too_short" and item["input"]:
-                continue  # pydantic counts the valid items only; what is wrong with the others is said as well
-            where = ".".join(str(part) for part in item["loc"])
-            if item["type"] == "extra_forbidden":
-                key = str(item["loc"][-1])
-                valid = _fields_at(model, item["loc"][:-1])
-                problems.append(f"unknown key {where!r}: {did_you_mean(key, valid)}")
-            elif item["type"] == "missing":
-                problems.append(f"{where!r} is missing")
-            else:
-                message = f"{where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')}"
-                if item["type"] != "value_error":  # ours name the value, and their input is the whole section
-                    message = f"{message} (got {item['input']!r})"[:500]
-                problems.append(message)
-        raise UserError(f"{place}: " + "; ".join(problems)) from None
+        problems = "; ".join(_problems(model, raw, error.errors()))
+        raise UserError(f"{place}: {problems}") from None
+
+
+_EXPECTED = {
+    "model_type": "a section of keys and values",
+    "dict_type": "keys and values",
+    "tuple_type": "a list",
+    "string_type": "text",
+    "path_type": "a path",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
+"""What stands in a recipe, by the kind of pydantic's error where there is something else."""
+
+
+def _problems(model: type[BaseModel], raw: Mapping[str, Any], errors: Sequence[ErrorDetails]) -> list[str]:
+    """Say what is wrong and where; of a value that may be one thing or another, only what it comes nearest to."""
+    at: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+    for error in errors:
+        at.setdefault(_place(raw, error), []).append(error)
+    said = []
+    for where, found in at.items():
+        key = ".".join(map(str, where))
+        below = any(len(other) > len(where) and other[: len(where)] == where for other in at)
+        other_kind = [_EXPECTED[error["type"]] for error in found if error["type"] in _EXPECTED]
+        wrong = [error for error in found if error["type"] not in _EXPECTED]
+        if other_kind and not wrong and not below:
+            said.append(f"{key}: must be {' or '.join(other_kind)} (got {_shown(found[0]['input'])})"[:500])
+        for error in wrong:
+            if error["type"] == "extra_forbidden":
+                said.append(f"unknown key {key!r}: {did_you_mean(str(where[-1]), _fields_at(model, where[:-1]))}")
+            # pydantic counts the valid entries only; what is wrong with the others is said as well
+            elif error["type"] != "too_short" or not below:
+                said.append(_sentence(key, error))
+    return said
+
+
+def _sentence(key: str, error: ErrorDetails) -> str:
+    if error["type"] == "missing":
+        return f"{key!r} is missing"
+    if error["type"] == "too_short":
+        least = error["ctx"]["min_length"]
+        return f"{key}: needs {least} or more entries, has {len(error['input'])}"
+    message = f"{key + ': ' if key else ''}{error['msg'].removeprefix('Value error, ')}"
+    if error["type"] == "value_error":  # ours name the value, and their input is the whole section
+        return message
+    message = message.replace("Input should be", "must be", 1).replace("String should", "must", 1)
+    return f"{message} (got {_shown(error['input'])})"[:500]
+
+
+def _place(raw: object, error: ErrorDetails) -> tuple[int | str, ...]:
+    """Return where in the data an error is, without the names that pydantic gives to what a value may be."""
+    place: list[int | str] = []
+    node: Any = raw
+    for part in error["loc"]:
+        if isinstance(node, Mapping) and part in node:
+            node = node[part]
+        elif isinstance(node, (list, tuple)) and isinstance(part, int):
+            node = node[part] if part < len(node) else None
+        elif error["type"] != "missing" or part != error["loc"][-1]:
+            continue
+        place.append(part)
+    return tuple(place)
+
+
+def _shown(value: object) -> str:
+    """Return a value as YAML writes it, where Python writes it otherwise."""
+    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

@@ -20,7 +20,6 @@ from steerlm.config.refine import RefineConfig
 from steerlm.config.reinforce import ReinforceConfig
 from steerlm.config.section import DevicesPerModel, RubricLanguage, Section, check_guidance
 from steerlm.config.tune_guidance import TuneGuidanceConfig
-from steerlm.errors import did_you_mean
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
 TemplateChoice = Literal["auto", "native", "steerlm", "chatml", "llama3", "nemo"]
@@ -369,16 +368,11 @@ class Recipe(Section):
     def _references(self) -> Recipe:
         schema = self.schema_
         self.evaluate.check(schema)
+        if self.bootstrap is not None:  # the resolved copy says what counts as quality
+            object.__setattr__(self, "bootstrap", self.bootstrap.with_quality(schema))
         self._check_tellers(schema)
         if self.bootstrap is not None:
             check_guidance("bootstrap.guidance", self.bootstrap.guidance, self.bootstrap.engine, schema)
-            for name in self.bootstrap.quality_attributes:
-                if name not in schema:
-                    raise ValueError(
-                        f"bootstrap.quality_attributes: unknown attribute {name!r}: {did_you_mean(name, schema.names)}"
-                    )
-                if schema[name].best is None:
-                    raise ValueError(f"bootstrap.quality_attributes: {name!r} has no best end in the schema")
             if self.train_sft.labels == "human":
                 raise ValueError(
                     "train_sft.labels is human, but nobody labels bootstrapped samples: use labels: predicted, or "

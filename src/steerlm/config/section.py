@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import UserError
+from steerlm.errors import UserError, did_you_mean
 
 EngineName = Literal["local", "vllm", "openvino"]
 """What samples: the built-in engine, vLLM (extra `vllm`) or OpenVINO GenAI (extra `openvino`)."""
@@ -51,7 +51,8 @@ def check_guidance(
     """
     if isinstance(guidance, dict):
         for name in guidance:
-            schema[name]
+            if name not in schema:
+                raise UserError(f"{key}: unknown attribute {name!r}: {did_you_mean(name, schema.names)}")
     strengths = guidance.values() if isinstance(guidance, dict) else (guidance,)
     if engine != "local" and any(strength not in (None, 1) for strength in strengths):
         raise UserError(f"{key}: the engine {engine} cannot mix prompts; leave it out, or set engine: local")

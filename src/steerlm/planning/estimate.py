@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from steerlm.config import Recipe, TrainingSection, scoring_tokens
 from steerlm.errors import UserError
 from steerlm.planning.devices import Machines, this_machine
+from steerlm.planning.findings import Findings
 from steerlm.planning.inputs import (
     DataSize,
-    Findings,
     assumed_data,
     check_files,
     check_labels,
@@ -91,7 +91,7 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
             bodies, devices = labelling_bodies(learned, attribute_model), recipe.annotate.devices_per_model
             result.stages.append(worker.annotation(attribute_model, tokens, bodies, devices))
     elif "annotate" in stages:
-        result.stages.append(worker.measuring())
+        result.stages.append(worker.measuring(recipe.schema_))
     result.stages.append(worker.training("train_sft", recipe.train_sft, model, True))
     if recipe.bootstrap is not None:
         result.stages.append(worker.bootstrap(recipe.bootstrap, recipe.train_sft, model, attribute_model))

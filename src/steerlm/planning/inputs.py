@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config import PlaygroundConfig, Recipe, TrainingSection, files_of
+from steerlm.config import PlaygroundConfig, Recipe, SourceConfig, TrainingSection, files_of
 from steerlm.conversation import Conversation
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known
+from steerlm.planning.findings import Findings
+from steerlm.planning.rated import check_rated
 from steerlm.results.findings import Finding, collapsed
 from steerlm.runs import recipe_stages
 from steerlm.scorers.classifiers import ClassifierScorer
@@ -25,9 +26,6 @@ from steerlm.sources.rows import BadRecords
 from steerlm.stages.evaluate.suites import make_suite
 from steerlm.stages.label import check_judge, cost_line, judge_client, judged_attributes
 from steerlm.stages.prepare.stage import inspect_source
-
-if TYPE_CHECKING:
-    pass
 
 _SAMPLE = 256
 _ENOUGH_TURNS = 200
@@ -62,14 +60,6 @@ class DataSize:
         return round(self.records * self.tokens_per_record)
 
 
-@dataclass
-class Findings:
-    """What was found: `problems` stop a run, `notes` do not."""
-
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
 def assumed_data(tokens: int) -> DataSize:
     """Return data of so many tokens that are like chats."""
     return DataSize(max(1, round(tokens / _RECORD_TOKENS)), _RECORD_TOKENS, 1.5 * _RECORD_TOKENS, _RESPONSE_SHARE)
@@ -83,6 +73,7 @@ def inspect_data(recipe: Recipe, schema: AttributeSchema, found: Findings) -> Da
         return DataSize(world.num_prompts * world.responses_per_prompt, 80.0, 90.0, 0.5)
     records, tokens, known_size = 0, 0.0, True
     samples: list[Conversation] = []
+    readable: list[SourceConfig] = []
     for source in recipe.prepare.sources:
         if source.hub is not None and not Path(source.hub).exists():
             found.notes.append(
@@ -102,8 +93,10 @@ def inspect_data(recipe: Recipe, schema: AttributeSchema, found: Findings) -> Da
         records += seen.records
         tokens += seen.characters / _CHARACTERS_PER_TOKEN
         samples += sample
+        readable.append(source)
         _check_turns(source.name, sample, found)
     if samples:
+        check_rated(recipe, samples, readable, found)
         _check_dials(schema, samples, len(samples) == records, found)
         if judged_attributes(schema):
             _check_judge(recipe, samples, found)

@@ -48,7 +48,7 @@ def _row(cost: StageCost, result: CostPlan, price: float | None) -> list[str]:
     cells = [
         cost.stage,
         "?" if cost.tokens is None else _short(cost.tokens),
-        "?" if cost.parameters is None else _short(cost.parameters),
+        "?" if cost.parameters is None else _short(cost.parameters) if cost.parameters else "none",
         "?" if cost.memory_gib is None else f"{about}{cost.memory_gib:,.1f} GiB",
         {None: "?", True: "yes", False: "no"}[cost.fits],
         "" if cost.largest_batch is None else f"{cost.largest_batch:,}",

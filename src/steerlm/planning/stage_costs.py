@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from steerlm.attributes import AttributeSchema
 from steerlm.config import (
     BootstrapConfig,
     ContrastConfig,
@@ -22,6 +23,7 @@ from steerlm.planning.architectures import Architecture
 from steerlm.planning.devices import Machines
 from steerlm.planning.inputs import DataSize
 from steerlm.planning.memory import (
+    PROCESS,
     RESERVED,
     Step,
     StepMemory,
@@ -53,7 +55,7 @@ class StageCost:
     Attributes:
         stage: its name.
         tokens: computed in all.
-        parameters: of its model.
+        parameters: of its model; 0: it has none.
         memory: at its peak, per device.
         seconds: its time.
         largest_batch: the largest `tokens_per_batch` that fits, a multiple of 1,024 or of a smaller own batch; None
@@ -191,10 +193,18 @@ class Estimator:
             seconds = bodies * scoring_seconds(shape, self.machines, tokens, self.data.length, devices)
         return StageCost("annotate", tokens, shape.parameters, memory, seconds, None, fits, spread)
 
-    def measuring(self) -> StageCost:
-        """Cost of labelling all data without an attribute model."""
+    def measuring(self, schema: AttributeSchema) -> StageCost:
+        """Cost of labelling all data without an attribute model: measures need no model at all."""
         tokens = self.data.tokens if self.sized else None
-        return StageCost("annotate", tokens, None, None, None if tokens is None else tokens * _MEASURING_S)
+        seconds = None if tokens is None else tokens * _MEASURING_S
+        classifiers = sorted({a.classifier.model for a in schema if a.classifier is not None})
+        if classifiers:
+            self.notes.append(
+                f"annotate: memory and time of the classifier {', '.join(classifiers)} are left out of the estimate"
+            )
+            return StageCost("annotate", tokens, None, None, seconds)
+        memory = StepMemory(0, 0, 0, 0, 0, 0, process=PROCESS if self.machines.device.cpu else 0.0)
+        return StageCost("annotate", tokens, 0, memory, seconds, fits=memory.gib <= self.room)
 
     def sampling(
         self,

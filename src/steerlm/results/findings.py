@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from steerlm.config import Recipe
 from steerlm.results.dials import DialResult
 from steerlm.results.evaluation import Evaluation, read_evaluation
-from steerlm.runs import RunPaths
+from steerlm.runs import RunPaths, recipe_stages
 from steerlm.storage.files import read_json
 
 FEW_STEPS = 100
@@ -105,6 +106,21 @@ def collapsed(stage: str, histograms: Mapping[str, Mapping[str, int]]) -> Iterat
             )
 
 
+def rated_by_people(recipe: Recipe) -> tuple[str, ...]:
+    """Return the attributes that a label in the data has to say: for an attribute model, or for the model itself."""
+    needed = recipe.train_sft.conditioning or "train_attribute_model" in recipe_stages(recipe)
+    return tuple(attribute.name for attribute in recipe.schema_ if needed and attribute.said_by == "people")
+
+
+def nobody_says(names: Sequence[str], sources: Sequence[str]) -> str:
+    """Say that no record of some sources rates attributes that nobody else says."""
+    return (
+        f"no record of {', '.join(sources)} rates {', '.join(map(repr, names))}, and nobody else says it: name a "
+        "measure, a classifier or a judge of it under `attributes`, add rated data (`columns: {rating.NAME: COLUMN}` "
+        "of a source says which column holds ratings), or leave the attribute out"
+    )
+
+
 def findings_of_stage(stage: str, summary: Mapping[str, Any]) -> list[Finding]:
     """Return what the summary of a stage shows, as it stands in its `done.json`."""
     reader = _READERS.get(stage)
@@ -123,12 +139,16 @@ def findings_of_run(paths: RunPaths) -> list[Finding]:
     results = read_evaluation(paths.path)
     if results is None or results.suite is not None:
         return found
-    return found + findings_of_evaluation(results)
+    return found + findings_of_evaluation(results, tuned=paths.done("tune_guidance").is_file())
 
 
-def findings_of_evaluation(results: Evaluation) -> list[Finding]:
-    """Return the dials of the last model that do not move, and whether its answers stop."""
-    found = [finding for name in results.attributes.names for finding in _of_dial(results, name)]
+def findings_of_evaluation(results: Evaluation, tuned: bool = False) -> list[Finding]:
+    """Return the dials of the last model that do not move, and whether its answers stop.
+
+    Args:
+        tuned: whether the strengths of its dials have been chosen, by now at least.
+    """
+    found = [finding for name in results.attributes.names for finding in _of_dial(results, name, tuned)]
     answers = results.final_model.answers.get("all")
     cut = None if answers is None else answers.unfinished
     if cut is not None and cut.value > ENDLESS:
@@ -154,7 +174,7 @@ def dial_figures(results: Evaluation) -> dict[str, float]:
     return figures
 
 
-def _of_dial(results: Evaluation, name: str) -> Iterator[Finding]:
+def _of_dial(results: Evaluation, name: str, tuned: bool) -> Iterator[Finding]:
     scorer = results.headline_scorer.get(name)
     if scorer is None:
         return  # that nothing measures it is one of the evaluation's cautions
@@ -163,7 +183,11 @@ def _of_dial(results: Evaluation, name: str) -> Iterator[Finding]:
     cure = "More examples in which it varies, more steps or a larger learning rate would help"
     text = None
     if dial is not None:
-        if results.settings.get("guidance", 1.0) == 1 and results.settings.get("engine", "local") == "local":
+        if (
+            not tuned
+            and results.settings.get("guidance", 1.0) == 1
+            and results.settings.get("engine", "local") == "local"
+        ):
             cure += "; without training, steerlm tune-guidance may turn it up"
         text, cure = _of_levels(dial, cure)
     elif category is not None:

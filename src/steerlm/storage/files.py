@@ -76,10 +76,30 @@ def read_text(path: Path) -> str:
         raise not_utf8(path, error) from None
 
 
+class _DistinctKeys(yaml.SafeLoader):
+    """Loads YAML safely, and refuses a mapping in which a key stands twice: of the two, one would silently count."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        # while it is composed, a mapping does not hold yet what `<<` merges into it, which it may say otherwise
+        node = super().compose_mapping_node(anchor)
+        seen: dict[str, yaml.Node] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (first := seen.setdefault(key.value, key)) is not key:
+                lines = f"lines {first.start_mark.line + 1} and {key.start_mark.line + 1}"
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} stands twice, in {lines}; take one out", problem_mark=key.start_mark
+                )
+        return node
+
+
 def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file that a person wrote."""
+    """Return the content of a YAML file that a person wrote.
+
+    Raises:
+        UserError: no such file, or what is no YAML, with line and column; a key that stands twice in a mapping.
+    """
     try:
-        return yaml.safe_load(read_text(path))
+        return yaml.load(read_text(path), Loader=_DistinctKeys)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)

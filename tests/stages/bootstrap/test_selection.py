@@ -54,6 +54,12 @@ def test_the_best_of_the_combinations_seen() -> None:
     assert both.best == (rows[0],), "the best end of toxicity is its lowest"
 
 
+def test_where_nothing_counts_as_quality_every_combination_is_asked_for_and_none_is_best() -> None:
+    found = seen_combinations(info({"humor": 4}, {}, {"quality": 1}), (), "model")
+    assert found.all == ({"humor": 4}, {"quality": 1})
+    assert found.summary() == {"seen": 2, "best": 0}
+
+
 def test_predictions_that_never_reach_the_maximum() -> None:
     found = seen_combinations(info({"quality": 2}, {"quality": 3, "humor": 0}, {"quality": 3}), ("quality",), "model")
     assert found.best == ({"quality": 3, "humor": 0}, {"quality": 3})
@@ -98,7 +104,7 @@ def test_filters() -> None:
     samples = [None if q is None else ScoredSample({}, {}, scored(q)) for q in (2.5, None, 3.5, 3.0, 3.5)]
 
     def kept(**options: Any) -> list[int]:
-        return keep(BootstrapConfig(mode="paper", **options), SCHEMA, samples)
+        return keep(BootstrapConfig(mode="paper", quality_attributes=("quality",), **options), SCHEMA, samples)
 
     assert kept() == [0, 2, 3, 4]
     assert kept(filter="top") == [2], "the first of equals"

@@ -100,6 +100,9 @@ def test_an_attribute_that_never_varies_is_said_to(world: World) -> None:
     assert dials(results, "sft")["humor"]["constant"] == 2
     said = results["cautions"]
     stuck = findings_of_evaluation(from_json(Evaluation, results))
+    assert "steerlm tune-guidance may turn it up" in stuck[1].cure
+    again = findings_of_evaluation(from_json(Evaluation, results), tuned=True)
+    assert not any("tune-guidance" in finding.cure for finding in again)
     assert [finding.dials for finding in stuck if finding.kind == "dial"] == [("quality",), ("humor",), ("toxicity",)]
     assert "alike, whatever is asked for (always 2)" in stuck[1].text
     assert "All training labels of sft have toxicity 0: its dial cannot have learnt a thing." in said

@@ -73,11 +73,14 @@ class Endpoint:
         model = model or os.environ.get("STEERLM_JUDGE_MODEL")
         key = os.environ.get("OPENAI_API_KEY")
         if not model:
-            raise UserError("no judge is named; give --model or set STEERLM_JUDGE_MODEL")
+            raise UserError(
+                "no judge is named: set STEERLM_JUDGE_MODEL; or in a recipe label.model (--set label.model=NAME), for "
+                "a judge of the evaluation evaluate.judge.model; or give --model to a command that has it"
+            )
         if not key and not own_url:
             raise UserError(
-                "no endpoint: set OPENAI_API_KEY for the OpenAI API, or give --base-url (or set OPENAI_BASE_URL), "
-                "for example http://localhost:8000/v1"
+                "no endpoint: set OPENAI_API_KEY for the OpenAI API, or OPENAI_BASE_URL to another one, for example "
+                "http://localhost:8000/v1 (in a recipe label.base_url; --base-url of a command that has it)"
             )
         url = own_url or "https://api.openai.com/v1"
         if not url.startswith(("http://", "https://")):

@@ -1,9 +1,10 @@
 """What a round of bootstrapping changed: quality and fidelity of two models on held-out prompts.
 
 Both models answer the same requests with the same seeds: every prompt once at a best-quality combination (what quality
-is obtained where the best is asked for), and once at any combination seen in training (how far what is obtained
-lies from what was asked for). The judge is the attribute model that bootstrapping itself uses, so these numbers tell
-whether a round did what it meant to do; `steerlm evaluate` brings in independent measures.
+is obtained where the best is asked for; left out where no attribute counts as quality), and once at any combination
+seen in training (how far what is obtained lies from what was asked for). The judge is the attribute model that
+bootstrapping itself uses, so these numbers tell whether a round did what it meant to do; `steerlm evaluate` brings in
+independent measures.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def held_out_answers(
         (prompt, asked, pool[hash64(str(seed), asked, prompt.id) % len(pool)])
         for prompt in read_prompts(prompts, schema, num_prompts, seed)
         for asked, pool in (("best", combinations.best), ("any", combinations.all))
+        if pool
     ]
     engine: Engine | None = None
     scorer: SchemaLabels | None = None

@@ -36,7 +36,7 @@ class Combinations:
 
     Attributes:
         all: every one that sets all quality attributes, commonest first.
-        best: those with the best quality.
+        best: those with the best quality; none where no attribute counts as quality.
         is_maximum: whether every quality attribute is at its best end there.
     """
 
@@ -46,7 +46,9 @@ class Combinations:
 
     def summary(self) -> dict[str, object]:
         """Return the JSON form for a report."""
-        out: dict[str, object] = {"seen": len(self.all), "best": len(self.best), "commonest_best": dict(self.best[0])}
+        out: dict[str, object] = {"seen": len(self.all), "best": len(self.best)}
+        if self.best:
+            out["commonest_best"] = dict(self.best[0])
         if not self.is_maximum:
             out["note"] = (
                 "no training label has every quality attribute at its best end (predictions seldom reach the ends of "
@@ -81,12 +83,16 @@ def seen_combinations(info: CheckpointInfo, quality_attributes: Sequence[str], o
     """
     attributes = [quality_attribute(info.schema, name) for name in quality_attributes]
     rows = [row["attributes"] for row in info.label_statistics.get("combinations", ())]
-    complete = tuple(info.schema.validate(row) for row in rows if all(name in row for name in quality_attributes))
+    complete = tuple(
+        info.schema.validate(row) for row in rows if row and all(name in row for name in quality_attributes)
+    )
     if not complete:
         raise UserError(
-            f"no training label of {owner} sets {', '.join(quality_attributes)}; "
+            f"no training label of {owner} sets {', '.join(quality_attributes) or 'an attribute'}; "
             "set bootstrap.quality_attributes to attributes that are labelled"
         )
+    if not attributes:
+        return Combinations(complete, (), True)
     goodness = [_goodness(attributes, row) for row in complete]
     highest = max(goodness)
     best = tuple(row for row, value in zip(complete, goodness, strict=True) if value == highest)

@@ -101,6 +101,7 @@ def bootstrap(
         UserError: a model of another kind or schema, training labels without the quality attributes, human labels or
             a plain baseline to bootstrap from, no sample left, or an `out` that holds something else.
     """
+    config = config.with_quality(schema)
     combinations = check_bootstrap(config, sft, sft_model, attribute_model, schema)
     if cluster is not None:
         cluster = replace(cluster, devices=config.devices_per_model)

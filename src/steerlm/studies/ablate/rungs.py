@@ -81,7 +81,7 @@ def parent(rungs: Sequence[Rung]) -> Rung:
 
 def quality_names(recipe: Recipe) -> tuple[str, ...]:
     """Return the attributes that count as quality: those of the section `bootstrap`, else all with a best end."""
-    if recipe.bootstrap is not None:
+    if recipe.bootstrap is not None and recipe.bootstrap.quality_attributes:
         return recipe.bootstrap.quality_attributes
     names = tuple(attribute.name for attribute in recipe.schema_.ordinal if attribute.best is not None)
     if not names:

@@ -190,6 +190,8 @@ def _round(
 def _gains(compared: Mapping[str, Any]) -> bool:
     """Whether the dials became more exact or the answers better, beyond chance, and neither worse."""
     error = from_json(Estimate, compared["error"]["mean"]["difference"])
+    if "quality" not in compared:
+        return error.high < 0
     quality = from_json(Estimate, compared["quality"]["difference"])
     return (error.high < 0 or quality.low > 0) and not (error.low > 0 or quality.high < 0)
 
@@ -273,9 +275,9 @@ def _table(rounds: Sequence[Mapping[str, Any]]) -> str:
               "quality where the best is asked for", "change", "", "seconds"]  # fmt: skip
     rows = []
     for row in rounds:
-        error, quality = row["held_out"]["error"]["mean"], row["held_out"]["quality"]
+        error, quality = row["held_out"]["error"]["mean"], row["held_out"].get("quality")
         cells = [
-            estimate_text(from_json(Estimate, part[key]), 2)
+            "" if part is None else estimate_text(from_json(Estimate, part[key]), 2)
             for part in (error, quality)
             for key in ("after", "difference")
         ]
