@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -257,6 +258,15 @@ def test_chat_prints_its_usage_with_the_nearest_flag(place: Path, capsys: pytest
     captured = capsys.readouterr().err
     assert captured.startswith("usage: steerlm chat ")
     assert "did you mean 'temperature'" in captured
+
+
+def test_a_taken_port_is_told_before_anything_is_loaded(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "sft", "--port", port]) == 2
+    [told] = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"steerlm: error: cannot listen on 127.0.0.1 port {port}")
+    assert told.endswith("--port 0 takes any free port")
 
 
 def test_a_source_of_any_file_name_gets_a_name(tmp_path: Path) -> None:

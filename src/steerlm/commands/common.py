@@ -75,6 +75,31 @@ def base_model(name: str, option: str = "--base-model") -> str:
     return name
 
 
+def is_run(path: Path) -> bool:
+    """Whether a path is a run folder."""
+    return (path / "recipe.yaml").is_file()
+
+
+def model_folder(path: Path) -> Path:
+    """Return the checkpoint that a path names: of a run folder its final model.
+
+    Raises:
+        UserError: a run that is not finished.
+    """
+    if not is_run(path):
+        return path
+    from steerlm.exporting.locating import model_of_run
+
+    return model_of_run(path)
+
+
+def in_run(text: str) -> str:
+    """Return `NAME=FOLDER[@SETTING]` with a run folder replaced by its final model, anything else as it is."""
+    name, _, where = text.partition("=")
+    folder, at, setting = (where, "", "") if is_run(Path(where)) else where.partition("@")
+    return f"{name}={model_folder(Path(folder))}{at}{setting}" if folder and is_run(Path(folder)) else text
+
+
 def steerable_model(folder: Path, option: str) -> CheckpointInfo:
     """Read what a steerable model says of itself."""
     from steerlm.checkpoint.info import load_info

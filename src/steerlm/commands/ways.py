@@ -56,7 +56,7 @@ def _alone(arguments: argparse.Namespace, ways: Sequence[Way]) -> WaysRun:
     models = common.named_files(arguments.model, "--model")
     if len(models) != 1:
         raise UserError(f"--ways compares ways to steer one model: give --model NAME=PATH once, got {len(models)}")
-    [model] = models.values()
+    model = common.model_folder(next(iter(models.values())))
     schema = common.steerable_model(model, "--model").schema
     asking_base = [way.name for way in ways if way.kind != "header"]
     if asking_base and arguments.base is None:
