@@ -86,6 +86,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory with a recipe, data, and folders that pass for checkpoints where weights do not matter."""
     row = {"id": "1", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
     (tmp_path / "t.jsonl").write_bytes(orjson.dumps(row))
+    (tmp_path / "table.csv").write_text("prompt,response\nq,a\n")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "q", "completion": "a"}\n')
+    row["messages"][1]["role"] = "bot"  # type: ignore[index]
+    (tmp_path / "bot.jsonl").write_bytes(orjson.dumps(row))
+    (tmp_path / "list.json").write_bytes(orjson.dumps([row]))
     recipe = {
         **MINIMAL,
         "run_dir": "run",
@@ -109,6 +114,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 SFT = ["train-sft", "--base-model", "sft", "--train", "t.jsonl", "--attributes", "oasst"]
+LABEL = ["label", "--with", "people", "--attributes", "oasst", "--out", "OUT"]
 MISTAKES: list[tuple[list[str], str]] = [
     (["run", "nowhere.yaml"], "no such recipe: nowhere.yaml"),
     (["run", "r.yaml"], "prepare.sources: a: no such file or folder: no.jsonl"),
@@ -190,6 +196,22 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["serve", "sft", "--port", "99999"], "--port must be 0 to 65535"),
     (["export", "nowhere", "--out", "OUT"], "no such folder: nowhere"),
     (["export", "sft", "--out", "OUT", "--results", "no.json"], "--results: no such file"),
+    (
+        ["label", "t.jsonl", "--attributes", "oasst"],
+        "--with is missing: who labels t.jsonl (measure, classifier, judge",
+    ),
+    (["label", "t.jsonl"], "--with is missing"),
+    (["label", "nowhere.yaml"], "no such recipe"),
+    ([*LABEL, "table.csv"], "`steerlm prepare --source table:table.csv --columns prompt=COLUMN,response=COLUMN"),
+    ([*LABEL, "rows.jsonl"], "`steerlm prepare --source table:rows.jsonl --columns"),
+    ([*LABEL, "bot.jsonl"], "role 'bot' is not one of system, user, assistant; `steerlm prepare --source messages:bot"),
+    (
+        [*LABEL, "list.json"],
+        "list.json is no JSONL, which has a JSON object per line; `steerlm prepare --source messages",
+    ),
+    (["rate", "new", "study", "--data", "table.csv", "--attributes", "oasst"], "prepare --source table:table.csv"),
+    (["pairs", "--texts", "table.csv", "--out", "OUT"], "--texts: table.csv is no JSONL"),
+    (["pairs", "--rewrites", "bot.jsonl", "--out", "OUT"], "prepare --source messages:bot.jsonl"),
     (["export-nemo", "no.jsonl", "b"], "no such file: no.jsonl"),
     (["export-nemo", "t.jsonl", "b", "--attributes", "oast"], "did you mean 'oasst'"),
 ]

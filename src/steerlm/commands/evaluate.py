@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 def add(parser: argparse.ArgumentParser) -> None:
     options.add_recipe(parser, "; without a recipe: a field of the section evaluate", optional=True)
     parser.add_argument(
-        "--model", action="append", default=[], metavar="[NAME=]PATH",
+        "--model",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
         help="steerable checkpoint, or run folder: its final model (repeatable)",
     )
     parser.add_argument("--prompts", help="conversations that end with a user turn, JSONL (suite toxicity: HH-RLHF)")

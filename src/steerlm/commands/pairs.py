@@ -54,9 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--min-overlap must be 0 to 1, got {arguments.min_overlap}")
     if not arguments.texts and not arguments.rewrites:
         raise UserError("nothing to pair: give --texts or --rewrites")
-    for option in ("texts", "rewrites"):
-        for path in getattr(arguments, option):
-            common.existing_file(path, f"--{option}")
+    for path in arguments.texts:
+        common.lines_file(path, "--texts")
+    for path in arguments.rewrites:
+        common.conversations_file(path, "--rewrites")
     if arguments.attribute_model is not None:
         common.attribute_model(arguments.attribute_model, "--attribute-model")
     out = arguments.out

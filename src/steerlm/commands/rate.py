@@ -95,7 +95,7 @@ def _new(arguments: argparse.Namespace) -> int:
         if arguments.questions:
             raise UserError("--questions goes with --answers; conversations hold their own")
         schema = common.schema_of(arguments.attributes)
-        common.existing_file(arguments.data, "--data")
+        common.conversations_file(arguments.data, "--data")
         items = rated_turns(
             arguments.data, arguments.turns, arguments.num_prompts, arguments.seed, arguments.select,
             schema if arguments.prefill else None,

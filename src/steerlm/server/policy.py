@@ -30,7 +30,6 @@ from steerlm.errors import UserError
 from steerlm.generation.guidance import Wish, check_wishes
 from steerlm.storage.files import read_yaml
 
-
 _LOG = logging.getLogger(__name__)
 
 
