@@ -186,6 +186,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["chat", "regression"], "is a regression attribute model"),
     (["chat", "sft", "--attribute-model", "sft"], "not an attribute model"),
     (["chat", "sft", "--humour", "3"], "did you mean 'humor'"),
+    (["chat", "sft", "--cmmand", "3"], "no attribute 'cmmand': its dials: quality, toxicity, humor, creativity\n"),
     (["chat", "sft", "--humor", "4.5"], "humor: 4.5 is not a number from 0 to 4"),
     (["chat", "sft", "--preset", "teachr"], "no preset 'teachr'"),
     (["chat", "sft", "--strength", "humor"], "ATTRIBUTE=NUMBER"),
@@ -198,7 +199,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["export", "sft", "--out", "OUT", "--results", "no.json"], "--results: no such file"),
     (
         ["label", "t.jsonl", "--attributes", "oasst"],
-        "--with is missing: who labels t.jsonl (measure, classifier, judge",
+        "--with is missing: who labels t.jsonl (measure,",
     ),
     (["label", "t.jsonl"], "--with is missing"),
     (["label", "nowhere.yaml"], "no such recipe"),
@@ -207,7 +208,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*LABEL, "bot.jsonl"], "role 'bot' is not one of system, user, assistant; `steerlm prepare --source messages:bot"),
     (
         [*LABEL, "list.json"],
-        "list.json is no JSONL, which has a JSON object per line; `steerlm prepare --source messages",
+        "JSON object per line; `steerlm prepare --source messages:list.json",
     ),
     (["rate", "new", "study", "--data", "table.csv", "--attributes", "oasst"], "prepare --source table:table.csv"),
     (["pairs", "--texts", "table.csv", "--out", "OUT"], "--texts: table.csv is no JSONL"),
@@ -253,6 +254,7 @@ def test_no_mistake_waits_for_torch(place: Path) -> None:
     ("argv", "usage", "words"),
     [
         (["run", "x.yaml", "--humor", "3"], "steerlm run", "unknown flag --humor"),
+        (["run", "x.yaml", "--model", "m"], "steerlm run", "unknown flag --model: valid: --help, "),
         (["run", "x.yaml", "--dryrun"], "steerlm run", "did you mean '--dry-run'"),
         (["train-sft", "--base_model", "x"], "steerlm train-sft", "did you mean '--base-model'"),
         (["compare", "a=b", "--promts=x", "--out", "o"], "steerlm compare", "did you mean '--prompts'"),

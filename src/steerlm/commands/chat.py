@@ -71,7 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         chosen = dials.preset(preset)
         setting = dials.turned(setting, chosen.values, chosen.strengths)
     try:
-        values = dials.parse_flags(flags, [name.replace("_", "-") for name in vars(arguments)])
+        options_here = [flag.lstrip("-") for action in arguments.parser._actions for flag in action.option_strings]
+        values = dials.parse_flags(flags, options_here)
     except UserError:
         arguments.parser.print_usage(sys.stderr)
         raise
