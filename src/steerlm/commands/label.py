@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.recipe = arguments.what
         return common.run_in_recipe(common.checked_recipe(arguments, "label"), "label")
     data = common.conversations_file(arguments.what, "DATA")
-    schema = common.schema_of(common.needed(arguments, "attributes"))
+    schema = common.schema_of(arguments.attributes)
     out: Path = common.needed(arguments, "out")
     common.at_least("--num", arguments.num, 1)
     if arguments.teller == "people":

@@ -19,8 +19,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("ways to steer")
     group.add_argument(
         "--ways", metavar="WAY,…",
-        help="compare ways on one model: header,guided (or guided-2),words,demonstrations,vector, each also drawn "
-        "several times: best-of-8 (of words), demonstrations-best-of-8",
+        help="compare ways on one model: header,guided (or guided-N, N the strength),words,demonstrations,vector, each "
+        "also drawn N times: best-of-N (of words), demonstrations-best-of-N",
     )  # fmt: skip
     group.add_argument(
         "--base", help="model that the other ways ask: a folder or hub id (in a run: train_sft.base_model)"
