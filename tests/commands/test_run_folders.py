@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from steerlm.__main__ import main
-from steerlm.commands import common
+from steerlm.commands import inputs
 from steerlm.errors import UserError
 from tests.exporting.models import finished_run
 
@@ -37,11 +37,11 @@ def reached(*given: Any, **named: Any) -> None:
 
 def test_the_final_model_is_taken(run: Path, tmp_path: Path) -> None:
     final = run / "bootstrap" / "model"
-    assert common.model_folder(run) == common.model_folder(final) == final
-    assert common.in_run(f"a={run}") == f"a={final}"
-    assert common.in_run(f"a={run}@humor=4") == f"a={final}@humor=4"
+    assert inputs.model_folder(run) == inputs.model_folder(final) == final
+    assert inputs.in_run(f"a={run}") == f"a={final}"
+    assert inputs.in_run(f"a={run}@humor=4") == f"a={final}@humor=4"
     for other in (f"a={final}@humor=4", "a=answers.jsonl", "a=org/model", "a=https://x@host/v1#m", "none", "a="):
-        assert common.in_run(other) == other
+        assert inputs.in_run(other) == other
 
 
 def test_an_unfinished_run_names_what_there_is(run: Path, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_an_unfinished_run_names_what_there_is(run: Path, tmp_path: Path) -> Non
     (half / "train_sft" / "done.json").write_text("{}")
     (half / "recipe.yaml").write_text(yaml.safe_dump({"name": "x", "train_sft": {}, "bootstrap": {"rounds": 1}}))
     with pytest.raises(UserError, match=f"bootstrap is not done .*, or give {half}/train_sft/model"):
-        common.model_folder(half)
+        inputs.model_folder(half)
 
 
 def test_chat_with_a_run(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from steerlm.commands import common, options
+from steerlm.commands import common, inputs, options
 from steerlm.errors import UserError
 
 _EPILOG = """\
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     name, at, told = arguments.model.partition("@")
     if Path(arguments.model).is_dir():
         name, at, told = arguments.model, "", ""
-    model = common.model_folder(Path(name))
+    model = inputs.model_folder(Path(name))
     dials = ChatDials.of(common.steerable_model(model, "model"))
     setting, preset, flags = dials.defaults, arguments.preset, list(arguments.rest)
     for piece in reversed(told.split(",") if at else []):

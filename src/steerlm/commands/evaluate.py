@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, options, steerbench, terminal, ways
+from steerlm.commands import common, inputs, options, steerbench, terminal, ways
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError("give either --suite or --ways")
         return ways.run(arguments)
     if arguments.suite == "steerbench":
-        arguments.model = [common.in_run(text) for text in arguments.model]
+        arguments.model = [inputs.in_run(text) for text in arguments.model]
         return steerbench.run(arguments)
     if arguments.recipe is None:
         return _alone(arguments)
@@ -67,7 +67,7 @@ def _alone(arguments: argparse.Namespace) -> int:
             "--model is missing; give a recipe, whose run is evaluated, or --model PATH (NAME=PATH names it, and "
             "several may be given) with --prompts and --out"
         )
-    models = {name: common.model_folder(path) for name, path in named.items()}
+    models = {name: inputs.model_folder(path) for name, path in named.items()}
     infos = [common.steerable_model(path, "--model") for path in models.values()]
     config = common.section_of(arguments.overrides, EvaluateConfig, "evaluate")
     out, annotator = common.needed(arguments, "out"), arguments.annotator

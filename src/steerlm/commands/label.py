@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, options, terminal
+from steerlm.commands import common, inputs, options, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
         arguments.recipe = arguments.what
         return common.run_in_recipe(common.checked_recipe(arguments, "label"), "label")
-    data = common.conversations_file(arguments.what, "DATA")
+    data = inputs.conversations_file(arguments.what, "DATA")
     schema = common.schema_of(arguments.attributes)
     out: Path = common.needed(arguments, "out")
     common.at_least("--num", arguments.num, 1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, options, terminal
+from steerlm.commands import common, inputs, options, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.texts and not arguments.rewrites:
         raise UserError("nothing to pair: give --texts or --rewrites")
     for path in arguments.texts:
-        common.lines_file(path, "--texts")
+        inputs.lines_file(path, "--texts")
     for path in arguments.rewrites:
-        common.conversations_file(path, "--rewrites")
+        inputs.conversations_file(path, "--rewrites")
     if arguments.attribute_model is not None:
         common.attribute_model(arguments.attribute_model, "--attribute-model")
     out = arguments.out

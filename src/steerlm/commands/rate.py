@@ -8,7 +8,7 @@ import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, terminal
+from steerlm.commands import common, inputs, terminal
 from steerlm.commands.serve import check_port, listen
 from steerlm.errors import UserError, needs_extra
 
@@ -95,7 +95,7 @@ def _new(arguments: argparse.Namespace) -> int:
         if arguments.questions:
             raise UserError("--questions goes with --answers; conversations hold their own")
         schema = common.schema_of(arguments.attributes)
-        common.conversations_file(arguments.data, "--data")
+        inputs.conversations_file(arguments.data, "--data")
         items = rated_turns(
             arguments.data, arguments.turns, arguments.num_prompts, arguments.seed, arguments.select,
             schema if arguments.prefill else None,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, terminal
+from steerlm.commands import common, inputs, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _alone(arguments: argparse.Namespace, ways: Sequence[Way]) -> WaysRun:
     models = common.named_files(arguments.model, "--model")
     if len(models) != 1:
         raise UserError(f"--ways compares ways to steer one model: give --model NAME=PATH once, got {len(models)}")
-    model = common.model_folder(next(iter(models.values())))
+    model = inputs.model_folder(next(iter(models.values())))
     schema = common.steerable_model(model, "--model").schema
     asking_base = [way.name for way in ways if way.kind != "header"]
     if asking_base and arguments.base is None:
