@@ -178,6 +178,37 @@ def test_set() -> None:
     assert "/compare" in chat.say("/help")
 
 
+def test_help_and_mistakes_name_the_dials_of_this_model() -> None:
+    own = AttributeSchema((Attribute("lang", "categorical", categories=("en", "de")), Attribute("length", maximum=2)))
+    rows = {name: {"n": 1, "histogram": {"0": 1}} for name in own.names}
+    chat = Chat()
+    chat.session.dials = ChatDials.of(CheckpointInfo("sft", own, "steerlm", label_statistics={"attributes": rows}))
+    told = chat.say("/help")
+    assert "humor" not in told
+    for words in ("/set length 1.5, or /length 1.5 ", "/length off ", "/strength length 2 ", "/compare length 0 2 [Q"):
+        assert words in told
+    assert "say it like /compare length 0 2" in chat.say("/compare length 0")
+    unknown = chat.say("/reading 2")
+    assert "unknown command '/reading'" in unknown
+    assert "/lang, /length" in unknown
+    chat.session.dials = ChatDials.of(dataclasses.replace(INFO, conditioning=False))
+    assert "/set  " in chat.say("/help")
+
+
+def test_a_mistaken_flag_is_told_the_dials_and_not_the_options() -> None:
+    dials = ChatDials.of(INFO)
+    with pytest.raises(UserError) as error:
+        dials.parse_flags(["--readng-grade", "2"], ["temperature", "help"])
+    assert str(error.value) == (
+        "this model has no attribute 'readng_grade': its dials: quality, humor, lang, not_appropriate"
+    )
+    with pytest.raises(UserError, match="did you mean 'temperature'"):
+        dials.parse_flags(["--temprature", "2"], ["temperature", "help"])
+    lone = ChatDials(SCHEMA, ("lang",), {"lang": {"en": 1}})
+    with pytest.raises(UserError, match="preset 'teacher': this model has no presets; set its dials one by one"):
+        lone.preset("teacher")
+
+
 def test_a_dial_can_be_left_out() -> None:
     assert ChatDials.of(INFO).parse_flags(["--humor", "none", "--lang=off"]) == {"humor": None, "lang": None}
     chat = Chat()

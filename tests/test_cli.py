@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,6 +86,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory with a recipe, data, and folders that pass for checkpoints where weights do not matter."""
     row = {"id": "1", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
     (tmp_path / "t.jsonl").write_bytes(orjson.dumps(row))
+    (tmp_path / "table.csv").write_text("prompt,response\nq,a\n")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "q", "completion": "a"}\n')
+    row["messages"][1]["role"] = "bot"  # type: ignore[index]
+    (tmp_path / "bot.jsonl").write_bytes(orjson.dumps(row))
+    (tmp_path / "list.json").write_bytes(orjson.dumps([row]))
     recipe = {
         **MINIMAL,
         "run_dir": "run",
@@ -108,6 +114,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 SFT = ["train-sft", "--base-model", "sft", "--train", "t.jsonl", "--attributes", "oasst"]
+LABEL = ["label", "--with", "people", "--attributes", "oasst", "--out", "OUT"]
 MISTAKES: list[tuple[list[str], str]] = [
     (["run", "nowhere.yaml"], "no such recipe: nowhere.yaml"),
     (["run", "r.yaml"], "prepare.sources: a: no such file or folder: no.jsonl"),
@@ -163,6 +170,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["evaluate", "--out", "OUT", "--model", "a/sft", "--model", "b/sft"], "the name 'sft' stands twice"),
     (["evaluate", "--out", "OUT", "--model", "sft", "--prompts", "no.jsonl"], "--prompts: no such file: no.jsonl"),
     (["evaluate", "--out", "OUT", "--model", "sft", "--prompts", "t.jsonl", "--annotator", "sft"], "--annotator: sft"),
+    (["judge", "export", "--out", "OUT"], "--attributes is missing; give a preset (oasst, "),
+    (["label", "t.jsonl", "--with", "measure", "--out", "OUT"], "--attributes is missing; give a preset (oasst, "),
+    (["report", "taken", "--out", "OUT"], "--out: out is no name of a report; give a file that ends in .html or .md"),
     (["report", "nowhere"], "no such run folder"),
     (["check", "nowhere", "--max-leak", "1"], "nowhere"),
     (["ablate", "good.yaml", "--seeds", "0"], "--seeds must be at least 1"),
@@ -179,6 +189,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["chat", "regression"], "is a regression attribute model"),
     (["chat", "sft", "--attribute-model", "sft"], "not an attribute model"),
     (["chat", "sft", "--humour", "3"], "did you mean 'humor'"),
+    (["chat", "sft", "--cmmand", "3"], "no attribute 'cmmand': its dials: quality, toxicity, humor, creativity\n"),
     (["chat", "sft", "--humor", "4.5"], "humor: 4.5 is not a number from 0 to 4"),
     (["chat", "sft", "--preset", "teachr"], "no preset 'teachr'"),
     (["chat", "sft", "--strength", "humor"], "ATTRIBUTE=NUMBER"),
@@ -189,6 +200,22 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["serve", "sft", "--port", "99999"], "--port must be 0 to 65535"),
     (["export", "nowhere", "--out", "OUT"], "no such folder: nowhere"),
     (["export", "sft", "--out", "OUT", "--results", "no.json"], "--results: no such file"),
+    (
+        ["label", "t.jsonl", "--attributes", "oasst"],
+        "--with is missing: who labels t.jsonl (measure,",
+    ),
+    (["label", "t.jsonl"], "--with is missing"),
+    (["label", "nowhere.yaml"], "no such recipe"),
+    ([*LABEL, "table.csv"], "`steerlm prepare --source table:table.csv --columns prompt=COLUMN,response=COLUMN"),
+    ([*LABEL, "rows.jsonl"], "`steerlm prepare --source table:rows.jsonl --columns"),
+    ([*LABEL, "bot.jsonl"], "role 'bot' is not one of system, user, assistant; `steerlm prepare --source messages:bot"),
+    (
+        [*LABEL, "list.json"],
+        "JSON object per line; `steerlm prepare --source messages:list.json",
+    ),
+    (["rate", "new", "study", "--data", "table.csv", "--attributes", "oasst"], "prepare --source table:table.csv"),
+    (["pairs", "--texts", "table.csv", "--out", "OUT"], "--texts: table.csv is no JSONL"),
+    (["pairs", "--rewrites", "bot.jsonl", "--out", "OUT"], "prepare --source messages:bot.jsonl"),
     (["export-nemo", "no.jsonl", "b"], "no such file: no.jsonl"),
     (["export-nemo", "t.jsonl", "b", "--attributes", "oast"], "did you mean 'oasst'"),
 ]
@@ -230,6 +257,7 @@ def test_no_mistake_waits_for_torch(place: Path) -> None:
     ("argv", "usage", "words"),
     [
         (["run", "x.yaml", "--humor", "3"], "steerlm run", "unknown flag --humor"),
+        (["run", "x.yaml", "--model", "m"], "steerlm run", "unknown flag --model: valid: --help, "),
         (["run", "x.yaml", "--dryrun"], "steerlm run", "did you mean '--dry-run'"),
         (["train-sft", "--base_model", "x"], "steerlm train-sft", "did you mean '--base-model'"),
         (["compare", "a=b", "--promts=x", "--out", "o"], "steerlm compare", "did you mean '--prompts'"),
@@ -257,6 +285,15 @@ def test_chat_prints_its_usage_with_the_nearest_flag(place: Path, capsys: pytest
     captured = capsys.readouterr().err
     assert captured.startswith("usage: steerlm chat ")
     assert "did you mean 'temperature'" in captured
+
+
+def test_a_taken_port_is_told_before_anything_is_loaded(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "sft", "--port", port]) == 2
+    [told] = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"steerlm: error: cannot listen on 127.0.0.1 port {port}")
+    assert told.endswith("--port 0 takes any free port")
 
 
 def test_a_source_of_any_file_name_gets_a_name(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Whatever needs more than the standard library is imported when a command runs, s
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
 import sys
@@ -125,8 +126,15 @@ class Parser(argparse.ArgumentParser):
         flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
         unknown = [flag for word in self._given if (flag := word.split("=")[0]).startswith("--") and len(flag) > 2]
         unknown = [flag for flag in unknown if not any(known.startswith(flag) for known in flags)]
-        hints = [f"unknown flag {flag}: {did_you_mean(flag, flags)}" for flag in unknown]
+        hints = [f"unknown flag {flag}: {_nearest_flag(flag, flags)}" for flag in unknown]
         super().error("; ".join([message, *hints] if not message.startswith("unrecognized") or not hints else hints))
+
+
+def _nearest_flag(flag: str, flags: Sequence[str]) -> str:
+    """Return a sentence that offers the nearest flag, or lists them all."""
+    # without the dashes, which make all flags alike
+    near = difflib.get_close_matches(flag[2:], [known[2:] for known in flags], n=1)
+    return f"did you mean '--{near[0]}'? (valid: {', '.join(flags)})" if near else f"valid: {', '.join(flags)}"
 
 
 def build_parser() -> argparse.ArgumentParser:

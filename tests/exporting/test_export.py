@@ -281,8 +281,26 @@ def test_an_unfinished_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "prepare").mkdir(parents=True)
     (run / "prepare" / "done.json").write_text("{}")
-    (run / "recipe.yaml").write_text(yaml.safe_dump({"name": "x", "bootstrap": {"rounds": 1}}))
+    recipe = {"name": "x", "train_attribute_model": {}, "bootstrap": {"rounds": 1}}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with pytest.raises(UserError, match=r"not finished: bootstrap is not done \(done: prepare\)"):
         export(run, tmp_path / "out")
     with pytest.raises(UserError, match="train_attribute_model is not done"):
         export(run, tmp_path / "out", attribute_model=True)
+
+
+def test_a_run_of_measures_only_offers_no_attribute_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished_run(tmp_path / "run")
+    assert main(["export", str(run), "--out", str(tmp_path / "a")]) == 0
+    assert f"next     steerlm export {run} --attribute-model" in capsys.readouterr().out
+    shutil.rmtree(run / "train_attribute_model")
+    assert main(["export", str(run), "--out", str(tmp_path / "b")]) == 0
+    assert "--attribute-model" not in capsys.readouterr().out
+    measured = [{"name": "length", "measure": "words"}]
+    for recipe in (
+        {"name": "x", "train_attribute_model": None},
+        {"name": "x", "train_attribute_model": {}, "attributes": measured},
+    ):
+        (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        assert main(["export", str(run), "--attribute-model", "--out", str(tmp_path / "c")]) == 2
+        assert "has no attribute model: its recipe trains none" in capsys.readouterr().err

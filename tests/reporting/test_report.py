@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from steerlm.__main__ import main
 from steerlm.attributes import Attribute
 from steerlm.checkpoint.models import CheckpointInfo
 from steerlm.config import EvaluateConfig
@@ -319,6 +320,15 @@ def test_without_any_scorer_the_answers_are_still_described(tmp_path: Path, monk
     write_report(tmp_path)
     assert steering_table(from_json(Evaluation, results)) == []
     assert "The answers themselves" in page(tmp_path)
+
+
+def test_a_report_elsewhere_leaves_the_run_as_it_is(run_dir: Path, tmp_path: Path):
+    write_report(run_dir)
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    for name, own in (("x/page.html", "report.html"), ("text.md", "report.md")):
+        assert main(["report", str(run_dir), "--out", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_bytes() == (run_dir / own).read_bytes()
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
 
 
 def test_nothing_to_report_on_and_damaged_files(tmp_path: Path):

@@ -162,6 +162,16 @@ def test_what_is_answered_respects_the_locks(locked: Running, spy: Spy, body: di
     assert reply.json()["steer"]["attributes"]["toxicity"] == 0
 
 
+def test_a_preset_that_a_lock_moves_says_so(locked: Running) -> None:
+    warnings = ask(locked, {"model": "tiny@preset=evil"}).json()["steer"]["warnings"]
+    told = {each["attribute"]: each["message"] for each in warnings if each["code"] == "attribute_clamped"}
+    assert list(told) == ["toxicity", "verbosity"]
+    assert "toxicity is fixed at 0 here" in told["toxicity"]
+    warnings = ask(locked, {"model": "tiny@preset=evil,verbosity=2"}).json()["steer"]["warnings"]
+    assert [each["attribute"] for each in warnings if each["code"] == "attribute_clamped"] == ["toxicity"]
+    assert "attribute_clamped" not in ask(locked, {}).text
+
+
 @pytest.mark.parametrize(("word", "level"), [("low", 1), ("medium", 2), ("high", 3)])
 def test_a_word_for_verbosity_means_the_nearest_level(locked: Running, spy: Spy, word: str, level: int) -> None:
     reply = ask(locked, {"verbosity": word})

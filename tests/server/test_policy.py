@@ -119,6 +119,16 @@ def test_a_preset_of_the_file_replaces_a_shipped_one(tmp_path: Path) -> None:
     assert load(tmp_path, raw).presets["teacher"].attributes == {"humor": 4}
 
 
+def test_a_preset_that_a_lock_moves_is_told_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = {"attributes": {"humor": {"fixed": 2}}, "presets": {"joker": {"attributes": {"humor": 4, "verbosity": 4}}}}
+    load(tmp_path, raw)
+    [told] = caplog.messages
+    assert "presets.joker: humor 4 does not come into force, because the attribute is fixed at 2 by its lock" in told
+    caplog.clear()
+    load(tmp_path, {**raw, "attributes": {"humor": {"minimum": 2}}})
+    assert caplog.messages == []
+
+
 def test_a_lock_moves_a_value_to_the_nearest() -> None:
     humor, lang = Attribute("humor"), Attribute("lang", "categorical", categories=("en", "de", "fr"))
     assert [Lock(1, 3).nearest(humor, value) for value in (0, 1, 2.5, 3, 4)] == [1, 1, 2.5, 3, 3]

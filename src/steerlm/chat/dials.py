@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,10 @@ class ChatDials:
             raise UserError(f"cannot set {name!r}: this model was trained without attributes")
         if name in self.schema:
             raise UserError(f"{name!r} was not trained in this model; trained: {', '.join(self.trained)}")
-        raise UserError(f"this model has no attribute {name!r}: {did_you_mean(name, [*self.trained, *flags])}")
+        near = difflib.get_close_matches(name, [*self.trained, *flags], n=1)
+        valid = f"its dials: {', '.join(self.trained)}"
+        meant = f"did you mean {near[0]!r}? ({valid})" if near else valid
+        raise UserError(f"this model has no attribute {name!r}: {meant}")
 
     def parse(self, name: str, text: str) -> Wish | None:
         """Return the value that `text` means on a dial; None = the dial is left out.
@@ -109,6 +113,19 @@ class ChatDials:
             raise UserError(f"the strength of {name} is a number from 0 to 10 (1 = as trained), got {text!r}")
         return float(text)
 
+    @property
+    def example(self) -> tuple[str, str, str, str] | None:
+        """A dial, its lowest value, one between and the highest, as texts; None: there is no dial."""
+        names = sorted(self.trained, key=lambda name: self.schema[name].kind != "ordinal")
+        if not names:
+            return None
+        attribute = self.schema[names[0]]
+        if attribute.kind == "categorical":
+            first, last = attribute.categories[0], attribute.categories[-1]
+            return names[0], first, first, last
+        low, high = attribute.minimum, attribute.maximum
+        return names[0], str(low), str((low + high) // 2 + 0.5), str(high)
+
     def presets(self) -> dict[str, DialSetting]:
         """Return the named settings that fit the model."""
         from steerlm.server.policy import shipped_presets
@@ -120,6 +137,8 @@ class ChatDials:
     def preset(self, name: str) -> DialSetting:
         """Return a named setting."""
         presets = self.presets()
+        if not presets:
+            raise UserError(f"preset {name!r}: this model has no presets; set its dials one by one")
         if name not in presets:
             raise UserError(f"this model has no preset {name!r}: {did_you_mean(name, presets)}")
         return presets[name]

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.chat.dials import ChatDials, DialSetting
+from steerlm.chat.help import command_list
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
 from steerlm.generation.guidance import Wish
@@ -32,21 +33,6 @@ if TYPE_CHECKING:
     from steerlm.scorers.attribute_models import LoadedAttributeModel
     from steerlm.server.proposing import Proposer
 
-COMMANDS = {
-    "/set": "show the dials",
-    "/set humor 2.5, or /humor 2.5": "turn a dial; between two levels both are mixed",
-    "/humor off": "leave a dial out of the prompt",
-    "/strength humor 2": "how much a dial counts: 1 as trained, 0 not at all, 2 twice as much",
-    "/preset [NAME]": "take a named setting, or list them",
-    "/compare humor 0 4 [QUESTION]": "the same question (or the last one) at several settings of a dial",
-    "/auto on, /auto off": "dials that you have not turned follow from the question",
-    "/demonstrations 3": "show the model so many training answers near the setting (0: none)",
-    "/scores": "what the attribute model says about the last answer",
-    "/system [TEXT]": "set the system prompt, or remove it",
-    "/reset": "forget the conversation",
-    "/help": "this list",
-    "/quit": "leave (so does the end of the input)",
-}
 _LEAST_ROOM = 64
 """Tokens an answer should have room for before the oldest exchange is dropped."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -133,7 +119,8 @@ class Session:
             elif name[1:].replace("-", "_") in self.dials.schema:
                 self.set(f"{name[1:].replace('-', '_')} {rest}")
             else:
-                raise UserError(f"unknown command {name!r}: {did_you_mean(name, [*commands, '/quit'])}")
+                dials = [f"/{dial}" for dial in self.dials.trained]
+                raise UserError(f"unknown command {name!r}: {did_you_mean(name, [*commands, '/quit', *dials])}")
         except UserError as error:
             self._notes.print(Text(f"error: {_printable(str(error))}", style="red"))
         except KeyboardInterrupt:
@@ -275,7 +262,7 @@ class Session:
         name, *values = text.replace("=", " ").split()
         value = self.dials.parse(name, values[0] if values else "")
         if len(values) > 1:
-            raise UserError(f"a dial takes one value, got {' '.join(values)!r}; say it like /set humor 0")
+            raise UserError(f"a dial takes one value, got {' '.join(values)!r}; say it like /set {name} {values[0]}")
         self.setting = self.dials.turned(self.setting, {name: value}, {})
         self.turned.add(name)
         self.warn_of_unseen([name])
@@ -324,7 +311,7 @@ class Session:
                     raise
                 break  # from the third value on, a word that is none begins the question
         if len(values) < 2:
-            raise UserError("two values or more are needed; say it like /compare humor 0 4")
+            raise UserError(f"two values or more are needed; say it like {self._comparison()}")
         question = text.split(maxsplit=1 + len(values))[1 + len(values) :]
         if question:
             asked, past = Message("user", question[0]), self.history
@@ -345,6 +332,10 @@ class Session:
             table.add_column(Text(title), ratio=1, overflow="fold")
         table.add_row(*map(Text, answers))
         self.console.print(table, soft_wrap=False)
+
+    def _comparison(self) -> str:
+        name, low, _, high = self.dials.example or ("DIAL", "VALUE", "", "VALUE")
+        return f"/compare {name} {low} {high}"
 
     def scores(self, text: str) -> None:
         """`/scores`."""
@@ -385,8 +376,10 @@ class Session:
 
     def help(self, text: str) -> None:
         """`/help`."""
-        for command, meaning in COMMANDS.items():
-            self.console.print(Text(f"{command:32}{meaning}"))
+        commands = command_list(self.dials)
+        width = max(map(len, commands))
+        for command, meaning in commands.items():
+            self.console.print(Text(f"{command:{width}}  {meaning}"))
 
 
 def _printable(text: str) -> str:

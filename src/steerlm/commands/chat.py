@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from steerlm.commands import common, options
+from steerlm.commands import common, inputs, options
 from steerlm.errors import UserError
 
 _EPILOG = """\
@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.allow_abbrev = False  # an attribute may be called `max` or `sys`
     parser.usage = "%(prog)s [OPTION ...] MODEL [--ATTRIBUTE VALUE ...]"
     parser.epilog = _EPILOG
-    parser.add_argument("model", metavar="MODEL", help="checkpoint folder, or FOLDER@humor=3,preset=teacher")
+    parser.add_argument("model", metavar="MODEL", help="checkpoint or run folder, or FOLDER@humor=3,preset=teacher")
     parser.add_argument("--attribute-model", type=Path, help="attribute model for /scores")
     parser.add_argument(
         "--examples", type=Path, metavar="FILE",
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     name, at, told = arguments.model.partition("@")
     if Path(arguments.model).is_dir():
         name, at, told = arguments.model, "", ""
-    model = Path(name)
+    model = inputs.model_folder(Path(name))
     dials = ChatDials.of(common.steerable_model(model, "model"))
     setting, preset, flags = dials.defaults, arguments.preset, list(arguments.rest)
     for piece in reversed(told.split(",") if at else []):
@@ -71,7 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         chosen = dials.preset(preset)
         setting = dials.turned(setting, chosen.values, chosen.strengths)
     try:
-        values = dials.parse_flags(flags, [name.replace("_", "-") for name in vars(arguments)])
+        options_here = [flag.lstrip("-") for action in arguments.parser._actions for flag in action.option_strings]
+        values = dials.parse_flags(flags, options_here)
     except UserError:
         arguments.parser.print_usage(sys.stderr)
         raise

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, options, terminal
+from steerlm.commands import common, inputs, options, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 a system is NAME= and one of
   runs/x/bootstrap/model@humor=4,verbosity=1   a steerable checkpoint; dials not named stand at their defaults
+  runs/x@humor=4                               a run folder: its final model
   some-org/some-chat-model                     any Hugging Face chat model, a folder or an id
   https://host/v1#model-name                   an OpenAI-compatible endpoint (key: OPENAI_API_KEY)
   answers.jsonl                                stored answers: ours, FastChat's or QLoRA's
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     common.check_sampling(arguments)
     for name, least in (("num_prompts", 1), ("elo_games", 1), ("tie_margin", 0), ("batch_size", 1)):
         common.at_least(f"--{name.replace('_', '-')}", getattr(arguments, name), least)
-    systems = parse_systems(arguments.systems)
+    systems = parse_systems([inputs.in_run(text) for text in arguments.systems])
     common.existing_file(arguments.prompts, "--prompts")
     if arguments.references is not None:
         common.existing_file(arguments.references, "--references")

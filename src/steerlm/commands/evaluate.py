@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, options, steerbench, terminal, ways
+from steerlm.commands import common, inputs, options, steerbench, terminal, ways
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 def add(parser: argparse.ArgumentParser) -> None:
     options.add_recipe(parser, "; without a recipe: a field of the section evaluate", optional=True)
     parser.add_argument(
-        "--model", action="append", default=[], metavar="NAME=PATH", help="steerable checkpoint (repeatable)"
+        "--model",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="steerable checkpoint, or run folder: its final model (repeatable)",
     )
     parser.add_argument("--prompts", help="conversations that end with a user turn, JSONL (suite toxicity: HH-RLHF)")
     parser.add_argument(
@@ -39,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError("give either --suite or --ways")
         return ways.run(arguments)
     if arguments.suite == "steerbench":
+        arguments.model = [inputs.in_run(text) for text in arguments.model]
         return steerbench.run(arguments)
     if arguments.recipe is None:
         return _alone(arguments)
@@ -56,9 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _alone(arguments: argparse.Namespace) -> int:
     from steerlm.config import EvaluateConfig
 
-    models = common.named_files(arguments.model, "--model")
-    if not models:
-        raise UserError("--model is missing; give one or more NAME=PATH")
+    named = common.named_files(arguments.model, "--model")
+    if not named:
+        raise UserError(
+            "--model is missing; give a recipe, whose run is evaluated, or --model PATH (NAME=PATH names it, and "
+            "several may be given) with --prompts and --out"
+        )
+    models = {name: inputs.model_folder(path) for name, path in named.items()}
     infos = [common.steerable_model(path, "--model") for path in models.values()]
     config = common.section_of(arguments.overrides, EvaluateConfig, "evaluate")
     out, annotator = common.needed(arguments, "out"), arguments.annotator

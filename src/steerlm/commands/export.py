@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         if path is not None and not path.exists():
             raise UserError(f"{option}: no such file or folder: {path}")
     from steerlm.exporting.export import export
+    from steerlm.exporting.locating import offers_attribute_model
 
     done = export(
         arguments.model,
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows.append(("serve", f"steerlm serve {out}, or vllm serve {out}"))
         if (out / "gguf").is_dir():
             rows.append(("ollama", f"ollama create NAME -f {out / 'gguf' / 'Modelfile'}"))
-        if found.run is not None and not arguments.attribute_model:
+        if found.run is not None and offers_attribute_model(found.run):
             rows.append(("next", f"steerlm export {found.run} --attribute-model --out {out}-attribute-model"))
     rows.append(("publish", f"hf upload ORG/NAME {out}"))
     for key, text in rows:

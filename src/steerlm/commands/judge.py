@@ -114,7 +114,7 @@ def _export(
     from steerlm.studies.judge.export import export_judgements
     from steerlm.studies.judge.study import questions_for
 
-    schema = common.schema_of(common.needed(arguments, "attributes"))
+    schema = common.schema_of(arguments.attributes)
     judgements = common.existing_file(out / "judgements.jsonl", "--out")
     questions = questions_for(arguments.questions, files, arguments.references)
     path = out / "ratings.jsonl"

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, options, terminal
+from steerlm.commands import common, inputs, options, terminal
+from steerlm.errors import UserError
 
 if TYPE_CHECKING:
     from steerlm.attributes import AttributeSchema
+
+_DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz")
+"""How names of data end; a recipe's does not."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -35,10 +39,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Label a file, or do the stage of a recipe."""
     if arguments.teller is None:
+        if arguments.attributes is not None or arguments.out is not None or arguments.what.suffix in _DATA:
+            raise UserError(
+                f"--with is missing: who labels {arguments.what} (measure, classifier, judge or people)? Only a recipe "
+                "is given alone: its judge rates"
+            )
         arguments.recipe = arguments.what
         return common.run_in_recipe(common.checked_recipe(arguments, "label"), "label")
-    data = common.existing_file(arguments.what, "DATA")
-    schema = common.schema_of(common.needed(arguments, "attributes"))
+    data = inputs.conversations_file(arguments.what, "DATA")
+    schema = common.schema_of(arguments.attributes)
     out: Path = common.needed(arguments, "out")
     common.at_least("--num", arguments.num, 1)
     if arguments.teller == "people":
@@ -67,7 +76,11 @@ def _by_dials(data: Path, schema: AttributeSchema, out: Path, teller: str) -> co
     from steerlm.storage.files import write_json
 
     write_json(out / "schema.json", fitted.to_dict())
-    return {**found, "dials": dials}
+    # who would say the others, not that anybody did
+    found = {**found, "said_by": {a.name: a.measure or teller for a in schema if a.said_by == teller}}
+    waiting = {a.name: a.said_by for a in schema if a.said_by != teller and found["missing"][a.name]}
+    write_json(out / "summary.json", {**found, "waiting": waiting})
+    return {**found, "waiting": waiting, "dials": dials}
 
 
 def _by_judge(arguments: argparse.Namespace, data: Path, schema: AttributeSchema, out: Path) -> common.Summary:

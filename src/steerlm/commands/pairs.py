@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, options, terminal
+from steerlm.commands import common, inputs, options, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,9 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--min-overlap must be 0 to 1, got {arguments.min_overlap}")
     if not arguments.texts and not arguments.rewrites:
         raise UserError("nothing to pair: give --texts or --rewrites")
-    for option in ("texts", "rewrites"):
-        for path in getattr(arguments, option):
-            common.existing_file(path, f"--{option}")
+    for path in arguments.texts:
+        inputs.lines_file(path, "--texts")
+    for path in arguments.rewrites:
+        inputs.conversations_file(path, "--rewrites")
     if arguments.attribute_model is not None:
         common.attribute_model(arguments.attribute_model, "--attribute-model")
     out = arguments.out

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ipaddress
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, terminal
-from steerlm.commands.serve import check_port
+from steerlm.commands import common, inputs, terminal
+from steerlm.commands.serve import check_port, listen
 from steerlm.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def _new(arguments: argparse.Namespace) -> int:
         if arguments.questions:
             raise UserError("--questions goes with --answers; conversations hold their own")
         schema = common.schema_of(arguments.attributes)
-        common.existing_file(arguments.data, "--data")
+        inputs.conversations_file(arguments.data, "--data")
         items = rated_turns(
             arguments.data, arguments.turns, arguments.num_prompts, arguments.seed, arguments.select,
             schema if arguments.prefill else None,
@@ -169,7 +168,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         import uvicorn
 
         from steerlm.studies.rate.server import create_app
-    with _listen(arguments.host, arguments.port) as listener:
+    with listen(arguments.host, arguments.port) as listener:
         port = listener.getsockname()[1]
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         _print_links(study, f"http://{host}:{port}", set())
@@ -183,14 +182,6 @@ def _serve(arguments: argparse.Namespace) -> int:
         with contextlib.suppress(KeyboardInterrupt):  # how people end it
             uvicorn.Server(config).run(sockets=[listener])
     return 0
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise UserError(f"cannot listen on {host} port {port} ({error}); --port 0 takes any free port") from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from steerlm.commands import common
+from steerlm.commands import common, inputs
 from steerlm.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = "Serve a steerable model behind OpenAI's API, until interrupted."
-    parser.add_argument("model", type=Path, help="checkpoint folder")
+    parser.add_argument("model", type=Path, help="checkpoint folder, or run folder: its final model")
     parser.add_argument("--attribute-model", type=Path, help="attribute model, for scores and best-of-n")
     parser.add_argument(
         "--examples", type=Path, metavar="FILE",
@@ -55,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     if "@" in (arguments.name or ""):
         raise UserError(f"--name {arguments.name}: what follows an @ is a setting, as in model@humor=4; leave it out")
     check_upstream(arguments)
-    common.steerable_model(arguments.model, "model")
+    model = inputs.model_folder(arguments.model)
+    common.steerable_model(model, "model")
     if arguments.attribute_model is not None:
         common.attribute_model(arguments.attribute_model, "--attribute-model")
     for option, path in (
@@ -65,19 +67,19 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         if path is not None:
             common.existing_file(path, option)
-    print(f"starting with {arguments.model} ...", file=sys.stderr, flush=True)  # the imports alone take seconds
-    with needs_extra("serve", "the server"):
-        from steerlm.server.run import serve
     # Ctrl-C is how a server ends; by then it has shut down in order
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), listen(arguments.host, arguments.port) as listener:
+        print(f"starting with {model} ...", file=sys.stderr, flush=True)  # the imports alone take seconds
+        with needs_extra("serve", "the server"):
+            from steerlm.server.run import serve
         serve(
-            arguments.model,
+            model,
             attribute_model=arguments.attribute_model,
             policy=arguments.policy,
             api_key_file=arguments.api_key_file,
             name=arguments.name,
             host=arguments.host,
-            port=arguments.port,
+            listener=listener,
             batch_size=arguments.batch_size,
             upstream=upstream_of(arguments),
             engine=arguments.engine,
@@ -90,6 +92,15 @@ def check_port(port: int) -> None:
     """Refuse what is no port."""
     if not 0 <= port < 1 << 16:
         raise UserError(f"--port must be 0 to 65535, got {port}")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take an address, so that nothing is loaded for one that another process has."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:  # taken, not allowed, or no address of this machine
+        raise UserError(f"cannot listen on {host} port {port} ({error}); --port 0 takes any free port") from None
 
 
 def check_upstream(arguments: argparse.Namespace) -> None:

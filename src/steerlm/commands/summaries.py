@@ -183,7 +183,7 @@ def _labelled(summary: Mapping[str, Any]) -> str:
     from steerlm.reporting.terminal import estimate_cell
 
     if "asked" not in summary:  # by measures or classifiers
-        return "\n".join([_annotated(summary), *_dials(summary)])
+        return "\n".join([_annotated(summary), *_dials(summary), *_waiting(summary)])
 
     lines = [
         f"{name}: {summary['rated'][name]:,} of {asked:,} turns rated by {summary['judge']}"
@@ -194,6 +194,13 @@ def _labelled(summary: Mapping[str, Any]) -> str:
         words = measure.replace("_", " ")
         lines.append(f"{name}: {found['n']:,} turns rated by people too, {words} {estimate_cell(found[measure])}")
     return "\n".join(lines)
+
+
+def _waiting(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which attributes of a file nobody has labelled yet, and which call of `steerlm label` does."""
+    turns = sum(file["turns"] for file in summary["files"].values())
+    for name, who in summary["waiting"].items():
+        yield f"{name}: {summary['missing'][name]:,} of {turns:,} turns wait for --with {who}"
 
 
 def _annotated(summary: Mapping[str, Any]) -> str:
@@ -279,7 +286,7 @@ def _paired(summary: Mapping[str, Any]) -> str:
     together = "; ".join(f"{names} {share:.0%}" for names, share in summary["same_way"].items())
     return (
         f"{summary['pairs']:,} pairs of {summary['texts']:,} texts ({kinds}); attributes that move, by number: {moved}"
-        f"; the same way where both move: {together}"
+        + (f"; the same way where both move: {together}" if together else "")
     )
 
 

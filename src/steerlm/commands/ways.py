@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, terminal
+from steerlm.commands import common, inputs, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("ways to steer")
     group.add_argument(
         "--ways", metavar="WAY,…",
-        help="compare ways on one model: header,guided (or guided-2),words,demonstrations,vector, each also drawn "
-        "several times: best-of-8 (of words), demonstrations-best-of-8",
+        help="compare ways on one model: header,guided (or guided-N, N the strength),words,demonstrations,vector, each "
+        "also drawn N times: best-of-N (of words), demonstrations-best-of-N",
     )  # fmt: skip
     group.add_argument(
         "--base", help="model that the other ways ask: a folder or hub id (in a run: train_sft.base_model)"
@@ -56,7 +56,7 @@ def _alone(arguments: argparse.Namespace, ways: Sequence[Way]) -> WaysRun:
     models = common.named_files(arguments.model, "--model")
     if len(models) != 1:
         raise UserError(f"--ways compares ways to steer one model: give --model NAME=PATH once, got {len(models)}")
-    [model] = models.values()
+    model = inputs.model_folder(next(iter(models.values())))
     schema = common.steerable_model(model, "--model").schema
     asking_base = [way.name for way in ways if way.kind != "header"]
     if asking_base and arguments.base is None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import yaml
 
+from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.info import INFO_FILE, CheckpointInfo, load_info
 from steerlm.checkpoint.weights import fingerprint
 from steerlm.errors import UserError
 from steerlm.results.evaluation import Evaluation, evaluation_file
 from steerlm.runs import TUNING, RunPaths
-from steerlm.storage.files import read_json
+from steerlm.storage.files import read_json, read_yaml
 
 _ADAPTER = "adapter_config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -60,7 +61,7 @@ def find(model: Path, attribute_model: bool, results: Path | None) -> Found:
     if not model.is_dir():
         raise UserError(f"no such folder: {model}; give a checkpoint, an adapter or a run folder")
     run = model if RunPaths(model).recipe.is_file() else None
-    weights = model if run is None else _final_model(run, attribute_model)
+    weights = model if run is None else model_of_run(run, attribute_model)
     is_adapter = (weights / _ADAPTER).is_file()
     described = _described(weights) if is_adapter else weights
     if not is_adapter and not (weights / INFO_FILE).is_file() and (weights / "model" / INFO_FILE).is_file():
@@ -93,18 +94,43 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
-def _final_model(run: Path, attribute_model: bool) -> Path:
-    recipe = yaml.safe_load(RunPaths(run).recipe.read_text(encoding="utf-8"))
+def model_of_run(run: Path, attribute_model: bool = False) -> Path:
+    """Return the final steerable model of a finished run, or its attribute model.
+
+    Raises:
+        UserError: the run is not finished, or its recipe has no such model.
+    """
+    recipe = read_yaml(RunPaths(run).recipe)
     wanted = "train_attribute_model"
     if not attribute_model:
-        wanted = [stage for stage in TUNING if recipe.get(stage) is not None][-1]
-    if not RunPaths(run).done(wanted).is_file():
-        done = RunPaths(run).finished()
+        wanted = next((stage for stage in reversed(TUNING) if recipe.get(stage) is not None), "train_sft")
+    if RunPaths(run).done(wanted).is_file():
+        return RunPaths(run).model(wanted)
+    if attribute_model and _learns_nothing(recipe):
         raise UserError(
-            f"the run in {run} is not finished: {wanted} is not done (done: {', '.join(done) or 'nothing'}); "
-            f"`steerlm run RECIPE` goes on with it, or give a checkpoint in place of the run"
+            f"the run in {run} has no attribute model: its recipe trains none; without --attribute-model its steerable "
+            "model is exported"
         )
-    return RunPaths(run).model(wanted)
+    done = RunPaths(run).finished()
+    last = next((RunPaths(run).model(stage) for stage in reversed(TUNING) if stage in done), None)
+    instead = "a checkpoint in place of the run" if last is None or attribute_model else str(last)
+    raise UserError(
+        f"the run in {run} is not finished: {wanted} is not done (done: {', '.join(done) or 'nothing'}); "
+        f"`steerlm run RECIPE` goes on with it, or give {instead}"
+    )
+
+
+def offers_attribute_model(run: Path) -> bool:
+    """Whether a run has an attribute model that can be exported."""
+    paths = RunPaths(run)
+    return paths.done("train_attribute_model").is_file() and load_info(paths.attribute_model).kind == "regression"
+
+
+def _learns_nothing(recipe: Mapping[str, Any]) -> bool:
+    """Whether a resolved recipe leaves its attribute model out: no section, or no attribute that needs one."""
+    rows = recipe.get("attributes")
+    measured = isinstance(rows, list) and AttributeSchema.from_dict(rows).learned is None
+    return recipe.get("train_attribute_model") is None or measured
 
 
 def _described(adapter: Path) -> Path:

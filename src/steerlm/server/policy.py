@@ -15,6 +15,7 @@ A lock holds for whatever reaches the model: see `steerlm.server.steering`.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from steerlm.config import validate
 from steerlm.errors import UserError
 from steerlm.generation.guidance import Wish, check_wishes
 from steerlm.storage.files import read_yaml
+
+_LOG = logging.getLogger(__name__)
 
 
 class _PolicyPart(BaseModel):
@@ -203,9 +206,20 @@ def build_policy(file: PolicyFile, schema: AttributeSchema, key_names: list[str]
             raise UserError(f"{place}: presets.{name}: {error}") from None
         if not name or name != name.strip() or "," in name:
             raise UserError(f"{place}: presets: {name!r} cannot stand in MODEL@preset=NAME; take a name without commas")
+        for attribute in moved_by_locks(preset, general, schema):
+            _LOG.warning(
+                "%s: presets.%s: %s %s does not come into force, because the attribute is %s by its lock",
+                place, name, attribute, preset.attributes[attribute], general[attribute].text(schema[attribute]),
+            )  # fmt: skip
         presets[name] = preset
     shipped = shipped_presets(schema)
     return Policy({**shipped, **presets}, file.limits, tuple(file.cors_origins), general, by_key)
+
+
+def moved_by_locks(preset: Preset, locks: Locks, schema: AttributeSchema) -> list[str]:
+    """Return the attributes that locks keep from standing where a preset wants them."""
+    wanted = {name: wish for name, wish in preset.attributes.items() if name in locks}
+    return [name for name, wish in wanted.items() if not locks[name].allows(schema[name], wish)]
 
 
 def _replaced(

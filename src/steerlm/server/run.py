@@ -107,13 +107,17 @@ def serve(
     api_key_file: Path | None,
     name: str | None,
     host: str,
-    port: int,
+    listener: socket.socket,
     batch_size: int,
     upstream: Upstream | None = None,
     engine: Literal["local", "vllm"] = "local",
     examples: Path | None = None,
 ) -> None:
     """Serve a model until interrupted.
+
+    Args:
+        host: the address as the operator gave it; other machines are let in only with keys.
+        listener: listens there already.
 
     Raises:
         UserError: a model of the wrong kind, a policy that does not fit, or an open address without keys.
@@ -126,13 +130,11 @@ def serve(
     names = (name,) if name else served_names(model)
     service = load_service(names, model, info, checked, attribute_model, batch_size, upstream, engine, examples)
     app = create_app(service, keys, loopback=loopback)
-    config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5, server_header=False
-    )
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5, server_header=False)
     # what has been loaded stays: a collector that looked through all of it would stop every answer for a quarter second
     gc.collect()
     gc.freeze()
-    _Server(config, service.name).run()
+    _Server(config, service.name).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):

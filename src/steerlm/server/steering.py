@@ -19,7 +19,7 @@ from steerlm.errors import UserError, did_you_mean
 from steerlm.generation.guidance import Wish, check_wishes, turned_strengths
 from steerlm.server.errors import ApiError
 from steerlm.server.feasibility import TrainedCombinations
-from steerlm.server.policy import Locks, Policy, Preset
+from steerlm.server.policy import Locks, Policy, Preset, moved_by_locks
 
 
 @dataclass(frozen=True)
@@ -209,6 +209,8 @@ def resolve(wishes: Wishes, dials: Dials, trained: TrainedCombinations) -> Setti
     before = dict(in_force)
     if preset is not None:
         in_force |= {name: value for name, value in preset.attributes.items() if name in dials.schema}
+        moved = moved_by_locks(preset, dials.locks, dials.schema)
+        clamped |= {name for name in moved if name not in said and dials.is_visible(name)}
     in_force |= said
     named = said.keys() | (preset.attributes.keys() if preset is not None else set())
     for name, lock in dials.locks.items():
