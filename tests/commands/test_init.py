@@ -216,6 +216,10 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["dialogue.csv", "--base", "BASE", "--attributes", "quality=people"],
         "people are to say quality, but no",
     ),
+    (
+        ["dialogue.csv", "--base", "BASE", "--attributes", "humour=people", "--columns", "rating.humor=funny"],
+        "has such a rating (did you mean 'humor'?",
+    ),
     (["dialogue.csv", "--base", "BASE", "--attributes", "helpsteer"], "say --columns rating.helpfulness=COLUMN; else"),
     (
         ["dialogue.csv", "--base", "BASE", "--attributes", "mood=people"],

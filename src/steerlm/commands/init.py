@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlm.commands import common, options, terminal
-from steerlm.errors import UserError
+from steerlm.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from steerlm.attributes import Attribute, AttributeSchema
@@ -231,8 +231,8 @@ def _check_told(attributes: Sequence[Attribute], data: DataLook, guess: SourceGu
     if not silent:
         return
     first = silent[0]
-    rated = [column.attribute.name for column in guess.rated if column.attribute.name in told]
-    have = f" (rated are {', '.join(rated)})" if rated else ""
+    rated = [column.attribute.name for column in guess.rated if column.attribute.name not in silent]
+    have = f" ({did_you_mean(first, rated)})" if rated else ""
     where = "" if guess.format == "oasst" else f" Where a column has it, say --columns rating.{first}=COLUMN;"
     raise UserError(
         f"--attributes: people are to say {', '.join(silent)}, but no reply in {origin} has such a rating{have}."
