@@ -114,6 +114,41 @@ def test_ratings_that_the_owner_names_are_trained_on(base: Path) -> None:
     assert recipe.train_attribute_model.base_model == "some/encoder"
 
 
+@pytest.mark.parametrize("column", ["satisfaction", "Satisfaction"])
+def test_people_rate_in_the_column_of_that_name_with_its_scale(column: str, base: Path) -> None:
+    rated = [{"prompt": p, "response": r, column: 1 + i % 5} for i, (p, r) in enumerate(map(exchange, range(120)))]
+    recipe = init(write(Path("dialogue.csv"), rated), "--base", base, "--attributes", "satisfaction=people")
+    [satisfaction] = recipe.schema_
+    assert (satisfaction.minimum, satisfaction.maximum) == (1, 5)
+    assert recipe.prepare.skip_bad_records is False
+    assert recipe.train_sft.labels == "human"
+
+
+def test_a_column_beside_alpaca_is_read(base: Path) -> None:
+    rated = [
+        {"instruction": prompt, "input": "", "output": reply, "rating": 1 + i % 5}
+        for i, (prompt, reply) in enumerate(map(exchange, range(120)))
+    ]
+    recipe = init(write(Path("dialogue.csv"), rated), "--base", base)
+    [source] = recipe.prepare.sources
+    assert (source.format, source.columns) == ("alpaca", {"rating.rating": "rating"})
+    look = looking.look_at_data(source, recipe.schema_)
+    assert (look.conversations[0].messages[-1].attributes, look.bad) == ({"rating": 1}, 0)
+
+
+def test_labels_that_are_not_named_are_left_out(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = []
+    for i, (prompt, reply) in enumerate(map(exchange, range(120))):
+        labels = {"humor": i % 5, "mood": ("calm", "angry")[i % 2]}
+        said = [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply, "attributes": labels}]
+        data.append({"messages": said})
+    path = write(Path("dialogue.jsonl"), data)
+    recipe = init(path, "--base", base, "--attributes", "length=measure:words,humor=people")
+    assert recipe.schema_.names == ("length", "humor")
+    assert "not used the ratings mood: name them in --attributes, as in mood=people" in capsys.readouterr().out
+    assert main(["run", "dialogue.yaml", "--dry-run"]) == 0
+
+
 def test_dials_by_name_from_a_file_and_by_a_judge(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write(Path("dialogue.csv"), rows())
     recipe = init(data, "--base", base, "--attributes", "length=measure:words,grumpiness=judge")
@@ -177,6 +212,24 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["dialogue.csv", "--base", "BASE", "--attributes", "lang=measure:language"], "lists its categories"),
     (["dialogue.csv", "--base", "BASE", "--name", "a b"], "--name 'a b'"),
     (["same.csv", "--base", "BASE"], "no measure varies enough"),
+    (
+        ["dialogue.csv", "--base", "BASE", "--attributes", "quality=people"],
+        "people are to say quality, but no",
+    ),
+    (
+        ["dialogue.csv", "--base", "BASE", "--attributes", "humour=people", "--columns", "rating.humor=funny"],
+        "has such a rating (did you mean 'humor'?",
+    ),
+    (["dialogue.csv", "--base", "BASE", "--attributes", "helpsteer"], "say --columns rating.helpfulness=COLUMN; else"),
+    (
+        ["dialogue.csv", "--base", "BASE", "--attributes", "mood=people"],
+        "the words calm, sad; for a dial of",
+    ),
+    (
+        ["dialogue.csv", "--base", "BASE", "--attributes", "price=people"],
+        "in 'price': numbers from 0 to 190",
+    ),
+    (["dialogue.csv", "--base", "BASE", "--columns", "prompt=player,respones=reply"], "did you mean 'response'"),
 ]
 
 
@@ -184,7 +237,8 @@ MISTAKES: list[tuple[list[str], str]] = [
 def test_mistakes_leave_nothing_behind(
     argv: list[str], words: str, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(Path("dialogue.csv"), rows(20))
+    more = [{**row, "mood": ("calm", "sad")[i % 2], "price": 10 * i} for i, row in enumerate(rows(20))]
+    write(Path("dialogue.csv"), more)
     write(Path("same.csv"), [{"prompt": f"Question {i}?", "response": "Well well."} for i in range(20)])
     Path("taken.yaml").write_text("mine")
     assert main(["init", *[str(base) if word == "BASE" else word for word in argv]]) == 2

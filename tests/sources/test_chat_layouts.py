@@ -284,7 +284,7 @@ def test_labels_of_messages_are_strict(read: Import) -> None:
     row = chat("Hi", "Hello")
     for attributes, piece in [
         ({"quality": 5}, "quality: 5 is not an integer from 0 to 4"),
-        ({"verbosity": 1}, "unknown attribute 'verbosity'"),
+        ({"humour": 1}, "unknown attribute 'humour': did you mean 'humor'"),
         ({"quality": 2.5}, "quality: 2.5"),
     ]:
         row["messages"][1]["attributes"] = attributes
@@ -293,6 +293,15 @@ def test_labels_of_messages_are_strict(read: Import) -> None:
         assert piece in error
     row["messages"][1]["attributes"] = {"quality": 3, "humor": None}  # as parquet fills it
     assert read("messages", row, schema=OASST).conversations[0].messages[1].attributes == {"quality": 3}
+
+
+def test_labels_that_the_schema_lacks_are_left_out_and_counted_once_a_turn(read: Import) -> None:
+    row = chat("Hi", "Hello")
+    row["messages"][1] |= {"attributes": {"quality": 3, "mood": "calm"}, "ratings": {"mood": [1.0], "qualities": [2.0]}}
+    got = read("messages", row, schema=OASST)
+    assert got.bad == []
+    assert got.conversations[0].messages[1].attributes == {"quality": 3}
+    assert got.dropped == {"mood": 1, "qualities": 1}
 
 
 def test_message_keys_of_other_tools_are_left_out_and_counted(read: Import) -> None:

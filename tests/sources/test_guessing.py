@@ -11,7 +11,7 @@ from steerlm.attributes import OASST
 from steerlm.config import SourceConfig
 from steerlm.errors import UserError
 from steerlm.sources import read_source
-from steerlm.sources.guessing import SourceGuess, guess_source, plain_name
+from steerlm.sources.guessing import SourceGuess, guess_source
 
 
 def guess(path: Path, text: str, columns: dict[str, str] | None = None, wanted: str | None = None) -> SourceGuess:
@@ -65,6 +65,16 @@ def test_labels_of_our_own_format_and_of_public_ones_are_dials(tmp_path: Path) -
     assert guess(tmp_path / "d.jsonl", lines({"message_tree_id": "a", "prompt": {"labels": None}})).rated == ()
 
 
+def test_labels_of_our_own_format_that_are_no_levels_are_named(tmp_path: Path) -> None:
+    def row(**labels: object) -> dict[str, object]:
+        reply = {"role": "assistant", "content": "b", "attributes": labels}
+        return {"messages": [{"role": "user", "content": "a"}, reply]}
+
+    found = guess(tmp_path / "a.jsonl", lines(row(wit=0.5, score=70, pun=1), row(wit=0.7, score=90, pun=4), {"x": 1}))
+    assert [rated.attribute.name for rated in found.rated] == ["pun"]
+    assert [unused.column for unused in found.unused] == ["wit", "score"]
+
+
 def test_columns_are_found_by_name(tmp_path: Path) -> None:
     text = table("npc,player,reply,scene", "A guard,Who are you?,Nobody.,3", "A witch,And you?,Guess who.,4")
     found = guess(tmp_path / "a.csv", text)
@@ -72,7 +82,7 @@ def test_columns_are_found_by_name(tmp_path: Path) -> None:
     assert found.columns == {"prompt": "player", "response": "reply", "system": "npc"}
     assert found.certain
     assert found.rated == ()
-    assert found.unclear == ("scene",)
+    assert [unused.column for unused in found.unused] == ["scene"]
     assert "prompt is the column 'player'" in found.said[0]
     short = guess(tmp_path / "b.csv", table("prompt,response,code", "Hi,Yo,abc"))
     assert (short.columns, short.certain) == ({}, True), "their names say it, however short the texts are"
@@ -92,6 +102,31 @@ def test_ratings_are_columns_of_levels_that_are_called_so(tmp_path: Path) -> Non
     assert (quality.attribute.minimum, quality.attribute.maximum, quality.attribute.best) == (1, 5, "max")
     assert (style.column, style.attribute.name) == ("Style rating", "style_rating")
     assert (style.attribute.minimum, style.attribute.maximum, style.share) == (0, 2, 1.0)
+
+
+def test_ratings_beside_the_keys_of_a_public_format(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {i}.", "input": "", "output": "b", "rating": 1 + i % 5} for i in range(20)]
+    [rating] = guess(tmp_path / "a.jsonl", lines(*rows)).rated
+    assert (rating.column, rating.attribute.minimum, rating.attribute.maximum) == ("rating", 1, 5)
+    for wanted in (None, "alpaca"):
+        found = guess(tmp_path / "a.jsonl", lines(*rows), {"rating.humor": "rating"}, wanted)
+        assert (found.format, found.columns) == ("alpaca", {})
+        assert [rated.attribute.name for rated in found.rated] == ["humor"]
+    with pytest.raises(UserError, match="no column 'ratign'; it has instruction"):
+        guess(tmp_path / "a.jsonl", lines(*rows), {"rating.humor": "ratign"})
+    talk = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    found = guess(tmp_path / "b.jsonl", lines(*({"conversations": talk, "rating": 1 + i % 5} for i in range(20))))
+    assert found.rated == ()
+    assert "say --columns rating.rating=rating" in found.unused[0].why
+
+
+def test_the_files_of_a_folder_are_alike(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(table("prompt,response", "Who are you?,Nobody at all."))
+    (tmp_path / "b.csv").write_text(table("prompt,response,note", "Who are you?,Nobody at all.,x"))
+    assert guess_source(str(tmp_path), tmp_path, {}).format == "table"
+    (tmp_path / "c.jsonl").write_text(lines({"id": 1, "messages": []}))
+    with pytest.raises(UserError, match=r"c\.jsonl has id, messages but .*a\.csv has prompt, response"):
+        guess_source(str(tmp_path), tmp_path, {})
 
 
 def test_what_the_user_says_wins(tmp_path: Path) -> None:
@@ -167,11 +202,6 @@ def test_mistakes(tmp_path: Path, text: str, columns: dict[str, str], wanted: st
 def test_rows_that_are_no_objects(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no objects with keys but list"):
         guess(tmp_path / "a.jsonl", "[1, 2]\n[3]")
-
-
-@pytest.mark.parametrize(("column", "name"), [("Style rating", "style_rating"), ("5 stars!", "a_5_stars"), ("ß", "a")])
-def test_names_of_columns_as_names_of_attributes(column: str, name: str) -> None:
-    assert plain_name(column) == name
 
 
 def test_an_object_around_the_rows_is_named(tmp_path: Path) -> None:

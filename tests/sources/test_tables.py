@@ -94,6 +94,17 @@ def test_what_is_wrong_with_a_table_is_said_with_its_place(tmp_path: Path, text:
     assert piece in str(error.value)
 
 
+def test_a_table_of_other_names_is_an_error_that_says_how_to_name_them(tmp_path: Path) -> None:
+    for text, say in (
+        ("player,reply\nHi,x\n", "--columns prompt=player,response=reply"),
+        ("prompt,reply\nHi,x\n", "--columns response=reply"),
+    ):
+        with pytest.raises(UserError, match=rf"a\.csv:2: the row has no 'response'; it has .*, reply; say {say}$"):
+            load(tmp_path / "a.csv", text, columns={})
+    with pytest.raises(UserError, match=r"it has a, b \(--skip-bad-records counts"):
+        load(tmp_path / "a.csv", "a,b\nHi,x\n", columns={})
+
+
 def test_bad_rows_of_a_table_are_skipped_and_counted_by_reason(tmp_path: Path) -> None:
     bad = BadRecords()
     text = HEADER + "\na,b,,1,2\nHi,x\nBye,x\nc,d,,9,2\ne,,,1,2\nf,g,,1,2\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlm.commands import common, options, terminal
-from steerlm.errors import UserError
+from steerlm.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from steerlm.attributes import Attribute, AttributeSchema
@@ -66,37 +66,16 @@ def run(arguments: argparse.Namespace) -> int:
     from steerlm.attributes import Attribute, AttributeSchema
     from steerlm.planning.dials_for import suggested_attributes, with_ratings_that_exist
     from steerlm.planning.looking import look_at_data, look_at_model
-    from steerlm.sources.draft import is_placeholder
-    from steerlm.sources.guessing import guess_source, plain_name
 
     path = _path_of(arguments.data)
     columns = _columns(arguments.columns)
-    guess = guess_source(arguments.data, path, columns, arguments.format)
-    if not guess.certain and sys.stdin.isatty() and sys.stdout.isatty():
-        guess = guess_source(arguments.data, path, {**columns, **_asked(guess)}, arguments.format)
-    for text in guess.said:
-        terminal.say(f"guessed  {text}")
-    for column in guess.unclear:
-        terminal.say(
-            f"not used {column}: whole numbers; if they rate the reply, say --columns "
-            f"rating.{plain_name(column)}={column}"
-        )
-    for text in guess.doubts:
-        terminal.say(f"warning  {text}")
-    attributes = _attributes(arguments.attributes, guess, columns)
+    named = _named(arguments.attributes)
+    guess = _guess(arguments, path, columns, named)
+    attributes = _attributes(arguments.attributes, named, guess, columns)
     source = _source(name, arguments.data, path, guess, attributes)
     data = look_at_data(source, AttributeSchema(tuple(attributes) or (Attribute("nobody_rates_this"),)))
-    terminal.say(f"data     {data}")
-    if data.bad > _GRAVE * (data.records + data.bad):
-        terminal.say(
-            f"warning  {100 * data.bad / (data.records + data.bad):.0f} % of the rows cannot be read: mend them"
-        )
-    if empty := [reply for reply in data.replies() if is_placeholder(reply)]:
-        terminal.say(
-            f"warning  {len(empty):,} replies say nothing ({empty[0]!r}): they would be trained; take them out"
-        )
-    if data.records < _FEWEST:
-        terminal.say(f"warning  {data.records} conversations teach no dial: it takes some hundreds")
+    _say_data(data)
+    _check_told(attributes, data, guess, arguments.data)
     if not attributes:
         attributes, missing = suggested_attributes(data)
         for text in missing:
@@ -132,6 +111,40 @@ def _columns(text: str | None) -> dict[str, str]:
     return parse_columns(text) if text else {}
 
 
+def _named(text: str | None) -> list[Attribute] | None:
+    """Return the dials that are named, in a file or on the command line; None where nobody names any."""
+    from steerlm.attributes import PRESETS
+    from steerlm.planning.dials_for import read_shorthand
+
+    if text is None:
+        return None
+    if "=" in text:
+        return read_shorthand(text)
+    if text.upper() not in PRESETS and not Path(text).suffix:
+        raise UserError(
+            f"--attributes {text!r} is no preset ({', '.join(PRESETS).lower()}) and no YAML file; a dial is "
+            f"NAME=WHO, for example {text}=measure:words or {text}=judge"
+        )
+    return list(common.schema_of(text))
+
+
+def _guess(
+    arguments: argparse.Namespace, path: Path | None, columns: Mapping[str, str], named: Sequence[Attribute] | None
+) -> SourceGuess:
+    """Return how the data are read, and say what of it was guessed."""
+    from steerlm.sources.guessing import guess_source
+
+    dials = [attribute.name for attribute in named or () if attribute.said_by == "people"]
+    guess = guess_source(arguments.data, path, columns, arguments.format, dials)
+    if not guess.certain and sys.stdin.isatty() and sys.stdout.isatty():
+        guess = guess_source(arguments.data, path, {**columns, **_asked(guess)}, arguments.format, dials)
+    for text in guess.said:
+        terminal.say(f"guessed  {text}")
+    for text in guess.doubts:
+        terminal.say(f"warning  {text}")
+    return guess
+
+
 def _asked(guess: SourceGuess) -> dict[str, str]:
     """Ask which columns hold the exchange; Enter takes what was guessed."""
     said = {}
@@ -141,46 +154,91 @@ def _asked(guess: SourceGuess) -> dict[str, str]:
     return said
 
 
-def _attributes(text: str | None, guess: SourceGuess, columns: Mapping[str, str]) -> list[Attribute]:
-    """Return the dials that are named, in a file or on the command line or by a column of ratings."""
-    from steerlm.attributes import PRESETS
-    from steerlm.planning.dials_for import read_shorthand
+def _attributes(
+    text: str | None, named: Sequence[Attribute] | None, guess: SourceGuess, columns: Mapping[str, str]
+) -> list[Attribute]:
+    """Return the dials that are named, and those that a column rates; say which ratings are not used.
+
+    Raises:
+        UserError: a column of a dial's name that holds no ratings.
+    """
+    from steerlm.sources.column_names import plain_name
 
     rated = {column.attribute.name: column.attribute for column in guess.rated}
-    if text is None:
-        return list(rated.values())
-    if "=" not in text:
-        if text.upper() not in PRESETS and not Path(text).suffix:
-            raise UserError(
-                f"--attributes {text!r} is no preset ({', '.join(PRESETS).lower()}) and no YAML file; a dial is "
-                f"NAME=WHO, for example {text}=measure:words or {text}=judge"
-            )
-        named = list(common.schema_of(text))
-    else:
-        # of an attribute that a column rates, the column knows the scale
-        named = [rated.get(a.name, a) if a.said_by == "people" else a for a in read_shorthand(text)]
-    names = [attribute.name for attribute in named]
+    dials = list(rated.values()) if named is None else list(named)
+    by_people = {attribute.name for attribute in dials if attribute.said_by == "people"}
+    short = named is not None and text is not None and "=" in text
+    for column, why in guess.unused:
+        if plain_name(column) not in by_people:
+            terminal.say(f"not used {column}: {why}")
+        elif short:
+            name = plain_name(column)
+            raise UserError(f"--attributes {name}=people: no ratings to learn from in {column!r}: {why}")
+    if short:  # of an attribute that is rated, the ratings know the scale
+        dials = [rated.get(a.name, a) if a.said_by == "people" else a for a in dials]
+    names = [attribute.name for attribute in dials]
     asked = [name.removeprefix("rating.") for name in columns if name.startswith("rating.")]
     left = [name for name in rated if name not in (*names, *asked)]
     if left:
-        terminal.say(
-            f"not used: the columns of ratings {', '.join(left)}; name them in --attributes, as in {left[0]}=people"
-        )
-    return [*named, *(rated[name] for name in asked if name not in names)]
+        terminal.say(f"not used the ratings {', '.join(left)}: name them in --attributes, as in {left[0]}=people")
+    return [*dials, *(rated[name] for name in asked if name not in names)]
 
 
 def _source(
     name: str, origin: str, path: Path | None, guess: SourceGuess, attributes: Sequence[Attribute]
 ) -> SourceConfig:
     from steerlm.config import SourceConfig
+    from steerlm.sources.column_names import plain_name
 
-    used = {attribute.name for attribute in attributes}
+    used = {attribute.name for attribute in attributes if attribute.said_by == "people"}
+    called = {rated.attribute.name: rated.column for rated in guess.rated if rated.column}
+    # a file of attributes may know how to read what nobody could guess
+    called |= {plain_name(column): column for column, _ in guess.unused if plain_name(column) not in called}
     columns = dict(guess.columns)
-    for rated in guess.rated:
-        if rated.attribute.name in used and rated.column != rated.attribute.name:
-            columns[f"rating.{rated.attribute.name}"] = rated.column
+    for dial, column in called.items():
+        if dial in used and (column != dial or guess.format != "table"):
+            columns[f"rating.{dial}"] = column
     hub = origin if path is None else None
     return SourceConfig(name=name, format=guess.format, path=path, hub=hub, columns=columns)
+
+
+def _say_data(data: DataLook) -> None:
+    """Say what there is, and what a stranger should know of it."""
+    from steerlm.sources.draft import is_placeholder
+
+    terminal.say(f"data     {data}")
+    if data.bad > _GRAVE * (data.records + data.bad):
+        terminal.say(
+            f"warning  {100 * data.bad / (data.records + data.bad):.0f} % of the rows cannot be read: mend them"
+        )
+    if empty := [reply for reply in data.replies() if is_placeholder(reply)]:
+        terminal.say(
+            f"warning  {len(empty):,} replies say nothing ({empty[0]!r}): they would be trained; take them out"
+        )
+    if data.records < _FEWEST:
+        terminal.say(f"warning  {data.records} conversations teach no dial: it takes some hundreds")
+
+
+def _check_told(attributes: Sequence[Attribute], data: DataLook, guess: SourceGuess, origin: str) -> None:
+    """Raise where people are to say a dial's value and nobody has.
+
+    Raises:
+        UserError: names the dials, and who else could say their value.
+    """
+    replies = [one.messages[turn] for one in data.conversations for turn in one.assistant_turns]
+    told = {name for reply in replies for name in (*reply.human_labels, *(reply.attributes or ()))}
+    silent = [a.name for a in attributes if a.said_by == "people" and a.name not in told]
+    if not silent:
+        return
+    first = silent[0]
+    rated = [column.attribute.name for column in guess.rated if column.attribute.name not in silent]
+    have = f" ({did_you_mean(first, rated)})" if rated else ""
+    where = "" if guess.format == "oasst" else f" Where a column has it, say --columns rating.{first}=COLUMN;"
+    raise UserError(
+        f"--attributes: people are to say {', '.join(silent)}, but no reply in {origin} has such a rating{have}."
+        f"{where} else let the text say it ({first}=measure:NAME), a model ({first}=classifier:MODEL:LABEL) or a judge "
+        f"({first}=judge), or collect ratings with `steerlm rate`"
+    )
 
 
 def _teller(attribute: Attribute) -> str:

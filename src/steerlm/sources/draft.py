@@ -14,6 +14,7 @@ from typing import NamedTuple
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.conversation import Message
 from steerlm.errors import UserError
+from steerlm.sources.column_names import exchange_remedy
 
 JsonObject = dict[str, object]
 
@@ -214,7 +215,10 @@ def expect_object(row: object) -> JsonObject:
 def expect_text(row: Mapping[str, object], key: str) -> str:
     """Return the text under `key`."""
     if key not in row:
-        raise UserError(f"the row has no {key!r}; it has {', '.join(map(str, row)) or 'nothing'}")
+        columns = list(map(str, row))
+        remedy = exchange_remedy(columns) if key in ("prompt", "response") else ""
+        say = f"; say {remedy}" if remedy else ""
+        raise UserError(f"the row has no {key!r}; it has {', '.join(columns) or 'nothing'}{say}")
     text = row[key]
     if not isinstance(text, str):
         raise UserError(f"{key!r} must be text, got {text!r}")

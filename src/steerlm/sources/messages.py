@@ -1,7 +1,8 @@
 """Our own record, and plain `messages` files of other trainers: `{"messages": [{"role": "…", "content": "…"}]}`.
 
-Labels are on the schema's scale and strict: an attribute that the schema lacks is an error. Keys of a message that
-are not ours (`name`, `refusal`, …) are left out and counted; further columns are kept.
+Labels are on the schema's scale; those of attributes that the schema lacks are left out and counted, but one that is
+nearly called like an attribute is an error. Keys of a message that are not ours (`name`, `refusal`, …) are left out and
+counted; further columns are kept.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def convert(row: object, labels: Labels) -> Iterator[Draft]:
     """Yield the one conversation of a row.
 
     Raises:
-        UserError: no list of messages, a label that is unknown or off the scale, or see `read_turns`.
+        UserError: no list of messages, a label that is misspelt or off the scale, or see `read_turns`.
     """
     record = expect_object(row)
     turns = find_turns(record, "messages")

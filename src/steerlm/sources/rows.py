@@ -19,6 +19,7 @@ from steerlm.sources.json_array import read_array
 from steerlm.storage.files import damaged_gzip_is_user_error, not_utf8, open_text_bytes, parse_json_line, read_lines
 
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+_COLUMNS = "say --columns "
 _PARQUET_BATCH = 256
 _MAX_CELL = 2**31 - 1
 _PLACE = re.compile(r"^.*?:(?:row )?[0-9]+(?::[0-9]+)?(?: \([^)]*\))?: ")
@@ -67,7 +68,9 @@ class BadRecords:
 def reject(message: str, bad: BadRecords | None) -> None:
     """Count a bad record, or raise if the user did not ask to skip them."""
     if bad is None:
-        raise UserError(f"{message} (--skip-bad-records counts and lists such records instead)") from None
+        # what a column is called is wrong in every record
+        more = "" if _COLUMNS in message else " (--skip-bad-records counts and lists such records instead)"
+        raise UserError(f"{message}{more}") from None
     bad.add(message)
 
 
@@ -79,17 +82,34 @@ def read_rows(source: SourceConfig, bad: BadRecords | None = None) -> Iterator[S
         return
     if not source.path.exists():
         raise UserError(f"no such file: {source.path}")
-    files = [source.path]
-    if source.path.is_dir():
-        files = sorted(file for file in source.path.iterdir() if _suffix(file) in _SUFFIXES)
-        if not files:
-            raise UserError(f"{source.path}: the folder holds no {', '.join(_SUFFIXES)} file")
     first = end = 0
-    for file in files:
+    for file in _files(source.path) if source.path.is_dir() else [source.path]:
         for row in read_file_rows(file, bad):
             end = first + row.number + 1  # the position, whatever is skipped
             yield row._replace(number=end - 1)
         first = end
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.iterdir() if _suffix(file) in _SUFFIXES)
+    if not files:
+        raise UserError(f"{folder}: the folder holds no {', '.join(_SUFFIXES)} file")
+    return files
+
+
+def check_alike(folder: Path) -> None:
+    """Raise where two files of a folder have no column in common: one importer reads them all."""
+    first, known = None, set[str]()
+    for file in _files(folder):
+        row = next((row.value for row in read_file_rows(file, BadRecords()) if isinstance(row.value, dict)), None)
+        columns = list(map(str, row or ()))
+        if first is None or not columns:
+            first, known = (file, set(columns)) if columns else (first, known)
+        elif not known & set(columns):
+            raise UserError(
+                f"{file} has {', '.join(columns)} but {first} has {', '.join(sorted(known))}: the files of a folder "
+                "are read alike; name one of them, or put them into folders of their own"
+            )
 
 
 def _suffix(path: Path) -> str:

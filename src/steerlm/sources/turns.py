@@ -7,6 +7,7 @@ is left out is counted.
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
@@ -40,6 +41,8 @@ ROLE_KEYS = ("role", "from", "speaker")
 _TEXT_KEYS = ("content", "value", "text")
 _CALLS = ("tool_calls", "function_call")
 _LABELS = ("attributes", "human", "ratings", "scores")
+_SLIP = 0.8
+"""Likeness of two names from which one is taken for the other misspelt."""
 _THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
 TRAINED_KEYS = ("weight", "train", "training", "trainable", "train_on_turn", "loss", "loss_weight", "loss_mask")
 _UNTRAINED_KEYS = ("masked", "ignore_loss")
@@ -93,6 +96,7 @@ def read_turn(turn: object, schema: AttributeSchema | None, left_out: Counter[st
     )
     role = _role(turn, role_key)
     fields: dict[str, object] = {"role": role}
+    unknown: set[str] = set()
     for key, value in turn.items():
         if key in (role_key, text_key) or absent(value):
             continue
@@ -102,7 +106,9 @@ def read_turn(turn: object, schema: AttributeSchema | None, left_out: Counter[st
             raise UserError(f"{key}: {_UNCLEAR[key]}")
         if key in _LABELS and isinstance(value, dict):
             # parquet fills a missing label with null
-            fields[key] = {name: label for name, label in value.items() if not absent(label)} or None
+            given = {str(name): label for name, label in value.items() if not absent(label)}
+            unknown |= _not_in(schema, given)
+            fields[key] = {name: label for name, label in given.items() if name not in unknown} or None
         elif key in TRAINED_KEYS or key in _UNTRAINED_KEYS:
             trained = trained_flag(key, value)
             if role != "assistant":
@@ -114,8 +120,25 @@ def read_turn(turn: object, schema: AttributeSchema | None, left_out: Counter[st
             fields[key] = value
         else:
             left_out[f"(message key {key})"] += 1
+    left_out.update(unknown)  # once a turn, however often the label stands in it
     fields["content"] = _text(turn.get(text_key), role, left_out)
     return message_from_dict(fields, schema)
+
+
+def _not_in(schema: AttributeSchema | None, labels: Mapping[str, object]) -> set[str]:
+    """Return the names of labels that the schema lacks; without a schema there are none.
+
+    Raises:
+        UserError: one is nearly called like an attribute that the turn lacks: a slip would lose the label.
+    """
+    if schema is None:
+        return set()
+    unknown = {name for name in labels if name not in schema}
+    lacking = [name for name in schema.names if name not in labels]
+    for name in sorted(unknown):
+        if difflib.get_close_matches(name.lower(), lacking, n=1, cutoff=_SLIP):
+            raise UserError(f"unknown attribute {name!r}: {did_you_mean(name.lower(), lacking)}")
+    return unknown
 
 
 def _role(turn: Mapping[object, object], key: str) -> Role:
