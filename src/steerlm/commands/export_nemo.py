@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from steerlm.commands import common, options, terminal
+from steerlm.commands import common, inputs, options, terminal
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     from steerlm.sources.nemo import export_nemo
 
     schema = common.schema_of(arguments.attributes)
-    data = common.existing_file(arguments.data, "data")
+    data = inputs.conversations_file(common.existing_file(arguments.data, "data"), "--data")
     changed = Counter[str]()
     count = export_nemo(read_conversations(data, schema), schema, arguments.out, changed)
     terminal.say(f"{count} conversations written to {arguments.out}")

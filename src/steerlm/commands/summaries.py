@@ -42,7 +42,9 @@ def findings_of(stage: str, summary: Mapping[str, Any], out: Path) -> list[Findi
     if stage != "evaluate" or "suite" in summary:
         return findings_of_stage(stage, summary)
     results = read_evaluation(out)
-    return [] if results is None else findings_of_evaluation(results)
+    if results is None:
+        return []
+    return findings_of_evaluation(results, tuned=(out.parent / "tune_guidance" / "done.json").is_file())
 
 
 def warnings_of(stage: str, summary: Mapping[str, Any]) -> list[str]:

@@ -67,7 +67,7 @@ def parse_ways(text: str) -> tuple[Way, ...]:
         kinds: dict[str, Kind] = {k: k for k in get_args(Kind)}
         if kind not in kinds:
             raise UserError(
-                f"--ways: {name!r} is not known: {did_you_mean(kind, [*kinds, 'guided', 'guided-2', 'best-of-8'])}"
+                f"--ways: {name!r} is not known: {did_you_mean(kind, [*kinds, 'guided', 'guided-N', 'best-of-N'])}"
             )
         ways.append(Way(name, kinds[kind], draws))
     names = [way.name for way in ways]
