@@ -7,6 +7,7 @@ import importlib.util
 import json
 import multiprocessing
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -326,10 +327,11 @@ def test_the_attribute_model_keeps_its_memory(tmp_path: Path, monkeypatch: pytes
 
 def test_a_missing_extra_names_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UserError, match=r"pip install 'steerlm\[vllm\]'"):
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, pytest.raises(UserError, match=r"pip install 'steerlm\[vllm\]'"):
         serve(
             saved(tmp_path / "model"), attribute_model=None, policy=None, api_key_file=None, name=None,
-            host="127.0.0.1", port=0, batch_size=4, engine="vllm",
+            host="127.0.0.1", listener=listener, batch_size=4, engine="vllm",
         )  # fmt: skip
 
 
