@@ -34,6 +34,8 @@ ROWS = {
     "bootstrap": "+ bootstrap, the default",
     "bootstrap-double": "+ bootstrap, the default, twice the answers",
     "bootstrap-turned-up": "+ bootstrap, the default, samples turned up (2)",
+    "bootstrap-turned-up-3": "+ bootstrap, samples turned up (3), 1 round",
+    "bootstrap-turned-up-3-2": "+ bootstrap, samples turned up (3), 2 rounds",
     "refine": "+ refine, 1 round",
     "refine-2": "+ refine, 2 rounds",
     "refine-24": "+ refine, concentration 24, learning rate 3e-4, 2 requests per step",
