@@ -86,7 +86,7 @@ def measured(run: Path, model: Path, num_prompts: int | None, scorer: Path | Non
     said = _said(schema, turns, scorer)
     return {
         "names": schema.names,
-        "measured": [attribute.measure is not None for attribute in schema],
+        "measured": [bool(attribute.measure) for attribute in schema],
         "best_at": [attribute.best for attribute in schema],
         "maximum": [attribute.maximum for attribute in schema],
         "wanted": np.array([[float(setting[name]) for name in schema.names] for _, _, setting in asked]),
@@ -139,27 +139,36 @@ def figures(found: Mapping[str, Any], before: Mapping[str, Any]) -> Mapping[str,
         )
         if best_at is not None
     ]
-    goodness_N = 4 * np.mean(shares, axis=0) if shares else None
+    goodness_N_K = 4 * np.stack(shares, axis=1) if shares else None
 
     def estimate(values_N: Any, clusters: list[int]) -> dict[str, object]:
         return cluster_bootstrap(mean, [values_N], clusters).to_dict()
 
     def by_prompt(values_N_K: Any) -> list[float]:
-        return [round(float(np.nanmean(values_N_K[np.array(prompts) == p])), 4) for p in sorted(set(prompts))]
+        values_N, mine = _defined(values_N_K, prompts)
+        return [round(float(values_N[np.array(mine) == p].mean()), 4) for p in sorted(set(mine))]
 
     change_N_K = error_N_K - before_N_K
     return {
-        "error": estimate(np.nanmean(error_N_K, axis=1), prompts),
-        "difference": estimate(np.nanmean(change_N_K, axis=1), prompts),
+        "error": estimate(*_defined(error_N_K, prompts)),
+        "difference": estimate(*_defined(change_N_K, prompts)),
         "error_by_prompt": by_prompt(error_N_K),
         "difference_by_prompt": by_prompt(change_N_K),
         "error_by_dial": {n: round(float(np.nanmean(error_N_K[:, k])), 4) for k, n in enumerate(found["names"])},
         "spearman": _resampled(_spearman, wanted_N_K, obtained_N_K, prompts),
         "side_effects": _resampled(_side_effects, wanted_N_K, obtained_N_K, prompts),
-        "quality": None if goodness_N is None else estimate(goodness_N, found["prompt"][best].tolist()),
+        "quality": None if goodness_N_K is None else estimate(*_defined(goodness_N_K, found["prompt"][best].tolist())),
         "distinct_2": round(distinct_n([t for t, b in zip(found["texts"], best, strict=True) if b], 2), 4),
         "unique": round(len(set(found["texts"])) / len(found["texts"]), 4),
     }
+
+
+def _defined(values_N_K: Any, prompts: list[int]) -> tuple[Any, list[int]]:
+    """Return the mean over the dials of every answer that any of them is defined on, and its prompt."""
+    import numpy as np
+
+    said_N = ~np.isnan(values_N_K).all(axis=1)
+    return np.nanmean(values_N_K[said_N], axis=1), np.array(prompts)[said_N].tolist()
 
 
 def _spearman(wanted_N_K: Any, obtained_N_K: Any) -> float:
