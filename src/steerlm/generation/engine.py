@@ -19,6 +19,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.heads import likeliest_in_fp32
 from steerlm.checkpoint.info import CheckpointInfo
 from steerlm.checkpoint.models import (
     Precision,
@@ -149,6 +150,7 @@ def load_engine(path: str | Path, precision: Precision = "auto", batch_size: int
     info = steerable(path)
     model = load_causal_lm(path, sampling_precision(precision, path), spread=spread)
     model.to(default_device())
+    likeliest_in_fp32(model)
     return LocalEngine(model, load_tokenizer(path), info.schema, batch_size, spread)
 
 
