@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     from steerlm.sources.nemo import export_nemo
 
     schema = common.schema_of(arguments.attributes)
-    data = inputs.conversations_file(common.existing_file(arguments.data, "data"), "--data")
+    data = inputs.conversations_file(arguments.data, "data")
     changed = Counter[str]()
     count = export_nemo(read_conversations(data, schema), schema, arguments.out, changed)
     terminal.say(f"{count} conversations written to {arguments.out}")

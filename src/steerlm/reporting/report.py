@@ -52,26 +52,27 @@ class Tile(NamedTuple):
     detail: str
 
 
-def write_report(run_dir: Path, ablation: Path | None = None) -> Path:
+def write_report(run_dir: Path, ablation: Path | None = None, out: Path | None = None) -> Path:
     """Write `report.html` and `report.md` into a run folder (or into a folder that holds a `results.json`).
 
     Args:
         ablation: an `ablation.json` to show; None = the folder's own, if there is one.
+        out: write this file alone, .html or .md, and nothing into the folder.
 
     Returns:
-        The path of `report.html`.
+        The path of `report.html`, or `out`.
 
     Raises:
         UserError: the folder holds nothing to report on, or a damaged file.
     """
     charts = Charts()
     context = collect(run_dir, ablation, charts)
-    for name, text in zip(
-        ("report.md", "report.html"),
-        write_out("report.jinja", context, charts, f"{context['name']} · steerlm report"),
-        strict=True,
-    ):
-        write_text(run_dir / name, text)
+    markdown, page = write_out("report.jinja", context, charts, f"{context['name']} · steerlm report")
+    if out is not None:
+        write_text(out, page if out.suffix == ".html" else markdown)
+        return out
+    write_text(run_dir / "report.md", markdown)
+    write_text(run_dir / "report.html", page)
     return run_dir / "report.html"
 
 
