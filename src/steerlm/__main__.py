@@ -46,7 +46,7 @@ from steerlm.commands import (
     tune_guidance,
 )
 from steerlm.commands.common import use_threads
-from steerlm.commands.launching import refuse_ranks
+from steerlm.commands.launching import refuse_ranks_of
 from steerlm.errors import UserError, did_you_mean
 
 
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     _show_log()
     try:
-        refuse_ranks(arguments.command)
+        refuse_ranks_of(arguments.command)
         use_threads(getattr(arguments, "threads", None))
         return COMMANDS[arguments.command].run(arguments)
     except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 from collections.abc import Iterable, Iterator
 
 
@@ -35,3 +36,20 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}? (valid: {', '.join(names)})"
     return f"valid: {', '.join(names)}"
+
+
+def refuse_ranks(what: str, instead: str) -> None:
+    """Refuse what works in one process, as several would write the same files.
+
+    Args:
+        instead: what several processes or devices are for.
+
+    Raises:
+        UserError: this is one of several processes of a distributed launch.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1":
+        raise UserError(
+            f"{what} works in one process, but WORLD_SIZE is {count}: start it without accelerate launch or torchrun; "
+            f"{instead}"
+        )

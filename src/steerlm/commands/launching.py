@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from steerlm.commands import common
-from steerlm.errors import UserError
+from steerlm.errors import UserError, refuse_ranks
 
 if TYPE_CHECKING:
     from steerlm.config import TrainingSection
@@ -20,18 +20,10 @@ _TRAINING = ("train-attribute-model", "train-sft", "bootstrap", "refine", "contr
 """Commands that several processes may run together."""
 
 
-def refuse_ranks(command: str) -> None:
-    """Refuse commands whose processes would write the same files.
-
-    Raises:
-        UserError: it was started in several processes.
-    """
-    count = os.environ.get("WORLD_SIZE", "1")
-    if count != "1" and command not in _TRAINING:
-        raise UserError(
-            f"steerlm {command} works in one process, but WORLD_SIZE is {count}: start it without accelerate launch or "
-            f"torchrun; these are for {', '.join(_TRAINING)}"
-        )
+def refuse_ranks_of(command: str) -> None:
+    """Refuse commands whose processes would write the same files; see `errors.refuse_ranks`."""
+    if command not in _TRAINING:
+        refuse_ranks(f"steerlm {command}", f"these are for {', '.join(_TRAINING)}")
 
 
 def add_nproc(parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,7 @@ from steerlm.batching.flat_array import FlatArray
 from steerlm.checkpoint.models import load_info
 from steerlm.config import AnnotateConfig
 from steerlm.conversation import Conversation, Message, parse_conversation, to_json_line
-from steerlm.errors import UserError
+from steerlm.errors import UserError, refuse_ranks
 from steerlm.scorers.dials import without_own_measures
 from steerlm.scorers.labelling import SchemaLabels, one_for_all, open_labels
 from steerlm.scorers.protocol import Scores
@@ -71,11 +71,7 @@ def annotate(
         UserError: no input, a missing or malformed file (with its line), two inputs of the same name, a data file
             with another schema than the model's, a full disk; several ranks, which would write the same files.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            f"annotate works in one process, but WORLD_SIZE is {os.environ['WORLD_SIZE']}: run it without accelerate "
-            "launch or torchrun; several devices work together with --ray"
-        )
+    refuse_ranks("annotate", "several devices work together with --ray")
     targets = _targets(data, out)
     out.mkdir(parents=True, exist_ok=True)
     if cluster is not None:

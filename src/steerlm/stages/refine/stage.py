@@ -19,7 +19,6 @@ against each other, good and bad, and nothing is filtered. Several rounds sample
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from typing import Any
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import RefineConfig, TrainSftConfig
-from steerlm.errors import UserError
+from steerlm.errors import UserError, refuse_ranks
 from steerlm.generation.engine import Sampling, said
 from steerlm.sources.response_groups import read_groups, write_groups
 from steerlm.stages.bootstrap.stage import publish
@@ -115,10 +114,9 @@ def _check(
     config: RefineConfig, steerable_model: Path, attribute_model: Path | None, schema: AttributeSchema
 ) -> tuple[Mapping[str, Value], ...]:
     """Refuse what cannot work before anything is computed; returns the settings that can be asked for."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and config.groups is None:
-        raise UserError(
-            "refine samples and scores in one process: run it without accelerate launch or torchrun (for several "
-            "devices: --ray), or train on a round's train.jsonl under them: --set refine.groups=FILE"
+    if config.groups is None:
+        refuse_ranks(
+            "refine", "several devices sample with --ray, and train on a round's train.jsonl: --set refine.groups=FILE"
         )
     _, requests = require_models(steerable_model, attribute_model, schema)
     response_model = config.response_model

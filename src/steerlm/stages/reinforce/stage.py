@@ -15,7 +15,6 @@ dials; this keeps them.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from steerlm.checkpoint.models import (
     save_model,
 )
 from steerlm.config import ReinforceConfig, TrainSftConfig
-from steerlm.errors import UserError, needs_extra
+from steerlm.errors import UserError, needs_extra, refuse_ranks
 from steerlm.generation.engine import Sampling
 from steerlm.scorers.rewards import attribute_rewards
 from steerlm.stages.evaluate.sweeping import read_prompts
@@ -76,8 +75,7 @@ def reinforce(
     """
     with needs_extra("baselines", "steerlm reinforce"):
         from steerlm.stages.reinforce.trainer import train_grpo
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("reinforce runs in one process: start it without accelerate launch or torchrun")
+    refuse_ranks("reinforce", "there is no distributed way")
     _, settings = require_models(steerable_model, attribute_model, schema)
     inputs = tuning_inputs("reinforce", config, sft, steerable_model, attribute_model, data, validation, schema, seed)
     claim(out / "inputs.json", inputs, otherwise="refuse", holds="a reinforcement")
