@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from steerlm.__main__ import main
-from steerlm.commands import inputs
+from steerlm.commands import named_models
 from steerlm.errors import UserError
 from tests.exporting.models import finished_run
 
@@ -37,11 +37,11 @@ def reached(*given: Any, **named: Any) -> None:
 
 def test_the_final_model_is_taken(run: Path, tmp_path: Path) -> None:
     final = run / "bootstrap" / "model"
-    assert inputs.model_folder(run) == inputs.model_folder(final) == final
-    assert inputs.in_run(f"a={run}") == f"a={final}"
-    assert inputs.in_run(f"a={run}@humor=4") == f"a={final}@humor=4"
+    assert named_models.model_folder(run) == named_models.model_folder(final) == final
+    assert named_models.in_run(f"a={run}") == f"a={final}"
+    assert named_models.in_run(f"a={run}@humor=4") == f"a={final}@humor=4"
     for other in (f"a={final}@humor=4", "a=answers.jsonl", "a=org/model", "a=https://x@host/v1#m", "none", "a="):
-        assert inputs.in_run(other) == other
+        assert named_models.in_run(other) == other
 
 
 def test_an_unfinished_run_names_what_there_is(run: Path, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_an_unfinished_run_names_what_there_is(run: Path, tmp_path: Path) -> Non
     (half / "train_sft" / "done.json").write_text("{}")
     (half / "recipe.yaml").write_text(yaml.safe_dump({"name": "x", "train_sft": {}, "bootstrap": {"rounds": 1}}))
     with pytest.raises(UserError, match=f"bootstrap is not done .*, or give {half}/train_sft/model"):
-        inputs.model_folder(half)
+        named_models.model_folder(half)
 
 
 def test_chat_with_a_run(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,3 +78,16 @@ def test_commands_take_a_run(
         told = capsys.readouterr().err
         assert "reached: " in told, told
         assert final in told, told
+
+
+def test_the_attribute_model_of_a_run_is_taken(run: Path, tmp_path: Path) -> None:
+    scorer = run / "train_attribute_model" / "model"
+    assert named_models.attribute_model(run, "--annotator") == scorer
+    assert named_models.attribute_model(scorer, "--annotator") == scorer
+    with pytest.raises(UserError, match="--annotator: .* is a steerable model, not an attribute model"):
+        named_models.attribute_model(run / "bootstrap" / "model", "--annotator")
+    none = tmp_path / "none"
+    none.mkdir()
+    (none / "recipe.yaml").write_text(yaml.safe_dump({"name": "x", "train_sft": {}}))
+    with pytest.raises(UserError, match="has no attribute model: its recipe trains none; give one of another run"):
+        named_models.attribute_model(none, "--annotator")

@@ -27,7 +27,7 @@ from steerlm.checkpoint.models import (
     save_info,
     save_model,
 )
-from steerlm.commands.common import base_model
+from steerlm.commands.named_models import base_model
 from steerlm.config import LoraSection
 from steerlm.errors import UserError
 from steerlm.exporting import export as exporting

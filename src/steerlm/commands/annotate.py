@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from steerlm.commands import common, options
+from steerlm.commands import common, named_models, options
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = common.section_of(arguments.overrides, AnnotateConfig, "annotate")
     out = common.needed(arguments, "out")
     data = [common.existing_file(path, "--data") for path in common.needed(arguments, "data")]
-    model = common.attribute_model(common.needed(arguments, "model"), "--model")
+    model = named_models.attribute_model(common.needed(arguments, "model"), "--model")
 
     def work() -> common.Summary:
         from steerlm.stages.annotate.stage import annotate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from steerlm.commands import common, launching, options
+from steerlm.commands import common, launching, named_models, options
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = common.tuning_of(arguments, BootstrapConfig, "bootstrap")
     sft = given.sft
     if arguments.base_model is not None:
-        sft = sft.model_copy(update={"base_model": common.base_model(arguments.base_model)})
+        sft = sft.model_copy(update={"base_model": named_models.base_model(arguments.base_model)})
     if (status := launching.relaunched(arguments, sft)) is not None:
         return status
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from steerlm.commands import common, inputs, options
+from steerlm.commands import common, named_models, options
 from steerlm.errors import UserError
 
 _EPILOG = """\
@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     name, at, told = arguments.model.partition("@")
     if Path(arguments.model).is_dir():
         name, at, told = arguments.model, "", ""
-    model = inputs.model_folder(Path(name))
-    dials = ChatDials.of(common.steerable_model(model, "model"))
+    model, info = named_models.steerable_model(Path(name), "model")
+    dials = ChatDials.of(info)
     setting, preset, flags = dials.defaults, arguments.preset, list(arguments.rest)
     for piece in reversed(told.split(",") if at else []):
         key, _, value = piece.partition("=")
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     setting = dials.turned(setting, values, strengths)
     scorer = arguments.attribute_model
     if scorer is not None:
-        common.attribute_model(scorer, "--attribute-model")
+        scorer = named_models.attribute_model(scorer, "--attribute-model")
     if (arguments.auto or arguments.demonstrations) and arguments.examples is None:
         raise UserError("--auto and --demonstrations need training answers: --examples annotate/train.jsonl of the run")
     if not 0 <= arguments.demonstrations <= 9:

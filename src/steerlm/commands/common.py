@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from steerlm.commands import named_models
 from steerlm.commands.terminal import console
 from steerlm.errors import UserError
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from steerlm.attributes import AttributeSchema
-    from steerlm.checkpoint.info import CheckpointInfo
     from steerlm.config import Recipe, TrainSftConfig
     from steerlm.results.findings import Finding
     from steerlm.runs import RunFolder
@@ -59,41 +59,6 @@ def existing_file(path: Path, option: str) -> Path:
     if not path.is_file():
         raise UserError(f"{option}: no such file: {path}")
     return path
-
-
-def base_model(name: str, option: str = "--base-model") -> str:
-    """Return the name of a model on the hub, or of a folder that holds one."""
-    path = Path(name)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            models = [path / "model", path.parent / "model", path.parent.parent / "model"]
-            near = next((model for model in models if (model / "config.json").is_file()), None)
-            inner = "" if near is None else f"; give {near}"
-            raise UserError(f"{option}: {name} holds no model: it has no config.json{inner}")
-    elif path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise UserError(f"{option}: no such folder: {name}")
-    return name
-
-
-def steerable_model(folder: Path, option: str) -> CheckpointInfo:
-    """Read what a steerable model says of itself."""
-    from steerlm.checkpoint.info import load_info
-
-    info = load_info(folder)
-    if info.kind != "sft":
-        raise UserError(
-            f"{option}: {folder} is a {info.kind} attribute model; give a model that train-sft or bootstrap wrote"
-        )
-    return info
-
-
-def attribute_model(folder: Path, option: str) -> Path:
-    """Return a folder that holds an attribute model."""
-    from steerlm.checkpoint.info import load_info
-
-    if load_info(folder).kind == "sft":
-        raise UserError(f"{option}: {folder} is a steerable model, not an attribute model")
-    return folder
 
 
 def schema_of(text: str | None) -> AttributeSchema:
@@ -152,7 +117,7 @@ def training_of(arguments: argparse.Namespace, model: type[ConfigT], stage: str)
     Raises:
         UserError: something is missing, or a file or folder is not there.
     """
-    base = base_model(needed(arguments, "base_model"))
+    base = named_models.base_model(needed(arguments, "base_model"))
     train, validation = (existing_file(needed(arguments, name), f"--{name}") for name in ("train", "validation"))
     config = section_of(arguments.overrides, model, stage, base_model=base)
     return Training(config, train, validation, schema_of(arguments.attributes))
@@ -180,12 +145,12 @@ def tuning_of(arguments: argparse.Namespace, model: type[ConfigT], stage: str) -
     from steerlm.config import TrainSftConfig
     from steerlm.scorers.dials import without_own_measures
 
-    start, out = needed(arguments, "sft_model"), needed(arguments, "out")
-    info = steerable_model(start, "--sft-model")
+    out = needed(arguments, "out")
+    start, info = named_models.steerable_model(needed(arguments, "sft_model"), "--sft-model")
     schema = without_own_measures(info.schema)  # a checkpoint's own functions are never called
     scorer = None
     if schema.learned is not None:
-        scorer = attribute_model(needed(arguments, "attribute_model"), "--attribute-model")
+        scorer = named_models.attribute_model(needed(arguments, "attribute_model"), "--attribute-model")
     data, validation = (existing_file(needed(arguments, name), f"--{name}") for name in ("data", "validation"))
     for_sft = [pair for pair in arguments.overrides if pair.startswith("train_sft.")]
     own = [pair for pair in arguments.overrides if pair not in for_sft]
@@ -271,7 +236,7 @@ def check_recipe_files(recipe: Recipe, stages: Sequence[str], redo_from: str | N
         models += [("evaluate.classifiers", classifier.model) for classifier in recipe.evaluate.classifiers]
     for key, model in models:
         if run not in Path(model).parents:
-            base_model(model, key)
+            named_models.base_model(model, key)
     for key, path in files_of(recipe, waiting):
         if not path.exists():
             raise UserError(f"{key}: no such file or folder: {path}")

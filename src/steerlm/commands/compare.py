@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, inputs, options, terminal
+from steerlm.commands import common, named_models, options, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     common.check_sampling(arguments)
     for name, least in (("num_prompts", 1), ("elo_games", 1), ("tie_margin", 0), ("batch_size", 1)):
         common.at_least(f"--{name.replace('_', '-')}", getattr(arguments, name), least)
-    systems = parse_systems([inputs.in_run(text) for text in arguments.systems])
+    systems = parse_systems([named_models.in_run(text) for text in arguments.systems])
     common.existing_file(arguments.prompts, "--prompts")
     if arguments.references is not None:
         common.existing_file(arguments.references, "--references")
@@ -102,7 +102,7 @@ def _decider(arguments: argparse.Namespace) -> ByScorer | ByJudge:
     if arguments.judge is not None:
         return _judge(arguments)
     if arguments.scorer not in ("playground", "text"):
-        common.attribute_model(Path(arguments.scorer), "--scorer")
+        arguments.scorer = str(named_models.attribute_model(Path(arguments.scorer), "--scorer"))
     weights = parse_weights(arguments.weights) if arguments.weights else None
     return ByScorer(arguments.scorer, weights, arguments.tie_margin)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, inputs, options, steerbench, terminal, ways
+from steerlm.commands import common, named_models, options, steerbench, terminal, ways
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError("give either --suite or --ways")
         return ways.run(arguments)
     if arguments.suite == "steerbench":
-        arguments.model = [inputs.in_run(text) for text in arguments.model]
+        arguments.model = [named_models.in_run(text) for text in arguments.model]
         return steerbench.run(arguments)
     if arguments.recipe is None:
         return _alone(arguments)
@@ -67,12 +67,12 @@ def _alone(arguments: argparse.Namespace) -> int:
             "--model is missing; give a recipe, whose run is evaluated, or --model PATH (NAME=PATH names it, and "
             "several may be given) with --prompts and --out"
         )
-    models = {name: inputs.model_folder(path) for name, path in named.items()}
-    infos = [common.steerable_model(path, "--model") for path in models.values()]
+    found = {name: named_models.steerable_model(path, "--model") for name, path in named.items()}
+    models, infos = {name: path for name, (path, _) in found.items()}, [info for _, info in found.values()]
     config = common.section_of(arguments.overrides, EvaluateConfig, "evaluate")
     out, annotator = common.needed(arguments, "out"), arguments.annotator
     if annotator is not None:
-        common.attribute_model(annotator, "--annotator")
+        annotator = named_models.attribute_model(annotator, "--annotator")
     if arguments.suite is None:
         common.existing_file(Path(common.needed(arguments, "prompts")), "--prompts")
     from steerlm.scorers.dials import without_own_measures

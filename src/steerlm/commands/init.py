@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, options, terminal
+from steerlm.commands import common, named_models, options, terminal
 from steerlm.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or Path(f"{name}.yaml")
     if out.exists() and not arguments.force:
         raise UserError(f"{out} is there already; --force writes over it, --out names another file")
-    common.base_model(arguments.base, "--base")
+    named_models.base_model(arguments.base, "--base")
     from steerlm.attributes import Attribute, AttributeSchema
     from steerlm.planning.dials_for import suggested_attributes, with_ratings_that_exist
     from steerlm.planning.looking import look_at_data, look_at_model

@@ -1,4 +1,4 @@
-"""What a user names as input: conversations in JSONL, and run folders in place of models."""
+"""What a user names as data: conversations in JSONL."""
 
 from __future__ import annotations
 
@@ -61,28 +61,3 @@ def _prepared(path: Path) -> str:
         f"`steerlm prepare --source {source} --attributes FILE --out FOLDER` makes conversations of it: give "
         "FOLDER/train.jsonl"
     )
-
-
-def is_run(path: Path) -> bool:
-    """Whether a path is a run folder."""
-    return (path / "recipe.yaml").is_file()
-
-
-def model_folder(path: Path) -> Path:
-    """Return the checkpoint that a path names: of a run folder its final model.
-
-    Raises:
-        UserError: a run that is not finished.
-    """
-    if not is_run(path):
-        return path
-    from steerlm.exporting.locating import model_of_run
-
-    return model_of_run(path)
-
-
-def in_run(text: str) -> str:
-    """Return `NAME=FOLDER[@SETTING]` with a run folder replaced by its final model, anything else as it is."""
-    name, _, where = text.partition("=")
-    folder, at, setting = (where, "", "") if is_run(Path(where)) else where.partition("@")
-    return f"{name}={model_folder(Path(folder))}{at}{setting}" if folder and is_run(Path(folder)) else text

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, inputs, options, terminal
+from steerlm.commands import common, inputs, named_models, options, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in arguments.rewrites:
         inputs.conversations_file(path, "--rewrites")
     if arguments.attribute_model is not None:
-        common.attribute_model(arguments.attribute_model, "--attribute-model")
+        arguments.attribute_model = named_models.attribute_model(arguments.attribute_model, "--attribute-model")
     out = arguments.out
     if out is None:
         raise UserError("--out is missing: the folder to write to")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from steerlm.commands import common, inputs
+from steerlm.commands import common, named_models
 from steerlm.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
@@ -56,10 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
     if "@" in (arguments.name or ""):
         raise UserError(f"--name {arguments.name}: what follows an @ is a setting, as in model@humor=4; leave it out")
     check_upstream(arguments)
-    model = inputs.model_folder(arguments.model)
-    common.steerable_model(model, "model")
+    model, _ = named_models.steerable_model(arguments.model, "model")
     if arguments.attribute_model is not None:
-        common.attribute_model(arguments.attribute_model, "--attribute-model")
+        arguments.attribute_model = named_models.attribute_model(arguments.attribute_model, "--attribute-model")
     for option, path in (
         ("--policy", arguments.policy),
         ("--examples", arguments.examples),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, options, terminal
+from steerlm.commands import common, named_models, options, terminal
 
 if TYPE_CHECKING:
     from steerlm.config import Recipe
@@ -28,12 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
     from steerlm.config import EvaluateConfig, TuneGuidanceConfig
     from steerlm.scorers.dials import without_own_measures
 
-    model = common.needed(arguments, "model")
-    info = common.steerable_model(model, "--model")
+    model, info = named_models.steerable_model(common.needed(arguments, "model"), "--model")
     prompts = common.existing_file(Path(common.needed(arguments, "prompts")), "--prompts")
     annotator = arguments.annotator
     if annotator is not None:
-        common.attribute_model(annotator, "--annotator")
+        annotator = named_models.attribute_model(annotator, "--annotator")
     asked = [pair for pair in arguments.overrides if pair.startswith("evaluate.")]
     evaluation = common.section_of(asked, EvaluateConfig, "evaluate")
     mine = [pair for pair in arguments.overrides if pair not in asked]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlm.commands import common, inputs, terminal
+from steerlm.commands import common, named_models, terminal
 from steerlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,20 +56,19 @@ def _alone(arguments: argparse.Namespace, ways: Sequence[Way]) -> WaysRun:
     models = common.named_files(arguments.model, "--model")
     if len(models) != 1:
         raise UserError(f"--ways compares ways to steer one model: give --model NAME=PATH once, got {len(models)}")
-    model = inputs.model_folder(next(iter(models.values())))
-    schema = common.steerable_model(model, "--model").schema
+    model, info = named_models.steerable_model(next(iter(models.values())), "--model")
     asking_base = [way.name for way in ways if way.kind != "header"]
     if asking_base and arguments.base is None:
         raise UserError(f"--base is missing: what {' and '.join(asking_base)} ask, a folder or hub id")
-    base = common.base_model(arguments.base, "--base") if arguments.base else str(model)
+    base = named_models.base_model(arguments.base, "--base") if arguments.base else str(model)
     prompts = common.existing_file(Path(common.needed(arguments, "prompts")), "--prompts")
     if arguments.demonstrations is not None:
         common.existing_file(arguments.demonstrations, "--demonstrations")
     if arguments.annotator is not None:
-        common.attribute_model(arguments.annotator, "--annotator")
+        arguments.annotator = named_models.attribute_model(arguments.annotator, "--annotator")
     config = common.section_of(arguments.overrides, EvaluateConfig, "evaluate")
     return WaysRun(
-        config, ways, model, base, prompts, schema, arguments.seed, arguments.demonstrations, arguments.annotator
+        config, ways, model, base, prompts, info.schema, arguments.seed, arguments.demonstrations, arguments.annotator
     )
 
 

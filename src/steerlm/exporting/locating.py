@@ -108,8 +108,8 @@ def model_of_run(run: Path, attribute_model: bool = False) -> Path:
         return RunPaths(run).model(wanted)
     if attribute_model and _learns_nothing(recipe):
         raise UserError(
-            f"the run in {run} has no attribute model: its recipe trains none; without --attribute-model its steerable "
-            "model is exported"
+            f"the run in {run} has no attribute model: its recipe trains none; give one of another run, or leave the "
+            "option out"
         )
     done = RunPaths(run).finished()
     last = next((RunPaths(run).model(stage) for stage in reversed(TUNING) if stage in done), None)
