@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import html
 import json
 import statistics
 import sys
@@ -100,12 +101,18 @@ def ask(model: Path, question: str, dial: str) -> None:
     STORED.write("asked.json", {"question": question, "dial": dial, "answers": texts})
 
 
-def draw(name: str) -> None:
-    """Draw the curve of the dial that was asked, at its strength."""
-    dial = from_json(DialResult, STORED.read("guided.json")["guided"]["dials"][name])
+def draw() -> None:
+    """Draw the curve of the dial that was asked, as it was measured for the model that was asked."""
+    name, dial = STORED.read("asked.json")["dial"], _asked_dial()
     levels = dial.curve[0].requested, dial.curve[-1].requested
     picture = response_curves_png({name.replace("_", " "): (levels, dial.curve, {})})
     (Path(__file__).resolve().parent / "figures" / "real_dial.png").write_bytes(picture)
+
+
+def _asked_dial() -> DialResult:
+    """How the dial of the question follows over held-out prompts, at the strength that the model was asked with."""
+    turned = STORED.read("bootstrap_turned_up.json")["turned"]
+    return from_json(DialResult, turned["dials"][STORED.read("asked.json")["dial"]])
 
 
 def copy_hour(run: Path) -> None:
@@ -240,6 +247,27 @@ def asked() -> str:
     return f"> **{found['question']}**\n\n" + markdown_table(["dial", "answer"], rows)
 
 
+def picture() -> str:
+    """One question, one answer per level of a dial, and the measured curve of the dial beside them (for the README)."""
+    found, dial = STORED.read("asked.json"), _asked_dial()
+    name = found["dial"].replace("_", " ")
+    obtained = " ".join(number(point.estimate.value, 1) for point in dial.curve)
+    curve = (
+        f'<td rowspan="{len(found["answers"]) + 1}"><img src="docs/figures/real_dial.png" width="260" '
+        f'alt="{name}: asked for against obtained ({obtained})"></td>'
+    )
+    rows = [f"<tr><th>{html.escape(name)}</th><th>{html.escape(found['question'])}</th>{curve}</tr>"]
+    rows += [
+        f"<tr><td>{level}</td><td>{html.escape(text).replace(chr(10), '<br>')}</td></tr>"
+        for level, text in found["answers"]
+    ]
+    note = (
+        f"\n\nRight: over held-out prompts, Spearman {estimate_text(dial.spearman)}, error "
+        f"{estimate_text(dial.mae)} levels.\n"
+    )
+    return "\n".join(["<table>", *rows, "</table>"]) + note
+
+
 def hour() -> str:
     """Minutes and dials of the page "You have no ratings"."""
     found = STORED.read("hour.json")
@@ -303,6 +331,7 @@ BLOCKS = {
     "real-ways": ways,
     "real-ways-overview": ways_in_short,
     "real-asked": asked,
+    "real-picture": picture,
     "real-bootstrapping": STORED.bootstrapping,
     "real-bootstrap": partial(bootstrap, STORED),
     "real-bootstrap-turned": partial(bootstrap_turned, STORED),
@@ -329,7 +358,7 @@ def main() -> None:
         return
     if given.ask is not None:
         ask(given.run / "bootstrap" / "model", given.ask, given.dial)
-        draw(given.dial)
+        draw()
         return
     others, steps = (
         {name: Path(folder) for name, _, folder in (pair.partition("=") for pair in pairs)}
