@@ -8,6 +8,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,13 +100,24 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
-IMPORTS = [
-    found
-    for module, path in MODULES.items()
-    for found, typing in imports(module, ast.parse(path.read_text(encoding="utf-8")))
-    if not typing
-]
-FOREIGN = [found for found in IMPORTS if found.module.split(".")[0] not in {*sys.stdlib_module_names, "steerlm"}]
+
+
+@cache
+def all_imports() -> list[Import]:
+    """Every import of our modules, those for type checkers only left out."""
+    return [
+        found
+        for module, path in MODULES.items()
+        for found, typing in imports(module, ast.parse(path.read_text(encoding="utf-8")))
+        if not typing
+    ]
+
+
+@cache
+def foreign_imports() -> list[Import]:
+    """Those of packages of others."""
+    ours = {*sys.stdlib_module_names, "steerlm"}
+    return [found for found in all_imports() if found.module.split(".")[0] not in ours]
 
 
 def extra_of(module: str) -> str | None:
@@ -114,7 +126,7 @@ def extra_of(module: str) -> str | None:
 
 
 def test_every_core_dependency_is_imported_and_every_import_named() -> None:
-    imported = {found.distribution for found in FOREIGN}
+    imported = {found.distribution for found in foreign_imports()}
     assert CORE - imported == set(), "never imported"
     assert imported - CORE - set.union(*EXTRAS.values()) == set(), "neither a core dependency nor in an extra"
     shipped = set.union(*(names for extra, names in EXTRAS.items() if extra != "dev"))
@@ -122,7 +134,7 @@ def test_every_core_dependency_is_imported_and_every_import_named() -> None:
 
 
 def test_an_optional_package_is_imported_by_the_function_that_needs_it() -> None:
-    for found in FOREIGN:
+    for found in foreign_imports():
         if not found.deferred and found.distribution not in CORE:
             extra = extra_of(found.importer)
             assert extra is not None, f"{found}, at its top"
@@ -130,8 +142,12 @@ def test_an_optional_package_is_imported_by_the_function_that_needs_it() -> None
 
 
 def test_what_the_core_imports_at_its_top_needs_no_extra() -> None:
-    top = [found for found in IMPORTS if not found.deferred and found.module in MODULES]
-    needing = {found.importer: str(found) for found in FOREIGN if not found.deferred and found.distribution not in CORE}
+    top = [found for found in all_imports() if not found.deferred and found.module in MODULES]
+    needing = {
+        found.importer: str(found)
+        for found in foreign_imports()
+        if not found.deferred and found.distribution not in CORE
+    }
     while more := {f.importer: f"{f}; {needing[f.module]}" for f in top if f.module in needing} | needing:
         if more.keys() == needing.keys():
             break

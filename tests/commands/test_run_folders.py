@@ -84,7 +84,7 @@ def test_the_attribute_model_of_a_run_is_taken(run: Path, tmp_path: Path) -> Non
     scorer = run / "train_attribute_model" / "model"
     assert named_models.attribute_model(run, "--annotator") == scorer
     assert named_models.attribute_model(scorer, "--annotator") == scorer
-    with pytest.raises(UserError, match="--annotator: .* is a steerable model, not an attribute model"):
+    with pytest.raises(UserError, match=r"--annotator: .* is a steerable model, not an attribute model"):
         named_models.attribute_model(run / "bootstrap" / "model", "--annotator")
     none = tmp_path / "none"
     none.mkdir()
