@@ -279,7 +279,7 @@ def _error_text(held_out: Mapping[str, Any]) -> str:
     before, after = (held_out["error"]["mean"][when]["value"] for when in ("before", "after"))
     if before is None or after is None:
         return "no held-out answer could be scored"
-    return f"error of the dials {before:.3f} -> {after:.3f} levels, by the attribute model"
+    return f"error of the dials {before:.3f} -> {after:.3f} levels on held-out prompts, by its own scorer"
 
 
 def _paired(summary: Mapping[str, Any]) -> str:

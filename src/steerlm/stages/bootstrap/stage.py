@@ -60,8 +60,8 @@ from steerlm.storage.files import count_lines, write_json
 _POLL_S = 0.5
 _HELD_OUT_TEMPERATURE = 0.7
 _JUDGED_BY_ITSELF = (
-    "quality and fidelity are judged by the attribute model that also labelled the training data and "
-    "the samples; `steerlm evaluate` adds independent measures"
+    "quality and fidelity are judged by what also labelled the training data and the samples; "
+    "`steerlm evaluate` adds independent measures"
 )
 _JUDGED_BY_ANOTHER = "quality and fidelity are judged by another attribute model than the one that chose the samples"
 
