@@ -23,8 +23,9 @@ from steerlm.generation.opening import open_engine
 from steerlm.generation.requests import Engine, Request, Sampling, generate_fitting
 from steerlm.scorers.labelling import SchemaLabels, open_labels
 from steerlm.scorers.measures import words
-from steerlm.stages.bootstrap.prompts import draw_prompts, prompt_items
-from steerlm.stages.bootstrap.selection import DROPPED, Combinations, ScoredSample, bootstrapped_record, defects, keep
+from steerlm.stages.bootstrap.selection import DROPPED, Combinations, ScoredSample, bootstrapped_record, keep
+from steerlm.stages.tuning.answers import defects
+from steerlm.stages.tuning.prompts import draw_prompts, prompt_items
 from steerlm.storage.cluster import Cluster
 from steerlm.storage.files import count_lines
 from steerlm.storage.hash_set import HashSet, hash64
@@ -113,7 +114,7 @@ class Bootstrap:
 
 
 def write_prompts(run: Bootstrap, number: int, path: Path) -> int:
-    """Write the prompts of a round (`prompts.draw_prompts`); returns how many."""
+    """Write the prompts of a round (`stages.tuning.prompts.draw_prompts`); returns how many."""
     return draw_prompts(path, run.data, run.schema, run.seed, number, run.config.num_prompts)
 
 

@@ -26,10 +26,10 @@ from steerlm.generation.requests import Engine, Request, Sampling, generate_fitt
 from steerlm.scorers.labelling import SchemaLabels, open_labels
 from steerlm.scorers.likelihoods import log_likelihood
 from steerlm.sources.response_groups import ResponseGroup, WeighedResponse, read_groups, write_groups
-from steerlm.stages.bootstrap.prompts import draw_prompts, prompt_items
-from steerlm.stages.bootstrap.selection import defects
-from steerlm.stages.refine.tuning import Data, Likelihoods, encode_response, tuning_section
 from steerlm.stages.train_sft import SftStart
+from steerlm.stages.tuning.answers import defects
+from steerlm.stages.tuning.groups import Data, Likelihoods, encode_response, tuning_section
+from steerlm.stages.tuning.prompts import draw_prompts, prompt_items
 from steerlm.storage.cluster import Cluster
 from steerlm.storage.hash_set import hash64
 from steerlm.storage.resumable import Pairs, map_lines, read_rows, row_items
