@@ -184,7 +184,7 @@ def test_report_says_what_changed(finished: tuple[Path, Any]) -> None:
 
 def test_a_finished_run_is_left_alone(finished: tuple[Path, Any], world: Any, monkeypatch: Any) -> None:
     before = results(finished[0])
-    for name in ("steerlm.stages.bootstrap.data.open_engine", "steerlm.stages.tuning.held_out.open_engine"):
+    for name in ("steerlm.stages.tuning.answers.open_engine", "steerlm.stages.tuning.held_out.open_engine"):
         monkeypatch.setattr(name, None)
     assert bootstrap(CONFIG.model_copy(update={"rounds": 2}), out=finished[0], **world) == finished[1]
     assert results(finished[0]) == before

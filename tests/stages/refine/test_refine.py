@@ -122,7 +122,7 @@ def test_rounds_go_on_from_each_other(finished: tuple[Path, Any], toy_world: Any
 
 def test_a_finished_run_is_left_alone(finished: tuple[Path, Any], toy_world: Any, monkeypatch: Any) -> None:
     before = results(finished[0])
-    monkeypatch.setattr("steerlm.stages.refine.data.open_engine", None)
+    monkeypatch.setattr("steerlm.stages.tuning.answers.open_engine", None)
     assert refine(CONFIG.model_copy(update={"rounds": 2}), out=finished[0], **toy_world) == finished[1]
     assert results(finished[0]) == before
 
