@@ -72,6 +72,12 @@ def _total_batches(config: TrainingSection, plan: RowPlan, world_size: int) -> t
     return max(1, math.ceil(total / accumulation)), first / accumulation
 
 
+def recompute_argument() -> str:
+    """Return what this transformers calls the choice to compute activations again; it renamed it, and warns."""
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+
+
 def training_arguments(
     config: TrainingSection,
     objective: Objective,
@@ -82,9 +88,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """Translate a recipe section into Hugging Face's training arguments."""
     interval = min(config.eval_steps or max(1, round(steps_per_epoch)), max_steps)
-    names = {field.name for field in dataclasses.fields(TrainingArguments)}
-    # transformers renamed gradient_checkpointing, and warns about the old name
-    recompute = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    recompute = recompute_argument()
     sharding: dict[str, Any] = {}
     if config.fsdp:
         # what `accelerate launch` said about loading has taken effect already, and must be repeated
