@@ -125,7 +125,7 @@ def _sweeps(engine: LocalEngine, plan: SweepPlan, answers: Sequence[dict[str, An
         measured = [playground.measure((*messages, Message("assistant", s["text"]))) for s in row["samples"]]
         scores.append({"ask": len(scores), "scores": measured})
     names = [attribute.name for attribute in engine.schema.ordinal]
-    return lay_out_sweeps(plan, engine.schema, answers, scores, names, [True] * len(plan.asks))
+    return lay_out_sweeps(plan, engine.schema, answers, scores, names)
 
 
 def _describe(engine: LocalEngine, found: _Answered, ordinary: _Answered) -> dict[str, Any]:

@@ -319,7 +319,7 @@ def test_what_the_evaluation_lacks_is_a_problem_before_the_training(raw: dict[st
     problems = planned(raw).problems
     models, classifiers, suites = [p for p in problems if p.startswith("evaluate.")]
     assert models == f"evaluate.attribute_models: no such checkpoint folder: {tmp_path / 'no-scorer'}"
-    assert classifiers.startswith(f"evaluate.classifiers: cannot load the classifier {str(tmp_path)!r}"[:-1])
+    assert classifiers == f"evaluate.classifiers: no such model folder: {tmp_path / 'no-classifier'}"
     assert suites == f"evaluate.suites: no such file: {tmp_path / 'red-team.jsonl.gz'}"
 
 

@@ -116,7 +116,7 @@ def test_a_short_reply_is_in_the_language_of_the_conversation() -> None:
         ({"name": "x", "measure": "words", "categories": ["a", "b"]}, "says a number, which is none of the categories"),
         ({**LANGUAGE, "categories": ["en", "klingon"]}, "valid: af, am"),
         ({"name": "x", "measure": "no_module_of_mine:f"}, "no module 'no_module_of_mine'"),
-        ({"name": "x", "classifier": {"model": "/nowhere/at/all", "label": "toxic"}}, "cannot load the classifier"),
+        ({"name": "x", "classifier": {"model": "/nowhere/at/all", "label": "toxic"}}, "no such model folder: /nowhere"),
     ],
 )
 def test_what_cannot_work_is_refused(row: dict[str, object], message: str) -> None:

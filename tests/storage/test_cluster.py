@@ -130,12 +130,12 @@ def test_sampling_and_scoring_on_a_cluster_give_the_same_files(ray: Any, model: 
     def run(out: Path, cluster: Cluster | None) -> dict[str, bytes]:
         config = BootstrapConfig(samples_per_prompt=3, max_new_tokens=12, batch_size=2, temperature=1.2)
         job = Bootstrap(
-            config, TrainSftConfig(base_model="none"), model, "model:x", data, data, SCHEMA,
+            config, TrainSftConfig(base_model="none"), model, data, data, SCHEMA,
             Combinations(best, best, True), out, 3, (), cluster,
         )  # fmt: skip
-        prompts = write_prompts(job, 1, out / "prompts.jsonl")
-        sample(job, 1, tmp_path / "sft", out, prompts)
-        score(job, out, prompts)
+        write_prompts(job, 1, out / "prompts.jsonl")
+        sample(job, 1, tmp_path / "sft", out, temperature=1.2)
+        score(job, out)
         return files(out)
 
     here = run(tmp_path / "one", None)

@@ -103,16 +103,10 @@ def look_at_model(name: str) -> ModelLook:
     Raises:
         UserError: no such model, or no causal language model.
     """
-    from transformers import AutoConfig
-
-    from steerlm.checkpoint.models import load_tokenizer
+    from steerlm.checkpoint.models import load_config, load_tokenizer
     from steerlm.template.installing import chosen_template
 
-    tokenizer = load_tokenizer(name)
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--base {name}: {str(error).splitlines()[0]}") from None
+    tokenizer, config = load_tokenizer(name), load_config(name)
     text = config.get_text_config()
     context = getattr(text, "max_position_embeddings", None) or tokenizer.model_max_length
     return ModelLook(

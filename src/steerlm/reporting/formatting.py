@@ -30,12 +30,14 @@ def percent(value: float | None, digits: int = 0) -> str:
 
 def interval_text(estimate: Estimate | None, digits: int = 2) -> str:
     """Format an estimate with its interval in brackets: `1020 [984, 1055]`."""
-    if estimate is None:
-        return DASH
-    text = number(estimate.value, digits)
+    return DASH if estimate is None else number(estimate.value, digits) + _brackets(estimate, digits)
+
+
+def _brackets(estimate: Estimate, digits: int, scale: int = 1) -> str:
+    """Format the interval of an estimate; nothing where it has none."""
     if not estimate.has_interval:
-        return text
-    return f"{text} [{number(estimate.low, digits)}, {number(estimate.high, digits)}]"
+        return ""
+    return f" [{number(scale * estimate.low, digits)}, {number(scale * estimate.high, digits)}]"
 
 
 def estimate_text(estimate: Estimate | None, digits: int = 2) -> str:
@@ -46,12 +48,7 @@ def estimate_text(estimate: Estimate | None, digits: int = 2) -> str:
 
 def share_text(estimate: Estimate | None, digits: int = 0) -> str:
     """Format a share with its interval in percent: `55 % [47, 63]`."""
-    if estimate is None:
-        return DASH
-    text = percent(estimate.value, digits)
-    if not estimate.has_interval:
-        return text
-    return f"{text} [{number(100 * estimate.low, digits)}, {number(100 * estimate.high, digits)}]"
+    return DASH if estimate is None else percent(estimate.value, digits) + _brackets(estimate, digits, 100)
 
 
 def shade(value: float | None, full: float = 1.0) -> str:

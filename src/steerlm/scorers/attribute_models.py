@@ -40,7 +40,7 @@ from steerlm.config import scoring_tokens
 from steerlm.conversation import Message, Score
 from steerlm.errors import UserError
 from steerlm.scorers.cut_points import halves, level_of, place_of
-from steerlm.scorers.generative import decode_labels, label_steps, longest_label
+from steerlm.scorers.generative import LabelStep, decode_labels, label_steps, longest_label
 from steerlm.scorers.heads import FROZEN, Head, load_head
 from steerlm.scorers.level_curves import LevelCurve
 from steerlm.scorers.protocol import Scores, Turn
@@ -49,6 +49,9 @@ from steerlm.template.conversation_encoder import ConversationEncoder
 
 Forward = Callable[[list[list[Ids]], int], list[dict[str, Score]]]
 """Scores one batch of rows within a number of tokens."""
+
+Read = Callable[[list[list[Ids]]], Tensor]
+"""Gives what a head reads of one batch of rows, (N, F), row after row."""
 
 
 @dataclass(frozen=True)
@@ -262,62 +265,18 @@ def loaded_attribute_model(
     dtype = torch.bfloat16 if autocast_bf16(precision) else model.dtype
     attention = without_padding(model)
     label_length = 0
-    curves = {name: LevelCurve(tuple(row[0]), row[1]) for name, row in info.label_statistics.get("curves", {}).items()}
-    forward: Forward
     forward_for: Callable[[str | None], Forward] | None = None
-    if info.kind == "regression":
-        if head is not None and head.readout is None:
-            model.score = torch.nn.Identity()
-        readout = None if head is None else head.readout
-        bodies = [model] if frozen is None else [frozen.eval(), model]
-        if frozen is not None:
-            without_padding(frozen)
-        readers = [feature_reader(body, readout, pad_id, dtype, encoder.control_ids) for body in bodies]
-
-        def read(rows: list[list[Ids]]) -> Tensor:
-            return torch.cat([reader(rows) for reader in readers], dim=-1)
-
-        if head is None:
-            residual_std = info.label_statistics.get("residual_std", {})
-
-            def of_classifier(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
-                outputs_N_O = read(rows).double().cpu()
-                return _scores(info.schema, outputs_N_O, [residual_std] * len(outputs_N_O))
-
-            forward = of_classifier
-
-        else:
-            placed = head.to(model.device)
-
-            def for_source(source: str | None) -> Forward:
-                columns = [i for attribute in info.schema for i in placed.columns(attribute, source)]
-                ordinal = {a.name: (placed.columns(a, source)[0], a.maximum - a.minimum) for a in info.schema.ordinal}
-
-                def of_source(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
-                    features_N_F = read(rows)
-                    with torch.autocast(model.device.type, enabled=False):
-                        outputs_N_O, spreads_N_O = placed(features_N_F)
-                    spreads = [
-                        {name: float(spread_O[i]) * levels for name, (i, levels) in ordinal.items()}
-                        for spread_O in spreads_N_O.cpu()
-                    ]
-                    own = curves if source is None else {}
-                    return _scores(info.schema, outputs_N_O[:, columns].double().cpu(), spreads, own)
-
-                return of_source
-
-            forward, forward_for = for_source(None), for_source
-
-    else:
+    if info.kind == "generative":
         steps = label_steps(encoder)
         label_length = longest_label(steps)
-
-        def written(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
-            distributions = decode_labels(model, steps, rows, pad_id, dtype, tokens_per_batch)
-            return _by_row(info.schema, [d.double().cpu() for d in distributions])
-
-        forward = written
-
+        forward = _by_writing(model, steps, info.schema, pad_id, dtype)
+    else:
+        read = _reader(model, frozen, head, encoder, pad_id, dtype)
+        if head is None:
+            forward = _by_classifier(read, info)
+        else:
+            forward_for = _by_head(read, head.to(model.device), model.device, info)
+            forward = forward_for(None)
     return LoadedAttributeModel(
         schema=info.schema,
         fingerprint=model_fingerprint,
@@ -332,6 +291,73 @@ def loaded_attribute_model(
         sharing=sharing_of(model, max_length, attention),
         tokens_per_batch=scoring_tokens(model.device.type == "cpu", info.kind == "generative"),
     )
+
+
+def _reader(
+    model: PreTrainedModel,
+    frozen: PreTrainedModel | None,
+    head: Head | None,
+    encoder: ConversationEncoder,
+    pad_id: int,
+    dtype: torch.dtype,
+) -> Read:
+    """Return what runs a batch through a regression model and gives what its head reads; a classifier's own outputs."""
+    if head is not None and head.readout is None:
+        model.score = torch.nn.Identity()
+    readout = None if head is None else head.readout
+    bodies = [model] if frozen is None else [frozen.eval(), model]
+    if frozen is not None:
+        without_padding(frozen)
+    readers = [feature_reader(body, readout, pad_id, dtype, encoder.control_ids) for body in bodies]
+    return lambda rows: torch.cat([reader(rows) for reader in readers], dim=-1)
+
+
+def _by_classifier(read: Read, info: CheckpointInfo) -> Forward:
+    """Return what scores by the outputs of a classifier."""
+    residual_std = info.label_statistics.get("residual_std", {})
+
+    def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
+        outputs_N_O = read(rows).double().cpu()
+        return _scores(info.schema, outputs_N_O, [residual_std] * len(outputs_N_O))
+
+    return forward
+
+
+def _by_head(read: Read, head: Head, device: torch.device, info: CheckpointInfo) -> Callable[[str | None], Forward]:
+    """Return what scores by a head, as one source rates or (None) in common."""
+    schema = info.schema
+    curves = {name: LevelCurve(tuple(row[0]), row[1]) for name, row in info.label_statistics.get("curves", {}).items()}
+
+    def for_source(source: str | None) -> Forward:
+        columns = [i for attribute in schema for i in head.columns(attribute, source)]
+        ordinal = {a.name: (head.columns(a, source)[0], a.maximum - a.minimum) for a in schema.ordinal}
+
+        def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
+            features_N_F = read(rows)
+            with torch.autocast(device.type, enabled=False):
+                outputs_N_O, spreads_N_O = head(features_N_F)
+            spreads = [
+                {name: float(spread_O[i]) * levels for name, (i, levels) in ordinal.items()}
+                for spread_O in spreads_N_O.cpu()
+            ]
+            own = curves if source is None else {}
+            return _scores(schema, outputs_N_O[:, columns].double().cpu(), spreads, own)
+
+        return forward
+
+    return for_source
+
+
+def _by_writing(
+    model: PreTrainedModel, steps: Sequence[LabelStep], schema: AttributeSchema, pad_id: int, dtype: torch.dtype
+) -> Forward:
+    """Return what scores by the labels that a language model writes."""
+
+    def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:
+        distributions = decode_labels(model, steps, rows, pad_id, dtype, tokens_per_batch)
+        return _by_row(schema, [d.double().cpu() for d in distributions])
+
+    return forward
 
 
 def _scores(

@@ -164,12 +164,9 @@ def _likeliest(shares: Mapping[str, float]) -> str:
 
 def _labels(model: str) -> list[str]:
     """Read a classifier's labels in the order of its outputs, without its weights."""
-    from transformers import AutoConfig
+    from steerlm.checkpoint.models import load_config
 
-    try:
-        found = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot load the classifier {model!r}: {str(error).strip().splitlines()[0]}") from error
+    found = load_config(model)
     if found.problem_type == "regression":
         raise UserError(
             f"{model!r} is a regression model, not a classifier; an attribute model of ours belongs under "

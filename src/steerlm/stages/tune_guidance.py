@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -22,14 +22,10 @@ from steerlm.attributes import AttributeSchema
 from steerlm.config import EvaluateConfig, TuneGuidanceConfig
 from steerlm.errors import UserError
 from steerlm.scorers.measures import is_degenerate
-from steerlm.stages.evaluate.fidelity import fidelity_report
-from steerlm.stages.evaluate.observing import AnswerRow, answer_plan, lay_out_sweeps, score_answers, unscored
+from steerlm.stages.evaluate.observing import AnswerRow, answer_plan, score_sweeps
 from steerlm.stages.evaluate.panel import Panelist, make_panel, ordinal_headlines
-from steerlm.stages.evaluate.sweeping import Prompt, SweepPlan, make_plan, read_prompts, seen_combinations, sweep_levels
+from steerlm.stages.evaluate.sweeping import Prompt, SweepPlan, plan_at_defaults, read_prompts
 from steerlm.statistics.estimates import finite_or_none
-
-if TYPE_CHECKING:
-    from steerlm.checkpoint.models import CheckpointInfo
 
 _MOST_MORE_DEGENERATE = 0.05
 """A strength at which so many more of a dial's answers fall apart than at the weakest is not taken."""
@@ -108,7 +104,7 @@ def tune_guidance(run: TuningRun, prompts: Sequence[Prompt], out: Path) -> Tuned
     if not headline:
         raise UserError("nothing measures an ordinal attribute; name its attribute model with --annotator")
     key = fingerprint(run.model)
-    found = [_try(run, info, strength, prompts, panel, headline, key, out) for strength in run.config.strengths]
+    found = [_try(run, strength, prompts, panel, headline, key, out) for strength in run.config.strengths]
     errors = {name: [trial.errors[name] for trial in found] for name in headline}
     degenerate = {name: [trial.degenerate[name] for trial in found] for name in headline}
     strengths = {name: _least(run.config.strengths, row, degenerate[name]) for name, row in errors.items()}
@@ -131,7 +127,6 @@ class _Trial(NamedTuple):
 
 def _try(
     run: TuningRun,
-    info: CheckpointInfo,
     strength: float,
     prompts: Sequence[Prompt],
     panel: Sequence[Panelist],
@@ -141,19 +136,16 @@ def _try(
 ) -> _Trial:
     """Sweep every dial at one strength, the others at their defaults."""
     schema, name = run.schema, f"strength-{strength:g}"
-    known = seen_combinations(info.label_statistics, schema)
-    levels = {dial: sweep_levels(schema[dial]) for dial in headline}
-    plan = make_plan(prompts, schema, ("defaults",), known, run.seed, levels, strength)
+    plan = plan_at_defaults(prompts, schema, headline, run.seed, strength)
     rows = answer_plan(run.evaluation, plan, run.model, key, out / name, name)
-    errors, spearman = {}, {}
-    for scorer in panel:
-        if scorer.id in headline.values():
-            scores = score_answers(scorer, plan, rows, out / name, name)
-            sweeps = lay_out_sweeps(plan, schema, rows, scores, scorer.attributes, [True] * len(plan.asks))
-            report = fidelity_report(sweeps, schema, unscored(scores))
-            for dial in (dial for dial, id_ in headline.items() if id_ == scorer.id):
-                errors[dial], spearman[dial] = report.dials[dial].mae.value, report.dials[dial].spearman.value
-    return _Trial(errors, spearman, {dial: _degenerate(plan, rows, dial) for dial in headline})
+    quoted = [scorer for scorer in panel if scorer.id in headline.values()]
+    reports = score_sweeps(quoted, plan, schema, rows, out / name, name).reports(schema)
+    dials = {dial: reports[id_].dials[dial] for dial, id_ in headline.items()}
+    return _Trial(
+        {dial: report.mae.value for dial, report in dials.items()},
+        {dial: report.spearman.value for dial, report in dials.items()},
+        {dial: _degenerate(plan, rows, dial) for dial in headline},
+    )
 
 
 def _degenerate(plan: SweepPlan, rows: Sequence[AnswerRow], dial: str) -> float:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import orjson
 
@@ -115,8 +116,7 @@ def map_lines(
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_of(path)
-    done, size = _whole_chunks(partial, chunk)
+    done, size = whole_chunks(path, chunk)
 
     def block(number: int) -> bytes:
         group = list(items[number * chunk : (number + 1) * chunk])
@@ -126,13 +126,9 @@ def map_lines(
 
     numbers = range(done // chunk, -(-len(items) // chunk))
     blocks = map(block, numbers) if cluster is None else map_in_order(cluster, block, numbers)
-    with full_disk_is_user_error(path), partial.open("ab") as stream:
-        stream.truncate(size)
+    with growing_file(path, size) as write:
         for written in progress(blocks, len(numbers), description):
-            stream.write(written)
-            stream.flush()
-            os.fsync(stream.fileno())
-    os.replace(partial, path)
+            write(written)
 
 
 def read_rows(path: Path) -> Iterator[Any]:
@@ -146,8 +142,16 @@ def row_items(path: Path) -> LineItems[Any]:
     return LineItems(path, lambda number, line: parse_json_line(line, path, number))
 
 
-def _whole_chunks(partial: Path, chunk: int) -> tuple[int, int]:
-    """Return how many items the whole chunks of a partial file hold, and their size in bytes."""
+class WholeChunks(NamedTuple):
+    """What an interruption left of a file: the items of its whole chunks, and their size in bytes."""
+
+    done: int
+    size: int
+
+
+def whole_chunks(path: Path, chunk: int) -> WholeChunks:
+    """Return what `<name>.partial` beside a file holds of it, in chunks of so many lines."""
+    partial = partial_of(path)
     done = size = 0
     if partial.is_file():
         with partial.open("rb") as stream:
@@ -158,4 +162,27 @@ def _whole_chunks(partial: Path, chunk: int) -> tuple[int, int]:
                 end += len(line)
                 if number % chunk == 0:
                     done, size = number, end
-    return done, size
+    return WholeChunks(done, size)
+
+
+@contextmanager
+def growing_file(path: Path, size: int) -> Iterator[Callable[[bytes], None]]:
+    """Yield what appends a block to `<name>.partial`, behind its first bytes; the file appears when the body ends.
+
+    Args:
+        size: how many bytes are kept of what is there.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    partial = partial_of(path)
+    with full_disk_is_user_error(path), partial.open("ab") as stream:
+        stream.truncate(size)
+
+        def write(block: bytes) -> None:
+            stream.write(block)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+        yield write
+    os.replace(partial, path)

@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -72,6 +72,12 @@ def _total_batches(config: TrainingSection, plan: RowPlan, world_size: int) -> t
     return max(1, math.ceil(total / accumulation)), first / accumulation
 
 
+def recompute_argument() -> str:
+    """Return what this transformers calls the choice to compute activations again; it renamed it, and warns."""
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+
+
 def training_arguments(
     config: TrainingSection,
     objective: Objective,
@@ -82,9 +88,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """Translate a recipe section into Hugging Face's training arguments."""
     interval = min(config.eval_steps or max(1, round(steps_per_epoch)), max_steps)
-    names = {field.name for field in dataclasses.fields(TrainingArguments)}
-    # transformers renamed gradient_checkpointing, and warns about the old name
-    recompute = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    recompute = recompute_argument()
     sharding: dict[str, Any] = {}
     if config.fsdp:
         # what `accelerate launch` said about loading has taken effect already, and must be repeated
@@ -207,10 +211,7 @@ def train(
     Raises:
         UserError: no data, a loss that is not finite, or checkpoints of another training in `out`.
     """
-    if len(train_dataset.lengths) == 0 or len(train_dataset.draw(0)) == 0:
-        raise UserError("nothing to train on: the training data has no usable example")
-    if len(validation_dataset.lengths) == 0:
-        raise UserError("the validation data has no usable example; raise prepare.validation_fraction")
+    _require_examples(train_dataset, validation_dataset)
     assert tokenizer.pad_token_id is not None
     set_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -218,21 +219,14 @@ def train(
     flow = FlowCallback(metrics, config.early_stopping_patience)
     processes = ranks()
     _check_environment(config, processes)
-    data: tuple[Examples, ...] = (train_dataset, validation_dataset)
-    longest = max(
-        examples.longest if isinstance(examples, GroupedExamples) else int(examples.lengths.max()) for examples in data
-    )
-    attention = _unmasked(core_model(model))
-    sharing = sharing_of(model, longest, attention)
-    shared = group_loss is not None and sharing is not None
-    data = tuple(examples.in_rows(shared) if isinstance(examples, GroupedExamples) else examples for examples in data)
-    plan, validation_plan = (RowPlan(examples, config.tokens_per_batch, sharing) for examples in data)
+    layout = _lay_out(config, model, train_dataset, validation_dataset, group_loss)
+    plan, validation_plan = layout.plans
     max_steps, steps_per_epoch = _total_batches(config, plan, processes.num_processes)
     whole = out / BEST if _sharded(config) else None
     with processes.main_process_first():
         # with other processes a step sees other examples
         inputs = {
-            "training": identity(config, data, objective, seed),
+            "training": identity(config, layout.data, objective, seed),
             "processes": processes.num_processes,
             "steps": max_steps,
             "steps_per_epoch": steps_per_epoch,
@@ -255,17 +249,14 @@ def train(
         callbacks=[flow] if probe is None else [flow, probe],
         max_checkpoints=config.max_checkpoints,
         group_loss=group_loss,
-        shared=shared,
+        shared=layout.shared,
         new_ids=new_ids,
     )
     trainer.remove_callback(PrinterCallback)
     flow.trainer = trainer
     if probe is not None:
         probe.trainer = trainer
-    before = torch.get_num_threads()
-    if may_choose(trainer.core):
-        trainer.add_callback(ThreadsCallback(trainer, ThreadChooser(before, torch.set_num_threads)))
-    with quiet(), _attention(trainer.core, attention, (plan, validation_plan), trainer.args, shared):
+    with quiet(), _chosen_threads(trainer), _attention(trainer.core, layout, trainer.args):
         if finished:
             trainer.state = state
         else:
@@ -277,9 +268,64 @@ def train(
             trainer.save_whole(whole)
         # sharded weights may be the last ones
         gain = None if probe is None else probe.found(trainer.state, by_dial=whole is None)
-    torch.set_num_threads(before)
     course = _summary(trainer.state, trainer, flow.patience)
     return course if probe is None else {**course, "header_gain": gain}
+
+
+def _require_examples(train_dataset: Examples, validation_dataset: Examples) -> None:
+    if len(train_dataset.lengths) == 0 or len(train_dataset.draw(0)) == 0:
+        raise UserError("nothing to train on: the training data has no usable example")
+    if len(validation_dataset.lengths) == 0:
+        raise UserError("the validation data has no usable example; raise prepare.validation_fraction")
+
+
+class _Layout(NamedTuple):
+    """How examples lie in rows, those to train on and those to validate on.
+
+    Attributes:
+        data: the examples.
+        plans: which of them lie in which row.
+        attention: what computes nothing for what a row hides; None: there is none.
+        shared: whether the responses of a group lie in one row that holds their prompt once.
+    """
+
+    data: tuple[Examples, ...]
+    plans: tuple[RowPlan, ...]
+    attention: str | None
+    shared: bool
+
+
+def _lay_out(
+    config: TrainingSection,
+    model: Any,
+    train_dataset: Examples,
+    validation_dataset: Examples,
+    group_loss: GroupLoss | None,
+) -> _Layout:
+    """Lay examples into rows that share prompts where the model can."""
+    data: tuple[Examples, ...] = (train_dataset, validation_dataset)
+    longest = max(
+        examples.longest if isinstance(examples, GroupedExamples) else int(examples.lengths.max()) for examples in data
+    )
+    attention = _unmasked(core_model(model))
+    sharing = sharing_of(model, longest, attention)
+    shared = group_loss is not None and sharing is not None
+    data = tuple(examples.in_rows(shared) if isinstance(examples, GroupedExamples) else examples for examples in data)
+    return _Layout(
+        data, tuple(RowPlan(examples, config.tokens_per_batch, sharing) for examples in data), attention, shared
+    )
+
+
+@contextlib.contextmanager
+def _chosen_threads(trainer: SteerTrainer) -> Iterator[None]:
+    """Let the training choose how many threads compute, where that is ours to choose; afterwards it is as before."""
+    before = torch.get_num_threads()
+    if may_choose(trainer.core):
+        trainer.add_callback(ThreadsCallback(trainer, ThreadChooser(before, torch.set_num_threads)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _sharded(config: TrainingSection) -> bool:
@@ -341,17 +387,15 @@ def _block_sparse(core: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _attention(
-    core: Any, unmasked: str | None, plans: Sequence[RowPlan], args: TrainingArguments, shared: bool
-) -> Iterator[None]:
+def _attention(core: Any, layout: _Layout, args: TrainingArguments) -> Iterator[None]:
     """Use the fastest attention: on CUDA one that skips what a mask hides where prompts are shared; on the CPU one that
     needs no padding, or else in bf16 plain attention for short rows, for which the fused kernel is slower than
     matrices."""
     implementation = core.config._attn_implementation
-    wanted = implementation
-    shared = shared or any(plan.sharing is not None for plan in plans)
-    if unmasked == RAGGED or (unmasked is not None and shared):
-        wanted = unmasked
+    wanted, plans = implementation, layout.plans
+    shared = layout.shared or any(plan.sharing is not None for plan in plans)
+    if layout.attention == RAGGED or (layout.attention is not None and shared):
+        wanted = layout.attention
     elif args.use_cpu and args.bf16 and implementation == "sdpa" and float(plans[0].rows(0).lengths.mean()) <= SHORT:
         wanted = "eager"
     if wanted != implementation:

@@ -22,7 +22,6 @@ from steerlm.errors import UserError
 from steerlm.generation.engine import Request, Sampling, load_engine
 from steerlm.scorers.attribute_models import load_attribute_model
 from steerlm.stages.bootstrap import stage
-from steerlm.stages.bootstrap.before_after import compare
 from steerlm.stages.bootstrap.data import Bootstrap, mix
 from steerlm.stages.bootstrap.selection import DROPPED, Combinations
 from steerlm.stages.bootstrap.stage import bootstrap
@@ -185,7 +184,7 @@ def test_report_says_what_changed(finished: tuple[Path, Any]) -> None:
 
 def test_a_finished_run_is_left_alone(finished: tuple[Path, Any], world: Any, monkeypatch: Any) -> None:
     before = results(finished[0])
-    for name in ("steerlm.stages.bootstrap.data.open_engine", "steerlm.stages.bootstrap.before_after.open_engine"):
+    for name in ("steerlm.stages.tuning.answers.open_engine", "steerlm.stages.tuning.held_out.open_engine"):
         monkeypatch.setattr(name, None)
     assert bootstrap(CONFIG.model_copy(update={"rounds": 2}), out=finished[0], **world) == finished[1]
     assert results(finished[0]) == before
@@ -215,7 +214,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, target: str, call: int) -> None:
         ("steerlm.stages.bootstrap.data.bootstrapped_record", 4),
         ("steerlm.stages.bootstrap.stage.train_sft", 1),
         ("steerlm.stages.bootstrap.stage.compare", 1),
-        ("steerlm.stages.bootstrap.stage.shutil.copytree", 1),
+        ("steerlm.stages.tuning.models.shutil.copytree", 1),
     ],
 )
 def test_an_interrupted_run_ends_the_same(
@@ -454,23 +453,3 @@ def test_a_baseline_without_attributes_is_refused(world: Any, tmp_path: Path) ->
     save_info(tmp_path / "plain", CheckpointInfo("sft", SCHEMA, "steerlm", conditioning=False))
     with pytest.raises(UserError, match="was not trained with attributes"):
         bootstrap(CONFIG, **{**world, "sft_model": tmp_path / "plain", "out": tmp_path / "out"})
-
-
-def test_comparison_of_answers() -> None:
-    def row(cluster: int, asked: str, quality: float | None, requested: int = 4) -> dict[str, Any]:
-        scores = None if quality is None else {"quality": quality, "humor": 1.0}
-        return {
-            "cluster": cluster, "asked": asked, "requested": {"quality": requested}, "scores": scores,
-            "text": "", "finished": quality != 0.0,
-        }  # fmt: skip
-
-    before = [row(i, asked, 2.0 + (asked == "any"), 2) for i in range(8) for asked in ("best", "any")]
-    after = [row(i, asked, 3.0 - (asked == "any"), 2) for i in range(8) for asked in ("best", "any")]
-    after[1] = row(0, "any", None, 2)
-    out = compare(before, after, SCHEMA, ("quality",))
-    assert (out["requests"], out["unanswered"]) == (16, 1)
-    assert out["quality"]["difference"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 8, "clusters": 8}
-    assert out["error"]["quality"]["before"]["value"] == 1.0
-    assert out["error"]["quality"]["after"]["value"] == 0.0
-    assert out["error"]["quality"]["difference"]["n"] == 7
-    assert "humor" not in out["error"], "never requested"

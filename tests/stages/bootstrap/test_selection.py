@@ -15,10 +15,8 @@ from steerlm.errors import UserError
 from steerlm.stages.bootstrap.selection import (
     ScoredSample,
     bootstrapped_record,
-    defects,
     disagreement,
     keep,
-    predicted_quality,
     seen_combinations,
 )
 
@@ -74,26 +72,6 @@ def test_quality_that_was_never_labelled() -> None:
         seen_combinations(info({"humor": 4}), ("humor",), "model")
     with pytest.raises(UserError, match="unknown attribute 'qualty'"):
         seen_combinations(info({"quality": 4}), ("qualty",), "model")
-
-
-def test_defects() -> None:
-    texts = [
-        ("A fine answer.", True, None),
-        ("", True, "empty"),
-        (" \n?! ", True, "empty"),
-        ("A fine answer that goes on and", False, "truncated"),
-        ("A fine answer.\n", True, "duplicate"),
-        ("no no no no no no no", True, "repeating"),
-        (
-            "My queen left me for a better square. Even funnier, my queen left me for a better square.",
-            True,
-            "repeating",
-        ),
-        ("Sure.\nquality:4,humor:0\nMore.", True, "leaking"),
-        ("Another fine answer.", True, None),
-    ]
-    samples = [{"text": text, "finished": finished} for text, finished, _ in texts]
-    assert defects(samples, SCHEMA) == [reason for _, _, reason in texts]
 
 
 def scored(quality: float, toxicity: float = 0.0) -> dict[str, Score]:
@@ -159,11 +137,6 @@ def test_another_category_is_never_near() -> None:
 def test_another_category_never_agrees() -> None:
     assert disagreement({"lang": "en"}, {"lang": "en"}) == 0
     assert disagreement({"lang": "en", "humor": 1}, {"lang": "de", "humor": 1}) == float("inf")
-
-
-def test_quality_counts_towards_the_best_end() -> None:
-    assert predicted_quality(SCHEMA, ("quality", "toxicity"), scored(3.0, 1.0)) == pytest.approx(3.0)
-    assert predicted_quality(SCHEMA, ("quality", "toxicity"), scored(3.0, 3.0)) == pytest.approx(2.0)
 
 
 def test_a_record_is_conditioned_on_what_is_predicted() -> None:

@@ -24,7 +24,7 @@ from steerlm.generation.engine import load_engine
 from steerlm.scorers.likelihoods import log_likelihood
 from steerlm.sources.response_groups import read_groups
 from steerlm.stages.refine.stage import refine
-from steerlm.stages.refine.tuning import Likelihoods
+from steerlm.stages.tuning.groups import Likelihoods
 from steerlm.storage.resumable import read_rows
 from tests.stages.conftest import TOPICS, TOY
 
@@ -122,7 +122,7 @@ def test_rounds_go_on_from_each_other(finished: tuple[Path, Any], toy_world: Any
 
 def test_a_finished_run_is_left_alone(finished: tuple[Path, Any], toy_world: Any, monkeypatch: Any) -> None:
     before = results(finished[0])
-    monkeypatch.setattr("steerlm.stages.refine.data.open_engine", None)
+    monkeypatch.setattr("steerlm.stages.tuning.answers.open_engine", None)
     assert refine(CONFIG.model_copy(update={"rounds": 2}), out=finished[0], **toy_world) == finished[1]
     assert results(finished[0]) == before
 
@@ -148,9 +148,9 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, target: str, call: int) -> None:
         ("os.fsync", 8),
         ("steerlm.stages.refine.stage.tune_on_groups", 1),
         *(pytest.param("os.fsync", call, marks=pytest.mark.slow) for call in (4, 11)),
-        pytest.param("steerlm.stages.refine.tuning.log_probabilities", 1, marks=pytest.mark.slow),
+        pytest.param("steerlm.stages.tuning.groups.log_probabilities", 1, marks=pytest.mark.slow),
         pytest.param("steerlm.stages.refine.data.write_groups", 2, marks=pytest.mark.slow),
-        pytest.param("steerlm.stages.refine.held_out.compare", 1, marks=pytest.mark.slow),
+        pytest.param("steerlm.stages.tuning.held_out.compare", 1, marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_ends_the_same(

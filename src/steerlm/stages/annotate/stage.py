@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -36,9 +36,9 @@ from steerlm.stages.annotate.summary import summarise
 from steerlm.storage.ahead import read_ahead
 from steerlm.storage.claims import claim, digest_of_file, partial_of
 from steerlm.storage.cluster import Cluster, map_in_order
-from steerlm.storage.files import atomic_writer, full_disk_is_user_error, lines_name, read_lines, write_json
+from steerlm.storage.files import atomic_writer, lines_name, read_lines, write_json
 from steerlm.storage.progress import progress
-from steerlm.storage.resumable import LineItems
+from steerlm.storage.resumable import LineItems, growing_file, whole_chunks
 
 Line = tuple[int, bytes]
 """A line of the input with its number."""
@@ -206,9 +206,9 @@ def _annotate_file(
 ) -> None:
     with _unpacked(path, target) as plain:
         items = LineItems(plain if cluster is None else plain.resolve(), _numbered)
-        partial = partial_of(target)
-        done, size = _resume(partial, items, config.window)
-        windows = range(done, -(-len(items) // config.window))
+        done, size = whole_chunks(target, config.window)
+        _require_same(target, items, done)
+        windows = range(done // config.window, -(-len(items) // config.window))
 
         def encode(number: int) -> Window:
             return labeller.encode(path, items[number * config.window : (number + 1) * config.window])
@@ -216,24 +216,18 @@ def _annotate_file(
         def work(number: int) -> bytes:
             return labeller.label(path, labeller.score(path, encode(number)))
 
-        with full_disk_is_user_error(target), partial.open("ab") as stream:
-            stream.truncate(size)
+        with growing_file(target, size) as write:
             bar = f"annotate {path.name}"
             if cluster is not None:
                 for block in progress(map_in_order(cluster, work, windows), len(windows), bar):
-                    _write(stream, block)
+                    write(block)
             else:
                 scored = (labeller.score(path, window) for window in read_ahead(encode, windows))
-                _label_and_write(progress(scored, len(windows), bar), stream, path, labeller)
-        os.replace(partial, target)
+                _write_behind(progress(scored, len(windows), bar), lambda window: write(labeller.label(path, window)))
 
 
-def _label_and_write(windows: Iterator[ScoredWindow], stream: IO[bytes], path: Path, labeller: Labeller) -> None:
+def _write_behind(windows: Iterator[ScoredWindow], write: Callable[[ScoredWindow], None]) -> None:
     """Label and write a window in a thread while the next one is scored; both end before this returns or raises."""
-
-    def write(window: ScoredWindow) -> None:
-        _write(stream, labeller.label(path, window))
-
     with ThreadPoolExecutor(1) as writer:
         written: Future[None] | None = None
         for window in windows:
@@ -242,12 +236,6 @@ def _label_and_write(windows: Iterator[ScoredWindow], stream: IO[bytes], path: P
             written = writer.submit(write, window)
         if written is not None:
             written.result()
-
-
-def _write(stream: IO[bytes], block: bytes) -> None:
-    stream.write(block)
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager
@@ -272,30 +260,16 @@ def _numbered(number: int, line: bytes) -> Line:
     return number, line
 
 
-def _resume(partial: Path, items: LineItems[Line], window: int) -> tuple[int, int]:
-    """Return how many whole windows `partial` holds, and their size in bytes.
-
-    Raises:
-        UserError: the partial file holds other records than the input.
-    """
-    if not partial.is_file():
-        return 0, 0
-    done = size = 0
+def _require_same(target: Path, items: LineItems[Line], done: int) -> None:
+    """Refuse to go on behind other records than the first ones of the input."""
+    if not done:
+        return
+    partial = partial_of(target)
     with partial.open("rb") as stream:
-        lines = end = 0
-        for line in stream:
-            if _record_id(line) is None:
-                break
-            lines, end = lines + 1, end + len(line)
-            if lines % window == 0:
-                done, size = done + 1, end
-        stream.seek(0)
-        for number in range(done):
-            for i, (_, expected) in enumerate(items[number * window : (number + 1) * window], number * window + 1):
-                wanted = _record_id(expected.rstrip() + b"\n")  # the last line of a file may lack its end
-                if _record_id(stream.readline()) != wanted:
-                    raise UserError(f"{partial}:{i} does not hold the input's record {wanted!r}; delete the file")
-    return done, size
+        for i, (_, expected) in enumerate(itertools.islice(items, done), 1):
+            wanted = _record_id(expected.rstrip() + b"\n")  # the last line of a file may lack its end
+            if _record_id(stream.readline()) != wanted:
+                raise UserError(f"{partial}:{i} does not hold the input's record {wanted!r}; delete the file")
 
 
 def _record_id(line: bytes) -> str | None:

@@ -16,19 +16,20 @@ from typing import Any, NamedTuple
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.checkpoint.models import load_info
 from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig
-from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
+from steerlm.conversation import Conversation, Score, read_conversations, write_conversations
 from steerlm.errors import UserError
 from steerlm.generation.guidance import turned_strengths
-from steerlm.generation.opening import open_engine
-from steerlm.generation.requests import Engine, Request, Sampling, generate_fitting
+from steerlm.generation.requests import Request, Sampling
 from steerlm.scorers.labelling import SchemaLabels, open_labels
 from steerlm.scorers.measures import words
-from steerlm.stages.bootstrap.prompts import draw_prompts, prompt_items
-from steerlm.stages.bootstrap.selection import DROPPED, Combinations, ScoredSample, bootstrapped_record, defects, keep
+from steerlm.scorers.protocol import Scores
+from steerlm.stages.bootstrap.selection import DROPPED, Combinations, ScoredSample, bootstrapped_record, keep
+from steerlm.stages.tuning.answers import defects, write_samples, write_scores
+from steerlm.stages.tuning.prompts import draw_prompts
 from steerlm.storage.cluster import Cluster
 from steerlm.storage.files import count_lines
 from steerlm.storage.hash_set import HashSet, hash64
-from steerlm.storage.resumable import Pairs, map_lines, read_rows, row_items
+from steerlm.storage.resumable import read_rows
 
 TRAINING_FILE = "training.jsonl"
 """What a round fine-tunes on; it appears when all that comes before is done."""
@@ -38,8 +39,6 @@ _HELD_OUT = 10
 """Of so many prompts one is held out."""
 _FEWEST_HELD_OUT = 8
 """Held-out records, below which they pick nothing."""
-_ROWS_PER_SLOT = 8
-"""Samples of a chunk for every place in the batch: enough that the batch is full most of the time."""
 _PROMPTS_PER_SCORING = 512
 
 
@@ -113,73 +112,54 @@ class Bootstrap:
 
 
 def write_prompts(run: Bootstrap, number: int, path: Path) -> int:
-    """Write the prompts of a round (`prompts.draw_prompts`); returns how many."""
+    """Write the prompts of a round (`stages.tuning.prompts.draw_prompts`); returns how many."""
     return draw_prompts(path, run.data, run.schema, run.seed, number, run.config.num_prompts)
 
 
 def sample(run: Bootstrap, number: int, model: Path, folder: Path, temperature: float) -> None:
     """Write `samples.jsonl` for the prompts of the folder."""
-    config, model = run.config, model.resolve()
     strengths = run.strengths(model)
-    engine: Engine | None = None
-
-    def work(chunk: list[Conversation]) -> list[Any]:
-        nonlocal engine
-        engine = engine or open_engine(
-            config.engine, model, batch_size=config.batch_size, devices=config.devices_per_model
-        )
-        asks = [(i, request) for i, prompt in enumerate(chunk) for request in run.requests(number, prompt, strengths)]
-        rows: list[Any] = [{"id": prompt.id, "samples": []} for prompt in chunk]
-        answers = generate_fitting(engine, [request for _, request in asks], run.sampling(temperature))
-        for (i, request), samples in zip(asks, answers, strict=True):
-            rows[i]["samples"] += [{"requested": dict(request.attributes or {}), **vars(sample)} for sample in samples]
-        return rows
-
-    map_lines(
-        folder / "samples.jsonl",
-        prompt_items(folder / "prompts.jsonl", run.schema),
-        work,
-        chunk=max(1, _ROWS_PER_SLOT * config.batch_size // config.samples_per_prompt),
+    write_samples(
+        run.config,
+        folder / "prompts.jsonl",
+        run.schema,
+        model,
+        run.sampling(temperature),
+        ask=lambda prompt: run.requests(number, prompt, strengths),
+        row=lambda request, sample: {"requested": dict(request.attributes or {}), **vars(sample)},
         description=f"sampling, round {number}",
+        devices=run.config.devices_per_model,
         cluster=run.cluster,
     )
 
 
 def score(run: Bootstrap, folder: Path) -> None:
     """Write `scored.jsonl`: per sample why it is dropped, or its scores and the values they stand for."""
-    scorer: SchemaLabels | None = None
-    attribute_model = None if run.attribute_model is None else run.attribute_model.resolve()
 
-    def work(chunk: list[tuple[Conversation, Any]]) -> list[Any]:
-        nonlocal scorer
-        scorer = scorer or open_labels(run.schema, attribute_model, devices=run.config.devices_per_model)
-        rows: list[Any] = []
-        waiting: list[tuple[dict[str, Any], list[Message]]] = []
-        for prompt, row in chunk:
-            found: list[dict[str, Any]] = [{"dropped": reason} for reason in defects(row["samples"], run.schema)]
-            for sample, result in zip(row["samples"], found, strict=True):
-                if result["dropped"] is None:
-                    waiting.append((result, [*prompt.messages, Message("assistant", sample["text"])]))
-            rows.append({"id": prompt.id, "samples": found})
-        scores = scorer.score([messages for _, messages in waiting])
-        for (result, _), score in zip(waiting, scores, strict=True):
-            if score is None or any(name not in score for name in run.config.quality_attributes):
-                result["dropped"] = "unscorable"
-            else:
-                result["values"] = scorer.values(score)
-                result["scores"] = {name: value.rounded().to_dict() for name, value in score.items()}
-                if run.config.mode == "nearest":
-                    result["places"] = {name: round(place, 4) for name, place in scorer.places(score).items()}
-        return rows
+    def worth(scorer: SchemaLabels, _: Conversation, scores: Scores) -> dict[str, object] | None:
+        if any(name not in scores for name in run.config.quality_attributes):
+            return None
+        return {
+            "values": scorer.values(scores),
+            "scores": {name: value.rounded().to_dict() for name, value in scores.items()},
+            **({"places": _places(scorer, scores)} if run.config.mode == "nearest" else {}),
+        }
 
-    map_lines(
-        folder / "scored.jsonl",
-        Pairs(prompt_items(folder / "prompts.jsonl", run.schema), row_items((folder / "samples.jsonl").resolve())),
-        work,
+    write_scores(
+        folder / "prompts.jsonl",
+        run.schema,
+        run.attribute_model,
+        look=defects,
+        worth=worth,
         chunk=_PROMPTS_PER_SCORING,
         description="scoring samples",
+        devices=run.config.devices_per_model,
         cluster=run.cluster,
     )
+
+
+def _places(scorer: SchemaLabels, scores: Scores) -> dict[str, float]:
+    return {name: round(place, 4) for name, place in scorer.places(scores).items()}
 
 
 def select(run: Bootstrap, number: int, folder: Path) -> dict[str, Any]:

@@ -15,15 +15,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from steerlm.attributes import Attribute, AttributeSchema, Value
-from steerlm.checkpoint.models import CheckpointInfo, load_info
+from steerlm.attributes import AttributeSchema, Value
+from steerlm.checkpoint.models import CheckpointInfo
 from steerlm.config import BootstrapConfig
 from steerlm.conversation import Conversation, Message, Score
 from steerlm.errors import UserError
-from steerlm.scorers.measures import has_label_leak, is_degenerate, says_things_twice, words
+from steerlm.stages.tuning.quality import goodness, predicted_quality, quality_attribute
 
 DROPPED = ("empty", "truncated", "repeating", "leaking", "duplicate", "unscorable")
 """Why a sample is dropped: no words; cut off by the length limit; stuck in repetition; shows attribute text or control
@@ -57,19 +56,6 @@ class Combinations:
         return out
 
 
-def steerable_info(steerable_model: Path, attribute_model: Path | None, schema: AttributeSchema) -> CheckpointInfo:
-    """Return what a steerable model says of itself; refuse models of another kind or schema."""
-    info = load_info(steerable_model)
-    if info.kind != "sft" or not info.conditioning:
-        raise UserError(
-            f"{steerable_model} was not trained with attributes; give a steerable model, as train-sft writes it"
-        )
-    if attribute_model is not None and load_info(attribute_model).kind == "sft":
-        raise UserError(f"{attribute_model} is not an attribute model; give one that train-attribute-model wrote")
-    schema.require_same(info.schema.signature, "the recipe", str(steerable_model))
-    return info
-
-
 def seen_combinations(info: CheckpointInfo, quality_attributes: Sequence[str], owner: str) -> Combinations:
     """Return the combinations a steerable model was trained with, and the best of them.
 
@@ -93,60 +79,10 @@ def seen_combinations(info: CheckpointInfo, quality_attributes: Sequence[str], o
         )
     if not attributes:
         return Combinations(complete, (), True)
-    goodness = [_goodness(attributes, row) for row in complete]
-    highest = max(goodness)
-    best = tuple(row for row, value in zip(complete, goodness, strict=True) if value == highest)
+    found = [goodness(attributes, row) for row in complete]
+    highest = max(found)
+    best = tuple(row for row, value in zip(complete, found, strict=True) if value == highest)
     return Combinations(complete, best, all(best[0][a.name] == a.best_value for a in attributes))
-
-
-def quality_attribute(schema: AttributeSchema, name: str) -> Attribute:
-    """Return an attribute that counts as quality."""
-    attribute = schema[name]
-    if attribute.best is None:
-        raise UserError(f"bootstrap.quality_attributes: {name!r} has no best end in the schema")
-    return attribute
-
-
-def _goodness(attributes: Sequence[Attribute], values: Mapping[str, Any]) -> float:
-    """Return the mean level of the attributes, each mirrored where its lowest level is the best."""
-    levels = [values[a.name] if a.best == "max" else a.minimum + a.maximum - values[a.name] for a in attributes]
-    return float(sum(levels)) / len(levels)
-
-
-def predicted_quality(schema: AttributeSchema, quality_attributes: Sequence[str], scores: Mapping[str, Score]) -> float:
-    """Return the mean predicted quality of a response, real-valued, high = good."""
-    means = {name: scores[name].mean for name in quality_attributes}
-    return _goodness([quality_attribute(schema, name) for name in quality_attributes], means)
-
-
-def defects(samples: Sequence[Mapping[str, Any]], schema: AttributeSchema) -> list[str | None]:
-    """Say of every sample of one prompt why it is dropped before scoring; None = it is not.
-
-    Args:
-        samples: rows with `text` and `finished`.
-        schema: the attribute names that a leaked label would show.
-
-    Returns:
-        One of `DROPPED` or None per sample.
-    """
-    seen: set[str] = set()
-    found: list[str | None] = []
-    for sample in samples:
-        text = sample["text"].strip()
-        reason = None
-        if not words(text):
-            reason = "empty"
-        elif not sample["finished"]:
-            reason = "truncated"
-        elif has_label_leak(text, schema):
-            reason = "leaking"
-        elif text in seen:
-            reason = "duplicate"
-        elif is_degenerate(text) or says_things_twice(text):
-            reason = "repeating"
-        seen.add(text)
-        found.append(reason)
-    return found
 
 
 class ScoredSample(NamedTuple):

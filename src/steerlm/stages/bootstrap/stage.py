@@ -25,8 +25,6 @@ Under `accelerate launch` or torchrun the first process prepares the data, while
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,7 +37,6 @@ from steerlm.config import BootstrapConfig, SourceConfig, TrainSftConfig, check_
 from steerlm.errors import UserError
 from steerlm.runs import is_main_process
 from steerlm.scorers.labelling import open_labels
-from steerlm.stages.bootstrap.before_after import NUM_PROMPTS, compare, held_out_answers
 from steerlm.stages.bootstrap.data import (
     TRAINING_FILE,
     VALIDATION_FILE,
@@ -51,8 +48,10 @@ from steerlm.stages.bootstrap.data import (
     select,
     write_prompts,
 )
-from steerlm.stages.bootstrap.selection import Combinations, seen_combinations, steerable_info
+from steerlm.stages.bootstrap.selection import Combinations, seen_combinations
 from steerlm.stages.train_sft import train_sft
+from steerlm.stages.tuning.held_out import NUM_PROMPTS, compare, held_out_answers
+from steerlm.stages.tuning.models import publish, steerable_info
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.cluster import Cluster
 from steerlm.storage.files import count_lines, write_json
@@ -258,24 +257,11 @@ def held_out(run: Bootstrap, number: int, model: Path, num_prompts: int = NUM_PR
         attribute_model=run.config.judge or run.attribute_model,
         prompts=run.validation,
         schema=run.schema,
-        combinations=run.combinations,
+        best=run.combinations.best,
+        seen=run.combinations.all,
         sampling=run.sampling(run.config.temperature or _HELD_OUT_TEMPERATURE),
         batch_size=run.config.batch_size,
         seed=run.seed,
         num_prompts=num_prompts,
         devices=run.config.devices_per_model,
     )
-
-
-def publish(model: Path, target: Path) -> None:
-    """Make the last round's model appear at `target`, whole; files are shared with it where the disk allows."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        shutil.copytree(model, partial, copy_function=os.link)
-    except OSError:  # another disk, or a file system without hard links
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(model, partial)
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(partial, target)

@@ -28,11 +28,11 @@ from steerlm.batching.groups import EncodedGroup, GroupedExamples
 from steerlm.config import ContrastConfig, TrainSftConfig
 from steerlm.errors import UserError
 from steerlm.generation.engine import Sampling
-from steerlm.stages.bootstrap.stage import publish
 from steerlm.stages.contrast.pairs import GoalPair, pair_items, write_pairs
-from steerlm.stages.refine.held_out import HeldOut, require_models, tuning_inputs
-from steerlm.stages.refine.tuning import Data, Likelihoods, encode_response, tune_on_groups, tuning_section
 from steerlm.stages.train_sft import SftStart
+from steerlm.stages.tuning.groups import Data, Likelihoods, encode_response, tune_on_groups, tuning_section
+from steerlm.stages.tuning.held_out import HeldOut
+from steerlm.stages.tuning.models import publish, require_models, tuning_inputs
 from steerlm.statistics.estimates import cluster_bootstrap, mean
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.files import read_json, write_json

@@ -56,13 +56,12 @@ def report_of_groups(
         headline: attribute -> the scorer that is quoted.
     """
     found = {}
-    not_told = [False] * len(plan.asks)
     for group in sorted(set(groups), key=lambda name: (-groups.count(name), name)):
         cells = tuple(cell for cell in plan.cells if groups[cell.ask] == group)
         asked = dataclasses.replace(plan, cells=cells)
         dials, categorical = {}, {}
         for name, scorer in headline.items():
-            sweeps = lay_out_sweeps(asked, schema, answers, scores[scorer], [name], not_told)
+            sweeps = lay_out_sweeps(asked, schema, answers, scores[scorer], [name])
             rows = sweeps.of(name, name)
             if rows.any() and schema[name].kind == "ordinal":
                 dials[name] = following(sweeps, schema[name], rows)

@@ -6,22 +6,26 @@ in an `.inputs.json` file, so that another model, another plan or other settings
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
-from steerlm.results.evaluation import Unscored
+from steerlm.results.evaluation import ScorerResult, Unscored
 from steerlm.scorers import measures
-from steerlm.stages.evaluate.fidelity import Sweeps
+from steerlm.stages.evaluate.fidelity import Sweeps, fidelity_report
 from steerlm.stages.evaluate.panel import Panelist
 from steerlm.stages.evaluate.sweeping import SweepPlan
 from steerlm.storage.claims import claim_file, digest_of
 from steerlm.storage.resumable import map_lines, read_rows
+
+if TYPE_CHECKING:
+    from steerlm.generation.requests import Sample
 
 CHUNK = 256
 """Asks answered (and stored) together; ordered by prompt, so that prefixes are shared within a chunk."""
@@ -89,18 +93,21 @@ def answer_plan(
             )
         # a prompt longer than the context has no answer; it is counted, not cut
         answers = generate_fitting(engine, requests, sampling)
-        return [
-            {
-                "ask": ask,
-                "prompt": plan.prompts[plan.asks[ask].prompt].id,
-                "attributes": dict(plan.asks[ask].attributes),
-                "samples": [cast("SampleRow", vars(sample)) for sample in samples],
-            }
-            for ask, samples in zip(chunk, answers, strict=True)
-        ]
+        return [answer_row(plan, ask, samples) for ask, samples in zip(chunk, answers, strict=True)]
 
     map_lines(path, range(len(plan.asks)), work, chunk=CHUNK, description=f"answers of {name}")
     return list(read_rows(path))
+
+
+def answer_row(plan: SweepPlan, ask: int, samples: Sequence[Sample]) -> AnswerRow:
+    """Return the answers to an ask as they are stored."""
+    asked = plan.asks[ask]
+    return {
+        "ask": ask,
+        "prompt": plan.prompts[asked.prompt].id,
+        "attributes": dict(asked.attributes),
+        "samples": [cast("SampleRow", vars(sample)) for sample in samples],
+    }
 
 
 def score_answers(
@@ -127,28 +134,18 @@ def score_answers(
     return list(read_rows(path))
 
 
-def unscored(scores: Sequence[ScoreRow]) -> Unscored:
-    """Count what a scorer left open."""
-    rows = [row for ask in scores for row in ask["scores"]]
-    return Unscored(
-        answers=len(rows),
-        none=sum(row is None for row in rows),
-        partly=sum(row is not None and None in row.values() for row in rows),
-    )
-
-
 def lay_out_sweeps(
     plan: SweepPlan,
     schema: AttributeSchema,
     answers: Sequence[AnswerRow],
     scores: Sequence[ScoreRow],
     names: Sequence[str],
-    seen: Sequence[bool],
+    seen: Sequence[bool] | None = None,
 ) -> Sweeps:
     """Lay out one scorer's measurements as sweeps, one observation per cell and sample.
 
     Args:
-        seen: per ask, whether its setting occurs among the training labels.
+        seen: per ask, whether its setting occurs among the training labels; None: it does not matter.
     """
     rows = [
         (cell, k, scores[cell.ask]["scores"][k])
@@ -162,12 +159,54 @@ def lay_out_sweeps(
         requested=np.array([_level_number(schema[cell.dial], cell.level) for cell, _, _ in rows], dtype=np.float64),
         cluster=np.array([plan.prompts[plan.asks[cell.ask].prompt].cluster for cell, _, _ in rows], dtype=np.int64),
         series=np.array([cell.series * per_series + k for cell, k, _ in rows], dtype=np.int64),
-        seen=np.array([seen[cell.ask] for cell, _, _ in rows], dtype=np.bool_),
+        seen=np.array([seen is None or seen[cell.ask] for cell, _, _ in rows], dtype=np.bool_),
         obtained={
             # None becomes NaN
             name: np.array([None if row is None else row[name] for _, _, row in rows], dtype=np.float64)
             for name in names
         },
+    )
+
+
+@dataclass(frozen=True)
+class ScoredSweeps:
+    """What scorers made of one model's answers.
+
+    Attributes:
+        scores: by scorer, one row per ask.
+        sweeps: by scorer, the same as columns.
+    """
+
+    scores: Mapping[str, list[ScoreRow]]
+    sweeps: Mapping[str, Sweeps]
+
+    def reports(self, schema: AttributeSchema) -> dict[str, ScorerResult]:
+        """Return how faithful the model is to every dial, by scorer."""
+        return {id_: fidelity_report(self.sweeps[id_], schema, _unscored(rows)) for id_, rows in self.scores.items()}
+
+
+def score_sweeps(
+    scorers: Sequence[Panelist],
+    plan: SweepPlan,
+    schema: AttributeSchema,
+    answers: Sequence[AnswerRow],
+    out: Path,
+    name: str,
+    seen: Sequence[bool] | None = None,
+) -> ScoredSweeps:
+    """Let scorers read a model's answers, and lay out what they say; `score_answers` and `lay_out_sweeps` have more."""
+    scores = {scorer.id: score_answers(scorer, plan, answers, out, name) for scorer in scorers}
+    sweeps = {s.id: lay_out_sweeps(plan, schema, answers, scores[s.id], s.attributes, seen) for s in scorers}
+    return ScoredSweeps(scores, sweeps)
+
+
+def _unscored(scores: Sequence[ScoreRow]) -> Unscored:
+    """Count what a scorer left open."""
+    rows = [row for ask in scores for row in ask["scores"]]
+    return Unscored(
+        answers=len(rows),
+        none=sum(row is None for row in rows),
+        partly=sum(row is not None and None in row.values() for row in rows),
     )
 
 

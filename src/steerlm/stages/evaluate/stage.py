@@ -34,19 +34,17 @@ from steerlm.results.evaluation import (
     SweepExamples,
 )
 from steerlm.stages.evaluate.describing import answer_statistics, cautions, examples
-from steerlm.stages.evaluate.fidelity import Sweeps, effects, fidelity_report, paired_comparison
+from steerlm.stages.evaluate.fidelity import Sweeps, effects, paired_comparison
 from steerlm.stages.evaluate.grouping import group_of_asks, report_of_groups
 from steerlm.stages.evaluate.injection import label_words
 from steerlm.stages.evaluate.label_quality import label_quality
 from steerlm.stages.evaluate.mixing import steerability
 from steerlm.stages.evaluate.observing import (
     AnswerRow,
-    ScoreRow,
+    ScoredSweeps,
     answer_plan,
-    lay_out_sweeps,
-    score_answers,
+    score_sweeps,
     text_sweeps,
-    unscored,
 )
 from steerlm.stages.evaluate.panel import Panelist, exact_measure, headline_scorers, make_panel
 from steerlm.stages.evaluate.suites import level_scores, make_suite
@@ -174,7 +172,7 @@ def evaluate_suite(run: SuiteRun, out: Path) -> Evaluation:
     results = _results(job, measured)
     scored = {}
     for model, result in results.models.items():
-        sweeps = measured[model].sweeps
+        sweeps = measured[model].scored.sweeps
         with_scores = {
             scorer: dataclasses.replace(found, suite=level_scores(sweeps[scorer], schema[name], suite))
             for scorer, found in result.scorers.items()
@@ -218,15 +216,13 @@ class _Observed:
     Attributes:
         key: the model's fingerprint.
         answers: one row per ask.
-        scores: by scorer, one row per ask.
-        sweeps: by scorer, the same as columns.
+        scored: the same by scorer.
         text: the text statistics as columns.
     """
 
     key: str
     answers: list[AnswerRow]
-    scores: dict[str, list[ScoreRow]]
-    sweeps: dict[str, Sweeps]
+    scored: ScoredSweeps
     text: Sweeps
 
 
@@ -242,9 +238,8 @@ def _measure(job: _Job, out: Path) -> dict[str, _Observed]:
     measured = {}
     for name, rows in answers.items():
         seen = supported(plan, job.known[name])
-        scores = {s.id: score_answers(s, plan, rows, out / name, name) for s in job.scorers}
-        sweeps = {s.id: lay_out_sweeps(plan, schema, rows, scores[s.id], s.attributes, seen) for s in job.scorers}
-        measured[name] = _Observed(keys[name], rows, scores, sweeps, text_sweeps(plan, schema, rows, seen))
+        scored = score_sweeps(job.scorers, plan, schema, rows, out / name, name, seen)
+        measured[name] = _Observed(keys[name], rows, scored, text_sweeps(plan, schema, rows, seen))
     return measured
 
 
@@ -254,10 +249,7 @@ def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
     clusters = len({prompt.cluster for prompt in plan.prompts})
     groups = None if job.config.by is None else group_of_asks(plan, job.config.by)
     statistics = {name: info.label_statistics for name, info in job.infos.items()}
-    reports = {
-        name: {s.id: fidelity_report(found.sweeps[s.id], schema, unscored(found.scores[s.id])) for s in scorers}
-        for name, found in measured.items()
-    }
+    reports = {name: found.scored.reports(schema) for name, found in measured.items()}
     models = {
         name: ModelResult(
             fingerprint=found.key,
@@ -268,10 +260,10 @@ def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
             answers=answer_statistics(plan, found.answers, schema),
             effects=effects(found.text, schema),
             scorers=reports[name],
-            steerability=steerability(plan, found.scores, schema, job.headline, reports[name]),
+            steerability=steerability(plan, found.scored.scores, schema, job.headline, reports[name]),
             groups=None
             if groups is None
-            else report_of_groups(groups, plan, schema, found.answers, found.scores, job.headline),
+            else report_of_groups(groups, plan, schema, found.answers, found.scored.scores, job.headline),
         )
         for name, found in measured.items()
     }
@@ -289,7 +281,7 @@ def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
         cautions=cautions(dials, scorers, job.headline, clusters, job.infos, models, job.strengths),
         models=models,
         examples=SweepExamples(
-            last, examples(plan, schema, measured[last].answers, measured[last].scores, job.headline)
+            last, examples(plan, schema, measured[last].answers, measured[last].scored.scores, job.headline)
         ),
     )
 
@@ -340,7 +332,7 @@ def _comparisons(
     for before, after in itertools.pairwise(measured):
         for scorer in dict.fromkeys(headline.values()):
             attributes = [a for a in schema.ordinal if headline.get(a.name) == scorer]
-            pair = measured[before].sweeps[scorer], measured[after].sweeps[scorer]
+            pair = measured[before].scored.sweeps[scorer], measured[after].scored.sweeps[scorer]
             if attributes and np.array_equal(pair[0].series, pair[1].series):
                 out.append(PairedDifferences(before, after, scorer, *paired_comparison(*pair, attributes)))
     return out

@@ -175,6 +175,14 @@ def make_plan(
     return SweepPlan(tuple(prompts), tuple(asked), tuple(cells))
 
 
+def plan_at_defaults(
+    prompts: Sequence[Prompt], schema: AttributeSchema, dials: Iterable[str], seed: int, guidance: Strengths = 1.0
+) -> SweepPlan:
+    """Lay out the sweeps of some dials, the others at their defaults: nothing of it hangs on the training labels."""
+    levels = {dial: sweep_levels(schema[dial]) for dial in dials}
+    return make_plan(prompts, schema, ("defaults",), (), seed, levels, guidance)
+
+
 def strengths_of(dial: str, guidance: Strengths) -> dict[str, float]:
     """Return the strength of a dial that is turned; nothing where it counts 1."""
     strength = guidance.get(dial, 1.0) if isinstance(guidance, Mapping) else guidance

@@ -19,23 +19,21 @@ from scipy.special import entr, softmax
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.batching.groups import EncodedGroup, GroupedExamples
 from steerlm.config import RefineConfig, TrainSftConfig
-from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
+from steerlm.conversation import Conversation, read_conversations, write_conversations
 from steerlm.errors import UserError
-from steerlm.generation.opening import open_engine
-from steerlm.generation.requests import Engine, Request, Sampling, generate_fitting
-from steerlm.scorers.labelling import SchemaLabels, open_labels
+from steerlm.generation.requests import Request, Sampling
+from steerlm.scorers.labelling import SchemaLabels
 from steerlm.scorers.likelihoods import log_likelihood
+from steerlm.scorers.protocol import Scores
 from steerlm.sources.response_groups import ResponseGroup, WeighedResponse, read_groups, write_groups
-from steerlm.stages.bootstrap.prompts import draw_prompts, prompt_items
-from steerlm.stages.bootstrap.selection import defects
-from steerlm.stages.refine.tuning import Data, Likelihoods, encode_response, tuning_section
 from steerlm.stages.train_sft import SftStart
+from steerlm.stages.tuning.answers import defects, write_samples, write_scores
+from steerlm.stages.tuning.groups import Data, Likelihoods, encode_response, tuning_section
+from steerlm.stages.tuning.prompts import draw_prompts, prompt_items
 from steerlm.storage.cluster import Cluster
 from steerlm.storage.hash_set import hash64
 from steerlm.storage.resumable import Pairs, map_lines, read_rows, row_items
 
-_ROWS_PER_SLOT = 8
-"""Samples of a chunk for every place in the batch: enough that the batch is full most of the time."""
 _GROUPS_PER_CHUNK = 64
 HELD_OUT = 16
 """The responses to one of so many prompts are not trained on: their KL(w||b) is what is monitored."""
@@ -89,33 +87,21 @@ def _requested(run: Refinement, request: Conversation) -> dict[str, Value]:
 
 
 def sample(run: Refinement, number: int, model: Path, folder: Path) -> None:
-    config, model = run.config, model.resolve()
-    sampling = Sampling(config.max_new_tokens, config.temperature, config.top_k, config.top_p)
-    engine: Engine | None = None
+    """Write `samples.jsonl`: what a model says to the requests of the folder."""
+    config = run.config
 
-    def work(chunk: list[Conversation]) -> list[Any]:
-        nonlocal engine
-        engine = engine or open_engine(config.engine, model, batch_size=config.batch_size)
-        requests = [
-            Request(
-                request.messages,
-                _requested(run, request),
-                config.samples_per_prompt,
-                hash64(str(run.seed), str(number), request.id),
-            )
-            for request in chunk
-        ]
-        answers = generate_fitting(engine, requests, sampling)
-        return [
-            {"id": request.id, "samples": [vars(sample) for sample in samples]}
-            for request, samples in zip(chunk, answers, strict=True)
-        ]
+    def ask(request: Conversation) -> list[Request]:
+        draw = hash64(str(run.seed), str(number), request.id)
+        return [Request(request.messages, _requested(run, request), config.samples_per_prompt, draw)]
 
-    map_lines(
-        folder / "samples.jsonl",
-        prompt_items(folder / "requests.jsonl", run.schema),
-        work,
-        chunk=max(1, _ROWS_PER_SLOT * config.batch_size // config.samples_per_prompt),
+    write_samples(
+        config,
+        folder / "requests.jsonl",
+        run.schema,
+        model,
+        Sampling(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
+        ask=ask,
+        row=lambda _, sample: vars(sample),
         description=f"sampling, round {number}",
         cluster=run.cluster,
     )
@@ -123,36 +109,24 @@ def sample(run: Refinement, number: int, model: Path, folder: Path) -> None:
 
 def score(run: Refinement, folder: Path) -> None:
     """Write `scored.jsonl`: per response why it is dropped, or log P(a|x,y) and the scores it comes from."""
-    scorer: SchemaLabels | None = None
-    attribute_model = None if run.attribute_model is None else run.attribute_model.resolve()
     kernels = {attribute.name: run.config.kernel for attribute in run.schema if attribute.said_by == "measure"}
 
-    def work(chunk: list[tuple[Conversation, Any]]) -> list[Any]:
-        nonlocal scorer
-        scorer = scorer or open_labels(run.schema, attribute_model)
-        rows: list[Any] = []
-        waiting: list[tuple[Any, dict[str, Value], list[Message]]] = []
-        for request, row in chunk:
-            found: list[Any] = [{"dropped": reason} for reason in _defects(row["samples"], run.schema)]
-            for result, sampled in zip(found, row["samples"], strict=True):
-                if result["dropped"] is None:
-                    turns = [*request.messages, Message("assistant", sampled["text"])]
-                    waiting.append((result, _requested(run, request), turns))
-            rows.append({"id": request.id, "samples": found})
-        found_scores = scorer.score([turns for _, _, turns in waiting])
-        for (result, requested, _), scores in zip(waiting, found_scores, strict=True):
-            if scores is None or any(name not in scores for name in requested):
-                result["dropped"] = "unscorable"
-                continue
-            likelihood = log_likelihood(run.schema, requested, scores, run.config.concentration, kernels)
-            result["log_likelihood"] = round(likelihood, 4)
-            result["scores"] = {name: scores[name].rounded().to_dict() for name in requested}
-        return rows
+    def worth(_: SchemaLabels, request: Conversation, scores: Scores) -> dict[str, object] | None:
+        requested = _requested(run, request)
+        if any(name not in scores for name in requested):
+            return None
+        likelihood = log_likelihood(run.schema, requested, scores, run.config.concentration, kernels)
+        return {
+            "log_likelihood": round(likelihood, 4),
+            "scores": {name: scores[name].rounded().to_dict() for name in requested},
+        }
 
-    map_lines(
-        folder / "scored.jsonl",
-        Pairs(prompt_items(folder / "requests.jsonl", run.schema), row_items((folder / "samples.jsonl").resolve())),
-        work,
+    write_scores(
+        folder / "requests.jsonl",
+        run.schema,
+        run.attribute_model,
+        look=_defects,
+        worth=worth,
         chunk=_GROUPS_PER_CHUNK,
         description="scoring responses",
         cluster=run.cluster,

@@ -29,7 +29,6 @@ from steerlm.config import RefineConfig, TrainSftConfig
 from steerlm.errors import UserError, refuse_ranks
 from steerlm.generation.engine import Sampling, said
 from steerlm.sources.response_groups import read_groups, write_groups
-from steerlm.stages.bootstrap.stage import publish
 from steerlm.stages.refine.data import (
     HELD_OUT,
     Refinement,
@@ -42,8 +41,9 @@ from steerlm.stages.refine.data import (
     weigh,
     write_requests,
 )
-from steerlm.stages.refine.held_out import HeldOut, require_models, tuning_inputs
-from steerlm.stages.refine.tuning import tune_on_groups
+from steerlm.stages.tuning.groups import tune_on_groups
+from steerlm.stages.tuning.held_out import HeldOut
+from steerlm.stages.tuning.models import publish, require_models, tuning_inputs
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.cluster import Cluster
 from steerlm.storage.files import write_json

@@ -34,7 +34,8 @@ from steerlm.errors import UserError, needs_extra, refuse_ranks
 from steerlm.generation.engine import Sampling
 from steerlm.scorers.rewards import attribute_rewards
 from steerlm.stages.evaluate.sweeping import read_prompts
-from steerlm.stages.refine.held_out import HeldOut, require_models, tuning_inputs
+from steerlm.stages.tuning.held_out import HeldOut
+from steerlm.stages.tuning.models import require_models, tuning_inputs
 from steerlm.storage.claims import claim
 from steerlm.storage.files import read_json, write_json
 from steerlm.storage.hash_set import hash64

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -27,6 +27,7 @@ from steerlm.conversation import Message
 from steerlm.scorers.rewards import RewardFunction
 from steerlm.storage.files import read_json, write_json
 from steerlm.training.checkpoints import complete_checkpoints, mark_complete
+from steerlm.training.loop import recompute_argument
 
 _SPENT = "spent.json"
 
@@ -179,9 +180,6 @@ def train_grpo(
 
 def common_arguments(sft: TrainSftConfig, out: Path, learning_rate: float, steps: int, seed: int) -> Mapping[str, Any]:
     """Return what every trainer of TRL is told: warm-up, decay, clipping and precision are those of the fine-tuning."""
-    names = {field.name for field in dataclasses.fields(TrainingArguments)}
-    # transformers renamed gradient_checkpointing, and warns about the old name
-    recompute = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     return {
         "output_dir": str(out),
         "max_steps": steps,
@@ -191,7 +189,7 @@ def common_arguments(sft: TrainSftConfig, out: Path, learning_rate: float, steps
         "adam_beta2": sft.adam_beta2,
         "max_grad_norm": sft.max_grad_norm,
         "bf16": autocast_bf16(sft.precision),
-        recompute: sft.gradient_checkpointing,
+        recompute_argument(): sft.gradient_checkpointing,
         "use_cpu": not torch.accelerator.is_available(),
         "report_to": [],
         "disable_tqdm": True,

@@ -11,9 +11,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,6 +69,7 @@ from steerlm.stages.train_attribute_model.report import (
 from steerlm.stages.train_attribute_model.tuning import held_out_turns, tune
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.files import write_json
+from steerlm.template.conversation_encoder import ConversationEncoder
 from steerlm.training.base_encoder import open_encoder
 from steerlm.training.distributed import ranks
 from steerlm.training.loop import BEST, train
@@ -118,8 +119,13 @@ def train_attribute_model(
     set_seed(seed)
     tokenizer, num_new, encoder = open_encoder(config, schema)
     readout = readout_of(config)
-    model = _load_base(config, schema, readout)
-    resize_embeddings(model, tokenizer, num_new)
+
+    def load_base() -> Any:
+        model = _load_base(config, schema, readout)
+        resize_embeddings(model, tokenizer, num_new)
+        return model
+
+    model = load_base()
     max_length = min(config.max_length, context_length(model.config, tokenizer))
     learned = read_attribute_data(
         train_data, encoder, config.kind, max_length, keep_turns=False, data_schema=data_schema
@@ -134,52 +140,107 @@ def train_attribute_model(
         "max_length": max_length,
         "train": _counts(learned),
         "validation": _counts(held_out),
-        "training": _UNTRAINED,
-        "warnings": _warnings(learned, held_out),
     }
-    fitted: Fitted | None = None
-    frozen: PreTrainedModel | None = None
-    if readout is not None:
-        features = TurnFeatures(config, tokenizer, encoder, readout, learned, out / FEATURES)
-        read_N_F = features.of(model, "frozen")
-        fitted = fit_all(read_N_F, learned.labels_N_K, schema, learned.sources, learned.groups, config.anchors)
-        held_N = held_out_turns(learned.sources, learned.groups)
-        if tunes(config) and held_N.any() and not held_N.all():
-            # two models and an optimizer would not fit where one of them does
-            frozen, model = model.to("cpu"), _load_base(config, schema, readout)
-            resize_embeddings(model, tokenizer, num_new)
-            tuning = tune(
-                config, model, tokenizer, encoder.control_ids, readout, read_N_F, fitted, learned, held_N, held_out,
-                share, out, seed,
-            )  # fmt: skip
-            report |= {"training": tuning.training, "warnings": [*report["warnings"], *tuning.warnings]}
-            tuned = Tuned(features.of(model, "tuned"), held_N)
-            fitted = fit_all(
-                read_N_F, learned.labels_N_K, schema, learned.sources, learned.groups, config.anchors, tuned=tuned
-            )
-            if not fitted.tuned:
-                fitted, model, frozen = fitted.narrowed(read_N_F.shape[1]), frozen, None
-        report["warnings"] += fit_warnings(fitted) + dead_warnings(fitted, readout, model.config.hidden_size)
+    warnings = _warnings(learned, held_out)
+    if readout is None:
+        trained = _train_whole(config, model, tokenizer, encoder, learned, held_out, out, seed)
     else:
-        if isinstance(learned.examples, RegressionExamples):
-            centre_head(model, learned)
-        if config.lora is not None:
-            model = add_lora(model, config.lora, encoder.new_ids)
-        objective: Objective = "regression" if config.kind == "regression" else "sft"
-        mine = schema if config.kind == "regression" else None
-        report["training"] = train(
-            config, model, tokenizer, learned.examples, held_out.examples, objective, out, seed, mine
-        )
+        features = TurnFeatures(config, tokenizer, encoder, readout, learned, out / FEATURES)
+        trained = _fit_and_tune(config, model, load_base, features, held_out, share, out, seed)
+    del model  # another one may have taken its place
+    report |= {"training": trained.course, "warnings": [*warnings, *trained.warnings]}
     if ranks().is_main_process:
-        if readout is None:
-            model = _plain_model(config, model, tokenizer, out, report["training"]["best_step"])
-        report |= _score_and_save(
-            config, model, tokenizer, learned, held_out, report, out, seed, readout, fitted, frozen
-        )
+        report |= _score_and_save(config, trained, tokenizer, learned, held_out, report, out, seed, readout)
         write_json(report_path, report)
         shutil.rmtree(out / FEATURES, ignore_errors=True)
     ranks().wait_for_everyone()
     return _summary(json.loads(report_path.read_text(encoding="utf-8")))
+
+
+class _Trained(NamedTuple):
+    """What training gave.
+
+    Attributes:
+        model: where it was trained whole, in one piece on the first rank only.
+        course: of the training.
+        warnings: for the report.
+        fitted: of a head in closed form; None: the model has its own.
+        frozen: the base model as it was, where the head reads that, too.
+    """
+
+    model: Any
+    course: Mapping[str, Any]
+    warnings: Sequence[str] = ()
+    fitted: Fitted | None = None
+    frozen: PreTrainedModel | None = None
+
+
+def _fit_and_tune(
+    config: TrainAttributeModelConfig,
+    model: Any,
+    load_base: Callable[[], Any],
+    features: TurnFeatures,
+    held_out: AttributeData,
+    share: Mapping[str, float],
+    out: Path,
+    seed: int,
+) -> _Trained:
+    """Fit a head to a model's features, and fine-tune the model from there where that is wanted and helps.
+
+    Args:
+        load_base: returns the same model once more.
+        features: of the training turns.
+        share: weight of every source.
+    """
+    learned, readout = features.learned, features.readout
+    course: Mapping[str, Any] = _UNTRAINED
+    warnings: list[str] = []
+    frozen: PreTrainedModel | None = None
+
+    def fit(tuned: Tuned | None = None) -> Fitted:
+        return fit_all(
+            read_N_F, learned.labels_N_K, learned.schema, learned.sources, learned.groups, config.anchors, tuned=tuned
+        )
+
+    read_N_F = features.of(model, "frozen")
+    fitted = fit()
+    held_N = held_out_turns(learned.sources, learned.groups)
+    if tunes(config) and held_N.any() and not held_N.all():
+        # two models and an optimizer would not fit where one of them does
+        frozen, model = model.to("cpu"), load_base()
+        tuning = tune(
+            config, model, features.tokenizer, features.encoder.control_ids, readout, read_N_F, fitted, learned, held_N,
+            held_out, share, out, seed,
+        )  # fmt: skip
+        course, warnings = tuning.training, [*tuning.warnings]
+        fitted = fit(Tuned(features.of(model, "tuned"), held_N))
+        if not fitted.tuned:
+            fitted, model, frozen = fitted.narrowed(read_N_F.shape[1]), frozen, None
+    warnings += fit_warnings(fitted) + dead_warnings(fitted, readout, model.config.hidden_size)
+    return _Trained(model, course, warnings, fitted, frozen)
+
+
+def _train_whole(
+    config: TrainAttributeModelConfig,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: ConversationEncoder,
+    learned: AttributeData,
+    held_out: AttributeData,
+    out: Path,
+    seed: int,
+) -> _Trained:
+    """Train a model with a head of its own, or one that writes labels."""
+    if isinstance(learned.examples, RegressionExamples):
+        centre_head(model, learned)
+    if config.lora is not None:
+        model = add_lora(model, config.lora, encoder.new_ids)
+    objective: Objective = "regression" if config.kind == "regression" else "sft"
+    mine = learned.schema if config.kind == "regression" else None
+    course = train(config, model, tokenizer, learned.examples, held_out.examples, objective, out, seed, mine)
+    if ranks().is_main_process:
+        model = _plain_model(config, model, tokenizer, out, course["best_step"])
+    return _Trained(model, course)
 
 
 _UNTRAINED: dict[str, object] = {
@@ -247,7 +308,7 @@ def _plain_model(
 
 def _score_and_save(
     config: TrainAttributeModelConfig,
-    model: PreTrainedModel,
+    trained: _Trained,
     tokenizer: PreTrainedTokenizerBase,
     learned: AttributeData,
     held_out: AttributeData,
@@ -255,11 +316,9 @@ def _score_and_save(
     out: Path,
     seed: int,
     readout: Readout | None,
-    fitted: Fitted | None,
-    frozen: PreTrainedModel | None,
 ) -> dict[str, Any]:
     """Score the held-out turns, save the model with that spread, and return what the report says of it."""
-    schema = held_out.schema
+    schema, fitted = held_out.schema, trained.fitted
     statistics = label_statistics(label_codes(learned.labels_N_K, schema), schema)
     info = CheckpointInfo(
         kind=config.kind,
@@ -276,48 +335,32 @@ def _score_and_save(
     )
     head = None if fitted is None else fitted.head(readout)
     device = default_device()
-    frozen = None if frozen is None else frozen.to(device)
-    scorer = loaded_attribute_model(model.to(device), tokenizer, info, "", config.precision, head=head, frozen=frozen)
+    model, frozen = trained.model.to(device), None if trained.frozen is None else trained.frozen.to(device)
+    scorer = loaded_attribute_model(model, tokenizer, info, "", config.precision, head=head, frozen=frozen)
     if fitted is not None:
         scorer = dataclasses.replace(scorer, cuts=fitted_cut_points(fitted, schema))
-        curves = fitted_curves(fitted, schema)
     elif config.kind == "regression":
         scorer = dataclasses.replace(scorer, cuts=_cut_points(scorer, learned, config.tokens_per_batch, seed))
-
-    def scored_by(model: LoadedAttributeModel, indices: Sequence[int]) -> list[Scores]:
-        scored = model.score([held_out.turns[i].messages for i in indices], config.tokens_per_batch)
-        scores = [score for score in scored if score is not None]
-        assert len(scores) == len(indices), "only turns that fit are kept"
-        return scores
-
-    scores = scored_by(scorer, range(len(held_out.turns)))  # as the turn's source rates, where they differ
-    if fitted is not None and fitted.calibrations:
-        for source in set(held_out.sources):
-            mine = [i for i, other in enumerate(held_out.sources) if other == source]
-            for i, score in zip(mine, scored_by(scorer.for_source(source), mine), strict=True):
-                scores[i] = score
+    scores = _held_out_scores(scorer, held_out, fitted, config.tokens_per_batch)
     labels = dict(zip(schema.names, learned.labels_N_K.T.astype(np.float64), strict=True))
+    report["warnings"] += unmoved_warnings(scores, {a.name: labels[a.name] for a in schema.ordinal})
     # without held-out labels the spread of the labels themselves is all that is known
     spread = {attribute.name: float(np.nanstd(labels[attribute.name])) for attribute in schema.ordinal}
     spread |= residual_std(held_out.turns, scores, schema)
     apart = fitted is not None and bool(fitted.calibrations)
     means = {source: _label_means(learned, source if apart else None) for source in set(held_out.sources)}
-    report["warnings"] += unmoved_warnings(scores, {a.name: labels[a.name] for a in schema.ordinal})
-    found: dict[str, Any] = {
-        "residual_std": spread,
-        "cut_points": scorer.cuts,
-        **attribute_reports(
-            held_out.turns, scores, scorer.values, schema, [means[source] for source in held_out.sources], seed
-        ),
-    }
-    statistics |= {"residual_std": spread, "cut_points": scorer.cuts}
+    of_turns = [means[source] for source in held_out.sources]
+    known = {"residual_std": spread, "cut_points": scorer.cuts}
+    found = known | attribute_reports(held_out.turns, scores, scorer.values, schema, of_turns, seed)
+    statistics |= known
     if fitted is not None and readout is not None:
         control_ids = sorted(scorer.encoder.control_ids)
         statistics["readout"] = {**dataclasses.asdict(readout), "control_ids": control_ids, "tuned": fitted.tuned}
-        statistics["intervals"] = fitted_intervals(fitted, schema)
+        curves, intervals = fitted_curves(fitted, schema), fitted_intervals(fitted, schema)
+        statistics["intervals"] = intervals
         statistics["curves"] = {name: (curve.steps, curve.width) for name, curve in curves.items()}
-        found |= {"curves": {name: curve._asdict() for name, curve in curves.items()}}
-        found |= {"intervals": statistics["intervals"], "fits": fit_reports(fitted, schema)}
+        found["curves"] = {name: curve._asdict() for name, curve in curves.items()}
+        found |= {"intervals": intervals, "fits": fit_reports(fitted, schema)}
         found["coverage"] = coverage(held_out.turns, scores, fitted, schema)
     else:
         intervals, covered = held_out_intervals(held_out.turns, scores, schema, seed)
@@ -329,6 +372,26 @@ def _score_and_save(
     parts = {} if frozen is None else {FROZEN: frozen}
     save_model(out / "model", model, tokenizer, info, _card(info, {**report, **found}), files, parts)
     return found
+
+
+def _held_out_scores(
+    scorer: LoadedAttributeModel, held_out: AttributeData, fitted: Fitted | None, tokens_per_batch: int
+) -> list[Scores]:
+    """Return the scores of the held-out turns: as the turn's source rates, where they differ."""
+
+    def scored_by(model: LoadedAttributeModel, indices: Sequence[int]) -> list[Scores]:
+        scored = model.score([held_out.turns[i].messages for i in indices], tokens_per_batch)
+        scores = [score for score in scored if score is not None]
+        assert len(scores) == len(indices), "only turns that fit are kept"
+        return scores
+
+    scores = scored_by(scorer, range(len(held_out.turns)))
+    if fitted is not None and fitted.calibrations:
+        for source in set(held_out.sources):
+            mine = [i for i, other in enumerate(held_out.sources) if other == source]
+            for i, score in zip(mine, scored_by(scorer.for_source(source), mine), strict=True):
+                scores[i] = score
+    return scores
 
 
 _SENTENCE_FILES = (

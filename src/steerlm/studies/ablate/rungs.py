@@ -16,6 +16,7 @@ from steerlm.attributes import AttributeSchema
 from steerlm.config import Recipe, load_recipe
 from steerlm.conversation import Conversation, Score, read_conversations, write_conversations
 from steerlm.errors import UserError, did_you_mean
+from steerlm.stages.tuning.quality import predicted_quality
 
 Data = Literal["labelled", "best", "all"]
 
@@ -96,8 +97,6 @@ def is_labelled(record: Conversation) -> bool:
 
 def human_quality(record: Conversation, schema: AttributeSchema, quality: Sequence[str]) -> float | None:
     """Return the quality of a record's worst answer by its human labels (high = good); None where one is missing."""
-    from steerlm.stages.bootstrap.selection import predicted_quality  # imports torch
-
     worst = None
     for i in record.assistant_turns:
         labels = record.messages[i].human_labels

@@ -28,7 +28,7 @@ from steerlm.results.studies import (
     TextFigures,
 )
 from steerlm.scorers.measures import distinct_n
-from steerlm.stages.bootstrap.selection import predicted_quality
+from steerlm.stages.tuning.quality import predicted_quality
 from steerlm.statistics.estimates import (
     Estimate,
     FloatArray,

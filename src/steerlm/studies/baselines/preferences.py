@@ -8,7 +8,7 @@ from pathlib import Path
 
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
-from steerlm.stages.bootstrap.selection import predicted_quality
+from steerlm.stages.tuning.quality import predicted_quality
 from steerlm.studies.ablate.measuring import without_labels
 
 BEST_SHARE = 0.1

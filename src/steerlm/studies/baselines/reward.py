@@ -7,8 +7,8 @@ from pathlib import Path
 
 from steerlm.conversation import Message, Score
 from steerlm.scorers.attribute_models import LoadedAttributeModel
-from steerlm.stages.bootstrap.selection import predicted_quality
 from steerlm.stages.evaluate.sweeping import Prompt
+from steerlm.stages.tuning.quality import predicted_quality
 from steerlm.studies.ablate.measuring import without_labels
 
 Reward = Callable[[Sequence[tuple[tuple[Message, ...], str]]], list[float]]

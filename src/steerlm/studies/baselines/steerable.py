@@ -11,8 +11,8 @@ from steerlm.checkpoint.models import load_tokenizer
 from steerlm.config import BaselinesConfig, ReinforceConfig, TrainSftConfig
 from steerlm.results.studies import TrialCourse
 from steerlm.scorers.rewards import attribute_rewards
-from steerlm.stages.refine.held_out import require_models
 from steerlm.stages.reinforce.stage import draw_asks, save_reinforced
+from steerlm.stages.tuning.models import require_models
 from steerlm.template.conversation_encoder import ConversationEncoder
 
 

@@ -35,11 +35,12 @@ from steerlm.reporting.formatting import estimate_text, markdown_table
 from steerlm.results.codec import from_json
 from steerlm.runs import RunFolder
 from steerlm.scorers.labelling import open_labels
-from steerlm.stages.bootstrap.before_after import compare
 from steerlm.stages.bootstrap.data import Bootstrap, choose_temperature, mix, sample, score, select, write_prompts
 from steerlm.stages.bootstrap.selection import Combinations
-from steerlm.stages.bootstrap.stage import check_bootstrap, held_out, publish, training_section
+from steerlm.stages.bootstrap.stage import check_bootstrap, held_out, training_section
 from steerlm.stages.train_sft import train_sft
+from steerlm.stages.tuning.held_out import compare
+from steerlm.stages.tuning.models import publish
 from steerlm.statistics.estimates import Estimate
 from steerlm.storage.claims import claim, digest_of_file
 from steerlm.storage.files import read_json, write_json, write_text

@@ -16,7 +16,7 @@ from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
 from steerlm.generation.demonstrations import Demonstrations, placed
-from steerlm.stages.evaluate.observing import AnswerRow, SampleRow, answer_plan, score_answers
+from steerlm.stages.evaluate.observing import AnswerRow, answer_plan, answer_row, score_answers
 from steerlm.stages.evaluate.panel import Panelist
 from steerlm.stages.evaluate.sweeping import SweepPlan, guided
 from steerlm.storage.claims import claim_file, digest_of
@@ -25,7 +25,7 @@ from steerlm.studies.ways.wording import asked_in_words, worded
 
 if TYPE_CHECKING:
     from steerlm.generation.plain import PlainModel, Push
-    from steerlm.generation.requests import Sampling
+    from steerlm.generation.requests import Sample, Sampling
     from steerlm.studies.ways.vectors import DialVector
 
 Kind = Literal["header", "words", "demonstrations", "vector"]
@@ -146,13 +146,11 @@ class WayQuestions:
             samples = self.base.answers(
                 [conversations[ask] for ask in owners], seeds, sampling, self._push(way, owners)
             )
-            given: dict[int, list[SampleRow]] = {ask: [] for ask in chunk}
+            given: dict[int, list[Sample]] = {ask: [] for ask in chunk}
             for ask, sample in zip(owners, samples, strict=True):
                 if sample is not None:
-                    given[ask].append(
-                        SampleRow(text=sample.text, num_tokens=sample.num_tokens, finished=sample.finished)
-                    )
-            return [self._row(ask, given[ask]) for ask in chunk]
+                    given[ask].append(sample)
+            return [answer_row(self.plan, ask, given[ask]) for ask in chunk]
 
         map_lines(path, range(len(conversations)), work, chunk=_CHUNK, description=f"answers of {way.name}")
         shown = [
@@ -194,15 +192,6 @@ class WayQuestions:
         from steerlm.checkpoint.models import fingerprint
 
         return fingerprint(self.run.base) if Path(self.run.base).is_dir() else self.run.base
-
-    def _row(self, ask: int, samples: list[SampleRow]) -> AnswerRow:
-        asked = self.plan.asks[ask]
-        return AnswerRow(
-            ask=ask,
-            prompt=self.plan.prompts[asked.prompt].id,
-            attributes=dict(asked.attributes),
-            samples=samples,
-        )
 
     def _conversation(self, way: Way, ask: int) -> tuple[Message, ...]:
         asked = self.plan.asks[ask]

@@ -19,17 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
-from steerlm.attributes import AttributeSchema
 from steerlm.errors import UserError
 from steerlm.generation.demonstrations import read_demonstrations
 from steerlm.results.codec import VERSION, write_result
 from steerlm.results.dials import Differences
 from steerlm.results.evaluation import PromptCounts
 from steerlm.results.ways import WayResult, WaysResult
-from steerlm.stages.evaluate.fidelity import Sweeps, fidelity_report, paired_comparison
-from steerlm.stages.evaluate.observing import AnswerRow, ScoreRow, lay_out_sweeps, score_answers, unscored
+from steerlm.stages.evaluate.fidelity import paired_comparison
+from steerlm.stages.evaluate.observing import AnswerRow, ScoredSweeps, score_sweeps
 from steerlm.stages.evaluate.panel import Panelist, make_panel, ordinal_headlines
-from steerlm.stages.evaluate.sweeping import SweepPlan, guided, make_plan, read_prompts, seen_combinations, sweep_levels
+from steerlm.stages.evaluate.sweeping import guided, plan_at_defaults, read_prompts
 from steerlm.studies.ways.asking import SHOWN, PromptLengths, Way, WayQuestions, WaysRun
 
 
@@ -60,10 +59,8 @@ def compare_ways(run: WaysRun, out: Path) -> WaysResult:
     if needing and run.demonstrations is None:
         raise UserError(f"--ways {', '.join(needing)}: give --demonstrations, annotated answers (annotate/train.jsonl)")
     prompts = read_prompts(run.prompts, schema, config.num_prompts, run.seed)
-    levels = {name: sweep_levels(schema[name]) for name in headline}
-    known = seen_combinations(info.label_statistics, schema)
     # an ask for every step of every sweep: a vector pushes by the dial, also where settings are equal
-    plan = guided(make_plan(prompts, schema, ("defaults",), known, run.seed, levels), 1.0)
+    plan = guided(plan_at_defaults(prompts, schema, headline, run.seed), 1.0)
     quoted = [scorer for scorer in panel if scorer.id in headline.values()]
     shown = None if run.demonstrations is None else read_demonstrations(run.demonstrations, schema)
     asking = WayQuestions(
@@ -76,13 +73,12 @@ def compare_ways(run: WaysRun, out: Path) -> WaysResult:
     observed = {}
     for way in run.ways:
         rows, lengths = asking.rows(way, fingerprint(run.model), out)
-        scores = {s.id: score_answers(s, plan, rows, out / way.name, way.name) for s in quoted}
-        observed[way.name] = _Seen(rows, scores, lengths)
-    sweeps = {name: {s.id: _sweeps(plan, schema, seen, s) for s in quoted} for name, seen in observed.items()}
+        scored = score_sweeps(quoted, plan, schema, rows, out / way.name, way.name)
+        observed[way.name] = _Seen(rows, scored, lengths)
     headers = [way for way in run.ways if way.kind == "header" and way.draws == 1]
     header = min(headers, key=lambda way: way.strength != 1, default=None)
     results = [
-        _way(run, way, observed[way.name], sweeps[way.name], None if header is None else sweeps[header.name], headline)
+        _way(run, way, observed[way.name], None if header is None else observed[header.name], headline)
         for way in run.ways
     ]
     result = WaysResult(
@@ -107,31 +103,27 @@ def compare_ways(run: WaysRun, out: Path) -> WaysResult:
 @dataclass(frozen=True)
 class _Seen:
     rows: list[AnswerRow]
-    scores: Mapping[str, list[ScoreRow]]
+    scored: ScoredSweeps
     prompt: PromptLengths | None
-
-
-def _sweeps(plan: SweepPlan, schema: AttributeSchema, seen: _Seen, scorer: Panelist) -> Sweeps:
-    return lay_out_sweeps(plan, schema, seen.rows, seen.scores[scorer.id], scorer.attributes, [True] * len(plan.asks))
 
 
 def _way(
     run: WaysRun,
     way: Way,
     seen: _Seen,
-    sweeps: Mapping[str, Sweeps],
-    header: Mapping[str, Sweeps] | None,
+    header: _Seen | None,
     headline: Mapping[str, str],
 ) -> WayResult:
     schema = run.schema
-    reports = {id_: fidelity_report(found, schema, unscored(seen.scores[id_])) for id_, found in sweeps.items()}
+    reports = seen.scored.reports(schema)
     by_dial: dict[str, Differences] = {}
     overall: Differences | None = None
-    if header is not None and sweeps is not header:
+    if header is not None and seen is not header:
         for id_ in dict.fromkeys(headline.values()):
             attributes = [schema[name] for name, scorer in headline.items() if scorer == id_]
-            if np.array_equal(sweeps[id_].series, header[id_].series):
-                found, each = paired_comparison(header[id_], sweeps[id_], attributes)
+            before, after = header.scored.sweeps[id_], seen.scored.sweeps[id_]
+            if np.array_equal(after.series, before.series):
+                found, each = paired_comparison(before, after, attributes)
                 by_dial |= each
                 overall = overall or found
     samples = [sample for row in seen.rows for sample in row["samples"]]

@@ -1,24 +1,34 @@
-"""What a further training of a steerable model changed, on held-out prompts, by the attribute model."""
+"""The steerable model that a stage trains further: what it must be, what the result depends on, where that appears."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
 from steerlm.attributes import AttributeSchema, Value
-from steerlm.checkpoint.models import CheckpointInfo, fingerprint
+from steerlm.checkpoint.models import CheckpointInfo, fingerprint, load_info
 from steerlm.config import TrainSftConfig
 from steerlm.errors import UserError
-from steerlm.generation.engine import Sampling
 from steerlm.scorers.labelling import open_labels
-from steerlm.stages.bootstrap.before_after import compare, held_out_answers
-from steerlm.stages.bootstrap.selection import Combinations, steerable_info
 from steerlm.stages.evaluate.sweeping import seen_combinations
 from steerlm.storage.claims import digest_of_file
+
+
+def steerable_info(steerable_model: Path, attribute_model: Path | None, schema: AttributeSchema) -> CheckpointInfo:
+    """Return what a steerable model says of itself; refuse models of another kind or schema."""
+    info = load_info(steerable_model)
+    if info.kind != "sft" or not info.conditioning:
+        raise UserError(
+            f"{steerable_model} was not trained with attributes; give a steerable model, as train-sft writes it"
+        )
+    if attribute_model is not None and load_info(attribute_model).kind == "sft":
+        raise UserError(f"{attribute_model} is not an attribute model; give one that train-attribute-model wrote")
+    schema.require_same(info.schema.signature, "the recipe", str(steerable_model))
+    return info
 
 
 def require_models(
@@ -66,46 +76,15 @@ def tuning_inputs(
     }
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The same requests to one model after the other: at the best end of every attribute that has one, and at settings
-    of the training labels.
-
-    Attributes:
-        folder: where the answers are kept.
-        prompts: held-out conversations.
-        settings: those of the training labels.
-    """
-
-    folder: Path
-    attribute_model: Path | None
-    prompts: Path
-    schema: AttributeSchema
-    settings: tuple[Mapping[str, Value], ...]
-    sampling: Sampling
-    batch_size: int
-    seed: int
-
-    @property
-    def quality(self) -> tuple[str, ...]:
-        """The attributes that have a best end."""
-        return tuple(attribute.name for attribute in self.schema.ordinal if attribute.best is not None)
-
-    def answers(self, number: int, model: Path) -> list[Any]:
-        """Return a model's scored answers after round `number` (0: before the first); computed once."""
-        best = {**self.schema.defaults, **{name: self.schema[name].best_value for name in self.quality}}
-        return held_out_answers(
-            self.folder / f"round-{number}.jsonl",
-            model=model,
-            attribute_model=self.attribute_model,
-            prompts=self.prompts,
-            schema=self.schema,
-            combinations=Combinations(self.settings, (self.schema.validate(best),), True),
-            sampling=self.sampling,
-            batch_size=self.batch_size,
-            seed=self.seed,
-        )
-
-    def compare(self, before: list[Any], after: list[Any]) -> Mapping[str, Any]:
-        """Return quality and error before, after and their difference."""
-        return compare(before, after, self.schema, self.quality)
+def publish(model: Path, target: Path) -> None:
+    """Make the last round's model appear at `target`, whole; files are shared with it where the disk allows."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(model, partial, copy_function=os.link)
+    except OSError:  # another disk, or a file system without hard links
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(model, partial)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(partial, target)

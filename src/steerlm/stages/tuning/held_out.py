@@ -1,15 +1,16 @@
-"""What a round of bootstrapping changed: quality and fidelity of two models on held-out prompts.
+"""What a further training of a steerable model changed: quality and fidelity of two models on held-out prompts.
 
 Both models answer the same requests with the same seeds: every prompt once at a best-quality combination (what quality
 is obtained where the best is asked for; left out where no attribute counts as quality), and once at any combination
-seen in training (how far what is obtained lies from what was asked for). The judge is the attribute model that
-bootstrapping itself uses, so these numbers tell whether a round did what it meant to do; `steerlm evaluate` brings in
-independent measures.
+seen in training (how far what is obtained lies from what was asked for). The judge is the attribute model that the
+training itself uses, so these numbers tell whether it did what it meant to do; `steerlm evaluate` brings in independent
+measures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ from steerlm.conversation import Message, Score
 from steerlm.generation.opening import open_engine
 from steerlm.generation.requests import Engine, Request, Sampling, generate_fitting
 from steerlm.scorers.labelling import SchemaLabels, open_labels
-from steerlm.stages.bootstrap.selection import Combinations, predicted_quality
 from steerlm.stages.evaluate.sweeping import Prompt, read_prompts
+from steerlm.stages.tuning.quality import predicted_quality
 from steerlm.statistics.estimates import FloatArray, Weights, cluster_bootstrap, mean
 from steerlm.storage.hash_set import hash64
 from steerlm.storage.resumable import map_lines, read_rows
 
 NUM_PROMPTS = 64
-"""Held-out prompts that a round is judged on."""
+"""Held-out prompts that a training is judged on."""
 _CHUNK = 64
 
 Row = dict[str, Any]
@@ -40,7 +41,8 @@ def held_out_answers(
     attribute_model: Path | None,
     prompts: Path,
     schema: AttributeSchema,
-    combinations: Combinations,
+    best: Sequence[Mapping[str, Value]],
+    seen: Sequence[Mapping[str, Value]],
     sampling: Sampling,
     batch_size: int,
     seed: int,
@@ -52,6 +54,8 @@ def held_out_answers(
     Args:
         path: JSONL that is written.
         attribute_model: the judge, beside the measures and classifiers of the schema.
+        best: combinations of the best quality; one of them is asked for, where there are any.
+        seen: combinations seen in training; one of them is asked for.
         seed: of the choice of prompts and combinations and of the sampling.
         num_prompts: how many of the prompts, at most.
 
@@ -62,7 +66,7 @@ def held_out_answers(
     asks = [
         (prompt, asked, pool[hash64(str(seed), asked, prompt.id) % len(pool)])
         for prompt in read_prompts(prompts, schema, num_prompts, seed)
-        for asked, pool in (("best", combinations.best), ("any", combinations.all))
+        for asked, pool in (("best", best), ("any", seen))
         if pool
     ]
     engine: Engine | None = None
@@ -173,3 +177,49 @@ def _estimates(pairs: Sequence[Sequence[float]], clusters: Sequence[int]) -> dic
         "after": cluster_bootstrap(mean, [columns[1]], clusters).to_dict(),
         "difference": cluster_bootstrap(difference, [*columns], clusters).to_dict(),
     }
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The same requests to one model after the other: at the best end of every attribute that has one, and at settings
+    of the training labels.
+
+    Attributes:
+        folder: where the answers are kept.
+        prompts: held-out conversations.
+        settings: those of the training labels.
+    """
+
+    folder: Path
+    attribute_model: Path | None
+    prompts: Path
+    schema: AttributeSchema
+    settings: tuple[Mapping[str, Value], ...]
+    sampling: Sampling
+    batch_size: int
+    seed: int
+
+    @property
+    def quality(self) -> tuple[str, ...]:
+        """The attributes that have a best end."""
+        return tuple(attribute.name for attribute in self.schema.ordinal if attribute.best is not None)
+
+    def answers(self, number: int, model: Path) -> list[Any]:
+        """Return a model's scored answers after round `number` (0: before the first); computed once."""
+        best = {**self.schema.defaults, **{name: self.schema[name].best_value for name in self.quality}}
+        return held_out_answers(
+            self.folder / f"round-{number}.jsonl",
+            model=model,
+            attribute_model=self.attribute_model,
+            prompts=self.prompts,
+            schema=self.schema,
+            best=(self.schema.validate(best),),
+            seen=self.settings,
+            sampling=self.sampling,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+
+    def compare(self, before: list[Any], after: list[Any]) -> Mapping[str, Any]:
+        """Return quality and error before, after and their difference."""
+        return compare(before, after, self.schema, self.quality)
