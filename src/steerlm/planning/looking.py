@@ -103,15 +103,12 @@ def look_at_model(name: str) -> ModelLook:
     Raises:
         UserError: no such model, or no causal language model.
     """
-    from steerlm.checkpoint.models import load_config, load_tokenizer
+    from steerlm.checkpoint.models import context_length, load_config, load_tokenizer
     from steerlm.template.installing import chosen_template
 
     tokenizer, config = load_tokenizer(name), load_config(name)
-    text = config.get_text_config()
-    context = getattr(text, "max_position_embeddings", None) or tokenizer.model_max_length
-    return ModelLook(
-        name, architecture(config), min(int(context), 1 << 20), chosen_template(tokenizer, "auto"), tokenizer
-    )
+    context = min(context_length(config, tokenizer), 1 << 20)
+    return ModelLook(name, architecture(config), context, chosen_template(tokenizer, "auto"), tokenizer)
 
 
 def look_at_data(source: SourceConfig, schema: AttributeSchema) -> DataLook:
