@@ -42,7 +42,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from results_ablation import machine
 from results_elsewhere import alone, groups, suite
 from results_steerbench import ways_page
-from results_turned_up import FOLLOWED, bootstrap, bootstrap_turned, followed_cells, guided, several, tuned
+from results_turned_up import (
+    BOOTSTRAP_AGAIN,
+    FOLLOWED,
+    bootstrap,
+    bootstrap_turned,
+    followed_cells,
+    guided,
+    several,
+    tuned,
+)
 from stored_run import StoredRun, finished_stages
 
 STORED = StoredRun(Path(__file__).resolve().parent / "results" / "real_model")
@@ -111,7 +120,7 @@ def draw() -> None:
 
 def _asked_dial() -> DialResult:
     """How the dial of the question follows over held-out prompts, at the strength that the model was asked with."""
-    turned = STORED.read("bootstrap_turned_up.json")["turned"]
+    turned = STORED.read(BOOTSTRAP_AGAIN)["turned"]
     return from_json(DialResult, turned["dials"][STORED.read("asked.json")["dial"]])
 
 
@@ -237,7 +246,7 @@ def ways() -> str:
 
 def ways_in_short() -> str:
     """The ways to steer, in the mean over the dials."""
-    return ways_overview(read_result(WaysResult, STORED.folder / "ways.json"))
+    return ways_overview(read_result(WaysResult, STORED.folder / "ways.json")) + "\n"
 
 
 def asked() -> str:
@@ -256,9 +265,9 @@ def picture() -> str:
         f'<td rowspan="{len(found["answers"]) + 1}"><img src="docs/figures/real_dial.png" width="260" '
         f'alt="{name}: asked for against obtained ({obtained})"></td>'
     )
-    rows = [f"<tr><th>{html.escape(name)}</th><th>{html.escape(found['question'])}</th>{curve}</tr>"]
+    rows = [f"<tr><th>{html.escape(name)}</th><th>{html.escape(found['question'], quote=False)}</th>{curve}</tr>"]
     rows += [
-        f"<tr><td>{level}</td><td>{html.escape(text).replace(chr(10), '<br>')}</td></tr>"
+        f"<tr><td>{level}</td><td>{html.escape(text, quote=False).replace(chr(10), '<br>')}</td></tr>"
         for level, text in found["answers"]
     ]
     note = (
@@ -335,6 +344,8 @@ BLOCKS = {
     "real-bootstrapping": STORED.bootstrapping,
     "real-bootstrap": partial(bootstrap, STORED),
     "real-bootstrap-turned": partial(bootstrap_turned, STORED),
+    "real-bootstrap-again": partial(bootstrap, STORED, BOOTSTRAP_AGAIN),
+    "real-bootstrap-again-turned": partial(bootstrap_turned, STORED, BOOTSTRAP_AGAIN),
     "real-hour": hour,
 }
 

@@ -2,13 +2,14 @@
 
     python docs/results_turned_up.py PAGE --evaluations PLAIN GUIDED --tuned TUNED
     python docs/results_turned_up.py PAGE --several MODEL --prompts FILE
-    python docs/results_turned_up.py PAGE --bootstrap OUT BOTH --turned EVALUATION
+    python docs/results_turned_up.py PAGE --bootstrap OUT BOTH --turned EVALUATION [--again]
 
 PAGE is a folder of `docs/results/`. PLAIN and GUIDED are evaluations of one model on the same prompts, its dials as
 trained and each at its strength; TUNED is the folder of `steerlm tune-guidance`. `--several` asks MODEL for settings of
 several measured dials at once: as trained, each dial at its own strength, and together at the least, as it is served.
 `--bootstrap` takes a bootstrapping from samples that were turned up and an evaluation of the models before and after
-it, as trained; `--turned` one of the model after it, at the strengths that were chosen for it.
+it, as trained; `--turned` one of the model after it, at the strengths that were chosen for it; `--again` keeps them
+beside those of an earlier run.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ FOLLOWED = (
 """Columns that say how a dial follows."""
 _SETTINGS_PER_PROMPT = 6
 NOT_MEASURED = "Not measured.\n"
-_BOOTSTRAP = "bootstrap_turned_up.json"
+BOOTSTRAP, BOOTSTRAP_AGAIN = "bootstrap_turned_up.json", "bootstrap_again.json"
 
 
 def copy(stored: StoredRun, plain: Path, guided: Path, tuned: Path) -> None:
@@ -196,7 +197,7 @@ def several(stored: StoredRun) -> str:
     return markdown_table(head, rows) + note
 
 
-def copy_bootstrap(stored: StoredRun, out: Path, both: Path, turned: Path | None) -> None:
+def copy_bootstrap(stored: StoredRun, out: Path, both: Path, turned: Path | None, file: str = BOOTSTRAP) -> None:
     """Keep what was sampled and kept, and the dials of the models before and after."""
     results = read_evaluation(both)
     assert results is not None
@@ -211,12 +212,12 @@ def copy_bootstrap(stored: StoredRun, out: Path, both: Path, turned: Path | None
         "degenerate": {name: to_json(model.answers["all"].degenerate) for name, model in results.models.items()},
         "turned": None if turned is None else followed(turned),
     }
-    stored.write(_BOOTSTRAP, found)
+    stored.write(file, found)
 
 
-def bootstrap(stored: StoredRun) -> str:
+def bootstrap(stored: StoredRun, file: str = BOOTSTRAP) -> str:
     """The dials before and after, as trained, and what differs in pairs."""
-    found = stored.read(_BOOTSTRAP)
+    found = stored.read(file)
     dials: dict[str, list[DialResult]] = {}
     for _, name, _, dial in found["dials"]:
         dials.setdefault(name, []).append(from_json(DialResult, dial))
@@ -246,9 +247,9 @@ def bootstrap(stored: StoredRun) -> str:
     return markdown_table(head, rows) + note
 
 
-def bootstrap_turned(stored: StoredRun) -> str:
+def bootstrap_turned(stored: StoredRun, file: str = BOOTSTRAP) -> str:
     """The bootstrapped model's dials, each at the strength that was chosen for it."""
-    if (found := stored.read(_BOOTSTRAP)["turned"]) is None:
+    if (found := stored.read(file)["turned"]) is None:
         return NOT_MEASURED
     strengths = found["guidance"] if isinstance(found["guidance"], dict) else {}
     rows = [
@@ -267,6 +268,7 @@ def main() -> None:
     parser.add_argument("--tuned", type=Path)
     parser.add_argument("--bootstrap", type=Path, nargs=2, metavar=("OUT", "BOTH"))
     parser.add_argument("--turned", type=Path, metavar="EVALUATION")
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--several", type=Path, metavar="MODEL")
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--num-prompts", type=int, default=20)
@@ -277,7 +279,7 @@ def main() -> None:
     if given.several:
         measure_several(stored, given.several, given.prompts, given.num_prompts)
     if given.bootstrap:
-        copy_bootstrap(stored, *given.bootstrap, given.turned)
+        copy_bootstrap(stored, *given.bootstrap, given.turned, BOOTSTRAP_AGAIN if given.again else BOOTSTRAP)
     if given.evaluations:
         copy(stored, *given.evaluations, given.tuned)
 
