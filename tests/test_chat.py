@@ -415,6 +415,13 @@ def test_piped_through_the_command_line(
     assert out.startswith(_first_answer(checkpoints, {**DEFAULTS, "humor": 3}))
 
 
+def test_what_a_preset_sets_counts_as_turned(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions: list[Session] = []
+    monkeypatch.setattr("steerlm.chat.session.chat", lambda session, greeting: sessions.append(session))
+    assert main(["chat", str(checkpoints / "model"), "--preset", "teacher", "--lang", "de"]) == 0
+    assert sessions[0].turned == {"quality", "humor", "lang"}
+
+
 def _first_answer(checkpoints: Path, settings: dict[str, Value]) -> str:
     tokenizer = byte_tokenizer(SCHEMA)
     engine = LocalEngine(random_model(tiny_llama_config(len(tokenizer))), tokenizer, SCHEMA)
@@ -450,6 +457,9 @@ def test_training_answers_are_shown_and_propose_settings(tmp_path: Path) -> None
     assert "(auto: quality 4, humor 3, lang en, not_appropriate 0)\n" in said
     asked = [(request.attributes or {})["humor"] for request in chat.engine.requests]
     assert asked == [3, 1, 1], "what somebody turned stays"
+    chat = Chat(examples=path)
+    chat.say("/auto on", "/preset teacher", "Tell me a joke of snow")
+    assert (chat.engine.requests[-1].attributes or {})["humor"] == 0, "so does what a preset sets"
     chat.say("/auto off", "/reset", "/humor 0", "/demonstrations 2", "Tell me a fact of tea")
     shown = chat.engine.requests[-1].messages
     assert [message.role for message in shown] == ["user", "assistant"] * 2 + ["user"]

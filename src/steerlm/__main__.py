@@ -178,8 +178,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"steerlm: error: {error}", file=sys.stderr)
         return 2
+    except PermissionError as error:
+        place = error.filename or error
+        print(f"steerlm: error: no permission for {place}: give another place, or change its rights", file=sys.stderr)
+        return 1
     except OSError as error:
-        # A full disk, a missing permission: the system's own words name the cause.
+        # A full disk, a broken one: the system's own words name the cause.
         print(f"steerlm: error: {error}; what was written before is kept, the same command goes on", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

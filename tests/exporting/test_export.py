@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -45,7 +47,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def published(run: Path) -> Path:
     """The run's export through the command line."""
     out = run.parent / "published"
-    assert main(["export", str(run), "--out", str(out), "--name", "some-org/some-model"]) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(["export", str(run), "--out", str(out), "--name", "some-org/some-model"]) == 0
+    assert f"hf upload some-org/some-model {out}\n" in said.getvalue()
     return out
 
 

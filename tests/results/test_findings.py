@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from steerlm.results.findings import Finding, collapsed, few_steps, findings_of_stage, too_long
+from steerlm.results.codec import from_json
+from steerlm.results.evaluation import Evaluation
+from steerlm.results.findings import (
+    Finding,
+    collapsed,
+    few_steps,
+    findings_of_evaluation,
+    findings_of_stage,
+    too_long,
+)
 
 
 def only(found: list[Finding]) -> Finding:
@@ -105,3 +116,13 @@ def test_a_plain_model_has_no_header_to_try() -> None:
     summary = training()
     del summary["header_gain"]
     assert findings_of_stage("train_sft", summary) == []
+
+
+def test_a_categorical_dial_of_which_no_answer_has_a_value() -> None:
+    value = orjson.loads((Path(__file__).parent / "golden" / "evaluate_categories.json").read_bytes())
+    for model in value["models"].values():
+        report = model["scorers"]["annotator"]["categorical"]["lang"]
+        report["n"] = 0
+        report["accuracy"] |= {"value": None, "low": None, "high": None, "n": 0, "clusters": 0}
+    [lang] = [found for found in findings_of_evaluation(from_json(Evaluation, value)) if found.dials == ("lang",)]
+    assert lang.text == "the dial lang does not move: no answer says which category it is in"

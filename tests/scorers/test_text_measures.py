@@ -129,6 +129,7 @@ def test_grade_counts_syllables_in_the_language() -> None:
     assert grade(hard, "de") > 30 > grade(easy, "de")
     assert grade("我们今天去北京大学。", "zh") is None
     assert grade("...", "en") is None
+    assert grade("ผสมแป้ง น้ำ เกลือ และยีสต์ แล้วนวด", "th") is None, "Thai marks no sentences: only length would count"
 
 
 MARKDOWN = """# Title

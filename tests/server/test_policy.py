@@ -11,7 +11,7 @@ import yaml
 from steerlm.attributes import HELPSTEER, OASST, PAPER, STEERLM, Attribute, AttributeSchema
 from steerlm.errors import UserError
 from steerlm.server.gate import load_keys
-from steerlm.server.policy import Lock, Policy, load_policy, shipped_presets
+from steerlm.server.policy import Limits, Lock, Policy, load_policy, shipped_presets
 
 
 def write(tmp_path: Path, policy: Any) -> Path:
@@ -134,3 +134,11 @@ def test_a_lock_moves_a_value_to_the_nearest() -> None:
     assert [Lock(1, 3).nearest(humor, value) for value in (0, 1, 2.5, 3, 4)] == [1, 1, 2.5, 3, 3]
     assert [Lock(1, 3).allows(humor, value) for value in (0.9, 1, 3, 3.1)] == [False, True, True, False]
     assert [Lock(1, 1).nearest(lang, value) for value in ("en", "de", "fr")] == ["de", "de", "de"]
+
+
+def test_the_page_names_every_limit_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "stages" / "serve.md").read_text(encoding="utf-8")
+    [told] = [line for line in page.splitlines() if line.startswith("Limits, with their defaults")]
+    for name, field in Limits.model_fields.items():
+        default = "1 MiB" if name == "max_body_bytes" else f"{field.default:g}"
+        assert f"`{name}` {default}" in told

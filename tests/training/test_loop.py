@@ -350,6 +350,15 @@ def test_every_schedule_warms_up(tmp_path: Path) -> None:
     assert all(rates["cosine"][step] == rates["constant"][step] for step in range(1, 5))
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_training_shorter_than_its_warm_up_learns_all_the_same(steps: int, tmp_path: Path) -> None:
+    model = language_model()
+    before = parameters(model)
+    run(section(max_steps=steps, warmup_steps=20, eval_steps=1), model, token_examples(24), tmp_path)
+    assert dict(logged(tmp_path, "learning_rate"))[steps] == section().learning_rate
+    assert not equal(before, parameters(model))
+
+
 def test_another_number_of_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = section(epochs=2, eval_steps=2)
     with monkeypatch.context() as patch:

@@ -296,6 +296,7 @@ class Session:
             return
         chosen = self.dials.preset(text)
         self.setting = self.dials.turned(self.dials.defaults, chosen.values, chosen.strengths)
+        self.turned = set(chosen.values)
         self.warn_of_unseen(self.setting.values)
         self._note(str(self.setting))
 

@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     model, info = named_models.steerable_model(Path(name), "model")
     dials = ChatDials.of(info)
     setting, preset, flags = dials.defaults, arguments.preset, list(arguments.rest)
+    turned: set[str] = set()
     for piece in reversed(told.split(",") if at else []):
         key, _, value = piece.partition("=")
         if key == "preset":
@@ -70,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     if preset is not None:
         chosen = dials.preset(preset)
         setting = dials.turned(setting, chosen.values, chosen.strengths)
+        turned |= chosen.values.keys()
     try:
         options_here = [flag.lstrip("-") for action in arguments.parser._actions for flag in action.option_strings]
         values = dials.parse_flags(flags, options_here)
@@ -100,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     terminal = Console(highlight=False, soft_wrap=True)
     session = Session(
         terminal, load_engine(model), dials, setting, sampling, arguments.seed, scorer, arguments.system,
-        examples=arguments.examples, auto=arguments.auto, turned=set(values),
+        examples=arguments.examples, auto=arguments.auto, turned=turned | values.keys(),
         num_demonstrations=arguments.demonstrations,
     )  # fmt: skip
     chat(session, str(model))

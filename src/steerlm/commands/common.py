@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -313,14 +314,19 @@ def run_alone(stage: str, out: Path, work: Callable[[], Summary]) -> int:
 
 @contextlib.contextmanager
 def _folder(out: Path) -> Iterator[None]:
-    """Make a folder for the work in it; a new one that is left empty goes again."""
+    """Make a folder for the work in it, and hold it meanwhile; a new one that is left empty goes again."""
+    from steerlm.runs import is_main_process
+    from steerlm.storage.locks import held
+
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
+    busy = f"another process is writing to {out}; wait for it or give another --out"
     try:
-        yield
+        with held(out / "lock", busy) if is_main_process() else contextlib.nullcontext():
+            yield
     except BaseException:
-        if new and not any(out.iterdir()):
-            out.rmdir()
+        if new and all(path.name == "lock" for path in out.iterdir()):
+            shutil.rmtree(out)
         raise
 
 

@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
             rows.append(("ollama", f"ollama create NAME -f {out / 'gguf' / 'Modelfile'}"))
         if found.run is not None and offers_attribute_model(found.run):
             rows.append(("next", f"steerlm export {found.run} --attribute-model --out {out}-attribute-model"))
-    rows.append(("publish", f"hf upload ORG/NAME {out}"))
+    rows.append(("publish", f"hf upload {arguments.name or 'ORG/NAME'} {out}"))
     for key, text in rows:
         terminal.say(f"{key:<9}{text}")
     return 0

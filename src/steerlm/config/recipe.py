@@ -155,7 +155,7 @@ class TrainingSection(Section):
     lr_schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
         "cosine", description="Learning-rate schedule after the warm-up (both constant ones are the same)."
     )
-    warmup_steps: int = Field(10, ge=0, description="Warm-up steps.")
+    warmup_steps: int = Field(10, ge=0, description="Warm-up steps; fewer where the whole training has no more.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
     adam_beta2: float = Field(0.999, gt=0, lt=1, description="Second beta of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")

@@ -192,7 +192,9 @@ def _of_dial(results: Evaluation, name: str, tuned: bool) -> Iterator[Finding]:
         text, cure = _of_levels(dial, cure)
     elif category is not None:
         chance, share = 1 / len(results.attributes[name].categories), category.accuracy
-        if not (share.low if share.has_interval else share.value) > chance:
+        if not share.n:
+            text, cure = "no answer says which category it is in", "Read the answers: they may be too short or garbled"
+        elif not (share.low if share.has_interval else share.value) > chance:
             text = (
                 f"{100 * share.value:.0f} % of its answers are in the category asked for, {100 * chance:.0f} by chance"
             )

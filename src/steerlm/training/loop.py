@@ -105,7 +105,8 @@ def training_arguments(
         learning_rate=config.learning_rate,
         # Hugging Face's `constant` would ignore the warm-up
         lr_scheduler_type="constant_with_warmup" if config.lr_schedule == "constant" else config.lr_schedule,
-        warmup_steps=min(config.warmup_steps, max_steps),
+        # a warm-up as long as the training would end before the rate it leads to: a single step would have rate 0
+        warmup_steps=min(config.warmup_steps, max_steps - 1),
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,

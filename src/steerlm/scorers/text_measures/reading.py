@@ -13,6 +13,8 @@ from steerlm.errors import needs_extra
 from steerlm.scorers.text_measures.words import count_sentences, words
 
 _LETTERS = regex.compile(r"[\p{L}\p{M}]+")
+_NO_SENTENCE_ENDS = ("th",)
+"""Languages that have hyphenation patterns but mark no end of a sentence: a grade would only say how long a text is."""
 
 
 def flesch_kincaid_grade(text: str, language: str | None) -> float | None:
@@ -21,9 +23,10 @@ def flesch_kincaid_grade(text: str, language: str | None) -> float | None:
     The formula was fitted to English; in another language it orders texts and its figures are no school years.
 
     Returns:
-        None without words, and in a language without hyphenation patterns (such as Chinese).
+        None without words, and in a language without hyphenation patterns (such as Chinese) or marks between
+        sentences (Thai).
     """
-    dictionary = _hyphenation(language or "")
+    dictionary = None if language in _NO_SENTENCE_ENDS else _hyphenation(language or "")
     found, sentences = words(text), count_sentences(text)
     if dictionary is None or not found or not sentences:
         return None
