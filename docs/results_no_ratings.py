@@ -4,7 +4,7 @@
     make docs
 
 RUN is a finished run, whose evaluation has every dial at the strength that was chosen for it; PLAIN an evaluation of
-the same model on the same prompts with `guidance=1`; EVALUATION what `steerlm evaluate` found for a step's checkpoint.
+the same models on the same prompts with `guidance=1`; EVALUATION what `steerlm evaluate` found for a step's checkpoint.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from steerlm.results.codec import from_json
 from steerlm.results.dials import DialResult
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from results_turned_up import copy, followed, guided, tuned
+from results_turned_up import bootstrap, copy, copy_bootstrap, followed, guided, tuned
 from stored_run import StoredRun, finished_stages
 
 STORED = StoredRun(Path(__file__).resolve().parent / "results" / "no_ratings")
@@ -31,6 +31,7 @@ def copy_run(run: Path, plain: Path, steps: dict[str, Path]) -> None:
     """Copy what the page needs."""
     STORED.copy_cost(run)
     copy(STORED, plain, run / "evaluate", run / "tune_guidance")
+    copy_bootstrap(STORED, run / "bootstrap", plain, None)
     sft = finished_stages(run)["train_sft"]["summary"]
     course = [json.loads(line) for line in (run / "train_sft" / "metrics.jsonl").read_text().splitlines()]
     done = {row["step"]: row["tokens_per_second"] for row in course if "tokens_per_second" in row}
@@ -81,6 +82,7 @@ BLOCKS = {
     "no-ratings-cost": STORED.cost,
     "no-ratings-training": training,
     "no-ratings-guided": partial(guided, STORED),
+    "no-ratings-bootstrap": partial(bootstrap, STORED),
     "no-ratings-tuned": partial(tuned, STORED),
     "no-ratings-curve": curve,
 }
