@@ -1,7 +1,8 @@
 """Copy the numbers of a run on a real model into `docs/results/real_model/`, and render them for README and docs.
 
     python docs/results_real_model.py RUN [--course NAME=TRAINING …] [--at STEP=EVALUATION …]
-    python docs/results_real_model.py RUN --ways FOLDER          (what `steerlm evaluate --ways` found, and no more)
+    python docs/results_real_model.py RUN --ways FOLDER          (what `steerlm evaluate --ways` found for the model of
+                                                                  the second run, and no more)
     python docs/results_real_model.py RUN --ask QUESTION --dial NAME      (an answer per level, its curve: the README)
     python docs/results_real_model.py RUN --hour                 (a run of docs/no-ratings.md, for that page)
     make docs
@@ -80,11 +81,15 @@ def copy(run: Path, others: dict[str, Path], steps: dict[str, Path]) -> None:
             packed.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
 
+WAYS, WAYS_AGAIN = "ways.json", "ways_again.json"
+"""The ways to steer beside the fine-tuned model of the first run, and beside the bootstrapped one of the second."""
+
+
 def copy_ways(folder: Path) -> None:
     """Keep a comparison of ways to steer."""
     found = (folder / "ways.json").read_text(encoding="utf-8")
     base = json.loads(found)["base"]  # a folder of this machine
-    STORED.write("ways.json", json.loads(found.replace(json.dumps(base), json.dumps(Path(base).name))))
+    STORED.write(WAYS_AGAIN, json.loads(found.replace(json.dumps(base), json.dumps(Path(base).name))))
 
 
 def ask(model: Path, question: str, dial: str) -> None:
@@ -239,14 +244,14 @@ def curve() -> str:
     return markdown_table(["step", *dials], rows) + note
 
 
-def ways() -> str:
+def ways(file: str) -> str:
     """The ways to steer."""
-    return ways_page(read_result(WaysResult, STORED.folder / "ways.json"))
+    return ways_page(read_result(WaysResult, STORED.folder / file))
 
 
 def ways_in_short() -> str:
     """The ways to steer, in the mean over the dials."""
-    return ways_overview(read_result(WaysResult, STORED.folder / "ways.json")) + "\n"
+    return ways_overview(read_result(WaysResult, STORED.folder / WAYS_AGAIN)) + "\n"
 
 
 def asked() -> str:
@@ -337,7 +342,8 @@ BLOCKS = {
     "real-groups": partial(groups, STORED),
     "real-alone": partial(alone, STORED),
     "real-suite": partial(suite, STORED),
-    "real-ways": ways,
+    "real-ways": partial(ways, WAYS),
+    "real-ways-again": partial(ways, WAYS_AGAIN),
     "real-ways-overview": ways_in_short,
     "real-asked": asked,
     "real-picture": picture,
