@@ -32,7 +32,7 @@ ROWS = {
     "sft": "attribute-conditioned SFT",
     "bootstrap-paper": "+ bootstrap, `mode: paper`",
     "bootstrap": "+ bootstrap, the default",
-    "bootstrap-double": "+ bootstrap, the default, twice the answers",
+    "bootstrap-2": "+ bootstrap, the default, two rounds of half the answers",
     "bootstrap-turned-up": "+ bootstrap, the default, samples turned up (2)",
     "bootstrap-turned-up-3": "+ bootstrap, samples turned up (3), 1 round",
     "bootstrap-turned-up-3-2": "+ bootstrap, samples turned up (3), 2 rounds",
@@ -43,6 +43,9 @@ ROWS = {
     "refine-slow": "+ refine, concentration 300, learning rate 3e-5, 8 requests per step",
     "contrast": "+ contrast",
     "reinforce": "+ rewards (reinforce)",
+    "grow": "+ grow, up to 3 rounds, nobody asked",
+    "grow-rated": "+ grow, up to 3 rounds, 40 ratings in each",
+    "demonstrations": "no training: 3 training answers near the setting as earlier turns, behind the header",
 }
 MEASURED_BY = {
     "rows": "exact measures",
@@ -51,14 +54,21 @@ MEASURED_BY = {
 }
 """What says what came out, by table."""
 _SETTINGS, _MAX_NEW_TOKENS, _TEMPERATURE, _TOP_K = 2, 160, 0.7, 50
+_SHOWN = 3
+"""Demonstrations of the row of that name."""
 
 
-def measured(run: Path, model: Path, num_prompts: int | None, scorer: Path | None) -> Mapping[str, Any]:
-    """Return what a model's answers measured: requested and obtained levels (N, K), prompts (N,), and at the best."""
+def measured(run: Path, model: Path, num_prompts: int | None, scorer: Path | None, shown: int = 0) -> Mapping[str, Any]:
+    """Return what a model's answers measured: requested and obtained levels (N, K), prompts (N,), and at the best.
+
+    Args:
+        shown: training answers near the setting that the model sees as earlier turns.
+    """
     import numpy as np
 
     from steerlm.checkpoint.models import load_info
     from steerlm.conversation import Message
+    from steerlm.generation.demonstrations import placed, read_demonstrations
     from steerlm.generation.engine import Request, Sampling, load_engine
     from steerlm.stages.evaluate.sweeping import read_prompts, seen_combinations
 
@@ -74,8 +84,13 @@ def measured(run: Path, model: Path, num_prompts: int | None, scorer: Path | Non
         for number, prompt in enumerate(prompts)
         for setting in [*(known[int(draws.integers(len(known)))] for _ in range(_SETTINGS)), best]
     ]
+    examples = read_demonstrations(run / "annotate" / "train.jsonl", schema) if shown else None
     requests = [
-        Request(prompt.messages, setting, seed=prompt.seed * (_SETTINGS + 1) + i % (_SETTINGS + 1))
+        Request(
+            placed(prompt.messages, examples.choose(prompt.messages, setting, shown)) if examples else prompt.messages,
+            setting,
+            seed=prompt.seed * (_SETTINGS + 1) + i % (_SETTINGS + 1),
+        )
         for i, (_, prompt, setting) in enumerate(asked)
     ]
     answers = load_engine(model, batch_size=32 if scorer else 128).generate(
@@ -132,14 +147,7 @@ def figures(found: Mapping[str, Any], before: Mapping[str, Any]) -> Mapping[str,
     error_N_K = np.abs(found["obtained"] - found["wanted"])[asked]
     before_N_K = np.abs(before["obtained"] - before["wanted"])[asked]
     wanted_N_K, obtained_N_K = found["wanted"][asked], found["obtained"][asked]
-    shares = [
-        (scale - obtained_N if best_at == "min" else obtained_N) / scale
-        for obtained_N, best_at, scale in zip(
-            found["obtained"][best].T, found["best_at"], found["maximum"], strict=True
-        )
-        if best_at is not None
-    ]
-    goodness_N_K = 4 * np.stack(shares, axis=1) if shares else None
+    goodness_N_K = goodness(found["obtained"][best], found["best_at"], found["maximum"])
 
     def estimate(values_N: Any, clusters: list[int]) -> dict[str, object]:
         return cluster_bootstrap(mean, [values_N], clusters).to_dict()
@@ -161,6 +169,83 @@ def figures(found: Mapping[str, Any], before: Mapping[str, Any]) -> Mapping[str,
         "distinct_2": round(distinct_n([t for t, b in zip(found["texts"], best, strict=True) if b], 2), 4),
         "unique": round(len(set(found["texts"])) / len(found["texts"]), 4),
     }
+
+
+def goodness(obtained_N_K: Any, best_at: Sequence[str | None], maxima: Sequence[float]) -> Any:
+    """Return how good answers are, 0 to 4, by each attribute that has a best end (N, Q); None where none has."""
+    import numpy as np
+
+    shares = [
+        (scale - obtained_N if end == "min" else obtained_N) / scale
+        for obtained_N, end, scale in zip(obtained_N_K.T, best_at, maxima, strict=True)
+        if end is not None
+    ]
+    return 4 * np.stack(shares, axis=1) if shares else None
+
+
+def add_proposed(run: Path, seed: int) -> None:
+    """Keep how good a playground run's fine-tuned model answers at its defaults, at what `auto` proposes for each
+    held-out prompt, and at the best setting."""
+    import numpy as np
+
+    from steerlm.checkpoint.models import load_info
+    from steerlm.conversation import Message
+    from steerlm.generation.demonstrations import read_demonstrations
+    from steerlm.generation.engine import Request, Sampling, load_engine
+    from steerlm.server.proposing import fit_proposer
+    from steerlm.stages.evaluate.sweeping import read_prompts
+    from steerlm.statistics.estimates import cluster_bootstrap, mean
+
+    model = run / "train_sft" / "model"
+    schema = load_info(model).schema
+    proposer = fit_proposer(read_demonstrations(run / "annotate" / "train.jsonl", schema))
+    prompts = read_prompts(run / "playground" / "prompts.jsonl", schema, None, 0)
+    best = {**schema.defaults, **{a.name: a.best_value for a in schema if a.best is not None}}
+    ways = {
+        "the defaults": [schema.defaults] * len(prompts),
+        "proposed": [proposer.propose(prompt.messages) for prompt in prompts],
+        "the best": [best] * len(prompts),
+    }
+    requests = [
+        Request(prompt.messages, setting, seed=prompt.seed)
+        for settings in ways.values()
+        for prompt, setting in zip(prompts, settings, strict=True)
+    ]
+    answers = load_engine(model, batch_size=128).generate(requests, Sampling(_MAX_NEW_TOKENS, _TEMPERATURE, _TOP_K))
+    turns = [(*r.messages, Message("assistant", answer.text)) for r, [answer] in zip(requests, answers, strict=True)]
+    levels = np.array([[row[name] for name in schema.names] for row in _said(schema, turns, None)])
+    good_N = goodness(levels, [a.best for a in schema], [a.maximum for a in schema]).mean(axis=1)
+    parts = np.split(good_N, len(ways))
+    clusters = list(range(len(prompts)))
+    row: dict[str, Any] = {
+        name: cluster_bootstrap(mean, [part], clusters).to_dict() for name, part in zip(ways, parts, strict=True)
+    }
+    row["gain"] = cluster_bootstrap(mean, [parts[1] - parts[0]], clusters).to_dict()
+    row["learned"] = {name: round(dial.error_ratio, 3) for name, dial in proposer.learned.items()}
+    stored = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {"rows": {}}
+    stored.setdefault("proposed", {})[str(seed)] = row
+    FILE.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+
+
+def proposed() -> str:
+    """What answers are worth at settings that `auto` proposes."""
+    stored = json.loads(FILE.read_text(encoding="utf-8")).get("proposed", {}) if FILE.is_file() else {}
+    if not stored:
+        return "Not measured yet.\n"
+    columns = ("the defaults", "proposed", "the best", "gain")
+    lines = [
+        [seed, *(estimate_text(from_json(Estimate, row[key]), 2) for key in columns), ", ".join(row["learned"]) or DASH]
+        for seed, row in sorted(stored.items(), key=lambda pair: int(pair[0]))
+    ]
+    header = [
+        "seed", "quality at the defaults", "at what is proposed", "at the best", "proposed minus defaults",
+        "dials that prompts foretell",
+    ]  # fmt: skip
+    n = next(iter(stored.values()))["gain"]["n"]
+    return markdown_table(header, lines) + (
+        f"\nThe fine-tuned model of each seed on {n} held-out prompts; quality from 0 to 4, by the exact measures of "
+        "the attributes that have a best end; 95 % intervals from resampled prompts.\n"
+    )
 
 
 def _defined(values_N_K: Any, prompts: list[int]) -> tuple[Any, list[int]]:
@@ -393,6 +478,7 @@ BLOCKS = {
     "beyond-real-scored": partial(table, "real_scored"),
     "beyond-reports": reports,
     "beyond-weights": weights,
+    "beyond-proposed": proposed,
 }
 
 
@@ -437,7 +523,8 @@ def add(
     if scorer is None:
         tables = {"rows": [True] * len(is_measured)}
     for name, model in models.items():
-        found = before if name == "sft" else measured(run, model, num_prompts, scorer)
+        shown = _SHOWN if name == "demonstrations" else 0
+        found = before if name == "sft" else measured(run, model, num_prompts, scorer, shown)
         spent = dict(cost(costs[name])) if name in costs else None
         stored = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {"rows": {}}
         for which, chosen in tables.items():

@@ -1,9 +1,9 @@
-"""Train what `results_beyond` measures: per seed a playground, a short fine-tuning, and every further step from it.
+"""Train what `results_beyond` measures: per seed the playground's recipe, and every further step from its fine-tuning.
 
     python docs/results_beyond_runs.py WORK [SEED …]       (resumable)
 
-The fine-tuning is short (1.5 epochs where the recipe has 3.5), so that its dials leave something to gain. Every step
-samples `BUDGET` answers, one row twice as many; contrast samples none and takes pairs of the training data.
+Every step samples `BUDGET` answers; growth, which starts from the bootstrapped model, as many in each of its rounds;
+contrast samples none and takes pairs of the training data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import results_beyond
 
 BUDGET = 2048
 """Answers that a step samples."""
-_EPOCHS = 1.5
 _SHARED = {"max_new_tokens": 160, "batch_size": 128}
 _REFINE = {
     **_SHARED, "concentration": 300, "samples_per_prompt": 8, "learning_rate": 1e-4, "gradient_accumulation_steps": 4,
@@ -27,19 +26,15 @@ _REFINE = {
 _TRAINING = {  # as the playground's recipe says
     "train_sft.learning_rate": 4e-3, "train_sft.max_length": 512, "train_sft.tokens_per_batch": 1536,
     "train_sft.warmup_steps": 20, "train_sft.adam_beta2": 0.98,
+    "train_sft.attribute_dropout": 0.05, "train_sft.header_dropout": 0.05,
 }  # fmt: skip
+_BOOTSTRAP = {**_SHARED, "num_prompts": BUDGET // 2, "samples_per_prompt": 2, "temperature": 0.7}
 STEPS: dict[str, tuple[str, dict[str, object]]] = {
     "bootstrap-paper": ("bootstrap", {
-        **_SHARED, "mode": "paper", "num_prompts": BUDGET // 4, "samples_per_prompt": 4, "temperature": 0.7,
-        "mix_original": 0.0, "epochs": 1, "learning_rate_share": 0.25,
+        **_BOOTSTRAP, "mode": "paper", "num_prompts": BUDGET // 4, "samples_per_prompt": 4, "mix_original": 0.0, "epochs": 1, "learning_rate_share": 0.25,
     }),
-    "bootstrap": ("bootstrap", {**_SHARED, "num_prompts": BUDGET // 8, "samples_per_prompt": 8, "temperature": 0.7}),
-    "bootstrap-double": ("bootstrap", {
-        **_SHARED, "num_prompts": BUDGET // 4, "samples_per_prompt": 8, "temperature": 0.7,
-    }),
-    "bootstrap-turned-up": ("bootstrap", {
-        **_SHARED, "num_prompts": BUDGET // 8, "samples_per_prompt": 8, "temperature": 0.7, "guidance": 2.0,
-    }),
+    "bootstrap-2": ("bootstrap", {**_BOOTSTRAP, "num_prompts": BUDGET // 4, "rounds": 2}),
+    "bootstrap-turned-up": ("bootstrap", {**_BOOTSTRAP, "guidance": 2.0}),
     "refine": ("refine", {**_REFINE, "num_prompts": BUDGET // 8}),
     "refine-2": ("refine", {**_REFINE, "num_prompts": BUDGET // 16, "rounds": 2}),
     "contrast": ("contrast", {**_SHARED, "learning_rate": 3e-4, "epochs": 0.6}),
@@ -49,6 +44,8 @@ STEPS: dict[str, tuple[str, dict[str, object]]] = {
     }),
 }  # fmt: skip
 """By row of the page: the stage, and its section."""
+GROWTH: dict[str, dict[str, object]] = {"grow": {}, "grow-rated": {"grow.ratings": 40, "grow.raters": "playground"}}
+"""By row of the page: what `steerlm grow` is told beside the recipe. A round samples as the recipe bootstraps."""
 
 
 def _steerlm(*arguments: object) -> None:
@@ -60,36 +57,50 @@ def _sets(values: dict[str, object]) -> list[str]:
 
 
 def first_model(work: Path, seed: int) -> Path:
-    """Make the playground of a seed and its fine-tuned model; return the run folder."""
+    """Make the playground of a seed, its fine-tuned model and what bootstrapping makes of it; return the run folder."""
     run = work / f"seed-{seed}"
-    settings = {
-        "run_dir": run, "seed": seed, "train_sft.epochs": _EPOCHS, "bootstrap": "null", "evaluate.num_prompts": 8,
-    }  # fmt: skip
-    _steerlm("run", "playground", *_sets(settings))
+    _steerlm("run", "playground", *_sets(_recipe(run, seed)))
     return run
+
+
+def _recipe(run: Path, seed: int) -> dict[str, object]:
+    first = {"run_dir": run, "seed": seed, "evaluate.num_prompts": 8}
+    return {**first, **{f"bootstrap.{key}": value for key, value in _BOOTSTRAP.items()}}
 
 
 def further(run: Path, row: str, seed: int) -> Path:
     """Take the step of a row from the run's fine-tuned model; return the stage's folder."""
     stage, section = STEPS[row]
     out = run / "further" / row
-    if not (out / "cost.json").is_file():
-        base = ["--base-model", run / "playground" / "base_model"] if stage == "bootstrap" else []
-        if stage == "bootstrap":
-            section = {**section, "quality_attributes": '["helpfulness"]'}
-        before = os.times()
-        start = time.monotonic()
-        _steerlm(
-            stage, "--sft-model", run / "train_sft" / "model",
-            "--attribute-model", run / "train_attribute_model" / "model",
-            "--data", run / "annotate" / "train.jsonl", "--validation", run / "annotate" / "validation.jsonl",
-            "--out", out, "--seed", seed, *base, *_sets({**section, **_TRAINING}),
-        )  # fmt: skip
-        after = os.times()
-        spent = after.children_user + after.children_system - before.children_user - before.children_system
-        found = {"cpu_seconds": round(spent, 1), "seconds": round(time.monotonic() - start, 1)}
-        (out / "cost.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
+    base = ["--base-model", run / "playground" / "base_model"] if stage == "bootstrap" else []
+    if stage == "bootstrap":
+        section = {**section, "quality_attributes": '["helpfulness"]'}
+    _timed(
+        out, stage, "--sft-model", run / "train_sft" / "model",
+        "--attribute-model", run / "train_attribute_model" / "model",
+        "--data", run / "annotate" / "train.jsonl", "--validation", run / "annotate" / "validation.jsonl",
+        "--out", out, "--seed", seed, *base, *_sets({**section, **_TRAINING}),
+    )  # fmt: skip
     return out
+
+
+def grown(run: Path, row: str, seed: int) -> Path:
+    """Let the run grow from its bootstrapped model; return the folder."""
+    out = run / "further" / row
+    _timed(out, "grow", "playground", "--out", out, *_sets({**_recipe(run, seed), **GROWTH[row]}))
+    return out
+
+
+def _timed(out: Path, *arguments: object) -> None:
+    """Run a command, unless it is done, and keep what it took in `out/cost.json`."""
+    if (out / "cost.json").is_file():
+        return
+    before, start = os.times(), time.monotonic()
+    _steerlm(*arguments)
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    found = {"cpu_seconds": round(spent, 1), "seconds": round(time.monotonic() - start, 1)}
+    (out / "cost.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -97,9 +108,12 @@ def main() -> int:
     work, seeds = Path(sys.argv[1]).resolve(), [int(seed) for seed in sys.argv[2:]] or [0, 1, 2]
     for seed in seeds:
         run = first_model(work, seed)
-        folders = {row: further(run, row, seed) for row in STEPS}
-        models = {"sft": run / "train_sft" / "model", **{row: folder / "model" for row, folder in folders.items()}}
+        folders = {"bootstrap": run / "bootstrap", **{row: further(run, row, seed) for row in STEPS}}
+        folders |= {row: grown(run, row, seed) for row in GROWTH}
+        first = run / "train_sft" / "model"
+        models = {"sft": first, "demonstrations": first, **{row: folder / "model" for row, folder in folders.items()}}
         results_beyond.add(run, models, folders, seed)
+        results_beyond.add_proposed(run, seed)
     return 0
 
 

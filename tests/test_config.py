@@ -255,8 +255,13 @@ def test_the_papers_bootstrapping_needs_a_best_end(section: dict[str, Any]) -> N
 
 def test_the_mode_of_bootstrapping_sets_what_is_left_open() -> None:
     nearest, paper = BootstrapConfig(), BootstrapConfig(mode="paper")
-    assert (nearest.samples_per_prompt, nearest.temperature, nearest.mix_original, nearest.epochs) == (8, None, 0, 1)
-    assert (paper.samples_per_prompt, paper.temperature, paper.mix_original, paper.epochs) == (4, 1.0, 1, None)
+    assert (nearest.keep_per_prompt, nearest.temperature, nearest.learning_rate_share, nearest.epochs) == (
+        2,
+        None,
+        0.25,
+        3,
+    )
+    assert (paper.keep_per_prompt, paper.temperature, paper.learning_rate_share, paper.epochs) == (1, 1.0, 1, None)
     assert nearest.learning_rate_after(0.004) == pytest.approx(0.001)
     assert paper.learning_rate_after(0.004) == 0.004
     assert BootstrapConfig(learning_rate=0.5).learning_rate_after(0.004) == 0.5

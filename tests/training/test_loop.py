@@ -350,6 +350,14 @@ def test_every_schedule_warms_up(tmp_path: Path) -> None:
     assert all(rates["cosine"][step] == rates["constant"][step] for step in range(1, 5))
 
 
+def test_a_warm_up_below_one_is_a_share_of_the_steps(tmp_path: Path) -> None:
+    run(section(max_steps=6, warmup_steps=0.5, lr_schedule="constant", eval_steps=1), language_model(),
+        token_examples(24), tmp_path)  # fmt: skip
+    rates = dict(logged(tmp_path, "learning_rate"))
+    full = section().learning_rate
+    assert [rates[step] for step in range(1, 7)] == pytest.approx([0, full / 3, 2 * full / 3, full, full, full])
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_training_shorter_than_its_warm_up_learns_all_the_same(steps: int, tmp_path: Path) -> None:
     model = language_model()

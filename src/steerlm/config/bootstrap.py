@@ -13,10 +13,10 @@ from steerlm.errors import UserError, did_you_mean
 
 _AS_IN_THE_PAPER: dict[str, object] = {
     "samples_per_prompt": 4,
+    "keep_per_prompt": 1,
     "temperature": 1.0,
     "tolerance": 0.0,
     "guidance": 1.0,
-    "mix_original": 1.0,
     "learning_rate_share": 1.0,
     "epochs": None,
 }
@@ -38,7 +38,9 @@ class BootstrapConfig(Section):
         "named: `quality` where it has a best end, else all that have one.",
     )
     num_prompts: int | None = Field(None, ge=1, description="Training prompts to sample for; null: all.")
-    samples_per_prompt: int = Field(8, ge=1, description="Responses sampled per prompt (`paper`: 4).")
+    samples_per_prompt: int = Field(
+        2, ge=1, description="Responses sampled per prompt (`paper`: 4); more where few come out as asked."
+    )
     temperature: float | None = Field(
         None,
         gt=0,
@@ -67,7 +69,9 @@ class BootstrapConfig(Section):
         description="With mode paper, which a recipe has that names a filter: which samples are kept: all, the best "
         "per prompt, those with a minimum quality, or those in which the attribute model sees what was asked for.",
     )
-    keep_per_prompt: int = Field(1, ge=1, description="With mode nearest and with filter top: samples kept per prompt.")
+    keep_per_prompt: int = Field(
+        2, ge=1, description="With mode nearest and with filter top: samples kept per prompt (`paper`: 1)."
+    )
     minimum_quality: float = Field(3.0, description="With filter minimum: mean predicted quality that is needed.")
     tolerance: float = Field(
         0.75,
@@ -79,19 +83,19 @@ class BootstrapConfig(Section):
         "sft", description="What the next fine-tuning starts from: the model that sampled, or the base model."
     )
     mix_original: float = Field(
-        0.0,
+        1.0,
         ge=0,
-        description="Original records mixed in, as a multiple of the bootstrapped ones (capped at all; `paper`: 1).",
+        description="Original records mixed in, as a multiple of the bootstrapped ones (capped at all).",
     )
     learning_rate: float | None = Field(
         None, gt=0, description="Learning rate of the second fine-tuning; null: a share of that of train_sft."
     )
     learning_rate_share: float = Field(0.25, gt=0, description="That share (`paper`: 1).")
     epochs: float | None = Field(
-        1.0,
+        3.0,
         gt=0,
-        description="Epochs of the second fine-tuning, with a validation after each; null: those of train_sft "
-        "(`paper`).",
+        description="Epochs of the second fine-tuning, with a validation after each, which picks the weights; null: "
+        "those of train_sft (`paper`).",
     )
     judge: Path | None = Field(
         None,
@@ -105,9 +109,7 @@ class BootstrapConfig(Section):
         if not isinstance(raw, dict):
             return raw
         mode = raw.get("mode", "nearest" if raw.get("filter", "none") == "none" else "paper")
-        if mode == "paper":
-            return {**_AS_IN_THE_PAPER, **raw, "mode": mode}
-        return {**({"mix_original": 1.0} if raw.get("start_from") == "base" else {}), **raw}
+        return {**_AS_IN_THE_PAPER, **raw, "mode": mode} if mode == "paper" else raw
 
     @model_validator(mode="after")
     def _fits_together(self) -> BootstrapConfig:

@@ -155,7 +155,13 @@ class TrainingSection(Section):
     lr_schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
         "cosine", description="Learning-rate schedule after the warm-up (both constant ones are the same)."
     )
-    warmup_steps: int = Field(10, ge=0, description="Warm-up steps; fewer where the whole training has no more.")
+    warmup_steps: int | float = Field(
+        10,
+        ge=0,
+        description="Warm-up steps, or below 1 their share of the training; fewer where the whole training has no "
+        "more. What trains a tuned model further (bootstrap, refine, contrast, reinforce) warms up for a tenth of its "
+        "steps; with 0 it does not either.",
+    )
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
     adam_beta2: float = Field(0.999, gt=0, lt=1, description="Second beta of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
@@ -295,6 +301,12 @@ class TrainSftConfig(TrainingSection):
         description="Share of the prompts in which look-alikes of headers with random values stand in the text, so "
         "that the words of a label do nothing there.",
     )
+
+    @property
+    def further_warmup(self) -> float:
+        """Warm-up, as a share, of what trains the tuned model further: often few steps, with an optimizer that has
+        seen nothing yet."""
+        return 0.1 if self.warmup_steps else 0.0
 
 
 class BaselinesConfig(Section):

@@ -105,8 +105,7 @@ def training_arguments(
         learning_rate=config.learning_rate,
         # Hugging Face's `constant` would ignore the warm-up
         lr_scheduler_type="constant_with_warmup" if config.lr_schedule == "constant" else config.lr_schedule,
-        # a warm-up as long as the training would end before the rate it leads to: a single step would have rate 0
-        warmup_steps=min(config.warmup_steps, max_steps - 1),
+        warmup_steps=_warmup_steps(config, max_steps),
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
@@ -133,6 +132,13 @@ def training_arguments(
         **_liger(objective, torch.cuda.is_available()),
         **sharding,
     )
+
+
+def _warmup_steps(config: TrainingSection, max_steps: int) -> int:
+    """Return the steps of the warm-up. One as long as the training would end before the rate it leads to: a single
+    step would have rate 0."""
+    wanted = config.warmup_steps
+    return min(math.ceil(max_steps * wanted) if wanted < 1 else int(wanted), max_steps - 1)
 
 
 def _liger(objective: Objective, on_gpu: bool) -> dict[str, Any]:

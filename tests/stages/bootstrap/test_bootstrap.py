@@ -263,7 +263,7 @@ def test_choices_of_the_recipe(world: Any, tmp_path: Path) -> None:
 def test_nearest_trains_what_was_asked_and_came_out(world: Any, tmp_path: Path) -> None:
     config = BootstrapConfig(
         rounds=2, samples_per_prompt=3, max_new_tokens=40, batch_size=8, tolerance=2.0, judge=world["attribute_model"],
-        num_prompts=6, epochs=1,
+        num_prompts=6, epochs=1, keep_per_prompt=1, mix_original=0,
     )  # fmt: skip
     report = bootstrap(config, out=tmp_path, **world)
     asked = set()
@@ -361,16 +361,19 @@ def test_what_a_round_kept_picks_its_weights_where_it_kept_enough(
         mix(run, 1, folder, len(kept))
         stage._fine_tune(run, 1, world["sft_model"])
         assert world["sft"].eval_steps == 500 > len(kept), "never, taken from the first training"
-        assert stage.training_section(run, world["sft_model"]).eval_steps is None
+        section = stage.training_section(run, world["sft_model"])
+        assert section.eval_steps is None
+        assert (section.warmup_steps, world["sft"].warmup_steps) == (0.1, 5), "a tenth of its own steps"
         files = (folder / name for name in ("training.jsonl", "validation.jsonl"))
         return tuple(list(read_conversations(file, SCHEMA)) for file in files)
 
-    several = BootstrapConfig(epochs=3)
+    several = BootstrapConfig(mix_original=0)
     training, validation = split(several, 200)
     assert 20 < len(validation) < 60
     assert len(training) + len(validation) == 400
     assert not {r.id.split("/")[0] for r in training} & {r.id.split("/")[0] for r in validation}, "whole prompts"
-    for config in (BootstrapConfig(), BootstrapConfig(mode="paper", mix_original=0)):
+    once = several.model_copy(update={"epochs": 1})
+    for config in (once, BootstrapConfig(mode="paper", mix_original=0)):
         training, validation = split(config, 200)
         assert (len(training), validation) == (400, []), "one validation picks nothing, and the paper has none"
     held_out = {r.id for r in split(several, 200)[1]}

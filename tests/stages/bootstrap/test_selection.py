@@ -121,7 +121,7 @@ def test_nearest_keeps_what_came_out_as_asked() -> None:
     def kept(**options: Any) -> list[int]:
         return keep(BootstrapConfig(**options), SCHEMA, samples)
 
-    assert kept() == [2]
+    assert kept(keep_per_prompt=1) == [2]
     assert kept(keep_per_prompt=3) == [2, 4, 5]
     assert kept(keep_per_prompt=9) == [1, 2, 4, 5], "3.2 is more than 0.75 away"
     assert kept(keep_per_prompt=9, tolerance=0.45) == [2, 4]

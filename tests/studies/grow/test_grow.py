@@ -41,7 +41,7 @@ def run(world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> RunF
             "train_sft": {**world["sft"].model_dump(mode="json"), "epochs": 1},
             "bootstrap": {
                 "num_prompts": 5, "samples_per_prompt": 3, "max_new_tokens": 40, "batch_size": 8, "temperature": 1.4,
-                "tolerance": 2.5,
+                "tolerance": 2.5, "mix_original": 0,
             },
         }
     )  # fmt: skip

@@ -243,6 +243,7 @@ def training_section(run: Bootstrap, model: Path) -> TrainSftConfig:
     config = run.config
     changes: dict[str, Any] = {"base_model": run.sft.base_model if config.start_from == "base" else str(model)}
     changes["learning_rate"] = config.learning_rate_after(run.sft.learning_rate)
+    changes["warmup_steps"] = run.sft.further_warmup
     changes["eval_steps"] = None  # the first training's may be more steps than there are
     if config.epochs is not None:
         changes |= {"epochs": config.epochs, "max_steps": -1}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -184,7 +185,7 @@ def common_arguments(sft: TrainSftConfig, out: Path, learning_rate: float, steps
         "output_dir": str(out),
         "max_steps": steps,
         "learning_rate": learning_rate,
-        "warmup_steps": min(sft.warmup_steps, max(1, steps // 10)),
+        "warmup_steps": min(math.ceil(steps * sft.further_warmup), steps - 1),
         "weight_decay": sft.weight_decay,
         "adam_beta2": sft.adam_beta2,
         "max_grad_norm": sft.max_grad_norm,

@@ -77,6 +77,7 @@ def tuning_section(config: RefineConfig | ContrastConfig, sft: TrainSftConfig, m
             "learning_rate": config.learning_rate or sft.learning_rate,
             "epochs": config.epochs,
             "max_steps": -1,
+            "warmup_steps": sft.further_warmup,
             "tokens_per_batch": config.tokens_per_batch or sft.tokens_per_batch,
             "gradient_accumulation_steps": config.gradient_accumulation_steps or sft.gradient_accumulation_steps,
         }
