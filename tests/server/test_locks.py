@@ -293,6 +293,15 @@ def test_a_key_may_have_more(locked: Running, spy: Spy) -> None:
     assert ask(locked, {"model": "tiny@verbosity=4"}, key="admin").status_code == 403
 
 
+def test_a_model_s_name_respects_the_locks(locked: Running) -> None:
+    def retrieved(name: str, key: str) -> int:
+        headers = {"authorization": f"Bearer {KEYS[key]}"}
+        return httpx.get(f"{locked.url}/v1/models/{name}", headers=headers).status_code
+
+    assert (retrieved("tiny@toxicity=1", "team"), retrieved("tiny@toxicity=1", "admin")) == (403, 200)
+    assert retrieved("tiny@lang=de", "team") == 400  # hidden
+
+
 def test_locked_requests_are_counted(locked: Running) -> None:
     headers = {"authorization": f"Bearer {KEYS['admin']}"}
     ask(locked, {"model": "tiny@toxicity=4"})

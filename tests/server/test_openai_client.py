@@ -78,6 +78,19 @@ def test_a_model_is_retrieved(client: OpenAI) -> None:
     assert client.models.retrieve("tiny").owned_by == "steerlm"
 
 
+def test_a_model_is_retrieved_by_whatever_name_it_can_be_asked_by(client: OpenAI) -> None:
+    for name in ("tiny@preset=teacher", "tiny@humor=4", "tiny@humor=2.5,verbosity=1,preset=support"):
+        chat(client, model=name)
+        assert client.models.retrieve(name).id == name
+
+
+def test_a_model_is_not_retrieved_with_a_setting_that_it_cannot_be_asked_with(client: OpenAI) -> None:
+    for name in ("tiny@humor=9", "tiny@humour=1", "tiny@teacher", "tiny@preset=nobody"):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.models.retrieve(name)
+        assert caught.value.body == refused(client, openai.BadRequestError, model=name).body
+
+
 def test_an_unknown_model_is_404(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-4")
