@@ -239,18 +239,16 @@ def _preset(name: str | None, dials: Dials) -> Preset | None:
 def _guidance(
     wanted: object, preset: Preset | None, in_force: Mapping[str, Wish], dials: Dials, clamped: set[str]
 ) -> dict[str, float]:
-    """Return the strengths other than 1: what the request says, else its preset, else the model itself.
+    """Return the strengths other than 1, per dial: what the request says, else its preset, else the model itself.
 
     A locked attribute always counts fully: in every branch of the mixture.
     """
     param = "steer.guidance"
     open_names = [name for name in in_force if name not in dials.locks]
-    said = wanted if isinstance(wanted, Mapping) else preset.guidance if preset is not None else {}
-    unsaid = {name: in_force[name] for name in open_names if name not in said}
-    own = turned_strengths(dials.schema, unsaid, dials.strengths)
-    if wanted is None:
-        strengths = own | (preset.guidance if preset is not None else {})
-        return {name: strength for name, strength in strengths.items() if name in open_names and strength != 1}
+    by_preset = preset.guidance if preset is not None else {}
+    by_request = wanted if isinstance(wanted, Mapping) else {}
+    unsaid = {name: in_force[name] for name in open_names if name not in by_preset and name not in by_request}
+    chosen = turned_strengths(dials.schema, unsaid, dials.strengths) | by_preset
     most = dials.policy.limits.max_guidance
 
     def strength_of(value: object) -> float:
@@ -258,11 +256,9 @@ def _guidance(
             raise dials.malformed(f"a strength is a number from 0 to {most:g}, got {_short(value)}", param)
         return float(value)
 
-    if not isinstance(wanted, Mapping):
-        strength = strength_of(wanted)
-        return dict.fromkeys(open_names, strength) if strength != 1 else {}
-    chosen = dict(own)
-    for name, value in wanted.items():
+    if wanted is not None and not isinstance(wanted, Mapping):
+        chosen = dict.fromkeys(open_names, strength_of(wanted))
+    for name, value in by_request.items():
         if not dials.is_visible(str(name)):
             raise dials.malformed(f"unknown attribute {_short(name)}", param)
         strength = strength_of(value)
@@ -270,9 +266,8 @@ def _guidance(
             if not dials.locks[name].clamps:
                 raise dials.forbidden(name, param)
             clamped.add(name)
-        elif strength != 1 and name in in_force:
-            chosen[name] = strength
-    return chosen
+        chosen[name] = strength
+    return {name: strength for name, strength in chosen.items() if name in open_names and strength != 1}
 
 
 def check_weights(weights: object, dials: Dials) -> dict[str, float]:
