@@ -89,9 +89,10 @@ class Dials:
                 wishes[name] = lock.nearest(self.schema[name], wish)
         return wishes
 
-    def forbidden(self, name: str, param: str) -> ApiError:
+    def forbidden(self, name: str, param: str, why: str = "") -> ApiError:
+        """Return the error for what a lock forbids; `why` where that is not the value."""
         text = self.locks[name].text(self.schema[name])
-        return ApiError("attribute_locked", f"{name} is {text} here; attributes: {self.describe()}", param)
+        return ApiError("attribute_locked", f"{name} is {text} here{why}; attributes: {self.describe()}", param)
 
 
 @dataclass(frozen=True)
@@ -264,7 +265,8 @@ def _guidance(
         strength = strength_of(value)
         if name in dials.locks and strength != 1:
             if not dials.locks[name].clamps:
-                raise dials.forbidden(name, param)
+                why = f"; a locked attribute has strength 1, got {strength:g}: leave it out of {param}"
+                raise dials.forbidden(name, param, why)
             clamped.add(name)
         chosen[name] = strength
     return {name: strength for name, strength in chosen.items() if name in open_names and strength != 1}
@@ -314,7 +316,7 @@ def _feasibility(
 
 def _clamped(name: str, dials: Dials) -> dict[str, object]:
     text = dials.locks[name].text(dials.schema[name])
-    message = f"{name} is {text} here: the nearest value that is allowed is in force"
+    message = f"{name} is {text} here: the nearest value that is allowed is in force, with strength 1"
     return {"code": "attribute_clamped", "message": message, "attribute": name}
 
 
