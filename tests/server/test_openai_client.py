@@ -351,6 +351,18 @@ def test_scores_come_with_answers(client: OpenAI) -> None:
     assert "humor" in chunks[-1].choices[0].model_extra["steer"]["scores"]
 
 
+def test_weights_need_samples_to_choose_from(client: OpenAI) -> None:
+    for steer, n, said in (
+        ({}, 1, "steer.best_of is missing; set it to more than n (1)"),
+        ({"best_of": 1}, 1, "steer.best_of is 1; set it to more than n (1)"),
+        ({"best_of": 3}, 3, "steer.best_of is 3; set it to more than n (3)"),
+    ):
+        body = {"steer": {"weights": {"humor": 1}, **steer}}
+        error = refused(client, openai.BadRequestError, n=n, extra_body=body)
+        assert (error.code, error.param) == ("invalid_value", "steer.weights")
+        assert said in error.message
+
+
 def test_best_of_returns_the_nearest(client: OpenAI) -> None:
     arguments: dict[str, Any] = {"temperature": 1, "seed": 21, "max_tokens": 12}
     everything = chat(client, model="tiny@humor=4", n=8, **arguments)

@@ -125,7 +125,6 @@ class Wishes:
         exact: whether values that nobody names are left out of the prompt.
         preset: name of a preset.
         guidance: a strength for all attributes, or by name.
-        weights: what best-of-n is to maximise, by attribute.
         strict: refuse what is far from training instead of warning.
         proposed: a setting in place of the defaults; None: the defaults it is.
     """
@@ -134,7 +133,6 @@ class Wishes:
     exact: bool = False
     preset: str | None = None
     guidance: object = None
-    weights: object = None
     strict: bool = False
     proposed: Mapping[str, Value] | None = None
 
