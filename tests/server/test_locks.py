@@ -162,6 +162,13 @@ def test_what_is_answered_respects_the_locks(locked: Running, spy: Spy, body: di
     assert reply.json()["steer"]["attributes"]["toxicity"] == 0
 
 
+def test_a_refused_strength_is_said_to_be_one(locked: Running) -> None:
+    error = ask(locked, {"steer": {"guidance": {"verbosity": 3}}}).json()["error"]
+    assert error["param"] == "steer.guidance"
+    assert "verbosity is limited to 1 to 3 here; a locked attribute has strength 1, got 3: leave" in error["message"]
+    assert "strength" not in ask(locked, {"steer": {"attributes": {"verbosity": 4}}}).json()["error"]["message"]
+
+
 def test_a_preset_that_a_lock_moves_says_so(locked: Running) -> None:
     warnings = ask(locked, {"model": "tiny@preset=evil"}).json()["steer"]["warnings"]
     told = {each["attribute"]: each["message"] for each in warnings if each["code"] == "attribute_clamped"}
@@ -198,6 +205,11 @@ def test_locks_may_clamp(clamping: Running, monkeypatch: pytest.MonkeyPatch, bod
     assert [warning["attribute"] for warning in warnings] == ([] if "messages" in body else [*_named(body)])
     assert "lang" not in reply.text
     assert ask(clamping, {"model": "tiny@quality=1"}).status_code == 403
+
+
+def test_a_clamped_strength_is_said_to_be_one(clamping: Running) -> None:
+    [warning] = ask(clamping, {"steer": {"guidance": {"verbosity": 3}}}).json()["steer"]["warnings"]
+    assert "with strength 1" in warning["message"]
 
 
 def _named(body: dict[str, Any]) -> Iterator[str]:
@@ -291,6 +303,15 @@ def test_a_key_may_have_more(locked: Running, spy: Spy) -> None:
     assert reply.status_code == 200
     assert spy.headers()[0][-1]["toxicity"] == 1
     assert ask(locked, {"model": "tiny@verbosity=4"}, key="admin").status_code == 403
+
+
+def test_a_model_s_name_respects_the_locks(locked: Running) -> None:
+    def retrieved(name: str, key: str) -> int:
+        headers = {"authorization": f"Bearer {KEYS[key]}"}
+        return httpx.get(f"{locked.url}/v1/models/{name}", headers=headers).status_code
+
+    assert (retrieved("tiny@toxicity=1", "team"), retrieved("tiny@toxicity=1", "admin")) == (403, 200)
+    assert retrieved("tiny@lang=de", "team") == 400  # hidden
 
 
 def test_locked_requests_are_counted(locked: Running) -> None:

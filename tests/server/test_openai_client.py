@@ -78,6 +78,19 @@ def test_a_model_is_retrieved(client: OpenAI) -> None:
     assert client.models.retrieve("tiny").owned_by == "steerlm"
 
 
+def test_a_model_is_retrieved_by_whatever_name_it_can_be_asked_by(client: OpenAI) -> None:
+    for name in ("tiny@preset=teacher", "tiny@humor=4", "tiny@humor=2.5,verbosity=1,preset=support"):
+        chat(client, model=name)
+        assert client.models.retrieve(name).id == name
+
+
+def test_a_model_is_not_retrieved_with_a_setting_that_it_cannot_be_asked_with(client: OpenAI) -> None:
+    for name in ("tiny@humor=9", "tiny@humour=1", "tiny@teacher", "tiny@preset=nobody"):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.models.retrieve(name)
+        assert caught.value.body == refused(client, openai.BadRequestError, model=name).body
+
+
 def test_an_unknown_model_is_404(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-4")
@@ -336,6 +349,18 @@ def test_scores_come_with_answers(client: OpenAI) -> None:
         }
     _, chunks = streamed(client, extra_body={"steer": {"return_scores": True}})
     assert "humor" in chunks[-1].choices[0].model_extra["steer"]["scores"]
+
+
+def test_weights_need_samples_to_choose_from(client: OpenAI) -> None:
+    for steer, n, said in (
+        ({}, 1, "steer.best_of is missing; set it to more than n (1)"),
+        ({"best_of": 1}, 1, "steer.best_of is 1; set it to more than n (1)"),
+        ({"best_of": 3}, 3, "steer.best_of is 3; set it to more than n (3)"),
+    ):
+        body = {"steer": {"weights": {"humor": 1}, **steer}}
+        error = refused(client, openai.BadRequestError, n=n, extra_body=body)
+        assert (error.code, error.param) == ("invalid_value", "steer.weights")
+        assert said in error.message
 
 
 def test_best_of_returns_the_nearest(client: OpenAI) -> None:

@@ -12,8 +12,10 @@ import yaml
 from steerlm.__main__ import main
 from steerlm.attributes import AttributeSchema
 from steerlm.conversation import Conversation, read_conversations
+from steerlm.errors import UserError
 from steerlm.scorers.dials import DialMeasures
 from steerlm.scorers.goal_measures import GOALS, goal_schema
+from steerlm.scorers.text_measures import tokens
 from steerlm.stages.pairs import stage
 from steerlm.stages.pairs.stage import content_overlap
 from steerlm.studies.steerbench.probe import PUBLISHED_BOUNDS
@@ -67,6 +69,21 @@ def test_related_texts_are_paired_both_ways(files: Path, capsys: pytest.CaptureF
     assert found[SHORT].labelled_by == {"length": "measure:words", "parts": "measure:sentences"}
     assert {r.group for r in records} == {"0"}
     assert "2 pairs of 2 texts (2 texts)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_model_that_a_measure_lacks_is_named_before_anything_is_paired(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> None:
+        raise UserError("NLTK's sentence model is missing")
+
+    monkeypatch.setattr(tokens, "_tokenizer", missing)
+    monkeypatch.setattr(stage, "content_overlap", lambda *_: pytest.fail("texts were compared"))
+    monkeypatch.setattr(stage, "edits_of", lambda _: pytest.fail("texts were edited"))
+    (files / "schema.yaml").write_text("- {name: length, maximum: 1, measure: nltk_tokens}\n", encoding="utf-8")
+    assert pairs(files, *texts(files), "--edits") == 2
+    assert "NLTK's sentence model is missing" in capsys.readouterr().err
+    assert not (files / "out").exists()
 
 
 def test_edits_go_there_and_back(files: Path) -> None:

@@ -289,20 +289,18 @@ def run_alone(stage: str, out: Path, work: Callable[[], Summary]) -> int:
     """`steerlm STAGE --flags`: run one stage on explicit files; `work` imports and does what is heavy.
 
     Raises:
-        UserError: `out` is a file, or holds what another command wrote.
+        UserError: `out` holds what another command wrote; see also `held_folder`.
     """
     from steerlm.commands.summaries import print_summary
     from steerlm.runs import is_main_process
     from steerlm.storage.files import read_json, write_json
 
     done = out / "done.json"
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out: {out} is a file; give a folder")
     if (out / "recipe.yaml").is_file():
         raise UserError(f"--out: {out} is the folder of a run; give another one, or the recipe in place of the flags")
     if done.is_file() and (other := read_json(done).get("stage")) not in (stage, stage.replace("-", "_")):
         raise UserError(f"--out: {out} holds what `steerlm {str(other).replace('_', '-')}` wrote; give another folder")
-    with _folder(out):
+    with held_folder(out):
         summary = work()
         if not is_main_process():  # the first one records and tells
             return 0
@@ -313,11 +311,17 @@ def run_alone(stage: str, out: Path, work: Callable[[], Summary]) -> int:
 
 
 @contextlib.contextmanager
-def _folder(out: Path) -> Iterator[None]:
-    """Make a folder for the work in it, and hold it meanwhile; a new one that is left empty goes again."""
+def held_folder(out: Path) -> Iterator[None]:
+    """Make a folder for the work in it, and hold it meanwhile; a new one that is left empty goes again.
+
+    Raises:
+        UserError: `out` is a file, or another process holds it.
+    """
     from steerlm.runs import is_main_process
     from steerlm.storage.locks import held
 
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out: {out} is a file; give a folder")
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     busy = f"another process is writing to {out}; wait for it or give another --out"

@@ -74,18 +74,21 @@ def run(arguments: argparse.Namespace) -> int:
     common.existing_file(arguments.prompts, "--prompts")
     if arguments.references is not None:
         common.existing_file(arguments.references, "--references")
-    results = compare(
-        systems,
-        arguments.prompts,
-        _decider(arguments),
-        arguments.out,
-        generation=AnswerSampling(
-            arguments.max_new_tokens, arguments.temperature, arguments.top_k, arguments.batch_size, arguments.precision
-        ),
-        num_prompts=arguments.num_prompts,
-        games_per_run=arguments.elo_games,
-        seed=arguments.seed,
+    decider = _decider(arguments)
+    generation = AnswerSampling(
+        arguments.max_new_tokens, arguments.temperature, arguments.top_k, arguments.batch_size, arguments.precision
     )
+    with common.held_folder(arguments.out):
+        results = compare(
+            systems,
+            arguments.prompts,
+            decider,
+            arguments.out,
+            generation=generation,
+            num_prompts=arguments.num_prompts,
+            games_per_run=arguments.elo_games,
+            seed=arguments.seed,
+        )
     _print_comparison(results)
     terminal.say(f"report   {arguments.out / 'comparison.html'}")
     return 0

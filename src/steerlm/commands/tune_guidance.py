@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlm.commands import common, named_models, options, terminal
+from steerlm.errors import UserError
 
 if TYPE_CHECKING:
     from steerlm.config import Recipe
+
+_LABELLER = "those who labelled the training data measure it; name the attribute model with --annotator"
+_NO_SUITES = "it runs no suites; leave it out"
+_WITHOUT_EFFECT = {
+    "prompts": "give --prompts",
+    "num_prompts": "set tune_guidance.num_prompts",
+    "settings": "the other dials stand at their defaults; leave it out",
+    "guidance": "set tune_guidance.strengths",
+    "by": "it reports no groups; leave it out",
+    "attribute_models": _LABELLER,
+    "classifiers": _LABELLER,
+    "judge": _LABELLER,
+    "suites": _NO_SUITES,
+    "toxicity_prompts": _NO_SUITES,
+    "suite_prompts": _NO_SUITES,
+}
+"""Fields of `evaluate` that a tuning without a recipe does not read, and what to do instead."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     if annotator is not None:
         annotator = named_models.attribute_model(annotator, "--annotator")
     asked = [pair for pair in arguments.overrides if pair.startswith("evaluate.")]
+    _check_effect(asked)
     evaluation = common.section_of(asked, EvaluateConfig, "evaluate")
     mine = [pair for pair in arguments.overrides if pair not in asked]
     config = common.section_of(mine, TuneGuidanceConfig, "tune_guidance")
@@ -47,6 +67,18 @@ def run(arguments: argparse.Namespace) -> int:
         return tune_guidance(run, read_prompts(prompts, schema, config.num_prompts, arguments.seed), out)
 
     return common.run_alone("tune-guidance", out, work)
+
+
+def _check_effect(overrides: Sequence[str]) -> None:
+    """Refuse fields of `evaluate` that change nothing here.
+
+    Raises:
+        UserError: with what to give instead.
+    """
+    for pair in overrides:
+        field = pair.partition("=")[0].split(".")[1]
+        if field in _WITHOUT_EFFECT:
+            raise UserError(f"--set {pair} has no effect on tune-guidance: {_WITHOUT_EFFECT[field]}")
 
 
 def _tune_run(recipe: Recipe, place: str) -> int:

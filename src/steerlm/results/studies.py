@@ -257,7 +257,8 @@ class TrialCourse:
 
     Attributes:
         pairs: that DPO learned from.
-        prompts: that RLOO answered; `first_reward` and `last_reward` are over the first and last tenth of its steps.
+        prompts: that RLOO answered; `first_reward` and `last_reward` are over the first and last tenth of its steps,
+            None where none was logged.
     """
 
     learning_rate: float

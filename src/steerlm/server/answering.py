@@ -115,7 +115,7 @@ def _wishes(body: ChatRequest | CompletionRequest, service: Service, dials: Dial
         if steer.preset is not None and preset not in (None, steer.preset):
             raise dials.malformed("two presets in one request", "steer.preset")
         wishes.preset = steer.preset or preset
-        wishes.guidance, wishes.weights, wishes.strict = steer.guidance, steer.weights, steer.strict
+        wishes.guidance, wishes.strict = steer.guidance, steer.strict
     return wishes
 
 
@@ -181,13 +181,11 @@ def _plan(
     if max_tokens is not None and max_tokens > limits.max_new_tokens:
         message = f"{max_tokens} tokens are too many, at most {limits.max_new_tokens} can be asked for"
         raise ApiError("too_many_tokens", message, "max_tokens")
-    weights = None if wishes.weights is None else check_weights(wishes.weights, dials)
-    wants_scores = steer.return_scores or steer.best_of is not None or weights is not None
+    wants_scores = steer.return_scores or steer.best_of is not None or steer.weights is not None
     if wants_scores and service.attribute_model is None:
         message = "scores and best_of need an attribute model; start the server with --attribute-model"
         raise ApiError("no_attribute_model", message, "steer")
-    if weights is not None and (lacking := [n for n in weights if n not in scored_attributes(service, dials)]):
-        raise dials.malformed(f"the attribute model does not score {', '.join(lacking)}", "steer.weights")
+    weights = None if steer.weights is None else _weights(steer, num_answers, service, dials)
     if steer.auto:
         if service.proposer is None:
             message = "auto needs training answers; start the server with --examples annotate/train.jsonl"
@@ -207,6 +205,18 @@ def _plan(
         _sampling(body, max(1, length)), stop, num_logprobs, bool(body.stream) and num_samples == num_answers,
         setting, dials, num_answers, weights, wants_scores, num_demonstrations=shown,
     )  # fmt: skip
+
+
+def _weights(steer: Steer, num_answers: int, service: Service, dials: Dials) -> dict[str, float]:
+    """Return what best-of-n maximises."""
+    weights = check_weights(steer.weights, dials)
+    if (steer.best_of or 0) <= num_answers:
+        given = "is missing" if steer.best_of is None else f"is {steer.best_of}"
+        message = f"weights choose among samples, but steer.best_of {given}; set it to more than n ({num_answers})"
+        raise ApiError("invalid_value", message, "steer.weights")
+    if lacking := [name for name in weights if name not in scored_attributes(service, dials)]:
+        raise dials.malformed(f"the attribute model does not score {', '.join(lacking)}", "steer.weights")
+    return weights
 
 
 def _sampling(body: ChatRequest | CompletionRequest, max_new_tokens: int) -> Sampling:

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from steerlm.errors import did_you_mean
 from steerlm.server.answering import Run, messages_of, plan_chat, plan_completion
 from steerlm.server.backend import Plan
-from steerlm.server.describing import attributes_json, classification_json, models_json
+from steerlm.server.describing import attributes_json, classification_json, model_json, models_json
 from steerlm.server.errors import CODES, ApiError, json_response
 from steerlm.server.gate import CALLER, Gate, Keys
 from steerlm.server.page import add_page
@@ -171,14 +171,11 @@ def _add_information(app: FastAPI, service: Service) -> None:
     async def models(caller: Caller) -> Response:
         return json_response({"object": "list", "data": models_json(service)})
 
-    @app.get("/v1/models/{model:path}", summary="One of them.")
-    async def model(model: str) -> Response:
-        for row in models_json(service):
-            if row["id"] == model:
-                return json_response(row)
+    @app.get("/v1/models/{model:path}", summary="One of them, or the model with any other setting in its name.")
+    async def model(model: str, caller: Caller) -> Response:
         if not model:
             raise ApiError("not_found", "/v1/models/: no such address; did you mean /v1/models?")
-        raise ApiError("model_not_found", f"no model {model[:100]!r} here; the model is {service.name!r}", "model")
+        return json_response(model_json(model, service, service.dials(caller)))
 
     @app.get("/v1/attributes", summary="The dials: ranges, defaults, locks, presets, trained combinations.")
     async def attributes(caller: Caller) -> Response:

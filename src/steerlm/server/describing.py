@@ -9,7 +9,7 @@ from steerlm.attributes import Attribute
 from steerlm.server.answering import is_shown, scored_attributes, shown_scores
 from steerlm.server.errors import ApiError
 from steerlm.server.service import Scored, Service
-from steerlm.server.steering import Dials
+from steerlm.server.steering import Dials, Wishes, parse_model, resolve
 
 _COMMONEST = 20
 
@@ -17,7 +17,22 @@ _COMMONEST = 20
 def models_json(service: Service) -> list[dict[str, object]]:
     """Return the model and, for clients that can only choose a model, its presets as models."""
     names = [service.name, *(f"{service.name}@preset={preset}" for preset in service.policy.presets)]
-    return [{"id": name, "object": "model", "created": service.created, "owned_by": "steerlm"} for name in names]
+    return [_model(name, service) for name in names]
+
+
+def model_json(name: str, service: Service, dials: Dials) -> dict[str, object]:
+    """Return the model by a name that a request for an answer may give it: `model`, or `model@humor=4`.
+
+    Raises:
+        ApiError: another model, or a setting that the request would be refused for.
+    """
+    preset, values = parse_model(name, service.names, dials)
+    resolve(Wishes([("model", values)], preset=preset), dials, service.trained)
+    return _model(name, service)
+
+
+def _model(name: str, service: Service) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": service.created, "owned_by": "steerlm"}
 
 
 def attributes_json(service: Service, dials: Dials) -> dict[str, object]:

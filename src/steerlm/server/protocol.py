@@ -114,7 +114,7 @@ class Steer(_Strict):
         None, description="Strength of all attributes, or by name: 1 = ordinary, 0 = as if not set."
     )
     best_of: int | None = Field(None, ge=1, description="Draw so many samples, return the `n` nearest to the request.")
-    weights: AnyWeights = Field(None, description="With best_of: maximise this weighted sum of scores instead.")
+    weights: AnyWeights = Field(None, description="With best_of above n: maximise this weighted sum of scores instead.")
     return_scores: bool = Field(False, description="Score the answers with the attribute model.")
     demonstrations: int = Field(
         0, ge=0, description="Show the model so many training answers near the setting, as earlier turns."

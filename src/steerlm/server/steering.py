@@ -89,9 +89,10 @@ class Dials:
                 wishes[name] = lock.nearest(self.schema[name], wish)
         return wishes
 
-    def forbidden(self, name: str, param: str) -> ApiError:
+    def forbidden(self, name: str, param: str, why: str = "") -> ApiError:
+        """Return the error for what a lock forbids; `why` where that is not the value."""
         text = self.locks[name].text(self.schema[name])
-        return ApiError("attribute_locked", f"{name} is {text} here; attributes: {self.describe()}", param)
+        return ApiError("attribute_locked", f"{name} is {text} here{why}; attributes: {self.describe()}", param)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,6 @@ class Wishes:
         exact: whether values that nobody names are left out of the prompt.
         preset: name of a preset.
         guidance: a strength for all attributes, or by name.
-        weights: what best-of-n is to maximise, by attribute.
         strict: refuse what is far from training instead of warning.
         proposed: a setting in place of the defaults; None: the defaults it is.
     """
@@ -133,7 +133,6 @@ class Wishes:
     exact: bool = False
     preset: str | None = None
     guidance: object = None
-    weights: object = None
     strict: bool = False
     proposed: Mapping[str, Value] | None = None
 
@@ -239,18 +238,16 @@ def _preset(name: str | None, dials: Dials) -> Preset | None:
 def _guidance(
     wanted: object, preset: Preset | None, in_force: Mapping[str, Wish], dials: Dials, clamped: set[str]
 ) -> dict[str, float]:
-    """Return the strengths other than 1: what the request says, else its preset, else the model itself.
+    """Return the strengths other than 1, per dial: what the request says, else its preset, else the model itself.
 
     A locked attribute always counts fully: in every branch of the mixture.
     """
     param = "steer.guidance"
     open_names = [name for name in in_force if name not in dials.locks]
-    said = wanted if isinstance(wanted, Mapping) else preset.guidance if preset is not None else {}
-    unsaid = {name: in_force[name] for name in open_names if name not in said}
-    own = turned_strengths(dials.schema, unsaid, dials.strengths)
-    if wanted is None:
-        strengths = own | (preset.guidance if preset is not None else {})
-        return {name: strength for name, strength in strengths.items() if name in open_names and strength != 1}
+    by_preset = preset.guidance if preset is not None else {}
+    by_request = wanted if isinstance(wanted, Mapping) else {}
+    unsaid = {name: in_force[name] for name in open_names if name not in by_preset and name not in by_request}
+    chosen = turned_strengths(dials.schema, unsaid, dials.strengths) | by_preset
     most = dials.policy.limits.max_guidance
 
     def strength_of(value: object) -> float:
@@ -258,21 +255,19 @@ def _guidance(
             raise dials.malformed(f"a strength is a number from 0 to {most:g}, got {_short(value)}", param)
         return float(value)
 
-    if not isinstance(wanted, Mapping):
-        strength = strength_of(wanted)
-        return dict.fromkeys(open_names, strength) if strength != 1 else {}
-    chosen = dict(own)
-    for name, value in wanted.items():
+    if wanted is not None and not isinstance(wanted, Mapping):
+        chosen = dict.fromkeys(open_names, strength_of(wanted))
+    for name, value in by_request.items():
         if not dials.is_visible(str(name)):
             raise dials.malformed(f"unknown attribute {_short(name)}", param)
         strength = strength_of(value)
         if name in dials.locks and strength != 1:
             if not dials.locks[name].clamps:
-                raise dials.forbidden(name, param)
+                why = f"; a locked attribute has strength 1, got {strength:g}: leave it out of {param}"
+                raise dials.forbidden(name, param, why)
             clamped.add(name)
-        elif strength != 1 and name in in_force:
-            chosen[name] = strength
-    return chosen
+        chosen[name] = strength
+    return {name: strength for name, strength in chosen.items() if name in open_names and strength != 1}
 
 
 def check_weights(weights: object, dials: Dials) -> dict[str, float]:
@@ -319,7 +314,7 @@ def _feasibility(
 
 def _clamped(name: str, dials: Dials) -> dict[str, object]:
     text = dials.locks[name].text(dials.schema[name])
-    message = f"{name} is {text} here: the nearest value that is allowed is in force"
+    message = f"{name} is {text} here: the nearest value that is allowed is in force, with strength 1"
     return {"code": "attribute_clamped", "message": message, "attribute": name}
 
 

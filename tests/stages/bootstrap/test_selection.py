@@ -17,7 +17,7 @@ from steerlm.stages.bootstrap.selection import (
     bootstrapped_record,
     disagreement,
     keep,
-    seen_combinations,
+    quality_combinations,
 )
 
 SCHEMA = AttributeSchema(
@@ -43,23 +43,25 @@ def test_the_best_of_the_combinations_seen() -> None:
         {"humor": 4},
         {"toxicity": 0, "humor": 4},
     ]
-    found = seen_combinations(info(*rows), ("quality",), "model")
+    found = quality_combinations(info(*rows), ("quality",), "model")
     assert found.all == tuple(rows[:3])
     assert found.best == (rows[0], rows[2])
     assert found.is_maximum
     assert "note" not in found.summary()
-    both = seen_combinations(info(*rows), ("quality", "toxicity"), "model")
+    both = quality_combinations(info(*rows), ("quality", "toxicity"), "model")
     assert both.best == (rows[0],), "the best end of toxicity is its lowest"
 
 
 def test_where_nothing_counts_as_quality_every_combination_is_asked_for_and_none_is_best() -> None:
-    found = seen_combinations(info({"humor": 4}, {}, {"quality": 1}), (), "model")
+    found = quality_combinations(info({"humor": 4}, {}, {"quality": 1}), (), "model")
     assert found.all == ({"humor": 4}, {"quality": 1})
     assert found.summary() == {"seen": 2, "best": 0}
 
 
 def test_predictions_that_never_reach_the_maximum() -> None:
-    found = seen_combinations(info({"quality": 2}, {"quality": 3, "humor": 0}, {"quality": 3}), ("quality",), "model")
+    found = quality_combinations(
+        info({"quality": 2}, {"quality": 3, "humor": 0}, {"quality": 3}), ("quality",), "model"
+    )
     assert found.best == ({"quality": 3, "humor": 0}, {"quality": 3})
     assert not found.is_maximum
     assert "best that does occur" in found.summary()["note"]
@@ -67,11 +69,11 @@ def test_predictions_that_never_reach_the_maximum() -> None:
 
 def test_quality_that_was_never_labelled() -> None:
     with pytest.raises(UserError, match=r"no training label of runs/x sets quality, toxicity"):
-        seen_combinations(info({"quality": 4}, {"toxicity": 0}), ("quality", "toxicity"), "runs/x")
+        quality_combinations(info({"quality": 4}, {"toxicity": 0}), ("quality", "toxicity"), "runs/x")
     with pytest.raises(UserError, match="'humor' has no best end"):
-        seen_combinations(info({"humor": 4}), ("humor",), "model")
+        quality_combinations(info({"humor": 4}), ("humor",), "model")
     with pytest.raises(UserError, match="unknown attribute 'qualty'"):
-        seen_combinations(info({"quality": 4}), ("qualty",), "model")
+        quality_combinations(info({"quality": 4}), ("qualty",), "model")
 
 
 def scored(quality: float, toxicity: float = 0.0) -> dict[str, Score]:

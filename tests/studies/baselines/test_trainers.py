@@ -13,11 +13,12 @@ from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.checkpoint.models import CheckpointInfo, load_causal_lm, load_info, resize_embeddings, save_model
 from steerlm.config import BaselinesConfig, TrainSftConfig
 from steerlm.conversation import Message, Score
+from steerlm.results.codec import read_result, write_result
 from steerlm.results.studies import TrialCourse
 from steerlm.studies.baselines import trainers
 from steerlm.studies.baselines.encoding import EncodedPair, encode_pair
 from steerlm.studies.baselines.preferences import Pair
-from steerlm.studies.baselines.reward import reward_of
+from steerlm.studies.baselines.reward import mean_of_known, reward_of
 from steerlm.template.conversation_encoder import ConversationEncoder
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
@@ -124,6 +125,34 @@ def test_rloo_samples_from_our_ids_and_learns_what_is_rewarded(
     assert course.last_reward is not None
     assert course.first_reward is not None
     assert course.last_reward > course.first_reward + 0.05
+
+
+def test_a_course_without_a_logged_reward_has_none(
+    policy: Path, encoder: ConversationEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers, "trained_weights", lambda trainer: trainer.model.state_dict())  # nothing is logged
+    prompts = [((question,), encoder.prompt([question], {})) for question in QUESTIONS]
+    course = trainers.train_rloo(
+        policy,
+        prompts,
+        lambda answers: [],
+        encoder.decode,
+        CONFIG,
+        SFT,
+        12,
+        3e-3,
+        tmp_path,
+        1,
+        seed=0,
+    )
+    assert (course.first_reward, course.last_reward) == (None, None)
+    write_result(tmp_path / "trial.json", course)
+    assert read_result(TrialCourse, tmp_path / "trial.json") == course
+
+
+def test_a_mean_is_of_the_rewards_that_are_known() -> None:
+    assert mean_of_known([None, -0.5, -0.25]) == -0.375
+    assert mean_of_known([None, None]) is None
 
 
 class FixedScores:

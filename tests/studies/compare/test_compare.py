@@ -14,6 +14,7 @@ import steerlm.generation.engine
 from steerlm.__main__ import main
 from steerlm.attributes import OASST
 from steerlm.checkpoint.models import CheckpointInfo, resize_embeddings, save_model
+from steerlm.commands.common import held_folder
 from steerlm.conversation import read_conversations
 from tests.studies.judge.fake_endpoint import FakeEndpoint
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
@@ -84,6 +85,15 @@ def test_stored_answers_by_a_measure(capsys):
     assert "<svg" in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "| short | 5" in Path("out/comparison.md").read_text()
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(capsys):
+    arguments = [answers("a", {0: 1, 1: 1}), answers("b", {0: 2, 1: 2}), "--prompts", prompts(2), *LONGER]
+    with held_folder(Path("out")):
+        assert compare(*arguments) == 2
+    assert "another process is writing to out; wait for it or give another --out" in capsys.readouterr().err
+    assert [path.name for path in Path("out").iterdir()] == ["lock"]
+    assert compare(*arguments) == 0
 
 
 def test_published_answer_files(shared_data):

@@ -56,8 +56,8 @@ class Combinations:
         return out
 
 
-def seen_combinations(info: CheckpointInfo, quality_attributes: Sequence[str], owner: str) -> Combinations:
-    """Return the combinations a steerable model was trained with, and the best of them.
+def quality_combinations(info: CheckpointInfo, quality_attributes: Sequence[str], owner: str) -> Combinations:
+    """Return the combinations that label every quality attribute, of those a model was trained with, and the best.
 
     Args:
         info: of the steerable model; its label statistics list the combinations.

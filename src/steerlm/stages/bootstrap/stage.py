@@ -48,7 +48,7 @@ from steerlm.stages.bootstrap.data import (
     select,
     write_prompts,
 )
-from steerlm.stages.bootstrap.selection import Combinations, seen_combinations
+from steerlm.stages.bootstrap.selection import Combinations, quality_combinations
 from steerlm.stages.train_sft import train_sft
 from steerlm.stages.tuning.held_out import NUM_PROMPTS, compare, held_out_answers
 from steerlm.stages.tuning.models import publish, steerable_info
@@ -159,7 +159,7 @@ def check_bootstrap(
             "bootstrap conditions on the attribute model's values, which human labels are on another scale than; "
             "set train_sft.labels: predicted and train_sft.conditioning: true, or leave bootstrap out"
         )
-    return seen_combinations(info, config.quality_attributes, str(sft_model))
+    return quality_combinations(info, config.quality_attributes, str(sft_model))
 
 
 def _inputs(

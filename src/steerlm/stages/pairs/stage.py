@@ -21,7 +21,7 @@ import numpy as np
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Conversation, Message, Score, write_conversations
 from steerlm.errors import UserError
-from steerlm.scorers.dials import fit_dials
+from steerlm.scorers.dials import check_dials, fit_dials
 from steerlm.scorers.labelling import SchemaLabels, open_labels
 from steerlm.scorers.measures import words
 from steerlm.scorers.protocol import Scores, Turn
@@ -89,8 +89,10 @@ def make_pairs(
         A summary: pairs by kind, how many attributes move in a pair, how often two of them move the same way.
 
     Raises:
-        UserError: no pair, or a measure that cannot be cut into levels.
+        UserError: a measure whose package or model is not installed, no pair, or a measure that cannot be cut into
+            levels.
     """
+    check_dials(plan.schema)  # what is not installed should be missed before all texts are paired
     found = list(dict.fromkeys([*_of_texts(plan, texts), *rewrites]))
     if not found:
         raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from steerlm.conversation import Message, Score
@@ -29,6 +29,12 @@ def reward_of(scorer: LoadedAttributeModel, names: Sequence[str]) -> Reward:
         return [least if scores is None else predicted_quality(schema, names, scores) for scores in scorer.score(turns)]
 
     return reward
+
+
+def mean_of_known(rewards: Iterable[float | None]) -> float | None:
+    """Return the mean of the rewards that are known; None where none is: 0 would be a reward like any other."""
+    known = [reward for reward in rewards if reward is not None]
+    return sum(known) / len(known) if known else None
 
 
 def mean_reward(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 from steerlm.attributes import AttributeSchema
@@ -13,6 +12,7 @@ from steerlm.results.studies import TrialCourse
 from steerlm.scorers.rewards import attribute_rewards
 from steerlm.stages.reinforce.stage import draw_asks, save_reinforced
 from steerlm.stages.tuning.models import require_models
+from steerlm.studies.baselines.reward import mean_of_known
 from steerlm.template.conversation_encoder import ConversationEncoder
 
 
@@ -69,11 +69,6 @@ def train_steerable(
         steps=done.course["steps"],
         trained_tokens=done.course["trained_tokens"],
         sampled_tokens=done.course["sampled_tokens"],
-        first_reward=_mean(done.course["first_rewards"]),
-        last_reward=_mean(done.course["last_rewards"]),
+        first_reward=mean_of_known(done.course["first_rewards"].values()),
+        last_reward=mean_of_known(done.course["last_rewards"].values()),
     )
-
-
-def _mean(rewards: Mapping[str, float | None]) -> float:
-    known = [value for value in rewards.values() if value is not None]
-    return sum(known) / max(1, len(known))

@@ -25,7 +25,7 @@ from steerlm.results.studies import TrialCourse
 from steerlm.stages.reinforce.stage import save_reinforced
 from steerlm.stages.reinforce.trainer import Keeper, PreparedPrompts, Tokens, common_arguments, trained_weights
 from steerlm.studies.baselines.encoding import EncodedPair
-from steerlm.studies.baselines.reward import Reward
+from steerlm.studies.baselines.reward import Reward, mean_of_known
 
 
 class PreparedDPOTrainer(DPOTrainer):
@@ -152,8 +152,8 @@ def train_rloo(
     tenth = max(1, len(seen) // 10)
     return dataclasses.replace(
         _course(trainer, spent, learning_rate),
-        first_reward=sum(seen[:tenth]) / tenth,
-        last_reward=sum(seen[-tenth:]) / tenth,
+        first_reward=mean_of_known(seen[:tenth]),
+        last_reward=mean_of_known(seen[-tenth:]),
     )
 
 
