@@ -30,6 +30,7 @@ from steerlm.statistics.estimates import Estimate
 FILE = Path(__file__).resolve().parent / "results" / "beyond.json"
 ROWS = {
     "sft": "attribute-conditioned SFT",
+    "longer": "+ as many tokens of the same records as bootstrapping trains on",
     "bootstrap-paper": "+ bootstrap, `mode: paper`",
     "bootstrap": "+ bootstrap, the default",
     "bootstrap-2": "+ bootstrap, the default, two rounds of half the answers",
@@ -45,7 +46,7 @@ ROWS = {
     "reinforce": "+ rewards (reinforce)",
     "grow": "+ grow, up to 3 rounds, nobody asked",
     "grow-rated": "+ grow, up to 3 rounds, 40 ratings in each",
-    "demonstrations": "no training: 3 training answers near the setting as earlier turns, behind the header",
+    "demonstrations": "no training: the training answer nearest to the request as an earlier turn",
 }
 MEASURED_BY = {
     "rows": "exact measures",
@@ -54,8 +55,8 @@ MEASURED_BY = {
 }
 """What says what came out, by table."""
 _SETTINGS, _MAX_NEW_TOKENS, _TEMPERATURE, _TOP_K = 2, 160, 0.7, 50
-_SHOWN = 3
-"""Demonstrations of the row of that name."""
+_SHOWN = 1
+"""Demonstrations of the row of that name: the playground's context has room for no more."""
 
 
 def measured(run: Path, model: Path, num_prompts: int | None, scorer: Path | None, shown: int = 0) -> Mapping[str, Any]:
@@ -293,14 +294,21 @@ def _resampled(statistic: Any, wanted_N_K: Any, obtained_N_K: Any, prompts: list
 
 
 def cost(folder: Path) -> Iterator[tuple[str, float]]:
-    """Yield the tokens that a stage trained on and sampled, and the CPU time it took."""
-    done = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-    summary = done["summary"]
-    parts = summary.get("rounds", [summary])
+    """Yield the tokens that a stage trained on and sampled, where it says so, and the CPU time it took."""
+    alone, record = folder / "cost.json", folder / "done.json"  # a stage in a run folder says what it took itself
+    done = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    if done:
+        yield from _tokens(done["summary"])
+    spent = done if "cpu_seconds" in done or not alone.is_file() else json.loads(alone.read_text(encoding="utf-8"))
+    if "cpu_seconds" in spent:
+        yield "cpu_seconds", spent["cpu_seconds"]
+
+
+def _tokens(summary: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     trained = 0.0
     sampled: list[float | None] = []
-    for part in parts:
-        training = part["training"]
+    for part in summary.get("rounds", [summary]):
+        training = part.get("training", part)
         tokens = training.get("train_tokens", training.get("trained_tokens"))
         if tokens is None:
             tokens = training["train"]["tokens"]
@@ -309,10 +317,6 @@ def cost(folder: Path) -> Iterator[tuple[str, float]]:
     yield "trained_tokens", round(trained)
     if all(sampled):
         yield "sampled_tokens", round(sum(filter(None, sampled)))
-    alone = folder / "cost.json"  # a stage in a run folder says it itself
-    spent = done if "cpu_seconds" in done or not alone.is_file() else json.loads(alone.read_text(encoding="utf-8"))
-    if "cpu_seconds" in spent:
-        yield "cpu_seconds", spent["cpu_seconds"]
 
 
 def report(folder: Path) -> Iterator[Mapping[str, Any]]:

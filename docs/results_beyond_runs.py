@@ -17,6 +17,8 @@ from pathlib import Path
 
 import results_beyond
 
+from steerlm.config import load_recipe
+
 BUDGET = 2048
 """Answers that a step samples."""
 _SHARED = {"max_new_tokens": 160, "batch_size": 128}
@@ -31,7 +33,8 @@ _TRAINING = {  # as the playground's recipe says
 _BOOTSTRAP = {**_SHARED, "num_prompts": BUDGET // 2, "samples_per_prompt": 2, "temperature": 0.7}
 STEPS: dict[str, tuple[str, dict[str, object]]] = {
     "bootstrap-paper": ("bootstrap", {
-        **_BOOTSTRAP, "mode": "paper", "num_prompts": BUDGET // 4, "samples_per_prompt": 4, "mix_original": 0.0, "epochs": 1, "learning_rate_share": 0.25,
+        **_BOOTSTRAP, "mode": "paper", "num_prompts": BUDGET // 4, "samples_per_prompt": 4, "mix_original": 0.0,
+        "epochs": 1, "learning_rate_share": 0.25,
     }),
     "bootstrap-2": ("bootstrap", {**_BOOTSTRAP, "num_prompts": BUDGET // 4, "rounds": 2}),
     "bootstrap-turned-up": ("bootstrap", {**_BOOTSTRAP, "guidance": 2.0}),
@@ -84,6 +87,23 @@ def further(run: Path, row: str, seed: int) -> Path:
     return out
 
 
+def longer(run: Path, seed: int) -> Path:
+    """Fine-tune on as many tokens of the same records as bootstrapping trained on, at its rate; return the folder."""
+    out, schema = run / "further" / "longer", run / "further" / "attributes.yaml"
+    schema.parent.mkdir(exist_ok=True)
+    schema.write_text(json.dumps(load_recipe(run / "recipe.yaml").schema_.to_dict()), encoding="utf-8")
+    records = json.loads((run / "train_sft" / "done.json").read_text(encoding="utf-8"))["summary"]["train"]
+    epochs = dict(results_beyond.cost(run / "bootstrap"))["trained_tokens"] / records["tokens"]
+    settings = {key.removeprefix("train_sft."): value for key, value in _TRAINING.items()}
+    settings |= {"learning_rate": 1e-3, "warmup_steps": 0.1, "epochs": round(epochs, 3)}
+    _timed(
+        out, "train-sft", "--base-model", run / "train_sft" / "model", "--attributes", schema,
+        "--train", run / "annotate" / "train.jsonl", "--validation", run / "annotate" / "validation.jsonl",
+        "--out", out, "--seed", seed, *_sets(settings),
+    )  # fmt: skip
+    return out
+
+
 def grown(run: Path, row: str, seed: int) -> Path:
     """Let the run grow from its bootstrapped model; return the folder."""
     out = run / "further" / row
@@ -109,7 +129,7 @@ def main() -> int:
     for seed in seeds:
         run = first_model(work, seed)
         folders = {"bootstrap": run / "bootstrap", **{row: further(run, row, seed) for row in STEPS}}
-        folders |= {row: grown(run, row, seed) for row in GROWTH}
+        folders |= {"longer": longer(run, seed), **{row: grown(run, row, seed) for row in GROWTH}}
         first = run / "train_sft" / "model"
         models = {"sft": first, "demonstrations": first, **{row: folder / "model" for row, folder in folders.items()}}
         results_beyond.add(run, models, folders, seed)

@@ -137,7 +137,30 @@ _EXPERIMENTS = {
     "two-last": "two rounds, the second from the first's model on its own samples",
     "two-pooled": "two rounds' samples pooled, from the first fine-tuning",
 }
-BLOCKS = {"bootstrap-experiments": experiments, "bootstrap-labels": labels, "bootstrap-seeds": seeds}
+
+
+def budget() -> str:
+    """How 2,048 answers are best spent, and what is trained on them."""
+    stored = json.loads((FOLDER / "budget.json").read_text(encoding="utf-8"))
+    keys = ("seed", "prompts", "samples", "kept", "old_records", "learning_rate_share", "epochs", "guidance")
+    lines = [
+        [*(f"{row[key]:g}" for key in keys), *(estimate_text(from_json(Estimate, row[key]), 3) for key in _FIGURES)]
+        for row in stored
+    ]
+    header = [
+        "seed", "prompts", "answers each", "most kept", "old records to a new one", "share of the first rate",
+        "epochs", "samples turned up", "error in levels", "minus before",
+    ]  # fmt: skip
+    return markdown_table(header, lines)
+
+
+_FIGURES = ("error", "difference")
+BLOCKS = {
+    "bootstrap-budget": budget,
+    "bootstrap-experiments": experiments,
+    "bootstrap-labels": labels,
+    "bootstrap-seeds": seeds,
+}
 
 
 def main() -> int:

@@ -36,13 +36,15 @@ def test_a_shipped_recipe_can_be_planned(path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "devices", "nodes"), [("lora_80gb", "1xA100-80GB", 1), ("multi_node", "8xH200", 4)])
 def test_what_goes_beyond_can_be_planned(name: str, devices: str, nodes: int) -> None:
-    more = {"refine": {"num_prompts": 10_000}, "contrast": {}, "reinforce": {}}
+    spread = {"devices_per_model": 8 if nodes > 1 else 1}
+    more = {"refine": {"num_prompts": 10_000, **spread}, "contrast": spread, "reinforce": {}}
     recipe = load_recipe(next(path for path in RECIPES if path.stem == name), more)
     costs = {cost.stage: cost for cost in plan(recipe, parse_gpus(devices, nodes), tokens=20_000_000).stages}
     for stage in more:
         assert costs[stage].seconds is not None
         assert costs[stage].memory_gib is not None
     assert costs["contrast"].fits
+    assert costs["refine"].fits
 
 
 def test_the_promised_recipes_are_shipped() -> None:

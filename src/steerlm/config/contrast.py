@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from steerlm.config.section import Section
+from steerlm.config.section import DevicesPerModel, Section
 
 
 class ContrastConfig(Section):
@@ -38,3 +38,4 @@ class ContrastConfig(Section):
     )
     max_new_tokens: int = Field(1024, ge=1, description="Longest answer to a held-out prompt, before and after.")
     batch_size: int = Field(64, ge=1, description="Held-out prompts answered together.")
+    devices_per_model: DevicesPerModel = 1

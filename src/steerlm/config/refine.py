@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from steerlm.config.section import EngineName, Section
+from steerlm.config.section import DevicesPerModel, EngineName, Section
 
 
 class RefineConfig(Section):
@@ -25,6 +25,7 @@ class RefineConfig(Section):
     batch_size: int = Field(
         64, ge=1, description="Sequences sampled together, or fewer: what the free memory has room for."
     )
+    devices_per_model: DevicesPerModel = 1
     engine: EngineName = Field(
         "local", description="What samples: local (built in), vllm or openvino (extras of the same names)."
     )

@@ -160,9 +160,9 @@ def _remarks(recipe: Recipe, machines: Machines) -> list[str]:
         )
     if machines.count > 1:
         notes.append(
-            "annotate, evaluate and bootstrap's sampling are planned on all devices at once, each model on as many of "
-            "them as devices_per_model says (docs/cluster.md); one model alone takes as many times longer as there "
-            "would be models"
+            "annotate, evaluate and the sampling of later steps are planned on all devices at once, each model on as "
+            "many of them as devices_per_model says (docs/cluster.md); one model alone takes as many times longer as "
+            "there would be models"
         )
         for stage in ("train_attribute_model", "train_sft"):
             section: TrainingSection | None = getattr(recipe, stage)
@@ -184,7 +184,7 @@ def _misfit(cost: StageCost, machines: Machines) -> str:
         )
     elif cost.memory is not None and cost.memory.gradients > 0:
         remedy = "its fine-tuning does not fit, as train_sft"
-    elif cost.stage in ("refine", "reinforce"):
+    elif cost.stage == "reinforce":
         remedy = "the model does not fit one device, and this step does not spread it"
     elif cost.spread is None or cost.spread.enough is None:
         remedy = "the model does not fit the devices of one node, however it is spread"

@@ -231,7 +231,7 @@ class Estimator:
 
             return sequences_that_fit(config.batch_size, self.room, memory_of)
 
-        devices = 1 if isinstance(config, RefineConfig | ReinforceConfig) else config.devices_per_model
+        devices = 1 if isinstance(config, ReinforceConfig) else config.devices_per_model
         spread, memory, fits = self.spread(
             shape, devices, lambda count: sampling_memory(shape, together(count), length, width, cpu, count, judge)
         )
@@ -308,7 +308,8 @@ class Estimator:
         budget = max(config.tokens_per_batch or sft.tokens_per_batch, math.ceil(group))
         again = training_memory(shape, step, budget)
         seconds = cost.seconds + training_seconds(shape, step, self.machines, trained, budget)
-        seconds += scoring_seconds(shape, self.machines, sampled + 2 * requests * group, self.data.length)
+        scored = sampled + 2 * requests * group
+        seconds += scoring_seconds(shape, self.machines, scored, self.data.length, config.devices_per_model)
         return self.then_training(cost, sampled + trained, seconds, again)
 
     def contrast(self, config: ContrastConfig, sft: TrainingSection, shape: Architecture | None) -> StageCost:
@@ -321,11 +322,14 @@ class Estimator:
         tokens = self.data.records * pair
         step = self.step(sft, True)
         budget = config.tokens_per_batch or sft.tokens_per_batch
-        memory = training_memory(shape, step, budget)
+        devices, cpu = config.devices_per_model, self.machines.device.cpu
+        # likelihoods are computed with the weights in fp32
+        spread, memory, fits = self.spread(shape, devices, lambda count: scoring_memory(shape, budget, 4.0, cpu, count))
         seconds = training_seconds(shape, step, self.machines, tokens * config.epochs, budget)
-        seconds += scoring_seconds(shape, self.machines, tokens, self.data.length)
-        total = round(tokens * (1 + config.epochs))
-        return StageCost("contrast", total, shape.parameters, memory, seconds, None, memory.gib <= self.room)
+        seconds += scoring_seconds(shape, self.machines, tokens, self.data.length, devices)
+        reading = StageCost("contrast", None, shape.parameters, memory, seconds, None, fits, spread)
+        total = tokens * (1 + config.epochs)
+        return self.then_training(reading, total, seconds, training_memory(shape, step, budget))
 
     def reinforcement(self, config: ReinforceConfig, sft: TrainingSection, shape: Architecture | None) -> StageCost:
         """Cost of sampling, scoring, the reference's pass, and training on every answer with its prompt."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers.utils import is_liger_kernel_available
 
 from steerlm.batching.shared_prompts import core_model
@@ -63,7 +64,7 @@ class ResponseLoss:
         assert layer is not None
         config = self._core.config.get_text_config()
         scale, cap = _scale(config), getattr(config, "final_logit_softcapping", None)
-        head = LogitHead(layer.linear.weight, layer.linear.bias, scale, cap, layer.ids, layer.rows)
+        head = LogitHead(_whole(layer.linear.weight), _whole(layer.linear.bias), scale, cap, layer.ids, layer.rows)
         self._loss = _cross_entropy(states_N_H, targets_N, head, apart)
         # wrappers look for gradients that come through what the model returns
         return _probe(states.device) + 0 * self._loss.sum()
@@ -111,6 +112,11 @@ class ResponseLoss:
         if cap is not None:
             expected = cap * torch.tanh(expected / cap)
         return torch.allclose(logits.float().flatten(), expected, rtol=1e-2)
+
+
+def _whole(parameter: Any) -> Any:
+    """Return what several devices hold parts of (`storage.ranks`); without gradients, as these only read."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
 def _scale(config: Any) -> float:

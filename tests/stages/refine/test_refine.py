@@ -24,8 +24,9 @@ from steerlm.generation.engine import load_engine
 from steerlm.scorers.likelihoods import log_likelihood
 from steerlm.sources.response_groups import read_groups
 from steerlm.stages.refine.stage import refine
-from steerlm.stages.tuning.groups import Likelihoods
+from steerlm.stages.tuning.groups import Likelihoods, open_likelihood
 from steerlm.storage.resumable import read_rows
+from tests import processes
 from tests.stages.conftest import TOPICS, TOY
 
 CONFIG = RefineConfig(
@@ -77,6 +78,16 @@ def test_likelihoods_are_those_of_the_models(finished: tuple[Path, Any], toy_wor
         for row, response in zip(rows, group.responses, strict=True):
             scores = {name: Score(**score) for name, score in row["scores"].items()}
             assert response.attributes == pytest.approx(log_likelihood(TOY, group.requested, scores), abs=0.01)
+
+
+def test_two_processes_find_the_likelihoods_of_one(toy_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes.copied(monkeypatch)
+    said = [
+        ((Message("user", f"Tell me of tea {i}"),), {"quality": 1 + 3 * (i % 2)}, ["Tea.", "All about tea!"])
+        for i in range(4)
+    ]
+    found = [open_likelihood(toy_world["steerable_model"], TOY, toy_world["sft"], n)(said) for n in (1, 2)]
+    assert found[1] == [pytest.approx(row, abs=1e-3) for row in found[0]]
 
 
 def test_training_moves_towards_the_weights(finished: tuple[Path, Any], toy_world: Any) -> None:

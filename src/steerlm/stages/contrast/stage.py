@@ -17,7 +17,8 @@ loss anchors it. No answer is sampled for training, and nothing is annotated ane
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,14 @@ from steerlm.errors import UserError
 from steerlm.generation.engine import Sampling
 from steerlm.stages.contrast.pairs import GoalPair, pair_items, write_pairs
 from steerlm.stages.train_sft import SftStart
-from steerlm.stages.tuning.groups import Data, Likelihoods, encode_response, tune_on_groups, tuning_section
+from steerlm.stages.tuning.groups import (
+    Data,
+    Likelihood,
+    encode_response,
+    open_likelihood,
+    tune_on_groups,
+    tuning_section,
+)
 from steerlm.stages.tuning.held_out import HeldOut
 from steerlm.stages.tuning.models import publish, require_models, tuning_inputs
 from steerlm.statistics.estimates import cluster_bootstrap, mean
@@ -84,6 +92,7 @@ def contrast(
     files = {"train": out / "pairs.jsonl", "validation": out / "validation_pairs.jsonl"}
     references = {"train": out / "reference.jsonl", "validation": out / "validation_before.jsonl"}
     model, after = out / "train" / "model", out / "validation_after.jsonl"
+    opened = partial(open_likelihood, schema=schema, config=section, devices=config.devices_per_model)
     held_out = HeldOut(
         out / "held_out",
         attribute_model,
@@ -93,6 +102,7 @@ def contrast(
         Sampling(config.max_new_tokens, _TEMPERATURE),
         config.batch_size,
         seed,
+        config.devices_per_model,
     )
     with ranks().main_process_first():  # sampling and likelihoods: one process, the others find the files
         counts = {
@@ -101,7 +111,7 @@ def contrast(
         }
         first = held_out.answers(0, steerable_model)
         for name, path in references.items():
-            _weigh(path, files[name], steerable_model, schema, section)
+            _weigh(path, files[name], schema, partial(opened, steerable_model))
 
     def encoded(start: SftStart) -> Data:
         return _encoded(files, references, schema, start, out / "train")
@@ -111,7 +121,7 @@ def contrast(
     course = tune_on_groups(section, encoded, "contrast", loss, schema, out / "train", seed, owner)
     with ranks().main_process_first():
         second = held_out.answers(1, model)
-        _weigh(after, files["validation"], model, schema, section)
+        _weigh(after, files["validation"], schema, partial(opened, model))
     report: Mapping[str, Any] = {
         "pairs": counts,
         "training": course,
@@ -144,13 +154,17 @@ def _pairs(config: ContrastConfig, data: Path, path: Path, schema: AttributeSche
     return counts
 
 
-def _weigh(path: Path, pairs: Path, model: Path, schema: AttributeSchema, config: TrainSftConfig) -> None:
-    """Write the log-probability of both answers of every pair behind the goal, chosen first."""
-    likelihoods: Likelihoods | None = None
+def _weigh(path: Path, pairs: Path, schema: AttributeSchema, opened: Callable[[], Likelihood]) -> None:
+    """Write the log-probability of both answers of every pair behind the goal, chosen first.
+
+    Args:
+        opened: loads the model.
+    """
+    likelihoods: Likelihood | None = None
 
     def work(chunk: list[GoalPair]) -> list[Any]:
         nonlocal likelihoods
-        likelihoods = likelihoods or Likelihoods(model, schema, config)
+        likelihoods = likelihoods or opened()
         found = likelihoods([(pair.messages, pair.goal, (pair.chosen, pair.rejected)) for pair in chunk])
         return [{"id": pair.id, "log_probabilities": values} for pair, values in zip(chunk, found, strict=True)]
 

@@ -28,7 +28,7 @@ from steerlm.scorers.protocol import Scores
 from steerlm.sources.response_groups import ResponseGroup, WeighedResponse, read_groups, write_groups
 from steerlm.stages.train_sft import SftStart
 from steerlm.stages.tuning.answers import defects, write_samples, write_scores
-from steerlm.stages.tuning.groups import Data, Likelihoods, encode_response, tuning_section
+from steerlm.stages.tuning.groups import Data, Likelihood, encode_response, open_likelihood, tuning_section
 from steerlm.stages.tuning.prompts import draw_prompts, prompt_items
 from steerlm.storage.cluster import Cluster
 from steerlm.storage.hash_set import hash64
@@ -103,6 +103,7 @@ def sample(run: Refinement, number: int, model: Path, folder: Path) -> None:
         ask=ask,
         row=lambda _, sample: vars(sample),
         description=f"sampling, round {number}",
+        devices=config.devices_per_model,
         cluster=run.cluster,
     )
 
@@ -129,6 +130,7 @@ def score(run: Refinement, folder: Path) -> None:
         worth=worth,
         chunk=_GROUPS_PER_CHUNK,
         description="scoring responses",
+        devices=run.config.devices_per_model,
         cluster=run.cluster,
     )
 
@@ -142,12 +144,12 @@ def _defects(samples: Sequence[Mapping[str, Any]], schema: AttributeSchema) -> l
 
 def weigh(run: Refinement, folder: Path, name: str, model: Path, header: bool) -> None:
     """Write `<name>.jsonl`: the log-probability of every response that is left, behind its header or without one."""
-    likelihoods: Likelihoods | None = None
-    config, model = training_section(run, model), model.resolve()
+    likelihoods: Likelihood | None = None
+    config, model, devices = training_section(run, model), model.resolve(), run.config.devices_per_model
 
     def work(chunk: list[tuple[Conversation, tuple[Any, Any]]]) -> list[Any]:
         nonlocal likelihoods
-        likelihoods = likelihoods or Likelihoods(model, run.schema, config)
+        likelihoods = likelihoods or open_likelihood(model, run.schema, config, devices)
         kept = [[i for i, row in enumerate(scored["samples"]) if row["dropped"] is None] for _, (_, scored) in chunk]
         found = likelihoods(
             [

@@ -20,6 +20,7 @@ against each other, good and bad, and nothing is filtered. Several rounds sample
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,8 @@ def refine(
         "groups": None if config.groups is None else digest_of_file(config.groups),
     }
     claim(out / "inputs.json", inputs, otherwise="refuse", holds="a refinement")
+    if cluster is not None:
+        cluster = replace(cluster, devices=config.devices_per_model)
     run = Refinement(config, sft, attribute_model, data, validation, schema, requests, prior, out, seed, cluster)
     model = steerable_model
     rounds = []
@@ -140,6 +143,7 @@ def _round(run: Refinement, number: int, model: Path) -> dict[str, object]:
         Sampling(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
         config.batch_size,
         run.seed,
+        config.devices_per_model,
     )
     with ranks().main_process_first():  # what is sampled and weighed: one process, the others find the files
         before = held_out.answers(number - 1, model)

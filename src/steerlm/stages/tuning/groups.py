@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from steerlm.conversation import Message
 from steerlm.stages.train_sft import SftStart, save_tuned, start_of
 from steerlm.storage.claims import digest_of
 from steerlm.storage.files import read_json, write_json
+from steerlm.storage.ranks import Ranks
 from steerlm.template.conversation_encoder import ConversationEncoder
 from steerlm.training.distributed import ranks
 from steerlm.training.likelihood import log_probabilities
@@ -95,6 +97,21 @@ def encode_response(
 Texts = tuple[Sequence[Message], Mapping[str, Value], Sequence[str]]
 """A conversation, a request, and responses to both."""
 
+Likelihood = Callable[[Sequence[Texts]], list[list[float | None]]]
+"""Returns log-probabilities of the responses, their end tokens counted; None where one is too long."""
+
+
+def open_likelihood(model: Path, schema: AttributeSchema, config: TrainSftConfig, devices: int = 1) -> Likelihood:
+    """Load what says how likely responses are to a model; more than one device share it.
+
+    Raises:
+        UserError: a model that cannot be cut into so many parts, or fewer devices.
+    """
+    if devices == 1:
+        return Likelihoods(model, schema, config)
+    ranks: Ranks[Likelihoods] = Ranks(devices, partial(Likelihoods, model, schema, config, devices))
+    return partial(ranks.call, Likelihoods.__call__)
+
 
 class Likelihoods:
     """Says how likely responses are to a model.
@@ -102,18 +119,19 @@ class Likelihoods:
     Args:
         model: a checkpoint with a template of ours.
         config: precision and batches are those of the training.
+        spread: over so many processes, of which this is one (`open_likelihood` starts them).
     """
 
-    def __init__(self, model: Path, schema: AttributeSchema, config: TrainSftConfig):
+    def __init__(self, model: Path, schema: AttributeSchema, config: TrainSftConfig, spread: int = 1):
         self._config = config
-        self._model = load_causal_lm(model).to(default_device())
+        self._model = load_causal_lm(model, spread=spread).to(default_device())
         tokenizer = load_tokenizer(model)
         self._pad_id = int(tokenizer.pad_token_id)
         self._encoder = ConversationEncoder(tokenizer, schema)
         self._max_length = min(config.max_length, context_length(self._model.config, tokenizer))
 
     def __call__(self, groups: Sequence[Texts]) -> list[list[float | None]]:
-        """Return log-probabilities of the responses, their end tokens counted; None where one is too long."""
+        """See `Likelihood`."""
         found: list[list[float | None]] = []
         places: list[tuple[int, int]] = []
         encoded = []

@@ -58,6 +58,7 @@ def held_out_answers(
         seen: combinations seen in training; one of them is asked for.
         seed: of the choice of prompts and combinations and of the sampling.
         num_prompts: how many of the prompts, at most.
+        devices: that share the model, and after it the judge.
 
     Returns:
         Per request `{asked: "best"|"any", cluster, requested, text, finished, scores}`; text and scores are None where
@@ -188,6 +189,7 @@ class HeldOut:
         folder: where the answers are kept.
         prompts: held-out conversations.
         settings: those of the training labels.
+        devices: that share a model.
     """
 
     folder: Path
@@ -198,6 +200,7 @@ class HeldOut:
     sampling: Sampling
     batch_size: int
     seed: int
+    devices: int = 1
 
     @property
     def quality(self) -> tuple[str, ...]:
@@ -218,6 +221,7 @@ class HeldOut:
             sampling=self.sampling,
             batch_size=self.batch_size,
             seed=self.seed,
+            devices=self.devices,
         )
 
     def compare(self, before: list[Any], after: list[Any]) -> Mapping[str, Any]:

@@ -65,7 +65,7 @@ def tuning_inputs(
 ) -> Mapping[str, object]:
     """Return all that a further training of a steerable model depends on."""
     return {
-        stage: config.model_dump(mode="json"),
+        stage: config.model_dump(mode="json", exclude={"devices_per_model"}),  # does not change what comes out
         "train_sft": sft.model_dump(mode="json"),
         "schema": schema.to_dict(),
         "seed": seed,
