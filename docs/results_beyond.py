@@ -50,6 +50,7 @@ ROWS = {
 }
 MEASURED_BY = {
     "rows": "exact measures",
+    "rested": "exact measures",
     "real": "the dials' own measures",
     "real_scored": "a second opinion, an attribute model of other data, another base and another seed",
 }
@@ -478,6 +479,7 @@ def reports() -> str:
 
 BLOCKS = {
     "beyond": partial(table, "rows"),
+    "beyond-rested": partial(table, "rested"),
     "beyond-real": partial(table, "real"),
     "beyond-real-scored": partial(table, "real_scored"),
     "beyond-reports": reports,

@@ -1,29 +1,37 @@
 """Copy the numbers of a playground run into `docs/results/playground/`, and render them for README and docs.
 
     make results                                                (after `make quickstart`)
-    python docs/results_playground.py RUN [RUN_EVALUATED_ON_MORE_PROMPTS]
+    python docs/results_playground.py RUN [--wide RUN_EVALUATED_ON_MORE_PROMPTS] [--again RUN …]
+
+`--again` are the same run once more: their times stand beside its own.
 
 Only numbers, settings and the model's own samples are copied; the pages are made from the copies alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from steerlm.reporting.formatting import estimate_text, markdown_table, number
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from results_ablation import machine
-from stored_run import StoredRun
+from stored_run import StoredRun, finished_stages
 
 STORED = StoredRun(Path(__file__).resolve().parent / "results" / "playground")
 
 
-def copy(run: Path, wide: Path | None = None) -> None:
-    """Copy what the pages need from a finished run, and from one of the same models evaluated on more prompts."""
+def copy(run: Path, wide: Path | None = None, again: Sequence[Path] = ()) -> None:
+    """Copy what the pages need from a finished run, from one of the same models evaluated on more prompts, and the
+    times of the same run once more."""
     STORED.copy_cost(run)
+    times = [{name: row["seconds"] for name, row in finished_stages(one).items()} for one in (run, *again)]
+    STORED.write("times.json", times)
     STORED.write("evaluate.json", json.loads((run / "evaluate" / "results.json").read_text()))
     STORED.write("attribute_model.json", json.loads((run / "train_attribute_model" / "report.json").read_text()))
     STORED.write("bootstrap.json", json.loads((run / "bootstrap" / "report.json").read_text()))
@@ -40,15 +48,31 @@ def cpu_name(cpu: str) -> str:
 
 def cost() -> str:
     """Time and memory of every stage."""
-    costs, facts = STORED.read("cost.json"), STORED.machine()
-    seconds = sum(row["seconds"] for row in costs.values())
+    costs, facts, times = STORED.read("cost.json"), STORED.machine(), STORED.read("times.json")
     peak = max(row["peak_memory_mib"] for row in costs.values())
-    rows = [[name, f"{row['seconds']:.0f} s", f"{row['peak_memory_mib']} MiB"] for name, row in costs.items()]
+    rows = [
+        [name, _seconds([one[name] for one in times]), f"{row['peak_memory_mib']} MiB"] for name, row in costs.items()
+    ]
+    rows.append(["all", _seconds(totals()), ""])
     intro = (
         f"Measured on {facts.cpus} CPU cores ({cpu_name(facts.cpu)}) after installation: "
-        f"**{seconds / 60:.1f} minutes** of computing, peak memory **{peak / 1024:.1f} GiB**.\n\n"
+        f"**{statistics.median(totals()) / 60:.1f} minutes** of computing, peak memory **{peak / 1024:.1f} GiB**. "
+        f"{_RUNS[len(times)]}\n\n"
     )
     return intro + markdown_table(["step", "time", "peak memory so far"], rows)
+
+
+_RUNS = {1: "One run.", 3: "The median of three runs, and their range."}
+
+
+def totals() -> list[float]:
+    """Return the seconds that every run took."""
+    return [sum(one.values()) for one in STORED.read("times.json")]
+
+
+def _seconds(values: Sequence[float]) -> str:
+    middle = f"{statistics.median(values):.0f} s"
+    return middle if len(values) == 1 else f"{middle} [{min(values):.0f}, {max(values):.0f}]"
 
 
 def steering() -> str:
@@ -114,4 +138,9 @@ def environment() -> str:
 
 
 if __name__ == "__main__":
-    copy(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--wide", type=Path)
+    parser.add_argument("--again", type=Path, nargs="*", default=[])
+    given = parser.parse_args()
+    copy(given.run, given.wide, given.again)
