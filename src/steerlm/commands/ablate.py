@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     common.check_recipe_files(recipe, ["prepare", "train_attribute_model", "train_sft", "evaluate"])
     from steerlm.studies.ablate.study import ablate
 
-    ablate(recipe, arguments.seeds, arguments.rungs, out, common.notifier(out))
+    with common.held_folder(out):
+        ablate(recipe, arguments.seeds, arguments.rungs, out, common.notifier(out))
     terminal.say((out / "ablation.md").read_text(encoding="utf-8"))
     terminal.say(f"results  {out / 'ablation.json'}")
     return 0

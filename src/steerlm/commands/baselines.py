@@ -36,7 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     common.check_recipe_files(recipe, ["prepare", "train_attribute_model", "train_sft", "evaluate"])
     from steerlm.studies.baselines.study import baselines
 
-    baselines(recipe, arguments.seeds, out, common.notifier(out))
+    with common.held_folder(out):
+        baselines(recipe, arguments.seeds, out, common.notifier(out))
     terminal.say((out / "baselines.md").read_text(encoding="utf-8"))
     terminal.say(f"results  {out / 'baselines.json'}")
     return 0

@@ -70,7 +70,8 @@ def _place(arguments: argparse.Namespace) -> Iterator[tuple[list[System], Path]]
     if arguments.recipe is None:
         out = common.needed(arguments, "out")
         systems = [parse_system(text) for text in arguments.model]
-        yield systems, out
+        with common.held_folder(out):
+            yield systems, out
         return
     with common.opened_run(common.recipe_of(arguments)) as folder:
         models = common.finished_models(folder)

@@ -39,8 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.recipe is None:
         out = common.needed(arguments, "out")
         job = _alone(arguments, ways)
-        _compare(job, out)
-        _report(out)
+        with common.held_folder(out):
+            _compare(job, out)
+            _report(out)
         return 0
     recipe = common.recipe_of(arguments)
     with common.opened_run(recipe) as folder:
