@@ -1,7 +1,7 @@
 """Copy the numbers of a playground run into `docs/results/playground/`, and render them for README and docs.
 
     make results                                                (after `make quickstart`)
-    python docs/results_playground.py RUN [--wide RUN_EVALUATED_ON_MORE_PROMPTS] [--again RUN …]
+    python docs/results_playground.py RUN [--again RUN …]
 
 `--again` are the same run once more: their times stand beside its own.
 
@@ -26,18 +26,14 @@ from stored_run import StoredRun, finished_stages
 STORED = StoredRun(Path(__file__).resolve().parent / "results" / "playground")
 
 
-def copy(run: Path, wide: Path | None = None, again: Sequence[Path] = ()) -> None:
-    """Copy what the pages need from a finished run, from one of the same models evaluated on more prompts, and the
-    times of the same run once more."""
+def copy(run: Path, again: Sequence[Path] = ()) -> None:
+    """Copy what the pages need from a finished run, and the times of the same run once more."""
     STORED.copy_cost(run)
     times = [{name: row["seconds"] for name, row in finished_stages(one).items()} for one in (run, *again)]
     STORED.write("times.json", times)
     STORED.write("evaluate.json", json.loads((run / "evaluate" / "results.json").read_text()))
     STORED.write("attribute_model.json", json.loads((run / "train_attribute_model" / "report.json").read_text()))
     STORED.write("bootstrap.json", json.loads((run / "bootstrap" / "report.json").read_text()))
-    if wide is not None:
-        results = json.loads((wide / "evaluate" / "results.json").read_text())
-        STORED.write("wide.json", {"comparisons": results["comparisons"]})
 
 
 def cpu_name(cpu: str) -> str:
@@ -140,7 +136,6 @@ def environment() -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--wide", type=Path)
     parser.add_argument("--again", type=Path, nargs="*", default=[])
     given = parser.parse_args()
-    copy(given.run, given.wide, given.again)
+    copy(given.run, given.again)

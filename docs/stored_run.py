@@ -62,9 +62,9 @@ class StoredRun(NamedTuple):
     def machine(self) -> MachineFacts:
         return from_json(MachineFacts, self.read("environment.json"))
 
-    def bootstrapping(self, evaluation: str = "evaluate") -> str:
+    def bootstrapping(self) -> str:
         """Return the table of what bootstrapping changed."""
-        comparisons = [from_json(PairedDifferences, row) for row in self.read(f"{evaluation}.json")["comparisons"]]
+        comparisons = [from_json(PairedDifferences, row) for row in self.read("evaluate.json")["comparisons"]]
         rows, clusters = [], 0
         for comparison in comparisons:
             for name, row in {"mean over dials": comparison.mean, **comparison.attributes}.items():
