@@ -80,6 +80,7 @@ def test_likelihoods_are_those_of_the_models(finished: tuple[Path, Any], toy_wor
             assert response.attributes == pytest.approx(log_likelihood(TOY, group.requested, scores), abs=0.01)
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_likelihoods_of_one(toy_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     processes.copied(monkeypatch)
     said = [
