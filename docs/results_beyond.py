@@ -60,6 +60,11 @@ _SHOWN = 1
 """Demonstrations of the row of that name: the playground's context has room for no more."""
 
 
+def _stored() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {"rows": {}}
+    return found
+
+
 def measured(run: Path, model: Path, num_prompts: int | None, scorer: Path | None, shown: int = 0) -> Mapping[str, Any]:
     """Return what a model's answers measured: requested and obtained levels (N, K), prompts (N,), and at the best.
 
@@ -224,14 +229,14 @@ def add_proposed(run: Path, seed: int) -> None:
     }
     row["gain"] = cluster_bootstrap(mean, [parts[1] - parts[0]], clusters).to_dict()
     row["learned"] = {name: round(dial.error_ratio, 3) for name, dial in proposer.learned.items()}
-    stored = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {"rows": {}}
+    stored = _stored()
     stored.setdefault("proposed", {})[str(seed)] = row
     FILE.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 
 def proposed() -> str:
     """What answers are worth at settings that `auto` proposes."""
-    stored = json.loads(FILE.read_text(encoding="utf-8")).get("proposed", {}) if FILE.is_file() else {}
+    stored = _stored().get("proposed", {})
     if not stored:
         return "Not measured yet.\n"
     columns = ("the defaults", "proposed", "the best", "gain")
@@ -339,7 +344,7 @@ def report(folder: Path) -> Iterator[Mapping[str, Any]]:
 
 def table(which: str) -> str:
     """The rows of a table, and how they were measured."""
-    stored = json.loads(FILE.read_text(encoding="utf-8")).get(which) if FILE.is_file() else None
+    stored = _stored().get(which)
     if not stored:
         return "Not measured yet.\n"
     header = [
@@ -411,7 +416,7 @@ def _how(stored: Mapping[str, Any], measured_by: str) -> str:
 
 def weights() -> str:
     """What the weights of a refinement promise, before anything is trained, by the concentration."""
-    stored = json.loads(FILE.read_text(encoding="utf-8")).get("weights", []) if FILE.is_file() else []
+    stored = _stored().get("weights", [])
     if not stored:
         return "Not measured yet.\n"
     lines = []
@@ -442,7 +447,7 @@ def weights() -> str:
 
 def reports() -> str:
     """What the stages' own reports say: before and after on held-out prompts, by the attribute model."""
-    stored = json.loads(FILE.read_text(encoding="utf-8")).get("reports", {}) if FILE.is_file() else {}
+    stored = _stored().get("reports", {})
     if not stored:
         return "Not measured yet.\n"
     lines, sizes = [], set()
@@ -506,7 +511,7 @@ def main() -> int:
         for pairs in (given.models, given.cost, given.report)
     )
     for name, folder in folders.items():
-        stored = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {"rows": {}}
+        stored = _stored()
         rounds = {f"{name}-{i}" if i > 1 else name: dict(row) for i, row in enumerate(report(folder), 1)}
         FILE.write_text(json.dumps(stored | {"reports": stored.get("reports", {}) | rounds}, indent=1) + "\n", "utf-8")
     if models:
@@ -532,7 +537,7 @@ def add(
         shown = _SHOWN if name == "demonstrations" else 0
         found = before if name == "sft" else measured(run, model, num_prompts, scorer, shown)
         spent = dict(cost(costs[name])) if name in costs else None
-        stored = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {"rows": {}}
+        stored = _stored()
         for which, chosen in tables.items():
             row = {**figures(some_dials(found, chosen), some_dials(before, chosen)), "cost": spent}
             print(which, name, row["error"], row["difference"], row["spearman"], row["error_by_dial"], flush=True)

@@ -50,15 +50,13 @@ def cost() -> str:
         [name, _seconds([one[name] for one in times]), f"{row['peak_memory_mib']} MiB"] for name, row in costs.items()
     ]
     rows.append(["all", _seconds(totals()), ""])
+    runs = "One run." if len(times) == 1 else f"The median of {len(times)} runs, and their range."
     intro = (
         f"Measured on {facts.cpus} CPU cores ({cpu_name(facts.cpu)}) after installation: "
         f"**{statistics.median(totals()) / 60:.1f} minutes** of computing, peak memory **{peak / 1024:.1f} GiB**. "
-        f"{_RUNS[len(times)]}\n\n"
+        f"{runs}\n\n"
     )
     return intro + markdown_table(["step", "time", "peak memory so far"], rows)
-
-
-_RUNS = {1: "One run.", 3: "The median of three runs, and their range."}
 
 
 def totals() -> list[float]:

@@ -105,7 +105,7 @@ def training_arguments(
         learning_rate=config.learning_rate,
         # Hugging Face's `constant` would ignore the warm-up
         lr_scheduler_type="constant_with_warmup" if config.lr_schedule == "constant" else config.lr_schedule,
-        warmup_steps=_warmup_steps(config, max_steps),
+        warmup_steps=warmup_within(config.warmup_steps, max_steps),
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
@@ -134,10 +134,9 @@ def training_arguments(
     )
 
 
-def _warmup_steps(config: TrainingSection, max_steps: int) -> int:
-    """Return the steps of the warm-up. One as long as the training would end before the rate it leads to: a single
-    step would have rate 0."""
-    wanted = config.warmup_steps
+def warmup_within(wanted: float, max_steps: int) -> int:
+    """Return the steps of a warm-up that is given in steps, or below 1 as a share. One as long as the training would
+    end before the rate it leads to: a single step would have rate 0."""
     return min(math.ceil(max_steps * wanted) if wanted < 1 else int(wanted), max_steps - 1)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from steerlm.conversation import Message
 from steerlm.scorers.rewards import RewardFunction
 from steerlm.storage.files import read_json, write_json
 from steerlm.training.checkpoints import complete_checkpoints, mark_complete
-from steerlm.training.loop import recompute_argument
+from steerlm.training.loop import recompute_argument, warmup_within
 
 _SPENT = "spent.json"
 
@@ -185,7 +184,7 @@ def common_arguments(sft: TrainSftConfig, out: Path, learning_rate: float, steps
         "output_dir": str(out),
         "max_steps": steps,
         "learning_rate": learning_rate,
-        "warmup_steps": min(math.ceil(steps * sft.further_warmup), steps - 1),
+        "warmup_steps": warmup_within(sft.further_warmup, steps),
         "weight_decay": sft.weight_decay,
         "adam_beta2": sft.adam_beta2,
         "max_grad_norm": sft.max_grad_norm,
