@@ -182,6 +182,18 @@ def test_settings_share_their_conversation() -> None:
     assert calls.prompt_tokens == shared + 5 * rest < 0.4 * sum(map(len, prompts))
 
 
+def test_conversations_share_what_they_begin_with() -> None:
+    model = llama(1, scale=0.25)
+    calls = Calls(model)
+    system = Message("system", "Speak plainly, as to a friend. " * 8)
+    requests = [Request((system, *user(text)), {"humor": humor}) for text in TEXTS for humor in range(2)]
+    together = engine(model).generate(requests, Sampling(6, temperature=0))
+    prompts = [ENCODER.prompt(request.messages, {"humor": 0}) for request in requests]
+    assert calls.prompt_tokens < len(prompts[0]) + sum(len(prompt) - 200 for prompt in prompts)
+    alone = [engine(model).generate([request], Sampling(6, temperature=0)) for request in requests]
+    assert together == [group for [group] in alone]
+
+
 def test_finished_rows_leave_and_waiting_ones_enter() -> None:
     model = llama(2)
     calls = Calls(model)

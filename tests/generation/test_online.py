@@ -205,6 +205,34 @@ def test_a_later_setting_computes_its_header_only(engine: LocalEngine) -> None:
     assert [engine.encoder.decode(tokens) for tokens in answers] == [sample.text for [sample] in alone]
 
 
+def test_the_next_turn_and_a_common_beginning_are_not_computed_again(engine: LocalEngine) -> None:
+    shapes: list[tuple[int, int]] = []
+    hook = engine._model.register_forward_pre_hook(
+        lambda module, arguments, named: shapes.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    decoder = engine.decoder()
+    system = Message("system", "Speak plainly, as to a friend. " * 6)
+    first = (system, Message("user", TEXTS[1]))
+    turns = (first, (*first, Message("assistant", "Air scatters blue."), Message("user", "Oh?")))
+    other = (system, Message("user", TEXTS[3]))
+    computed: list[int] = []
+    for messages in (*turns, other):
+        shapes.clear()
+        rows = engine.draws(Request(messages, {"humor": 1}), Sampling(4, temperature=0), said(messages))
+        decoder.add(rows)
+        while decoder.busy:
+            decoder.step()
+        computed.append(sum(columns for _, columns in shapes if columns > 1))
+        [[alone]] = engine.generate([Request(messages, {"humor": 1})], Sampling(4, temperature=0))
+        assert engine.encoder.decode(rows[0].tokens) == alone.text
+    hook.remove()
+    whole = [len(engine.encoder.prompt(messages, {"humor": 1})) for messages in (*turns, other)]
+    said_first = len(system.content) + len(TEXTS[1])
+    assert computed[0] == whole[0]
+    assert computed[1] < whole[1] - said_first
+    assert computed[2] < whole[2] - len(system.content)
+
+
 def test_remembered_prompts_are_bounded(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steerlm.generation.prefill._REMEMBERED_TOKENS", 200)
     decoder = engine.decoder()
@@ -217,6 +245,7 @@ def test_remembered_prompts_are_bounded(engine: LocalEngine, monkeypatch: pytest
     assert memory is not None
     assert 0 < memory._num_tokens <= 200
     assert memory._num_tokens == sum(len(tokens) for tokens, _ in memory._prompts.values())
+    assert set(memory._latest.values()) == set(memory._prompts), "what was forgotten is not looked up either"
     assert not decoder._queue._computed
     assert not decoder._queue._users
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from transformers import GPT2Config
 
 from steerlm.conversation import Message
-from steerlm.generation.plain import PlainModel
+from steerlm.generation.plain import PlainModel, Push
 from steerlm.generation.requests import Sampling
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
@@ -40,3 +41,13 @@ def test_an_answer_does_not_depend_on_its_neighbours(model: PlainModel, temperat
     assert together[:2] == [long_alone, alone]
     assert together[3] is None, "the prompt fills the context"
     assert (together[2] == alone) == (temperature == 0), "every row is drawn with its own seed"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_sampled_as_transformers_samples_where_each_row_is_pushed(model: PlainModel, temperature: float) -> None:
+    conversations = [SHORT, (Message("user", "Tell me a joke."),), LONG, SHORT]
+    sampling = Sampling(20, temperature, 40, 0.95)
+    nowhere = [Push(0, torch.zeros(len(conversations), 32))]
+    assert model.answers(conversations, [1, 2, 3, 4], sampling) == model.answers(
+        conversations, [1, 2, 3, 4], sampling, nowhere
+    )

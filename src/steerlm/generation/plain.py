@@ -1,8 +1,11 @@
-"""Any Hugging Face language model as it is: prompted by its own chat template and sampled by transformers.
+"""Any Hugging Face language model as it is: prompted by its own chat template, or shown a transcript.
 
-A model without a template is shown a transcript. A push (`Push`) adds a vector to what a layer hands on, which is how
-activation vectors steer (mean difference, arXiv 2312.06681). That is a hook of a few lines here because the packages
-that have it cannot be installed beside this one: steering-vectors wants transformers below 5, repeng numpy below 2.
+A push (`Push`) adds a vector to what a layer hands on, which is how activation vectors steer (mean difference, arXiv
+2312.06681). That is a hook of a few lines here because the packages that have it cannot be installed beside this one:
+steering-vectors wants transformers below 5, repeng numpy below 2.
+
+The engine's own loop samples. What it cannot batch, transformers does: models that keep a recurrent state, and pushes,
+of which every row has its own.
 """
 
 from __future__ import annotations
@@ -18,11 +21,15 @@ from transformers import LogitsProcessorList
 
 from steerlm.checkpoint.models import Precision, default_device, load_causal_lm, load_tokenizer, sampling_precision
 from steerlm.conversation import Message
-from steerlm.generation.requests import Sample, Sampling
+from steerlm.generation.cache_room import affordable
+from steerlm.generation.decoding import decode
+from steerlm.generation.requests import Draw, Lane, Sample, Sampling
 from steerlm.generation.sampling import Drawing, next_tokens, sample_key
 
 _NEXT_TURN = "\nUser:"
 """Where a transcript goes on without being asked to."""
+_NEXT_TURN_TOKENS = 8
+"""Last tokens of an answer in which it is looked for."""
 
 
 class Push(NamedTuple):
@@ -84,6 +91,27 @@ class PlainModel:
             pushes: what to add to layers' outputs, a row per conversation.
         """
         ids = [self.ids(messages) for messages in conversations]
+        if pushes or self._model._is_stateful:
+            return self._generated(ids, seeds, sampling, pushes)
+        rows = []
+        for row, seed in zip(ids, seeds, strict=True):
+            prompt, limit = tuple(row), min(self.context - len(row), sampling.max_new_tokens)
+            rows.append(Draw((Lane(prompt),), prompt, sample_key(seed, 0), limit, sampling.drawing))
+        return self._decoded(rows)
+
+    def _decoded(self, rows: Sequence[Draw]) -> list[Sample | None]:
+        fitting = [row for row in rows if row.limit > 0]
+        longest = max((len(row.lanes[0].prompt) + row.limit for row in fitting), default=1)
+        together = affordable(self._model, self._batch_size, longest)
+        for running in decode(self._model, fitting, batch_size=together, stop_ids=self._end_ids()):
+            if not self.has_template:
+                for row in running:
+                    row.cancelled = _NEXT_TURN in self._tokenizer.decode(row.tokens[-_NEXT_TURN_TOKENS:])
+        return [self._sample(row.tokens) if row.limit > 0 else None for row in rows]
+
+    def _generated(
+        self, ids: Sequence[list[int]], seeds: Sequence[int], sampling: Sampling, pushes: Sequence[Push]
+    ) -> list[Sample | None]:
         answers: list[Sample | None] = [None] * len(ids)
         for batch in self._batches([self.context - len(row) for row in ids], sampling.max_new_tokens):
             keys = torch.tensor([sample_key(seeds[i], 0) for i in batch], device=self._model.device)
@@ -134,10 +162,10 @@ class PlainModel:
             finished = finished or bool(stopped)
         return Sample(text.strip(), size, finished)
 
-    def _end_ids(self) -> set[int]:
+    def _end_ids(self) -> frozenset[int]:
         found = self._model.generation_config.eos_token_id
         found = found if isinstance(found, list) else [found]
-        return {token for token in (*found, self._tokenizer.eos_token_id) if token is not None}
+        return frozenset(token for token in (*found, self._tokenizer.eos_token_id) if token is not None)
 
     @functools.cached_property
     def _layers(self) -> torch.nn.ModuleList:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ _LOGITS_AT_ONCE = 1 << 26
 """Most logits that are held while the tokens of a prompt are judged."""
 _WORTH_A_PASS = 512
 """Prompt tokens that must be saved for a second pass through the model to pay off."""
+_BLOCK = 32
+"""Tokens by which a prompt is found that begins as another one does."""
 
 
 class BufferLayer(DynamicLayer):  # type: ignore[misc]
@@ -211,21 +213,39 @@ def prompt_logprobs(model: PreTrainedModel, ids: Sequence[int], num_top: int) ->
     return found
 
 
+def _beginnings(tokens: Sequence[int]) -> Iterator[int]:
+    """Yield a number for the first block of tokens, for the first two, and so on."""
+    number = 0
+    for end in range(_BLOCK, len(tokens) + 1, _BLOCK):
+        number = hash((number, *tokens[end - _BLOCK : end]))
+        yield number
+
+
 class Memory:
-    """The caches of the latest conversations' prompts, so that a further setting of one computes its header only."""
+    """The caches of the latest conversations' prompts, so that of one that begins alike only the rest is computed.
+
+    That is the header where a conversation is asked at a further setting, the last answer and what follows it where it
+    goes on, and all behind the system message where another one has the same.
+    """
 
     def __init__(self) -> None:
         self._prompts: OrderedDict[Hashable, tuple[Sequence[int], State]] = OrderedDict()
         self._num_tokens = 0
+        self._latest: dict[int, Hashable] = {}
+        """The latest conversation with a beginning."""
 
     def stem(self, conversation: Hashable, prompts: Sequence[Sequence[int]]) -> State | None:
-        """Return the cache of what the prompts share with the remembered one of the conversation, if there is one."""
+        """Return the cache of what a conversation's prompts share with a remembered one, if it is half of each."""
         if conversation not in self._prompts:
-            return None
+            known = [number for number in _beginnings(prompts[0]) if number in self._latest]
+            if not known:
+                return None
+            conversation = self._latest[known[-1]]
         self._prompts.move_to_end(conversation)
         tokens, state = self._prompts[conversation]
         shared = _num_shared([[*tokens, -1], *prompts])
-        if shared == 0:
+        if 2 * shared < max(map(len, prompts)):
+            # prompts are computed together, as wide as the longest rest
             return None
         end = state.end - state.lengths[0] + shared
         layers = [BufferLayer(layer.keys[:, :, :end], layer.values[:, :, :end], end) for layer in state.layers]
@@ -237,9 +257,13 @@ class Memory:
             return
         self._prompts[conversation] = (prompt, join([(state, [index])], 0))
         self._num_tokens += len(prompt)
+        self._latest.update(dict.fromkeys(_beginnings(prompt), conversation))
         while self._num_tokens > _REMEMBERED_TOKENS:
-            _, (tokens, _) = self._prompts.popitem(last=False)
+            oldest, (tokens, _) = self._prompts.popitem(last=False)
             self._num_tokens -= len(tokens)
+            for number in _beginnings(tokens):
+                if self._latest.get(number) == oldest:
+                    del self._latest[number]
 
 
 def prefill_shared(
@@ -248,9 +272,10 @@ def prefill_shared(
     conversations: Sequence[Hashable],
     memory: Memory | None = None,
 ) -> list[tuple[Prefilled, int]]:
-    """Compute prompts so that what those of one conversation have in common is computed once.
+    """Compute prompts so that what they have in common is computed once.
 
-    They differ in the attribute header only, which stands at the end (SteerLM, section 3.3).
+    Those of one conversation differ in the attribute header only, which stands at the end (SteerLM, section 3.3);
+    conversations often share a system message, or demonstrations.
 
     Args:
         prompts: mixed lengths.
@@ -284,7 +309,7 @@ def prefill_shared(
         computed = _prefill_fresh(model, [[prompts[i] for i in rows] for rows in fresh.values()])
         found |= {i: (computed, row) for row, i in enumerate(order)}
     if memory is not None:
-        for conversation, rows in fresh.items():
+        for conversation, rows in members.items():
             where, row = found[rows[0]]
             memory.remember(conversation, prompts[rows[0]], where.state, row)
     return [found[i] for i in range(len(prompts))]
@@ -293,11 +318,24 @@ def prefill_shared(
 def _prefill_fresh(model: PreTrainedModel, groups: Sequence[Sequence[Sequence[int]]]) -> Prefilled:
     """Compute the prompts of some conversations, group after group."""
     prompts = [prompt for group in groups for prompt in group]
-    shared = [_num_shared(group) for group in groups]
-    if len(groups) == len(prompts) or 0 in shared:
-        return prefill(model, prompts)
-    stem, _ = prefill(model, [group[0][:count] for group, count in zip(groups, shared, strict=True)])
-    return _prefill_rest(model, [(stem, [g for g, group in enumerate(groups) for _ in group])], prompts)
+    heads = [group[0][: _num_shared(group)] for group in groups]
+    root: State | None = None
+    if all(heads):
+        common = _num_shared(heads)
+        if (len(groups) - 1) * common >= _WORTH_A_PASS:
+            root = prefill(model, [heads[0][:common]]).state
+
+    def compute(sequences: Sequence[Sequence[int]]) -> Prefilled:
+        return (
+            prefill(model, sequences)
+            if root is None
+            else _prefill_rest(model, [(root, [0] * len(sequences))], sequences)
+        )
+
+    if len(groups) == len(prompts) or not all(heads):
+        return compute(prompts)
+    stems = compute(heads).state
+    return _prefill_rest(model, [(stems, [g for g, group in enumerate(groups) for _ in group])], prompts)
 
 
 def _prefill_rest(model: PreTrainedModel, stems: Sequence[Part], prompts: Sequence[Sequence[int]]) -> Prefilled:
