@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+import yaml
 
 from steerlm.__main__ import main
 from steerlm.config import load_recipe
@@ -193,3 +194,18 @@ def test_where_people_labelled_everything_no_rung_adds_data(climbed: Path, tmp_p
 def prepared_from(source: Path, folder: Path) -> Path:
     (folder / "train.jsonl").write_bytes(source.read_bytes())
     return folder
+
+
+def test_a_measured_dial_climbs_the_ladder(tmp_path: Path) -> None:
+    few = {"max_steps": 2, "eval_steps": 2}
+    path = write_tiny_recipe(tmp_path / "recipe.yaml", tmp_path / "run", train_attribute_model=few, train_sft=few)
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    recipe["attributes"].append({"name": "length", "measure": "words"})
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    assert run(tmp_path, "--seeds", "1", "--rungs", "human") == 0
+    found = results(tmp_path)
+    assert found["headline"]["length"] == "dials"
+    [length] = [attribute for attribute in found["attributes"] if attribute["name"] == "length"]
+    assert len(length["cuts"]) == 4, "where its levels are cut the data say"
+    [conversation, *_] = read_conversations(tmp_path / "out" / "seed-0" / "human" / "data" / "train.jsonl")
+    assert conversation.messages[-1].human_labels.keys() > {"length"}

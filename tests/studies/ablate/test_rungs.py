@@ -107,3 +107,16 @@ def test_every_kind_of_data_holds_its_records_in_order(tmp_path: Path) -> None:
 def test_without_a_human_quality_label_nothing_is_best(tmp_path: Path) -> None:
     write_conversations(tmp_path / "in.jsonl", [record("a", {"humor": 1})], SCHEMA)
     assert write_records(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "best", SCHEMA, ("quality",)) == 0
+
+
+def test_what_is_measured_stands_beside_what_people_said(tmp_path: Path) -> None:
+    schema = AttributeSchema((*SCHEMA, Attribute("length", measure="words", cuts=(1, 2, 3, 4))))
+    said = {"quality": 4}
+    annotated = Message("assistant", "yes", attributes={"quality": 1, "length": 2}, human=said, labelled_by="model:x")
+    nobody = Message("assistant", "yes", attributes={"quality": 1, "length": 2}, labelled_by="model:x")
+    rows = [Conversation(str(n), (Message("user", "?"), turn)) for n, turn in enumerate((annotated, nobody))]
+    write_conversations(tmp_path / "annotated.jsonl", rows, schema)
+    count = write_records(tmp_path / "annotated.jsonl", tmp_path / "seen.jsonl", "labelled", schema, ["quality"], True)
+    assert count == 1, "a measure is no rating: a record that only it says anything of is not labelled by people"
+    [seen] = read_conversations(tmp_path / "seen.jsonl", schema)
+    assert seen.messages[1].human_labels == {"quality": 4, "length": 2}

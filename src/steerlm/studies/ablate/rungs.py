@@ -7,14 +7,15 @@ steps; `--set train_sft.max_steps=N` gives every rung the same number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from steerlm.attributes import AttributeSchema
 from steerlm.config import Recipe, load_recipe
-from steerlm.conversation import Conversation, Score, read_conversations, write_conversations
+from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
 from steerlm.errors import UserError, did_you_mean
 from steerlm.stages.tuning.quality import predicted_quality
 
@@ -95,6 +96,18 @@ def is_labelled(record: Conversation) -> bool:
     return any(record.messages[i].human_labels for i in record.assistant_turns)
 
 
+def measured_too(record: Conversation, schema: AttributeSchema) -> Conversation:
+    """Return an annotated record whose human labels hold what is measured, which nobody has to rate."""
+    measured = [attribute.name for attribute in schema if not attribute.learned]
+
+    def told(message: Message) -> Message:
+        values = message.attributes or {}
+        found = {name: values[name] for name in measured if name in values}
+        return dataclasses.replace(message, human={**message.human_labels, **found}) if found else message
+
+    return dataclasses.replace(record, messages=tuple(map(told, record.messages)))
+
+
 def human_quality(record: Conversation, schema: AttributeSchema, quality: Sequence[str]) -> float | None:
     """Return the quality of a record's worst answer by its human labels (high = good); None where one is missing."""
     worst = None
@@ -109,18 +122,27 @@ def human_quality(record: Conversation, schema: AttributeSchema, quality: Sequen
     return worst
 
 
-def write_records(source: Path, target: Path, data: Data, schema: AttributeSchema, quality: Sequence[str]) -> int:
+def write_records(
+    source: Path, target: Path, data: Data, schema: AttributeSchema, quality: Sequence[str], human: bool = False
+) -> int:
     """Copy the records that a rung sees, in the order of the data; returns how many.
+
+    Args:
+        human: they are conditioned on what people say, beside what is measured.
 
     The best records are those whose every answer reaches the highest human-labelled quality that occurs in the file.
     """
+
+    def read() -> Iterator[Conversation]:
+        for record in read_conversations(source, schema):
+            yield measured_too(record, schema) if human and is_labelled(record) else record
 
     def goodness(record: Conversation) -> float | None:
         return human_quality(record, schema, quality)
 
     highest = None
     if data == "best":
-        levels = map(goodness, read_conversations(source, schema))
+        levels = map(goodness, read())
         highest = max((level for level in levels if level is not None), default=None)
 
     def seen(record: Conversation) -> bool:
@@ -128,4 +150,4 @@ def write_records(source: Path, target: Path, data: Data, schema: AttributeSchem
             return is_labelled(record)
         return data == "all" or (highest is not None and goodness(record) == highest)
 
-    return write_conversations(target, filter(seen, read_conversations(source, schema)), schema)
+    return write_conversations(target, filter(seen, read()), schema)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steerlm.attributes import AttributeSchema
 from steerlm.config import AnnotateConfig, Recipe
 from steerlm.conversation import read_conversations
 from steerlm.errors import UserError, needs_extra
@@ -52,6 +53,7 @@ class Climb:
     """What all rungs of one seed share."""
 
     run: RunFolder
+    schema: AttributeSchema
     prepared: Path
     rungs: tuple[Rung, ...]
     questions: Questions
@@ -61,6 +63,10 @@ class Climb:
     @property
     def seed(self) -> int:
         return self.run.recipe.seed
+
+    def annotated(self, rung: Rung) -> bool:
+        """Whether a rung needs labels that people did not give: the attribute model's, or what is measured."""
+        return rung.labels == "predicted" or (rung.labels == "human" and self.schema.learned != self.schema)
 
     def execute(self, name: str, work: Callable[[Path], Mapping[str, Any]]) -> StageRecord:
         """Run one part in its own folder unless it is done."""
@@ -77,7 +83,11 @@ def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, noti
     with needs_extra("report", "steerlm ablate"):  # asked before hours of training, not after
         import matplotlib  # noqa: F401
 
-    need_attribute_model(recipe, "ablate")
+    if recipe.train_attribute_model is None or recipe.schema_.learned is None:
+        raise UserError(
+            "steerlm ablate compares people's labels with an attribute model's: the recipe needs a section "
+            "train_attribute_model, and an attribute that nothing measures"
+        )
     rungs = chosen_rungs(names, recipe)
     quality = quality_names(recipe)
     shared = shared_run(recipe, out)
@@ -86,25 +96,17 @@ def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, noti
         prepared = prepare_shared(shared, notify)
         rungs, notes = possible_rungs(rungs, prepared, recipe)
         prompts = recipe.evaluate.prompts or prepared / "validation.jsonl"
-        questions = read_questions(recipe.evaluate, prompts, recipe.schema_, quality, recipe.seed)
+        schema = shared.schema
+        questions = read_questions(recipe.evaluate, prompts, schema, quality, recipe.seed)
         done = {}
         for seed in range(recipe.seed, recipe.seed + num_seeds):
             run = seed_run(shared.recipe, out, seed)
-            done[seed] = climb_rungs(Climb(run, prepared, rungs, questions, quality, notify))
-        results = _results(recipe, rungs, questions, quality, done, out, notes)
+            done[seed] = climb_rungs(Climb(run, schema, prepared, rungs, questions, quality, notify))
+        results = _results(recipe, schema, rungs, questions, quality, done, out, notes)
         write_result(out / "ablation.json", results)
         write_text(out / "ablation.md", f"# Ablation: {recipe.name}\n\n{ladder(results)}\n{explain(results)}")
         write_text(out / "ablation.svg", ladders_file(results.rungs))
     return results
-
-
-def need_attribute_model(recipe: Recipe, command: str) -> None:
-    """Refuse a recipe whose attributes are not all said by an attribute model: the studies compare its labels."""
-    if recipe.train_attribute_model is None or not all(attribute.learned for attribute in recipe.schema_):
-        raise UserError(
-            f"steerlm {command} compares labels of an attribute model: the recipe needs a section train_attribute_model"
-            " and no measure or classifier under `attributes`"
-        )
 
 
 def shared_run(recipe: Recipe, out: Path) -> RunFolder:
@@ -168,15 +170,17 @@ def climb_rungs(climb: Climb) -> dict[str, RungRecord]:
 
     recipe, seed, run = climb.run.recipe, climb.seed, climb.run
     learning, annotating = recipe.train_attribute_model, recipe.annotate or AnnotateConfig()
+    schema, learned = climb.schema, climb.schema.learned
     assert learning is not None
+    assert learned is not None
     train, validation = climb.prepared / "train.jsonl", climb.prepared / "validation.jsonl"
     climb.execute(
         "train_attribute_model",
-        lambda out: train_attribute_model(learning, train, validation, recipe.schema_, out, seed),
+        lambda out: train_attribute_model(learning, train, validation, learned, out, seed, schema),
     )
-    if any(rung.labels == "predicted" for rung in climb.rungs):
-        attribute_model = run.paths.attribute_model
-        climb.execute("annotate", lambda out: annotate(annotating, [train, validation], attribute_model, out))
+    if any(map(climb.annotated, climb.rungs)):
+        data, model = [train, validation], run.paths.attribute_model
+        climb.execute("annotate", lambda out: annotate(annotating, data, model, out, schema=schema))
     found = {}
     for rung in climb.rungs:
         record = climb.execute(rung.name, functools.partial(_rung, climb, rung))
@@ -190,7 +194,7 @@ def _rung(climb: Climb, rung: Rung, out: Path) -> Mapping[str, object]:
     with spending() as cost:
         model, training = _bootstrap(climb, out, annotator) if rung.name == "bootstrap" else _train(climb, rung, out)
     training = dataclasses.replace(training, seconds=cost.seconds, peak_memory_mib=cost.peak_memory_mib)
-    measured = measure_model(recipe.evaluate, model, climb.questions, recipe.schema_, annotator, out, seed=climb.seed)
+    measured = measure_model(recipe.evaluate, model, climb.questions, climb.schema, annotator, out, seed=climb.seed)
     done: Mapping[str, object] = to_json(RungDone(training, measured))
     return done
 
@@ -199,14 +203,14 @@ def _train(climb: Climb, rung: Rung, out: Path) -> tuple[Path, RungCourse]:
     from steerlm.stages.train_sft import train_sft
 
     recipe = climb.run.recipe
-    source = climb.run.stage("annotate") if rung.labels == "predicted" else climb.prepared
-    data = {}
+    source = climb.run.stage("annotate") if climb.annotated(rung) else climb.prepared
+    data, human = {}, rung.labels == "human"
     for name in ("train.jsonl", "validation.jsonl"):
         data[name] = out / "data" / name
-        found = write_records(source / name, data[name], rung.data, recipe.schema_, climb.quality)
+        found = write_records(source / name, data[name], rung.data, climb.schema, climb.quality, human)
         if not found and name == "validation.jsonl" and rung.data == "best":
             # too few held-out records to have a best one: the labelled ones pick the weights
-            write_records(source / name, data[name], "labelled", recipe.schema_, climb.quality)
+            write_records(source / name, data[name], "labelled", climb.schema, climb.quality, human)
     config = recipe.train_sft.model_copy(
         update={"conditioning": rung.labels is not None, "labels": rung.labels or "predicted"}
     )
@@ -214,7 +218,7 @@ def _train(climb: Climb, rung: Rung, out: Path) -> tuple[Path, RungCourse]:
         config,
         data["train.jsonl"],
         data["validation.jsonl"],
-        recipe.schema_,
+        climb.schema,
         out / "train",
         climb.seed,
         recipe.prepare.sources,
@@ -235,7 +239,7 @@ def _bootstrap(climb: Climb, out: Path, attribute_model: Path) -> tuple[Path, Ru
         attribute_model=attribute_model,
         data=before / "data" / "train.jsonl",
         validation=before / "data" / "validation.jsonl",
-        schema=recipe.schema_,
+        schema=climb.schema,
         out=out / "bootstrap",
         seed=climb.seed,
         sources=recipe.prepare.sources,
@@ -277,6 +281,7 @@ def _course(summary: Mapping[str, Any], starts_from: str) -> RungCourse:
 
 def _results(
     recipe: Recipe,
+    schema: AttributeSchema,
     rungs: Sequence[Rung],
     questions: Questions,
     quality: tuple[str, ...],
@@ -286,7 +291,7 @@ def _results(
 ) -> AblationResult:
     """Put the figures of all rungs and seeds together."""
     conditions = conditions_of(recipe, next(iter(done.values()))[rungs[0].name].done.measured)
-    judged = Judged(recipe.schema_, conditions.headline, quality)
+    judged = Judged(schema, conditions.headline, quality)
     rows: dict[str, RungResult] = {}
     below: dict[str, Answers] = {}
     for number, rung in enumerate(rungs):
@@ -308,7 +313,7 @@ def _results(
         below[rung.name] = answers
     return AblationResult(
         version=VERSION,
-        subject=subject_of(recipe, questions, quality, list(done)),
+        subject=subject_of(recipe, schema, questions, quality, list(done)),
         settings=draws_of(recipe),
         conditions=conditions,
         notes=list(notes),
@@ -316,12 +321,14 @@ def _results(
     )
 
 
-def subject_of(recipe: Recipe, questions: Questions, quality: Sequence[str], seeds: Sequence[int]) -> StudySubject:
-    first = recipe.schema_[quality[0]]
+def subject_of(
+    recipe: Recipe, schema: AttributeSchema, questions: Questions, quality: Sequence[str], seeds: Sequence[int]
+) -> StudySubject:
+    first = schema[quality[0]]
     return StudySubject(
         recipe=recipe.name,
         seeds=seeds,
-        attributes=recipe.schema_,
+        attributes=schema,
         quality_attributes=list(quality),
         quality_scale=[first.maximum, first.minimum],
         best_setting=dict(questions.best),

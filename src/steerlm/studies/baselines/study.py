@@ -46,7 +46,6 @@ from steerlm.studies.ablate.study import (
     climb_rungs,
     conditions_of,
     draws_of,
-    need_attribute_model,
     possible_rungs,
     prepare_shared,
     seed_run,
@@ -129,7 +128,11 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> Base
     rewarded = tuple(a.name for a in recipe.schema_.ordinal if a.best is not None)
     if not rewarded:
         raise UserError("no attribute of the recipe has a best end, so there is nothing to reward; set `best`")
-    need_attribute_model(recipe, "baselines")
+    if recipe.train_attribute_model is None or not all(attribute.learned for attribute in recipe.schema_):
+        raise UserError(
+            "steerlm baselines rewards by an attribute model: the recipe needs a section train_attribute_model and no "
+            "measure or classifier under `attributes`"
+        )
     shared = shared_run(recipe, out)
     config = recipe.baselines or BaselinesConfig()
     with shared.lock():
@@ -147,7 +150,7 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> Base
         done: dict[int, dict[str, MethodDone]] = {}
         for seed in range(recipe.seed, recipe.seed + num_seeds):
             run = seed_run(shared.recipe, out, seed)
-            climb = Climb(run, prepared, rungs, asked[0], quality_names(recipe), notify)
+            climb = Climb(run, recipe.schema_, prepared, rungs, asked[0], quality_names(recipe), notify)
             spent = [_course(record.done.training) for record in climb_rungs(climb).values()]
             mine = RunFolder(recipe.model_copy(update={"run_dir": run.path / "baselines", "seed": seed}))
             mine.open()
@@ -424,7 +427,7 @@ def _results(
     }
     return BaselinesResult(
         version=VERSION,
-        subject=subject_of(recipe, questions, rewarded, list(done)),
+        subject=subject_of(recipe, recipe.schema_, questions, rewarded, list(done)),
         samples_per_prompt=max(_SAMPLES, recipe.evaluate.samples_per_prompt),
         settings=draws_of(recipe),
         baselines=config.model_dump(mode="json"),
