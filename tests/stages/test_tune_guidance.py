@@ -15,6 +15,7 @@ from steerlm.config import EvaluateConfig, TuneGuidanceConfig
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
 from steerlm.generation.engine import Request, Sample, Sampling
+from steerlm.results.evaluation import evaluation_file
 from steerlm.stages.evaluate.stage import evaluate
 from steerlm.stages.evaluate.sweeping import read_prompts
 from steerlm.stages.tune_guidance import TunedGuidance, TuningRun, spare_prompts, tune_guidance
@@ -133,6 +134,28 @@ def test_an_evaluation_takes_the_models_own_strengths_unless_it_names_some(
     assert run("plain", guidance=1)["length"] > 0  # type: ignore[operator]
     assert not any(request.guidance for request in engine.asked)
     assert own["questions"] == run("other", guidance={"length": 2})["questions"]
+
+
+def test_each_of_several_models_has_its_own_strengths(
+    engine: FaintEngine, model: Path, prompts: Path, tmp_path: Path
+) -> None:
+    models = {"plain": tmp_path / "plain", "tuned": model}
+    models["plain"].mkdir()
+    save_info(models["plain"], CheckpointInfo("sft", SCHEMA, "steerlm"))
+    save_strengths(model, {"length": 3.0})
+    config = EvaluateConfig(num_prompts=4, settings=("defaults",))
+
+    def errors(name: str, **models: Path) -> dict[str, float]:
+        summary = evaluate(config, models, prompts, SCHEMA, tmp_path / name, seed=0)["models"]
+        return {name: found["length"]["mae"] for name, found in summary.items()}
+
+    alone = {name: errors(f"{name} alone", **{name: folder})[name] for name, folder in models.items()}
+    assert alone["plain"] > alone["tuned"] == 0
+    assert errors("both", **models) == errors("the other way round", **dict(reversed(models.items()))) == alone
+    results = evaluation_file(tmp_path / "both" / "results.json")
+    assert "(plain: as trained; tuned: length 3; `evaluate.guidance`)" in results.cautions[0]
+    assert results.settings["guidance"] == {"length": 3.0}
+    assert results.comparisons, "the same sweeps"
 
 
 def test_prompts_of_the_evaluation_and_their_groups_are_left_alone(prompts: Path, tmp_path: Path) -> None:

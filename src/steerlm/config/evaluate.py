@@ -62,7 +62,7 @@ class EvaluateConfig(Section):
     guidance: Guidance = Field(
         None,
         description="How strongly the dial that is turned counts, or by name: 1 as trained, more exaggerates "
-        "(two prompts per token). null: as the last model says (`tune_guidance`), 1 where it says nothing.",
+        "(two prompts per token). null: as each model says (`tune_guidance`), 1 where it says nothing.",
     )
     by: str | None = Field(
         None,

@@ -364,7 +364,8 @@ class Estimator:
         models = len(tuning_stages(recipe))
         answers = float(config.num_prompts * config.samples_per_prompt * levels * len(config.settings) * models)
         tuned = config.guidance is None and recipe.tune_guidance is not None
-        lanes = 2 if tuned else _prompts_per_token(config.guidance)
+        # of the models only the last one has been tuned
+        lanes = 1 + 1 / models if tuned else _prompts_per_token(config.guidance)
         judge = 0 if scorer is None else scorer.parameters
         return self.sampling("evaluate", config, shape, judge, answers, lanes)[0]
 

@@ -319,7 +319,7 @@ class Evaluation:
     """A `results.json` of `steerlm evaluate`.
 
     Attributes:
-        settings: the recipe's section `evaluate`.
+        settings: the recipe's section `evaluate`; where it names no `guidance`, that of the last model.
         headline_scorer: per attribute the scorer that is quoted.
         cautions: what a reader must know first.
         comparisons: neighbouring models in pairs.

@@ -123,7 +123,7 @@ def cautions(
     clusters: int,
     infos: Mapping[str, CheckpointInfo],
     models: Mapping[str, ModelResult],
-    guidance: Strengths,
+    guidance: Mapping[str, Strengths],
 ) -> list[str]:
     """Collect the warnings of an evaluation, as sentences for the top of the report.
 
@@ -132,12 +132,10 @@ def cautions(
         headline: attribute -> the scorer that the headline quotes.
         clusters: independent prompts.
         infos: what the checkpoints say of themselves.
-        guidance: how strongly the dial that is turned counted.
+        guidance: by model how strongly the dial that is turned counted.
     """
     found = []
-    strengths = {name: strengths_of(name, guidance).get(name, 1.0) for name in dials}
-    guided = ", ".join(f"{name} {strength:g}" for name, strength in strengths.items() if strength != 1)
-    if guided:
+    if guided := _guided(dials, guidance):
         found.append(
             f"The dial that is turned counts more or less than it was trained to ({guided}; `evaluate.guidance`): what "
             "is measured here holds for requests with the same strength."
@@ -176,6 +174,16 @@ def cautions(
     for model, result in models.items():
         found += _of_model(model, result, scorers)
     return found
+
+
+def _guided(dials: Sequence[str], guidance: Mapping[str, Strengths]) -> str:
+    """Return which dials did not count 1, by model where models differ; nothing where all did."""
+    said = {}
+    for model, strengths in guidance.items():
+        turned = {name: strength for dial in dials for name, strength in strengths_of(dial, strengths).items()}
+        said[model] = ", ".join(f"{name} {strength:g}" for name, strength in turned.items())
+    alike = len(set(said.values())) == 1
+    return next(iter(said.values())) if alike else "; ".join(f"{m}: {text or 'as trained'}" for m, text in said.items())
 
 
 def _of_model(model: str, result: ModelResult, scorers: Sequence[Panelist]) -> list[str]:

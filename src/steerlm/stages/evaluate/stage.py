@@ -94,13 +94,17 @@ def evaluate(
         UserError: no model, a model of another schema or without conditioning, unusable prompts, a full disk.
     """
     infos = _load_infos(models, schema)
-    config, strengths = _with_guidance(config, infos)
+    strengths = _strengths(config, infos)
     known = {name: seen_combinations(info.label_statistics, schema) for name, info in infos.items()}
     chosen = read_prompts(prompts, schema, config.num_prompts, seed)
     even = config.by if config.by in schema.names else None
-    plan = make_plan(chosen, schema, config.settings, next(iter(known.values())), seed, guidance=strengths, even=even)
+    combinations = next(iter(known.values()))
+    plans = {
+        name: make_plan(chosen, schema, config.settings, combinations, seed, guidance=own, even=even)
+        for name, own in strengths.items()
+    }
     scorers = make_panel(config, schema, annotator, infos.values())
-    job = _Job(config, schema, models, infos, known, plan, scorers, seed, strengths)
+    job = _Job(config, schema, models, infos, known, plans, scorers, seed, strengths)
     measured = _measure(job, out)
     exact = exact_measure(config.measure)
     keys = {name: (path, measured[name].key) for name, path in models.items()}
@@ -156,18 +160,21 @@ def evaluate_suite(run: SuiteRun, out: Path) -> Evaluation:
     """
     name, schema, seed = run.name, run.schema, run.seed
     infos = _load_infos(run.models, schema)
-    config, strengths = _with_guidance(run.config, infos)
+    config, strengths = run.config, _strengths(run.config, infos)
     suite = make_suite(name, schema, run.prompts, config.suite_prompts, seed)
     known = {model: seen_combinations(info.label_statistics, schema) for model, info in infos.items()}
     levels: dict[str, Sequence[Value]] = {suite.name: suite.levels}
-    plan = make_plan(suite.prompts, schema, ("defaults",), (), seed, levels, strengths)
+    plans = {
+        model: make_plan(suite.prompts, schema, ("defaults",), (), seed, levels, own)
+        for model, own in strengths.items()
+    }
     scorers = make_panel(config, schema, run.annotator, infos.values())
     if not any(name in scorer.attributes for scorer in scorers):
         raise UserError(
             f"suite {name!r}: nothing measures {name!r}; name a classifier, an attribute model, a judge or an exact "
             "measure of it under `evaluate`"
         )
-    job = _Job(config, schema, run.models, infos, known, plan, scorers, seed, strengths)
+    job = _Job(config, schema, run.models, infos, known, plans, scorers, seed, strengths)
     measured = _measure(job, out)
     results = _results(job, measured)
     scored = {}
@@ -190,7 +197,8 @@ class _Job:
 
     Attributes:
         known: per model the combinations of its training labels, commonest first.
-        strengths: how strongly the dial that is turned counts.
+        plans: per model; the same sweeps, each with the strengths of its model.
+        strengths: per model how strongly the dial that is turned counts.
     """
 
     config: EvaluateConfig
@@ -198,10 +206,10 @@ class _Job:
     models: Mapping[str, Path]
     infos: Mapping[str, CheckpointInfo]
     known: Mapping[str, Combinations]
-    plan: SweepPlan
+    plans: Mapping[str, SweepPlan]
     scorers: Sequence[Panelist]
     seed: int
-    strengths: Strengths
+    strengths: Mapping[str, Strengths]
 
     @property
     def headline(self) -> Mapping[str, str]:
@@ -230,13 +238,15 @@ def _measure(job: _Job, out: Path) -> dict[str, _Observed]:
     """Let every model answer and every scorer read; all answers first, so that one model is in memory at a time."""
     from steerlm.checkpoint.models import fingerprint
 
-    plan, schema = job.plan, job.schema
+    plans, schema = job.plans, job.schema
     keys = {name: fingerprint(path) for name, path in job.models.items()}
     answers = {
-        name: answer_plan(job.config, plan, path, keys[name], out / name, name) for name, path in job.models.items()
+        name: answer_plan(job.config, plans[name], path, keys[name], out / name, name)
+        for name, path in job.models.items()
     }
     measured = {}
     for name, rows in answers.items():
+        plan = plans[name]
         seen = supported(plan, job.known[name])
         scored = score_sweeps(job.scorers, plan, schema, rows, out / name, name, seen)
         measured[name] = _Observed(keys[name], rows, scored, text_sweeps(plan, schema, rows, seen))
@@ -245,9 +255,7 @@ def _measure(job: _Job, out: Path) -> dict[str, _Observed]:
 
 def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
     """What every evaluation reports."""
-    plan, schema, scorers = job.plan, job.schema, job.scorers
-    clusters = len({prompt.cluster for prompt in plan.prompts})
-    groups = None if job.config.by is None else group_of_asks(plan, job.config.by)
+    plans, schema, scorers, by = job.plans, job.schema, job.scorers, job.config.by
     statistics = {name: info.label_statistics for name, info in job.infos.items()}
     reports = {name: found.scored.reports(schema) for name, found in measured.items()}
     models = {
@@ -255,25 +263,29 @@ def _results(job: _Job, measured: Mapping[str, _Observed]) -> Evaluation:
             fingerprint=found.key,
             # the checkpoint lists the commonest combinations only, but counts them all
             coverage=coverage(
-                plan, schema, job.known[name], statistics[name].get("num_combinations", len(job.known[name]))
+                plans[name], schema, job.known[name], statistics[name].get("num_combinations", len(job.known[name]))
             ),
-            answers=answer_statistics(plan, found.answers, schema),
+            answers=answer_statistics(plans[name], found.answers, schema),
             effects=effects(found.text, schema),
             scorers=reports[name],
-            steerability=steerability(plan, found.scored.scores, schema, job.headline, reports[name]),
+            steerability=steerability(plans[name], found.scored.scores, schema, job.headline, reports[name]),
             groups=None
-            if groups is None
-            else report_of_groups(groups, plan, schema, found.answers, found.scored.scores, job.headline),
+            if by is None
+            else report_of_groups(
+                group_of_asks(plans[name], by), plans[name], schema, found.answers, found.scored.scores, job.headline
+            ),
         )
         for name, found in measured.items()
     }
-    dials = list(dict.fromkeys(cell.dial for cell in plan.cells))
     last = list(models)[-1]
+    plan = plans[last]
+    clusters = len({prompt.cluster for prompt in plan.prompts})
+    dials = list(dict.fromkeys(cell.dial for cell in plan.cells))
     return Evaluation(
         version=VERSION,
         attributes=schema,
         seed=job.seed,
-        settings=job.config.model_dump(mode="json"),
+        settings=job.config.model_copy(update={"guidance": job.strengths[last]}).model_dump(mode="json"),
         prompts=PromptCounts(len(plan.prompts), clusters),
         asks=len(plan.asks),
         scorers=[s.describe() for s in scorers],
@@ -303,13 +315,12 @@ def _load_infos(models: Mapping[str, Path], schema: AttributeSchema) -> dict[str
     return infos
 
 
-def _with_guidance(config: EvaluateConfig, infos: Mapping[str, CheckpointInfo]) -> tuple[EvaluateConfig, Strengths]:
-    """Return the section with the strengths filled in that the last model brings, where it names none itself."""
-    strengths = config.guidance
-    if strengths is None:
-        own = list(infos.values())[-1].strengths if config.engine == "local" else {}
-        strengths = dict(own) or 1.0
-    return config.model_copy(update={"guidance": strengths}), strengths
+def _strengths(config: EvaluateConfig, infos: Mapping[str, CheckpointInfo]) -> dict[str, Strengths]:
+    """Return by model the strengths that the section names, else those that the model itself brings."""
+    if config.guidance is not None:
+        return dict.fromkeys(infos, config.guidance)
+    mixes = config.engine == "local"
+    return {name: (dict(info.strengths) if mixes else {}) or 1.0 for name, info in infos.items()}
 
 
 def summarise(results: Evaluation) -> dict[str, Any]:
