@@ -224,6 +224,16 @@ def test_what_mixes_logits_is_refused(front: Running, stock: FakeUpstream, body:
     assert stock.bodies == []
 
 
+@pytest.mark.parametrize("setting", ["humor=2.5", "preset=loud"])
+def test_a_name_that_mixes_logits_is_refused_as_a_chat_is(stock: FakeUpstream, setting: str) -> None:
+    policy = {"presets": {"loud": {"attributes": {"humor": 4}, "guidance": {"humor": 2}}}}
+    with running(tiny_upstream_service(Upstream(stock.url), policy)) as front:
+        looked, asked = httpx.get(f"{front.url}/v1/models/tiny@{setting}"), ask(front, {"model": f"tiny@{setting}"})
+        assert looked.status_code == asked.status_code == 400
+        assert looked.json() == asked.json()
+        assert httpx.get(f"{front.url}/v1/models/tiny@humor=2").status_code == 200
+
+
 def test_the_dials_say_so(front: Running, server: Running) -> None:
     assert httpx.get(f"{front.url}/v1/attributes").json()["guidance"] is None
     assert httpx.get(f"{server.url}/v1/attributes").json()["guidance"]["maximum"] == 10

@@ -174,8 +174,8 @@ class Backend(Protocol):
     context: int | None
 
     @property
-    def guides(self) -> bool:
-        """Whether logits can be mixed: guidance, and values between two levels."""
+    def cannot_mix(self) -> str:
+        """What of it cannot mix logits, which guidance and values between two levels need; empty: it can."""
         ...
 
     @property
@@ -328,12 +328,6 @@ def check_room(room: int, length: int) -> None:
     if room < 0:
         message = f"the prompt has {length} tokens, {-room} more than the model can read"
         raise ApiError("context_length_exceeded", message, "prompt")
-
-
-def mixes_logits(who: str) -> ApiError:
-    """Return the error for a setting that needs several prompts; `who`: what cannot mix them."""
-    message = f"guidance and values between two levels mix logits, which {who} cannot do"
-    return ApiError("no_guidance", f"{message}; use strength 1 and whole levels", "steer")
 
 
 class Places:

@@ -59,9 +59,7 @@ def attributes_json(service: Service, dials: Dials) -> dict[str, object]:
         "data": [_attribute(attribute, dials, attribute.name in scored) for attribute in dials.visible()],
         "presets": presets,
         "guidance": (
-            {"minimum": 0, "maximum": dials.policy.limits.max_guidance, "default": 1}
-            if service.backend.guides
-            else None
+            None if dials.cannot_mix else {"minimum": 0, "maximum": dials.policy.limits.max_guidance, "default": 1}
         ),
         "scores": bool(scored),
         "demonstrations": 0 if service.demonstrations is None else dials.policy.limits.max_demonstrations,

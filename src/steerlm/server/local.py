@@ -22,7 +22,7 @@ class LocalBackend:
         scheduler: has the samples decoded.
     """
 
-    guides = True
+    cannot_mix = ""
 
     def __init__(
         self, prompting: Prompting, worker: Worker, batch_size: int, max_waiting: int, metrics: Metrics

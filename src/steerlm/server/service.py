@@ -79,7 +79,9 @@ class Service:
 
     def dials(self, caller: str | None) -> Dials:
         """Return what a caller, named by its key, may set."""
-        return Dials(self.schema, self.policy.locks(caller), self.policy, self.strengths if self.backend.guides else {})
+        cannot_mix = self.backend.cannot_mix
+        strengths = {} if cannot_mix else self.strengths
+        return Dials(self.schema, self.policy.locks(caller), self.policy, strengths, cannot_mix)
 
     @contextlib.contextmanager
     def admitted(self, caller: str | None) -> Iterator[None]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from steerlm.attributes import Attribute, AttributeSchema, Value
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
-from steerlm.generation.guidance import Wish, check_wishes, turned_strengths
+from steerlm.generation.guidance import Wish, branches, check_wishes, turned_strengths
 from steerlm.server.errors import ApiError
 from steerlm.server.feasibility import TrainedCombinations
 from steerlm.server.policy import Locks, Policy, Preset, moved_by_locks
@@ -31,12 +31,14 @@ class Dials:
         locks: what the operator has decided for this caller.
         policy: presets and limits.
         strengths: what the model itself says of how strongly dials count that are turned away from their default.
+        cannot_mix: what cannot mix logits, which guidance and values between two levels need; empty: nothing.
     """
 
     schema: AttributeSchema
     locks: Locks
     policy: Policy
     strengths: Mapping[str, float] = field(default_factory=dict)
+    cannot_mix: str = ""
 
     def visible(self) -> list[Attribute]:
         """Return the attributes that the caller may know of."""
@@ -192,7 +194,8 @@ def resolve(wishes: Wishes, dials: Dials, trained: TrainedCombinations) -> Setti
     """Return the setting in force.
 
     Raises:
-        ApiError: malformed, contradictory or forbidden wishes; or (`strict`) one far from training.
+        ApiError: malformed, contradictory or forbidden wishes, or such as mix more prompts than possible; or (`strict`)
+            one far from training.
     """
     said: dict[str, Wish] = {}
     clamped: set[str] = set()
@@ -217,6 +220,7 @@ def resolve(wishes: Wishes, dials: Dials, trained: TrainedCombinations) -> Setti
         in_force[name] = lock.nearest(attribute, in_force.get(name, attribute.default_value))
     in_force = check_wishes(dials.schema, in_force)
     guidance = _guidance(wishes.guidance, preset, in_force, dials, clamped)
+    _check_mixture(in_force, guidance, dials)
     shown = {name: value for name, value in in_force.items() if dials.is_visible(name)}
     warnings = [_clamped(name, dials) for name in dials.schema.names if name in clamped]
     warnings += _feasibility(in_force, wishes.strict, dials, trained)
@@ -268,6 +272,17 @@ def _guidance(
             clamped.add(name)
         chosen[name] = strength
     return {name: strength for name, strength in chosen.items() if name in open_names and strength != 1}
+
+
+def _check_mixture(in_force: Mapping[str, Wish], guidance: Mapping[str, float], dials: Dials) -> None:
+    """Refuse a setting that mixes too many prompts, or several where logits cannot be mixed."""
+    try:
+        mixture = branches(dials.schema, in_force, guidance)
+    except UserError as error:
+        raise dials.malformed(str(error), "steer") from None
+    if dials.cannot_mix and len(mixture) > 1:
+        message = f"guidance and values between two levels mix logits, which {dials.cannot_mix} cannot do"
+        raise ApiError("no_guidance", f"{message}; use strength 1 and whole levels", "steer")
 
 
 def check_weights(weights: object, dials: Dials) -> dict[str, float]:

@@ -35,7 +35,6 @@ from steerlm.server.backend import (
     TaskGeneration,
     TokenLogProb,
     check_room,
-    mixes_logits,
 )
 from steerlm.server.errors import ApiError
 from steerlm.server.metrics import Metrics
@@ -86,7 +85,7 @@ class _Prompt(NamedTuple):
 class UpstreamBackend:
     """A `Backend` on another server."""
 
-    guides = False
+    cannot_mix = "this server's upstream"
     num_waiting = 0  # where samples wait the upstream knows; here they all count as being drawn
 
     def __init__(
@@ -139,18 +138,15 @@ class UpstreamBackend:
         return generation
 
     def prompt(self, plan: Plan) -> _Prompt:
-        """Return the prompt: one, for nobody can mix the logits of several.
+        """Return the prompt: one, for no setting that mixes several passes the dials.
 
         Raises:
-            ApiError: the setting needs several, or a chat server would read the prompt otherwise.
+            ApiError: a chat server would read the prompt otherwise.
             UserError: as `ConversationEncoder.prompt`.
         """
         request = plan.request
         assert request.attributes is not None
-        mixture = branches(self.encoder.schema, request.attributes, request.guidance or {})
-        if len(mixture) > 1:
-            raise mixes_logits("this server's upstream")
-        attributes = mixture[0].attributes
+        [(attributes, _)] = branches(self.encoder.schema, request.attributes, request.guidance or {})
         if not self._upstream.chat:
             ids = self.encoder.prompt(request.messages, attributes, beginning=request.beginning, any_roles=True)
             return _Prompt(attributes, ids)

@@ -28,7 +28,7 @@ from steerlm.generation.detokenizing import TokenTexts
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.requests import Draw, LogProb
 from steerlm.generation.vllm import sampling_parameters, vllm_start
-from steerlm.server.backend import Encoding, Places, Plan, Reader, TaskGeneration, check_room, mixes_logits
+from steerlm.server.backend import Encoding, Places, Plan, Reader, TaskGeneration, check_room
 from steerlm.server.errors import ApiError, model_stopped
 from steerlm.server.guard import Guard
 from steerlm.server.metrics import Metrics
@@ -46,7 +46,7 @@ class _Start(NamedTuple):
 class VllmBackend:
     """A `Backend` on vLLM's asynchronous engine."""
 
-    guides = False
+    cannot_mix = "vLLM"
     num_waiting = 0  # where samples wait vLLM knows; here they all count as being drawn
 
     def __init__(
@@ -86,10 +86,8 @@ class VllmBackend:
         """Return the samples and how vLLM draws them."""
         from vllm.sampling_params import RequestOutputKind
 
-        lanes = self.prompting.lanes(plan.request)
-        if len(lanes) > 1:
-            raise mixes_logits("vLLM")
-        parameters = sampling_parameters(self.prompting, len(lanes[0].prompt), plan.request, plan.sampling)
+        [lane] = self.prompting.lanes(plan.request)
+        parameters = sampling_parameters(self.prompting, len(lane.prompt), plan.request, plan.sampling)
         grows = plan.every_step or bool(plan.stop)
         for each in parameters:
             each.logprobs = plan.num_logprobs
