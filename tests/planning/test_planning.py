@@ -18,7 +18,7 @@ from steerlm.checkpoint.adapters import add_lora
 from steerlm.config import BootstrapConfig, LoraSection, Recipe, TrainingSection, build_recipe
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known
-from steerlm.planning.devices import DEVICES, Machines, parse_gpus
+from steerlm.planning.devices import DEVICES, Device, Machines, parse_gpus
 from steerlm.planning.estimate import CostPlan, plan
 from steerlm.planning.measuring import layer_speed
 from steerlm.planning.memory import (
@@ -181,6 +181,28 @@ def test_a_contrast_is_planned(raw: dict[str, Any], tmp_path: Path) -> None:
     assert once.seconds is not None
     assert once.tokens is not None
     assert again.tokens == pytest.approx(2 * once.tokens)
+
+
+def test_the_precision_of_weights_and_the_engine_are_followed(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["train_sft"]["base_model"] = raw["train_attribute_model"]["base_model"] = str(save_config(tmp_path / "model"))
+    gpu = DEVICES["A100-80GB"]
+    cpu = dataclasses.replace(gpu, cpu=True)
+
+    def weights(stage: str, device: Device = gpu, **changes: Any) -> float:
+        cost = next(cost for cost in planned(raw | changes, Machines(device)).stages if cost.stage == stage)
+        assert cost.memory is not None
+        return cost.memory.weights
+
+    for stage in ("evaluate", "annotate"):
+        assert weights(stage, **{stage: {"precision": "fp32"}}) == 2 * weights(stage)
+        assert weights(stage, cpu, **{stage: {"precision": "bf16"}}) == weights(stage)
+    for engine, share in (("vllm", 1), ("openvino", 2)):
+        assert weights("evaluate", evaluate={"engine": engine}) == share * weights("evaluate")
+        assert weights("evaluate", cpu, evaluate={"engine": engine}) == 2 * weights("evaluate")
+    bootstrap = {"num_prompts": 10, "engine": "vllm"}
+    notes = planned(raw | {"bootstrap": bootstrap}, Machines(gpu)).notes
+    [note] = [note for note in notes if "vllm" in note]
+    assert note.startswith("bootstrap: cache and time are those of the engine local")
 
 
 def test_rounds_that_pool_train_what_was_kept_before(raw: dict[str, Any], tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         if recipe.annotate is not None:
             tokens = recipe.annotate.tokens_per_batch or scoring_tokens(worker.machines.device.cpu, head)
             bodies, devices = labelling_bodies(learned, attribute_model), recipe.annotate.devices_per_model
-            result.stages.append(worker.annotation(attribute_model, tokens, bodies, devices))
+            precision = recipe.annotate.precision
+            result.stages.append(worker.annotation(attribute_model, tokens, bodies, devices, precision))
     elif "annotate" in stages:
         result.stages.append(worker.measuring(recipe.schema_))
     result.stages.append(worker.training("train_sft", recipe.train_sft, model, True))

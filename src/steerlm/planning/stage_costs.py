@@ -105,7 +105,6 @@ class Estimator:
         self.notes: list[str] = []
         device = machines.device
         self.bf16 = not device.cpu or _cpu_trains_in_bf16()
-        self.scoring_width = 4.0 if device.cpu else 2.0  # bytes of a weight: bf16 on a GPU, fp32 on a CPU
         self.room = device.memory_gib * (1 - RESERVED)
 
     def step(self, section: TrainingSection, head: bool) -> Step:
@@ -176,15 +175,23 @@ class Estimator:
         return Spread(devices, enough), memory_of(devices), fits(devices)
 
     def annotation(
-        self, shape: Architecture | None, tokens_per_batch: int, bodies: int = 1, devices: int = 1
+        self,
+        shape: Architecture | None,
+        tokens_per_batch: int,
+        bodies: int = 1,
+        devices: int = 1,
+        precision: str = "auto",
     ) -> StageCost:
         """Cost of labelling all data with a model, or with one and the model it was tuned from."""
         tokens = self.data.tokens if self.sized else None
         if shape is None:
             return StageCost("annotate", tokens, None)
 
+        cpu = self.machines.device.cpu
+        width = _weight_bytes(precision, not cpu)
+
         def memory_of(count: int) -> StepMemory:
-            one = scoring_memory(shape, tokens_per_batch, self.scoring_width, self.machines.device.cpu, count)
+            one = scoring_memory(shape, tokens_per_batch, width, cpu, count)
             return replace(one, weights=bodies * one.weights)
 
         spread, memory, fits = self.spread(shape, devices, memory_of)
@@ -223,7 +230,14 @@ class Estimator:
         prompt = self.data.tokens_per_record * (1 - self.data.response_share)
         answer = min(float(config.max_new_tokens), self.data.tokens_per_record * self.data.response_share)
         cpu, length = self.machines.device.cpu, prompt + config.max_new_tokens
-        width = 2.0 if not cpu or _cpu_samples_in_bf16(shape.hidden) else 4.0
+        engine = "local" if isinstance(config, ReinforceConfig) else config.engine
+        if engine != "local":
+            self.notes.append(
+                f"{stage}: cache and time are those of the engine local, the weights' precision that of {engine}"
+            )
+        precision = config.precision if isinstance(config, EvaluateConfig) else "auto"
+        by_itself = {"local": not cpu or _cpu_samples_in_bf16(shape.hidden), "vllm": not cpu, "openvino": False}
+        width = _weight_bytes(precision, by_itself[engine])
 
         def together(count: int) -> int:
             def memory_of(sequences: int) -> StepMemory:
@@ -380,6 +394,11 @@ def _cpu_trains_in_bf16() -> bool:
     from steerlm.checkpoint.models import autocast_bf16
 
     return autocast_bf16("auto")
+
+
+def _weight_bytes(precision: str, bf16: bool) -> float:
+    """Return the bytes of a weight that scores or samples; `bf16`: whether `auto` means that."""
+    return 2.0 if precision == "bf16" or (precision == "auto" and bf16) else 4.0
 
 
 def _prompts_per_token(guidance: float | Mapping[str, float] | None) -> int:
