@@ -42,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     with common.opened_run(recipe) as folder:
         *_, model = common.finished_models(folder).values()
         out = arguments.out or folder.path / "grow"
-        growth = grow(folder, model, config, out, arguments.go_on)
+        with common.held_folder(out):
+            growth = grow(folder, model, config, out, arguments.go_on)
     if growth.rounds:
         terminal.say(growth.table)
     if growth.waiting is not None:

@@ -76,9 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
     systems = study.read_systems(files)
     if arguments.reviews:
         schema = common.schema_of(arguments.attributes) if arguments.attributes else None
-        results = study.analyse(
-            arguments.reviews, systems, out, baseline=arguments.baseline, reparse=arguments.reparse, schema=schema
-        )
+        with common.held_folder(out):
+            results = study.analyse(
+                arguments.reviews, systems, out, baseline=arguments.baseline, reparse=arguments.reparse, schema=schema
+            )
         print_results(results, out, terminal.console())
         return 0
     if arguments.action == "export":
@@ -103,7 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
     prices = (arguments.price_in, arguments.price_out)
     if not confirm(cost, *prices, arguments.dry_run, arguments.yes, terminal.console()):
         return 0
-    results = study.run_judge(asks, questions, systems, client, out, arguments.baseline)
+    with common.held_folder(out):
+        results = study.run_judge(asks, questions, systems, client, out, arguments.baseline)
     print_results(results, out, terminal.console())
     return 1 if results["counts"]["failed"] or not results["counts"]["parsed"] else 0
 
@@ -118,7 +120,8 @@ def _export(
     judgements = common.existing_file(out / "judgements.jsonl", "--out")
     questions = questions_for(arguments.questions, files, arguments.references)
     path = out / "ratings.jsonl"
-    done = export_judgements(judgements, questions, systems, schema, path)
+    with common.held_folder(out):
+        done = export_judgements(judgements, questions, systems, schema, path)
     terminal.say(f"{done.ratings} ratings of {done.conversations} answers: {path}")
     if done.unreadable:
         terminal.say(f"{done.unreadable} ratings left out: no verdict could be read")

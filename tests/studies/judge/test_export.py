@@ -8,6 +8,7 @@ import pytest
 
 from steerlm.__main__ import main
 from steerlm.attributes import AttributeSchema
+from steerlm.commands.common import held_folder
 from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
 from steerlm.stages.train_attribute_model.examples import labelled_turns
 from tests.studies.judge.fake_endpoint import FakeEndpoint
@@ -35,6 +36,9 @@ def test_export_of_rubric_ratings(
     with FakeEndpoint(reply) as endpoint:
         asked = ["--protocol", "rubric", "--model", "m", "--base-url", endpoint.base_url, "--yes"]
         assert main(["judge", *asked, *given]) == 0
+    with held_folder(Path("judged")):
+        assert main(["judge", "export", *given]) == 2
+    assert "another process is writing to judged" in capsys.readouterr().err
     assert main(["judge", "export", *given]) == 0
     assert "4 ratings of 2 answers" in capsys.readouterr().out
     schema = AttributeSchema.from_dict(
