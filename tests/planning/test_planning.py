@@ -205,6 +205,20 @@ def test_the_precision_of_weights_and_the_engine_are_followed(raw: dict[str, Any
     assert note.startswith("bootstrap: cache and time are those of the engine local")
 
 
+@pytest.mark.parametrize("stage", ["refine", "contrast"])
+def test_likelihoods_are_read_with_weights_in_fp32(raw: dict[str, Any], stage: str) -> None:
+    # in bf16, as it samples, the model would fit one device
+    raw["train_sft"] |= {"base_model": "meta-llama/Llama-3.1-8B", "tokens_per_batch": 1024}
+    raw["train_sft"] |= {"lora": {"quantize_4bit": True}, "gradient_checkpointing": True}
+
+    def problems(**section: Any) -> list[str]:
+        found = planned(raw | {stage: section}, Machines(DEVICES["RTX4090"], per_node=4)).problems
+        return [problem for problem in found if problem.startswith((stage, "evaluate"))]
+
+    assert problems() == [f"{stage}: the model does not fit 1 device(s); set {stage}.devices_per_model: 2"]
+    assert problems(devices_per_model=2) == []
+
+
 def test_rounds_that_pool_train_what_was_kept_before(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["train_sft"]["base_model"] = str(save_config(tmp_path / "model"))
 

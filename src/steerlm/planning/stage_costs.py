@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 from steerlm.attributes import AttributeSchema
@@ -221,11 +222,13 @@ class Estimator:
         judge: int,
         answers: float,
         lanes: float = 1,
+        reading: Callable[[int], StepMemory] | None = None,
     ) -> tuple[StageCost, float]:
         """Return the cost of sampling answers to the data's prompts, and their tokens; `judge` waits beside it.
 
         Args:
             lanes: prompts that a token is drawn from, on average.
+            reading: memory of a pass over the answers that follows on the same devices, by their number.
         """
         prompt = self.data.tokens_per_record * (1 - self.data.response_share)
         answer = min(float(config.max_new_tokens), self.data.tokens_per_record * self.data.response_share)
@@ -245,10 +248,12 @@ class Estimator:
 
             return sequences_that_fit(config.batch_size, self.room, memory_of)
 
+        def heaviest(count: int) -> StepMemory:
+            drawing = sampling_memory(shape, together(count), length, width, cpu, count, judge)
+            return drawing if reading is None else max(drawing, reading(count), key=lambda one: one.total)
+
         devices = 1 if isinstance(config, ReinforceConfig) else config.devices_per_model
-        spread, memory, fits = self.spread(
-            shape, devices, lambda count: sampling_memory(shape, together(count), length, width, cpu, count, judge)
-        )
+        spread, memory, fits = self.spread(shape, devices, heaviest)
         if fits and together(devices) < config.batch_size:
             self.notes.append(
                 f"{stage}: memory has room for {together(devices)} of batch_size {config.batch_size} sequences at once"
@@ -310,21 +315,26 @@ class Estimator:
             return StageCost("refine", None, None if shape is None else shape.parameters)
         requests = prompts * config.requests_per_prompt * config.rounds
         answers = float(requests * config.samples_per_prompt)
-        cost, sampled = self.sampling("refine", config, shape, 0 if scorer is None else scorer.parameters, answers)
-        assert cost.memory is not None
-        assert cost.seconds is not None
         prompt = self.data.tokens_per_record * (1 - self.data.response_share)
         answer = min(float(config.max_new_tokens), self.data.tokens_per_record * self.data.response_share)
         group = prompt + config.samples_per_prompt * answer
-        trained = requests * group * config.epochs
-        step = self.step(sft, True)
         # a group is never taken apart, however small the budget
         budget = max(config.tokens_per_batch or sft.tokens_per_batch, math.ceil(group))
+        judge, likelihoods = 0 if scorer is None else scorer.parameters, self.likelihoods(shape, budget)
+        cost, sampled = self.sampling("refine", config, shape, judge, answers, reading=likelihoods)
+        assert cost.memory is not None
+        assert cost.seconds is not None
+        trained = requests * group * config.epochs
+        step = self.step(sft, True)
         again = training_memory(shape, step, budget)
         seconds = cost.seconds + training_seconds(shape, step, self.machines, trained, budget)
         scored = sampled + 2 * requests * group
         seconds += scoring_seconds(shape, self.machines, scored, self.data.length, config.devices_per_model)
         return self.then_training(cost, sampled + trained, seconds, again)
+
+    def likelihoods(self, shape: Architecture, budget: int) -> Callable[[int], StepMemory]:
+        """Return what saying how likely answers are needs, by the number of devices: the weights are in fp32."""
+        return partial(scoring_memory, shape, budget, 4.0, self.machines.device.cpu)
 
     def contrast(self, config: ContrastConfig, sft: TrainingSection, shape: Architecture | None) -> StageCost:
         """Cost of two passes over pairs of answers, one of them training: at most what the data's answers make."""
@@ -336,9 +346,8 @@ class Estimator:
         tokens = self.data.records * pair
         step = self.step(sft, True)
         budget = config.tokens_per_batch or sft.tokens_per_batch
-        devices, cpu = config.devices_per_model, self.machines.device.cpu
-        # likelihoods are computed with the weights in fp32
-        spread, memory, fits = self.spread(shape, devices, lambda count: scoring_memory(shape, budget, 4.0, cpu, count))
+        devices = config.devices_per_model
+        spread, memory, fits = self.spread(shape, devices, self.likelihoods(shape, budget))
         seconds = training_seconds(shape, step, self.machines, tokens * config.epochs, budget)
         seconds += scoring_seconds(shape, self.machines, tokens, self.data.length, devices)
         reading = StageCost("contrast", None, shape.parameters, memory, seconds, None, fits, spread)
