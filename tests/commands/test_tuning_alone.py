@@ -32,9 +32,10 @@ def test_a_function_that_a_checkpoint_names_is_not_called(tmp_path: Path, monkey
         ("evaluate.guidance=2", "set tune_guidance.strengths"),
         ("evaluate.prompts=a.jsonl", "give --prompts"),
         ("evaluate.judge.folder=replies", "with --annotator"),
+        ("evaluate.engine=openvino", "the engine openvino cannot: set evaluate.engine to local"),
     ],
 )
-def test_a_field_of_evaluate_without_effect_is_refused(
+def test_what_of_evaluate_has_no_effect_or_cannot_be_is_refused(
     pair: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     schema = AttributeSchema((Attribute("quality"),))

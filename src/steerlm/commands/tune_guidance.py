@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     evaluation = common.section_of(asked, EvaluateConfig, "evaluate")
     mine = [pair for pair in arguments.overrides if pair not in asked]
     config = common.section_of(mine, TuneGuidanceConfig, "tune_guidance")
+    config.check(evaluation.engine)
     out, schema = common.needed(arguments, "out"), without_own_measures(info.schema)
 
     def work() -> common.Summary:

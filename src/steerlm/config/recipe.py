@@ -395,11 +395,8 @@ class Recipe(Section):
                     "train_sft.conditioning is false, but bootstrapping needs a model to ask for quality: set it to "
                     "true, or leave bootstrap out (--set bootstrap=null)"
                 )
-        if self.tune_guidance is not None and self.evaluate.engine != "local":
-            raise ValueError(
-                f"tune_guidance mixes prompts, which the engine {self.evaluate.engine} cannot: set evaluate.engine to "
-                "local, or leave the section out (--set tune_guidance=null)"
-            )
+        if self.tune_guidance is not None:
+            self.tune_guidance.check(self.evaluate.engine)
         for name in ("refine", "contrast", "reinforce", "tune_guidance"):
             if getattr(self, name) is not None and not self.train_sft.conditioning:
                 raise ValueError(

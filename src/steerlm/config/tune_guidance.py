@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from steerlm.config.section import Section, Strength
+from steerlm.config.section import EngineName, Section, Strength
+from steerlm.errors import UserError
 
 
 class TuneGuidanceConfig(Section):
@@ -21,3 +22,18 @@ class TuneGuidanceConfig(Section):
         if len(set(strengths)) < len(strengths):
             raise ValueError(f"tune_guidance.strengths: give each once, got {', '.join(f'{s:g}' for s in strengths)}")
         return tuple(sorted(strengths))
+
+    def check(self, engine: EngineName) -> None:
+        """Refuse an engine that has no strengths.
+
+        Args:
+            engine: of the section `evaluate`, which samples.
+
+        Raises:
+            UserError: it cannot mix prompts.
+        """
+        if engine != "local":
+            raise UserError(
+                f"tune_guidance mixes prompts, which the engine {engine} cannot: set evaluate.engine to local, or do "
+                "without it (tune_guidance: null)"
+            )
