@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from steerlm.errors import UserError
 from steerlm.sources.guessing_ratings import Ratings, rating_columns
 
 
@@ -34,7 +35,8 @@ def test_ratings_between_the_levels_count(values: list[object], ends: tuple[int,
     ("name", "values", "words"),
     [
         ("stars", [10, 20, 50], "numbers from 10 to 50, but .* at most 10: divide each by 10"),
-        ("helpfulness", list(range(0, 101, 3)), "numbers from 0 to 99, .*: bring them onto such a scale"),
+        ("helpfulness", list(range(101)), "numbers from 0 to 59, .*: divide each by 10 in the data"),
+        ("helpfulness", list(range(0, 300, 5)), "numbers from 0 to 295, .*: divide each by 50 in the data"),
         ("quality", ["-1", "0", "1"], "numbers from -1 to 1, .*: add 1 to each"),
         ("quality", [0.1, 0.7], "numbers from 0.1 to 0.7, .*: bring them onto such a scale"),
         ("quality", [3], "it always says 3"),
@@ -55,6 +57,19 @@ def test_what_is_not_used_is_named_with_what_to_do(name: str, values: list[objec
     [unused] = found.unused
     assert unused.column == name
     assert re.search(words, unused.why)
+
+
+@pytest.mark.parametrize("highest", [11, 30, 100, 105, 255, 1000])
+def test_what_is_to_be_done_with_a_long_scale_makes_ratings(highest: int) -> None:
+    values = [*range(highest, 0, -max(1, highest // 50)), 0]
+    [unused] = look("helpfulness", values).unused
+    by = re.search(r"divide each by (\d+) in the data", unused.why)
+    assert by is not None
+    [rated] = look("helpfulness", [value / int(by[1]) for value in values]).rated
+    assert (rated.attribute.minimum, rated.share) == (0, 1)
+    assert 4 <= rated.attribute.maximum <= 10
+    with pytest.raises(UserError, match=f"rating.wit=helpfulness: numbers from 0 to {highest}, .*divide each by"):
+        look("helpfulness", values, wit="helpfulness")
 
 
 def test_what_does_not_look_like_ratings_is_passed_over() -> None:

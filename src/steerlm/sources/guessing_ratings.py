@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -167,6 +168,8 @@ def _named(name: str, column: str, values: Sequence[object]) -> Attribute:
     scale = _scale(values, fractions=True)
     if scale is not None:
         return _attribute_of(name, column, scale)
+    if values and len(_numbers(values)) == len(values):
+        raise UserError(f"--columns rating.{name}={column}: {_why_no_levels(_numbers(values))}")
     if not (words := _words(values)):
         raise UserError(
             f"--columns rating.{name}={column}: its values are neither levels of a scale of {_LEVELS} nor names of 2 "
@@ -206,7 +209,15 @@ def _why_no_levels(numbers: Sequence[int | float]) -> str:
         cure = f"add {-lowest:g} to each in the data"
     elif lowest >= 0 and step > 1 and highest / step < MOST_LEVELS:
         cure = f"divide each by {step} in the data"
+    elif lowest >= 0 and highest > MOST_LEVELS - 1:
+        cure = f"divide each by {_divisor(highest)} in the data (between two levels the nearer one counts)"
     return f"numbers from {lowest:g} to {highest:g}, but ratings are {_LEVELS}: {cure}"
+
+
+def _divisor(highest: float) -> int:
+    """Return the least of 2, 5, 10, 20, … that brings a rating onto a short scale."""
+    steps: Iterator[int] = (step * 10**power for power in itertools.count() for step in (2, 5, 10))
+    return next(step for step in steps if highest <= step * (MOST_LEVELS - 1))
 
 
 def _top(highest: int) -> int:
