@@ -16,11 +16,13 @@ SHORT = (Message("user", "Hi"),)
 LONG = (Message("user", "x" * 60),)
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
+@pytest.fixture(scope="module", params=["llama", "gpt2", "tokenizer"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PlainModel:
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = byte_tokenizer(None)
     config = tiny_llama_config(len(tokenizer), CONTEXT)
+    if request.param == "tokenizer":  # it alone knows how much the model can read
+        config.max_position_embeddings, tokenizer.model_max_length = 512, CONTEXT
     if request.param == "gpt2":  # learned positions: there is none beyond the context
         config = GPT2Config(vocab_size=len(tokenizer), n_positions=CONTEXT, n_embd=32, n_layer=2, n_head=2)
         config.eos_token_id = config.bos_token_id = None

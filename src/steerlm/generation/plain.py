@@ -19,7 +19,14 @@ from typing import Any, NamedTuple
 import torch
 from transformers import LogitsProcessorList
 
-from steerlm.checkpoint.models import Precision, default_device, load_causal_lm, load_tokenizer, sampling_precision
+from steerlm.checkpoint.models import (
+    Precision,
+    context_length,
+    default_device,
+    load_causal_lm,
+    load_tokenizer,
+    sampling_precision,
+)
 from steerlm.conversation import Message
 from steerlm.generation.cache_room import affordable
 from steerlm.generation.decoding import decode
@@ -61,7 +68,7 @@ class PlainModel:
         self._model = load_causal_lm(where, sampling_precision(precision, where)).to(default_device()).eval()
         self._batch_size = batch_size
         self.has_template = self._tokenizer.chat_template is not None
-        self.context = int(getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 1 << 31)
+        self.context = context_length(self._model.config, self._tokenizer)
         self.num_layers = int(self._model.config.get_text_config().num_hidden_layers)
 
     def ids(self, messages: Sequence[Message]) -> list[int]:
