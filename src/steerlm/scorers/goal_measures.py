@@ -25,7 +25,8 @@ PUBLISHED_BOUNDS = ((2.8, 12.9), (44.84394871794872, 128.54409583333333), (78.0,
 """Raw values that are 0 and 1 in the benchmark: the 2.5th and 97.5th percentile of its 8,303 seed texts."""
 LEVELS = 10
 """Of a dial per goal, evenly spaced between the bounds."""
-_MEASURES = ("textstat_grade", "lemma_mtld", "nltk_tokens", "formality")
+GOAL_MEASURES = ("textstat_grade", "lemma_mtld", "nltk_tokens", "formality")
+"""What attributes name that are measured as the goals are."""
 _ENDS = (("easy to read", "hard to read"), ("repetitive", "varied"), ("short", "long"), ("informal", "formal"))
 _NO_WORDS = 50.0
 """Formality of a text without words."""
@@ -72,7 +73,7 @@ class GoalMeasures:
 def goal_schema() -> AttributeSchema:
     """Return the goals as attributes with ten levels each, cut evenly between the benchmark's bounds."""
     attributes = []
-    for goal, measure, (low, high), ends in zip(GOALS, _MEASURES, PUBLISHED_BOUNDS, _ENDS, strict=True):
+    for goal, measure, (low, high), ends in zip(GOALS, GOAL_MEASURES, PUBLISHED_BOUNDS, _ENDS, strict=True):
         cuts = tuple(low + (k + 0.5) / (LEVELS - 1) * (high - low) for k in range(LEVELS - 1))
         attributes.append(
             Attribute(

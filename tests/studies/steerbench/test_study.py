@@ -15,11 +15,11 @@ from steerlm.__main__ import main
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.errors import UserError
 from steerlm.results.steerbench import SteerbenchResult, read_steerbench
-from steerlm.scorers.goal_measures import GOALS
+from steerlm.scorers.goal_measures import GOAL_MEASURES, GOALS, goal_schema
 from steerlm.stages.pairs.edits import edits_of, sentences
 from steerlm.studies.compare.answering import AnswerSampling
 from steerlm.studies.compare.systems import System, parse_system
-from steerlm.studies.steerbench.probe import Probe
+from steerlm.studies.steerbench.probe import PUBLISHED_BOUNDS, Probe
 from steerlm.studies.steerbench.study import ProbeSize, TextMeasures, levels_of, probe_of_texts, steerbench
 from tests.studies.judge.fake_endpoint import FakeEndpoint
 
@@ -110,7 +110,7 @@ def source(body: Any) -> str:
 
 def test_dials_carry_the_whole_target(tmp_path: Path) -> None:
     schema = AttributeSchema((*(Attribute(goal, maximum=9) for goal in GOALS), Attribute("humor")))
-    assert levels_of(schema, np.array([0.0, 0.5, 0.96, 1.0])) == {
+    assert levels_of(schema, np.array([0.0, 0.5, 0.96, 1.0]), PUBLISHED_BOUNDS) == {
         "reading_difficulty": 0,
         "textual_diversity": schema["textual_diversity"].round(4.5),
         "text_length": 9,
@@ -128,6 +128,26 @@ def test_dials_carry_the_whole_target(tmp_path: Path) -> None:
     assert result.of_mode("words") == []
     with pytest.raises(UserError, match="system 'plain' has no dials reading_difficulty, "):
         run(tmp_path, [System("plain", "endpoint", "http://localhost:1/v1", "m")], ("dials",))
+
+
+def test_a_dial_is_asked_for_the_level_that_its_own_cuts_give_the_target() -> None:
+    point = np.array([0.5, 0.5, 0.1, 0.5])
+    raw = PUBLISHED_BOUNDS.raw(point)
+    assert PUBLISHED_BOUNDS.scale(raw) == pytest.approx(point)
+    long = (20.0, 100.0, 200.0, 1000.0)
+    own = AttributeSchema(
+        tuple(
+            Attribute(goal, measure=measure, cuts=long if goal == "text_length" else (1e4, 1e5, 1e6, 1e7))
+            for goal, measure in zip(GOALS, GOAL_MEASURES, strict=True)
+        )
+    )
+    assert raw[2] == pytest.approx(221.1)
+    assert levels_of(own, point, PUBLISHED_BOUNDS)["text_length"] == 3
+    assert levels_of(own, point, PUBLISHED_BOUNDS)["formality"] == 0
+    spaced = goal_schema()
+    for z in np.linspace(0, 1, 23):
+        even = {goal: spaced[goal].round(9 * z) for goal in GOALS}
+        assert levels_of(spaced, np.full(4, z), PUBLISHED_BOUNDS) == even, "the benchmark's own levels are even"
 
 
 def test_a_system_without_answers_has_a_word_and_no_row(tmp_path: Path) -> None:

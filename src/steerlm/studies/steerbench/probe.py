@@ -37,6 +37,10 @@ class Bounds(NamedTuple):
         """Return the values on 0..1; beyond the bounds they are 0 and 1."""
         return np.asarray(np.clip((raw - self.low) / (self.high - self.low), 0, 1), dtype=np.float64)
 
+    def raw(self, point: FloatArray) -> FloatArray:
+        """Return the raw values of a point on 0..1."""
+        return np.asarray(self.low + point * (self.high - self.low), dtype=np.float64)
+
     def to_dict(self) -> dict[str, list[float]]:
         return {g: [float(a), float(b)] for g, a, b in zip(GOALS, self.low, self.high, strict=True)}
 

@@ -30,7 +30,8 @@ from steerlm.results.steerbench import (
     RowGroup,
     SteerbenchResult,
 )
-from steerlm.scorers.goal_measures import GOALS, GoalMeasures
+from steerlm.scorers.goal_measures import GOAL_MEASURES, GOALS, GoalMeasures
+from steerlm.scorers.levels import score_of
 from steerlm.stages.pairs.edits import LENGTHS, edits_of
 from steerlm.stages.pairs.stage import INSTRUCTION, content_overlap
 from steerlm.statistics.estimates import FloatArray, cluster_bootstrap, mean
@@ -40,7 +41,7 @@ from steerlm.storage.resumable import map_lines, read_rows
 from steerlm.studies.compare.answering import AnswerSampling, answer_prompts
 from steerlm.studies.compare.systems import ComparedPrompt, System
 from steerlm.studies.judge.formats import read_answers
-from steerlm.studies.steerbench.probe import PUBLISHED_BOUNDS, Probe, ProbeRow, fit_bounds, make_probe
+from steerlm.studies.steerbench.probe import PUBLISHED_BOUNDS, Bounds, Probe, ProbeRow, fit_bounds, make_probe
 from steerlm.studies.steerbench.wording import clean_response, instruction
 
 SHORTEST_TEXT, LONGEST_TEXT = 50, 2048
@@ -188,14 +189,23 @@ def _prompts(probe: Probe, schema: AttributeSchema | None, seed: int) -> list[Co
     for number, row in enumerate(probe.rows):
         words_ = instruction(row.delta, random) if schema is None else INSTRUCTION
         said = Message("user", f"{words_}\n\n{probe.texts[row.text]}")
-        setting = None if schema is None else levels_of(schema, row.target)
+        setting = None if schema is None else levels_of(schema, row.target, probe.bounds)
         prompts.append(ComparedPrompt(f"{row.text}/{number}", (said,), "", seed * 1_000_003 + number, setting))
     return prompts
 
 
-def levels_of(schema: AttributeSchema, point: FloatArray) -> Mapping[str, Value]:
-    """Return the setting nearest to a point of the goals' space; attributes that are no goals stand at defaults."""
-    levels = {g: schema[g].round(schema[g].from_unit(float(z))) for g, z in zip(GOALS, point, strict=True)}
+def levels_of(schema: AttributeSchema, point: FloatArray, bounds: Bounds) -> Mapping[str, Value]:
+    """Return the setting nearest to a point of the goals' space; attributes that are no goals stand at defaults.
+
+    An attribute that is measured as its goal is has that level that its cuts give the point's raw value; of others the
+    levels are taken to be evenly spaced between the bounds.
+    """
+    levels: dict[str, Value] = {}
+    for goal, measure, z, raw in zip(GOALS, GOAL_MEASURES, point, bounds.raw(point), strict=True):
+        attribute = schema[goal]
+        cut = attribute.measure == measure and bool(attribute.cuts)
+        place = score_of(attribute, float(raw)).mean if cut else attribute.from_unit(float(z))
+        levels[goal] = attribute.round(place)
     return schema.validate({**schema.defaults, **levels})
 
 
