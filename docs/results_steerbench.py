@@ -1,7 +1,10 @@
 """Copy SteerBench's figures and the comparison of ways to steer into `docs/results/`, and render them for the docs.
 
-    python docs/results_steerbench.py BENCH WAYS      (folders of `evaluate --suite steerbench` and `evaluate --ways`)
+    python docs/results_steerbench.py BENCH WAYS REWRITING
     make docs
+
+BENCH and REWRITING are folders of `evaluate --suite steerbench` (rules alone; a model that learned to rewrite beside its
+base), WAYS is one of `evaluate --ways`.
 
 Only numbers and settings are copied: the source texts have terms of their own.
 """
@@ -21,30 +24,31 @@ from steerlm.results.ways import WaysResult
 FOLDER = Path(__file__).resolve().parent / "results" / "steerbench"
 
 
-def copy(bench: Path, ways: Path) -> None:
+def copy(bench: Path, ways: Path, rewriting: Path) -> None:
     """Copy what the page needs from finished folders."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    write_result(FOLDER / "steerbench.json", read_result(SteerbenchResult, bench / "steerbench.json"))
+    for name, folder in (("steerbench", bench), ("rewriting", rewriting)):
+        write_result(FOLDER / f"{name}.json", read_result(SteerbenchResult, folder / "steerbench.json"))
     write_result(FOLDER / "ways.json", read_result(WaysResult, ways / "ways.json"))
 
 
-def _bench() -> SteerbenchResult:
-    return read_result(SteerbenchResult, FOLDER / "steerbench.json")
+def _bench(name: str) -> SteerbenchResult:
+    return read_result(SteerbenchResult, FOLDER / f"{name}.json")
 
 
 def _ways() -> WaysResult:
     return read_result(WaysResult, FOLDER / "ways.json")
 
 
-def setup() -> str:
+def setup(name: str = "steerbench") -> str:
     """What was asked and who measured, with what a reader must know."""
-    result = _bench()
+    result = _bench(name)
     return "\n".join([probe_text(result), "", *(f"* {line}" for line in result.cautions)]) + "\n"
 
 
-def bench() -> str:
+def bench(name: str = "steerbench") -> str:
     """The tables of all modes."""
-    return steerbench_sections(_bench()) + "\n"
+    return steerbench_sections(_bench(name)) + "\n"
 
 
 def published() -> str:
@@ -71,4 +75,4 @@ BLOCKS: dict[str, Callable[..., str]] = {
 }
 
 if __name__ == "__main__":
-    copy(Path(sys.argv[1]), Path(sys.argv[2]))
+    copy(*map(Path, sys.argv[1:4]))

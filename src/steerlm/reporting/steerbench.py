@@ -74,7 +74,7 @@ def steerbench_sections(result: SteerbenchResult) -> str:
             "What became of each goal:",
             _goals(policies),
         ]
-        if mode == "words":
+        if mode == "words" and result.probe.bounds_from == "published":
             parts += ["Published, for comparison:", published_table()]
     return "\n\n".join(parts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from steerlm.__main__ import main
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.errors import UserError
+from steerlm.reporting.steerbench import steerbench_sections
 from steerlm.results.steerbench import SteerbenchResult, read_steerbench
 from steerlm.scorers.goal_measures import GOAL_MEASURES, GOALS, goal_schema
 from steerlm.stages.pairs.edits import edits_of, sentences
@@ -102,6 +104,9 @@ def test_an_endpoint_is_asked_in_words_and_resumed(tmp_path: Path) -> None:
     [copy] = [policy for policy in first.policies if policy.name == "copy"]
     assert copier.figures == copy.figures, "the announcement is cut off"
     assert first.of_mode("dials") == []
+    assert "Published, for comparison" in steerbench_sections(first)
+    fitted = replace(first, probe=replace(first.probe, bounds_from="fitted"))
+    assert "Published" not in steerbench_sections(fitted), "on other bounds nothing compares with them"
 
 
 def source(body: Any) -> str:
