@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 import steerlm.generation.engine
 from steerlm.__main__ import main
 from steerlm.attributes import OASST
+from steerlm.checkpoint.info import save_strengths
 from steerlm.checkpoint.models import CheckpointInfo, resize_embeddings, save_model
 from steerlm.commands.common import held_folder
 from steerlm.conversation import read_conversations
@@ -348,6 +349,34 @@ def test_checkpoints_answer_with_common_seeds(monkeypatch):
     assert compare(*again, "--num-prompts", "5") == 0
     assert results()["prompts"]["asked"] == 5
     assert Path("out/answers/one.jsonl").read_bytes() == kept
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_a_tuned_model_answers_at_its_strengths(monkeypatch):
+    asked = []
+    generate = steerlm.generation.engine.LocalEngine.generate
+
+    def seen(self, requests, sampling):
+        asked.extend((request.attributes["humor"], request.guidance) for request in requests)
+        return generate(self, requests, sampling)
+
+    monkeypatch.setattr(steerlm.generation.engine.LocalEngine, "generate", seen)
+    arguments = ["as_is=steerable", "turned=steerable@humor=4", "--prompts", prompts(6), *LONGER, "--precision", "fp32"]
+    assert compare(*arguments, "--max-new-tokens", "4") == 0
+    assert asked == [(0, None)] * 6 + [(4, None)] * 6
+    save_strengths("steerable", {"humor": 3.0})
+    asked.clear()
+    assert compare(*arguments, "--max-new-tokens", "4") == 0
+    assert asked == [(0, None)] * 6 + [(4, {"humor": 3.0})] * 6, "answers at other strengths are other answers"
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_a_model_without_a_template_is_refused_before_others_answer(capsys):
+    byte_tokenizer(None).save_pretrained("plain")
+    Path("plain/chat_template.jinja").unlink(missing_ok=True)
+    assert compare("one=steerable", "plain=plain", "--prompts", prompts(2), *LONGER) == 2
+    assert "system 'plain': plain has no chat template" in capsys.readouterr().err
+    assert not Path("out/generated").exists()
 
 
 @pytest.mark.usefixtures("checkpoints")

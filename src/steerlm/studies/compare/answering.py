@@ -14,7 +14,7 @@ from steerlm.errors import UserError
 from steerlm.storage.claims import claim_file, digest_of
 from steerlm.storage.files import write_rows
 from steerlm.storage.resumable import map_lines, read_rows
-from steerlm.studies.compare.systems import ComparedPrompt, System, SystemAnswer, stored_answers
+from steerlm.studies.compare.systems import ComparedPrompt, System, SystemAnswer, require_template, stored_answers
 
 if TYPE_CHECKING:
     from steerlm.checkpoint.models import Precision
@@ -89,6 +89,8 @@ def _key(system: System, prompts: Sequence[ComparedPrompt], generation: AnswerSa
     sampling = {**asdict(generation), "batch_size": None}
     if any(p.setting is not None for p in prompts):
         asked.append([dict(_setting(system, p) or {}) for p in prompts])
+    if system.strengths:
+        asked.append(dict(system.strengths))
     parts = [system.kind, content, dict(system.setting or {}), sampling, asked]
     return digest_of(*parts)
 
@@ -119,27 +121,31 @@ def _worker(system: System, generation: AnswerSampling, replies: Path) -> Work:
 
 def _steerable(system: System, generation: AnswerSampling) -> Work:
     from steerlm.generation.engine import Request, Sampling, load_engine
+    from steerlm.generation.guidance import turned_strengths
     from steerlm.generation.requests import generate_fitting
 
     engine = load_engine(system.where, generation.precision, generation.batch_size)
     sampling = Sampling(generation.max_new_tokens, generation.temperature, generation.top_k)
 
+    def request(prompt: ComparedPrompt) -> Request:
+        setting = _setting(system, prompt)
+        counted = turned_strengths(engine.schema, setting or {}, system.strengths)
+        return Request(prompt.messages, setting, seed=prompt.seed, guidance=counted or None)
+
     def work(prompts: list[ComparedPrompt]) -> list[SystemAnswer]:
-        requests = [Request(prompt.messages, _setting(system, prompt), seed=prompt.seed) for prompt in prompts]
-        found = generate_fitting(engine, requests, sampling)
+        found = generate_fitting(engine, list(map(request, prompts)), sampling)
         return [_said(samples[0] if samples else None) for samples in found]
 
     return work
 
 
 def _plain(system: System, generation: AnswerSampling) -> Work:
-    """Any Hugging Face chat model, prompted by its own template and sampled by transformers."""
+    """Any Hugging Face chat model, prompted by its own template."""
     from steerlm.generation.plain import PlainModel
     from steerlm.generation.requests import Sampling
 
     model = PlainModel(system.where, generation.precision, generation.batch_size)
-    if not model.has_template:
-        raise UserError(f"system {system.name!r}: {system.where} has no chat template, so it cannot be asked anything")
+    require_template(system.name, system.where, model.has_template)
     sampling = Sampling(generation.max_new_tokens, generation.temperature, generation.top_k)
 
     def work(prompts: list[ComparedPrompt]) -> list[SystemAnswer]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +45,7 @@ class System:
         model: name of the model at an endpoint.
         setting: what is asked of its attributes; empty for systems without dials.
         schema: the attributes of a steerable checkpoint.
+        strengths: how strongly its dials count that are turned away from their default, as it says itself.
     """
 
     name: str
@@ -53,6 +54,7 @@ class System:
     model: str = ""
     setting: Mapping[str, Value] | None = None
     schema: AttributeSchema | None = None
+    strengths: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -132,8 +134,18 @@ def parse_system(text: str) -> System:
     if path.is_file():
         return System(name, "stored", where)
     if path.is_dir() or (_HUB_ID.match(where) and path.suffix not in (".jsonl", ".gz", ".json")):
+        if (path / "tokenizer_config.json").is_file():  # said now, not when it is its turn
+            from steerlm.checkpoint.models import load_tokenizer
+
+            require_template(name, where, load_tokenizer(path).chat_template is not None)
         return System(name, "plain", where)
     raise UserError(f"system {name!r}: there is no file or folder {where}; write {_FORMS}")
+
+
+def require_template(name: str, where: str, has_template: bool) -> None:
+    """Refuse a model that nothing can be asked of."""
+    if not has_template:
+        raise UserError(f"system {name!r}: {where} has no chat template, so it cannot be asked anything")
 
 
 def _checkpoint(name: str, path: Path, setting_text: str) -> System:
@@ -147,9 +159,8 @@ def _checkpoint(name: str, path: Path, setting_text: str) -> System:
             raise UserError(f"system {name!r}: {path} was trained without attributes and has no dials to set")
         return System(name, "steerable", str(path), "", {}, info.schema)
     setting = {key: info.schema[key].parse(value) for key, value in _pairs(name, setting_text)}
-    return System(
-        name, "steerable", str(path), "", info.schema.validate({**info.schema.defaults, **setting}), info.schema
-    )
+    whole = info.schema.validate({**info.schema.defaults, **setting})
+    return System(name, "steerable", str(path), "", whole, info.schema, info.strengths)
 
 
 def _pairs(name: str, text: str) -> list[tuple[str, str]]:
