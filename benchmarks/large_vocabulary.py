@@ -33,8 +33,7 @@ BEFORE = "e0dbea7"
 """Commit before the loss was computed in pieces."""
 
 CONVERSATIONS, QUICK_CONVERSATIONS = 640, 96
-TOKENS_PER_BATCH = {"lora": 512, "lora-8": 1024, "full": 1024}
-"""Of a step: as in `recipes/gemma_270m.yaml`; a prompt with 8 responses takes more."""
+TOKENS_PER_BATCH = 1024
 RANK = 16
 
 US = "steerlm train-sft, LoRA of rank 16"
@@ -137,7 +136,7 @@ def _ours(job: Job, clock: Clock) -> None:
         lr_schedule="constant",
         warmup_steps=0,
         max_length=1024,
-        tokens_per_batch=TOKENS_PER_BATCH[job.case],
+        tokens_per_batch=TOKENS_PER_BATCH,
         precision="bf16",
         lora=None if job.case == "full" else LoraSection(rank=RANK, alpha=2 * RANK),
         # TRL gets fixed ids; whole headers make ours the same
