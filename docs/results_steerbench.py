@@ -11,6 +11,7 @@ Only numbers and settings are copied: the source texts have terms of their own.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,10 @@ def copy(bench: Path, ways: Path, rewriting: Path) -> None:
     """Copy what the page needs from finished folders."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, folder in (("steerbench", bench), ("rewriting", rewriting)):
-        write_result(FOLDER / f"{name}.json", read_result(SteerbenchResult, folder / "steerbench.json"))
+        result = read_result(SteerbenchResult, folder / "steerbench.json")
+        # where a model lay says nothing
+        named = [p if p.mode == "reference" else dataclasses.replace(p, label=p.name) for p in result.policies]
+        write_result(FOLDER / f"{name}.json", dataclasses.replace(result, policies=named))
     write_result(FOLDER / "ways.json", read_result(WaysResult, ways / "ways.json"))
 
 
