@@ -3,8 +3,8 @@
     python docs/results_steerbench.py BENCH WAYS REWRITING
     make docs
 
-BENCH and REWRITING are folders of `evaluate --suite steerbench` (rules alone; a model that learned to rewrite, beside
-its base), WAYS is one of `evaluate --ways`.
+BENCH and REWRITING are folders of `evaluate --suite steerbench` (rules alone; a model that learned to rewrite), WAYS is
+one of `evaluate --ways`.
 
 Only numbers and settings are copied: the source texts have terms of their own.
 """
@@ -79,4 +79,4 @@ BLOCKS: dict[str, Callable[..., str]] = {
 }
 
 if __name__ == "__main__":
-    copy(*map(Path, sys.argv[1:4]))
+    copy(*map(Path, sys.argv[1:]))

@@ -71,7 +71,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, ids: Sequence[int]) -> LocalEngine
                 row.stopped = index in stop_ids  # type: ignore[attr-defined]
             yield []
 
-    monkeypatch.setattr("steerlm.generation.engine.decode", decode)
+    monkeypatch.setattr("steerlm.generation.decoding.decode", decode)
     return engine(llama())
 
 

@@ -13,7 +13,6 @@ from steerlm.checkpoint.models import CheckpointInfo, load_causal_lm, save_model
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.generation import cache_room, decoding
-from steerlm.generation import engine as engine_module
 from steerlm.generation.cache_room import affordable, cache_bytes_per_token
 from steerlm.generation.engine import LocalEngine, load_engine
 from steerlm.generation.opening import open_engine
@@ -98,12 +97,13 @@ def test_the_batch_follows_the_free_memory(checkpoint: Path, monkeypatch: pytest
     # two layers, two heads of eight numbers, keys and values, four bytes each
     assert cache_bytes_per_token(engine._model) == 2 * 2 * 2 * 8 * 4
     together: list[int] = []
+    whole_loop = decoding.decode
 
     def decode(model: Any, rows: list[Draw], *, batch_size: int, stop_ids: frozenset[int]) -> Any:
         together.append(batch_size)
-        return decoding.decode(model, rows, batch_size=batch_size, stop_ids=stop_ids)
+        return whole_loop(model, rows, batch_size=batch_size, stop_ids=stop_ids)
 
-    monkeypatch.setattr(engine_module, "decode", decode)
+    monkeypatch.setattr(decoding, "decode", decode)
     sampling = Sampling(12, 1.0, 0)
     whole = engine.generate(REQUESTS, sampling)
     longest = max(len(lane.prompt) for request in REQUESTS for lane in engine.prompting.lanes(request)) + 12

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from steerlm.generation.cache_room import affordable
 from steerlm.generation.prefill import (
     Memory,
     Part,
@@ -269,6 +270,22 @@ def decode(
     decoder.add(_longest_first(rows))
     while decoder.busy:
         yield decoder.step()
+
+
+def decode_within_memory(
+    model: PreTrainedModel, rows: Sequence[Draw], *, batch_size: int, stop_ids: frozenset[int], spread: int = 1
+) -> Iterator[list[Draw]]:
+    """Decode all rows as `decode` does, fewer at a time where the free memory has no room for their cache.
+
+    Args:
+        spread: processes that hold a part of the model each, this one among them.
+    """
+    if not rows:
+        return iter(())
+    longest = max(len(lane.prompt) + row.limit for row in rows for lane in row.lanes)
+    together = affordable(model, batch_size, longest, spread)
+    together = max(together, *(len(row.lanes) for row in rows))  # those of one response are decoded together
+    return decode(model, rows, batch_size=together, stop_ids=stop_ids)
 
 
 def _longest_first(rows: Sequence[Draw]) -> list[Draw]:

@@ -30,8 +30,7 @@ from steerlm.checkpoint.models import (
     sampling_precision,
 )
 from steerlm.errors import UserError
-from steerlm.generation.cache_room import affordable
-from steerlm.generation.decoding import Decoder, decode
+from steerlm.generation.decoding import Decoder, decode_within_memory
 from steerlm.generation.prompting import Prompting
 from steerlm.generation.prompting import settled as settled
 from steerlm.generation.prompting import strip_label_echo as strip_label_echo
@@ -127,12 +126,9 @@ class LocalEngine:
         return self.prompting.draws(request, sampling, conversation, self._batch_size, num_logprobs)
 
     def _decode(self, rows: list[Draw]) -> Iterator[list[Draw]]:
-        if not rows:
-            return iter(())
-        longest = max(len(lane.prompt) + row.limit for row in rows for lane in row.lanes)
-        together = affordable(self._model, self._batch_size, longest, self._spread)
-        together = max(together, *(len(row.lanes) for row in rows))  # those of one response are decoded together
-        return decode(self._model, rows, batch_size=together, stop_ids=self.prompting.stop_ids)
+        return decode_within_memory(
+            self._model, rows, batch_size=self._batch_size, stop_ids=self.prompting.stop_ids, spread=self._spread
+        )
 
 
 def load_engine(path: str | Path, precision: Precision = "auto", batch_size: int = 64, spread: int = 1) -> LocalEngine:

@@ -28,8 +28,7 @@ from steerlm.checkpoint.models import (
     sampling_precision,
 )
 from steerlm.conversation import Message
-from steerlm.generation.cache_room import affordable
-from steerlm.generation.decoding import decode
+from steerlm.generation.decoding import decode_within_memory
 from steerlm.generation.requests import Draw, Lane, Sample, Sampling
 from steerlm.generation.sampling import Drawing, next_tokens, sample_key
 
@@ -108,9 +107,8 @@ class PlainModel:
 
     def _decoded(self, rows: Sequence[Draw]) -> list[Sample | None]:
         fitting = [row for row in rows if row.limit > 0]
-        longest = max((len(row.lanes[0].prompt) + row.limit for row in fitting), default=1)
-        together = affordable(self._model, self._batch_size, longest)
-        for running in decode(self._model, fitting, batch_size=together, stop_ids=self._end_ids()):
+        stop_ids = self._end_ids()
+        for running in decode_within_memory(self._model, fitting, batch_size=self._batch_size, stop_ids=stop_ids):
             if not self.has_template:
                 for row in running:
                     row.cancelled = _NEXT_TURN in self._tokenizer.decode(row.tokens[-_NEXT_TURN_TOKENS:])
@@ -146,7 +144,6 @@ class PlainModel:
     def _batch(self, ids: Sequence[list[int]], keys_B: torch.Tensor, sampling: Sampling) -> list[Sample]:
         padded = self._tokenizer.pad({"input_ids": list(ids)}, return_tensors="pt").to(self._model.device)
         length = padded["input_ids"].shape[1]
-        drawing = Drawing(sampling.temperature, sampling.top_k, sampling.top_p)
         stop = {} if self.has_template else {"stop_strings": [_NEXT_TURN], "tokenizer": self._tokenizer}
         tokens = self._model.generate(
             **padded,
@@ -154,7 +151,7 @@ class PlainModel:
             pad_token_id=self._tokenizer.pad_token_id,
             do_sample=False,
             **dict.fromkeys(("temperature", "top_k", "top_p")),
-            logits_processor=LogitsProcessorList([_Draws(keys_B, drawing, length)]),
+            logits_processor=LogitsProcessorList([_Draws(keys_B, sampling.drawing, length)]),
             **stop,
         )[:, length:]
         return [self._sample(row) for row in tokens.tolist()]

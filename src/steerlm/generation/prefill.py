@@ -320,17 +320,15 @@ def _prefill_fresh(model: PreTrainedModel, groups: Sequence[Sequence[Sequence[in
     prompts = [prompt for group in groups for prompt in group]
     heads = [group[0][: _num_shared(group)] for group in groups]
     root: State | None = None
-    if all(heads):
+    if len(groups) > 1 and all(heads):
         common = _num_shared(heads)
         if (len(groups) - 1) * common >= _WORTH_A_PASS:
             root = prefill(model, [heads[0][:common]]).state
 
     def compute(sequences: Sequence[Sequence[int]]) -> Prefilled:
-        return (
-            prefill(model, sequences)
-            if root is None
-            else _prefill_rest(model, [(root, [0] * len(sequences))], sequences)
-        )
+        if root is None:
+            return prefill(model, sequences)
+        return _prefill_rest(model, [(root, [0] * len(sequences))], sequences)
 
     if len(groups) == len(prompts) or not all(heads):
         return compute(prompts)

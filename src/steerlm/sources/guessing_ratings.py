@@ -168,8 +168,8 @@ def _named(name: str, column: str, values: Sequence[object]) -> Attribute:
     scale = _scale(values, fractions=True)
     if scale is not None:
         return _attribute_of(name, column, scale)
-    if values and len(_numbers(values)) == len(values):
-        raise UserError(f"--columns rating.{name}={column}: {_why_no_levels(_numbers(values))}")
+    if values and len(numbers := _numbers(values)) == len(values):
+        raise UserError(f"--columns rating.{name}={column}: {_why_no_levels(numbers)}")
     if not (words := _words(values)):
         raise UserError(
             f"--columns rating.{name}={column}: its values are neither levels of a scale of {_LEVELS} nor names of 2 "

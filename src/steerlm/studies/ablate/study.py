@@ -91,21 +91,20 @@ def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, noti
     rungs = chosen_rungs(names, recipe)
     quality = quality_names(recipe)
     shared = shared_run(recipe, out)
-    with shared.lock():
-        shared.open()
-        prepared = prepare_shared(shared, notify)
-        rungs, notes = possible_rungs(rungs, prepared, recipe)
-        prompts = recipe.evaluate.prompts or prepared / "validation.jsonl"
-        schema = shared.schema
-        questions = read_questions(recipe.evaluate, prompts, schema, quality, recipe.seed)
-        done = {}
-        for seed in range(recipe.seed, recipe.seed + num_seeds):
-            run = seed_run(shared.recipe, out, seed)
-            done[seed] = climb_rungs(Climb(run, schema, prepared, rungs, questions, quality, notify))
-        results = _results(recipe, schema, rungs, questions, quality, done, out, notes)
-        write_result(out / "ablation.json", results)
-        write_text(out / "ablation.md", f"# Ablation: {recipe.name}\n\n{ladder(results)}\n{explain(results)}")
-        write_text(out / "ablation.svg", ladders_file(results.rungs))
+    shared.open()
+    prepared = prepare_shared(shared, notify)
+    rungs, notes = possible_rungs(rungs, prepared, recipe)
+    prompts = recipe.evaluate.prompts or prepared / "validation.jsonl"
+    schema = shared.schema
+    questions = read_questions(recipe.evaluate, prompts, schema, quality, recipe.seed)
+    done = {}
+    for seed in range(recipe.seed, recipe.seed + num_seeds):
+        run = seed_run(shared.recipe, out, seed)
+        done[seed] = climb_rungs(Climb(run, schema, prepared, rungs, questions, quality, notify))
+    results = _results(recipe, schema, rungs, questions, quality, done, out, notes)
+    write_result(out / "ablation.json", results)
+    write_text(out / "ablation.md", f"# Ablation: {recipe.name}\n\n{ladder(results)}\n{explain(results)}")
+    write_text(out / "ablation.svg", ladders_file(results.rungs))
     return results
 
 

@@ -135,31 +135,30 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> Base
         )
     shared = shared_run(recipe, out)
     config = recipe.baselines or BaselinesConfig()
-    with shared.lock():
-        shared.open()
-        prepared = prepare_shared(shared, notify)
-        names = ("predicted", "more") if recipe.bootstrap is None else ("predicted", "more", "bootstrap")
-        rungs, _ = possible_rungs(tuple(rung for rung in RUNGS if rung.name in names), prepared, recipe)
-        start = parent(rungs)
-        rungs = tuple(rung for rung in rungs if rung.name in (start.name, "bootstrap"))
-        prompts = recipe.evaluate.prompts or prepared / "validation.jsonl"
-        asked = [
-            read_questions(recipe.evaluate, prompts, recipe.schema_, quality, recipe.seed)
-            for quality in (quality_names(recipe), rewarded)
-        ]
-        done: dict[int, dict[str, MethodDone]] = {}
-        for seed in range(recipe.seed, recipe.seed + num_seeds):
-            run = seed_run(shared.recipe, out, seed)
-            climb = Climb(run, recipe.schema_, prepared, rungs, asked[0], quality_names(recipe), notify)
-            spent = [_course(record.done.training) for record in climb_rungs(climb).values()]
-            mine = RunFolder(recipe.model_copy(update={"run_dir": run.path / "baselines", "seed": seed}))
-            mine.open()
-            budget = sum(row.spent_tokens + row.sampled_tokens for row in spent)
-            done[seed] = _methods(Setup(climb, mine, config, rewarded, asked[1], budget), spent, notify)
-        results = _results(recipe, config, rewarded, asked[1], done, out)
-        write_result(out / "baselines.json", results)
-        text = f"# Baselines: {recipe.name}\n\n{baselines_table(results)}\n{explain_baselines(results)}"
-        write_text(out / "baselines.md", text)
+    shared.open()
+    prepared = prepare_shared(shared, notify)
+    names = ("predicted", "more") if recipe.bootstrap is None else ("predicted", "more", "bootstrap")
+    rungs, _ = possible_rungs(tuple(rung for rung in RUNGS if rung.name in names), prepared, recipe)
+    start = parent(rungs)
+    rungs = tuple(rung for rung in rungs if rung.name in (start.name, "bootstrap"))
+    prompts = recipe.evaluate.prompts or prepared / "validation.jsonl"
+    asked = [
+        read_questions(recipe.evaluate, prompts, recipe.schema_, quality, recipe.seed)
+        for quality in (quality_names(recipe), rewarded)
+    ]
+    done: dict[int, dict[str, MethodDone]] = {}
+    for seed in range(recipe.seed, recipe.seed + num_seeds):
+        run = seed_run(shared.recipe, out, seed)
+        climb = Climb(run, recipe.schema_, prepared, rungs, asked[0], quality_names(recipe), notify)
+        spent = [_course(record.done.training) for record in climb_rungs(climb).values()]
+        mine = RunFolder(recipe.model_copy(update={"run_dir": run.path / "baselines", "seed": seed}))
+        mine.open()
+        budget = sum(row.spent_tokens + row.sampled_tokens for row in spent)
+        done[seed] = _methods(Setup(climb, mine, config, rewarded, asked[1], budget), spent, notify)
+    results = _results(recipe, config, rewarded, asked[1], done, out)
+    write_result(out / "baselines.json", results)
+    text = f"# Baselines: {recipe.name}\n\n{baselines_table(results)}\n{explain_baselines(results)}"
+    write_text(out / "baselines.md", text)
     return results
 
 
