@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+import yaml
 
 from steerlm.__main__ import main
 from steerlm.conversation import read_conversations
@@ -25,7 +26,7 @@ def run(folder: Path, *arguments: str) -> int:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All methods with one seed, stopped before RLOO and started again."""
+    """All methods with one seed, stopped before RLOO and started again; one of the dials is measured."""
     folder = tmp_path_factory.mktemp("baselines")
     write_tiny_recipe(
         folder / "recipe.yaml",
@@ -34,6 +35,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train_sft={"max_steps": 12, "eval_steps": 12},
         evaluate={"num_prompts": 3},
     )
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["attributes"].append({"name": "length", "measure": "words", "best": "min"})
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         # so small an attribute model sees hardly any difference
         patch.setattr(preferences, "MARGIN", 1e-6)
@@ -65,7 +69,7 @@ def results(folder: Path) -> Any:
 def test_every_method_has_its_figures(trained: Path) -> None:
     found = results(trained)
     assert list(found["methods"]) == ["steerlm", "plain", "best", "dpo", "rloo", "grpo"]
-    assert found["quality_attributes"] == ["toxicity", "helpfulness"]
+    assert found["quality_attributes"] == ["toxicity", "helpfulness", "length"]
     for name, row in found["methods"].items():
         assert row["quality"]["n"] == 12 * 4
         assert row["quality"]["value"] is not None

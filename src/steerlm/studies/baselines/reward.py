@@ -1,4 +1,4 @@
-"""The reward of the baselines: what the attribute model sees in an answer, as one number."""
+"""The reward of the baselines: what labelled the data sees in an answer, as one number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from steerlm.conversation import Message, Score
-from steerlm.scorers.attribute_models import LoadedAttributeModel
+from steerlm.scorers.labelling import SchemaLabels
+from steerlm.scorers.protocol import Scores
 from steerlm.stages.evaluate.sweeping import Prompt
 from steerlm.stages.tuning.quality import predicted_quality
 from steerlm.studies.ablate.measuring import without_labels
@@ -15,18 +16,23 @@ Reward = Callable[[Sequence[tuple[tuple[Message, ...], str]]], list[float]]
 """What answers (history, text) are worth."""
 
 
-def reward_of(scorer: LoadedAttributeModel, names: Sequence[str]) -> Reward:
-    """Return the reward: the mean predicted level of the attributes, each towards its best end.
+def reward_of(labels: SchemaLabels, names: Sequence[str]) -> Reward:
+    """Return the reward: the mean level of the attributes, as predicted or measured, each towards its best end.
 
-    An answer without text, or longer than the attribute model's context, is worth the least.
+    An answer without text, longer than the attribute model's context, or without one of the levels is worth the least.
     """
-    schema = scorer.schema
+    schema = labels.schema
     ends = {name: schema[name].minimum if schema[name].best == "max" else schema[name].maximum for name in names}
     least = predicted_quality(schema, names, {name: Score(float(level), 0.0) for name, level in ends.items()})
 
+    def worth(scores: Scores | None) -> float:
+        if scores is None or any(name not in scores for name in names):
+            return least
+        return predicted_quality(schema, names, scores)
+
     def reward(answers: Sequence[tuple[tuple[Message, ...], str]]) -> list[float]:
         turns = [(*history, Message("assistant", text)) for history, text in answers]
-        return [least if scores is None else predicted_quality(schema, names, scores) for scores in scorer.score(turns)]
+        return [worth(scores) for scores in labels.score(turns)]
 
     return reward
 

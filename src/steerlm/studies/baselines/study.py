@@ -34,7 +34,7 @@ from steerlm.results.studies import (
     TrialCourse,
 )
 from steerlm.runs import Notify, RunFolder
-from steerlm.scorers.attribute_models import load_attribute_model
+from steerlm.scorers.labelling import open_labels
 from steerlm.stages.evaluate.sweeping import read_prompts
 from steerlm.storage.files import write_text
 from steerlm.storage.spending import spending
@@ -97,7 +97,7 @@ class Setup:
 
     @property
     def schema(self) -> AttributeSchema:
-        return self.run.recipe.schema_
+        return self.climb.schema
 
     @property
     def sft(self) -> TrainSftConfig:
@@ -128,10 +128,10 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> Base
     rewarded = tuple(a.name for a in recipe.schema_.ordinal if a.best is not None)
     if not rewarded:
         raise UserError("no attribute of the recipe has a best end, so there is nothing to reward; set `best`")
-    if recipe.train_attribute_model is None or not all(attribute.learned for attribute in recipe.schema_):
+    if recipe.train_attribute_model is None or recipe.schema_.learned is None:
         raise UserError(
-            "steerlm baselines rewards by an attribute model: the recipe needs a section train_attribute_model and no "
-            "measure or classifier under `attributes`"
+            "steerlm baselines rewards by an attribute model: the recipe needs a section train_attribute_model, and an "
+            "attribute that nothing measures"
         )
     shared = shared_run(recipe, out)
     config = recipe.baselines or BaselinesConfig()
@@ -142,20 +142,21 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> Base
     start = parent(rungs)
     rungs = tuple(rung for rung in rungs if rung.name in (start.name, "bootstrap"))
     prompts = recipe.evaluate.prompts or prepared / "validation.jsonl"
+    schema = shared.schema
     asked = [
-        read_questions(recipe.evaluate, prompts, recipe.schema_, quality, recipe.seed)
+        read_questions(recipe.evaluate, prompts, schema, quality, recipe.seed)
         for quality in (quality_names(recipe), rewarded)
     ]
     done: dict[int, dict[str, MethodDone]] = {}
     for seed in range(recipe.seed, recipe.seed + num_seeds):
         run = seed_run(shared.recipe, out, seed)
-        climb = Climb(run, recipe.schema_, prepared, rungs, asked[0], quality_names(recipe), notify)
+        climb = Climb(run, schema, prepared, rungs, asked[0], quality_names(recipe), notify)
         spent = [_course(record.done.training) for record in climb_rungs(climb).values()]
         mine = RunFolder(recipe.model_copy(update={"run_dir": run.path / "baselines", "seed": seed}))
         mine.open()
         budget = sum(row.spent_tokens + row.sampled_tokens for row in spent)
         done[seed] = _methods(Setup(climb, mine, config, rewarded, asked[1], budget), spent, notify)
-    results = _results(recipe, config, rewarded, asked[1], done, out)
+    results = _results(recipe, schema, config, rewarded, asked[1], done, out)
     write_result(out / "baselines.json", results)
     text = f"# Baselines: {recipe.name}\n\n{baselines_table(results)}\n{explain_baselines(results)}"
     write_text(out / "baselines.md", text)
@@ -386,7 +387,7 @@ def _rloo(setup: Setup, policy: Path, out: Path, rate: float, budget: int) -> Tr
     course = train_rloo(
         policy,
         prompts,
-        reward_of(load_attribute_model(setup.attribute_model), setup.reward_names),
+        reward_of(open_labels(setup.schema, setup.attribute_model), setup.reward_names),
         encoder.decode,
         setup.config,
         setup.sft,
@@ -403,12 +404,13 @@ def _validation_reward(setup: Setup, model: Path) -> float:
     """Return the mean reward of a plain model's answers to validation prompts (not the held-out ones)."""
     evaluate = setup.run.recipe.evaluate
     prompts = read_prompts(setup.annotated("validation"), setup.schema, _VALIDATION_PROMPTS, setup.seed)
-    reward = reward_of(load_attribute_model(setup.attribute_model), setup.reward_names)
+    reward = reward_of(open_labels(setup.schema, setup.attribute_model), setup.reward_names)
     return mean_reward(model, prompts, reward, setup.max_new_tokens, evaluate.temperature, evaluate.batch_size)
 
 
 def _results(
     recipe: Recipe,
+    schema: AttributeSchema,
     config: BaselinesConfig,
     rewarded: tuple[str, ...],
     questions: Questions,
@@ -419,14 +421,15 @@ def _results(
     measured = next(iter(done.values()))["steerlm"].measured
     assert measured is not None
     conditions = conditions_of(recipe, measured)
-    judged = Judged(recipe.schema_, conditions.headline, rewarded)
-    annotator = Judged(recipe.schema_, dict.fromkeys(recipe.schema_.names, "annotator"), rewarded)
+    judged = Judged(schema, conditions.headline, rewarded)
+    by_annotator = {a.name: "annotator" if a.learned else conditions.headline[a.name] for a in schema}
+    annotator = Judged(schema, by_annotator, rewarded)
     answers: dict[str, Answers] = {
         name: {seed: read_answers(out / f"seed-{seed}" / "baselines" / name) for seed in done} for name in METHODS
     }
     return BaselinesResult(
         version=VERSION,
-        subject=subject_of(recipe, recipe.schema_, questions, rewarded, list(done)),
+        subject=subject_of(recipe, schema, questions, rewarded, list(done)),
         samples_per_prompt=max(_SAMPLES, recipe.evaluate.samples_per_prompt),
         settings=draws_of(recipe),
         baselines=config.model_dump(mode="json"),
