@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start; models this small only lose by more
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from steerlm.planning import estimate
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -50,6 +54,14 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' endpoints listen on the loopback interface: a proxy of the environment could not reach it."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _measured_once() -> Iterator[None]:
+    """How fast this machine is, a process of the tests measures once, not for every plan."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimate, "this_machine", functools.cache(estimate.this_machine))
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
