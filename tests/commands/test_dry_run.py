@@ -1,4 +1,4 @@
-"""`steerlm run RECIPE --dry-run` says what would end the run, and writes nothing."""
+"""`--dry-run` of `run`, `ablate` and `baselines` says what would end the command, and writes nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from steerlm.config import load_recipe
 from steerlm.planning import estimate
 from steerlm.planning.devices import DEVICES, Machines
 from steerlm.runs import RunFolder
+from steerlm.studies.ablate.rungs import in_folder
 from tests.test_config import MINIMAL
 
 
@@ -57,3 +58,42 @@ def test_data_that_have_changed_are_a_problem_unless_they_are_read_anew(
     assert main(["run", str(recipe), "--dry-run"]) == 1
     assert "a.jsonl changed since the run" in capsys.readouterr().out
     assert main(["run", str(recipe), "--dry-run", "--from", "prepare"]) == 0
+
+
+NO_BEST = "attributes=[{name: humor}, {name: helpfulness}]"
+NOBODY_RATES = "attributes=[{name: length, measure: words, best: max}]"
+
+
+@pytest.mark.parametrize(
+    ("command", "change", "said"),
+    [
+        (["ablate"], "train_attribute_model=null", "needs a section train_attribute_model"),
+        (["ablate"], NOBODY_RATES, "an attribute that nothing measures"),
+        (["ablate"], NO_BEST, "set `best`"),
+        (["ablate", "--rungs", "bootstrap"], "seed=0", "needs the section `bootstrap`"),
+        (["ablate"], "evaluate.prompts=nowhere.jsonl", "evaluate.prompts: no such file"),
+        (["ablate"], "train_sft.learning_rate=0.1", "another recipe (different: train_sft.learning_rate)"),
+        (["baselines"], "train_attribute_model=null", "needs a section train_attribute_model"),
+        (["baselines"], NOBODY_RATES, "an attribute that nothing measures"),
+        (["baselines"], NO_BEST, "set `best`"),
+        (["baselines"], "evaluate.prompts=nowhere.jsonl", "evaluate.prompts: no such file"),
+        (["baselines"], "train_sft.learning_rate=0.1", "another recipe (different: train_sft.learning_rate)"),
+    ],
+)
+def test_a_study_s_dry_run_is_refused_as_the_study_is(
+    command: list[str], change: str, said: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    begun = RunFolder(in_folder(recipe, {}, out)[0])
+    begun.open()
+    begun.execute("train_sft", lambda _: {})
+    before = files(tmp_path)
+    name, *more = command
+    arguments = [name, str(recipe), *more, "--out", str(out), "--set", change]
+    errors = []
+    for dry in (["--dry-run"], []):
+        assert main([*arguments, *dry]) == 2
+        errors.append(capsys.readouterr().err)
+    assert said in errors[0]
+    assert errors[0] == errors[1]
+    assert files(tmp_path) == before

@@ -1,4 +1,4 @@
-"""Studies that take hours hold their folder: a second one does not write into it."""
+"""Studies that take hours, and an export, hold their folder: a second one does not write into it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from steerlm.__main__ import main
-from steerlm.commands.common import held_folder
+from steerlm.commands.common import held_beside, held_folder
 from steerlm.config import load_recipe
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.runs import RunFolder
@@ -46,3 +46,14 @@ def test_a_folder_that_another_process_writes_to_is_refused(
         assert main([*command, "--out", "out"]) == 2
     assert "another process is writing to out; wait for it or give another --out" in capsys.readouterr().err
     assert [path.name for path in Path("out").iterdir()] == ["lock"]
+
+
+def test_an_export_that_another_process_writes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model").mkdir()
+    with held_beside(Path("out")):
+        assert main(["export", "model", "--out", "out"]) == 2
+    assert "another process is writing to out; wait for it or give another --out" in capsys.readouterr().err
+    assert not Path("out").exists(), "the lock would be in what is uploaded"

@@ -249,6 +249,26 @@ def test_room_and_context() -> None:
         local.generate([request, too_long], Sampling(5))
 
 
+def test_a_tokenizer_may_know_of_fewer_tokens_than_the_model_has_positions() -> None:
+    tokenizer, request = byte_tokenizer(OASST), Request(user("x"), {})
+    tokenizer.model_max_length = 48
+    local = LocalEngine(llama(context=96), tokenizer, OASST)
+    length = len(ENCODER.prompt(request.messages, {}))
+    assert (local.context, local.room(request)) == (48, 48 - length)
+    [[sample]] = local.generate([request], Sampling(500, top_k=0))
+    assert sample.num_tokens <= 48 - length
+    with pytest.raises(UserError, match=r"the model's context only 48"):
+        local.generate([Request(user("x" * 48), {})], Sampling(5))
+
+
+@pytest.mark.parametrize("known", [None, 48])
+def test_a_model_without_positions_has_the_limit_of_its_tokenizer_if_any(known: int | None) -> None:
+    tokenizer, config = byte_tokenizer(OASST), BloomConfig(vocab_size=VOCABULARY, hidden_size=16, n_layer=1, n_head=2)
+    if known is not None:
+        tokenizer.model_max_length = known
+    assert LocalEngine(random_model(config), tokenizer, OASST).context == known
+
+
 def test_mistakes_are_named() -> None:
     local = engine(llama())
     with pytest.raises(UserError, match=r"humour.*humor"):

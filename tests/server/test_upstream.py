@@ -234,6 +234,21 @@ def test_a_name_that_mixes_logits_is_refused_as_a_chat_is(stock: FakeUpstream, s
         assert httpx.get(f"{front.url}/v1/models/tiny@humor=2").status_code == 200
 
 
+def test_presets_that_mix_logits_are_not_offered(stock: FakeUpstream) -> None:
+    presets = {
+        "loud": {"attributes": {"humor": 4}, "guidance": {"humor": 2}},
+        "between": {"attributes": {"humor": 2.5}},
+        "funny": {"attributes": {"humor": 4}},
+    }
+    with running(tiny_upstream_service(Upstream(stock.url), {"presets": presets})) as front:
+        listed = [row["id"] for row in httpx.get(f"{front.url}/v1/models").json()["data"]]
+        assert "tiny@preset=funny" in listed
+        assert all(httpx.get(f"{front.url}/v1/models/{name}").status_code == 200 for name in listed)
+        assert {"loud", "between"}.isdisjoint(name.partition("=")[2] for name in listed)
+        shown = [f"tiny@preset={row['name']}" for row in httpx.get(f"{front.url}/v1/attributes").json()["presets"]]
+        assert ["tiny", *shown] == listed
+
+
 def test_the_dials_say_so(front: Running, server: Running) -> None:
     assert httpx.get(f"{front.url}/v1/attributes").json()["guidance"] is None
     assert httpx.get(f"{server.url}/v1/attributes").json()["guidance"]["maximum"] == 10

@@ -254,6 +254,24 @@ def test_length_controlled_win_rate_says_why_it_is_missing():
     assert length_controlled_win_rate(decided, "x", "y", equal).value == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("wins", "gaps", "note"),
+    [
+        ([[1], [0]], [3, 5], "undefined: 2 prompt(s), at least 3 are needed"),
+        ([[1, 1], [0, 1]], [3, 5], "undefined: 2 prompt(s), at least 3 are needed"),
+        ([[1, 0]], [3], "undefined: 1 prompt(s), at least 2 are needed"),
+        ([[0], [0], [0.5], [1]], [5, 9, 5, 0], "undefined: length alone decides nearly every verdict"),
+        ([[0], [0], [1], [1], [1]], [-1, 2, 2, 3, 4], "undefined: length alone decides nearly every verdict"),
+    ],
+)
+def test_without_finite_estimates_there_is_no_win_rate_at_equal_length(wins, gaps, note):
+    matches = [Match(str(i), "x", "y", float(win)) for i, both in enumerate(wins) for win in both]
+    lengths = {(name, str(i)): 10.0 + gap * (name == "x") for name in "xy" for i, gap in enumerate(gaps)}
+    estimate = length_controlled_win_rate(matches, "x", "y", lengths)
+    assert math.isnan(estimate.value)
+    assert estimate.note == note
+
+
 def test_few_prompts_get_no_interval():
     matches = [Match(str(i % 3), "x", "y", float(i % 2)) for i in range(12)]
     lengths = {(name, str(i)): float(len(name) + 3 * i * (name == "x")) for name in "xy" for i in range(3)}

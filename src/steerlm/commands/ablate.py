@@ -34,15 +34,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Climb the ladder, or say what it would take."""
-    from steerlm.studies.ablate.rungs import chosen_rungs
-
     recipe, out = common.study_of(arguments)
-    rungs = chosen_rungs(arguments.rungs, recipe)
+    common.check_recipe_files(recipe, ["prepare", "train_attribute_model", "train_sft", "evaluate"])
+    from steerlm.studies.ablate.study import ablate, rungs_to_climb
+
+    rungs = rungs_to_climb(recipe, arguments.rungs, out)
     if arguments.dry_run:
         return _print_plan(recipe, arguments.seeds, rungs)
-    common.check_recipe_files(recipe, ["prepare", "train_attribute_model", "train_sft", "evaluate"])
-    from steerlm.studies.ablate.study import ablate
-
     with common.held_folder(out):
         ablate(recipe, arguments.seeds, arguments.rungs, out, common.notifier(out))
     terminal.say((out / "ablation.md").read_text(encoding="utf-8"))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlm.commands import common, options, terminal
-from steerlm.errors import UserError
 
 if TYPE_CHECKING:
     from steerlm.config import Recipe
@@ -24,18 +23,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and measure every method, or say what it would take."""
-    import importlib.util
-
     recipe, out = common.study_of(arguments)
-    if not any(attribute.best is not None for attribute in recipe.schema_.ordinal):
-        raise UserError("no attribute of the recipe has a best end, so there is nothing to reward; set `best`")
+    common.check_recipe_files(recipe, ["prepare", "train_attribute_model", "train_sft", "evaluate"])
+    from steerlm.studies.baselines.study import baselines, rewarded_names
+
+    rewarded_names(recipe, out)
     if arguments.dry_run:
         return _print_plan(recipe, arguments.seeds)
-    if importlib.util.find_spec("trl") is None:
-        raise UserError("steerlm baselines needs TRL: pip install 'steerlm[baselines]'")
-    common.check_recipe_files(recipe, ["prepare", "train_attribute_model", "train_sft", "evaluate"])
-    from steerlm.studies.baselines.study import baselines
-
     with common.held_folder(out):
         baselines(recipe, arguments.seeds, out, common.notifier(out))
     terminal.say((out / "baselines.md").read_text(encoding="utf-8"))
@@ -45,14 +39,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_plan(recipe: Recipe, num_seeds: int) -> int:
     """Print what each method trains and for how long; 1 where there are problems."""
-    from steerlm.config import BaselinesConfig
+    from steerlm.config import AnnotateConfig, BaselinesConfig
     from steerlm.planning.estimate import plan
     from steerlm.planning.printing import duration, print_remarks
     from steerlm.reporting.terminal import print_table
     from steerlm.studies.baselines.study import BEST_SHARES, METHODS
 
     config = recipe.baselines or BaselinesConfig()
-    estimate = plan(recipe)
+    # what the ladder does without such a section
+    estimate = plan(recipe.model_copy(update={"annotate": recipe.annotate or AnnotateConfig()}))
     seconds = {cost.stage: cost.seconds for cost in estimate.stages}
     # every method spends the tokens of SteerLM's own training; the rest of the budget is spent once per trial
     steps = [seconds[stage] for stage in ("train_sft", "bootstrap") if stage in seconds]

@@ -324,14 +324,29 @@ def held_folder(out: Path) -> Iterator[None]:
         raise UserError(f"--out: {out} is a file; give a folder")
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    busy = f"another process is writing to {out}; wait for it or give another --out"
     try:
-        with held(out / "lock", busy) if is_main_process() else contextlib.nullcontext():
+        with held(out / "lock", _busy(out)) if is_main_process() else contextlib.nullcontext():
             yield
     except BaseException:
         if new and all(path.name == "lock" for path in out.iterdir()):
             shutil.rmtree(out)
         raise
+
+
+def held_beside(out: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold a folder that work replaces as a whole, by a file beside it: one within would go with what it replaces.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    from steerlm.storage.locks import held
+
+    whole = Path(os.path.abspath(out))  # "." has no name
+    return held(whole.with_name(f".{whole.name}.lock"), _busy(out))
+
+
+def _busy(out: Path) -> str:
+    return f"another process is writing to {out}; wait for it or give another --out"
 
 
 def notifier(run_dir: Path) -> Callable[[str, Mapping[str, Any] | None], None]:

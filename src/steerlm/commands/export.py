@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from steerlm.commands import terminal
+from steerlm.commands import common, terminal
 from steerlm.errors import UserError
 
 _EPILOG = """\
@@ -59,16 +59,17 @@ def run(arguments: argparse.Namespace) -> int:
     from steerlm.exporting.export import export
     from steerlm.exporting.locating import offers_attribute_model
 
-    done = export(
-        arguments.model,
-        arguments.out,
-        attribute_model=arguments.attribute_model,
-        dtype=arguments.dtype,
-        name=arguments.name,
-        results=arguments.results,
-        gguf=arguments.gguf if arguments.gguf != [] else ["F16"],
-        llama_cpp=arguments.llama_cpp,
-    )
+    with common.held_beside(arguments.out):
+        done = export(
+            arguments.model,
+            arguments.out,
+            attribute_model=arguments.attribute_model,
+            dtype=arguments.dtype,
+            name=arguments.name,
+            results=arguments.results,
+            gguf=arguments.gguf if arguments.gguf != [] else ["F16"],
+            llama_cpp=arguments.llama_cpp,
+        )
     out, found = arguments.out, done.found
     rows = [("exported", f"{out}  ({done.dtype}, {done.size / 1e6:.1f} MB in {len(done.files)} files)")]
     rows.append(("card", str(out / "README.md")))

@@ -90,7 +90,7 @@ class LocalEngine:
 
     @property
     def context(self) -> int | None:
-        """Most tokens of a prompt and its response; None where the model has no limit."""
+        """Most tokens of a prompt and its response; None where there is no limit."""
         return self.prompting.context
 
     @property

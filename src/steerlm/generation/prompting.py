@@ -10,8 +10,10 @@ import functools
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from steerlm.attributes import AttributeSchema, Value
+from steerlm.checkpoint.models import context_length
 from steerlm.errors import UserError
 from steerlm.generation.guidance import branches
 from steerlm.generation.requests import Draw, Lane, Request, Sample, Sampling, said
@@ -27,7 +29,7 @@ class Prompting:
     Attributes:
         encoder: builds the prompts and reads the responses.
         stop_ids: tokens that end a response.
-        context: most tokens of a prompt and its response; None where the model has no limit.
+        context: most tokens of a prompt and its response; None where neither model nor tokenizer has a limit.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema, config: PreTrainedConfig) -> None:
@@ -42,7 +44,8 @@ class Prompting:
         self.encoder = ConversationEncoder(tokenizer, schema)
         # whatever marks structure ends a response: no response in training contains it
         self.stop_ids = self.encoder.control_ids | frozenset(self.encoder.stop_ids)
-        self.context: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+        context = context_length(config, tokenizer)
+        self.context = context if context < VERY_LARGE_INTEGER else None
         self._prompts: dict[tuple[object, ...], tuple[int, ...]] = {}
 
     def lanes(self, request: Request) -> tuple[Lane, ...]:

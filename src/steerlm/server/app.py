@@ -169,7 +169,7 @@ def _add_information(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models", summary="The model, and its presets as models.")
     async def models(caller: Caller) -> Response:
-        return json_response({"object": "list", "data": models_json(service)})
+        return json_response({"object": "list", "data": models_json(service, service.dials(caller))})
 
     @app.get("/v1/models/{model:path}", summary="One of them, or the model with any other setting in its name.")
     async def model(model: str, caller: Caller) -> Response:

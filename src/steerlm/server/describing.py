@@ -9,14 +9,14 @@ from steerlm.attributes import Attribute
 from steerlm.server.answering import is_shown, scored_attributes, shown_scores
 from steerlm.server.errors import ApiError
 from steerlm.server.service import Scored, Service
-from steerlm.server.steering import Dials, Wishes, parse_model, resolve
+from steerlm.server.steering import Dials, Wishes, offered_presets, parse_model, resolve
 
 _COMMONEST = 20
 
 
-def models_json(service: Service) -> list[dict[str, object]]:
+def models_json(service: Service, dials: Dials) -> list[dict[str, object]]:
     """Return the model and, for clients that can only choose a model, its presets as models."""
-    names = [service.name, *(f"{service.name}@preset={preset}" for preset in service.policy.presets)]
+    names = [service.name, *(f"{service.name}@preset={name}" for name in offered_presets(dials, service.trained))]
     return [_model(name, service) for name in names]
 
 
@@ -46,7 +46,7 @@ def attributes_json(service: Service, dials: Dials) -> dict[str, object]:
             "attributes": {a: value for a, value in preset.attributes.items() if a in visible},
             "guidance": {a: value for a, value in preset.guidance.items() if a in visible},
         }
-        for name, preset in dials.policy.presets.items()
+        for name, preset in offered_presets(dials, service.trained).items()
     ]
     counts: dict[tuple[tuple[str, Any], ...], int] = {}
     for combination in service.trained.combinations:

@@ -230,6 +230,19 @@ def resolve(wishes: Wishes, dials: Dials, trained: TrainedCombinations) -> Setti
     return Setting(in_force, guidance, wishes.preset, warnings, shown, proposed)
 
 
+def offered_presets(dials: Dials, trained: TrainedCombinations) -> dict[str, Preset]:
+    """Return the presets that a caller can ask for: those that `resolve` does not refuse."""
+
+    def works(name: str) -> bool:
+        try:
+            resolve(Wishes(preset=name), dials, trained)
+        except ApiError:
+            return False
+        return True
+
+    return {name: preset for name, preset in dials.policy.presets.items() if works(name)}
+
+
 def _preset(name: str | None, dials: Dials) -> Preset | None:
     if name is None:
         return None

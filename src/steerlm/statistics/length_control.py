@@ -32,7 +32,7 @@ def length_controlled_win_rate(
 
     Returns:
         The win rate with an interval from standard errors clustered by prompt. No value, with a note that says why,
-        where all verdicts agree, or where length alone decides them.
+        where all verdicts agree, where length alone decides them, or where any curve fits so few prompts.
     """
     sign = {(system, opponent): 1, (opponent, system): -1}
     own = [match for match in matches if (match.first, match.second) in sign]
@@ -50,12 +50,16 @@ def length_controlled_win_rate(
         return missing("undefined: all verdicts are the same")
     spread = float(difference_N.std())
     columns = [np.ones(len(own))] + ([np.tanh(difference_N / spread)] if spread > 0 else [])
+    if num_prompts <= len(columns):
+        return missing(f"undefined: {num_prompts} prompt(s), at least {len(columns) + 1} are needed")
     with needs_extra("compare", "a win rate at equal length"):
         import statsmodels.api as sm
-        from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
+        from statsmodels.tools.sm_exceptions import ModelWarning, PerfectSeparationWarning
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", PerfectSeparationWarning)
+    nearly = "undefined: length alone decides nearly every verdict"
+    # on its way to estimates that are not finite the search divides by 0 or ends with a matrix that has no inverse
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("error", ModelWarning)
         try:
             codes = np.unique(prompts, return_inverse=True)[1]
             fit = sm.GLM(wins_N, np.column_stack(columns), family=sm.families.Binomial()).fit(
@@ -63,8 +67,10 @@ def length_controlled_win_rate(
             )
         except PerfectSeparationWarning:
             return missing("undefined: length alone decides every verdict")
+        except (ModelWarning, np.linalg.LinAlgError):
+            return missing(nearly)
     if not fit.converged or np.abs(fit.params).max() > _SEPARATED:
-        return missing("undefined: length alone decides nearly every verdict")
+        return missing(nearly)
     value, error = float(fit.params[0]), float(fit.bse[0])
     if num_prompts < MIN_CLUSTERS:
         note = f"no interval: {num_prompts} prompts, at least {MIN_CLUSTERS} are needed"

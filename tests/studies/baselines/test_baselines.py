@@ -143,8 +143,17 @@ def test_trials_are_kept_and_without_two_different_answers_dpo_says_what_is_miss
     assert "two answers of different quality" in capsys.readouterr().err
 
 
+def test_a_dry_run_lists_the_methods_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiny_recipe(tmp_path / "recipe.yaml", tmp_path / "run")
+    assert run(tmp_path, "--dry-run", "--set", "annotate=null") == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in stage.METHODS)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
 def test_without_trl_the_extra_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    dry: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     imported = builtins.__import__
 
@@ -155,7 +164,7 @@ def test_without_trl_the_extra_is_named(
 
     monkeypatch.setattr(builtins, "__import__", without)
     write_tiny_recipe(tmp_path / "recipe.yaml", tmp_path / "run")
-    assert run(tmp_path) == 2
+    assert run(tmp_path, *dry) == 2
     assert "steerlm[baselines]" in capsys.readouterr().err
 
 

@@ -80,15 +80,7 @@ def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, noti
         recipe: its run folder must be `out/shared` (see `in_folder`); its seed is the first one.
         out: see the module's docstring. Called again after an interruption it goes on; rungs and seeds may be added.
     """
-    with needs_extra("report", "steerlm ablate"):  # asked before hours of training, not after
-        import matplotlib  # noqa: F401
-
-    if recipe.train_attribute_model is None or recipe.schema_.learned is None:
-        raise UserError(
-            "steerlm ablate compares people's labels with an attribute model's: the recipe needs a section "
-            "train_attribute_model, and an attribute that nothing measures"
-        )
-    rungs = chosen_rungs(names, recipe)
+    rungs = rungs_to_climb(recipe, names, out)
     quality = quality_names(recipe)
     shared = shared_run(recipe, out)
     shared.open()
@@ -106,6 +98,24 @@ def ablate(recipe: Recipe, num_seeds: int, names: Sequence[str], out: Path, noti
     write_text(out / "ablation.md", f"# Ablation: {recipe.name}\n\n{ladder(results)}\n{explain(results)}")
     write_text(out / "ablation.svg", ladders_file(results.rungs))
     return results
+
+
+def rungs_to_climb(recipe: Recipe, names: Sequence[str], out: Path) -> tuple[Rung, ...]:
+    """Return the rungs that `ablate` is to climb, as far as can be said before anything is computed.
+
+    Raises:
+        UserError: they cannot be climbed: by the recipe, the folder, or for want of a package.
+    """
+    with needs_extra("report", "steerlm ablate"):  # asked before hours of training, not after
+        import matplotlib  # noqa: F401
+    if recipe.train_attribute_model is None or recipe.schema_.learned is None:
+        raise UserError(
+            "steerlm ablate compares people's labels with an attribute model's: the recipe needs a section "
+            "train_attribute_model, and an attribute that nothing measures"
+        )
+    quality_names(recipe)  # refuses a recipe that does not say what quality is
+    shared_run(recipe, out).check()
+    return chosen_rungs(names, recipe)
 
 
 def shared_run(recipe: Recipe, out: Path) -> RunFolder:

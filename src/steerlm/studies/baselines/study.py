@@ -123,16 +123,7 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> Base
         recipe: its run folder must be `out/shared`; its seed is the first one.
         out: see the module's docstring. Called again after an interruption it goes on behind the last method done.
     """
-    with needs_extra("baselines", "steerlm baselines"):
-        import trl  # noqa: F401
-    rewarded = tuple(a.name for a in recipe.schema_.ordinal if a.best is not None)
-    if not rewarded:
-        raise UserError("no attribute of the recipe has a best end, so there is nothing to reward; set `best`")
-    if recipe.train_attribute_model is None or recipe.schema_.learned is None:
-        raise UserError(
-            "steerlm baselines rewards by an attribute model: the recipe needs a section train_attribute_model, and an "
-            "attribute that nothing measures"
-        )
+    rewarded = rewarded_names(recipe, out)
     shared = shared_run(recipe, out)
     config = recipe.baselines or BaselinesConfig()
     shared.open()
@@ -161,6 +152,26 @@ def baselines(recipe: Recipe, num_seeds: int, out: Path, notify: Notify) -> Base
     text = f"# Baselines: {recipe.name}\n\n{baselines_table(results)}\n{explain_baselines(results)}"
     write_text(out / "baselines.md", text)
     return results
+
+
+def rewarded_names(recipe: Recipe, out: Path) -> tuple[str, ...]:
+    """Return the attributes by which `baselines` is to reward: all with a best end.
+
+    Raises:
+        UserError: it can reward by none, by the recipe, the folder, or for want of a package.
+    """
+    with needs_extra("baselines", "steerlm baselines"):
+        import trl  # noqa: F401
+    rewarded = tuple(a.name for a in recipe.schema_.ordinal if a.best is not None)
+    if not rewarded:
+        raise UserError("no attribute of the recipe has a best end, so there is nothing to reward; set `best`")
+    if recipe.train_attribute_model is None or recipe.schema_.learned is None:
+        raise UserError(
+            "steerlm baselines rewards by an attribute model: the recipe needs a section train_attribute_model, and an "
+            "attribute that nothing measures"
+        )
+    shared_run(recipe, out).check()
+    return rewarded
 
 
 def _methods(setup: Setup, steerlm: Sequence[MethodCourse], notify: Notify) -> dict[str, MethodDone]:
