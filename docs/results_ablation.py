@@ -1,18 +1,21 @@
 """Copy the numbers of an ablation and its baselines into `docs/results/`, and render them for the docs.
 
-    python docs/results_ablation.py OUT [OUT_WITH_EQUAL_STEPS]      (OUT: folder of `steerlm ablate` and `baselines`)
+    python docs/results_ablation.py [OUT] [--equal-steps OUT] [--real OUT]
     make docs
+
+OUT is a folder of `steerlm ablate` and `baselines` on the playground; `--equal-steps` that with as many steps on every
+rung, `--real` that of the recipe `gemma_270m`.
 
 Only numbers and settings are copied; the pages are made from the copies alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import math
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,18 +29,25 @@ Result = TypeVar("Result")
 FOLDER = Path(__file__).resolve().parent / "results" / "ablation"
 STEPS = (("plain", "human"), ("human", "best"), ("human", "predicted"), ("predicted", "more"), ("more", "bootstrap"))
 """What each step of the method is compared with: the rung that it changes one thing of."""
+PICTURES = ("ablation", "real")
+"""The ladders that are drawn."""
 _MISSING = "Not measured yet.\n"
 
 
-def copy(out: Path, equal_steps: Path | None) -> None:
-    """Copy what the pages need from finished folders."""
+def copy(out: Path, name: str) -> None:
+    """Copy what the pages need from a finished folder.
+
+    Args:
+        name: which ladder it is: `ablation`, `equal_steps` or `real`.
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for source, name in ((out, "ablation"), (equal_steps, "equal_steps"), (out, "baselines")):
-        file = None if source is None else source / ("baselines.json" if name == "baselines" else "ablation.json")
-        if file is not None and file.is_file():
+    for source, target in (("ablation", name), ("baselines", "baselines")):
+        file = out / f"{source}.json"
+        if file.is_file() and (source != "baselines" or name == "ablation"):
             text = json.dumps(_slim(json.loads(file.read_text())), indent=1, ensure_ascii=False)
-            (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    shutil.copyfile(out / "ablation.svg", FOLDER / "ablation.svg")
+            (FOLDER / f"{target}.json").write_text(text + "\n", encoding="utf-8")
+    if name in PICTURES:
+        shutil.copyfile(out / "ablation.svg", FOLDER / f"{name}.svg")
 
 
 def _slim(value: Any) -> Any:
@@ -75,7 +85,7 @@ def ablation_ladder(name: str = "ablation") -> str:
     if results is None:
         return _MISSING
     notes = "".join(f"\n{note.capitalize()}.\n" for note in results.notes)
-    image = "![Quality of every rung, the paper's beside it](ablation/ablation.svg)\n\n" if name == "ablation" else ""
+    image = f"![Quality of every rung, the paper's beside it](ablation/{name}.svg)\n\n" if name in PICTURES else ""
     return f"{image}{ladder(results)}\n{explain(results)}{notes}"
 
 
@@ -132,18 +142,18 @@ def verdict(difference: SeededEstimate, above: str, below: str) -> str:
     return "no difference shown"
 
 
-def ablation_dials() -> str:
+def ablation_dials(name: str = "ablation") -> str:
     """How every rung follows each dial."""
-    results = _read("ablation", AblationResult)
+    results = _read(name, AblationResult)
     if results is None:
         return _MISSING
     dials = results.subject.attributes.names
     rows = []
-    for name, rung in results.rungs.items():
+    for rung_name, rung in results.rungs.items():
         steering = rung.figures.steering
         if steering.error is not None:
             errors = [interval_text(steering.error.by_dial.get(dial)) for dial in dials]
-            rows.append([f"`{name}`", dials_text(steering.spearman), dials_text(steering.slope), *errors])
+            rows.append([f"`{rung_name}`", dials_text(steering.spearman), dials_text(steering.slope), *errors])
     return markdown_table(["rung", "Spearman", "slope", *(f"error of {dial}" for dial in dials)], rows)
 
 
@@ -186,5 +196,18 @@ BLOCKS = {
     "baselines-results": baselines_results,
 }
 
+
+def main() -> None:
+    """Copy what the command line names."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--equal-steps", type=Path, metavar="OUT")
+    parser.add_argument("--real", type=Path, metavar="OUT")
+    given = parser.parse_args()
+    for out, name in ((given.out, "ablation"), (given.equal_steps, "equal_steps"), (given.real, "real")):
+        if out is not None:
+            copy(out, name)
+
+
 if __name__ == "__main__":
-    copy(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main()
