@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import load_info
 from steerlm.config import RefineConfig
 from steerlm.conversation import Message, Score, read_conversations
 from steerlm.errors import UserError
 from steerlm.generation.engine import load_engine
+from steerlm.scorers.labelling import open_labels
 from steerlm.scorers.likelihoods import log_likelihood
 from steerlm.sources.response_groups import read_groups
 from steerlm.stages.refine.stage import refine
@@ -258,6 +260,21 @@ def test_a_measure_takes_the_attribute_models_place() -> None:
     assert smooth == pytest.approx(np.log(0.6 * masses[2] / sum(masses)))
     assert log_likelihood(TOY, {"quality": 3}, scores, kernels={"quality": 0.0}) == pytest.approx(np.log(1e-8))
     assert log_likelihood(TOY, {"humor": 1}, scores) == pytest.approx(np.log(1e-8))
+
+
+def test_a_measured_category_is_certain_whatever_its_place_among_the_others() -> None:
+    schema = AttributeSchema.from_dict([{"name": "language", "categories": ["en", "de"], "measure": "language"}])
+    question = Message("user", "How are you?")
+    replies = {
+        "en": "The weather is very nice today and I want to go for a walk.",
+        "de": "Das Wetter ist heute sehr schön, und ich möchte spazieren gehen.",
+    }
+    scores = open_labels(schema, None).score([[question, Message("assistant", text)] for text in replies.values()])
+    for spoken, found in zip(replies, scores, strict=True):
+        assert found is not None
+        for asked in replies:
+            wanted = 0.0 if asked == spoken else pytest.approx(np.log(1e-8))
+            assert log_likelihood(schema, {"language": asked}, found, kernels={"language": 0.5}) == wanted
 
 
 def test_a_regression_spreads_its_score_as_a_beta_distribution() -> None:
