@@ -359,7 +359,7 @@ def test_what_a_round_kept_picks_its_weights_where_it_kept_enough(
         ]  # fmt: skip
         write_conversations(folder / "bootstrapped.jsonl", kept, SCHEMA)
         mix(run, 1, folder, len(kept))
-        stage._fine_tune(run, 1, world["sft_model"])
+        stage.fine_tune(run, 1, world["sft_model"])
         assert world["sft"].eval_steps == 500 > len(kept), "never, taken from the first training"
         section = stage.training_section(run, world["sft_model"])
         assert section.eval_steps is None

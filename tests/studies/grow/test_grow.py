@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from steerlm.checkpoint.models import fingerprint
+from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import GrowConfig, build_recipe
 from steerlm.conversation import read_conversations
 from steerlm.errors import UserError
 from steerlm.runs import RunFolder
+from steerlm.stages.bootstrap import data
+from steerlm.storage.claims import digest_of_file
 from steerlm.storage.files import read_json
 from steerlm.storage.resumable import read_rows
 from steerlm.studies.grow import study
@@ -109,7 +111,7 @@ def test_finished_rounds_are_left_alone(finished: tuple[Path, GrownRun], run: Ru
     assert results(out) == before
 
 
-@pytest.mark.parametrize("target", ["train_sft", "publish"])
+@pytest.mark.parametrize("target", ["fine_tune", "publish"])
 def test_an_interrupted_growth_ends_the_same(
     finished: tuple[Path, GrownRun], run: RunFolder, world: Any, tmp_path: Path, monkeypatch: Any, target: str
 ) -> None:
@@ -149,6 +151,30 @@ def test_people_are_asked_and_the_attribute_model_learns_from_them(
     assert {r.messages[-1].labelled_by for r in kept} == {f"model:{new}"}
     # the figures are by the run's own model, as in every round
     assert growth.rounds[0]["held_out"]["requests"] == 4
+
+
+def test_what_is_held_out_of_the_samples_picks_the_weights(
+    run: RunFolder, world: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(data, "_HELD_OUT", 2)
+    monkeypatch.setattr(data, "_FEWEST_HELD_OUT", 1)
+    growth = grown(run, world, tmp_path, rounds=1)
+    place = tmp_path / "round-1"
+    held_out = list(read_conversations(place / data.VALIDATION_FILE, SCHEMA))
+    assert held_out
+    assert growth.rounds[0]["trained"] == growth.rounds[0]["kept"] - len(held_out)
+    used = load_info(place / "train" / "model").provenance["data"]["validation"]
+    assert digest_of_file(place / data.VALIDATION_FILE).startswith(used)
+
+
+def test_too_few_to_pick_the_weights_are_trained_in_every_round(
+    run: RunFolder, world: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(data, "_HELD_OUT", 2)
+    monkeypatch.setattr(data, "_FEWEST_HELD_OUT", 1000)
+    monkeypatch.setattr(study, "_gains", lambda compared: True)
+    growth = grown(run, world, tmp_path, rounds=2)
+    assert growth.rounds[1]["trained"] == growth.rounds[0]["kept"] + growth.rounds[1]["kept"]
 
 
 def test_mistakes_are_named(run: RunFolder, world: Any, tmp_path: Path, finished: tuple[Path, GrownRun]) -> None:

@@ -196,7 +196,7 @@ def _train_along(run: Bootstrap, model: Path) -> None:
         folder = run.out / f"round-{number}"
         while not (folder / TRAINING_FILE).is_file():
             time.sleep(_POLL_S)
-        _fine_tune(run, number, model)
+        fine_tune(run, number, model)
         model = folder / "train" / "model"
 
 
@@ -210,7 +210,7 @@ def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
     score(run, folder)
     selection = select(run, number, folder)
     mix(run, number, folder, selection["kept"])
-    course = _fine_tune(run, number, model)
+    course = fine_tune(run, number, model)
     after = held_out(run, number, folder / "train" / "model")
     report = {
         "round": number,
@@ -224,7 +224,8 @@ def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
     return report
 
 
-def _fine_tune(run: Bootstrap, number: int, model: Path) -> Any:
+def fine_tune(run: Bootstrap, number: int, model: Path) -> Any:
+    """Train a round on what `mix` wrote; what it held out picks the weights, else the original validation data."""
     folder = run.out / f"round-{number}"
     own = folder / VALIDATION_FILE
     return train_sft(
