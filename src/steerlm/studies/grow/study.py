@@ -17,6 +17,7 @@ trained again with what they say before it chooses. It ends where a round gains 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -176,7 +177,7 @@ def _round(
         "temperature": temperature.value,
         **selection,
         "trained": course["train"]["records"],
-        "ratings": count_ratings(ratings, run.schema),
+        "ratings": count_ratings(ratings),
         "held_out": compared,
         "gains": _gains(compared),
         "seconds": round(time.monotonic() - started, 1),
@@ -256,12 +257,12 @@ def _learn(folder: RunFolder, run: Bootstrap, ratings: Sequence[Path], place: Pa
     assert config is not None
     assert learned is not None
     train, validation = folder.taught
-    if not any(True for file in ratings for _ in read_conversations(file, run.schema)):
+    rated = [record for file in ratings for record in read_conversations(file, learned)]
+    if not rated:
         return
     labelled = place / "labelled.jsonl"
     if not labelled.is_file():
-        files = (train, *ratings)
-        write_conversations(labelled, (r for file in files for r in read_conversations(file, run.schema)), run.schema)
+        write_conversations(labelled, itertools.chain(read_conversations(train, run.schema), rated), run.schema)
     seed = run.seed if config.init_seed is None else config.init_seed
     train_attribute_model(
         config, labelled, validation, learned, place / "train_attribute_model", seed, folder.schema, run.sources
