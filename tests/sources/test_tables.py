@@ -65,6 +65,18 @@ def test_every_dialect_gives_the_same_conversation(tmp_path: Path, name: str, te
     assert conversation.messages[1].ratings == {"humor": (2.5,)}
 
 
+def test_several_annotators_categories_are_what_most_of_them_say(tmp_path: Path) -> None:
+    schema = AttributeSchema((Attribute("mood", "categorical", categories=("sad", "glad", "calm")),))
+    said = (["sad", "glad", "glad"], ["sad", "glad"], ["calm"], ["calm", None], [])
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "Hi", "response": "x", "mood": mood}) + "\n" for mood in said))
+    dropped = Counter[str]()
+    found = read_source(SourceConfig(name="s", format="table", path=path), schema, None, dropped)
+    moods = [(conversation.messages[1].attributes or {}).get("mood") for conversation in found]
+    assert moods == ["glad", None, "calm", "calm", None]
+    assert dropped == {"(categories of mood without a majority)": 1}
+
+
 def test_a_column_like_an_attribute_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no 'quality' but 'Quality'; .* --columns rating.quality=Quality"):
         load(tmp_path / "a.csv", "prompt,response,Quality\nHi,x,3\n", columns={})
