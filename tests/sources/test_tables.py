@@ -65,6 +65,21 @@ def test_every_dialect_gives_the_same_conversation(tmp_path: Path, name: str, te
     assert conversation.messages[1].ratings == {"humor": (2.5,)}
 
 
+def test_a_column_of_ratings_replaces_those_of_its_attribute_and_no_others(tmp_path: Path) -> None:
+    said = {
+        "role": "assistant", "content": "x", "attributes": {"humor": 1, "quality": 2},
+        "ratings": {"humor": [0, 1], "quality": [2, 3]}, "human": {"humor": 0}, "labelled_by": "judge:m",
+    }  # fmt: skip
+    text = json.dumps({"messages": [{"role": "user", "content": "Hi"}, said], "funny": 4}) + "\n"
+    columns = {"rating.humor": "funny"}
+    (read,) = load(tmp_path / "a.jsonl", text, columns=columns, source_format="messages")
+    rated = read.messages[1]
+    assert (rated.attributes, rated.ratings) == ({"humor": 4, "quality": 2}, {"quality": (2.0, 3.0)})
+    assert rated.labelled_by == {"humor": "human", "quality": "judge:m"}
+    assert rated.target("humor") == 4.0
+    assert rated.human_labels == {"humor": 4, "quality": 3}
+
+
 def test_several_annotators_categories_are_what_most_of_them_say(tmp_path: Path) -> None:
     schema = AttributeSchema((Attribute("mood", "categorical", categories=("sad", "glad", "calm")),))
     said = (["sad", "glad", "glad"], ["sad", "glad"], ["calm"], ["calm", None], [])

@@ -48,11 +48,16 @@ class Labelled(NamedTuple):
 
 def with_ratings(message: Message, own: Labelled) -> Message:
     """Add people's labels to a response; of an attribute that has some already, the new ones stay."""
+    new = own.attributes or {}
+    kept = {name: values for name, values in (message.ratings or {}).items() if name not in new}
+    attributes = {**(message.attributes or {}), **new}
+    tellers = {name: "human" if name in new else message.teller(name) or "human" for name in attributes}
     return replace(
         message,
-        attributes={**(message.attributes or {}), **(own.attributes or {})},
-        ratings={**(message.ratings or {}), **(own.ratings or {})} or None,
-        labelled_by="human",
+        attributes=attributes,
+        human=None if message.human is None else {**message.human, **new},
+        ratings={**kept, **(own.ratings or {})} or None,
+        labelled_by="human" if set(tellers.values()) <= {"human"} else tellers,
     )
 
 
