@@ -80,6 +80,17 @@ def test_a_column_of_ratings_replaces_those_of_its_attribute_and_no_others(tmp_p
     assert rated.human_labels == {"humor": 4, "quality": 3}
 
 
+@pytest.mark.parametrize("key", ["weight", "train", "training", "trainable", "loss", "loss_mask"])
+def test_a_column_keeps_rows_out_of_training(tmp_path: Path, key: str) -> None:
+    said = {"no": 0, "No": 0, "0": 0, "0.0": 0, "FALSE": 0, "yes": 1, "1": 1, "": 1, "0.5": 1}
+    text = f"prompt,response,{key}\n" + "".join(f"Hi,x,{flag}\n" for flag in said)
+    assert [c.messages[1].weight for c in load(tmp_path / "a.csv", text, columns={})] == list(said.values())
+    bad = BadRecords()
+    named = load(tmp_path / "a.csv", text.replace(key, "use"), columns={key: "use"}, bad=bad)
+    assert [c.messages[1].weight for c in named] == list(said.values())[:-1]
+    assert f"{key} must be 0 or 1, false or true, got '0.5'" in bad.examples[0]
+
+
 def test_several_annotators_categories_are_what_most_of_them_say(tmp_path: Path) -> None:
     schema = AttributeSchema((Attribute("mood", "categorical", categories=("sad", "glad", "calm")),))
     said = (["sad", "glad", "glad"], ["sad", "glad"], ["calm"], ["calm", None], [])
