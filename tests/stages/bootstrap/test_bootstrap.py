@@ -421,6 +421,7 @@ def test_mistakes_are_named(world: Any, tmp_path: Path, finished: tuple[Path, An
     fails("train_sft.labels: predicted", sft=world["sft"].model_copy(update={"labels": "human"}))
     fails("schema mismatch", schema=AttributeSchema((Attribute("quality", best="max"),)))
     fails("no such file", data=tmp_path / "absent.jsonl")
+    fails("no attribute model says whether quality, humor", BootstrapConfig(), attribute_model=None)
     fails("'humor' has no best end", CONFIG.model_copy(update={"quality_attributes": ("humor",)}))
     fails(r"other inputs \(different: seed\)", CONFIG.model_copy(update={"rounds": 2}), out=finished[0], seed=4)
     fails("unknown attribute 'wit'", CONFIG.model_copy(update={"guidance": {"wit": 2.0}}))

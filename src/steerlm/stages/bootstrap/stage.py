@@ -159,6 +159,9 @@ def check_bootstrap(
             "bootstrap conditions on the attribute model's values, which human labels are on another scale than; "
             "set train_sft.labels: predicted and train_sft.conditioning: true, or leave bootstrap out"
         )
+    if config.mode == "nearest" and attribute_model is None and schema.learned is not None:
+        names = ", ".join(schema.learned.names)
+        raise UserError(f"no attribute model says whether {names} came out as asked; give one")
     return quality_combinations(info, config.quality_attributes, str(sft_model))
 
 
