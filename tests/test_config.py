@@ -244,6 +244,16 @@ def test_what_counts_as_quality_follows_from_the_attributes(attributes: list[Any
     assert build_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
 
 
+@pytest.mark.parametrize("section", ["bootstrap", "refine", "contrast", "reinforce"])
+def test_what_trains_on_scores_needs_somebody_who_gives_them(section: str) -> None:
+    raw = {**MINIMAL, "attributes": [{"name": "length", "measure": "words"}, {"name": "wit"}]}
+    raw = {key: value for key, value in raw.items() if key not in ("train_attribute_model", "bootstrap")}
+    build_recipe(raw)
+    with pytest.raises(UserError, match=f"{section} compares answers .* nothing says wit: add a section train_attribu"):
+        build_recipe({**raw, section: {}})
+    build_recipe({**raw, section: {}, "attributes": raw["attributes"][:1]})
+
+
 @pytest.mark.parametrize("section", [{"mode": "paper"}, {"filter": "top"}])
 def test_the_papers_bootstrapping_needs_a_best_end(section: dict[str, Any]) -> None:
     raw = {**MINIMAL, "attributes": [{"name": "length"}], "bootstrap": section}

@@ -129,6 +129,22 @@ def test_changed_input_is_refused_after_prepare_read_it(raw: dict[str, object], 
     RunFolder(build_recipe(raw)).open(redo_from="prepare")
 
 
+def test_a_folder_of_input_whose_files_changed_is_refused(raw: dict[str, object], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.jsonl").write_text("one\n")
+    given = {**raw, "prepare": {"sources": [{"name": "a", "format": "messages", "path": str(data)}]}}
+    folder = RunFolder(build_recipe(given))
+    folder.open()
+    folder.execute("prepare", lambda _: {})
+    (data / "notes.txt").write_text("nobody reads them")
+    RunFolder(build_recipe(given)).open()
+    (data / "b.jsonl").write_text("two\n")
+    with pytest.raises(UserError, match=r"data changed since the run"):
+        RunFolder(build_recipe(given)).open()
+    RunFolder(build_recipe(given)).open(redo_from="prepare")
+
+
 def test_two_processes_cannot_share_a_folder(raw: dict[str, object]) -> None:
     folder = RunFolder(build_recipe(raw))
     with folder.lock(), pytest.raises(UserError, match="another process is running"), RunFolder(folder.recipe).lock():

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from steerlm.attributes import AttributeSchema
 from steerlm.config import Recipe, dump_recipe
 from steerlm.errors import UserError
-from steerlm.storage.files import write_json, write_text
+from steerlm.storage.files import data_files, write_json, write_text
 from steerlm.storage.locks import held
 from steerlm.storage.spending import peak_memory_mib, usable_cpus
 
@@ -280,7 +280,7 @@ class RunFolder:
         """Return what identifies the input files."""
         files = [source.path for source in self.recipe.prepare.sources if source.path is not None]
         files += [*self.recipe.prepare.evaluation_prompts]
-        outside = [path for path in files if path.is_file() and self.path not in path.parents]
+        outside = [path for path in files if path.exists() and self.path not in path.parents]
         return {str(path): _identity(path) for path in outside}
 
     def _check_inputs(self) -> None:
@@ -355,7 +355,12 @@ def is_main_process() -> bool:
 
 
 def _identity(path: Path) -> str:
-    """Size and a hash of both ends: cheap on files of any size, and blind to a mere touch."""
+    """Size and a hash of both ends: cheap on files of any size, and blind to a mere touch; of a folder, its files'."""
+    if path.is_dir():
+        digest = hashlib.blake2b(digest_size=12)
+        for file in data_files(path):
+            digest.update(f"{file.name}\0{_identity(file)}\0".encode())
+        return digest.hexdigest()
     size = path.stat().st_size
     digest = hashlib.blake2b(digest_size=12)
     with path.open("rb") as stream:

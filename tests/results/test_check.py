@@ -169,6 +169,36 @@ def test_leaks_count_by_size_whichever_way_they_go(tmp_path: Path, results: dict
     assert (row.what, row.holds) == ("humor.leak (on quality)", False)
 
 
+def test_a_dial_that_has_its_own_scorer_must_not_move_what_others_measure(
+    tmp_path: Path, results: dict[str, Any]
+) -> None:
+    scorers = results["models"]["final"]["scorers"]
+    alone = {
+        **scorers["measure"],
+        "dials": {"quality": {**scorers["measure"]["dials"]["quality"], "largest_leak": None}},
+    }
+    alone["leakage"] = {dial: {"quality": row["quality"]} for dial, row in alone["leakage"].items()}
+    moved = {
+        **scorers["measure"]["leakage"],
+        "quality": {"quality": estimate(1.0), "humor": estimate(-0.4, -0.6, -0.2)},
+    }
+    scorers |= {"dials": alone, "measure": {**scorers["measure"], "leakage": moved}}
+    label = {"id": "dials", "label": "the dial's own measure", "independent": True, "attributes": ["quality"]}
+    results["scorers"] = [label, *results["scorers"]]
+    results["headline_scorer"]["quality"] = "dials"
+    found = rows(tmp_path, results, max_leak=0.3)
+    assert [(row.what, row.found, row.holds) for row in found] == [
+        ("leak of quality on humor", "0.400 [0.200, 0.600]", False),
+        ("leak of humor on quality", "0.200 [0.100, 0.300]", True),
+    ]
+    [row] = rows(tmp_path, results, "quality.leak<=0.3")
+    assert (row.what, row.holds) == ("quality.leak (on humor)", False)
+    results["headline_scorer"]["humor"] = "annotator"
+    assert [row.holds for row in rows(tmp_path, results, max_leak=9)] == [False, False]
+    [row] = rows(tmp_path, results, "quality.leak<=0.3")
+    assert row.found == "no figure"
+
+
 def test_the_annotating_model_counts_only_when_named(tmp_path: Path, results: dict[str, Any]) -> None:
     [row] = rows(tmp_path, results, "lang.accuracy>=0.5")
     assert not row.holds

@@ -63,10 +63,10 @@ def test_every_layout_gives_the_same_rows(tmp_path: Path, name: str) -> None:
 
 
 def test_a_folder_is_its_files_in_order(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a.json", "notes.txt"):
+    for name in ("b.jsonl", "a.json", "notes.txt", "c.JSONL"):
         (tmp_path / name).write_text(json.dumps([name]) if name.endswith("json") else f'"{name}"\n')
     rows = list(read_rows(SourceConfig(name="s", format="messages", path=tmp_path)))
-    assert [(row.number, row.value) for row in rows] == [(0, "a.json"), (1, "b.jsonl")]
+    assert [(row.number, row.value) for row in rows] == [(0, "a.json"), (1, "b.jsonl"), (2, "c.JSONL")]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"holds no \.jsonl, \.json, \.csv, \.tsv, \.parquet file"):
         list(read_rows(SourceConfig(name="s", format="messages", path=tmp_path / "empty")))

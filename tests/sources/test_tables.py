@@ -65,6 +65,44 @@ def test_every_dialect_gives_the_same_conversation(tmp_path: Path, name: str, te
     assert conversation.messages[1].ratings == {"humor": (2.5,)}
 
 
+def test_a_column_of_ratings_replaces_those_of_its_attribute_and_no_others(tmp_path: Path) -> None:
+    said = {
+        "role": "assistant", "content": "x", "attributes": {"humor": 1, "quality": 2},
+        "ratings": {"humor": [0, 1], "quality": [2, 3]}, "human": {"humor": 0}, "labelled_by": "judge:m",
+    }  # fmt: skip
+    text = json.dumps({"messages": [{"role": "user", "content": "Hi"}, said], "funny": 4}) + "\n"
+    columns = {"rating.humor": "funny"}
+    (read,) = load(tmp_path / "a.jsonl", text, columns=columns, source_format="messages")
+    rated = read.messages[1]
+    assert (rated.attributes, rated.ratings) == ({"humor": 4, "quality": 2}, {"quality": (2.0, 3.0)})
+    assert rated.labelled_by == {"humor": "human", "quality": "judge:m"}
+    assert rated.target("humor") == 4.0
+    assert rated.human_labels == {"humor": 4, "quality": 3}
+
+
+@pytest.mark.parametrize("key", ["weight", "train", "training", "trainable", "loss", "loss_mask"])
+def test_a_column_keeps_rows_out_of_training(tmp_path: Path, key: str) -> None:
+    said = {"no": 0, "No": 0, "0": 0, "0.0": 0, "FALSE": 0, "yes": 1, "1": 1, "": 1, "0.5": 1}
+    text = f"prompt,response,{key}\n" + "".join(f"Hi,x,{flag}\n" for flag in said)
+    assert [c.messages[1].weight for c in load(tmp_path / "a.csv", text, columns={})] == list(said.values())
+    bad = BadRecords()
+    named = load(tmp_path / "a.csv", text.replace(key, "use"), columns={key: "use"}, bad=bad)
+    assert [c.messages[1].weight for c in named] == list(said.values())[:-1]
+    assert f"{key} must be 0 or 1, false or true, got '0.5'" in bad.examples[0]
+
+
+def test_several_annotators_categories_are_what_most_of_them_say(tmp_path: Path) -> None:
+    schema = AttributeSchema((Attribute("mood", "categorical", categories=("sad", "glad", "calm")),))
+    said = (["sad", "glad", "glad"], ["sad", "glad"], ["calm"], ["calm", None], [])
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "Hi", "response": "x", "mood": mood}) + "\n" for mood in said))
+    dropped = Counter[str]()
+    found = read_source(SourceConfig(name="s", format="table", path=path), schema, None, dropped)
+    moods = [(conversation.messages[1].attributes or {}).get("mood") for conversation in found]
+    assert moods == ["glad", None, "calm", "calm", None]
+    assert dropped == {"(categories of mood without a majority)": 1}
+
+
 def test_a_column_like_an_attribute_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no 'quality' but 'Quality'; .* --columns rating.quality=Quality"):
         load(tmp_path / "a.csv", "prompt,response,Quality\nHi,x,3\n", columns={})

@@ -182,6 +182,16 @@ def test_a_turn_that_does_not_fit_keeps_no_value_of_another_scale(fake: FakeScor
     assert written.human == {"quality": 3}
 
 
+def test_a_turn_that_does_not_fit_is_counted_beside_measures(fake: FakeScorer, tmp_path: Path) -> None:
+    words = Attribute("length", maximum=1, measure="words", cuts=(2.0,))
+    turns = (Message("user", "u"), Message("assistant", "an endless answer"))
+    write_conversations(tmp_path / "a.jsonl", [Conversation("x", turns), Conversation("y", turns[:1])])
+    schema = AttributeSchema((*SCHEMA, words))
+    summary = annotate(CONFIG, [tmp_path / "a.jsonl"], MODEL, tmp_path / "out", schema=schema)
+    assert summary["files"] == {"a.jsonl": {"records": 2, "turns": 1, "labelled": 1, "too_long": 1}}
+    assert summary["missing"] == {"quality": 1, "humor": 1, "lang": 1, "length": 0}
+
+
 def test_a_gzipped_file_and_an_empty_one(fake: FakeScorer, data: Path, tmp_path: Path) -> None:
     zipped = tmp_path / "z" / "chats.jsonl.gz"
     zipped.parent.mkdir()

@@ -59,6 +59,14 @@ def test_one_teller_for_all_is_said_once(data: Path, tmp_path: Path) -> None:
     assert last_turns(tmp_path / "out" / "chats.jsonl")["c"].labelled_by == "measure:words"
 
 
+def test_a_text_without_a_measure_is_not_too_long_for_a_model(data: Path, tmp_path: Path) -> None:
+    varied = {"name": "variety", "maximum": 1, "measure": "mtld", "cuts": [5]}
+    schema = AttributeSchema.from_dict([varied, QUALITY])
+    summary = annotate(AnnotateConfig(), [data], None, tmp_path / "out", schema=schema)
+    assert summary["files"]["chats.jsonl"] == {"records": 3, "turns": 3, "labelled": 1, "too_long": 0}
+    assert summary["missing"] == {"variety": 3, "quality": 2}
+
+
 def test_other_cuts_label_anew(data: Path, tmp_path: Path) -> None:
     for cuts, level in (([3, 5], 2), ([6, 9], 0)):
         schema = AttributeSchema.from_dict([WORDS | {"cuts": cuts}, QUALITY])

@@ -27,13 +27,13 @@ KINDS = ("dear friend", "no", "well then", "sure, my love", "go away")
 
 
 def reply(body: dict[str, Any]) -> str:
-    """Rates by the words of the answer."""
+    """Rates by the words of the answer, also between two levels."""
     asked = body["messages"][-1]["content"]
     answer = re.search(r"Start of the Response to Rate\]\n(.*?)\n\[The End", asked, re.DOTALL)
     assert answer is not None
     if "kind: [[rating]]" in asked:
         return "It is what it is.\nkind: [[fact]]"
-    return f"So so.\nwarmth: [[{4 if 'dear' in answer[1] or 'love' in answer[1] else 1}]]"
+    return f"So so.\nwarmth: [[{3.8 if 'dear' in answer[1] or 'love' in answer[1] else 1}]]"
 
 
 @pytest.fixture

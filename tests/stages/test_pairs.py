@@ -153,6 +153,10 @@ def test_a_model_s_own_rewrites(files: Path, capsys: pytest.CaptureFixture[str])
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     assert pairs(files, "--rewrites", str(path)) == 2
     assert "conversation '3/17' is no rewrite" in capsys.readouterr().err
+    del row["messages"][1]  # nobody has rewritten it
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert pairs(files, "--rewrites", str(path)) == 2
+    assert "conversation '3/17' is no rewrite" in capsys.readouterr().err
 
 
 def test_cuts_that_are_not_given_are_fitted(files: Path) -> None:

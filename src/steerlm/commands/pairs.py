@@ -105,8 +105,8 @@ def _rewrites(paths: Sequence[Path]) -> list[Related]:
     found = []
     for path in paths:
         for record in read_conversations(path):
-            asked, said = record.messages[-2:]
-            source = asked.content.partition("\n\n")[2]
+            *before, said = record.messages
+            source = before[-1].content.partition("\n\n")[2] if before else ""
             if said.role != "assistant" or not source.strip():
                 raise UserError(
                     f"{path}: conversation {record.id!r} is no rewrite; its user turn should be an instruction, a "

@@ -412,10 +412,13 @@ class Recipe(Section):
     def _check_tellers(self, schema: AttributeSchema) -> None:
         """Refuse attributes whose value nobody will say."""
         unsaid = [attribute.name for attribute in schema if attribute.learned]
-        if self.refine is not None and self.train_attribute_model is None and unsaid:
+        needing = [name for name in ("refine", "contrast", "reinforce") if getattr(self, name) is not None]
+        if self.bootstrap is not None and self.bootstrap.mode == "nearest":  # keeps what comes out as asked
+            needing.insert(0, "bootstrap")
+        if needing and self.train_attribute_model is None and unsaid:
             raise ValueError(
-                f"refine weighs answers by what is said of them, and nothing says {', '.join(unsaid)}: add a section "
-                "train_attribute_model, or a measure or classifier under `attributes`"
+                f"{needing[0]} compares answers by what is said of them, and nothing says {', '.join(unsaid)}: add a "
+                "section train_attribute_model, or a measure or classifier under `attributes`"
             )
         if self.train_attribute_model is None:
             for attribute in schema:

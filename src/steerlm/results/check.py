@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from steerlm.errors import UserError, did_you_mean
+from steerlm.results.dials import Leak
 from steerlm.results.evaluation import Evaluation, ScorerResult, read_evaluation
 from steerlm.statistics.estimates import Estimate
 
@@ -163,6 +164,23 @@ class _Gate:
             for other, estimate in found.leakage.get(attribute.name, {}).items():
                 if other != attribute.name:
                     yield self._row(f"{what} on {other}", estimate.magnitude(), "<=", most, missing)
+            for leak, why in self._elsewhere(attribute.name, found):
+                yield self._row(f"{what} on {leak.attribute}", leak.estimate, "<=", most, why)
+
+    def _elsewhere(self, dial: str, own: ScorerResult) -> Iterator[tuple[Leak, str]]:
+        """Yield how a dial moves what its own scorer does not measure, as others do, and why these do not count."""
+        names = [] if self.scorer is not None else [attribute.name for attribute in self.schema.ordinal]
+        for other in names:
+            found, missing = self._measured(other)
+            estimate = None if found is None else found.leakage.get(dial, {}).get(other)
+            if estimate is not None and other not in own.leakage.get(dial, {}):
+                yield Leak(other, estimate.magnitude()), missing
+
+    def _largest_leak(self, dial: str, own: ScorerResult) -> Leak | None:
+        """Return a dial's largest effect on what its own scorer measures, or others that count do."""
+        leaks = [leak for leak, why in self._elsewhere(dial, own) if not why and math.isfinite(leak.estimate.value)]
+        largest = own.dials[dial].largest_leak
+        return max([*leaks, *([largest] if largest is not None else [])], key=lambda x: x.estimate.value, default=None)
 
     def _attribute(self, requirement: Requirement) -> None:
         if requirement.name not in self.schema:
@@ -200,9 +218,9 @@ class _Gate:
             dial = found.dials[name]
             if requirement.figure != "leak":
                 estimate = getattr(dial, requirement.figure)
-            elif dial.largest_leak is not None:
-                estimate = dial.largest_leak.estimate
-                what += f" (on {dial.largest_leak.attribute})"
+            elif (largest := self._largest_leak(name, found)) is not None:
+                estimate = largest.estimate
+                what += f" (on {largest.attribute})"
         if estimate is None:
             demand = f"{requirement.operator}{requirement.bound:g}"
             return CheckedDemand(

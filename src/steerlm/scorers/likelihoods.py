@@ -36,7 +36,8 @@ def log_likelihood(
 
     Args:
         concentration: of the Beta distribution around a regression's output.
-        kernels: attributes that are measured exactly, with the width of the kernel in levels (0: none).
+        kernels: attributes that are measured exactly, with the width of the kernel in levels (0: none); of a category
+            the measure itself says the probabilities.
 
     Returns:
         A finite number: a level's probability is at least 1e-8.
@@ -44,7 +45,7 @@ def log_likelihood(
     total = 0.0
     for name, value in requested.items():
         attribute, score = schema[name], scores[name]
-        if kernels is not None and name in kernels:
+        if kernels is not None and name in kernels and attribute.kind == "ordinal":
             probability = _measured(attribute, value, score.mean, kernels[name])
         elif score.probabilities is not None:
             probability = score.probabilities.get(str(value), 0.0)
@@ -64,8 +65,6 @@ def _around(attribute: Attribute, value: Value, mean: float, concentration: floa
 
 
 def _measured(attribute: Attribute, value: Value, measured: float, width: float) -> float:
-    if attribute.kind == "categorical":
-        return float(attribute.levels.index(value) == round(measured))
     if width == 0:
         return float(attribute.round(measured) == value)
     masses = {level: math.exp(-0.5 * ((int(level) - measured) / width) ** 2) for level in attribute.levels}

@@ -20,6 +20,7 @@ from steerlm.sources import alpaca, helpsteer, hh_rlhf, messages, nemo, oasst, s
 from steerlm.sources.draft import Draft, JsonObject, Labelled, Labels, absent, prompt_group, with_ratings
 from steerlm.sources.nemo import export_nemo
 from steerlm.sources.rows import BadRecords, ColumnNames, SourceRow, read_rows, reject
+from steerlm.sources.turns import ROW_FLAGS, trained_flag
 
 __all__ = ["IMPORTERS", "export_nemo", "parse_columns", "read_source"]
 
@@ -53,8 +54,6 @@ _READ: dict[SourceFormat, frozenset[str]] = {
 _COMPARING: tuple[SourceFormat, ...] = ("hh_rlhf", "oasst")
 """Formats in which people compared responses to one prompt."""
 _PROMPT_AND_RESPONSE: dict[SourceFormat, tuple[str, str]] = {"alpaca": ("instruction", "output")}
-_ROW_FLAGS = ("weight", "train", "trainable")
-_FLAGS = ("0", "0.0", "false", "1", "1.0", "true")
 _RATING = "rating."
 
 _LOG = logging.getLogger(__name__)
@@ -144,7 +143,7 @@ def _columns(source: SourceConfig, schema: AttributeSchema) -> dict[str, str]:
         UserError: a name that the importer does not read, or an attribute that the schema lacks.
     """
     prompt, response = _PROMPT_AND_RESPONSE.get(source.format, ("prompt", "response"))
-    valid = {name: name for name in (*_READ[source.format], *_ROW_FLAGS)}
+    valid = {name: name for name in (*_READ[source.format], *ROW_FLAGS)}
     if {prompt, response} <= set(valid):
         valid |= {"prompt": prompt, "response": response}
     names = {}
@@ -175,7 +174,7 @@ def _convert(row: SourceRow, source: SourceConfig, labels: Labels, bad: BadRecor
     try:
         drafts = list(IMPORTERS[source.format](value, labels))
         if isinstance(value, dict):
-            untrained = any(str(value[key]).strip().lower() in _FLAGS[:3] for key in _ROW_FLAGS if key in value)
+            untrained = 0 in {_row_flag(key, value.get(key), source) for key in ROW_FLAGS}
             if rated or untrained:
                 own = labels.own({name.removeprefix(_RATING): cell for name, cell in rated.items()})
                 drafts = [_with_row(draft, untrained, own) for draft in drafts]
@@ -206,6 +205,20 @@ def _with_row(draft: Draft, untrained: bool, own: Labelled) -> Draft:
     return draft._replace(messages=tuple(said))
 
 
+def _row_flag(key: str, value: object, source: SourceConfig) -> int | None:
+    """Return 0 where a column keeps a row out of training, 1 where it does not, None where it says something else.
+
+    Raises:
+        UserError: the user has named the column, and it says something else.
+    """
+    try:
+        return None if absent(value) else trained_flag(key, value)
+    except UserError:
+        if key in source.columns:
+            raise
+        return None
+
+
 def _count_columns(row: JsonObject, source: SourceConfig, labels: Labels) -> None:
     """Count the columns that no importer reads, unless the user has named the ones that matter."""
     if source.format in ("messages", "oasst") or source.columns:
@@ -213,7 +226,7 @@ def _count_columns(row: JsonObject, source: SourceConfig, labels: Labels) -> Non
     for key, value in row.items():
         if absent(value) or key in _READ[source.format] or (source.format == "table" and key in labels.schema):
             continue
-        if key in _ROW_FLAGS and str(value).strip().lower() in _FLAGS:
+        if key in ROW_FLAGS and _row_flag(key, value, source) is not None:
             continue
         labels.dropped[f"(column {key})"] += 1
 

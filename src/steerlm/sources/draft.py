@@ -7,7 +7,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -48,11 +48,16 @@ class Labelled(NamedTuple):
 
 def with_ratings(message: Message, own: Labelled) -> Message:
     """Add people's labels to a response; of an attribute that has some already, the new ones stay."""
+    new = own.attributes or {}
+    kept = {name: values for name, values in (message.ratings or {}).items() if name not in new}
+    attributes = {**(message.attributes or {}), **new}
+    tellers = {name: "human" if name in new else message.teller(name) or "human" for name in attributes}
     return replace(
         message,
-        attributes={**(message.attributes or {}), **(own.attributes or {})},
-        ratings={**(message.ratings or {}), **(own.ratings or {})} or None,
-        labelled_by="human",
+        attributes=attributes,
+        human=None if message.human is None else {**message.human, **new},
+        ratings={**kept, **(own.ratings or {})} or None,
+        labelled_by="human" if set(tellers.values()) <= {"human"} else tellers,
     )
 
 
@@ -108,7 +113,9 @@ class Labels:
         return Labelled(attributes or None, ratings or None)
 
     def own(self, raw: Mapping[str, object]) -> Labelled:
-        """Take one turn's labels that stand on the schema's own scale: numbers, lists of them, names of categories.
+        """Take one turn's labels that stand on the schema's own scale: numbers, names of categories, lists of either.
+
+        Of several annotators' categories the one that most of them name counts, and none where no single one does.
 
         Raises:
             UserError: an attribute that the schema lacks, or a value off its scale.
@@ -120,7 +127,10 @@ class Labels:
             if not values:
                 continue
             if attribute.kind == "categorical":
-                attributes[attribute.name] = attribute.check(values[0])
+                if (named := _commonest([attribute.check(value) for value in values])) is None:
+                    self.dropped[f"(categories of {attribute.name} without a majority)"] += 1
+                else:
+                    attributes[attribute.name] = named
                 continue
             rated = [attribute.check_rating(value) for value in values]
             mean = sum(rated) / len(rated)
@@ -182,6 +192,12 @@ def as_number(value: object) -> object:
         number = float(value)
         return int(number) if number.is_integer() else number
     return value
+
+
+def _commonest(values: Sequence[Value]) -> Value | None:
+    """Return the value that occurs most often, None where several do."""
+    first, *others = Counter(values).most_common(2)
+    return None if others and others[0][1] == first[1] else first[0]
 
 
 def _schema_order(schema: AttributeSchema, raw: Mapping[str, object]) -> Iterator[str]:

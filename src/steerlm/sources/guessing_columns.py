@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from steerlm.errors import UserError, did_you_mean
 from steerlm.sources.column_names import OTHERS, PROMPTS, RESPONSES, SYSTEMS, by_name, plain_name
 from steerlm.sources.draft import absent, as_number
-from steerlm.sources.turns import ROLE_KEYS, ROLES
+from steerlm.sources.turns import ROLE_KEYS, ROLES, ROW_FLAGS
 
 Rows = Sequence[Mapping[str, object]]
 
@@ -20,7 +20,7 @@ LONG_NAME = 40
 _SHORTEST = 4
 _SAID = ("prompt", "question", "instruction", "response", "answer", "reply", "completion")
 """Names of columns that hold what is said, however short it is."""
-_PARTS = ("prompt", "response", "system", "id", "group", "weight", "train", "trainable")
+_PARTS = ("prompt", "response", "system", "id", "group", *ROW_FLAGS)
 """What the reader of tables reads."""
 _FEW = 4
 """How many times as many different texts another column has where one holds only a few."""

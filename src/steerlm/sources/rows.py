@@ -16,9 +16,17 @@ from steerlm.config import SourceConfig
 from steerlm.errors import UserError, did_you_mean, needs_extra
 from steerlm.sources.draft import missing
 from steerlm.sources.json_array import read_array
-from steerlm.storage.files import damaged_gzip_is_user_error, not_utf8, open_text_bytes, parse_json_line, read_lines
+from steerlm.storage.files import (
+    DATA_SUFFIXES,
+    damaged_gzip_is_user_error,
+    data_files,
+    data_suffix,
+    not_utf8,
+    open_text_bytes,
+    parse_json_line,
+    read_lines,
+)
 
-_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _COLUMNS = "say --columns "
 _PARQUET_BATCH = 256
 _MAX_CELL = 2**31 - 1
@@ -91,9 +99,9 @@ def read_rows(source: SourceConfig, bad: BadRecords | None = None) -> Iterator[S
 
 
 def _files(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.iterdir() if _suffix(file) in _SUFFIXES)
+    files = data_files(folder)
     if not files:
-        raise UserError(f"{folder}: the folder holds no {', '.join(_SUFFIXES)} file")
+        raise UserError(f"{folder}: the folder holds no {', '.join(DATA_SUFFIXES)} file")
     return files
 
 
@@ -112,10 +120,6 @@ def check_alike(folder: Path) -> None:
             )
 
 
-def _suffix(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-
-
 def read_file_rows(path: Path, bad: BadRecords | None = None) -> Iterator[SourceRow]:
     """Yield the rows of one file.
 
@@ -126,7 +130,7 @@ def read_file_rows(path: Path, bad: BadRecords | None = None) -> Iterator[Source
     Raises:
         UserError: missing file, unknown suffix, malformed content (file:line:column), damaged file.
     """
-    suffix = _suffix(path).lower()
+    suffix = data_suffix(path)
     if not path.exists():
         raise UserError(f"no such file: {path}")
     if suffix == ".parquet" and path.suffix != ".gz":
@@ -149,7 +153,7 @@ def _line_rows(path: Path, bad: BadRecords | None) -> Iterator[SourceRow]:
         try:
             value = parse_json_line(line, path, line_number)
         except UserError as error:
-            if number == 0 and _suffix(path).lower() == ".json":
+            if number == 0 and data_suffix(path) == ".json":
                 what = str(error).partition(";")[0]
                 raise UserError(
                     f"{what}; a .json file is an array of rows or one object per line: a list that stands inside of "
@@ -184,7 +188,7 @@ def _table_rows(path: Path, bad: BadRecords | None) -> Iterator[SourceRow]:
     csv.field_size_limit(_MAX_CELL)
     with open_text_bytes(path) as raw, damaged_gzip_is_user_error(path):
         first = next(raw, b"").removeprefix(b"\xef\xbb\xbf")
-        delimiter = b"\t" if _suffix(path).lower() == ".tsv" else max((b",", b";", b"\t", b"|"), key=first.count)
+        delimiter = b"\t" if data_suffix(path) == ".tsv" else max((b",", b";", b"\t", b"|"), key=first.count)
         lines = csv.reader(_decoded(itertools.chain([first], raw), path), delimiter=delimiter.decode(), strict=True)
         header: list[str] = []
         number, end = 0, 0

@@ -45,6 +45,8 @@ _SLIP = 0.8
 """Likeness of two names from which one is taken for the other misspelt."""
 _THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
 TRAINED_KEYS = ("weight", "train", "training", "trainable", "train_on_turn", "loss", "loss_weight", "loss_mask")
+ROW_FLAGS = ("weight", "train", "training", "trainable", "loss", "loss_mask")
+"""The same beside the turns, for a whole row."""
 _UNTRAINED_KEYS = ("masked", "ignore_loss")
 _UNCLEAR = {
     "mask": "it does not say whether 1 means masked or trained; name it weight (1 = trained) or masked (1 = not)",

@@ -139,7 +139,7 @@ def label(
             if not judgement.problem:
                 turn = chosen[int(judgement.question)]
                 of_turn = labels.setdefault((turn.file, turn.place), {})
-                of_turn[attribute.name] = attribute.levels[_index(attribute, judgement.scores[0])]
+                of_turn[attribute.name] = level_of(attribute, judgement.scores[0])
         if not rated[attribute.name]:
             raise UserError(
                 f"{client.endpoint.model} gave no readable rating of {attribute.name!r} in {len(found)} answers; see "
@@ -208,8 +208,9 @@ def cost_line(cost: Cost, config: LabelConfig) -> str:
     return line
 
 
-def _index(attribute: Attribute, score: float) -> int:
-    return int(score) - (attribute.minimum if attribute.kind == "ordinal" else 0)
+def level_of(attribute: Attribute, score: float) -> Value:
+    """Return what a judge's score stands for: the nearest level, or the category of that number."""
+    return attribute.round(score) if attribute.kind == "ordinal" else attribute.levels[int(score)]
 
 
 def _labelled(

@@ -31,6 +31,20 @@ _NO_TEXT = {
 """What a file begins with that is no UTF-8 text, and what to do with it."""
 
 
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+"""How names of files of rows end, packed with gzip or not."""
+
+
+def data_suffix(path: Path) -> str:
+    """Return what the name says of a file of rows, in small letters; that it is packed is passed over."""
+    return (Path(path.stem).suffix if path.suffix == ".gz" else path.suffix).lower()
+
+
+def data_files(folder: Path) -> list[Path]:
+    """Return the files of rows in a folder, by name."""
+    return sorted(file for file in folder.iterdir() if data_suffix(file) in DATA_SUFFIXES)
+
+
 def open_text_bytes(path: Path) -> IO[bytes]:
     """Open a file of UTF-8 text for reading, through gzip where its content is gzip's."""
     if not path.is_file():

@@ -359,7 +359,7 @@ def test_what_a_round_kept_picks_its_weights_where_it_kept_enough(
         ]  # fmt: skip
         write_conversations(folder / "bootstrapped.jsonl", kept, SCHEMA)
         mix(run, 1, folder, len(kept))
-        stage._fine_tune(run, 1, world["sft_model"])
+        stage.fine_tune(run, 1, world["sft_model"])
         assert world["sft"].eval_steps == 500 > len(kept), "never, taken from the first training"
         section = stage.training_section(run, world["sft_model"])
         assert section.eval_steps is None
@@ -421,6 +421,7 @@ def test_mistakes_are_named(world: Any, tmp_path: Path, finished: tuple[Path, An
     fails("train_sft.labels: predicted", sft=world["sft"].model_copy(update={"labels": "human"}))
     fails("schema mismatch", schema=AttributeSchema((Attribute("quality", best="max"),)))
     fails("no such file", data=tmp_path / "absent.jsonl")
+    fails("no attribute model says whether quality, humor", BootstrapConfig(), attribute_model=None)
     fails("'humor' has no best end", CONFIG.model_copy(update={"quality_attributes": ("humor",)}))
     fails(r"other inputs \(different: seed\)", CONFIG.model_copy(update={"rounds": 2}), out=finished[0], seed=4)
     fails("unknown attribute 'wit'", CONFIG.model_copy(update={"guidance": {"wit": 2.0}}))

@@ -59,6 +59,15 @@ def test_leakage_helps_some_requests_and_hinders_others(world: World) -> None:
     assert found.correlated.rows <= found.several.rows
 
 
+def test_another_category_is_no_answer_at_the_defaults(world: World) -> None:
+    def funnier_in_german(attributes: Mapping[str, Any], prompt: str) -> Mapping[str, float]:
+        return {**attributes, "humor": attributes["humor"] + (attributes["lang"] == "de")}
+
+    found = measured(world, funnier_in_german)
+    assert found.floor.value == 0, "the noise of the defaults themselves"
+    assert found.floor.n == 8
+
+
 def test_what_single_dials_cannot_tell_stays_unexplained(world: World) -> None:
     def interacting(attributes: Mapping[str, Any], prompt: str) -> Mapping[str, float]:
         """Humor has its way only where quality is at its best."""

@@ -16,15 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.models import load_info
 from steerlm.config import RefineConfig
-from steerlm.conversation import Message, Score, read_conversations
+from steerlm.conversation import Conversation, Message, Score, read_conversations, write_conversations
 from steerlm.errors import UserError
 from steerlm.generation.engine import load_engine
+from steerlm.scorers.labelling import open_labels
 from steerlm.scorers.likelihoods import log_likelihood
 from steerlm.sources.response_groups import read_groups
+from steerlm.stages.refine.data import Refinement, gather
 from steerlm.stages.refine.stage import refine
 from steerlm.stages.tuning.groups import Likelihoods, open_likelihood
+from steerlm.storage.files import write_rows
 from steerlm.storage.resumable import read_rows
 from tests import processes
 from tests.stages.conftest import TOPICS, TOY
@@ -258,6 +262,44 @@ def test_a_measure_takes_the_attribute_models_place() -> None:
     assert smooth == pytest.approx(np.log(0.6 * masses[2] / sum(masses)))
     assert log_likelihood(TOY, {"quality": 3}, scores, kernels={"quality": 0.0}) == pytest.approx(np.log(1e-8))
     assert log_likelihood(TOY, {"humor": 1}, scores) == pytest.approx(np.log(1e-8))
+
+
+def test_the_error_of_samples_is_that_of_what_was_requested(tmp_path: Path, toy_world: Any) -> None:
+    asked = [{"quality": 4}, {"humor": 1}, {"quality": 0}]
+    requests = [
+        Conversation(f"{i}/request-0", (Message("user", f"Ask {i}"),), meta={"requested": setting})
+        for i, setting in enumerate(asked)
+    ]
+    write_conversations(tmp_path / "requests.jsonl", requests, TOY)
+    scored = [
+        {"dropped": None, "log_likelihood": -1.0, "scores": {name: {"mean": 2.0, "std": 0} for name in setting}}
+        for setting in asked
+    ]
+    likely = {"log_probabilities": [-1.0, -2.0]}
+    for name, rows in (
+        ("samples", [{"samples": [{"text": "A", "num_tokens": 1}] * 2}] * 3),
+        ("scored", [{"samples": [row] * 2} for row in scored]),
+        ("response", [likely] * 3),
+        ("steered", [likely] * 3),
+    ):
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    run = Refinement(CONFIG, toy_world["sft"], None, tmp_path, tmp_path, TOY, tuple(asked), tmp_path, tmp_path, seed=0)
+    assert gather(run, tmp_path)["sampled_error"] == {"quality": 2.0, "humor": 1.0}
+
+
+def test_a_measured_category_is_certain_whatever_its_place_among_the_others() -> None:
+    schema = AttributeSchema.from_dict([{"name": "language", "categories": ["en", "de"], "measure": "language"}])
+    question = Message("user", "How are you?")
+    replies = {
+        "en": "The weather is very nice today and I want to go for a walk.",
+        "de": "Das Wetter ist heute sehr schön, und ich möchte spazieren gehen.",
+    }
+    scores = open_labels(schema, None).score([[question, Message("assistant", text)] for text in replies.values()])
+    for spoken, found in zip(replies, scores, strict=True):
+        assert found is not None
+        for asked in replies:
+            wanted = 0.0 if asked == spoken else pytest.approx(np.log(1e-8))
+            assert log_likelihood(schema, {"language": asked}, found, kernels={"language": 0.5}) == wanted
 
 
 def test_a_regression_spreads_its_score_as_a_beta_distribution() -> None:

@@ -7,15 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from steerlm.checkpoint.models import fingerprint
-from steerlm.config import GrowConfig, build_recipe
-from steerlm.conversation import read_conversations
+from steerlm.checkpoint.models import fingerprint, load_info
+from steerlm.config import GrowConfig, build_recipe, dump_recipe
+from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
 from steerlm.errors import UserError
 from steerlm.runs import RunFolder
-from steerlm.storage.files import read_json
+from steerlm.stages.bootstrap import data
+from steerlm.stages.bootstrap.data import Bootstrap
+from steerlm.stages.bootstrap.selection import Combinations
+from steerlm.stages.train_attribute_model import stage as attribute_models
+from steerlm.storage.claims import digest_of_file
+from steerlm.storage.files import read_json, write_json
 from steerlm.storage.resumable import read_rows
 from steerlm.studies.grow import study
+from steerlm.studies.grow.asking import ask_people
 from steerlm.studies.grow.study import GrownRun, grow
 from steerlm.studies.rate.store import invite, open_study, record
 from tests.stages.bootstrap.test_bootstrap import SCHEMA, results, world
@@ -109,7 +116,7 @@ def test_finished_rounds_are_left_alone(finished: tuple[Path, GrownRun], run: Ru
     assert results(out) == before
 
 
-@pytest.mark.parametrize("target", ["train_sft", "publish"])
+@pytest.mark.parametrize("target", ["fine_tune", "publish"])
 def test_an_interrupted_growth_ends_the_same(
     finished: tuple[Path, GrownRun], run: RunFolder, world: Any, tmp_path: Path, monkeypatch: Any, target: str
 ) -> None:
@@ -149,6 +156,65 @@ def test_people_are_asked_and_the_attribute_model_learns_from_them(
     assert {r.messages[-1].labelled_by for r in kept} == {f"model:{new}"}
     # the figures are by the run's own model, as in every round
     assert growth.rounds[0]["held_out"]["requests"] == 4
+
+
+def test_what_is_held_out_of_the_samples_picks_the_weights(
+    run: RunFolder, world: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(data, "_HELD_OUT", 2)
+    monkeypatch.setattr(data, "_FEWEST_HELD_OUT", 1)
+    growth = grown(run, world, tmp_path, rounds=1)
+    place = tmp_path / "round-1"
+    held_out = list(read_conversations(place / data.VALIDATION_FILE, SCHEMA))
+    assert held_out
+    assert growth.rounds[0]["trained"] == growth.rounds[0]["kept"] - len(held_out)
+    used = load_info(place / "train" / "model").provenance["data"]["validation"]
+    assert digest_of_file(place / data.VALIDATION_FILE).startswith(used)
+
+
+def test_too_few_to_pick_the_weights_are_trained_in_every_round(
+    run: RunFolder, world: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(data, "_HELD_OUT", 2)
+    monkeypatch.setattr(data, "_FEWEST_HELD_OUT", 1000)
+    monkeypatch.setattr(study, "_gains", lambda compared: True)
+    growth = grown(run, world, tmp_path, rounds=2)
+    assert growth.rounds[1]["trained"] == growth.rounds[0]["kept"] + growth.rounds[1]["kept"]
+
+
+def test_the_attribute_model_learns_from_people_beside_measured_dials(
+    run: RunFolder, world: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    length = {"name": "length", "maximum": 1, "measure": "words", "cuts": [2]}
+    attributes = [*SCHEMA.to_dict(), length]
+    stored = {**yaml.safe_load(dump_recipe(run.recipe)), "attributes": attributes, "run_dir": str(tmp_path / "run")}
+    folder = RunFolder(build_recipe(stored))
+    for split, source in zip(folder.paths.splits("prepare"), ("data", "validation"), strict=True):
+        write_conversations(split, read_conversations(world[source]), folder.recipe.schema_)
+    write_json(folder.paths.schema, folder.recipe.schema_.to_dict())
+    place = tmp_path / "round-1"
+    turns = (Message("user", "Tell me of tea"), Message("assistant", "No tea."))
+    write_conversations(place / "to_rate.jsonl", [Conversation("a/grow-0", turns)], folder.schema)
+    assert ask_people(place, SCHEMA, 0, go_on=False) is None
+    asked = open_study(place / "rate")
+    [anna] = invite(asked, ["Anna"])
+    record(asked, anna, 0, {"quality": "1", "humor": "4"}, swapped=False)
+    ratings = ask_people(place, SCHEMA, 0, go_on=False)
+    assert ratings is not None
+    taught: list[list[Conversation]] = []
+
+    def train(config: Any, data: Path, *rest: Any) -> None:
+        taught.append(list(read_conversations(data, folder.schema)))
+
+    monkeypatch.setattr(attribute_models, "train_attribute_model", train)
+    shared = Bootstrap(
+        folder.recipe.bootstrap, folder.recipe.train_sft, None, world["data"], world["validation"], folder.schema,
+        Combinations((), (), False), tmp_path, 0, (),
+    )  # fmt: skip
+    study._learn(folder, shared, [ratings], place)
+    [records] = taught
+    assert len(records) == 16 + 1
+    assert records[-1].messages[-1].ratings == {"quality": (1.0,), "humor": (4.0,)}
 
 
 def test_mistakes_are_named(run: RunFolder, world: Any, tmp_path: Path, finished: tuple[Path, GrownRun]) -> None:

@@ -91,7 +91,7 @@ def test_it_waits_for_people_and_takes_what_they_say(tmp_path: Path) -> None:
     assert path == folder / "ratings.jsonl"
     [rated] = read_conversations(path, RATED)
     assert rated.messages[-1].human_labels == {"humor": 3, "quality": 4}
-    assert count_ratings([path], RATED) == 2
+    assert count_ratings([path]) == 2
 
 
 def test_without_people_it_goes_on_with_nothing(tmp_path: Path) -> None:
@@ -99,7 +99,23 @@ def test_without_people_it_goes_on_with_nothing(tmp_path: Path) -> None:
     write_unsure(folder, RATED, 2)
     path = ask_people(folder, RATED, 0, go_on=True)
     assert path is not None
-    assert count_ratings([path], RATED) == 0
+    assert count_ratings([path]) == 0
+
+
+MIXED = AttributeSchema(
+    (Attribute("humor"), Attribute("length", maximum=1, measure="words", cuts=(2.0,)), Attribute("creativity"))
+)
+LEARNED = AttributeSchema((MIXED["humor"], MIXED["creativity"]))
+
+
+def test_what_is_measured_is_rated_by_nobody(tmp_path: Path) -> None:
+    turns = (Message("user", "What are the benefits of running?"), Message("assistant", "Yes."))
+    write_conversations(tmp_path / "to_rate.jsonl", [Conversation("a/grow-0", turns)], MIXED)
+    world = PlaygroundConfig(label_noise=0, annotator_bias=0, missing_fraction=0, annotators_per_response=2)
+    path = ask_playground(tmp_path, LEARNED, world, 0)
+    [rated] = read_conversations(path, LEARNED)
+    assert rated.messages[-1].ratings == dict.fromkeys(LEARNED.names, (0.0, 0.0))
+    assert count_ratings([path]) == 4
 
 
 def test_the_playground_rates_by_what_is_true(tmp_path: Path) -> None:

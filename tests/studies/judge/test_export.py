@@ -30,7 +30,7 @@ def test_export_of_rubric_ratings(
         asked = body["messages"][-1]["content"]
         if "Answer 2" in asked:
             return "I cannot say."
-        return "kind: [[fact]]" if "kind: [[rating]]" in asked else "warmth: [[4]]"
+        return "kind: [[fact]]" if "kind: [[rating]]" in asked else f"warmth: [[{4 if 'Answer 0' in asked else 3.8}]]"
 
     given = ["--answers", "ours=ours.jsonl", "--attributes", "a.yaml", "--out", "judged"]
     with FakeEndpoint(reply) as endpoint:

@@ -87,7 +87,7 @@ def annotate(
         "model": labels.fingerprint or None,
         "schema": labels.schema.signature,
         "said_by": {a.name: a.measure if a.measure else a.said_by for a in labels.schema},
-        **summarise(list(targets.values()), labels.schema),
+        **summarise(list(targets.values()), labels.schema, labels.schema.learned if labels.fingerprint else None),
     }
     write_json(out / "summary.json", summary)
     return summary

@@ -19,11 +19,15 @@ from steerlm.conversation import Conversation, Message, read_conversations
 _DISAGREEMENTS = 50
 
 
-def summarise(files: Sequence[Path], schema: AttributeSchema) -> dict[str, Any]:
+def summarise(files: Sequence[Path], schema: AttributeSchema, learned: AttributeSchema | None) -> dict[str, Any]:
     """Summarise annotated files.
 
+    Args:
+        learned: what an attribute model says; None: there was none.
+
     Returns:
-        JSON-able: `files` with their counts (records, assistant turns, turns labelled, turns that did not fit);
+        JSON-able: `files` with their counts (records, assistant turns, turns labelled, turns that did not fit the
+        attribute model);
         `histograms` of the rounded values; `correlations` (Pearson) of the real-valued scores of ordinal attributes,
         null where one is constant; `missing`, the turns without a value; `spread`, the mean over turns of how far off
         a score may be; `human` per attribute: n, mean absolute error of the score in levels (ordinal), and the share of
@@ -36,9 +40,10 @@ def summarise(files: Sequence[Path], schema: AttributeSchema) -> dict[str, Any]:
         for conversation in read_conversations(file, schema):
             counts["records"] += 1
             for index in conversation.assistant_turns:
-                fitted = summary.add(file.name, conversation, index)
                 counts["turns"] += 1
-                counts["labelled" if fitted else "too_long"] += 1
+                counts["labelled"] += summary.add(file.name, conversation, index)
+                labels = conversation.messages[index].attributes or {}
+                counts["too_long"] += learned is not None and not any(name in labels for name in learned.names)
     return summary.to_dict()
 
 
@@ -59,7 +64,7 @@ class _Summary:
         self.scatter_K_K = np.zeros((num_ordinal, num_ordinal))
 
     def add(self, file: str, conversation: Conversation, index: int) -> bool:
-        """Count one assistant turn; returns whether the model labelled it."""
+        """Count one assistant turn; returns whether it is labelled."""
         message = conversation.messages[index]
         attributes, scores = message.attributes or {}, message.scores or {}
         for name in self.missing:

@@ -159,6 +159,9 @@ def check_bootstrap(
             "bootstrap conditions on the attribute model's values, which human labels are on another scale than; "
             "set train_sft.labels: predicted and train_sft.conditioning: true, or leave bootstrap out"
         )
+    if config.mode == "nearest" and attribute_model is None and schema.learned is not None:
+        names = ", ".join(schema.learned.names)
+        raise UserError(f"no attribute model says whether {names} came out as asked; give one")
     return quality_combinations(info, config.quality_attributes, str(sft_model))
 
 
@@ -196,7 +199,7 @@ def _train_along(run: Bootstrap, model: Path) -> None:
         folder = run.out / f"round-{number}"
         while not (folder / TRAINING_FILE).is_file():
             time.sleep(_POLL_S)
-        _fine_tune(run, number, model)
+        fine_tune(run, number, model)
         model = folder / "train" / "model"
 
 
@@ -210,7 +213,7 @@ def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
     score(run, folder)
     selection = select(run, number, folder)
     mix(run, number, folder, selection["kept"])
-    course = _fine_tune(run, number, model)
+    course = fine_tune(run, number, model)
     after = held_out(run, number, folder / "train" / "model")
     report = {
         "round": number,
@@ -224,7 +227,8 @@ def _round(run: Bootstrap, number: int, model: Path) -> dict[str, Any]:
     return report
 
 
-def _fine_tune(run: Bootstrap, number: int, model: Path) -> Any:
+def fine_tune(run: Bootstrap, number: int, model: Path) -> Any:
+    """Train a round on what `mix` wrote; what it held out picks the weights, else the original validation data."""
     folder = run.out / f"round-{number}"
     own = folder / VALIDATION_FILE
     return train_sft(

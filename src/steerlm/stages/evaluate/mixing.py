@@ -38,11 +38,16 @@ _FEWEST = 2
 
 
 class _Points(NamedTuple):
-    """Answers as columns: the group of the prompt, what was asked, shape (N, d), and what was obtained."""
+    """Answers as columns: the group of the prompt, what was asked, shape (N, d), and what was obtained.
+
+    Attributes:
+        at_home: whether every category stands at its default: another one may move what is measured.
+    """
 
     cluster: NDArray[np.int64]
     asked: FloatArray
     obtained: FloatArray
+    at_home: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def steerability(
     )
     points = _points(plan, scores, schema, headline, names)
     moved_dials = ~np.isclose(points.asked, space.defaults)
-    still = ~moved_dials.any(axis=1)
+    still = ~moved_dials.any(axis=1) & points.at_home
     if not still.any() or still.all():
         return None
     source = points.obtained[still].mean(axis=0)
@@ -138,7 +143,8 @@ def _points(
     names: Sequence[str],
 ) -> _Points:
     """Lay out the answers that have a score of every attribute."""
-    cluster, asked, obtained = [], [], []
+    cluster, asked, obtained, at_home = [], [], [], []
+    categories = [attribute for attribute in schema if attribute.kind == "categorical"]
     for number, ask in enumerate(plan.asks):
         if any(name not in ask.attributes for name in names):
             continue
@@ -148,11 +154,12 @@ def _points(
             if any(value is None for value in found):
                 continue
             cluster.append(plan.prompts[ask.prompt].cluster)
+            at_home.append(all(ask.attributes.get(a.name, a.default_value) == a.default_value for a in categories))
             asked.append([schema[name].to_unit(float(ask.attributes[name])) for name in names])
             obtained.append([schema[n].to_unit(v) for n, v in zip(names, found, strict=True) if v is not None])
     shape = (len(cluster), len(names))
-    columns = (np.array(rows, dtype=np.float64).reshape(shape) for rows in (asked, obtained))
-    return _Points(np.array(cluster, dtype=np.int64), *columns)
+    there, here = (np.array(rows, dtype=np.float64).reshape(shape) for rows in (asked, obtained))
+    return _Points(np.array(cluster, dtype=np.int64), there, here, np.array(at_home, dtype=np.bool_))
 
 
 def _summary(figures: SteeringFigures, cluster: NDArray[np.int64]) -> MixedFigures:

@@ -188,7 +188,7 @@ def training_section(run: Refinement, model: Path) -> TrainSftConfig:
 def gather(run: Refinement, folder: Path) -> dict[str, object]:
     """Write `train.jsonl` and `validation.jsonl` in NeMo-Aligner's format, and return what was sampled and dropped."""
     counts: Counter[str] = Counter()
-    distances: Counter[str] = Counter()
+    distances: dict[str, list[float]] = {}
     groups = list(_groups(run, folder, counts, distances))
     held_out = [group for group, own in groups if own]
     kept = [group for group, own in groups if not own]
@@ -208,12 +208,12 @@ def gather(run: Refinement, folder: Path) -> dict[str, object]:
         "sampled_tokens": counts["sampled_tokens"],
         "dropped": {reason: counts[reason] for reason in DROPPED},
         "groups": {"train": len(kept), "validation": len(held_out), "too_few_responses": counts["too_few"]},
-        "sampled_error": {n: distances[n] / max(1, counts["scored"]) for n in run.schema.names if n in distances},
+        "sampled_error": {n: float(np.mean(distances[n])) for n in run.schema.names if n in distances},
     }
 
 
 def _groups(
-    run: Refinement, folder: Path, counts: Counter[str], distances: Counter[str]
+    run: Refinement, folder: Path, counts: Counter[str], distances: dict[str, list[float]]
 ) -> Iterator[tuple[ResponseGroup, bool]]:
     """Yield the groups of two responses or more, and whether they are held out."""
     files = (read_rows(folder / f"{name}.jsonl") for name in ("samples", "scored", "response", "steered"))
@@ -233,10 +233,10 @@ def _groups(
             if why is not None:
                 counts[why] += 1
                 continue
-            counts["scored"] += 1
             for attribute in run.schema.ordinal:
-                if attribute.name in requested:
-                    distances[attribute.name] += abs(row["scores"][attribute.name]["mean"] - requested[attribute.name])
+                if (wanted := requested.get(attribute.name)) is not None:
+                    distance = abs(row["scores"][attribute.name]["mean"] - float(wanted))
+                    distances.setdefault(attribute.name, []).append(distance)
             responses.append(WeighedResponse(said["text"], row["log_likelihood"], plain, own))
         if len(responses) < 2:
             counts["too_few"] += bool(sampled["samples"])

@@ -61,6 +61,7 @@ def ask_people(folder: Path, schema: AttributeSchema, seed: int, go_on: bool) ->
 
     Args:
         folder: of the round; the study lies in its `rate/`.
+        schema: what people rate.
         seed: of the order in which they see the answers.
         go_on: take what there is, even nothing: then the file is empty.
     """
@@ -82,7 +83,11 @@ def ask_people(folder: Path, schema: AttributeSchema, seed: int, go_on: bool) ->
 
 
 def ask_playground(folder: Path, schema: AttributeSchema, world: PlaygroundConfig, seed: int) -> Path:
-    """Return the ratings that the playground's simulated annotators give to `to_rate.jsonl`."""
+    """Return the ratings that the playground's simulated annotators give to `to_rate.jsonl`.
+
+    Args:
+        schema: what people rate.
+    """
     from steerlm.playground.annotators import draw_annotators, rate
     from steerlm.playground.measuring import measure
 
@@ -91,8 +96,9 @@ def ask_playground(folder: Path, schema: AttributeSchema, world: PlaygroundConfi
         people = draw_annotators(world.num_annotators, world.annotator_bias, schema, seed)
         dice = random.Random(f"ratings {seed} {folder.name}")
         rated = []
-        for record in read_conversations(folder / "to_rate.jsonl", schema):
-            truth = {name: schema[name].round(value) for name, value in measure(record.messages).items()}
+        for record in read_conversations(folder / "to_rate.jsonl"):  # in the run's schema, of which people rate a part
+            found = measure(record.messages)
+            truth = {name: schema[name].round(value) for name, value in found.items() if name in schema}
             raters = dice.sample(people, min(world.annotators_per_response, len(people)))
             ratings = rate(truth, raters, world.label_noise, world.missing_fraction, schema, dice)
             rated.append(_with_ratings(record, ratings, schema))
@@ -106,12 +112,12 @@ def _with_ratings(record: Conversation, ratings: dict[str, tuple[float, ...]], s
     return record.with_message(len(record.messages) - 1, answer)
 
 
-def count_ratings(files: Sequence[Path], schema: AttributeSchema) -> int:
+def count_ratings(files: Sequence[Path]) -> int:
     """Return how many single ratings files hold."""
     return sum(
         len(given)
         for file in files
-        for record in read_conversations(file, schema)
+        for record in read_conversations(file)
         for message in record.messages
         for given in (message.ratings or {}).values()
     )

@@ -17,6 +17,7 @@ trained again with what they say before it chooses. It ends where a round gains 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,8 +38,7 @@ from steerlm.runs import RunFolder
 from steerlm.scorers.labelling import open_labels
 from steerlm.stages.bootstrap.data import Bootstrap, choose_temperature, mix, sample, score, select, write_prompts
 from steerlm.stages.bootstrap.selection import Combinations
-from steerlm.stages.bootstrap.stage import check_bootstrap, held_out, training_section
-from steerlm.stages.train_sft import train_sft
+from steerlm.stages.bootstrap.stage import check_bootstrap, fine_tune, held_out
 from steerlm.stages.tuning.held_out import compare
 from steerlm.stages.tuning.models import publish
 from steerlm.statistics.estimates import Estimate
@@ -151,15 +151,16 @@ def _round(
     started = time.monotonic()
     judged = run
     before = held_out(judged, number - 1, model, num_prompts=_HELD_OUT)
-    run = dataclasses.replace(run, combinations=_requests(run, config, number, place))
+    asked = _requests(run, config, number, place)
+    # any round may be the last: what is too little to pick the weights is trained
+    run = dataclasses.replace(run, combinations=asked, config=run.config.model_copy(update={"rounds": number}))
     run = dataclasses.replace(run, attribute_model=_annotator(folder, run.out, number - 1))
     prompts = write_prompts(run, number, place / "prompts.jsonl")
     temperature = choose_temperature(run, number, model, place)
     sample(run, number, model, place, temperature.value)
     ratings: list[Path] = []
     if config.ratings:
-        asked = _ask(folder, run, config, number, place, go_on)
-        if asked is None:
+        if _ask(folder, run, config, number, place, go_on) is None:
             return place / "rate"
         ratings = [run.out / f"round-{n}" / "ratings.jsonl" for n in range(1, number + 1)]
         _learn(folder, run, ratings, place)
@@ -167,10 +168,7 @@ def _round(
     score(run, place)
     selection = select(run, number, place)
     mix(run, number, place, selection["kept"])
-    course = train_sft(
-        training_section(run, model), place / "training.jsonl", run.validation, run.schema, place / "train",
-        run.seed + number, run.sources,
-    )  # fmt: skip
+    course = fine_tune(run, number, model)
     after = held_out(judged, number, place / "train" / "model", num_prompts=_HELD_OUT)
     compared = compare(before, after, run.schema, run.config.quality_attributes)
     record = {
@@ -179,7 +177,7 @@ def _round(
         "temperature": temperature.value,
         **selection,
         "trained": course["train"]["records"],
-        "ratings": count_ratings(ratings, run.schema),
+        "ratings": count_ratings(ratings),
         "held_out": compared,
         "gains": _gains(compared),
         "seconds": round(time.monotonic() - started, 1),
@@ -259,12 +257,12 @@ def _learn(folder: RunFolder, run: Bootstrap, ratings: Sequence[Path], place: Pa
     assert config is not None
     assert learned is not None
     train, validation = folder.taught
-    if not any(True for file in ratings for _ in read_conversations(file, run.schema)):
+    rated = [record for file in ratings for record in read_conversations(file, learned)]
+    if not rated:
         return
     labelled = place / "labelled.jsonl"
     if not labelled.is_file():
-        files = (train, *ratings)
-        write_conversations(labelled, (r for file in files for r in read_conversations(file, run.schema)), run.schema)
+        write_conversations(labelled, itertools.chain(read_conversations(train, run.schema), rated), run.schema)
     seed = run.seed if config.init_seed is None else config.init_seed
     train_attribute_model(
         config, labelled, validation, learned, place / "train_attribute_model", seed, folder.schema, run.sources

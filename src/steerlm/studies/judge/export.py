@@ -11,7 +11,7 @@ from steerlm.conversation import Conversation, Message, parse_json_line, read_li
 from steerlm.errors import UserError
 from steerlm.scorers.llm.judge import judgement_from_dict
 from steerlm.scorers.llm.protocols import BenchmarkQuestion, SystemAnswers
-from steerlm.stages.label import with_labels
+from steerlm.stages.label import level_of, with_labels
 from steerlm.studies.judge.study import conversations
 
 
@@ -57,8 +57,7 @@ def export_judgements(
         if system not in turns or found.question not in turns[system]:
             raise UserError(f"{judgements}:{number}: no answer of {system!r} to {found.question!r}; give --answers")
         attribute = schema[found.attribute]
-        index = int(found.scores[0]) - (attribute.minimum if attribute.kind == "ordinal" else 0)
-        labels.setdefault((system, found.question), {})[attribute.name] = attribute.levels[index]
+        labels.setdefault((system, found.question), {})[attribute.name] = level_of(attribute, found.scores[0])
         who = f"judge:{found.judge}"
     if not labels:
         raise UserError(f"{judgements} holds no readable rating of {', '.join(schema.names)} (protocol rubric)")
