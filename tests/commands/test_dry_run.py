@@ -72,6 +72,7 @@ NOBODY_RATES = "attributes=[{name: length, measure: words, best: max}]"
         (["ablate"], NO_BEST, "set `best`"),
         (["ablate", "--rungs", "bootstrap"], "seed=0", "needs the section `bootstrap`"),
         (["ablate"], "evaluate.prompts=nowhere.jsonl", "evaluate.prompts: no such file"),
+        (["ablate"], "bootstrap={judge: nowhere}", "bootstrap.judge: no such file"),
         (["ablate"], "train_sft.learning_rate=0.1", "another recipe (different: train_sft.learning_rate)"),
         (["baselines"], "train_attribute_model=null", "needs a section train_attribute_model"),
         (["baselines"], NOBODY_RATES, "an attribute that nothing measures"),
