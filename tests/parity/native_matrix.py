@@ -169,10 +169,12 @@ class Carrier:
     def withstands(self) -> bool:
         """No text becomes a control token, and each of them would in a naive call."""
         control = self.tokenizer.convert_ids_to_tokens(sorted(self.encode.control_ids))
+        together = " ".join(f"{token}{token}x" for token in control)
         for messages in self.conversations:
             clean = self._control_ids(messages)
-            for token in control:
-                evil = [Message(m.role, f"{m.content} {token}{token}x", m.attributes) for m in messages]
+            attacks = [f"{token}{token}x" for token in control] if messages is CONVERSATION else [together]
+            for attack in attacks:
+                evil = [Message(m.role, f"{m.content} {attack}", m.attributes) for m in messages]
                 if self._control_ids(evil) != clean:
                     return False
         return True
