@@ -69,6 +69,44 @@ def test_sources_that_mean_different_things_are_told_and_kept_apart() -> None:
     assert abs(np.corrcoef(common, world(7)[0][:, 8])[0, 1]) < 0.15
 
 
+def test_a_source_of_good_answers_and_one_of_bad_ones_are_one_scale() -> None:
+    features, quality, lang, _, groups = world()
+    sources = np.where(quality > 2, "good", "bad")
+    table = np.stack([np.where(quality > 2, 4.0, 0.0), lang], axis=1)
+    fitted = fit_all(features, table, SCHEMA, sources.tolist(), groups, {})
+    head, better = fitted.head(None), world(7)[1] > 2
+    for source in (None, "good", "bad"):
+        said = predictions(head, source)
+        assert ((said > 2) == better).mean() > 0.9
+    [row] = [row for row in fit_reports(fitted, SCHEMA) if row["attribute"] == "quality"]
+    assert (row["source"], row["rows"], row["used"]) == (None, ROWS, "ridge")
+    assert not fit_warnings(fitted)
+
+
+@pytest.mark.parametrize(("anchors", "host"), [({}, "a"), ({"quality": "b"}, "b")])
+def test_a_source_with_one_label_only_is_read_on_another_s_scale(anchors: dict[str, str], host: str) -> None:
+    _, quality, lang, sources, _ = world()
+    names = np.asarray(sources)
+    # b tells next to nothing about what it rates; c holds good answers only, and rates those of a and b are not
+    noisy = np.random.default_rng(3).normal(scale=np.where(names == "b", 3.0, 0.1))
+    labels = np.where(names == "c", np.where(quality > 2.5, 4.0, np.nan), quality + noisy)
+    fitted = fit(labels, lang, anchors)
+    rows = {row["source"]: row for row in fit_reports(fitted, SCHEMA) if row["attribute"] == "quality"}
+    assert rows.keys() == {None, "a", "b"}
+    assert {source: row["joined"] for source, row in rows.items() if source} == {
+        source: ("c",) if source == host else () for source in ("a", "b")
+    }
+    assert rows[host]["rows"] == (~np.isnan(labels) & (names != ("b" if host == "a" else "a"))).sum()
+    assert fitted.calibrations["quality"].keys() == {"a", "b"}
+
+
+def test_an_anchor_with_one_label_only_is_an_error() -> None:
+    _, quality, lang, sources, _ = world()
+    labels = np.where(np.asarray(sources) == "c", 4.0, quality)
+    with pytest.raises(UserError, match="all labels of 'quality' from 'c' are the same"):
+        fit(labels, lang, {"quality": "c"})
+
+
 def test_labels_without_any_sense_are_predicted_by_their_mean() -> None:
     _, _, lang, sources, _ = world()
     labels = np.random.default_rng(11).integers(0, 5, ROWS).astype(float)

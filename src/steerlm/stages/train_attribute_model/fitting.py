@@ -3,7 +3,9 @@
 Sources that rate the same attribute use its scale differently, and may mean different things by it. Each gets outputs
 of its own, and an attribute with several sources one more on the common scale: labels of a source are its value there,
 stretched by a positive slope and moved by an offset (Mittag et al. 2021, arXiv 2104.10217), both shrunk towards the
-identity by how much the sources differ beyond chance (empirical Bayes). N turns, F features, K attributes.
+identity by how much the sources differ beyond chance (empirical Bayes). A source all of whose labels are the same (one
+file of good answers, one of bad ones) tells nothing by itself: it is read on the scale of another. N turns, F features,
+K attributes.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class Fit:
         interval: multiple of the spread that holds `COVERAGE` of the labels on either side.
         tuned: whether it reads the tuned features, too.
         sharpness: of a category: what the fit to 0 and 1 was multiplied by to be a logit.
+        joined: sources whose labels are all the same, each, and were fitted here too.
     """
 
     output: Output
@@ -68,6 +71,11 @@ class Fit:
     interval: float = 0.0
     tuned: bool = False
     sharpness: float = 1.0
+    joined: tuple[str, ...] = ()
+
+    def is_of(self, source: str) -> bool:
+        """Whether labels of a source are targets of this output."""
+        return self.output.source in (None, source) or source in self.joined
 
     @cached_property
     def honest(self) -> npt.NDArray[np.bool_]:
@@ -191,15 +199,13 @@ def fit_all(
                 f"train_attribute_model.anchors: no label of {attribute.name!r} is from {anchor!r}: "
                 f"{did_you_mean(anchor, names)}"
             )
-        of_sources = {}
-        for name in names:
-            mine = rows[source_N[rows] == name]
-            of_sources[name] = _ordinal(Output(attribute.name, name), ridges, mine, unit_N[mine])
-        if len(names) == 1:
-            fits.append(replace(of_sources[names[0]], output=Output(attribute.name)))
+        of_sources = _of_sources(attribute, ridges, rows, unit_N[rows], source_N[rows], anchor)
+        if len(of_sources) == 1:
+            [fit] = of_sources.values()
+            fits.append(replace(fit, output=Output(attribute.name)))
             continue
         agreements[attribute.name] = _agreements(features_N_F, of_sources)
-        anchor = anchor or max(names, key=lambda name: of_sources[name].skill)
+        anchor = anchor or _best(of_sources)
         common, found = _common(features_N_F, ridges, of_sources, anchor)
         fits.append(common)
         fits_of_sources += of_sources.values()
@@ -210,6 +216,53 @@ def fit_all(
             for name, c in found.items()
         }
     return Fitted((*fits, *fits_of_sources), calibrations, agreements, tuple(dead_features(features_N_F).tolist()))
+
+
+def _of_sources(
+    attribute: Attribute,
+    ridges: _Ridges,
+    rows: npt.NDArray[np.int64],
+    unit_N: Floats,
+    source_N: npt.NDArray[np.str_],
+    anchor: str | None,
+) -> dict[str, Fit]:
+    """Fit the labels of every source; those of sources with one label only together with another's.
+
+    They are fitted with the anchor's, else with those of the source that is predicted best; where no more than one
+    source has different labels, all are fitted at once.
+
+    Args:
+        rows: the turns that have a label.
+        unit_N: their labels on the unit scale.
+        source_N: their sources.
+    """
+    labels = {name: unit_N[source_N == name] for name in sorted(set(source_N.tolist()))}
+    same = tuple(name for name, own in labels.items() if np.ptp(own) == 0)
+    differing = [name for name in labels if name not in same]
+
+    def fitted(name: str, others: Sequence[str] = ()) -> Fit:
+        mine = np.isin(source_N, [name, *others])
+        fit = _ordinal(Output(attribute.name, name), ridges, rows[mine], unit_N[mine])
+        return replace(fit, joined=tuple(others))
+
+    if len(differing) <= 1:
+        host, *others = [*differing, *same]
+        return {host: fitted(host, others)}
+    if anchor is not None and anchor in same:
+        raise UserError(
+            f"train_attribute_model.anchors: all labels of {attribute.name!r} from {anchor!r} are the same, which is "
+            f"no scale: {did_you_mean(anchor, differing)}"
+        )
+    found = {name: fitted(name) for name in differing}
+    if same:
+        host = anchor or _best(found)
+        found[host] = fitted(host, same)
+    return found
+
+
+def _best(fits: Mapping[str, Fit]) -> str:
+    """Return the source that is predicted best."""
+    return max(fits, key=lambda name: fits[name].skill)
 
 
 class _Ridges:

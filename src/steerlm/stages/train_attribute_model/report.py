@@ -141,6 +141,7 @@ def fit_reports(fitted: Fitted, schema: AttributeSchema) -> list[dict[str, objec
     return [
         {
             **fit.output._asdict(),
+            "joined": fit.joined,
             "rows": len(fit.rows),
             "penalty": fit.ridge.penalty,
             "error_ratio": fit.ridge.error_ratio,

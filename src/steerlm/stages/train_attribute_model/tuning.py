@@ -187,7 +187,7 @@ def _examples(
             target_N = np.where(np.isnan(label_N), np.nan, label_N == wanted)
         else:
             target_N = (label_N - attribute.minimum) / (attribute.maximum - attribute.minimum)
-        mine = np.array([fit.output.source in (None, source) for source in sources])
+        mine = np.array([fit.is_of(source) for source in sources])
         targets[mine, o] = target_N[mine]
     prompts = data.examples.prompts
     return RegressionExamples(
