@@ -1,10 +1,10 @@
 """How the dials of a real model follow elsewhere: by turn, by language, alone in the header, on red-team questions.
 
-    python docs/results_elsewhere.py PAGE [--groups TITLE=EVALUATION …] [--alone EVALUATION] [--suite EVALUATION]
+    python docs/results_elsewhere.py PAGE [--groups TITLE=EVALUATION …] [--alone EVALUATION] [--suite NAME=EVALUATION …]
 
 PAGE is a folder of `docs/results/`; the evaluations are of one model. `--groups` takes evaluations with `evaluate.by`,
 `--alone` one with `settings: [alone]`, on the prompts of PAGE's `guided.json`, which it is shown beside, and `--suite`
-one of the paper's experiments.
+the paper's experiments, each under a name for the page.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from typing import Any
 from results_turned_up import NOT_MEASURED, followed
 from stored_run import StoredRun
 
-from steerlm.reporting.formatting import DASH, estimate_text, markdown_table
+from steerlm.reporting.formatting import DASH, estimate_text, markdown_table, markdown_text
 from steerlm.reporting.suites import suite_table
 from steerlm.results.codec import from_json, to_json
 from steerlm.results.evaluation import Evaluation, read_evaluation
+from steerlm.stages.evaluate.suites import joke_requests
 from steerlm.statistics.estimates import Estimate
+from steerlm.storage.resumable import read_rows
 
 LANGUAGES = StoredRun(Path(__file__).resolve().parent / "results" / "languages")
 """The playground in two languages."""
 _FILE = "elsewhere.json"
-_SUITE = "suite.json"
+_ANECDOTES = 3
+"""Requests of the humor experiment whose answers are shown: the first ones."""
 
 
 def copy(stored: StoredRun, groups: dict[str, Path], alone: Path | None) -> None:
@@ -55,19 +58,46 @@ def _groups(folder: Path) -> dict[str, Any]:
     return {"answers": results.asks, "settings": list(results.drawing.settings), "groups": parts}
 
 
-def copy_suite(stored: StoredRun, folder: Path) -> None:
-    """Keep one of the paper's experiments."""
+def copy_suite(stored: StoredRun, name: str, folder: Path) -> None:
+    """Keep one of the paper's experiments; of humor, whose requests are ours, a few answers as well."""
     found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     found["examples"]["sweeps"] = []  # they hold other people's prompts
-    stored.write(_SUITE, found)
+    stored.write(_suite_file(name), found)
+    if found["suite"]["name"] == "humor":
+        stored.write(_suite_file(name, "answers"), _anecdotes(folder))
 
 
-def suite(stored: StoredRun) -> str:
+def _anecdotes(folder: Path) -> list[dict[str, Any]]:
+    """Return the first requests with their answers, lowest level first."""
+    [samples] = folder.glob("*/samples.jsonl")
+    requests = joke_requests()
+    found: dict[int, list[tuple[int, str]]] = {}
+    for row in read_rows(samples):
+        number = int(str(row["prompt"]).removeprefix("joke/"))
+        found.setdefault(number, []).append((row["attributes"]["humor"], row["samples"][0]["text"]))
+    return [{"asked": requests[i], "answers": sorted(found[i])} for i in sorted(found)[:_ANECDOTES]]
+
+
+def _suite_file(name: str, what: str = "") -> str:
+    return "_".join(["suite", *name.split("-"), *([what] if what else [])]) + ".json"
+
+
+def suite(stored: StoredRun, name: str) -> str:
     """Mean score by level, beside the paper's."""
-    results = from_json(Evaluation, stored.read(_SUITE))
+    results = from_json(Evaluation, stored.read(_suite_file(name)))
     header, *rows = suite_table(results)
     note = f"\n{results.prompts.used} prompts, {results.asks} answers; the other dials at their defaults.\n"
     return markdown_table(header, rows) + note
+
+
+def anecdotes(stored: StoredRun, name: str) -> str:
+    """A few requests with an answer for each level."""
+    rows = [
+        [markdown_text(found["asked"]), str(level), markdown_text(text)]
+        for found in stored.read(_suite_file(name, "answers"))
+        for level, text in found["answers"]
+    ]
+    return markdown_table(["asked", "humor", "answer"], rows)
 
 
 def groups(stored: StoredRun) -> str:
@@ -113,14 +143,17 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("--groups", nargs="*", default=[], metavar="TITLE=EVALUATION")
     parser.add_argument("--alone", type=Path)
-    parser.add_argument("--suite", type=Path)
+    parser.add_argument("--suite", nargs="*", default=[], metavar="NAME=EVALUATION")
     given = parser.parse_args()
-    named = {title: Path(folder) for title, _, folder in (pair.partition("=") for pair in given.groups)}
+    named, suites = (
+        {title: Path(folder) for title, _, folder in (pair.partition("=") for pair in pairs)}
+        for pairs in (given.groups, given.suite)
+    )
     stored = StoredRun(given.page)
     if named or given.alone:
         copy(stored, named, given.alone)
-    if given.suite:
-        copy_suite(stored, given.suite)
+    for name, folder in suites.items():
+        copy_suite(stored, name, folder)
 
 
 if __name__ == "__main__":

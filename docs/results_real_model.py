@@ -41,7 +41,7 @@ from steerlm.storage.resumable import read_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from results_ablation import machine
-from results_elsewhere import alone, groups, suite
+from results_elsewhere import alone, anecdotes, groups, suite
 from results_steerbench import ways_page
 from results_turned_up import (
     BOOTSTRAP_AGAIN,
@@ -342,6 +342,7 @@ BLOCKS = {
     "real-groups": partial(groups, STORED),
     "real-alone": partial(alone, STORED),
     "real-suite": partial(suite, STORED),
+    "real-anecdotes": partial(anecdotes, STORED),
     "real-ways": partial(ways, WAYS),
     "real-ways-again": partial(ways, WAYS_AGAIN),
     "real-ways-overview": ways_in_short,
