@@ -259,7 +259,8 @@ def test_length_controlled_win_rate_says_why_it_is_missing():
     [
         ([[1], [0]], [3, 5], "undefined: 2 prompt(s), at least 3 are needed"),
         ([[1, 1], [0, 1]], [3, 5], "undefined: 2 prompt(s), at least 3 are needed"),
-        ([[1, 0]], [3], "undefined: 1 prompt(s), at least 2 are needed"),
+        ([[1, 0]], [0], "undefined: 1 prompt(s), at least 2 are needed"),
+        ([[1], [0], [1], [1]], [3, 3, 3, 3], "undefined: every answer is longer by as much"),
         ([[0], [0], [0.5], [1]], [5, 9, 5, 0], "undefined: length alone decides nearly every verdict"),
         ([[0], [0], [1], [1], [1]], [-1, 2, 2, 3, 4], "undefined: length alone decides nearly every verdict"),
     ],

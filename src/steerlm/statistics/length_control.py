@@ -32,7 +32,8 @@ def length_controlled_win_rate(
 
     Returns:
         The win rate with an interval from standard errors clustered by prompt. No value, with a note that says why,
-        where all verdicts agree, where length alone decides them, or where any curve fits so few prompts.
+        where all verdicts agree, where length alone decides them or never varies, or where any curve fits so few
+        prompts.
     """
     sign = {(system, opponent): 1, (opponent, system): -1}
     own = [match for match in matches if (match.first, match.second) in sign]
@@ -49,6 +50,8 @@ def length_controlled_win_rate(
     if np.ptp(wins_N) == 0:
         return missing("undefined: all verdicts are the same")
     spread = float(difference_N.std())
+    if spread == 0 and difference_N.any():
+        return missing("undefined: every answer is longer by as much")
     columns = [np.ones(len(own))] + ([np.tanh(difference_N / spread)] if spread > 0 else [])
     if num_prompts <= len(columns):
         return missing(f"undefined: {num_prompts} prompt(s), at least {len(columns) + 1} are needed")
