@@ -5,6 +5,7 @@
                                                                   the second run, and no more)
     python docs/results_real_model.py RUN --ask QUESTION --dial NAME      (an answer per level, its curve: the README)
     python docs/results_real_model.py RUN --hour                 (a run of docs/no-ratings.md, for that page)
+    python docs/results_real_model.py RUN --labels NAME          (what the attribute model of another run is worth)
     make docs
 
 RUN is a finished run of `recipes/gemma_270m.yaml`. Every TRAINING is the output of another `train-sft`, finished or
@@ -65,8 +66,7 @@ def copy(run: Path, others: dict[str, Path], steps: dict[str, Path]) -> None:
     results = json.loads((run / "evaluate" / "results.json").read_text())
     results["examples"]["sweeps"] = []  # they hold other people's prompts
     STORED.write("evaluate.json", results)
-    report = json.loads((run / "train_attribute_model" / "report.json").read_text())
-    STORED.write("attribute_model.json", {key: report[key] for key in ("base_model", "train", "sources", "warnings")})
+    copy_labels(run, "attribute_model.json")
     courses = {"a token per level": run / "train_sft", **others}
     STORED.write("course.json", {name: _course(out) for name, out in courses.items()})
     recipe = load_recipe(run / "recipe.yaml")
@@ -79,6 +79,13 @@ def copy(run: Path, others: dict[str, Path], steps: dict[str, Path]) -> None:
     with ANSWERS.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed:
         for row in _answers(run / "evaluate", results):
             packed.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+
+def copy_labels(run: Path, name: str) -> None:
+    """Keep what an attribute model is worth on held-out turns."""
+    report = json.loads((run / "train_attribute_model" / "report.json").read_text())
+    kept = {key: report[key] for key in ("base_model", "train", "sources", "warnings")}
+    STORED.write(name, {**kept, "base_model": Path(kept["base_model"]).name})
 
 
 WAYS, WAYS_AGAIN = "ways.json", "ways_again.json"
@@ -316,9 +323,9 @@ def course() -> str:
     return markdown_table(header, rows) + f"\nMedian tokens/s, one thread: {'; '.join(notes)}.\n"
 
 
-def labels() -> str:
-    """What the attribute model learned, on held-out turns."""
-    report = STORED.read("attribute_model.json")
+def labels(name: str = "") -> str:
+    """What an attribute model learned, on held-out turns: the run's, or that of another run."""
+    report = STORED.read(f"labels_{name}.json" if name else "attribute_model.json")
     rows = [
         [source, name, str(row["n"]), number(row["error_ratio"]["value"], 2), number(row["spearman"]["value"], 2)]
         for source, attributes in report["sources"].items()
@@ -367,9 +374,13 @@ def main() -> None:
     parser.add_argument("--ask", metavar="QUESTION")
     parser.add_argument("--dial", default="length", help="that the question is asked with")
     parser.add_argument("--hour", action="store_true")
+    parser.add_argument("--labels", metavar="NAME")
     given = parser.parse_args()
     if given.hour:
         copy_hour(given.run)
+        return
+    if given.labels is not None:
+        copy_labels(given.run, f"labels_{given.labels}.json")
         return
     if given.ways is not None:
         copy_ways(given.ways)
