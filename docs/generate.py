@@ -166,6 +166,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "templates": templates,
     "house": house,
     "cost": results_playground.cost,
+    "cost-busy": results_playground.cost_busy,
     "steering": results_playground.steering,
     "labels": results_playground.labels,
     "bootstrapping": results_playground.STORED.bootstrapping,

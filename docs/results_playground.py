@@ -2,6 +2,7 @@
 
     make results                                                (after `make quickstart`)
     python docs/results_playground.py RUN [--again RUN …]
+    python docs/results_playground.py QUIET --busy RUN          (one with a busy program on one of the cores)
 
 `--again` are the same run once more: their times stand beside its own.
 
@@ -29,11 +30,14 @@ STORED = StoredRun(Path(__file__).resolve().parent / "results" / "playground")
 def copy(run: Path, again: Sequence[Path] = ()) -> None:
     """Copy what the pages need from a finished run, and the times of the same run once more."""
     STORED.copy_cost(run)
-    times = [{name: row["seconds"] for name, row in finished_stages(one).items()} for one in (run, *again)]
-    STORED.write("times.json", times)
+    STORED.write("times.json", [_times(one) for one in (run, *again)])
     STORED.write("evaluate.json", json.loads((run / "evaluate" / "results.json").read_text()))
     STORED.write("attribute_model.json", json.loads((run / "train_attribute_model" / "report.json").read_text()))
     STORED.write("bootstrap.json", json.loads((run / "bootstrap" / "report.json").read_text()))
+
+
+def _times(run: Path) -> dict[str, float]:
+    return {name: row["seconds"] for name, row in finished_stages(run).items()}
 
 
 def cpu_name(cpu: str) -> str:
@@ -57,6 +61,15 @@ def cost() -> str:
         f"{runs}\n\n"
     )
     return intro + markdown_table(["step", "time", "peak memory so far"], rows)
+
+
+def cost_busy() -> str:
+    """Time of every stage with a busy program beside it."""
+    times = STORED.read("busy.json")
+    totals = {name: {**stages, "all": sum(stages.values())} for name, stages in times.items()}
+    quiet, busy = totals["quiet"], totals["busy"]
+    rows = [[name, f"{quiet[name]:.0f} s", f"{busy[name]:.0f} s", f"{busy[name] / quiet[name]:.1f} x"] for name in quiet]
+    return markdown_table(["step", "quiet", "one core busy", "ratio"], rows)
 
 
 def totals() -> list[float]:
@@ -135,5 +148,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--again", type=Path, nargs="*", default=[])
+    parser.add_argument("--busy", type=Path)
     given = parser.parse_args()
-    copy(given.run, given.again)
+    if given.busy is None:
+        copy(given.run, given.again)
+    else:
+        STORED.write("busy.json", {"quiet": _times(given.run), "busy": _times(given.busy)})

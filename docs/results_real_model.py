@@ -88,15 +88,25 @@ def copy_labels(run: Path, name: str) -> None:
     STORED.write(name, {**kept, "base_model": Path(kept["base_model"]).name})
 
 
-WAYS, WAYS_AGAIN = "ways.json", "ways_again.json"
-"""The ways to steer beside the fine-tuned model of the first run, and beside the bootstrapped one of the second."""
+WAYS, WAYS_AGAIN, WAYS_PLAIN = "ways.json", "ways_again.json", "ways_plain.json"
+"""The ways to steer beside the fine-tuned model of the first run, and beside the bootstrapped one of the second; and
+those of plain fine-tuning beside a ladder's model."""
 
 
-def copy_ways(folder: Path) -> None:
+def copy_ways(folder: Path, name: str) -> None:
     """Keep a comparison of ways to steer."""
-    found = (folder / "ways.json").read_text(encoding="utf-8")
-    base = json.loads(found)["base"]  # a folder of this machine
-    STORED.write(WAYS_AGAIN, json.loads(found.replace(json.dumps(base), json.dumps(Path(base).name))))
+    STORED.write(name, _here(json.loads((folder / "ways.json").read_text(encoding="utf-8"))))
+
+
+def _here(value: Any) -> Any:
+    """Shorten the folders of this machine: of models that were trained to their place in a run, else to their name."""
+    if isinstance(value, list):
+        return [_here(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _here(item) for key, item in value.items()}
+    if isinstance(value, str) and value.startswith("/") and (path := Path(value)).name == "model":
+        return "/".join(path.parts[-4:])
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def ask(model: Path, question: str, dial: str) -> None:
@@ -256,9 +266,9 @@ def ways(file: str) -> str:
     return ways_page(read_result(WaysResult, STORED.folder / file))
 
 
-def ways_in_short() -> str:
+def ways_in_short(file: str) -> str:
     """The ways to steer, in the mean over the dials."""
-    return ways_overview(read_result(WaysResult, STORED.folder / WAYS_AGAIN)) + "\n"
+    return ways_overview(read_result(WaysResult, STORED.folder / file)) + "\n"
 
 
 def asked() -> str:
@@ -352,7 +362,8 @@ BLOCKS = {
     "real-anecdotes": partial(anecdotes, STORED),
     "real-ways": partial(ways, WAYS),
     "real-ways-again": partial(ways, WAYS_AGAIN),
-    "real-ways-overview": ways_in_short,
+    "real-ways-overview": partial(ways_in_short, WAYS_AGAIN),
+    "real-ways-plain": partial(ways_in_short, WAYS_PLAIN),
     "real-asked": asked,
     "real-picture": picture,
     "real-bootstrapping": STORED.bootstrapping,
@@ -371,6 +382,7 @@ def main() -> None:
     parser.add_argument("--course", nargs="*", default=[], metavar="NAME=TRAINING")
     parser.add_argument("--at", nargs="*", default=[], metavar="STEP=EVALUATION")
     parser.add_argument("--ways", type=Path, metavar="FOLDER")
+    parser.add_argument("--ways-plain", type=Path, metavar="FOLDER")
     parser.add_argument("--ask", metavar="QUESTION")
     parser.add_argument("--dial", default="length", help="that the question is asked with")
     parser.add_argument("--hour", action="store_true")
@@ -382,8 +394,10 @@ def main() -> None:
     if given.labels is not None:
         copy_labels(given.run, f"labels_{given.labels}.json")
         return
-    if given.ways is not None:
-        copy_ways(given.ways)
+    for folder, name in ((given.ways, WAYS_AGAIN), (given.ways_plain, WAYS_PLAIN)):
+        if folder is not None:
+            copy_ways(folder, name)
+    if given.ways is not None or given.ways_plain is not None:
         return
     if given.ask is not None:
         ask(given.run / "bootstrap" / "model", given.ask, given.dial)
