@@ -68,7 +68,7 @@ def cost_busy() -> str:
     times = STORED.read("busy.json")
     totals = {name: {**stages, "all": sum(stages.values())} for name, stages in times.items()}
     quiet, busy = totals["quiet"], totals["busy"]
-    rows = [[name, f"{quiet[name]:.0f} s", f"{busy[name]:.0f} s", f"{busy[name] / quiet[name]:.1f} x"] for name in quiet]
+    rows = [[x, f"{quiet[x]:.0f} s", f"{busy[x]:.0f} s", f"{busy[x] / quiet[x]:.1f} x"] for x in quiet]
     return markdown_table(["step", "quiet", "one core busy", "ratio"], rows)
 
 
