@@ -41,9 +41,11 @@ def copy(out: Path, name: str) -> None:
         name: which ladder it is: `ablation`, `equal_steps` or `real`.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for source, target in (("ablation", name), ("baselines", "baselines")):
-        file = out / f"{source}.json"
-        if file.is_file() and (source != "baselines" or name == "ablation"):
+    files = {name: out / "ablation.json"}
+    if name == "ablation":
+        files["baselines"] = out / "baselines.json"
+    for target, file in files.items():
+        if file.is_file():
             text = json.dumps(_slim(json.loads(file.read_text())), indent=1, ensure_ascii=False)
             (FOLDER / f"{target}.json").write_text(text + "\n", encoding="utf-8")
     if name in PICTURES:

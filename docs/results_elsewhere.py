@@ -64,7 +64,7 @@ def copy_suite(stored: StoredRun, name: str, folder: Path) -> None:
     found["examples"]["sweeps"] = []  # they hold other people's prompts
     stored.write(_suite_file(name), found)
     if found["suite"]["name"] == "humor":
-        stored.write(_suite_file(name, "answers"), _anecdotes(folder))
+        stored.write(_suite_file(f"{name}-answers"), _anecdotes(folder))
 
 
 def _anecdotes(folder: Path) -> list[dict[str, Any]]:
@@ -78,8 +78,8 @@ def _anecdotes(folder: Path) -> list[dict[str, Any]]:
     return [{"asked": requests[i], "answers": sorted(found[i])} for i in sorted(found)[:_ANECDOTES]]
 
 
-def _suite_file(name: str, what: str = "") -> str:
-    return "_".join(["suite", *name.split("-"), *([what] if what else [])]) + ".json"
+def _suite_file(name: str) -> str:
+    return f"suite_{name}.json".replace("-", "_")
 
 
 def suite(stored: StoredRun, name: str) -> str:
@@ -94,7 +94,7 @@ def anecdotes(stored: StoredRun, name: str) -> str:
     """A few requests with an answer for each level."""
     rows = [
         [markdown_text(found["asked"]), str(level), markdown_text(text)]
-        for found in stored.read(_suite_file(name, "answers"))
+        for found in stored.read(_suite_file(f"{name}-answers"))
         for level, text in found["answers"]
     ]
     return markdown_table(["asked", "humor", "answer"], rows)

@@ -104,9 +104,10 @@ def _here(value: Any) -> Any:
         return [_here(item) for item in value]
     if isinstance(value, dict):
         return {key: _here(item) for key, item in value.items()}
-    if isinstance(value, str) and value.startswith("/") and (path := Path(value)).name == "model":
-        return "/".join(path.parts[-4:])
-    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
+    if not (isinstance(value, str) and value.startswith("/")):
+        return value
+    path = Path(value)
+    return "/".join(path.parts[-4:]) if path.name == "model" else path.name
 
 
 def ask(model: Path, question: str, dial: str) -> None:

@@ -35,7 +35,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Climb the ladder, or say what it would take."""
     recipe, out = common.study_of(arguments)
-    common.check_recipe_files(recipe, ["prepare", "train_attribute_model", "train_sft", "bootstrap", "evaluate"])
     from steerlm.studies.ablate.study import ablate, rungs_to_climb
 
     rungs = rungs_to_climb(recipe, arguments.rungs, out)

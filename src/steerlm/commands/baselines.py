@@ -24,7 +24,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train and measure every method, or say what it would take."""
     recipe, out = common.study_of(arguments)
-    common.check_recipe_files(recipe, ["prepare", "train_attribute_model", "train_sft", "bootstrap", "evaluate"])
     from steerlm.studies.baselines.study import baselines, rewarded_names
 
     rewarded_names(recipe, out)

@@ -209,12 +209,18 @@ def section_of(pairs: Sequence[str], model: type[ConfigT], stage: str, **given: 
 
 
 def study_of(arguments: argparse.Namespace) -> tuple[Recipe, Path]:
-    """Return the recipe of a study around a run, moved into the study's folder, and that folder."""
+    """Return the recipe of a study around a run, moved into the study's folder, and that folder.
+
+    Raises:
+        UserError: an unusable recipe, or one that names files which are not there.
+    """
     from steerlm.config import parse_overrides
     from steerlm.studies.ablate.rungs import in_folder
 
     at_least("--seeds", arguments.seeds, 1)
-    return in_folder(arguments.recipe, parse_overrides(arguments.overrides), arguments.out)
+    recipe, out = in_folder(arguments.recipe, parse_overrides(arguments.overrides), arguments.out)
+    check_recipe_files(recipe, ["prepare", "train_attribute_model", "train_sft", "bootstrap", "evaluate"])
+    return recipe, out
 
 
 def check_recipe_files(recipe: Recipe, stages: Sequence[str], redo_from: str | None = None) -> None:
