@@ -408,7 +408,7 @@ def test_what_a_stage_says_while_it_works_is_shown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def work(arguments: argparse.Namespace) -> int:
-        logging.getLogger("steerlm.training.threads").info("training with %d thread(s)", 3)
+        logging.getLogger("steerlm.threads").info("training with %d thread(s)", 3)
         return 0
 
     monkeypatch.setattr(COMMANDS["check"], "run", work)

@@ -99,9 +99,9 @@ def test_the_batch_follows_the_free_memory(checkpoint: Path, monkeypatch: pytest
     together: list[int] = []
     whole_loop = decoding.decode
 
-    def decode(model: Any, rows: list[Draw], *, batch_size: int, stop_ids: frozenset[int]) -> Any:
+    def decode(model: Any, rows: list[Draw], *, batch_size: int, **others: Any) -> Any:
         together.append(batch_size)
-        return whole_loop(model, rows, batch_size=batch_size, stop_ids=stop_ids)
+        return whole_loop(model, rows, batch_size=batch_size, **others)
 
     monkeypatch.setattr(decoding, "decode", decode)
     sampling = Sampling(12, 1.0, 0)

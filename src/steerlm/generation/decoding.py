@@ -7,7 +7,9 @@ leave and enter between any two steps, also while others are being decoded: `Dec
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -29,6 +31,7 @@ from steerlm.generation.prefill import (
 from steerlm.generation.requests import Draw, Lane, LogProb
 from steerlm.generation.sampling import Drawing, next_tokens
 from steerlm.generation.waiting import WaitingRows
+from steerlm.threads import ThreadChooser
 
 _HEADROOM = 64
 """Free columns of a new cache, at least (unless no row can use them)."""
@@ -157,7 +160,13 @@ class Decoder:
     """Decodes rows that may be added at any time, at most `batch_size` lanes of them at once."""
 
     def __init__(
-        self, model: PreTrainedModel, *, batch_size: int, stop_ids: frozenset[int], online: bool = False
+        self,
+        model: PreTrainedModel,
+        *,
+        batch_size: int,
+        stop_ids: frozenset[int],
+        online: bool = False,
+        threads: ThreadChooser | None = None,
     ) -> None:
         """Prepare an empty batch.
 
@@ -166,6 +175,7 @@ class Decoder:
             stop_ids: tokens that end a response.
             online: let rows enter within a few steps after there is a place for them, and remember prompts between
                 them. Otherwise they enter in larger groups, which gives the higher throughput.
+            threads: told how long steps take in which no row enters; None: the number of threads is given.
         """
         self._model = model
         self._batch_size = batch_size
@@ -175,6 +185,11 @@ class Decoder:
         self._additive_mask = takes_additive_mask(model)
         self._batch: _Batch | None = None
         self._waited = 0
+        self._threads = threads
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Compute with the number of threads that is chosen."""
+        return nullcontext() if self._threads is None else self._threads.in_use()
 
     def add(self, rows: Sequence[Draw]) -> None:
         """Let rows wait for a place, in order."""
@@ -205,6 +220,7 @@ class Decoder:
         Returns:
             The rows that got a token.
         """
+        since, waiting = time.perf_counter(), self.num_waiting
         batch = self._batch
         alive = [] if batch is None else [b for b, place in enumerate(batch.places) if not place.row.done]
         if batch is not None and alive and batch.tokens_R is not None:
@@ -219,6 +235,8 @@ class Decoder:
             row.tokens.append(token)
             row.stopped = token in self._stop_ids
             running.append(row)
+        if self._threads is not None and self.num_waiting == waiting:
+            self._threads.step(1, time.perf_counter() - since)
         return running
 
     def _refill(self, batch: _Batch | None, alive: list[int]) -> _Batch | None:
@@ -259,21 +277,33 @@ class Decoder:
 
 
 def decode(
-    model: PreTrainedModel, rows: Sequence[Draw], *, batch_size: int, stop_ids: frozenset[int]
+    model: PreTrainedModel,
+    rows: Sequence[Draw],
+    *,
+    batch_size: int,
+    stop_ids: frozenset[int],
+    threads: ThreadChooser | None = None,
 ) -> Iterator[list[Draw]]:
     """Decode all rows, at most `batch_size` lanes at a time, filling `row.tokens`.
 
     Yields:
         After every step the rows that got a token.
     """
-    decoder = Decoder(model, batch_size=batch_size, stop_ids=stop_ids)
+    decoder = Decoder(model, batch_size=batch_size, stop_ids=stop_ids, threads=threads)
     decoder.add(_longest_first(rows))
-    while decoder.busy:
-        yield decoder.step()
+    with decoder.in_use():
+        while decoder.busy:
+            yield decoder.step()
 
 
 def decode_within_memory(
-    model: PreTrainedModel, rows: Sequence[Draw], *, batch_size: int, stop_ids: frozenset[int], spread: int = 1
+    model: PreTrainedModel,
+    rows: Sequence[Draw],
+    *,
+    batch_size: int,
+    stop_ids: frozenset[int],
+    spread: int = 1,
+    threads: ThreadChooser | None = None,
 ) -> Iterator[list[Draw]]:
     """Decode all rows as `decode` does, fewer at a time where the free memory has no room for their cache.
 
@@ -285,7 +315,7 @@ def decode_within_memory(
     longest = max(len(lane.prompt) + row.limit for row in rows for lane in row.lanes)
     together = affordable(model, batch_size, longest, spread)
     together = max(together, *(len(row.lanes) for row in rows))  # those of one response are decoded together
-    return decode(model, rows, batch_size=together, stop_ids=stop_ids)
+    return decode(model, rows, batch_size=together, stop_ids=stop_ids, threads=threads)
 
 
 def _longest_first(rows: Sequence[Draw]) -> list[Draw]:

@@ -41,6 +41,7 @@ from steerlm.generation.requests import Sample as Sample
 from steerlm.generation.requests import Sampling as Sampling
 from steerlm.generation.requests import said as said
 from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.threads import thread_chooser
 
 
 class LocalEngine:
@@ -82,6 +83,7 @@ class LocalEngine:
         self.prompting = Prompting(tokenizer, schema, model.config)
         self._batch_size = batch_size
         self._spread = spread
+        self._threads = thread_chooser(model, "sampling", "steps/s")
 
     @property
     def encoder(self) -> ConversationEncoder:
@@ -100,7 +102,13 @@ class LocalEngine:
 
     def decoder(self) -> Decoder:
         """Return a decoder for requests that come at any time."""
-        return Decoder(self._model, batch_size=self._batch_size, stop_ids=self.prompting.stop_ids, online=True)
+        return Decoder(
+            self._model,
+            batch_size=self._batch_size,
+            stop_ids=self.prompting.stop_ids,
+            online=True,
+            threads=self._threads,
+        )
 
     def room(self, request: Request) -> int:
         return self.prompting.room(max(len(lane.prompt) for lane in self.prompting.lanes(request)))
@@ -127,7 +135,12 @@ class LocalEngine:
 
     def _decode(self, rows: list[Draw]) -> Iterator[list[Draw]]:
         return decode_within_memory(
-            self._model, rows, batch_size=self._batch_size, stop_ids=self.prompting.stop_ids, spread=self._spread
+            self._model,
+            rows,
+            batch_size=self._batch_size,
+            stop_ids=self.prompting.stop_ids,
+            spread=self._spread,
+            threads=self._threads,
         )
 
 

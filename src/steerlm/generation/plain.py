@@ -31,6 +31,7 @@ from steerlm.conversation import Message
 from steerlm.generation.decoding import decode_within_memory
 from steerlm.generation.requests import Draw, Lane, Sample, Sampling
 from steerlm.generation.sampling import Drawing, next_tokens, sample_key
+from steerlm.threads import thread_chooser
 
 _NEXT_TURN = "\nUser:"
 """Where a transcript goes on without being asked to."""
@@ -66,6 +67,7 @@ class PlainModel:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._model = load_causal_lm(where, sampling_precision(precision, where)).to(default_device()).eval()
         self._batch_size = batch_size
+        self._threads = thread_chooser(self._model, "sampling", "steps/s")
         self.has_template = self._tokenizer.chat_template is not None
         self.context = context_length(self._model.config, self._tokenizer)
         self.num_layers = int(self._model.config.get_text_config().num_hidden_layers)
@@ -108,7 +110,9 @@ class PlainModel:
     def _decoded(self, rows: Sequence[Draw]) -> list[Sample | None]:
         fitting = [row for row in rows if row.limit > 0]
         stop_ids = self._end_ids()
-        for running in decode_within_memory(self._model, fitting, batch_size=self._batch_size, stop_ids=stop_ids):
+        for running in decode_within_memory(
+            self._model, fitting, batch_size=self._batch_size, stop_ids=stop_ids, threads=self._threads
+        ):
             if not self.has_template:
                 for row in running:
                     row.cancelled = _NEXT_TURN in self._tokenizer.decode(row.tokens[-_NEXT_TURN_TOKENS:])

@@ -152,7 +152,8 @@ def _load_and_work(path: str | Path, batch_size: int, connection: Connection) ->
 def _work(decoder: Decoder, connection: Connection) -> None:
     try:
         connection.send(Ready(None))
-        _Loop(decoder, connection).run()
+        with decoder.in_use():
+            _Loop(decoder, connection).run()
     except (BrokenPipeError, ConnectionResetError):
         pass  # nobody listens any more
     finally:

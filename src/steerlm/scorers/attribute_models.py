@@ -46,6 +46,7 @@ from steerlm.scorers.level_curves import LevelCurve
 from steerlm.scorers.protocol import Scores, Turn
 from steerlm.scorers.reading import feature_reader, in_batches, without_padding
 from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.threads import ThreadChooser, thread_chooser
 
 Forward = Callable[[list[list[Ids]], int], list[dict[str, Score]]]
 """Scores one batch of rows within a number of tokens."""
@@ -70,6 +71,7 @@ class LoadedAttributeModel:
             scores row after row.
         sharing: what rows cost where sequences can share what they have in common; None: one sequence per row.
         tokens_per_batch: of a batch, unless told.
+        threads: chooses how many compute; None: that is given.
         forward_for: the same for the ratings of one source; None: there is no difference.
     """
 
@@ -84,6 +86,7 @@ class LoadedAttributeModel:
     forward: Forward
     sharing: Sharing | None
     tokens_per_batch: int
+    threads: ThreadChooser | None = None
     forward_for: Callable[[str | None], Forward] | None = None
 
     @property
@@ -139,7 +142,8 @@ class LoadedAttributeModel:
     ) -> list[dict[str, Score]]:
         """Score conversations that are ids already (`encode_for_scoring`)."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            return in_batches(sequences, self.forward, self.sharing, tokens_per_batch or self.tokens_per_batch)
+            tokens_per_batch = tokens_per_batch or self.tokens_per_batch
+            return in_batches(sequences, self.forward, self.sharing, tokens_per_batch, self.threads)
 
     def for_source(self, source: str) -> LoadedAttributeModel:
         """Return the model as it predicts the ratings of one source, on that source's own use of the scale."""
@@ -287,6 +291,7 @@ def loaded_attribute_model(
         autocast=autocast_bf16(precision),
         cuts=info.label_statistics.get("cut_points", {}),
         forward=forward,
+        threads=thread_chooser(model, "reading"),
         forward_for=forward_for,
         sharing=sharing_of(model, max_length, attention),
         tokens_per_batch=scoring_tokens(model.device.type == "cpu", info.kind == "generative"),

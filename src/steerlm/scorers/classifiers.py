@@ -180,6 +180,7 @@ class _Classifier:
 
     def __init__(self, model: str, multi_label: bool | None, precision: Precision) -> None:
         from steerlm.checkpoint.models import default_device, load_sequence_classifier, load_tokenizer
+        from steerlm.threads import thread_chooser
 
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(model)
         if not self.tokenizer.is_fast:
@@ -193,6 +194,7 @@ class _Classifier:
         self.window = min(_WINDOW, self.tokenizer.model_max_length, context)
         of_model = self.model.config.problem_type == "multi_label_classification" or self.model.config.num_labels == 1
         self.multi_label = of_model if multi_label is None else multi_label
+        self._threads = thread_chooser(self.model, "classifying")
 
     def score(self, texts: Sequence[str], columns: Mapping[str, Sequence[int]]) -> list[dict[str, float]]:
         """Return per text and attribute the probability (0..1) of its labels, in the window where it is highest."""
@@ -227,10 +229,12 @@ class _Classifier:
         import torch
 
         from steerlm.batching.batches import sorted_batches
+        from steerlm.threads import paced
 
         logits: dict[int, Any] = {}
         budget = scoring_tokens(self.model.device.type == "cpu")
-        for batch in sorted_batches([len(ids) for ids in windows], budget):
+        batches = sorted_batches([len(ids) for ids in windows], budget)
+        for batch in paced(batches, self._threads, lambda batch: sum(len(windows[i]) for i in batch)):
             padded = self.tokenizer.pad({"input_ids": [windows[i] for i in batch]}, return_tensors="pt")
             inputs = {name: padded[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
             with torch.inference_mode():

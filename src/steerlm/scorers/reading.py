@@ -30,6 +30,7 @@ from steerlm.batching.shared_prompts import (
 )
 from steerlm.checkpoint.models import Precision, autocast_bf16
 from steerlm.scorers.features import Readout
+from steerlm.threads import ThreadChooser, paced, thread_chooser
 
 Result = TypeVar("Result")
 
@@ -39,6 +40,7 @@ def in_batches(
     forward: Callable[[list[list[Ids]], int], Sequence[Result]],
     sharing: Sharing | None,
     tokens_per_batch: int,
+    threads: ThreadChooser | None,
 ) -> list[Result]:
     """Run sequences of ids through a model, longest first, without gradients.
 
@@ -46,6 +48,7 @@ def in_batches(
         forward: runs one batch of rows, each of one or more sequences; returns a result per sequence, row after row.
         sharing: what rows cost where sequences can share what they have in common; None: one sequence per row.
         tokens_per_batch: upper bound of rows times longest row.
+        threads: told how long batches take; None: the number of threads is given.
     """
     results: list[Any] = [None] * len(sequences)
     ids = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
@@ -58,8 +61,9 @@ def in_batches(
         shared = shared_rows(members, np.asarray(lengths)[members], common, tokens_per_batch, sharing)
         rows = [list(shared.row(i)) for i in range(len(shared.lengths))]
         lengths = shared.lengths.tolist()
+    batches = _batches([len(row) > 1 for row in rows], lengths, tokens_per_batch)
     with torch.inference_mode():
-        for batch in _batches([len(row) > 1 for row in rows], lengths, tokens_per_batch):
+        for batch in paced(batches, threads, lambda batch: sum(lengths[row] for row in batch)):
             found = forward([[ids[i] for i in rows[row]] for row in batch], tokens_per_batch)
             for i, result in zip((i for row in batch for i in rows[row]), found, strict=True):
                 results[i] = result
@@ -200,7 +204,8 @@ def read_features(
         return list(read(rows).float().cpu().numpy())
 
     with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-        found = np.stack(in_batches(sequences, forward, sharing_of(model, longest, attention), tokens_per_batch))
+        sharing, threads = sharing_of(model, longest, attention), thread_chooser(model, "reading")
+        found = np.stack(in_batches(sequences, forward, sharing, tokens_per_batch, threads))
     if attention is not None:
         model.set_attn_implementation(before)
     return found

@@ -13,6 +13,7 @@ from steerlm.batching.model_inputs import model_inputs
 from steerlm.batching.ragged_attention import RAGGED
 from steerlm.batching.shared_prompts import can_be_ragged, sharing_of
 from steerlm.checkpoint.models import Precision, autocast_bf16
+from steerlm.threads import paced, thread_chooser
 from steerlm.training.losses import group_log_probabilities
 from steerlm.training.response_loss import ResponseLoss
 
@@ -44,7 +45,8 @@ def log_probabilities(
     response_loss = ResponseLoss(model)
     try:
         with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-            for batch in sorted_batches(examples.lengths, tokens_per_batch):
+            batches = sorted_batches(examples.lengths, tokens_per_batch)
+            for batch in paced(batches, thread_chooser(model, "reading"), lambda batch: sum(examples.lengths[batch])):
                 groups = collate_groups([[examples.example(i, 0)] for i in batch], pad_id, shared)
                 groups = {name: tensor.to(model.device) for name, tensor in groups.items()}
                 given = model_inputs(groups, model.config, torch.bfloat16 if autocast else model.dtype)

@@ -1,7 +1,7 @@
 """One training loop for both objectives: attribute regression and (attribute-conditioned) SFT.
 
 Everything random is a function of (seed, epoch) or restored from the checkpoint, so a run that was interrupted
-ends with the parameters of one that was not.
+ends with the parameters of one that was not (to the last bits with `--threads`: else the number is chosen by speed).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from steerlm.training.distributed import ranks
 from steerlm.training.flow import FlowCallback, should_stop_early
 from steerlm.training.header_gain import HeaderProbe
 from steerlm.training.losses import GroupLoss
-from steerlm.training.threads import ThreadChooser, ThreadsCallback, may_choose
+from steerlm.training.threads import chosen_threads
 from steerlm.training.trainer import Objective, SteerTrainer
 
 BEST = "best"
@@ -262,7 +262,7 @@ def train(
     flow.trainer = trainer
     if probe is not None:
         probe.trainer = trainer
-    with quiet(), _chosen_threads(trainer), _attention(trainer.core, layout, trainer.args):
+    with quiet(), chosen_threads(trainer), _attention(trainer.core, layout, trainer.args):
         if finished:
             trainer.state = state
         else:
@@ -320,18 +320,6 @@ def _lay_out(
     return _Layout(
         data, tuple(RowPlan(examples, config.tokens_per_batch, sharing) for examples in data), attention, shared
     )
-
-
-@contextlib.contextmanager
-def _chosen_threads(trainer: SteerTrainer) -> Iterator[None]:
-    """Let the training choose how many threads compute, where that is ours to choose; afterwards it is as before."""
-    before = torch.get_num_threads()
-    if may_choose(trainer.core):
-        trainer.add_callback(ThreadsCallback(trainer, ThreadChooser(before, torch.set_num_threads)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _sharded(config: TrainingSection) -> bool:
