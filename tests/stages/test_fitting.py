@@ -10,7 +10,8 @@ from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.errors import UserError
 from steerlm.scorers.features import Readout
 from steerlm.scorers.heads import Head
-from steerlm.stages.train_attribute_model.fitting import COVERAGE, Fitted, fit_all
+from steerlm.stages.train_attribute_model.fitting import Fitted, fit_all
+from steerlm.stages.train_attribute_model.outputs import COVERAGE
 from steerlm.stages.train_attribute_model.report import dead_warnings, fit_reports, fit_warnings, fitted_cut_points
 
 SCHEMA = AttributeSchema((Attribute("quality"), Attribute("lang", kind="categorical", categories=("en", "de"))))

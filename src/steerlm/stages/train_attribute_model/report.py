@@ -18,8 +18,10 @@ from steerlm.scorers.cut_points import fit_cut_points
 from steerlm.scorers.features import Readout
 from steerlm.scorers.level_curves import LevelCurve, fit_level_curve
 from steerlm.scorers.protocol import Scores
+from steerlm.stages.train_attribute_model.common_scale import MIN_AGREEMENT
 from steerlm.stages.train_attribute_model.examples import FloatArray, LabelledTurn
-from steerlm.stages.train_attribute_model.fitting import COVERAGE, MIN_AGREEMENT, Fit, Fitted, conformal_multiple
+from steerlm.stages.train_attribute_model.fitting import Fitted
+from steerlm.stages.train_attribute_model.outputs import COVERAGE, Fit, conformal_multiple
 from steerlm.statistics.metrics import (
     category_report,
     fleiss_kappa,

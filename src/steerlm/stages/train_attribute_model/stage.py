@@ -50,7 +50,8 @@ from steerlm.stages.train_attribute_model.examples import (
     read_attribute_data,
     require_all_labelled,
 )
-from steerlm.stages.train_attribute_model.fitting import Fitted, Tuned, fit_all
+from steerlm.stages.train_attribute_model.fitting import Fitted, fit_all
+from steerlm.stages.train_attribute_model.outputs import Tuned
 from steerlm.stages.train_attribute_model.reading import FEATURES, TurnFeatures, readout_of, tunes
 from steerlm.stages.train_attribute_model.report import (
     attribute_reports,
