@@ -186,7 +186,7 @@ def _remarks(recipe: Recipe, machines: Machines) -> list[str]:
         )
         for stage in ("train_attribute_model", "train_sft"):
             section: TrainingSection | None = getattr(recipe, stage)
-            if section is not None and not section.fsdp and section.deepspeed is None:
+            if section is not None and not section.sharded:
                 notes.append(f"{stage}: every device holds the whole model; fsdp: true spreads it over all of them")
     return notes
 

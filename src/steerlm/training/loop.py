@@ -228,7 +228,7 @@ def train(
     layout = _lay_out(config, model, train_dataset, validation_dataset, group_loss)
     plan, validation_plan = layout.plans
     max_steps, steps_per_epoch = _total_batches(config, plan, processes.num_processes)
-    whole = out / BEST if _sharded(config) else None
+    whole = out / BEST if config.sharded else None
     with processes.main_process_first():
         # with other processes a step sees other examples
         inputs = {
@@ -332,10 +332,6 @@ def _chosen_threads(trainer: SteerTrainer) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _sharded(config: TrainingSection) -> bool:
-    return config.fsdp or config.deepspeed is not None
 
 
 def _finished(state: TrainerState, max_steps: int, patience: int | None) -> bool:
