@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerlm.attributes import HELPSTEER, OASST, PAPER, PRESETS, STEERLM, Attribute, AttributeSchema, is_signature
+from steerlm.attributes import (
+    HELPSTEER,
+    OASST,
+    PAPER,
+    PRESETS,
+    STEERLM,
+    Attribute,
+    AttributeSchema,
+    ClassifierLabel,
+    is_signature,
+)
 from steerlm.errors import UserError
 
 LANG = Attribute("lang", kind="categorical", categories=("en", "de", "zh-CN"))
@@ -164,6 +174,10 @@ def test_a_schema_has_distinct_attributes_and_at_least_one() -> None:
         AttributeSchema(())
     with pytest.raises(UserError, match="'quality' stands twice"):
         AttributeSchema((Attribute("quality"), Attribute("quality", maximum=9)))
+    toxic, insult = (ClassifierLabel("some/model", label) for label in ("toxic", "insult"))
+    with pytest.raises(UserError, match="'rude' and 'harsh' are both the label 'toxic' of classifier some/model"):
+        AttributeSchema((Attribute("rude", classifier=toxic), Attribute("harsh", maximum=9, classifier=toxic)))
+    AttributeSchema((Attribute("rude", classifier=toxic), Attribute("harsh", classifier=insult)))
 
 
 def test_lookup_offers_the_nearest_name() -> None:

@@ -190,7 +190,7 @@ class RunFolder:
         self.paths = RunPaths(recipe.run_dir)
 
     def stage(self, name: str) -> Path:
-        return self.path / name
+        return self.paths.stage(name)
 
     @property
     def schema(self) -> AttributeSchema:

@@ -84,6 +84,15 @@ def test_every_form_of_file_becomes_a_recipe_that_plans(
     assert "optimizer steps are planned" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("count", "levels"), [(3, 2), (4, 3), (9, 5)])
+def test_a_handful_of_rows_gets_no_more_levels_than_it_fills(count: int, levels: int, base: Path) -> None:
+    recipe = init(write(Path("dialogue.csv"), rows(count)), "--base", base)
+    length = recipe.schema_["length"]
+    assert len(length.levels) == levels
+    assert length.default_value == levels // 2
+    assert main(["run", "dialogue.yaml", "--dry-run"]) == 0
+
+
 def test_values_fit_data_and_model(base: Path) -> None:
     recipe = init(write(Path("dialogue.csv"), rows(400)), "--base", base, "--attributes", "length=measure:words")
     sft, records = recipe.train_sft, 320

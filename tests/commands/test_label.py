@@ -10,6 +10,7 @@ import yaml
 
 from steerlm.__main__ import main
 from steerlm.conversation import Conversation, Message, write_conversations
+from steerlm.studies.rate.store import open_study
 
 
 def test_attributes_that_nobody_labelled_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,3 +43,20 @@ def test_attributes_that_nobody_labelled_wait(tmp_path: Path, capsys: pytest.Cap
         found = found.get("summary", found)
         assert found["said_by"] == {"length": "words"}
         assert found["waiting"] == {"warmth": "judge", "quality": "people", "humor": "people"}
+
+
+def test_people_are_asked_only_for_what_nothing_computes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toxic = {"model": "some/classifier", "label": "toxic"}
+    computed = [{"name": "length", "measure": "words"}, {"name": "toxicity", "classifier": toxic}]
+    data = [Conversation("0", (Message("user", "q"), Message("assistant", "a")))]
+    write_conversations(tmp_path / "d.jsonl", data)
+    argv = ["label", str(tmp_path / "d.jsonl"), "--with", "people", "--attributes", str(tmp_path / "a.yaml")]
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump([*computed, {"name": "quality"}]))
+    assert main([*argv, "--out", str(tmp_path / "study")]) == 0
+    asked = open_study(tmp_path / "study").schema
+    assert asked is not None
+    assert asked.names == ("quality",)
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(computed))
+    assert main([*argv, "--out", str(tmp_path / "none")]) == 2
+    assert "no attribute is left to people" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

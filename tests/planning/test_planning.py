@@ -328,6 +328,34 @@ def test_a_length_above_the_context_is_a_note_for_the_run_takes_the_context(
     )
 
 
+def test_what_bounds_a_length_besides_the_positions_is_said(raw: dict[str, Any], tmp_path: Path) -> None:
+    from tests.tiny import byte_tokenizer
+
+    base = save_config(tmp_path / "base")
+    tokenizer = byte_tokenizer(None)
+    tokenizer.model_max_length = 256
+    tokenizer.save_pretrained(base)
+    for stage in ("train_attribute_model", "train_sft"):
+        raw[stage]["base_model"] = str(base)
+    raw["bootstrap"]["max_new_tokens"] = 255
+    raw["reinforce"] = {"max_new_tokens": 255}
+    result = planned(raw)
+    assert result.problems == []
+    for stage in ("train_attribute_model", "train_sft"):
+        assert f"{stage}.max_length 4096 is above the model's context of 256: the run takes 256" in result.notes
+    assert any(
+        note.startswith("evaluate.max_new_tokens 512 is all of the model's context of 256") for note in result.notes
+    )
+    assert not any("bootstrap.max_new_tokens" in note for note in result.notes)
+    [long] = [finding for finding in result.findings if finding.kind == "length"]
+    assert "50 of 50 records (100.0 %) are longer than 256 tokens" in long.text
+    unread = "the attribute model reads 256 tokens: 50 of the first 50 records are longer"
+    assert any(note.startswith(unread) for note in result.notes)
+    raw["reinforce"] = {"max_new_tokens": 256}
+    [problem] = planned(raw).problems
+    assert "reinforce.max_new_tokens 256 leaves no room for a prompt within 256 tokens" in problem
+
+
 def test_problems_name_what_to_mend(raw: dict[str, Any], tmp_path: Path) -> None:
     raw["train_attribute_model"]["base_model"] = str(tmp_path / "nowhere")
     raw["evaluate"] = {"prompts": str(tmp_path / "no-prompts.jsonl")}

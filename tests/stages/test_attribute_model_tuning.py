@@ -10,8 +10,10 @@ import torch
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.scorers.features import Readout
+from steerlm.scorers.heads import Output
 from steerlm.scorers.ridge import GroupedRidge
-from steerlm.stages.train_attribute_model.fitting import Fit, Output, Tuned, fit_all
+from steerlm.stages.train_attribute_model.fitting import fit_all
+from steerlm.stages.train_attribute_model.outputs import Fit, Tuned
 from steerlm.stages.train_attribute_model.tuning import Headed, held_out_turns, label_weights
 from tests.tiny import random_model, tiny_llama_config
 

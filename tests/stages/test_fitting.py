@@ -10,7 +10,8 @@ from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.errors import UserError
 from steerlm.scorers.features import Readout
 from steerlm.scorers.heads import Head
-from steerlm.stages.train_attribute_model.fitting import COVERAGE, Fitted, fit_all
+from steerlm.stages.train_attribute_model.fitting import Fitted, fit_all
+from steerlm.stages.train_attribute_model.outputs import COVERAGE
 from steerlm.stages.train_attribute_model.report import dead_warnings, fit_reports, fit_warnings, fitted_cut_points
 
 SCHEMA = AttributeSchema((Attribute("quality"), Attribute("lang", kind="categorical", categories=("en", "de"))))
@@ -115,7 +116,9 @@ def test_labels_without_any_sense_are_predicted_by_their_mean() -> None:
     [row] = [row for row in fit_reports(fitted, SCHEMA) if row["attribute"] == "quality"]
     assert (row["used"], row["rows"]) == ("mean", ROWS // 3)
     assert predictions(fitted.head(None), None) == pytest.approx(np.full(ROWS, np.nanmean(labels)), abs=1e-5)
-    assert any("quality cannot be predicted better than by its mean from 300 rows" in w for w in fit_warnings(fitted))
+    [warning] = [w for w in fit_warnings(fitted) if "quality" in w]
+    assert "quality cannot be predicted better than by its mean from 300 rows" in warning
+    assert "would teach a dial nothing: more or clearer ratings" in warning
 
 
 def test_spread_follows_the_noise_and_covers_what_it_promises() -> None:

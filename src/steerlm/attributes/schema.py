@@ -31,6 +31,14 @@ class AttributeSchema:
         double = {name for name in names if names.count(name) > 1}
         if double:
             raise UserError(f"attribute {sorted(double)[0]!r} stands twice in the schema")
+        by_label: dict[ClassifierLabel, str] = {}
+        for attribute in self.ordinal:
+            said = attribute.classifier
+            if said is not None and by_label.setdefault(said, attribute.name) != attribute.name:
+                raise UserError(
+                    f"attributes {by_label[said]!r} and {attribute.name!r} are both the label {said.label!r} of "
+                    f"classifier {said.model}: that is one dial under two names; leave one out"
+                )
 
     def __iter__(self) -> Iterator[Attribute]:
         return iter(self.attributes)

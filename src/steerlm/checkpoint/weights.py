@@ -68,6 +68,11 @@ def fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
+def fingerprint_or_name(model: str) -> str:
+    """Return what identifies a model that may be one of the hub's: a folder's fingerprint, else its name."""
+    return fingerprint(model) if Path(model).is_dir() else model
+
+
 def let_others_read(folder: Path) -> None:
     """Give the files of a folder the mode of any new file: safetensors writes some that only their owner can read."""
     probe = folder / ".mode"

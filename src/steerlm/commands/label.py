@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = common.needed(arguments, "out")
     common.at_least("--num", arguments.num, 1)
     if arguments.teller == "people":
-        return _ask_people(data, arguments.attributes, out, arguments.num)
+        return _ask_people(data, schema, out, arguments.num)
     works: dict[str, Callable[[], common.Summary]] = {
         "measure": lambda: _by_dials(data, schema, out, "measure"),
         "classifier": lambda: _by_dials(data, schema, out, "classifier"),
@@ -107,7 +107,9 @@ def _agree(yes: bool) -> Callable[[str], bool]:
     return agree
 
 
-def _ask_people(data: Path, attributes: str, out: Path, number: int | None) -> int:
+def _ask_people(data: Path, schema: AttributeSchema, out: Path, number: int | None) -> int:
     from steerlm.commands.rate import new_rating_study
 
-    return new_rating_study(data, attributes, out, number)
+    if schema.learned is None:
+        raise UserError("no attribute is left to people: each has a measure or a classifier")
+    return new_rating_study(data, schema.learned, out, number)

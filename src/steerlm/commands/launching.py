@@ -55,14 +55,14 @@ def relaunched(arguments: argparse.Namespace, section: TrainingSection) -> int |
     devices = torch.accelerator.device_count() if torch.accelerator.is_available() else None
     if devices is not None and count > devices:
         raise UserError(f"--nproc {count}: this machine shows {devices} device(s)")
-    if devices is None and _sharded(section):
+    if devices is None and section.sharded:
         raise UserError(f"--nproc {count}: fsdp and deepspeed shard over GPUs, and this machine shows none")
     return subprocess.run([*launcher(section, count), *_without_nproc(arguments.argv)], check=False).returncode
 
 
 def launcher(section: TrainingSection, count: int) -> list[str]:
     """Return what starts `steerlm` in `count` processes of this machine, as the section trains; arguments follow."""
-    if not _sharded(section):
+    if not section.sharded:
         start = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
         return [sys.executable, "-m", *start, "-m", "steerlm"]
     start = ["accelerate.commands.launch", "--num_machines", "1", "--num_processes", str(count)]
@@ -89,7 +89,3 @@ def _without_nproc(argv: Sequence[str]) -> list[str]:
         else:
             kept.append(word)
     return kept
-
-
-def _sharded(section: TrainingSection) -> bool:
-    return section.fsdp or section.deepspeed is not None

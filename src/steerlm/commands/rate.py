@@ -13,6 +13,7 @@ from steerlm.commands.serve import check_port, listen
 from steerlm.errors import UserError, needs_extra
 
 if TYPE_CHECKING:
+    from steerlm.attributes import AttributeSchema
     from steerlm.studies.rate.store import Study
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8321
@@ -120,12 +121,11 @@ def _new(arguments: argparse.Namespace) -> int:
     return _say_new(study)
 
 
-def new_rating_study(data: Path, attributes: str, folder: Path, number: int | None) -> int:
+def new_rating_study(data: Path, schema: AttributeSchema, folder: Path, number: int | None) -> int:
     """Make a study in which people rate the turns of a file that tell most about the others."""
     from steerlm.studies.rate.items import rated_turns
     from steerlm.studies.rate.store import create_study
 
-    schema = common.schema_of(attributes)
     items = rated_turns(data, "all", number, 0, "uncertain")
     return _say_new(create_study(folder, items, question=_QUESTIONS["rating"], schema=schema, systems=[], seed=0))
 

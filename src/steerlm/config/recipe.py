@@ -196,6 +196,11 @@ class TrainingSection(Section):
             raise ValueError("0 steps train nothing; -1 trains by epochs")
         return value
 
+    @property
+    def sharded(self) -> bool:
+        """Whether every device holds a part of the weights only."""
+        return self.fsdp or self.deepspeed is not None
+
 
 class TrainAttributeModelConfig(TrainingSection):
     """Step 1: the attribute prediction model."""

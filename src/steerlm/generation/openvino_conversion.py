@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ from steerlm.checkpoint.models import load_causal_lm, quiet
 from steerlm.checkpoint.weights import fingerprint, whole_folder
 from steerlm.errors import UserError
 from steerlm.storage.files import read_json, write_json
+from steerlm.storage.locks import held_in_turn
 
 _KEY_FILE = "steerlm_conversion.json"
 _PROMPT_TOKENS = 40
@@ -43,12 +44,14 @@ def converted(path: Path, precision: Literal["bf16", "fp32"]) -> Iterator[Path]:
     key = {"checkpoint": fingerprint(path), "openvino": openvino.__version__}
     path = path.resolve()
     kept = path.with_name(f"{path.name}-openvino-{precision}")
-    if (kept / _KEY_FILE).is_file() and read_json(kept / _KEY_FILE) == key:
+    if _is_of(kept, key):
         yield kept
     elif os.access(path.parent, os.W_OK):
-        with whole_folder(kept) as partial:
-            _convert(path, precision, partial)
-            write_json(partial / _KEY_FILE, key)
+        with held_in_turn(kept.with_name(f".{kept.name}.lock")):
+            if not _is_of(kept, key):  # else another process has made it meanwhile
+                with whole_folder(kept) as partial:
+                    _convert(path, precision, partial)
+                    write_json(partial / _KEY_FILE, key)
         yield kept
     else:
         folder = Path(tempfile.mkdtemp(prefix="steerlm-openvino-"))
@@ -57,6 +60,10 @@ def converted(path: Path, precision: Literal["bf16", "fp32"]) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder)
+
+
+def _is_of(folder: Path, key: Mapping[str, str]) -> bool:
+    return (folder / _KEY_FILE).is_file() and read_json(folder / _KEY_FILE) == key
 
 
 def _convert(path: Path, precision: Literal["bf16", "fp32"], folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.errors import UserError, did_you_mean
+from steerlm.planning.choosing import held_out_fraction
 from steerlm.planning.looking import DataLook
 from steerlm.scorers.text_measures.registry import find_measure
 
@@ -23,6 +25,8 @@ _SUGGESTED = (
 )
 _MEASURES = {"length": "words", "reading_grade": "flesch_kincaid_grade", "positivity": "sentiment"}
 _SHORTHANDS = "measure:NAME, judge, judge:RATINGS, classifier:MODEL:LABEL, people"
+_MOST_LEVELS = 5
+"""Of a suggested dial."""
 _FEWEST_DEFINED = 0.8
 """Share of replies that a suggested measure must be defined for."""
 
@@ -105,12 +109,14 @@ class Suggested(NamedTuple):
 
 
 def suggested_attributes(data: DataLook, sample: int = 500) -> Suggested:
-    """Return measured dials whose levels the replies can fill.
+    """Return measured dials whose levels the replies can fill: five, or fewer where few replies differ.
 
     Raises:
         UserError: no measure varies enough.
     """
     replies = data.replies()
+    held_out = held_out_fraction(data).value
+    assert isinstance(held_out, float)
     places = np.unique(np.linspace(0, len(replies) - 1, sample).astype(int)).tolist()
     found, missing = [], []
     for attribute in _SUGGESTED:
@@ -122,8 +128,10 @@ def suggested_attributes(data: DataLook, sample: int = 500) -> Suggested:
             continue
         enough = len(figures) >= _FEWEST_DEFINED * len(places)
         quantiles = np.quantile(np.asarray(figures, dtype=float), (0.2, 0.4, 0.6, 0.8)) if enough and figures else []
-        if len(set(quantiles)) == 4:
-            found.append(replace(attribute, measure=measure.name, default=2))
+        # every level needs a figure of its own among the replies that are not held out
+        levels = min(_MOST_LEVELS, math.floor((1 - held_out) * len(set(figures))))
+        if len(set(quantiles)) == 4 and levels >= 2:
+            found.append(replace(attribute, measure=measure.name, maximum=levels - 1, default=levels // 2))
     if not found:
         raise UserError("no measure varies enough in the replies to make a dial of; name your own with --attributes")
     return Suggested(found, missing)

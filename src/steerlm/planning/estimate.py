@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from steerlm.config import Recipe, TrainingSection, scoring_tokens
@@ -18,6 +18,7 @@ from steerlm.planning.findings import Findings
 from steerlm.planning.inputs import (
     DataSize,
     assumed_data,
+    check_answers,
     check_files,
     check_labels,
     check_model,
@@ -64,7 +65,7 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
     found = Findings()
     data = inspect_data(recipe, recipe.schema_, found) if tokens is None else assumed_data(tokens)
     stages = recipe_stages(recipe)
-    shapes = {
+    looks = {
         stage: check_model(stage, section, recipe, found)
         for stage, section in (
             ("train_attribute_model", recipe.train_attribute_model),
@@ -72,6 +73,8 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         )
         if section is not None and stage in stages
     }
+    shapes = {stage: look.shape for stage, look in looks.items()}
+    check_answers(recipe, looks["train_sft"].context, found)
     if machines is None:
         machines = this_machine(shapes["train_sft"] or shapes.get("train_attribute_model"))
     if recipe.evaluate.prompts is not None and not made_by_run(recipe, recipe.evaluate.prompts):
@@ -111,18 +114,20 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
         growth = worker.bootstrap(growing, recipe.train_sft, model, attribute_model)
         result.stages.append(replace(growth, stage="grow"))
     if data is not None:
-        result.findings += _signs(recipe, data, machines)
+        contexts = {stage: look.context for stage, look in looks.items()}
+        result.findings += _signs(recipe, data, machines, contexts)
+        result.notes += _unread(recipe, data, contexts)
     result.notes += worker.notes + _remarks(recipe, machines)
     result.problems += [_misfit(cost, machines) for cost in result.stages if cost.fits is False]
     return result
 
 
-def _signs(recipe: Recipe, data: DataSize, machines: Machines) -> Iterator[Finding]:
+def _signs(recipe: Recipe, data: DataSize, machines: Machines, contexts: Mapping[str, int | None]) -> Iterator[Finding]:
     """Yield what says before a run that it will learn nothing."""
     section = recipe.train_sft
     sampled = None
     with contextlib.suppress(UserError):  # what is wrong with the tokenizer is one of the problems
-        sampled = sampled_lengths(section, recipe, data)
+        sampled = sampled_lengths(section, recipe, data, contexts["train_sft"])
     if sampled is not None and sampled.records:
         data = replace(data, tokens_per_record=sum(sampled.records) / len(sampled.records))
     steps = planned_steps(section, data, recipe.prepare.validation_fraction, machines.count)
@@ -130,7 +135,21 @@ def _signs(recipe: Recipe, data: DataSize, machines: Machines) -> Iterator[Findi
     yield from check_labels(data)
     if sampled is not None:
         longest = max(sampled.too_long, default=None)
-        yield from too_long("train_sft", len(sampled.too_long), len(sampled.records), section.max_length, longest)
+        yield from too_long("train_sft", len(sampled.too_long), len(sampled.records), sampled.most, longest)
+
+
+def _unread(recipe: Recipe, data: DataSize, contexts: Mapping[str, int | None]) -> Iterator[str]:
+    """Yield how many of the records looked at are too long for the attribute model."""
+    section = recipe.train_attribute_model
+    if section is None or "train_attribute_model" not in contexts:
+        return
+    with contextlib.suppress(UserError):
+        sampled = sampled_lengths(section, recipe, data, contexts["train_attribute_model"])
+        if sampled is not None and sampled.too_long:
+            yield (
+                f"the attribute model reads {sampled.most} tokens: {len(sampled.too_long)} of the first "
+                f"{len(sampled.records)} records are longer even without their earlier turns, and get no label of it"
+            )
 
 
 def planned_steps(section: TrainingSection, data: DataSize, held_out: float = 0.0, devices: int = 1) -> int:
@@ -167,7 +186,7 @@ def _remarks(recipe: Recipe, machines: Machines) -> list[str]:
         )
         for stage in ("train_attribute_model", "train_sft"):
             section: TrainingSection | None = getattr(recipe, stage)
-            if section is not None and not section.fsdp and section.deepspeed is None:
+            if section is not None and not section.sharded:
                 notes.append(f"{stage}: every device holds the whole model; fsdp: true spreads it over all of them")
     return notes
 

@@ -7,9 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config import PlaygroundConfig, Recipe, SourceConfig, TrainingSection, files_of
+from steerlm.checkpoint.models import context_length
+from steerlm.config import PlaygroundConfig, Recipe, SourceConfig, TrainingSection, TrainSftConfig, files_of
 from steerlm.conversation import Conversation
 from steerlm.errors import UserError
 from steerlm.planning.architectures import Architecture, architecture, known
@@ -26,6 +28,9 @@ from steerlm.sources.rows import BadRecords
 from steerlm.stages.evaluate.suites import make_suite
 from steerlm.stages.label import check_judge, cost_line, judge_client, judged_attributes
 from steerlm.stages.prepare.stage import inspect_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _SAMPLE = 256
 _ENOUGH_TURNS = 200
@@ -215,10 +220,35 @@ def made_by_run(recipe: Recipe, path: Path) -> bool:
     return recipe.run_dir in path.parents
 
 
-def check_model(stage: str, section: TrainingSection, recipe: Recipe, found: Findings) -> Architecture | None:
-    """Read the model's configuration (and tokenizer where it is on this machine); None where there is none here."""
+class BaseModelLook(NamedTuple):
+    """What can be known here of a base model.
+
+    Attributes:
+        shape: its architecture; None where it is not on this machine.
+        context: most tokens that it takes; None where that is unknown, or without a limit.
+    """
+
+    shape: Architecture | None
+    context: int | None
+
+
+def check_model(stage: str, section: TrainingSection, recipe: Recipe, found: Findings) -> BaseModelLook:
+    """Read the model's configuration (and tokenizer where it is on this machine), and say where the run takes less."""
     if recipe.playground is not None and made_by_run(recipe, Path(section.base_model)):
-        return playground_shape(recipe.playground)
+        from steerlm.playground.pretrain import CONTEXT
+
+        look = BaseModelLook(playground_shape(recipe.playground), CONTEXT)
+    else:
+        look = _look_at_base(stage, section, recipe, found)
+    if look.context is not None and section.max_length > look.context:
+        found.notes.append(
+            f"{stage}.max_length {section.max_length} is above the model's context of {look.context}: "
+            f"the run takes {look.context}"
+        )
+    return look
+
+
+def _look_at_base(stage: str, section: TrainingSection, recipe: Recipe, found: Findings) -> BaseModelLook:
     from transformers import AutoConfig
 
     name = section.base_model
@@ -239,16 +269,34 @@ def check_model(stage: str, section: TrainingSection, recipe: Recipe, found: Fin
                     f"description with: hf download {name} config.json, or name a folder with its config.json: "
                     f"--set {stage}.base_model=FOLDER"
                 )
-            return None
-    context = getattr(config, "max_position_embeddings", None)
-    if context is not None and section.max_length > context:
-        found.notes.append(
-            f"{stage}.max_length {section.max_length} is above the model's context of {context}: "
-            f"the run takes {context}"
-        )
+            return BaseModelLook(None, None)
+    tokenizer = None
     if local and (Path(name) / "tokenizer_config.json").is_file():
-        _check_tokenizer(stage, section, recipe, found)
-    return architecture(config)
+        tokenizer = _check_tokenizer(stage, section, recipe, found)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return BaseModelLook(architecture(config), positions if tokenizer is None else context_length(config, tokenizer))
+
+
+def check_answers(recipe: Recipe, context: int | None, found: Findings) -> None:
+    """Say where answers are asked for that the model's context has no room for.
+
+    Args:
+        context: most tokens that the model takes; None where that is unknown.
+    """
+    sections = ("bootstrap", "refine", "contrast", "reinforce", "evaluate")
+    asked = {name: getattr(recipe, name).max_new_tokens for name in sections if getattr(recipe, name) is not None}
+    trained = min(recipe.train_sft.max_length, context or recipe.train_sft.max_length)
+    if asked.get("reinforce", 0) >= trained:
+        found.problems.append(
+            f"reinforce.max_new_tokens {asked.pop('reinforce')} leaves no room for a prompt within {trained} tokens "
+            "(train_sft.max_length and the model's context); lower it"
+        )
+    found.notes += [
+        f"{name}.max_new_tokens {most} is all of the model's context of {context} or more: answers end where their "
+        "prompt leaves no room"
+        for name, most in asked.items()
+        if context is not None and most >= context
+    ]
 
 
 @dataclass(frozen=True)
@@ -258,27 +306,33 @@ class SampledLengths:
     Attributes:
         records: their tokens.
         too_long: of those whose last exchange does not fit.
+        most: tokens that fit.
     """
 
     records: tuple[int, ...]
     too_long: tuple[int, ...]
+    most: int
 
 
-def sampled_lengths(section: TrainingSection, recipe: Recipe, data: DataSize) -> SampledLengths | None:
+def sampled_lengths(
+    section: TrainingSection, recipe: Recipe, data: DataSize, context: int | None
+) -> SampledLengths | None:
     """Encode the records looked at; None where the tokenizer is not on this machine."""
     if not data.samples or not (Path(section.base_model) / "tokenizer_config.json").is_file():
         return None
     from steerlm.training.base_encoder import open_encoder
 
     encoder = open_encoder(section, recipe.schema_).encoder
+    most = min(section.max_length, context or section.max_length)
+    headers = isinstance(section, TrainSftConfig)  # an attribute model reads none
     replies = [one.messages[: one.assistant_turns[-1] + 1] for one in data.samples if one.assistant_turns]
-    lengths = [len(encoder.conversation(messages).input_ids) for messages in replies]
+    lengths = [len(encoder.conversation(messages, headers=headers).input_ids) for messages in replies]
     unfit = [
         length
         for messages, length in zip(replies, lengths, strict=True)
-        if length > section.max_length and encoder.fit(messages, section.max_length) is None
+        if length > most and encoder.fit(messages, most, headers=headers) is None
     ]
-    return SampledLengths(tuple(lengths), tuple(unfit))
+    return SampledLengths(tuple(lengths), tuple(unfit), most)
 
 
 def check_labels(data: DataSize) -> Iterator[Finding]:
@@ -292,15 +346,20 @@ def check_labels(data: DataSize) -> Iterator[Finding]:
     yield from collapsed("prepare", many)
 
 
-def _check_tokenizer(stage: str, section: TrainingSection, recipe: Recipe, found: Findings) -> None:
+def _check_tokenizer(
+    stage: str, section: TrainingSection, recipe: Recipe, found: Findings
+) -> PreTrainedTokenizerBase | None:
+    """Try the tokenizer and return it; None where it cannot be used."""
     from steerlm.conversation import Message
     from steerlm.training.base_encoder import open_encoder
 
     try:
-        encoder = open_encoder(section, recipe.schema_).encoder
+        tokenizer, _, encoder = open_encoder(section, recipe.schema_)
         encoder.conversation([Message("user", "ping"), Message("assistant", "pong", recipe.schema_.defaults)])
     except UserError as error:
         found.problems.append(f"{stage}: {error}")
+        return None
+    return tokenizer
 
 
 def playground_shape(world: PlaygroundConfig) -> Architecture:

@@ -82,8 +82,7 @@ class StageCost:
 
 def _plain(section: TrainAttributeModelConfig) -> bool:
     """Return whether an attribute model has no head in closed form."""
-    sharded = section.fsdp or section.deepspeed is not None
-    return section.kind == "generative" or section.readout == "last" or section.lora is not None or sharded
+    return section.kind == "generative" or section.readout == "last" or section.lora is not None or section.sharded
 
 
 def _fits_only(section: TrainAttributeModelConfig, shape: Architecture) -> bool:
@@ -110,11 +109,10 @@ class Estimator:
 
     def step(self, section: TrainingSection, head: bool) -> Step:
         """Return how the batches of a section are trained."""
-        sharded = section.fsdp or section.deepspeed is not None
         return Step(
             section=section,
             head=head,
-            shards=self.machines.count if sharded else 1,
+            shards=self.machines.count if section.sharded else 1,
             cpu=self.machines.device.cpu,
             bf16=self.bf16 and section.precision != "fp32",
             mean_length=min(self.data.length, section.max_length),

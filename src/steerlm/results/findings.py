@@ -28,6 +28,8 @@ _FEWEST_LABELS = 20
 """With fewer held-out labels the error says nothing."""
 _GRAVE_SHARE = 0.01
 """Share of the records that may be left out for their length."""
+MORE_TO_LEARN_FROM = "more or clearer ratings, an encoder as base_model, or leaving the attribute out would help"
+"""What helps where an attribute cannot be predicted."""
 
 FindingKind = Literal["steps", "length", "attribute_model", "labels", "narrow", "loss", "header", "dial", "endless"]
 
@@ -232,8 +234,7 @@ def _of_attribute_model(summary: Mapping[str, Any]) -> Iterator[Finding]:
                 "attribute_model",
                 f"the attribute model is no better than {mean} on {name} ({rows[name]} rated turns; error "
                 f"{error['value'] / of_mean['value']:.2f} of that of {mean})",
-                "Its labels would teach a dial nothing: more or clearer ratings, an encoder as base_model, or leaving "
-                "the attribute out would help",
+                f"Its labels would teach a dial nothing: {MORE_TO_LEARN_FROM}",
                 (name,),
             )
 

@@ -39,7 +39,8 @@ class Candidate(NamedTuple):
 
 def candidate_of(message: Message, source: str) -> Candidate:
     """Return a turn with the scores that stand in it: where an attribute model has labelled the data, what it says."""
-    scores = {name: s.mean for name, s in (message.scores or {}).items() if s.probabilities is None or s.mean}
+    # a category's mean is 0 on every turn, which tells none apart
+    scores = {name: score.mean for name, score in (message.scores or {}).items()}
     return Candidate(message.content, source, scores)
 
 

@@ -42,7 +42,7 @@ class ClassifierScorer:
     """
 
     def __init__(self, config: ClassifierConfig, schema: AttributeSchema, precision: Precision = "auto") -> None:
-        from steerlm.checkpoint.models import fingerprint
+        from steerlm.checkpoint.weights import fingerprint_or_name
 
         labels = _labels(config.model)
         for label, name in config.labels.items():
@@ -58,12 +58,11 @@ class ClassifierScorer:
             for name in schema.names
             if name in config.labels.values()
         }
-        folder = Path(config.model)
-        self._weights = fingerprint(folder) if folder.is_dir() else config.model
+        self._weights = fingerprint_or_name(config.model)
         self._config, self._schema, self._precision = config, schema, precision
         self._classifier: _Classifier | None = None
         self.who = f"classifier:{self._weights} {sorted(config.labels.items())} {config.multi_label}"
-        self.label = f"classifier {folder.name if folder.is_dir() else config.model}"
+        self.label = _label(config.model)
         self.attributes = tuple(self._columns)
 
     def independent_of(self, training: Collection[str]) -> bool:
@@ -96,7 +95,7 @@ class CategoryScorer:
     """
 
     def __init__(self, attribute: Attribute, precision: Precision = "auto") -> None:
-        from steerlm.checkpoint.models import fingerprint
+        from steerlm.checkpoint.weights import fingerprint_or_name
 
         assert attribute.classifier is not None
         model, given = attribute.classifier.model, dict(attribute.classifier.labels)
@@ -113,10 +112,9 @@ class CategoryScorer:
                     f"classifier: {{model: {model}, labels: {{LABEL: {category}}}}}, or leave the category out"
                 )
         self._meaning = [meaning[label] for label in labels]
-        folder = Path(model)
-        self._weights = fingerprint(folder) if folder.is_dir() else model
+        self._weights = fingerprint_or_name(model)
         self.who = f"classifier:{self._weights} {attribute.categories} {sorted(given.items())}"
-        self.label = f"classifier {folder.name if folder.is_dir() else model}"
+        self.label = _label(model)
         self.attributes = (attribute.name,)
         self._attribute, self._precision, self._model = attribute, precision, model
         self._classifier: _Classifier | None = None
@@ -151,6 +149,10 @@ class CategoryScorer:
                 continue
             whole = sum(shares[category] for category in self._attribute.categories)
             yield {category: shares[category] / whole for category in self._attribute.categories}
+
+
+def _label(model: str) -> str:
+    return f"classifier {Path(model).name if Path(model).is_dir() else model}"
 
 
 def _independent(weights: str, training: Collection[str]) -> bool:

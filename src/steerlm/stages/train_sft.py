@@ -268,13 +268,12 @@ def save_tuned(
         data: of the model card: what it was trained on.
         course: what `train` returned.
     """
-    sharded = config.fsdp or config.deepspeed is not None
-    best = out / BEST if sharded else out / "checkpoints" / f"checkpoint-{course['best_step']}"
+    best = out / BEST if config.sharded else out / "checkpoints" / f"checkpoint-{course['best_step']}"
     if config.lora is not None:
         # 4-bit weights would lose the adapter, and no rank holds sharded ones: read both again
-        again = (best, config.base_model) if sharded or config.lora.quantize_4bit else None
+        again = (best, config.base_model) if config.sharded or config.lora.quantize_4bit else None
         model = merge_adapter(model, out / "adapter", tokenizer, again)
-    elif sharded:
+    elif config.sharded:
         model = load_causal_lm(best)
     results = {
         key: course[key] for key in ("steps", "epochs", "train_loss", "validation_loss", "best_step", "early_stopped")

@@ -29,3 +29,11 @@ def held(lock: Path, busy: str) -> Iterator[None]:
         yield
     finally:
         hold.release()
+
+
+@contextlib.contextmanager
+def held_in_turn(lock: Path) -> Iterator[None]:
+    """Hold the lock file until the end, after whoever holds it now."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield

@@ -228,7 +228,7 @@ def train(
     layout = _lay_out(config, model, train_dataset, validation_dataset, group_loss)
     plan, validation_plan = layout.plans
     max_steps, steps_per_epoch = _total_batches(config, plan, processes.num_processes)
-    whole = out / BEST if _sharded(config) else None
+    whole = out / BEST if config.sharded else None
     with processes.main_process_first():
         # with other processes a step sees other examples
         inputs = {
@@ -320,10 +320,6 @@ def _lay_out(
     return _Layout(
         data, tuple(RowPlan(examples, config.tokens_per_batch, sharing) for examples in data), attention, shared
     )
-
-
-def _sharded(config: TrainingSection) -> bool:
-    return config.fsdp or config.deepspeed is not None
 
 
 def _finished(state: TrainerState, max_steps: int, patience: int | None) -> bool:

@@ -225,6 +225,37 @@ def test_the_rubric_takes_conversations_as_they_are(files: dict[str, str], capsy
     assert "level on the attribute's scale" in capsys.readouterr().out
 
 
+def test_the_rubric_says_how_often_each_category_was_given(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    schema = tmp_path / "schema.yaml"
+    schema.write_text(json.dumps([{"name": "humor"}, {"name": "tone", "categories": ["dry", "warm", "rude"]}]))
+
+    def rate(body: dict[str, Any]) -> str:
+        user = body["messages"][1]["content"]
+        said = "2" if "humor: [[" in user else "rude" if "Hello 1" in user else "warm"
+        return f"{'humor' if said == '2' else 'tone'}: [[{said}]]"
+
+    with FakeEndpoint(rate) as endpoint:
+        argv = ["judge", "--protocol", "rubric", "--attributes", str(schema), "--answers", files["chats"], "--yes"]
+        assert main([*argv, "--out", files["out"], "--base-url", endpoint.base_url, "--model", "m"]) == 0
+    results = results_of(files)
+    assert list(results["attributes"]["chats"]) == ["humor"]
+    shares = results["categories"]["tone"]["chats"]
+    assert {name: share["value"] for name, share in shares.items()} == {
+        "dry": 0,
+        "warm": pytest.approx(5 / 6),
+        "rude": pytest.approx(1 / 6),
+    }
+    printed = capsys.readouterr().out
+    assert "tone: share of each category, %" in printed
+    assert "83.3" in printed
+    again = tmp_path / "again"
+    assert main(["judge", "--reviews", f"{files['out']}/judgements.jsonl", "--out", str(again)]) == 0
+    assert json.loads((again / "results.json").read_text())["categories"] == results["categories"]
+
+
 def test_stored_judgements_are_analysed_without_an_endpoint(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

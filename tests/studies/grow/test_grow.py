@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from steerlm.checkpoint.info import save_strengths
 from steerlm.checkpoint.models import fingerprint, load_info
 from steerlm.config import GrowConfig, build_recipe, dump_recipe
 from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
@@ -228,3 +229,7 @@ def test_mistakes_are_named(run: RunFolder, world: Any, tmp_path: Path, finished
     paper = run.recipe.bootstrap.model_copy(update={"mode": "paper"})  # type: ignore[union-attr]
     fails("mode: nearest", change={"bootstrap": paper})
     fails(r"other inputs \(different: grow\)", out=finished[0], thin_share=0.1)
+    turned_up = {**world, "sft_model": shutil.copytree(world["sft_model"], tmp_path / "turned-up")}
+    save_strengths(turned_up["sft_model"], {"quality": 3.0})
+    with pytest.raises(UserError, match=r"other inputs \(different: strengths\)"):
+        grown(run, turned_up, finished[0])

@@ -35,6 +35,7 @@ class Judgement:
         outcome: for a pair 1.0 the first won, 0.5 tie, 0.0 the second won; None for single ratings and without verdict.
         problem: why there is no verdict; empty where there is one.
         failed: the judge gave no output at all (the problem says why); asked again by the next run.
+        categories: of a categorical attribute, whose score is the index of one of them; empty otherwise.
     """
 
     question: str
@@ -50,6 +51,7 @@ class Judgement:
     attribute: str = ""
     user_prompt: str = ""
     finish_reason: str = "stop"
+    categories: tuple[str, ...] = ()
 
 
 def rate_attributes(
@@ -99,6 +101,7 @@ def judge(asks: Sequence[JudgeAsk], client: JudgeClient, out: Path) -> list[Judg
                 attribute=ask.attribute.name if ask.attribute else "",
                 user_prompt=ask.prompt.user,
                 finish_reason=reply.finish_reason,
+                categories=ask.attribute.categories if ask.attribute else (),
             )
         )
     write_judgements(out, judgements)
@@ -124,6 +127,7 @@ def judgement_from_dict(row: Mapping[str, object], place: str) -> Judgement:
         fields = dict(row)
         for name in ("systems", "scores"):
             fields[name] = tuple(fields[name])  # type: ignore[arg-type]
+        fields["categories"] = tuple(fields.get("categories", ()))  # type: ignore[arg-type]
         return Judgement(**fields)  # type: ignore[arg-type]
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"{place}: no judgement of steerlm judge ({error})") from None

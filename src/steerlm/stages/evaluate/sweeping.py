@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from steerlm.conversation import Conversation, Message
 from steerlm.errors import UserError
 from steerlm.results.evaluation import ContextCoverage, Coverage, LevelPairs
 from steerlm.sources.prompts import read_prompts as file_prompts
+
+T = TypeVar("T")
 
 MAX_LEVELS = 10
 """Attributes with more levels are swept over so many, evenly spaced."""
@@ -112,15 +114,23 @@ def as_prompts(conversations: Iterable[Conversation], num_prompts: int | None, s
         last = max(i for i, message in enumerate(turns) if message.role == "user")
         key = tuple((message.role, message.content) for message in turns[: last + 1])
         unique.setdefault(key, (conversation, turns[: last + 1]))
-    found = list(unique.values())
-    order = np.random.default_rng((seed, len(found))).permutation(len(found))
-    chosen = [found[i] for i in sorted(order[:num_prompts])]
     clusters: dict[str, int] = {}
     prompts = []
-    for number, (asked, messages) in enumerate(chosen):
+    for number, (asked, messages) in enumerate(drawn(list(unique.values()), num_prompts, seed)):
         cluster = clusters.setdefault(asked.id if asked.group is None else asked.group, len(clusters))
-        prompts.append(Prompt(asked.id, messages, cluster, seed * 1_000_003 + number, asked.source))
+        prompts.append(Prompt(asked.id, messages, cluster, prompt_seed(seed, number), asked.source))
     return tuple(prompts)
+
+
+def drawn(rows: Sequence[T], number: int | None, seed: int) -> list[T]:
+    """Draw so many rows, or all, and keep their order."""
+    order = np.random.default_rng((seed, len(rows))).permutation(len(rows))
+    return [rows[i] for i in sorted(order[:number])]
+
+
+def prompt_seed(seed: int, number: int) -> int:
+    """Return the seed of the answers to a prompt, the same for everyone who is asked."""
+    return seed * 1_000_003 + number
 
 
 def sweep_levels(attribute: Attribute) -> tuple[Value, ...]:

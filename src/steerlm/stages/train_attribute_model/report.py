@@ -13,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
+from steerlm.results.findings import MORE_TO_LEARN_FROM
 from steerlm.scorers.cut_points import fit_cut_points
 from steerlm.scorers.features import Readout
 from steerlm.scorers.level_curves import LevelCurve, fit_level_curve
 from steerlm.scorers.protocol import Scores
+from steerlm.stages.train_attribute_model.common_scale import MIN_AGREEMENT
 from steerlm.stages.train_attribute_model.examples import FloatArray, LabelledTurn
-from steerlm.stages.train_attribute_model.fitting import COVERAGE, MIN_AGREEMENT, Fit, Fitted, conformal_multiple
+from steerlm.stages.train_attribute_model.fitting import Fitted
+from steerlm.stages.train_attribute_model.outputs import COVERAGE, Fit, conformal_multiple
 from steerlm.statistics.metrics import (
     category_report,
     fleiss_kappa,
@@ -173,10 +176,13 @@ def fit_warnings(fitted: Fitted) -> list[str]:
                 )
     for fit in fitted.fits:
         if not fit.useful:
-            of = f" of {fit.output.source}" if fit.output.source else ""
+            source = fit.output.source
+            cure = f"its labels would teach a dial nothing: {MORE_TO_LEARN_FROM}"
+            if source is not None:
+                cure = "more or clearer ratings would help, or leaving these out"
             found.append(
-                f"{fit.output.attribute}{of} cannot be predicted better than by its mean from {len(fit.rows)} rows "
-                f"(error ratio {fit.ridge.error_ratio:.2f}): more ratings, or clearer ones, would help"
+                f"{fit.output.attribute}{f' of {source}' if source else ''} cannot be predicted better than by its "
+                f"mean from {len(fit.rows)} rows (error ratio {fit.ridge.error_ratio:.2f}); {cure}"
             )
     return found
 
@@ -208,7 +214,8 @@ def unmoved_warnings(scores: Sequence[Scores], labels: Mapping[str, npt.NDArray[
         if spread < UNMOVED * float(np.nanstd(label_N)):
             found.append(
                 f"{name}: the predictions hardly differ (standard deviation {spread:.3g}, of the labels "
-                f"{float(np.nanstd(label_N)):.3g}): its output stayed where it started, or learned the mean only"
+                f"{float(np.nanstd(label_N)):.3g}): its output stayed where it started, or learned the "
+                f"mean only, which would teach a dial nothing: more steps, {MORE_TO_LEARN_FROM}"
             )
     return found
 

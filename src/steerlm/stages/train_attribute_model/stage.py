@@ -50,7 +50,8 @@ from steerlm.stages.train_attribute_model.examples import (
     read_attribute_data,
     require_all_labelled,
 )
-from steerlm.stages.train_attribute_model.fitting import Fitted, Tuned, fit_all
+from steerlm.stages.train_attribute_model.fitting import Fitted, fit_all
+from steerlm.stages.train_attribute_model.outputs import Tuned
 from steerlm.stages.train_attribute_model.reading import FEATURES, TurnFeatures, readout_of, tunes
 from steerlm.stages.train_attribute_model.report import (
     attribute_reports,
@@ -274,7 +275,7 @@ def _refuse_impossible(config: TrainAttributeModelConfig) -> None:
         raise UserError(
             "train_attribute_model.lora.quantize_4bit needs kind: generative; a regression head is not 4 bit"
         )
-    if config.fsdp or config.deepspeed is not None:
+    if config.sharded:
         raise UserError("train_attribute_model: sharding (fsdp, deepspeed) with lora needs kind: generative")
 
 
@@ -294,13 +295,12 @@ def _plain_model(
     config: TrainAttributeModelConfig, model: Any, tokenizer: PreTrainedTokenizerBase, out: Path, best_step: int
 ) -> PreTrainedModel:
     """Return the trained model in one piece and without adapters, which are kept beside it."""
-    sharded = config.fsdp or config.deepspeed is not None
-    best = out / BEST if sharded else out / "checkpoints" / f"checkpoint-{best_step}"
+    best = out / BEST if config.sharded else out / "checkpoints" / f"checkpoint-{best_step}"
     if config.lora is not None:
         # 4-bit weights would lose the adapter, and no rank holds sharded ones: read both again
-        again = (best, config.base_model) if sharded or config.lora.quantize_4bit else None
+        again = (best, config.base_model) if config.sharded or config.lora.quantize_4bit else None
         return merge_adapter(model, out / "adapter", tokenizer, again)
-    if sharded:
+    if config.sharded:
         return load_causal_lm(best) if config.kind == "generative" else load_sequence_classifier(best)
     assert isinstance(model, PreTrainedModel)
     return model

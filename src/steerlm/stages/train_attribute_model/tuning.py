@@ -25,7 +25,8 @@ from steerlm.config import TrainAttributeModelConfig
 from steerlm.scorers.features import Readout
 from steerlm.scorers.ridge import dead_features, group_folds
 from steerlm.stages.train_attribute_model.examples import AttributeData
-from steerlm.stages.train_attribute_model.fitting import Fit, Fitted
+from steerlm.stages.train_attribute_model.fitting import Fitted
+from steerlm.stages.train_attribute_model.outputs import Fit
 from steerlm.training.loop import train
 from steerlm.training.losses import Loss
 

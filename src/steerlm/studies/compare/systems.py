@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.scorers.llm.protocols import BenchmarkQuestion
 from steerlm.sources.prompts import AskedPrompt
 from steerlm.sources.prompts import read_prompts as file_prompts
+from steerlm.stages.evaluate.sweeping import drawn, prompt_seed
 from steerlm.studies.judge.formats import read_answers
 from steerlm.studies.names import require_distinct_names
 
@@ -189,12 +188,9 @@ def read_prompts(path: Path, num_prompts: int | None, seed: int) -> tuple[Compar
         found[key] = prompt
     if not found:
         raise UserError(f"{path} holds no questions to ask")
-    rows = list(found.items())
-    order = np.random.default_rng((seed, len(rows))).permutation(len(rows))
-    chosen = [rows[i] for i in sorted(order[:num_prompts])]
     return tuple(
-        ComparedPrompt(key, row.messages, row.category, seed * 1_000_003 + number)
-        for number, (key, row) in enumerate(chosen)
+        ComparedPrompt(key, row.messages, row.category, prompt_seed(seed, number))
+        for number, (key, row) in enumerate(drawn(list(found.items()), num_prompts, seed))
     )
 
 

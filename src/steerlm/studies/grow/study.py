@@ -89,19 +89,20 @@ def grow(folder: RunFolder, model: Path, config: GrowConfig, out: Path, go_on: b
     _check(folder, config)
     data, validation = folder.labelled
     combinations = check_bootstrap(bootstrapping, recipe.train_sft, model, folder.annotator, folder.schema)
+    run = Bootstrap(
+        bootstrapping, recipe.train_sft, folder.annotator, data, validation, folder.schema, combinations, out,
+        recipe.seed, tuple(recipe.prepare.sources),
+    )  # fmt: skip
     inputs = {
         "grow": config.model_dump(mode="json", exclude={"rounds"}),
         "bootstrap": bootstrapping.model_dump(mode="json"),
         "model": fingerprint(model),
+        "strengths": dict(run.strengths(model)),  # chosen after its training, and so no part of its fingerprint
         "attribute_model": open_labels(folder.schema, folder.annotator).key,
         "data": digest_of_file(data),
         "seed": recipe.seed,
     }
     claim(out / "inputs.json", inputs, otherwise="refuse", holds="a growth")
-    run = Bootstrap(
-        bootstrapping, recipe.train_sft, folder.annotator, data, validation, folder.schema, combinations, out,
-        recipe.seed, tuple(recipe.prepare.sources),
-    )  # fmt: skip
     rounds: list[Mapping[str, Any]] = []
     waiting = None
     for number in range(1, config.rounds + 1):

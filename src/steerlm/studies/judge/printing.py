@@ -77,6 +77,8 @@ def print_results(results: Mapping[str, Any], out: Path, console: Console) -> No
     for key, title in (("ratings", "rating 1..10"), ("attributes", "level on the attribute's scale")):
         if key in results:
             _print_columns(results[key], title, console)
+    for attribute, shares in results.get("categories", {}).items():
+        _print_columns(shares, f"{attribute}: share of each category, %", console, percent=True)
     _print_without_verdict(out / "without_verdict.jsonl", console)
     console.print(f"results  {out / 'results.json'}", markup=False, highlight=False, soft_wrap=True)
 
@@ -111,9 +113,14 @@ def _print_scores(scores: Mapping[str, Any], console: Console) -> None:
     print_table(console, "score 1..10", columns, [row[: len(columns)] for row in rows])
 
 
-def _print_columns(systems: Mapping[str, Mapping[str, Any]], title: str, console: Console) -> None:
+def _print_columns(
+    systems: Mapping[str, Mapping[str, Any]], title: str, console: Console, percent: bool = False
+) -> None:
     columns = list(dict.fromkeys(column for of in systems.values() for column in of))
-    rows = [[name, *(estimate_cell(of.get(column)) for column in columns)] for name, of in systems.items()]
+    rows = [
+        [name, *(estimate_cell(of.get(column), digits=1 if percent else 2, percent=percent) for column in columns)]
+        for name, of in systems.items()
+    ]
     print_table(console, title, ["", *(column.replace("_", " ") for column in columns)], rows)
 
 

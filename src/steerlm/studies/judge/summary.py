@@ -24,8 +24,9 @@ def summarise(judgements: Sequence[Judgement], baseline: str | None = None) -> J
 
     Returns:
         JSON-able: `counts` (asked, parsed, unparsed, failed), `problems` by kind, and where they apply `pairs`
-        (position bias, flip rate, win rates), `scores` per system (Vicuna), `ratings` per system (MT-bench) and
-        `attributes` per system. Every estimate is clustered by question.
+        (position bias, flip rate, win rates), `scores` per system (Vicuna), `ratings` per system (MT-bench),
+        `attributes` per system (levels), and `categories` per categorical attribute and system (share of each). Every
+        estimate is clustered by question.
     """
     pairs = [judgement for judgement in judgements if len(judgement.systems) == 2]
     out: Json = {
@@ -42,8 +43,13 @@ def summarise(judgements: Sequence[Judgement], baseline: str | None = None) -> J
     if ratings:
         out["ratings"] = {name: _ratings(of) for name, of in _by_system(ratings).items()}
     rated = [judgement for judgement in judgements if judgement.attribute and judgement.scores]
-    if rated:
-        out["attributes"] = {name: _attributes(of) for name, of in _by_system(rated).items()}
+    if levels := [judgement for judgement in rated if not judgement.categories]:
+        out["attributes"] = {name: _attributes(of) for name, of in _by_system(levels).items()}
+    if named := [judgement for judgement in rated if judgement.categories]:
+        out["categories"] = {
+            attribute: {name: _shares(of) for name, of in _by_system(of_attribute).items()}
+            for attribute, of_attribute in _by_attribute(named).items()
+        }
     return out
 
 
@@ -110,8 +116,22 @@ def _ratings(judgements: Sequence[Judgement]) -> Json:
 
 
 def _attributes(judgements: Sequence[Judgement]) -> Json:
-    names = dict.fromkeys(judgement.attribute for judgement in judgements)
-    return {name: _mean((j.question, j.scores[0]) for j in judgements if j.attribute == name) for name in names}
+    return {name: _mean((j.question, j.scores[0]) for j in of) for name, of in _by_attribute(judgements).items()}
+
+
+def _shares(judgements: Sequence[Judgement]) -> Json:
+    """Share of every category of one attribute."""
+    return {
+        category: _mean((j.question, float(j.scores[0] == index)) for j in judgements)
+        for index, category in enumerate(judgements[0].categories)
+    }
+
+
+def _by_attribute(judgements: Sequence[Judgement]) -> dict[str, list[Judgement]]:
+    found: dict[str, list[Judgement]] = {}
+    for judgement in judgements:
+        found.setdefault(judgement.attribute, []).append(judgement)
+    return found
 
 
 def _by_system(judgements: Sequence[Judgement]) -> dict[str, list[Judgement]]:

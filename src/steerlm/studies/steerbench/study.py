@@ -32,6 +32,7 @@ from steerlm.results.steerbench import (
 )
 from steerlm.scorers.goal_measures import GOAL_MEASURES, GOALS, GoalMeasures
 from steerlm.scorers.levels import score_of
+from steerlm.stages.evaluate.sweeping import prompt_seed
 from steerlm.stages.pairs.edits import LENGTHS, edits_of
 from steerlm.stages.pairs.stage import INSTRUCTION, content_overlap
 from steerlm.statistics.estimates import FloatArray, cluster_bootstrap, mean
@@ -190,7 +191,7 @@ def _prompts(probe: Probe, schema: AttributeSchema | None, seed: int) -> list[Co
         words_ = instruction(row.delta, random) if schema is None else INSTRUCTION
         said = Message("user", f"{words_}\n\n{probe.texts[row.text]}")
         setting = None if schema is None else levels_of(schema, row.target, probe.bounds)
-        prompts.append(ComparedPrompt(f"{row.text}/{number}", (said,), "", seed * 1_000_003 + number, setting))
+        prompts.append(ComparedPrompt(f"{row.text}/{number}", (said,), "", prompt_seed(seed, number), setting))
     return prompts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import numpy as np
 
 from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint.weights import fingerprint_or_name
 from steerlm.config import EvaluateConfig
 from steerlm.conversation import Message
 from steerlm.errors import UserError, did_you_mean
@@ -21,6 +21,7 @@ from steerlm.stages.evaluate.panel import Panelist
 from steerlm.stages.evaluate.sweeping import SweepPlan, guided
 from steerlm.storage.claims import claim_file, digest_of
 from steerlm.storage.resumable import map_lines, read_rows
+from steerlm.studies.ablate.measuring import without_labels
 from steerlm.studies.ways.wording import asked_in_words, worded
 
 if TYPE_CHECKING:
@@ -189,15 +190,11 @@ class WayQuestions:
         return float(np.mean(list(read_rows(path))))
 
     def _base_key(self) -> str:
-        from steerlm.checkpoint.models import fingerprint
-
-        return fingerprint(self.run.base) if Path(self.run.base).is_dir() else self.run.base
+        return fingerprint_or_name(self.run.base)
 
     def _conversation(self, way: Way, ask: int) -> tuple[Message, ...]:
         asked = self.plan.asks[ask]
-        messages = self.plan.prompts[asked.prompt].messages
-        # a base model knows nothing of the labels that earlier turns carry
-        messages = tuple(dataclasses.replace(m, attributes=None) for m in messages)
+        messages = without_labels(self.plan.prompts[asked.prompt].messages)
         if way.kind == "vector":
             return messages
         schema = self.run.schema
