@@ -103,6 +103,30 @@ def test_several_annotators_categories_are_what_most_of_them_say(tmp_path: Path)
     assert dropped == {"(categories of mood without a majority)": 1}
 
 
+def test_numbers_as_text_rate_in_every_kind_of_file(tmp_path: Path) -> None:
+    rated = ["2", " 3.0 ", "2.5", "n/a", "", ["1", 2]]
+    text = "".join(json.dumps({"prompt": "Hi", "response": "x", "humor": humor}) + "\n" for humor in rated)
+    found = [read.messages[1] for read in load(tmp_path / "a.jsonl", text, columns={})]
+    assert [(message.attributes or {}).get("humor") for message in found] == [2, 3, 2, None, None, 2]
+    assert [(message.ratings or {}).get("humor") for message in found] == [None, None, (2.5,), None, None, (1.0, 2.0)]
+    with pytest.raises(UserError, match=r"a\.jsonl:1: humor: rating 'two' is not a number"):
+        load(tmp_path / "a.jsonl", text.replace('"2"', '"two"'), columns={})
+
+
+def test_true_and_false_name_categories(tmp_path: Path) -> None:
+    schema = AttributeSchema((Attribute("liked", "categorical", categories=("False", "True")),))
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "Hi", "response": "x", "liked": liked}) + "\n" for liked in (0, 1)))
+    source = SourceConfig(name="s", format="table", path=path)
+    with pytest.raises(UserError, match="liked: '0' is not one of False, True"):
+        list(read_source(source, schema))
+    path.write_text(path.read_text().replace("0", "false").replace("1", "true"))
+    assert [read.messages[1].attributes for read in read_source(source, schema)] == [
+        {"liked": "False"},
+        {"liked": "True"},
+    ]
+
+
 def test_a_column_like_an_attribute_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no 'quality' but 'Quality'; .* --columns rating.quality=Quality"):
         load(tmp_path / "a.csv", "prompt,response,Quality\nHi,x,3\n", columns={})
