@@ -143,6 +143,8 @@ def test_a_column_like_an_attribute_is_an_error_that_names_it(tmp_path: Path) ->
         (HEADER + "\nHi,x\n", "a.csv:2: 2 cells in a table of 5 columns"),
         (HEADER + "\nHi,x,,1,2,3\n", "6 cells in a table of 5 columns"),
         (HEADER + '\nHi,"x\n', "a.csv:2: malformed table: unexpected end of data"),
+        (HEADER + '\n"Hi" he said,x,,1,2\n', "a cell that begins with a quotation mark ends with one"),
+        (HEADER + "\rHi,x,,1,2\r", "a.csv:1: lines end with a carriage return alone; convert them: tr '\\r' '\\n' < "),
         (HEADER + "\nHi,,,1,2\n", "a.csv:2: message 1 (assistant) is empty"),
         ("player,player\nHi,x\n", "a.csv:1: the column 'player' stands twice"),
         ((HEADER + "\nok,x,,1,2\nHi,caf\u00e9,,1,2\n").encode("latin-1"), "a.csv:3: not UTF-8 text"),

@@ -215,7 +215,12 @@ def _table_rows(path: Path, bad: BadRecords | None) -> Iterator[SourceRow]:
                     yield SourceRow(place, number, row, written=True)
                 number += 1
         except csv.Error as error:
-            raise UserError(f"{path}:{lines.line_num}: malformed table: {error}") from None
+            place = f"{path}:{lines.line_num}"
+            if "new-line character" in str(error):  # it would advise on opening the file in Python
+                cure = f"convert them: tr '\\r' '\\n' < {path}"
+                raise UserError(f"{place}: lines end with a carriage return alone; {cure}") from None
+            cure = "a cell that begins with a quotation mark ends with one, and those inside of it are doubled"
+            raise UserError(f"{place}: malformed table: {error}; {cure}") from None
 
 
 def _header(cells: list[str], place: str) -> list[str]:
