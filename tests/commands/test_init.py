@@ -179,6 +179,12 @@ def test_dials_by_name_from_a_file_and_by_a_judge(base: Path, capsys: pytest.Cap
     capsys.readouterr()
 
 
+def test_commands_that_are_shown_can_be_copied(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write(Path("dialogue.csv"), rows()), Path("my recipes/a.yaml")
+    init(data, "--base", base, "--attributes", "length=measure:words", "--out", out, made=str(out))
+    assert "\nrun      steerlm run 'my recipes/a.yaml'\n" in capsys.readouterr().out
+
+
 def test_what_a_stranger_should_know_of_the_data_is_said(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [f"{prompt},{reply}" for prompt, reply in map(exchange, range(60))]
     lines[0] = "Where is nothing?,N/A"

@@ -162,6 +162,7 @@ def test_a_table_of_other_names_is_an_error_that_says_how_to_name_them(tmp_path:
     for text, say in (
         ("player,reply\nHi,x\n", "--columns prompt=player,response=reply"),
         ("prompt,reply\nHi,x\n", "--columns response=reply"),
+        ("The player,reply\nHi,x\n", "--columns 'prompt=The player,response=reply'"),
     ):
         with pytest.raises(UserError, match=rf"a\.csv:2: the row has no 'response'; it has .*, reply; say {say}$"):
             load(tmp_path / "a.csv", text, columns={})
