@@ -61,7 +61,7 @@ def test_every_dialect_gives_the_same_conversation(tmp_path: Path, name: str, te
     content = gzip.compress(text.encode()) if packed else text.encode()
     (conversation,) = load(tmp_path / (name + ".gz" if packed else name), content)
     assert turns(conversation) == [("user", "Hi"), ("assistant", "Hé")]
-    assert conversation.messages[1].attributes == {"humor": 2}
+    assert conversation.messages[1].attributes == {"humor": 3}
     assert conversation.messages[1].ratings == {"humor": (2.5,)}
 
 
@@ -103,11 +103,17 @@ def test_several_annotators_categories_are_what_most_of_them_say(tmp_path: Path)
     assert dropped == {"(categories of mood without a majority)": 1}
 
 
+def test_half_stars_fill_every_level(tmp_path: Path) -> None:
+    text = "prompt,response,humor\n" + "".join(f"Hi,x,{half / 2}\n" for half in range(9))
+    levels = [read.messages[1].attributes["humor"] for read in load(tmp_path / "a.csv", text, columns={})]
+    assert levels == [0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
 def test_numbers_as_text_rate_in_every_kind_of_file(tmp_path: Path) -> None:
     rated = ["2", " 3.0 ", "2.5", "n/a", "", ["1", 2]]
     text = "".join(json.dumps({"prompt": "Hi", "response": "x", "humor": humor}) + "\n" for humor in rated)
     found = [read.messages[1] for read in load(tmp_path / "a.jsonl", text, columns={})]
-    assert [(message.attributes or {}).get("humor") for message in found] == [2, 3, 2, None, None, 2]
+    assert [(message.attributes or {}).get("humor") for message in found] == [2, 3, 3, None, None, 2]
     assert [(message.ratings or {}).get("humor") for message in found] == [None, None, (2.5,), None, None, (1.0, 2.0)]
     with pytest.raises(UserError, match=r"a\.jsonl:1: humor: rating 'two' is not a number"):
         load(tmp_path / "a.jsonl", text.replace('"2"', '"two"'), columns={})

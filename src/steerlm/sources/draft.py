@@ -116,8 +116,9 @@ class Labels:
         """Take one turn's labels that stand on the schema's own scale: numbers, names of categories, lists of either.
 
         Numbers may be text in any kind of file, and true and false name categories: people's own tables come through
-        many tools. Of several annotators' categories the one that most of them name counts, and none where no single
-        one does.
+        many tools. Halves go up, as in scores: at the even level, half stars would leave the odd levels a third of what
+        the others get. Of several annotators' categories the one that most of them name counts, and none where no
+        single one does.
 
         Raises:
             UserError: an attribute that the schema lacks, or a value off its scale.
@@ -136,7 +137,7 @@ class Labels:
                 continue
             rated = [attribute.check_rating(value) for value in values]
             mean = sum(rated) / len(rated)
-            attributes[attribute.name] = round(mean)
+            attributes[attribute.name] = attribute.round(mean)
             if len(rated) > 1 or mean != attributes[attribute.name]:
                 ratings[attribute.name] = tuple(rated)
         return Labelled(attributes or None, ratings or None)
