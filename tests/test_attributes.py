@@ -206,7 +206,7 @@ def test_a_mismatch_names_both_sides() -> None:
     with pytest.raises(UserError) as error:
         OASST.require_same(PAPER.signature, "checkpoint models/a", "data.jsonl:7")
     message = str(error.value)
-    for piece in ("checkpoint models/a", "data.jsonl:7", OASST.signature, PAPER.signature, "steerlm annotate"):
+    for piece in ("checkpoint models/a", "data.jsonl:7", OASST.signature, PAPER.signature, "(steerlm prepare)"):
         assert piece in message
 
 

@@ -88,6 +88,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "t.jsonl").write_bytes(orjson.dumps(row))
     (tmp_path / "table.csv").write_text("prompt,response\nq,a\n")
     (tmp_path / "rows.jsonl").write_text('{"prompt": "q", "completion": "a"}\n')
+    (tmp_path / "plain.jsonl").write_bytes(orjson.dumps({"messages": row["messages"]}))
     row["messages"][1]["role"] = "bot"  # type: ignore[index]
     (tmp_path / "bot.jsonl").write_bytes(orjson.dumps(row))
     (tmp_path / "list.json").write_bytes(orjson.dumps([row]))
@@ -151,6 +152,11 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["prepare", "--out", "run2", "--source", "messages:t.jsonl", "--attributes", "oasst"], "is the folder of a run"),
     (["annotate", "--model", "regression", "--out", "OUT"], "--data is missing"),
     (["annotate", "--model", "regression", "--data", "no.jsonl", "--out", "OUT"], "--data: no such file: no.jsonl"),
+    (
+        ["annotate", "--model", "regression", "--data", "t.jsonl", "plain.jsonl", "--out", "OUT"],
+        "plain.jsonl:1: the record has no id; `steerlm prepare --source messages:plain.jsonl",
+    ),
+    ([*SFT, "--validation", "plain.jsonl", "--out", "OUT"], "no id; `steerlm prepare --source messages:plain.jsonl"),
     (["annotate", "--model", "sft", "--data", "t.jsonl", "--out", "OUT"], "is a steerable model"),
     (["annotate", "--model", "no", "--data", "t.jsonl", "--out", "OUT"], "no such checkpoint folder: no"),
     (["annotate", "--model", "regression", "--data", "t.jsonl", "--out", "t.jsonl"], "is a file"),

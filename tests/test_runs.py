@@ -83,6 +83,46 @@ def test_a_mistake_in_what_no_stage_has_used_yet_is_mended_in_the_recipe(raw: di
             RunFolder(build_recipe({**raw, **change})).open()
 
 
+def test_where_nothing_of_the_old_run_stays_the_whole_recipe_may_change(raw: dict[str, object]) -> None:
+    folder = RunFolder(build_recipe(raw))
+    folder.open()
+    for stage in ("prepare", "train_sft"):
+        folder.execute(stage, lambda _: {})
+    for change in ({"seed": 5}, {"attributes": [{"name": "warmth", "best": "max", "low": "as cold as ice"}]}):
+        other = RunFolder(build_recipe({**raw, **change}))
+        for redo_from in (None, "train_sft"):
+            with pytest.raises(UserError, match=rf"different: {next(iter(change))}.*with --from prepare$"):
+                other.check(redo_from)
+        other.check("prepare")
+    other.open("prepare")
+    assert other.done("train_sft") is None
+    assert yaml.safe_load((folder.path / "recipe.yaml").read_text())["attributes"][0]["name"] == "warmth"
+
+
+def test_the_stage_to_redo_is_the_first_that_the_change_concerns(raw: dict[str, object]) -> None:
+    folder = RunFolder(build_recipe(raw))
+    folder.open()
+    for stage in ("prepare", "train_attribute_model", "train_sft"):
+        folder.execute(stage, lambda _: {})
+    models = {stage: {"base_model": "other"} for stage in ("train_sft", "train_attribute_model")}
+    changed = RunFolder(build_recipe({**raw, **models}))
+    with pytest.raises(UserError, match=r"with --from train-attribute-model$"):
+        changed.check("train_sft")
+    changed.check("train_attribute_model")
+
+
+def test_a_run_is_its_own_from_wherever_its_folder_is_named(
+    raw: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(build_recipe(raw))
+    folder.open()
+    folder.execute("prepare", lambda _: {})
+    monkeypatch.chdir(tmp_path)
+    again = RunFolder(build_recipe({**raw, "run_dir": "run", "description": "A word put right."}))
+    again.open()
+    assert again.done("prepare") is not None
+
+
 def test_a_run_goes_on_after_a_new_version_added_a_key(raw: dict[str, object]) -> None:
     folder = RunFolder(build_recipe(raw))
     folder.open()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 
 
@@ -36,6 +37,11 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}? (valid: {', '.join(names)})"
     return f"valid: {', '.join(names)}"
+
+
+def shell_word(argument: object) -> str:
+    """Return an argument of a command that is shown to be copied: in quotation marks where a shell needs them."""
+    return shlex.quote(str(argument))
 
 
 def refuse_ranks(what: str, instead: str) -> None:

@@ -49,6 +49,8 @@ STAGES = (
 
 _STUDIES = ("baselines", "grow")
 """Sections of what is done beside a run; its stages do not look at them."""
+_OF_NO_RESULT = ("description", "run_dir")
+"""Keys that move no result: a folder is the same one from wherever its path is said."""
 _BESIDE = "tune_guidance"
 """The stage that a finished run may be given, or its recipe may lack: it trains nothing and moves no other's files."""
 
@@ -249,15 +251,21 @@ class RunFolder:
     def _check_stored(self, redo_from: str | None) -> None:
         stored, current = self._stored(), yaml.safe_load(dump_recipe(self.recipe))
         begun = [number for number, stage in enumerate(STAGES) if self._begun(stage)]
-        first_free = min(len(STAGES) if redo_from is None else STAGES.index(redo_from), max(begun, default=-1) + 1)
-        free = {*STAGES[first_free:], *_STUDIES}
+        redone = len(STAGES) if redo_from is None else STAGES.index(redo_from)
+        if not begun or redone <= begun[0]:  # nothing that the stored recipe made is left
+            return
+        first_free = min(redone, begun[-1] + 1)
+        free = {*STAGES[first_free:], *_STUDIES, *_OF_NO_RESULT}
         if current[_BESIDE] is None or not self._begun(_BESIDE):
             free.add(_BESIDE)
         changed = sorted(key for key in _differences(stored, current) if key.split(".")[0] not in free)
-        if begun and changed:
+        if changed:
+            # what belongs to no stage, such as the attributes and the seed, concerns all of them
+            sections = {key.split(".")[0] for key in changed}
+            first = min(STAGES.index(name) if name in STAGES else begun[0] for name in sections)
             raise UserError(
-                f"{self.path} holds the run of another recipe (different: {', '.join(changed[:8])}); "
-                "set another run_dir, or redo the stages that the change concerns with --from STAGE"
+                f"{self.path} holds the run of another recipe (different: {', '.join(changed[:8])}); set another "
+                f"run_dir, or redo what the change concerns with --from {STAGES[first].replace('_', '-')}"
             )
 
     def _stored(self) -> Any:

@@ -12,6 +12,7 @@ from steerlm.__main__ import main
 from steerlm.attributes import AttributeSchema
 from steerlm.config import Recipe, SourceConfig, load_recipe
 from steerlm.planning import looking
+from steerlm.sources import read_source
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 COLUMNS = {"prompt": "player", "response": "reply"}
@@ -116,6 +117,7 @@ def test_ratings_that_the_owner_names_are_trained_on(base: Path) -> None:
     assert (humor.name, humor.minimum, humor.maximum) == ("humor", 0, 4)
     assert recipe.train_sft.labels == "human"
     assert recipe.annotate is None
+    assert "null  # only the evaluation needs one" in Path("dialogue.yaml").read_text(encoding="utf-8")
     half = [{**row, "funny": row["funny"] if i % 2 else ""} for i, row in enumerate(rows())]
     write(data, half)
     recipe = init(data, "--base", base, "--columns", "rating.humor=funny", "--force", "--encoder", "some/encoder")
@@ -131,6 +133,16 @@ def test_people_rate_in_the_column_of_that_name_with_its_scale(column: str, base
     assert (satisfaction.minimum, satisfaction.maximum) == (1, 5)
     assert recipe.prepare.skip_bad_records is False
     assert recipe.train_sft.labels == "human"
+
+
+def test_ratings_that_json_holds_as_text_or_as_true_and_false_are_read(base: Path) -> None:
+    data = [{**row, "quality": str(1 + i % 5), "liked": i % 2 == 0} for i, row in enumerate(rows())]
+    columns = "prompt=player,response=reply,rating.quality=quality,rating.liked=liked"
+    recipe = init(write(Path("dialogue.jsonl"), data), "--base", base, "--columns", columns)
+    assert recipe.schema_["liked"].categories == ("False", "True")
+    [source] = recipe.prepare.sources
+    labels = [conversation.messages[1].attributes for conversation in read_source(source, recipe.schema_)]
+    assert labels[:2] == [{"quality": 1, "liked": "True"}, {"quality": 2, "liked": "False"}]
 
 
 def test_a_column_beside_alpaca_is_read(base: Path) -> None:
@@ -175,6 +187,12 @@ def test_dials_by_name_from_a_file_and_by_a_judge(base: Path, capsys: pytest.Cap
         7,
     )
     capsys.readouterr()
+
+
+def test_commands_that_are_shown_can_be_copied(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write(Path("dialogue.csv"), rows()), Path("my recipes/a.yaml")
+    init(data, "--base", base, "--attributes", "length=measure:words", "--out", out, made=str(out))
+    assert "\nrun      steerlm run 'my recipes/a.yaml'\n" in capsys.readouterr().out
 
 
 def test_what_a_stranger_should_know_of_the_data_is_said(base: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,7 +112,8 @@ def test_a_sign_shows_in_the_terminal_and_in_the_report(kind: FindingKind, words
 
 
 def test_every_kind_of_sign_is_tried() -> None:
-    assert set(SIGNS) == set(get_args(FindingKind))
+    # what nothing measures is said before the run, and behind it in the verdict
+    assert {*SIGNS, "unmeasured"} == set(get_args(FindingKind))
 
 
 def test_the_run_ends_where_labels_can_teach_nothing_and_never_with_a_tick(shown: Shown) -> None:

@@ -692,3 +692,22 @@ def test_what_will_learn_nothing_is_said_before(raw: dict[str, Any], tmp_path: P
     console = Console(record=True, width=200)
     print_plan(planned(raw), console)
     assert "warning: prepare: nearly all labels of quality" in console.export_text()
+
+
+def test_dials_that_nothing_will_measure_are_said_before(raw: dict[str, Any]) -> None:
+    raw |= {"train_attribute_model": None, "annotate": None, "bootstrap": None}
+    raw["train_sft"]["labels"] = "human"
+    names = ", ".join(OASST.names)
+
+    def said(**evaluate: Any) -> list[str]:
+        found = planned({**raw, "evaluate": evaluate}).findings
+        return [finding.text for finding in found if finding.kind == "unmeasured"]
+
+    assert said() == [f"nothing will measure {names}"]
+    assert said(classifiers=[{"model": "some/model", "labels": {"toxic": "toxicity"}}]) == [
+        f"nothing will measure {', '.join(name for name in OASST.names if name != 'toxicity')}"
+    ]
+    assert said(measure="playground") == []
+    assert said(judge={"model": "m", "folder": "judged"}) == []
+    raw["train_attribute_model"] = {"base_model": "m"}
+    assert said() == []

@@ -17,6 +17,7 @@ from steerlm.results.findings import (
     findings_of_evaluation,
     findings_of_stage,
     too_long,
+    verdict,
 )
 
 
@@ -126,3 +127,20 @@ def test_a_categorical_dial_of_which_no_answer_has_a_value() -> None:
         report["accuracy"] |= {"value": None, "low": None, "high": None, "n": 0, "clusters": 0}
     [lang] = [found for found in findings_of_evaluation(from_json(Evaluation, value)) if found.dials == ("lang",)]
     assert lang.text == "the dial lang does not move: no answer says which category it is in"
+
+
+def test_dials_that_nothing_measured_are_not_said_to_stand_still() -> None:
+    value = orjson.loads((Path(__file__).parent / "golden" / "evaluate_categories.json").read_bytes())
+    names = [attribute["name"] for attribute in value["attributes"]]
+    measured = value["headline_scorer"]
+    results = from_json(Evaluation, {**value, "headline_scorer": {}})
+    moves, said = verdict(results, [])
+    assert not moves
+    assert said.startswith(
+        f"whether any dial moves is not known: nothing measured {', '.join(names)}. A section train_"
+    )
+    one = from_json(Evaluation, {**value, "headline_scorer": {"lang": measured["lang"]}})
+    moves, said = verdict(one, [])
+    assert not moves
+    assert f"1 of {len(names)} dials move (Spearman: lang " in said
+    assert "; nothing measured " in said

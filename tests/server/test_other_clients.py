@@ -381,6 +381,26 @@ def test_errors_say_what_is_wrong(server: Running, content: bytes, param: str | 
     assert "secret" not in reply.text
 
 
+@pytest.mark.parametrize(
+    ("extra", "param", "words"),
+    [
+        ({"attributes": {"humor": 4}}, "attributes", "unknown field attributes: it belongs into steer"),
+        ({"guidance": 2}, "guidance", "unknown field guidance: it belongs into steer"),
+        ({"humor": 4}, "humor", "unknown field humor; a level of humor is set as steer.attributes.humor; attributes: "),
+        ({"steer": {"humor": 4}}, "steer.humor", "a level of humor is set as steer.attributes.humor; attributes: "),
+        ({"steer": {"temperature": 1}}, "steer.temperature", "unknown field steer.temperature; attributes: "),
+    ],
+)
+def test_what_is_said_in_the_wrong_place_is_told_the_right_one(
+    server: Running, extra: dict[str, object], param: str, words: str
+) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], **extra}
+    reply = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+    assert (reply.status_code, error(reply)["param"]) == (400, param)
+    assert words in error(reply)["message"]
+    assert "did you mean" not in error(reply)["message"]
+
+
 # -- HTTP -------------------------------------------------------------------------------------------------------------
 
 

@@ -42,7 +42,7 @@ def test_a_column_called_npc_may_be_what_the_character_says() -> None:
 
 def test_the_example_keeps_what_was_recognised() -> None:
     rows = [{**row, "answer text": row["zwei"]} for row in exchanges(tone=["warm", "cold"])]
-    with pytest.raises(UserError, match=r"is the prompt; it has eins, .*--columns prompt=eins,response=answer text"):
+    with pytest.raises(UserError, match=r"is the prompt; it has eins, .*--columns 'prompt=eins,response=answer text'"):
         look(rows)
     only = [{"note": "A", "mood": "sad" if i % 2 else "glad", "n": i} for i in range(20)]
     with pytest.raises(UserError, match=r"it has note, mood, n\. Say so, .*prompt=COLUMN,response=COLUMN"):

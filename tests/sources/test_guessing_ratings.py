@@ -48,6 +48,7 @@ def test_ratings_between_the_levels_count(values: list[object], ends: tuple[int,
         ("quality", ["very good", 3], "it holds 'very good'"),
         ("quality", [""], "it is empty"),
         ("scene", [1, 2], "whole numbers; if they rate the reply, say --columns rating.scene=scene"),
+        ("The scene", [1, 2], "say --columns 'rating.the_scene=The scene'$"),
         ("tone", ["warm", "cold"], "the words cold, warm; for a dial of categories say"),
     ],
 )

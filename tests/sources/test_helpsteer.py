@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from steerlm.attributes import HELPSTEER, OASST, PAPER, STEERLM, Attribute, AttributeSchema
+from steerlm.errors import shell_word
 from tests.sources.conftest import Import, turns
 
 
@@ -116,7 +117,8 @@ def test_columns_in_another_case_are_an_error_that_names_them(read: Import, spel
     got = read("helpsteer", given, schema=HELPSTEER)
     assert got.conversations == []
     assert f"no 'helpfulness' but {spell('helpfulness')!r}" in got.bad[0]
-    assert f"--columns helpfulness={spell('helpfulness')}" in got.bad[0]
+    columns = ",".join(f"{name}={spell(name)}" for name in HELPSTEER.names)
+    assert f"--columns {shell_word(columns)}" in got.bad[0]
 
 
 def test_rows_without_any_rating_column_are_an_error(read: Import) -> None:

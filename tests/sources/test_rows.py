@@ -8,13 +8,14 @@ import json
 import sys
 import tracemalloc
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from steerlm.attributes import STEERLM
-from steerlm.config import SourceConfig
+from steerlm.config import SourceConfig, SourceFormat
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
 from steerlm.sources import read_source
@@ -251,7 +252,24 @@ def test_columns_that_json_cannot_hold_are_a_bad_record(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist([row]), tmp_path / "a.parquet")
     bad = BadRecords()
     assert list(read_source(SourceConfig(name="s", format="messages", path=tmp_path / "a.parquet"), STEERLM, bad)) == []
-    assert "row 1: a further column of the record cannot be written as JSON" in bad.examples[0]
+    assert "row 1: the further column 'image' cannot be written as JSON" in bad.examples[0]
+    assert bad.examples[0].endswith("leave it out of the file")
+
+
+@pytest.mark.parametrize("source_format", ["messages", "table"])
+def test_decimal_columns_are_numbers(source_format: SourceFormat, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    said = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "x"}]}
+    row = said if source_format == "messages" else {"prompt": "Hi", "response": "x"}
+    row |= {"price": Decimal("4.50"), "rated": Decimal("2.5"), "id": Decimal(7)}
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist([row]), tmp_path / "a.parquet")
+    source = SourceConfig(
+        name="s", format=source_format, path=tmp_path / "a.parquet", columns={"rating.quality": "rated"}
+    )
+    [read] = read_source(source, STEERLM)
+    assert read.messages[1].ratings == {"quality": (2.5,)}
+    if source_format == "messages":
+        assert (read.id, read.meta["price"]) == ("7", 4.5)
 
 
 def test_importing_sources_loads_neither_torch_nor_the_extra() -> None:

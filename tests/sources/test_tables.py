@@ -61,7 +61,7 @@ def test_every_dialect_gives_the_same_conversation(tmp_path: Path, name: str, te
     content = gzip.compress(text.encode()) if packed else text.encode()
     (conversation,) = load(tmp_path / (name + ".gz" if packed else name), content)
     assert turns(conversation) == [("user", "Hi"), ("assistant", "Hé")]
-    assert conversation.messages[1].attributes == {"humor": 2}
+    assert conversation.messages[1].attributes == {"humor": 3}
     assert conversation.messages[1].ratings == {"humor": (2.5,)}
 
 
@@ -103,6 +103,36 @@ def test_several_annotators_categories_are_what_most_of_them_say(tmp_path: Path)
     assert dropped == {"(categories of mood without a majority)": 1}
 
 
+def test_half_stars_fill_every_level(tmp_path: Path) -> None:
+    text = "prompt,response,humor\n" + "".join(f"Hi,x,{half / 2}\n" for half in range(9))
+    levels = [read.messages[1].attributes["humor"] for read in load(tmp_path / "a.csv", text, columns={})]
+    assert levels == [0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_numbers_as_text_rate_in_every_kind_of_file(tmp_path: Path) -> None:
+    rated = ["2", " 3.0 ", "2.5", "n/a", "", ["1", 2]]
+    text = "".join(json.dumps({"prompt": "Hi", "response": "x", "humor": humor}) + "\n" for humor in rated)
+    found = [read.messages[1] for read in load(tmp_path / "a.jsonl", text, columns={})]
+    assert [(message.attributes or {}).get("humor") for message in found] == [2, 3, 3, None, None, 2]
+    assert [(message.ratings or {}).get("humor") for message in found] == [None, None, (2.5,), None, None, (1.0, 2.0)]
+    with pytest.raises(UserError, match=r"a\.jsonl:1: humor: rating 'two' is not a number"):
+        load(tmp_path / "a.jsonl", text.replace('"2"', '"two"'), columns={})
+
+
+def test_true_and_false_name_categories(tmp_path: Path) -> None:
+    schema = AttributeSchema((Attribute("liked", "categorical", categories=("False", "True")),))
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "Hi", "response": "x", "liked": liked}) + "\n" for liked in (0, 1)))
+    source = SourceConfig(name="s", format="table", path=path)
+    with pytest.raises(UserError, match="liked: '0' is not one of False, True"):
+        list(read_source(source, schema))
+    path.write_text(path.read_text().replace("0", "false").replace("1", "true"))
+    assert [read.messages[1].attributes for read in read_source(source, schema)] == [
+        {"liked": "False"},
+        {"liked": "True"},
+    ]
+
+
 def test_a_column_like_an_attribute_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no 'quality' but 'Quality'; .* --columns rating.quality=Quality"):
         load(tmp_path / "a.csv", "prompt,response,Quality\nHi,x,3\n", columns={})
@@ -119,6 +149,8 @@ def test_a_column_like_an_attribute_is_an_error_that_names_it(tmp_path: Path) ->
         (HEADER + "\nHi,x\n", "a.csv:2: 2 cells in a table of 5 columns"),
         (HEADER + "\nHi,x,,1,2,3\n", "6 cells in a table of 5 columns"),
         (HEADER + '\nHi,"x\n', "a.csv:2: malformed table: unexpected end of data"),
+        (HEADER + '\n"Hi" he said,x,,1,2\n', "a cell that begins with a quotation mark ends with one"),
+        (HEADER + "\rHi,x,,1,2\r", "a.csv:1: lines end with a carriage return alone; convert them: tr '\\r' '\\n' < "),
         (HEADER + "\nHi,,,1,2\n", "a.csv:2: message 1 (assistant) is empty"),
         ("player,player\nHi,x\n", "a.csv:1: the column 'player' stands twice"),
         ((HEADER + "\nok,x,,1,2\nHi,caf\u00e9,,1,2\n").encode("latin-1"), "a.csv:3: not UTF-8 text"),
@@ -136,6 +168,7 @@ def test_a_table_of_other_names_is_an_error_that_says_how_to_name_them(tmp_path:
     for text, say in (
         ("player,reply\nHi,x\n", "--columns prompt=player,response=reply"),
         ("prompt,reply\nHi,x\n", "--columns response=reply"),
+        ("The player,reply\nHi,x\n", "--columns 'prompt=The player,response=reply'"),
     ):
         with pytest.raises(UserError, match=rf"a\.csv:2: the row has no 'response'; it has .*, reply; say {say}$"):
             load(tmp_path / "a.csv", text, columns={})

@@ -144,7 +144,8 @@ class AttributeSchema:
         if other_signature != self.signature:
             raise UserError(
                 f"attribute schema mismatch: {mine} has {self.signature!r} but {theirs} has {other_signature!r}; "
-                "label the data again with this schema (steerlm annotate) or use the checkpoint that fits it"
+                "make the data anew with this schema from what they were made of (steerlm prepare), or use the "
+                "checkpoint that fits them"
             )
 
     def to_dict(self) -> list[dict[str, object]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import UserError, did_you_mean
+from steerlm.errors import UserError, did_you_mean, shell_word
 from steerlm.storage.files import write_json
 
 INFO_FILE = "steerlm.json"
@@ -75,7 +75,7 @@ def load_info(folder: str | Path) -> CheckpointInfo:
     if not path.is_file() and (folder / "adapter_config.json").is_file():
         raise UserError(
             f"{folder} is an adapter; give the folder `model` of its training, which it is merged into, or what "
-            f"`steerlm export {folder} --out FOLDER` makes of it"
+            f"`steerlm export {shell_word(folder)} --out FOLDER` makes of it"
         )
     if not path.is_file():
         raise UserError(

@@ -86,6 +86,7 @@ def let_others_read(folder: Path) -> None:
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a folder to write to that takes the place of `folder` at the end, whole or not at all."""
+    folder = folder.resolve()  # behind a link to another disk the folder is replaced, not the link
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

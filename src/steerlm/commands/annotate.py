@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from steerlm.commands import common, named_models, options
+from steerlm.commands import common, inputs, named_models, options
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = common.section_of(arguments.overrides, AnnotateConfig, "annotate")
     out = common.needed(arguments, "out")
-    data = [common.existing_file(path, "--data") for path in common.needed(arguments, "data")]
+    data = [inputs.conversations_file(path, "--data") for path in common.needed(arguments, "data")]
     model = named_models.attribute_model(common.needed(arguments, "model"), "--model")
 
     def work() -> common.Summary:

@@ -118,8 +118,10 @@ def training_of(arguments: argparse.Namespace, model: type[ConfigT], stage: str)
     Raises:
         UserError: something is missing, or a file or folder is not there.
     """
+    from steerlm.commands.inputs import conversations_file
+
     base = named_models.base_model(needed(arguments, "base_model"))
-    train, validation = (existing_file(needed(arguments, name), f"--{name}") for name in ("train", "validation"))
+    train, validation = (conversations_file(needed(arguments, name), f"--{name}") for name in ("train", "validation"))
     config = section_of(arguments.overrides, model, stage, base_model=base)
     return Training(config, train, validation, schema_of(arguments.attributes))
 
@@ -143,6 +145,7 @@ def tuning_of(arguments: argparse.Namespace, model: type[ConfigT], stage: str) -
     Raises:
         UserError: something is missing, is not there, or is a model of another kind.
     """
+    from steerlm.commands.inputs import conversations_file
     from steerlm.config import TrainSftConfig
     from steerlm.scorers.dials import without_own_measures
 
@@ -152,7 +155,7 @@ def tuning_of(arguments: argparse.Namespace, model: type[ConfigT], stage: str) -
     scorer = None
     if schema.learned is not None:
         scorer = named_models.attribute_model(needed(arguments, "attribute_model"), "--attribute-model")
-    data, validation = (existing_file(needed(arguments, name), f"--{name}") for name in ("data", "validation"))
+    data, validation = (conversations_file(needed(arguments, name), f"--{name}") for name in ("data", "validation"))
     for_sft = [pair for pair in arguments.overrides if pair.startswith("train_sft.")]
     own = [pair for pair in arguments.overrides if pair not in for_sft]
     config = section_of(own, model, stage)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from steerlm.commands import common, terminal
-from steerlm.errors import UserError
+from steerlm.errors import UserError, shell_word
 
 _EPILOG = """\
 examples:
@@ -76,16 +76,17 @@ def run(arguments: argparse.Namespace) -> int:
     if "readout" in found.info.label_statistics:
         rows.append(("use", f"the code in {out / 'README.md'}; no server knows its head (readout: last trains one)"))
     elif found.info.kind != "sft":
-        rows.append(("serve", f"vllm serve {out} --runner pooling"))
+        rows.append(("serve", f"vllm serve {shell_word(out)} --runner pooling"))
     else:
         if found.results is None:
             rows.append(("note", "no evaluation of this model was found, so the card has no results; give --results"))
-        rows.append(("serve", f"steerlm serve {out}, or vllm serve {out}"))
+        rows.append(("serve", f"steerlm serve {shell_word(out)}, or vllm serve {shell_word(out)}"))
         if (out / "gguf").is_dir():
-            rows.append(("ollama", f"ollama create NAME -f {out / 'gguf' / 'Modelfile'}"))
+            rows.append(("ollama", f"ollama create NAME -f {shell_word(out / 'gguf' / 'Modelfile')}"))
+        scorer = shell_word(f"{out}-attribute-model")
         if found.run is not None and offers_attribute_model(found.run):
-            rows.append(("next", f"steerlm export {found.run} --attribute-model --out {out}-attribute-model"))
-    rows.append(("publish", f"hf upload {arguments.name or 'ORG/NAME'} {out}"))
+            rows.append(("next", f"steerlm export {shell_word(found.run)} --attribute-model --out {scorer}"))
+    rows.append(("publish", f"hf upload {arguments.name or 'ORG/NAME'} {shell_word(out)}"))
     for key, text in rows:
         terminal.say(f"{key:<9}{text}")
     return 0

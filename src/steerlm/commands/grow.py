@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlm.commands import common, options, terminal
+from steerlm.errors import shell_word
 
 if TYPE_CHECKING:
     from steerlm.config import GrowConfig, Recipe
@@ -47,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     if growth.rounds:
         terminal.say(growth.table)
     if growth.waiting is not None:
-        terminal.say(f"people are asked first: steerlm rate invite {growth.waiting} NAME ...")
-        terminal.say(f"                        steerlm rate serve {growth.waiting}")
+        terminal.say(f"people are asked first: steerlm rate invite {shell_word(growth.waiting)} NAME ...")
+        terminal.say(f"                        steerlm rate serve {shell_word(growth.waiting)}")
         terminal.say("then this command again goes on; with --go-on it does not wait")
         return 0
     if not growth.rounds[-1]["gains"]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlm.commands import common, named_models, options, terminal
-from steerlm.errors import UserError, did_you_mean
+from steerlm.errors import UserError, did_you_mean, shell_word
 
 if TYPE_CHECKING:
     from steerlm.attributes import Attribute, AttributeSchema
@@ -306,8 +306,8 @@ def _write(setting: InitSetting, source: SourceConfig, name: str, out: Path, see
         terminal.say(f"warning  {line}")
     for line in planned.problems:
         terminal.say(f"to do    {line}")
-    terminal.say(f"\ncheck    steerlm run {out} --dry-run")
-    terminal.say(f"run      steerlm run {out}")
+    terminal.say(f"\ncheck    steerlm run {shell_word(out)} --dry-run")
+    terminal.say(f"run      steerlm run {shell_word(out)}")
     return 0
 
 

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 from steerlm.commands import common
-from steerlm.errors import UserError
+from steerlm.errors import UserError, shell_word
 
 _TABLES = (".csv", ".tsv", ".parquet")
 """What `steerlm prepare` reads as tables."""
@@ -52,11 +52,11 @@ def _prepared(path: Path) -> str:
     """Say how data of other forms become conversations that every command reads."""
     from steerlm.storage.files import read_lines
 
-    source = f"table:{path} --columns prompt=COLUMN,response=COLUMN"
+    source = f"{shell_word(f'table:{path}')} --columns prompt=COLUMN,response=COLUMN"
     if path.suffix not in _TABLES:
         head = b"".join(line for _, line in itertools.islice(read_lines(path), 20))
         if b'"messages"' in head or b'"conversations"' in head:
-            source = f"messages:{path}"
+            source = shell_word(f"messages:{path}")
     return (
         f"`steerlm prepare --source {source} --attributes FILE --out FOLDER` makes conversations of it: give "
         "FOLDER/train.jsonl"

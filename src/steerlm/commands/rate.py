@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from steerlm.commands import common, inputs, terminal
 from steerlm.commands.serve import check_port, listen
-from steerlm.errors import UserError, needs_extra
+from steerlm.errors import UserError, needs_extra, shell_word
 
 if TYPE_CHECKING:
     from steerlm.attributes import AttributeSchema
@@ -134,7 +134,7 @@ def _say_new(study: Study) -> int:
     terminal.say(f"{study.num_items} items in {study.folder}")
     for reason, count in study.left_out.items():
         terminal.say(f"left out: {count} {reason}")
-    terminal.say(f"next     steerlm rate invite {study.folder} NAME ...")
+    terminal.say(f"next     steerlm rate invite {shell_word(study.folder)} NAME ...")
     return 0
 
 
@@ -152,7 +152,7 @@ def _print_links(study: Study, url: str, wanted: set[str]) -> None:
 
     everyone = annotators(study)
     if not everyone:
-        terminal.say(f"nobody is invited yet: steerlm rate invite {study.folder} NAME ...")
+        terminal.say(f"nobody is invited yet: steerlm rate invite {shell_word(study.folder)} NAME ...")
     for annotator in everyone:
         if not wanted or annotator.name in wanted:
             done = len(finished(study, read_answers(study, annotator)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerlm.commands import common, options, terminal
 from steerlm.commands.summaries import print_verdict, warnings_of
-from steerlm.errors import UserError, did_you_mean
+from steerlm.errors import UserError, did_you_mean, shell_word
 
 if TYPE_CHECKING:
     from steerlm.config import Recipe
@@ -69,8 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     last = recipe.schema_.attributes[-1]
     dial = f" --{last.name} {last.levels[-1]}" if recipe.train_sft.conditioning else ""
     terminal.say(f"\nreport   {folder.path / 'report.html'}")
-    terminal.say(f"chat     steerlm chat {model}{dial}")
-    terminal.say(f"serve    steerlm serve {model}")
+    terminal.say(f"chat     steerlm chat {shell_word(model)}{dial}")
+    terminal.say(f"serve    steerlm serve {shell_word(model)}")
     if (peak := peak_memory_mib()) is not None:
         terminal.console().print(f"[dim]peak memory of this process {peak} MiB[/dim]")
     return 0

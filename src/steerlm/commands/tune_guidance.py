@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlm.commands import common, named_models, options, terminal
-from steerlm.errors import UserError
+from steerlm.errors import UserError, shell_word
 
 if TYPE_CHECKING:
     from steerlm.config import Recipe
@@ -93,5 +93,5 @@ def _tune_run(recipe: Recipe, place: str) -> int:
     new = folder.done("tune_guidance") is None
     common.run_in_recipe(recipe, "tune_guidance")
     if new and folder.done("evaluate") is not None:
-        terminal.say(f"`steerlm run {place} --from evaluate` measures the dials at these strengths")
+        terminal.say(f"`steerlm run {shell_word(place)} --from evaluate` measures the dials at these strengths")
     return 0

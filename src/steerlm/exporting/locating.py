@@ -13,7 +13,7 @@ import yaml
 from steerlm.attributes import AttributeSchema
 from steerlm.checkpoint.info import INFO_FILE, CheckpointInfo, load_info
 from steerlm.checkpoint.weights import fingerprint
-from steerlm.errors import UserError
+from steerlm.errors import UserError, shell_word
 from steerlm.results.evaluation import Evaluation, evaluation_file
 from steerlm.runs import TUNING, RunPaths
 from steerlm.storage.files import read_json, read_yaml
@@ -194,7 +194,7 @@ def _results(described: Path, run: Path | None, given: Path | None) -> tuple[Eva
         return None
     raise UserError(
         f"--results: {path} is the evaluation of other models ({', '.join(results.models)}), not of {described}; "
-        f"evaluate it: steerlm evaluate --model NAME={described} --prompts FILE --out FOLDER"
+        f"evaluate it: steerlm evaluate --model {shell_word(f'NAME={described}')} --prompts FILE --out FOLDER"
     )
 
 

@@ -189,7 +189,8 @@ def sections(
             "model": Chosen(None, "its model; null: STEERLM_JUDGE_MODEL. OPENAI_API_KEY is its key"),
         }
     apart = attribute_model(setting)
-    body["train_attribute_model"] = apart if apart is not None else Chosen(None, "no attribute needs one")
+    spared = "only the evaluation needs one, to measure the dials" if setting.labelled else "no attribute needs one"
+    body["train_attribute_model"] = apart if apart is not None else Chosen(None, spared)
     sft = training(setting)
     if setting.labelled:
         body["annotate"] = Chosen(None, "people have rated nearly every reply")

@@ -30,8 +30,9 @@ from steerlm.planning.inputs import (
 )
 from steerlm.planning.speed import DECODE_UTILISATION, LINK_UTILISATION, UTILISATION
 from steerlm.planning.stage_costs import Estimator, StageCost, labelling_bodies
-from steerlm.results.findings import Finding, few_steps, too_long
+from steerlm.results.findings import Finding, few_steps, too_long, unmeasured
 from steerlm.runs import recipe_stages
+from steerlm.scorers.measures import MeasureScorer, measure
 
 
 @dataclass
@@ -122,6 +123,18 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
     return result
 
 
+def _unmeasured(recipe: Recipe) -> list[str]:
+    """Return the dials that nothing in the recipe measures, as far as it can be told without loading a model."""
+    config = recipe.evaluate
+    if config.measure == "playground" or config.attribute_models or "train_attribute_model" in recipe_stages(recipe):
+        return []
+    judged = () if config.judge is None else config.judge.attributes or recipe.schema_.names
+    known = {*judged, *(name for classifier in config.classifiers for name in classifier.labels.values())}
+    if config.measure == "text":
+        known.update(MeasureScorer("text", measure).attributes)
+    return [attribute.name for attribute in recipe.schema_ if attribute.learned and attribute.name not in known]
+
+
 def _signs(recipe: Recipe, data: DataSize, machines: Machines, contexts: Mapping[str, int | None]) -> Iterator[Finding]:
     """Yield what says before a run that it will learn nothing."""
     section = recipe.train_sft
@@ -136,6 +149,8 @@ def _signs(recipe: Recipe, data: DataSize, machines: Machines, contexts: Mapping
     if sampled is not None:
         longest = max(sampled.too_long, default=None)
         yield from too_long("train_sft", len(sampled.too_long), len(sampled.records), sampled.most, longest)
+    if section.conditioning:
+        yield from unmeasured(_unmeasured(recipe))
 
 
 def _unread(recipe: Recipe, data: DataSize, contexts: Mapping[str, int | None]) -> Iterator[str]:

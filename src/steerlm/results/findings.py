@@ -31,7 +31,9 @@ _GRAVE_SHARE = 0.01
 MORE_TO_LEARN_FROM = "more or clearer ratings, an encoder as base_model, or leaving the attribute out would help"
 """What helps where an attribute cannot be predicted."""
 
-FindingKind = Literal["steps", "length", "attribute_model", "labels", "narrow", "loss", "header", "dial", "endless"]
+FindingKind = Literal[
+    "steps", "length", "attribute_model", "labels", "narrow", "loss", "header", "dial", "endless", "unmeasured"
+]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,17 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.stage}: {self.text}. {self.cure}"
+
+
+_MEASURING = (
+    "A section train_attribute_model, or attribute_models, classifiers or a judge under evaluate, would measure it"
+)
+
+
+def unmeasured(names: Sequence[str]) -> Iterator[Finding]:
+    """Say of which dials an evaluation will not know whether they move."""
+    if names:
+        yield Finding("evaluate", "unmeasured", f"nothing will measure {', '.join(names)}", _MEASURING, tuple(names))
 
 
 def few_steps(stage: str, steps: int, planned: bool = False) -> Iterator[Finding]:
@@ -285,12 +298,15 @@ _READERS = {
 def verdict(results: Evaluation, found: Sequence[Finding]) -> tuple[bool, str]:
     """Return whether every dial moves, and that in one line with its figures."""
     stuck = {name for finding in found if finding.kind == "dial" for name in finding.dials}
-    unmeasured = [name for name in results.attributes.names if name not in results.headline_scorer]
+    silent = [name for name in results.attributes.names if name not in results.headline_scorer]
     figures = ", ".join(
         f"{name} {value:.2f}" if math.isfinite(value) else f"{name} –" for name, value in dial_figures(results).items()
     )
-    unknown = f"; nothing measured {', '.join(unmeasured)}" if unmeasured else ""
-    if not stuck and not unmeasured:
+    unknown = f"nothing measured {', '.join(silent)}. {_MEASURING}" if silent else ""
+    if not stuck and not silent:
         return True, f"every dial moves (Spearman: {figures})"
-    moving = len(results.attributes) - len(stuck) - len(unmeasured)
-    return False, f"{moving} of {len(results.attributes)} dials move (Spearman: {figures}){unknown}"
+    if len(silent) == len(results.attributes):
+        return False, f"whether any dial moves is not known: {unknown}"
+    moving = len(results.attributes) - len(stuck) - len(silent)
+    moved = f"{moving} of {len(results.attributes)} dials move (Spearman: {figures})"
+    return False, f"{moved}; {unknown}" if unknown else moved

@@ -131,8 +131,11 @@ def _add_errors(app: FastAPI, service: Service) -> None:
         found = problems(error)
         message = "; ".join(problem.message for problem in found[:3])
         where, unsupported = found[0].where, found[0].unsupported
+        dials, name = service.dials(caller_of(request)), where.removeprefix("steer.")
+        if dials.is_visible(name):
+            return dials.malformed(f"{message}; a level of {name} is set as steer.attributes.{name}", where).response()
         if where.startswith(("steer", "chat_template_kwargs", "verbosity")):
-            return service.dials(caller_of(request)).malformed(message, where).response()
+            return dials.malformed(message, where).response()
         return ApiError("unsupported_parameter" if unsupported else "invalid_value", message, where or None).response()
 
     app.add_exception_handler(ApiError, api_error)

@@ -334,7 +334,11 @@ def _message(raw: Mapping[str, Any], where: str, body: object) -> str:
         case "missing":
             return f"{where or 'the body'} is missing"
         case "extra_forbidden":
-            close = difflib.get_close_matches(where.rpartition(".")[2], _FIELDS, n=1)
+            name = where.rpartition(".")[2]
+            if where in Steer.model_fields:
+                return f"unknown field {where}: it belongs into steer"
+            # a field of another object may have this very name
+            close = difflib.get_close_matches(name, _FIELDS - {name}, n=1)
             return f"unknown field {where}" + "".join(f": did you mean {name}?" for name in close)
         case "json_invalid":
             before = str(body)[: raw["loc"][-1]].split("\n")

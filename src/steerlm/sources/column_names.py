@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from steerlm.errors import shell_word
+
 PROMPTS = ("prompt", "question", "query", "instruction", "input", "user", "player", "human", "context", "request")
 RESPONSES = (
     "response", "answer", "reply", "output", "completion", "assistant", "bot", "npc_reply", "npc_response",
@@ -46,4 +48,4 @@ def exchange_remedy(columns: Sequence[str]) -> str:
         if column is None:
             return ""
         pairs.append(f"{part}={column}")
-    return f"--columns {','.join(pairs)}" if pairs else ""
+    return f"--columns {shell_word(','.join(pairs))}" if pairs else ""

@@ -96,7 +96,7 @@ class Labels:
         ratings: dict[str, tuple[float, ...]] = {}
         for name in _schema_order(self.schema, raw):
             given = raw[name]
-            values = self._numbers(given)
+            values = _values(given, numbers_as_text=self.written)
             if not values:
                 continue
             if name not in self.schema:
@@ -115,7 +115,10 @@ class Labels:
     def own(self, raw: Mapping[str, object]) -> Labelled:
         """Take one turn's labels that stand on the schema's own scale: numbers, names of categories, lists of either.
 
-        Of several annotators' categories the one that most of them name counts, and none where no single one does.
+        Numbers may be text in any kind of file, and true and false name categories: people's own tables come through
+        many tools. Halves go up, as in scores: at the even level, half stars would leave the odd levels a third of what
+        the others get. Of several annotators' categories the one that most of them name counts, and none where no
+        single one does.
 
         Raises:
             UserError: an attribute that the schema lacks, or a value off its scale.
@@ -123,18 +126,18 @@ class Labels:
         attributes: dict[str, Value] = {}
         ratings: dict[str, tuple[float, ...]] = {}
         for attribute in self.schema:
-            values = self._numbers(raw.get(attribute.name), attribute.kind == "ordinal")
+            values = _values(raw.get(attribute.name), numbers_as_text=attribute.kind == "ordinal")
             if not values:
                 continue
             if attribute.kind == "categorical":
-                if (named := _commonest([attribute.check(value) for value in values])) is None:
+                if (named := _commonest([attribute.check(str(value)) for value in values])) is None:
                     self.dropped[f"(categories of {attribute.name} without a majority)"] += 1
                 else:
                     attributes[attribute.name] = named
                 continue
             rated = [attribute.check_rating(value) for value in values]
             mean = sum(rated) / len(rated)
-            attributes[attribute.name] = round(mean)
+            attributes[attribute.name] = attribute.round(mean)
             if len(rated) > 1 or mean != attributes[attribute.name]:
                 ratings[attribute.name] = tuple(rated)
         return Labelled(attributes or None, ratings or None)
@@ -151,13 +154,6 @@ class Labels:
         if attribute.best == "min":
             worst, best = best, worst
         return with_ratings(message, self.own({self.preference: worst + place * (best - worst)}))
-
-    def _numbers(self, given: object, numeric: bool = True) -> list[object]:
-        """Return the values that are there: the annotators' where there are several."""
-        values = [value for value in (given if isinstance(given, list) else [given]) if not absent(value)]
-        if self.written and numeric:
-            values = [as_number(value) for value in values if not is_placeholder(value)]
-        return values
 
     def _drop(self, name: str) -> None:
         near = re.sub(r"[\W_]+", "_", name.strip().lower())
@@ -192,6 +188,12 @@ def as_number(value: object) -> object:
         number = float(value)
         return int(number) if number.is_integer() else number
     return value
+
+
+def _values(given: object, *, numbers_as_text: bool) -> list[object]:
+    """Return the values that are there: the annotators' where there are several."""
+    values = [value for value in (given if isinstance(given, list) else [given]) if not absent(value)]
+    return [as_number(value) for value in values if not is_placeholder(value)] if numbers_as_text else values
 
 
 def _commonest(values: Sequence[Value]) -> Value | None:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from steerlm.errors import UserError, did_you_mean
+from steerlm.errors import UserError, did_you_mean, shell_word
 from steerlm.sources.column_names import OTHERS, PROMPTS, RESPONSES, SYSTEMS, by_name, plain_name
 from steerlm.sources.draft import absent, as_number
 from steerlm.sources.turns import ROLE_KEYS, ROLES, ROW_FLAGS
@@ -147,9 +147,9 @@ def _remedy(rows: Rows, keys: Sequence[str], found: Mapping[str, str], free: Seq
     if lists and len(rows) == 1:
         return f"The file is one object: save the list under {lists[0]!r} as a file of its own"
     if lists:
-        return f"If {lists[0]} holds the turns of a conversation, say --columns messages={lists[0]}"
+        return f"If {lists[0]} holds the turns of a conversation, say --columns {shell_word(f'messages={lists[0]}')}"
     if len(keys) == 1:
         return "An exchange needs what the user says and the reply to it, in two columns"
     left = iter(free)
     pairs = (f"{part}={found.get(part) or next(left, 'COLUMN')}" for part in ("prompt", "response"))
-    return f"Say so, for example --columns {','.join(pairs)}"
+    return f"Say so, for example --columns {shell_word(','.join(pairs))}"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from steerlm.attributes import PRESETS, Attribute
 from steerlm.attributes.attribute import CATEGORY
-from steerlm.errors import UserError
+from steerlm.errors import UserError, shell_word
 from steerlm.sources.column_names import OTHERS, by_name, plain_name
 from steerlm.sources.draft import as_number
 from steerlm.sources.guessing_columns import LONG_NAME, MOST_LEVELS, Rows, column_values
@@ -188,7 +188,7 @@ def _words(values: Sequence[object]) -> tuple[str, ...]:
 
 def _why_not(name: str, column: str, values: Sequence[object], called: bool) -> str:
     """Return why a column is not taken for ratings, and what makes it some; empty where it does not look like it."""
-    say = f"say --columns rating.{name}={column}"
+    say = f"say --columns {shell_word(f'rating.{name}={column}')}"
     if _scale(values, fractions=called) is not None:
         return f"{'' if called else 'whole '}numbers; if they rate the reply, {say}"
     if (words := _words(values)) and len(values) >= 2 * len(words):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from steerlm.conversation import Message
-from steerlm.errors import UserError
+from steerlm.errors import UserError, shell_word
 from steerlm.sources.draft import Draft, JsonObject, Labels, expect_object, expect_text, own_id
 from steerlm.sources.nemo import prompt_messages
 
@@ -45,7 +45,7 @@ def _check_columns(row: JsonObject) -> None:
     like = {str(key).strip().lower(): str(key) for key in row if key not in ATTRIBUTES}
     renamed = [(name, like[name]) for name in ATTRIBUTES if name not in row and name in like]
     if renamed:
-        (name, found), columns = renamed[0], ",".join(f"{name}={found}" for name, found in renamed)
+        (name, found), columns = renamed[0], shell_word(",".join(f"{name}={found}" for name, found in renamed))
         raise UserError(f"the row has no {name!r} but {found!r}; rename the columns, or say --columns {columns}")
     if not any(name in row for name in ATTRIBUTES):
         raise UserError(f"the row has none of {', '.join(ATTRIBUTES)}; it has {', '.join(map(str, row))}")

@@ -36,9 +36,12 @@ def convert(row: object, labels: Labels) -> Iterator[Draft]:
         labels.dropped["(column schema)"] += 1  # a record's own key, and theirs means something else
     if source := str(record.get("source") or ""):
         meta.setdefault("origin", source)
-    try:
-        orjson.dumps(meta)
-    except TypeError as error:  # parquet columns may hold what JSON cannot
-        raise UserError(f"a further column of the record cannot be written as JSON: {error}") from None
+    for key, value in meta.items():
+        try:
+            orjson.dumps(value)
+        except TypeError as error:  # parquet columns may hold what JSON cannot
+            raise UserError(
+                f"the further column {key!r} cannot be written as JSON ({error}): leave it out of the file"
+            ) from None
     group = record.get("group")
     yield Draft(tuple(messages), own_id(record, "id"), group=None if absent(group) else str(group), meta=meta)

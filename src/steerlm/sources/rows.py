@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -214,7 +215,12 @@ def _table_rows(path: Path, bad: BadRecords | None) -> Iterator[SourceRow]:
                     yield SourceRow(place, number, row, written=True)
                 number += 1
         except csv.Error as error:
-            raise UserError(f"{path}:{lines.line_num}: malformed table: {error}") from None
+            place = f"{path}:{lines.line_num}"
+            if "new-line character" in str(error):  # it would advise on opening the file in Python
+                cure = f"convert them: tr '\\r' '\\n' < {path}"
+                raise UserError(f"{place}: lines end with a carriage return alone; {cure}") from None
+            cure = "a cell that begins with a quotation mark ends with one, and those inside of it are doubled"
+            raise UserError(f"{place}: malformed table: {error}; {cure}") from None
 
 
 def _header(cells: list[str], place: str) -> list[str]:
@@ -241,7 +247,7 @@ def _parquet_rows(path: Path) -> Iterator[SourceRow]:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
                 for value in batch.to_pylist():
-                    yield SourceRow(f"{path}:row {number + 1}", number, _without_nan(value))
+                    yield SourceRow(f"{path}:row {number + 1}", number, _plain(value))
                     number += 1
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
         raise UserError(f"{path}: not a readable parquet file: {error}") from None
@@ -254,7 +260,7 @@ def read_hub_rows(hub: str, split: str) -> Iterator[SourceRow]:
     try:
         rows = datasets.load_dataset(hub, split=split, streaming=True)
         for number, value in enumerate(rows):
-            yield SourceRow(f"{hub}[{split}]:row {number + 1}", number, _without_nan(value))
+            yield SourceRow(f"{hub}[{split}]:row {number + 1}", number, _plain(value))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"cannot read the hub data set {hub!r}, split {split!r}: {error} "
@@ -262,9 +268,15 @@ def read_hub_rows(hub: str, split: str) -> Iterator[SourceRow]:
         ) from None
 
 
-def _without_nan(row: object) -> object:
-    """Return a row whose columns have null in place of the NaN that tables fill holes with."""
-    return {key: None if missing(value) else value for key, value in row.items()} if isinstance(row, dict) else row
+def _plain(row: object) -> object:
+    """Return a row as JSON has it: null for the NaN that tables fill holes with, numbers for decimal ones."""
+    return {key: _plain_cell(value) for key, value in row.items()} if isinstance(row, dict) else row
+
+
+def _plain_cell(value: object) -> object:
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return None if missing(value) else value
 
 
 class ColumnNames:

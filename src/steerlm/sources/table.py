@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from steerlm.conversation import Message
-from steerlm.errors import UserError
+from steerlm.errors import UserError, shell_word
 from steerlm.sources.draft import Draft, Labels, absent, expect_object, expect_text, filled_text, own_id
 
 
@@ -18,9 +18,8 @@ def convert(row: object, labels: Labels) -> Iterator[Draft]:
     row = expect_object(row)
     for key in row:
         if key not in labels.schema and (name := str(key).strip().lower()) in labels.schema and name not in row:
-            raise UserError(
-                f"the row has no {name!r} but {key!r}; rename the column, or say --columns rating.{name}={key}"
-            )
+            say = f"--columns {shell_word(f'rating.{name}={key}')}"
+            raise UserError(f"the row has no {name!r} but {key!r}; rename the column, or say {say}")
     own = labels.own({name: row[name] for name in labels.schema.names if name in row})
     response = Message(
         "assistant", expect_text(row, "response"), own.attributes, ratings=own.ratings,

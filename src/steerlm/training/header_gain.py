@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerState
 from steerlm.batching.batches import Example, sorted_batches
 from steerlm.batching.collating import collate_sft
 from steerlm.checkpoint.info import CheckpointInfo, save_info
+from steerlm.errors import shell_word
 from steerlm.statistics.estimates import Estimate, FloatArray, Weights, cluster_bootstrap, divide
 from steerlm.training.conditioning import ConditionedExamples
 from steerlm.training.trainer import SteerTrainer
@@ -124,7 +125,7 @@ def _last(state: TrainerState, name: str) -> float:
 
 def _opening(folder: Path) -> str | None:
     """Return the command that opens a checkpoint; None of one that holds shards."""
-    short = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    short = shell_word(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
     if (folder / "config.json").is_file():
         return f"steerlm chat {short}"
     if (folder / "adapter_config.json").is_file():

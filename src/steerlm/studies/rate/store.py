@@ -19,7 +19,7 @@ from typing import Literal
 import orjson
 
 from steerlm.attributes import AttributeSchema
-from steerlm.errors import UserError
+from steerlm.errors import UserError, shell_word
 from steerlm.studies.names import require_distinct_names, tidy_name
 from steerlm.studies.rate.items import Comparison, Item, RatedTurn, StudyItems
 
@@ -138,7 +138,7 @@ def create_study(
 def open_study(folder: Path) -> Study:
     path = folder / DATABASE
     if not path.is_file():
-        raise UserError(f"no study in {folder}; make one with `steerlm rate new {folder} ...`")
+        raise UserError(f"no study in {folder}; make one with `steerlm rate new {shell_word(folder)} ...`")
     try:
         with _connect(path) as connection:
             application, version = (
