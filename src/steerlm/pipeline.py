@@ -54,7 +54,8 @@ def run_recipe(
         for stage in recipe_stages(recipe):
             if stage != "evaluate" or recipe.train_sft.conditioning:
                 record = _run(folder, stage, notify)
-                if not force:
+                teaches = stage != "train_attribute_model" or recipe.train_sft.labels == "predicted"
+                if teaches and not force:
                     _refuse_in_vain(stage, record["summary"])
         write_report(folder.path)
     return folder
@@ -248,15 +249,19 @@ def _tune_guidance(run: RunFolder, out: Path) -> Mapping[str, Any]:
 def _evaluate(run: RunFolder, out: Path) -> Mapping[str, Any]:
     from steerlm.stages.evaluate.stage import evaluate
 
-    prompts = run.recipe.evaluate.prompts or run.paths.splits("prepare")[1]
+    config, annotator = run.recipe.evaluate, run.annotator
+    if annotator is not None and "annotate" not in run.stages:  # it labelled nothing, and only measures
+        config = config.model_copy(update={"attribute_models": (*config.attribute_models, annotator)})
+        annotator = None
+    prompts = config.prompts or run.paths.splits("prepare")[1]
     return evaluate(
-        run.recipe.evaluate,
+        config,
         final_models(run),
         prompts,
         run.schema,
         out,
         seed=run.recipe.seed,
-        annotator=run.annotator,
+        annotator=annotator,
         annotated=run.labelled if "annotate" in run.stages else (),
     )
 

@@ -15,6 +15,7 @@ from steerlm.__main__ import main
 from steerlm.attributes import AttributeSchema
 from steerlm.config import load_recipe
 from steerlm.conversation import Conversation, Message, write_conversations
+from steerlm.results.evaluation import read_evaluation
 from steerlm.results.findings import FindingKind, findings_of_run
 from steerlm.runs import RunFolder
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
@@ -121,3 +122,23 @@ def test_the_run_ends_where_labels_can_teach_nothing_and_never_with_a_tick(shown
     ticked = [line for line in shown.said.splitlines() if line.startswith("✓")]
     assert [line.split()[1] for line in ticked] == ["prepare", "prepare:"]
     assert "✗ 0 of 2 dials move" in shown.said
+
+
+def test_an_attribute_model_that_only_measures_stops_no_run_and_counts_as_independent(recipe: Path) -> None:
+    whole = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    whole |= {"attributes": ATTRIBUTES[:1], "annotate": None, "run_dir": str(recipe.parent / "measured")}
+    whole["train_sft"] |= {"labels": "human", "max_steps": 2}
+    chats = recipe.with_name("chats.jsonl")
+    alone = recipe.with_name("alone.jsonl")
+    alone.write_text(chats.read_text(encoding="utf-8").replace(",length:0-4", ""), encoding="utf-8")
+    whole["prepare"]["sources"][0]["path"] = str(alone)
+    path = recipe.with_name("measured.yaml")
+    path.write_text(yaml.safe_dump(whole), encoding="utf-8")
+    assert main(["run", str(path)]) == 0
+    paths = RunFolder(load_recipe(path)).paths
+    assert "attribute_model" in {finding.kind for finding in findings_of_run(paths)}
+    results = read_evaluation(paths.path)
+    assert results is not None
+    assert results.headline_scorer == {"tone": "attribute-model-1"}
+    [scorer] = results.scorers
+    assert scorer.independent, "people said what the model was trained on"

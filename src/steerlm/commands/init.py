@@ -258,7 +258,7 @@ def _setting(
 
     shares = {column.attribute.name: column.share for column in guess.rated}
     labelled = all(a.said_by == "people" and shares.get(a.name, 0) >= _LABELLED for a in schema)
-    needed = any(attribute.learned for attribute in schema) and not labelled
+    needed = any(attribute.learned for attribute in schema)
     memory = memory_here()
     return InitSetting(
         model=model,

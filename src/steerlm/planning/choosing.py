@@ -189,11 +189,10 @@ def sections(
             "model": Chosen(None, "its model; null: STEERLM_JUDGE_MODEL. OPENAI_API_KEY is its key"),
         }
     apart = attribute_model(setting)
-    spared = "only the evaluation needs one, to measure the dials" if setting.labelled else "no attribute needs one"
-    body["train_attribute_model"] = apart if apart is not None else Chosen(None, spared)
+    body["train_attribute_model"] = apart if apart is not None else Chosen(None, "no attribute needs one")
     sft = training(setting)
     if setting.labelled:
-        body["annotate"] = Chosen(None, "people have rated nearly every reply")
+        body["annotate"] = Chosen(None, "people have rated nearly every reply: the attribute model only measures the dials")
         sft["labels"] = Chosen("human", "people's ratings are trained on as they are")
     body["train_sft"] = sft
     body["evaluate"] = evaluation(setting)

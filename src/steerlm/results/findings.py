@@ -247,7 +247,7 @@ def _of_attribute_model(summary: Mapping[str, Any]) -> Iterator[Finding]:
                 "attribute_model",
                 f"the attribute model is no better than {mean} on {name} ({rows[name]} rated turns; error "
                 f"{error['value'] / of_mean['value']:.2f} of that of {mean})",
-                f"Its labels would teach a dial nothing: {MORE_TO_LEARN_FROM}",
+                f"Its labels teach a dial nothing and measure none: {MORE_TO_LEARN_FROM}",
                 (name,),
             )
 
