@@ -192,7 +192,7 @@ def sections(
     body["train_attribute_model"] = apart if apart is not None else Chosen(None, "no attribute needs one")
     sft = training(setting)
     if setting.labelled:
-        body["annotate"] = Chosen(None, "people have rated nearly every reply: the attribute model only measures the dials")
+        body["annotate"] = Chosen(None, "people rated nearly every reply: the attribute model only measures the dials")
         sft["labels"] = Chosen("human", "people's ratings are trained on as they are")
     body["train_sft"] = sft
     body["evaluate"] = evaluation(setting)
