@@ -42,7 +42,7 @@ def chooser_of(most: int, machine: Machine) -> ThreadChooser:
     [
         (lambda n: 1.0 / n, 8),  # a quiet machine
         (lambda n: float(n**2), 1),  # a busy one
-        (lambda n: abs(n - 4) + 1.0, 4),
+        (lambda n: 1.0 + 0.05 * abs(n - 4), 4),
         (lambda n: 1.0 - 0.001 * n, 1),  # hardly any faster
     ],
 )
@@ -103,6 +103,25 @@ def test_a_collapse_of_slow_steps_is_seen_at_once() -> None:
     machine.seconds = lambda n: 20.0 * n
     machine.train(chooser, 3, tokens=1)
     assert chooser.threads == chooser.current == 1
+
+
+def test_more_threads_are_tried_again_once_other_programs_may_have_ended() -> None:
+    machine = Machine(lambda n: 0.01 * (1 if n == 1 else 20))
+    chooser = chooser_of(2, machine)
+    machine.train(chooser, 5000, tokens=1)
+    assert chooser.threads == chooser.current == 1
+    tries = machine.set.count(2)
+    assert 2 <= tries < 10, "at a twentieth of the time"
+    machine.seconds = lambda n: 0.01 / n
+    machine.train(chooser, 5000, tokens=1)
+    assert chooser.threads == 2
+
+
+def test_a_choice_that_is_close_is_final() -> None:
+    machine = Machine(lambda n: 0.01 * (1 if n == 1 else 1.1))
+    chooser = chooser_of(2, machine)
+    machine.train(chooser, 5000, tokens=1)
+    assert machine.set == [2, 1]
 
 
 def test_a_large_model_computes_with_half_of_the_cores_or_all() -> None:

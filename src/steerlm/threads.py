@@ -8,6 +8,7 @@ of two, sampling with two threads has taken fifty times as long as with one.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,12 @@ _WINDOW = (20, 5.0)
 _COLLAPSED = 0.5
 """Share of the speed at the choice below which is chosen again."""
 
+_DISTURBED = 0.8
+"""Share of the chosen speed below which the next number of threads shows that other programs run: it is tried again."""
+
+_REST = 20
+"""Times as long as trying took, until that is tried again."""
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -54,7 +61,7 @@ class ThreadChooser:
         self._apply = apply
         self._work, self._unit = work, unit
         self.threads: int | None = None
-        self._start()
+        self._start(candidates)
 
     @property
     def current(self) -> int:
@@ -71,10 +78,10 @@ class ThreadChooser:
         finally:
             self._apply(before)
 
-    def _start(self) -> None:
+    def _start(self, numbers: list[int]) -> None:
         self._speeds: dict[int, float] = {}
-        self._left = list(self._candidates)
-        self._reference = 0.0
+        self._left = list(numbers)
+        self._tried_s = 0.0
         self._clear()
 
     def _clear(self) -> None:
@@ -93,17 +100,23 @@ class ThreadChooser:
             return
         self._done += done
         self._seconds += seconds
+        self._rest_s -= seconds
         steps, most = _WINDOW
-        if self._steps == steps or self._seconds >= most:
-            speed = self._done / max(self._seconds, 1e-9)
-            if speed < _COLLAPSED * self._reference:
-                self._start()
-                self._apply(self.current)
-            else:
-                self._clear()
+        if self._steps < steps and self._seconds < most:
+            return
+        if self._done < _COLLAPSED * self._reference * self._seconds:
+            numbers = self._candidates
+        elif self._rest_s <= 0:
+            numbers = self._candidates[self._candidates.index(self.current) :]
+        else:
+            self._clear()
+            return
+        self._start(numbers)
+        self._apply(self.current)
 
     def _try(self, done: int, seconds: float) -> None:
         least, most = _SECONDS
+        self._tried_s += seconds
         if self._steps == 1 and seconds < most:
             return
         self._done += done
@@ -113,15 +126,21 @@ class ThreadChooser:
         self._speeds[self._left.pop(0)] = self._done / max(self._seconds, 1e-9)
         self._clear()
         if not self._left:
-            best = self._candidates[0]
-            for number in self._candidates[1:]:
-                if self._speeds[number] > _MARGIN * self._speeds[best]:
-                    best = number
-            if best != self.threads:
-                tried = ", ".join(f"{number}: {speed:.0f}" for number, speed in self._speeds.items())
-                log.info("%s with %d thread(s), the fastest (%s by threads: %s)", self._work, best, self._unit, tried)
-            self.threads, self._reference = best, self._speeds[best]
+            self._choose()
         self._apply(self.current)
+
+    def _choose(self) -> None:
+        numbers = list(self._speeds)
+        best = numbers[0]
+        for number in numbers[1:]:
+            if self._speeds[number] > _MARGIN * self._speeds[best]:
+                best = number
+        if best != self.threads:
+            tried = ", ".join(f"{number}: {speed:.0f}" for number, speed in self._speeds.items())
+            log.info("%s with %d thread(s), the fastest (%s by threads: %s)", self._work, best, self._unit, tried)
+        self.threads, self._reference = best, self._speeds[best]
+        more = self._speeds[numbers[numbers.index(best) + 1]] if best != numbers[-1] else math.inf
+        self._rest_s = _REST * self._tried_s if more < _DISTURBED * self._reference else math.inf
 
 
 def thread_chooser(model: torch.nn.Module, work: str, unit: str = "tokens/s") -> ThreadChooser | None:
