@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_said: set[tuple[str, int]] = set()
+"""What the log has been told: once for each kind of work, which has many loops."""
+
 
 class ThreadChooser:
     """Tries numbers of threads on the first steps, stays with the fastest, and tries again when speed collapses.
@@ -135,7 +138,8 @@ class ThreadChooser:
         for number in numbers[1:]:
             if self._speeds[number] > _MARGIN * self._speeds[best]:
                 best = number
-        if best != self.threads:
+        if best < self._candidates[-1] and (self._work, best) not in _said:  # that all compute is what one expects
+            _said.add((self._work, best))
             tried = ", ".join(f"{number}: {speed:.0f}" for number, speed in self._speeds.items())
             log.info("%s with %d thread(s), the fastest (%s by threads: %s)", self._work, best, self._unit, tried)
         self.threads, self._reference = best, self._speeds[best]
