@@ -20,7 +20,7 @@ import structure  # noqa: E402
 PACKAGE = ROOT / "src" / "steerlm"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "attributes"),
+    ("errors", "attributes", "threads"),
     ("encoding", "storage", "statistics", "conversation", "config", "runs", "native", "template", "sources"),
     ("batching", "checkpoint"),
     ("training", "generation"),
