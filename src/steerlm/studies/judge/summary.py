@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -128,16 +128,18 @@ def _shares(judgements: Sequence[Judgement]) -> Json:
 
 
 def _by_attribute(judgements: Sequence[Judgement]) -> dict[str, list[Judgement]]:
-    found: dict[str, list[Judgement]] = {}
-    for judgement in judgements:
-        found.setdefault(judgement.attribute, []).append(judgement)
-    return found
+    return _grouped(judgements, lambda judgement: judgement.attribute)
 
 
 def _by_system(judgements: Sequence[Judgement]) -> dict[str, list[Judgement]]:
+    return _grouped(judgements, lambda judgement: judgement.systems[0])
+
+
+def _grouped(judgements: Sequence[Judgement], key: Callable[[Judgement], str]) -> dict[str, list[Judgement]]:
+    """Return the judgements of every key, both in the order of the judgements."""
     found: dict[str, list[Judgement]] = {}
     for judgement in judgements:
-        found.setdefault(judgement.systems[0], []).append(judgement)
+        found.setdefault(key(judgement), []).append(judgement)
     return found
 
 
