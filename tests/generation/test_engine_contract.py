@@ -43,6 +43,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# vLLM and its packages warn of what they use of each other
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
 @pytest.fixture(scope="module", params=list(PACKAGES))
 def name(request: pytest.FixtureRequest) -> EngineName:
     engine: EngineName = request.param

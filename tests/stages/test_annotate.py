@@ -92,7 +92,7 @@ class FakeScorer:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeScorer:
     scorer = FakeScorer()
-    monkeypatch.setattr(stage, "open_attribute_model", lambda path, precision, devices: scorer)
+    monkeypatch.setattr(stage, "open_attribute_model", lambda path, precision, devices, engine: scorer)
     return scorer
 
 
@@ -284,8 +284,8 @@ from steerlm.stages.annotate import stage
 
 load = stage.open_attribute_model
 
-def deadly(path, precision, devices):
-    scorer = load(path, precision, devices)
+def deadly(path, precision, devices, engine):
+    scorer = load(path, precision, devices, engine)
     calls = []
     def score(*arguments):
         calls.append(1)

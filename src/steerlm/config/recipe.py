@@ -18,7 +18,7 @@ from steerlm.config.evaluate import EvaluateConfig
 from steerlm.config.grow import GrowConfig
 from steerlm.config.refine import RefineConfig
 from steerlm.config.reinforce import ReinforceConfig
-from steerlm.config.section import DevicesPerModel, RubricLanguage, Section, check_guidance
+from steerlm.config.section import DevicesPerModel, RubricLanguage, ScoringEngine, Section, check_guidance
 from steerlm.config.tune_guidance import TuneGuidanceConfig
 
 TemplateName = Literal["steerlm", "chatml", "llama3", "nemo"]
@@ -279,6 +279,11 @@ class AnnotateConfig(Section):
     )
     window: int = Field(2048, ge=1, description="Records read ahead and sorted by length; bounds memory.")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Precision of scoring.")
+    engine: ScoringEngine = Field(
+        "local",
+        description="What computes the attribute model: local (built in), or vllm (extra of the same name), for large "
+        "models with a head on the last token (train_attribute_model.readout: last).",
+    )
     devices_per_model: DevicesPerModel = 1
 
 

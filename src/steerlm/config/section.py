@@ -12,6 +12,9 @@ from steerlm.errors import UserError, did_you_mean
 EngineName = Literal["local", "vllm", "openvino"]
 """What samples: the built-in engine, vLLM (extra `vllm`) or OpenVINO GenAI (extra `openvino`)."""
 
+ScoringEngine = Literal["local", "vllm"]
+"""What computes an attribute model: this process (or, of several devices, some of ours), or vLLM."""
+
 RubricLanguage = Annotated[
     Literal["en", "conversation", "de", "es", "fr", "it", "ja", "pt", "ru", "zh"],
     Field(

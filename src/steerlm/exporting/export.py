@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from steerlm.checkpoint.card_usage import attribute_outputs
 from steerlm.checkpoint.info import CheckpointInfo, save_info
 from steerlm.checkpoint.model_card import Publication, model_card
-from steerlm.checkpoint.models import context_length, load_encoder, load_tokenizer, quiet
+from steerlm.checkpoint.models import context_length, load_encoder, load_tokenizer, quiet, served_architectures
 from steerlm.checkpoint.weights import fingerprint, whole_folder
 from steerlm.errors import UserError
 from steerlm.exporting.chat_templates import guarded
@@ -39,9 +39,6 @@ from steerlm.template.installing import installed_template
 RECORD = "export.json"
 """Says which files of a folder an export wrote, so that the next one replaces those and nothing else."""
 _FIGURE = "steering.png"
-_SERVED_AS = {"Gemma3TextForSequenceClassification": "Gemma3ForSequenceClassification"}
-"""Architectures under the names by which vLLM finds their language models (`Gemma3ForCausalLM`); transformers goes by
-the type of the model."""
 
 
 class Exported(NamedTuple):
@@ -178,7 +175,7 @@ def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, info: C
 def _name_as_served(path: Path) -> None:
     """Name a classifier as servers do."""
     config = read_json(path)
-    named = [_SERVED_AS.get(name, name) for name in config["architectures"]]
+    named = served_architectures(config["architectures"])
     if named != config["architectures"]:
         _write_config(path, {**config, "architectures": named})
 

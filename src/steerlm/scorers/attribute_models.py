@@ -277,7 +277,7 @@ def loaded_attribute_model(
     else:
         read = _reader(model, frozen, head, encoder, pad_id, dtype)
         if head is None:
-            forward = _by_classifier(read, info)
+            forward = by_classifier(read, info)
         else:
             forward_for = _by_head(read, head.to(model.device), model.device, info)
             forward = forward_for(None)
@@ -317,8 +317,8 @@ def _reader(
     return lambda rows: torch.cat([reader(rows) for reader in readers], dim=-1)
 
 
-def _by_classifier(read: Read, info: CheckpointInfo) -> Forward:
-    """Return what scores by the outputs of a classifier."""
+def by_classifier(read: Read, info: CheckpointInfo) -> Forward:
+    """Return what scores by the outputs of a classifier, one per ordinal attribute and category."""
     residual_std = info.label_statistics.get("residual_std", {})
 
     def forward(rows: list[list[Ids]], tokens_per_batch: int) -> list[dict[str, Score]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerlm.attributes import AttributeSchema, Value
+from steerlm.config.section import ScoringEngine
 from steerlm.scorers.classifiers import CategoryScorer
 from steerlm.scorers.dials import DialClassifier, DialMeasures, open_classifiers, open_measures, tellers, values_of
 from steerlm.scorers.protocol import Scorer, Scores, Turn
@@ -29,6 +30,7 @@ class SchemaLabels:
         precision: of models.
         classifiers: what classifiers say.
         devices: that share the attribute model.
+        engine: that computes it.
     """
 
     schema: AttributeSchema
@@ -39,6 +41,7 @@ class SchemaLabels:
     classifiers: list[DialClassifier | CategoryScorer] = field(init=False)
     _model: LoadedAttributeModel | None = None
     devices: int = 1
+    engine: ScoringEngine = "local"
 
     def __post_init__(self) -> None:
         self.measures = open_measures(self.schema)
@@ -50,7 +53,7 @@ class SchemaLabels:
         if self._model is None and self.model_path is not None:
             from steerlm.scorers.spread import open_attribute_model
 
-            self._model = open_attribute_model(self.model_path, self.precision, self.devices)
+            self._model = open_attribute_model(self.model_path, self.precision, self.devices, self.engine)
         return self._model
 
     @property
@@ -124,6 +127,7 @@ def open_labels(
     precision: Precision = "auto",
     loaded: LoadedAttributeModel | None = None,
     devices: int = 1,
+    engine: ScoringEngine = "local",
 ) -> SchemaLabels:
     """Return what says the values of a schema.
 
@@ -143,4 +147,4 @@ def open_labels(
     theirs = load_info(model).schema if loaded is None else loaded.schema
     learned.require_same(theirs.signature, "the recipe", str(model))
     known = fingerprint(model) if loaded is None else loaded.fingerprint
-    return SchemaLabels(schema, model, known, precision, loaded, devices)
+    return SchemaLabels(schema, model, known, precision, loaded, devices, engine)

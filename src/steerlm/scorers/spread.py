@@ -10,6 +10,7 @@ import torch
 
 from steerlm.batching.shared_prompts import Ids, Sharing
 from steerlm.checkpoint.models import Precision, fingerprint, load_info, load_tokenizer
+from steerlm.config.section import ScoringEngine
 from steerlm.conversation import Score
 from steerlm.scorers.attribute_models import Forward, LoadedAttributeModel, describe_folder, load_attribute_model
 from steerlm.storage.ranks import Ranks
@@ -25,12 +26,19 @@ class _Part(NamedTuple):
     has_sources: bool
 
 
-def open_attribute_model(path: Path, precision: Precision = "auto", devices: int = 1) -> LoadedAttributeModel:
+def open_attribute_model(
+    path: Path, precision: Precision = "auto", devices: int = 1, engine: ScoringEngine = "local"
+) -> LoadedAttributeModel:
     """Load an attribute model; more than one device share it.
 
     Raises:
-        UserError: as `load_attribute_model`; a model that cannot be cut into so many parts, or fewer devices.
+        UserError: as `load_attribute_model`; a model that cannot be cut into so many parts, or fewer devices; an engine
+            that is not installed or cannot compute it.
     """
+    if engine == "vllm":
+        from steerlm.scorers.vllm import load_vllm_attribute_model
+
+        return load_vllm_attribute_model(path, precision, devices)
     if devices == 1:
         return load_attribute_model(path, precision)
     schema = load_info(path).schema

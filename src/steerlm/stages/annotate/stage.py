@@ -193,8 +193,11 @@ def _labeller(
         schema = without_own_measures(load_info(model).schema) if cluster is not None else None
     if schema is not None and cluster is not None:  # the workers load the models; this process may have no GPU
         there = None if model is None else model.resolve()
-        return Labeller(config, open_labels(schema, there, config.precision, devices=config.devices_per_model))
-    scorer = None if model is None else open_attribute_model(model, config.precision, config.devices_per_model)
+        labels = open_labels(schema, there, config.precision, devices=config.devices_per_model, engine=config.engine)
+        return Labeller(config, labels)
+    scorer = None
+    if model is not None:
+        scorer = open_attribute_model(model, config.precision, config.devices_per_model, config.engine)
     if schema is None:
         assert scorer is not None
         schema = without_own_measures(scorer.schema)
