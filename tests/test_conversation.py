@@ -158,7 +158,7 @@ def test_a_plain_messages_record_needs_an_id_only() -> None:
         (record(messages=["x"]), "message 0: a message must be an object"),
         (record(messages=[{"role": "human", "content": "x"}]), "message 0: role 'human' is not one of system, user"),
         (record(messages=[{"role": ["user"], "content": "x"}]), "role ['user']"),
-        (record(messages=[{"role": "user"}]), "content of a user message must be text, got None"),
+        (record(messages=[{"role": "user"}]), "content of user messages must be text, got None"),
         (record(messages=[{"role": "user", "content": [{"type": "text"}]}]), "must be text"),
         (record(messages=[{"role": "user", "content": "x", "attributes": {"quality": 1}}]), "carries labels"),
         (labelled(atributes={}), "unknown key 'atributes' of a message: did you mean 'attributes'"),

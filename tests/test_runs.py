@@ -169,6 +169,28 @@ def test_changed_input_is_refused_after_prepare_read_it(raw: dict[str, object], 
     RunFolder(build_recipe(raw)).open(redo_from="prepare")
 
 
+def test_other_prompts_than_a_finished_evaluation_has_asked_are_refused(raw: dict[str, object], tmp_path: Path) -> None:
+    prompts, questions = tmp_path / "prompts.jsonl", tmp_path / "questions.jsonl"
+    for path in (prompts, questions):
+        path.write_text("one\n")
+    given = {**raw, "evaluate": {"prompts": str(prompts), "toxicity_prompts": f"hh_rlhf:{questions}"}}
+    folder = RunFolder(build_recipe(given))
+    folder.open()
+    folder.execute("prepare", lambda _: {})
+    prompts.write_text("two\n")
+    RunFolder(build_recipe(given)).open()  # nothing has read them yet
+    folder.execute("evaluate", lambda _: {})
+    for path in (prompts, questions):
+        before = path.read_text()
+        path.write_text("three\n")
+        with pytest.raises(UserError, match=rf"{path.name} changed since the run .* --from evaluate"):
+            RunFolder(build_recipe(given)).open()
+        path.write_text(before)
+    RunFolder(build_recipe(given)).open()
+    prompts.write_text("four\n")
+    RunFolder(build_recipe(given)).open(redo_from="evaluate")
+
+
 def test_a_folder_of_input_whose_files_changed_is_refused(raw: dict[str, object], tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

@@ -278,7 +278,7 @@ def message_from_dict(raw: object, schema: AttributeSchema | None = None) -> Mes
     if role not in _ROLES:
         raise UserError(f"role {role!r} is not one of {', '.join(_ROLES)}")
     if not isinstance(content, str):
-        raise UserError(f"content of a {role} message must be text, got {content!r}")
+        raise UserError(f"content of {role} messages must be text, got {content!r}")
     for key in raw:
         if key not in MESSAGE_KEYS:
             raise UserError(

@@ -25,7 +25,7 @@ import yaml
 from pydantic import ValidationError
 
 from steerlm.attributes import AttributeSchema
-from steerlm.config import Recipe, dump_recipe
+from steerlm.config import Recipe, dump_recipe, format_and_path
 from steerlm.errors import UserError
 from steerlm.storage.files import data_files, write_json, write_text
 from steerlm.storage.locks import held
@@ -227,8 +227,7 @@ class RunFolder:
             self._check_stored(redo_from)
         elif self.path.is_dir() and any(p.name != "lock" for p in self.path.iterdir()):
             raise UserError(f"{self.path} exists and holds no recipe.yaml; choose another run_dir or empty the folder")
-        if redo_from is None or STAGES.index(redo_from) > STAGES.index("prepare"):
-            self._check_inputs()
+        self._check_inputs(redo_from)
 
     def open(self, redo_from: str | None = None) -> None:
         """Claim the folder for the recipe, or check that it is already its own.
@@ -284,23 +283,40 @@ class RunFolder:
     def _inputs_record(self) -> Path:
         return self.path / "inputs.json"
 
+    def _input_files(self) -> dict[str, list[Path]]:
+        """Return the files from outside that stages read, by stage."""
+        prepare, evaluate = self.recipe.prepare, self.recipe.evaluate
+        sources = [source.path for source in prepare.sources if source.path is not None]
+        asked = evaluate.toxicity_prompts
+        questions = None if asked is None else format_and_path(asked)[1]
+        read = {
+            "prepare": [*sources, *prepare.evaluation_prompts],
+            "evaluate": [path for path in (evaluate.prompts, questions) if path is not None],
+        }
+        return {
+            stage: [path for path in paths if path.exists() and self.path not in path.parents]
+            for stage, paths in read.items()
+        }
+
     def _inputs(self) -> dict[str, str]:
         """Return what identifies the input files."""
-        files = [source.path for source in self.recipe.prepare.sources if source.path is not None]
-        files += [*self.recipe.prepare.evaluation_prompts]
-        outside = [path for path in files if path.exists() and self.path not in path.parents]
-        return {str(path): _identity(path) for path in outside}
+        return {str(path): _identity(path) for paths in self._input_files().values() for path in paths}
 
-    def _check_inputs(self) -> None:
-        """Refuse to go on with other input files than those of the first start."""
-        if not self._inputs_record.is_file() or self.done("prepare") is None:
+    def _check_inputs(self, redo_from: str | None) -> None:
+        """Refuse to go on with other input files than those that a finished stage has read."""
+        if not self._inputs_record.is_file():
             return
         stored = orjson.loads(self._inputs_record.read_bytes())
-        for name, identity in self._inputs().items():
-            if stored.get(name) not in (None, identity):
-                raise UserError(
-                    f"{name} changed since the run in {self.path} read it; set another run_dir or use --from prepare"
-                )
+        redone = len(STAGES) if redo_from is None else STAGES.index(redo_from)
+        for stage, paths in self._input_files().items():
+            if self.done(stage) is None or redone <= STAGES.index(stage):
+                continue
+            for path in paths:
+                if stored.get(str(path)) not in (None, _identity(path)):
+                    raise UserError(
+                        f"{path} changed since the run in {self.path} read it; set another run_dir or use "
+                        f"--from {stage}"
+                    )
 
     def done(self, stage: str) -> StageRecord | None:
         """Return the stage's `done.json`, or None while it is not finished."""

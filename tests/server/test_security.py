@@ -186,6 +186,12 @@ def test_limits_on_one_request(narrow: Running, request_body: Any, status: int, 
     assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_too_many_tokens_are_told_of_the_limit_that_was_sent(narrow: Running, name: str) -> None:
+    reply = httpx.post(f"{narrow.url}/v1/chat/completions", json={"model": "tiny", "messages": HI, name: 401})
+    assert reply.json()["error"]["param"] == name
+
+
 def raw(server: Running, head: str, content: bytes = b"") -> socket.socket:
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=20)

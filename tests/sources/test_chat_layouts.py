@@ -198,7 +198,7 @@ def test_content_in_parts(read: Import) -> None:
     row["messages"][0]["content"] = [{"type": "image_url", "image_url": {"url": "x"}}]
     assert "got a part of type 'image_url'" in read("messages", row).bad[0]
     row["messages"][0]["content"] = None
-    assert "content of a user message must be text, got None" in read("messages", row).bad[0]
+    assert "content of user messages must be text, got None" in read("messages", row).bad[0]
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_message_keys_of_other_tools_are_left_out_and_counted(read: Import) -> N
     [
         ({"text": "x"}, "no list of 'messages'; it has text"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "role 'tool' is not one of system, user, assistant"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "content of a user message must be text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "content of user messages must be text"),
         (chat("Hi", " "), "message 1 (assistant) is empty"),
         (chat(), "no messages"),
         (chat("Hi", id={"x": 1}), "'id' must be text or an integer"),

@@ -29,6 +29,7 @@ from steerlm.config.recipe import TemplateName as TemplateName
 from steerlm.config.recipe import TrainAttributeModelConfig as TrainAttributeModelConfig
 from steerlm.config.recipe import TrainingSection as TrainingSection
 from steerlm.config.recipe import TrainSftConfig as TrainSftConfig
+from steerlm.config.recipe import format_and_path as format_and_path
 from steerlm.config.recipe import scoring_tokens as scoring_tokens
 from steerlm.config.refine import RefineConfig as RefineConfig
 from steerlm.config.reinforce import ReinforceConfig as ReinforceConfig

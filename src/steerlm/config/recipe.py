@@ -7,7 +7,7 @@ error that offers the nearest valid one. The sections carry the names of the sta
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -36,6 +36,13 @@ SourceFormat = Literal[
     "alpaca",
     "table",
 ]
+
+
+def format_and_path(text: str) -> tuple[SourceFormat | None, Path]:
+    """Take `FORMAT:PATH` apart; None where only a path is given."""
+    before, colon, rest = text.partition(":")
+    known: dict[str, SourceFormat] = {name: name for name in get_args(SourceFormat)}
+    return (known[before], Path(rest)) if colon and before in known else (None, Path(text))
 
 
 class SourceConfig(Section):

@@ -55,7 +55,7 @@ def plan_chat(body: ChatRequest, service: Service, caller: str | None) -> Plan:
         message = "add_generation_prompt is true, but false with continue_final_message; leave it out"
         raise ApiError("invalid_value", message, "add_generation_prompt")
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    messages = messages_of(body.messages, dials)
+    messages = messages_of(body.messages, dials, wishes.clamped)
     beginning = ""
     if body.continue_final_message:
         last, messages = messages[-1], messages[:-1]
@@ -91,13 +91,13 @@ def prompt_text(ids: Sequence[int], encoder: ConversationEncoder) -> str:
     return encoder.decode(own)
 
 
-def messages_of(messages: Sequence[ChatMessage], dials: Dials) -> tuple[Message, ...]:
-    """Return a conversation's messages."""
+def messages_of(messages: Sequence[ChatMessage], dials: Dials, clamped: set[str]) -> tuple[Message, ...]:
+    """Return a conversation's messages; `clamped` as of `Dials.check`."""
     most = dials.policy.limits.max_messages
     if len(messages) > most:
         raise ApiError("too_many_messages", f"{len(messages)} messages, at most {most} are allowed", "messages")
     roles = {"developer": "system"}
-    return check_history([(roles.get(m.role, m.role), m.text, m.attributes) for m in messages], dials)
+    return check_history([(roles.get(m.role, m.role), m.text, m.attributes) for m in messages], dials, clamped)
 
 
 def _wishes(body: ChatRequest | CompletionRequest, service: Service, dials: Dials) -> Wishes:
@@ -180,7 +180,8 @@ def _plan(
         raise ApiError("invalid_value", f"best_of {num_samples} is less than n {num_answers}", "steer.best_of")
     if max_tokens is not None and max_tokens > limits.max_new_tokens:
         message = f"{max_tokens} tokens are too many, at most {limits.max_new_tokens} can be asked for"
-        raise ApiError("too_many_tokens", message, "max_tokens")
+        newer = isinstance(body, ChatRequest) and body.max_completion_tokens is not None
+        raise ApiError("too_many_tokens", message, "max_completion_tokens" if newer else "max_tokens")
     wants_scores = steer.return_scores or steer.best_of is not None or steer.weights is not None
     if wants_scores and service.attribute_model is None:
         message = "scores and best_of need an attribute model; start the server with --attribute-model"

@@ -242,7 +242,7 @@ def _add_score(app: FastAPI, service: Service) -> None:
         most = service.policy.limits.max_score
         if not 0 < len(given) <= most:
             raise ApiError("invalid_value", f"give 1 to {most} conversations", "conversations")
-        conversations = [messages_of(messages, dials) for messages in given]
+        conversations = [messages_of(messages, dials, set()) for messages in given]
         for index, messages in enumerate(conversations):
             if not messages or messages[-1].role != "assistant" or not messages[-1].content.strip():
                 raise ApiError("invalid_messages", f"conversation {index} does not end with an answer", "messages")

@@ -129,6 +129,7 @@ class Wishes:
         guidance: a strength for all attributes, or by name.
         strict: refuse what is far from training instead of warning.
         proposed: a setting in place of the defaults; None: the defaults it is.
+        clamped: attributes of earlier answers that locks have moved.
     """
 
     named: list[tuple[str, object]] = field(default_factory=list)
@@ -137,6 +138,7 @@ class Wishes:
     guidance: object = None
     strict: bool = False
     proposed: Mapping[str, Value] | None = None
+    clamped: set[str] = field(default_factory=set)
 
 
 def parse_model(model: str, served: Sequence[str], dials: Dials) -> tuple[str | None, dict[str, object]]:
@@ -198,7 +200,7 @@ def resolve(wishes: Wishes, dials: Dials, trained: TrainedCombinations) -> Setti
             one far from training.
     """
     said: dict[str, Wish] = {}
-    clamped: set[str] = set()
+    clamped = set(wishes.clamped)
     for param, values in wishes.named:
         for name, value in dials.check(values, param, clamped).items():
             if name in said and said[name] != value:
@@ -350,11 +352,12 @@ def _text(values: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def check_history(messages: Sequence[tuple[str, str, object]], dials: Dials) -> tuple[Message, ...]:
+def check_history(messages: Sequence[tuple[str, str, object]], dials: Dials, clamped: set[str]) -> tuple[Message, ...]:
     """Return messages, with the settings that earlier answers were written with.
 
     Args:
         messages: role, content and attributes (None = not said) of each.
+        clamped: as of `Dials.check`.
 
     Raises:
         ApiError: attributes that are malformed, between levels, locked, or not an assistant's.
@@ -367,7 +370,7 @@ def check_history(messages: Sequence[tuple[str, str, object]], dials: Dials) -> 
             if role != "assistant":
                 raise dials.malformed(f"{param}: only an assistant's message has attributes", param)
             values = {}
-            for name, wish in dials.check(attributes, param, set()).items():
+            for name, wish in dials.check(attributes, param, clamped).items():
                 if isinstance(wish, float):
                     raise dials.malformed(f"{param}: {name} {wish} lies between two levels", param)
                 values[name] = wish

@@ -166,10 +166,10 @@ def _text(content: object, role: Role, left_out: Counter[str]) -> str:
                 texts.append(text)
             else:
                 what = f"a part of type {kind!r}" if kind not in (None, "text") else f"{part!r}"
-                raise UserError(f"content of a {role} message must be text, got {what}")
+                raise UserError(f"content of {role} messages must be text, got {what}")
         return "\n".join(texts)
     if not isinstance(content, str):
-        raise UserError(f"content of a {role} message must be text, got {content!r}")
+        raise UserError(f"content of {role} messages must be text, got {content!r}")
     return content
 
 

@@ -13,13 +13,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.resources
 from dataclasses import dataclass
-from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
 from steerlm.attributes import Attribute, AttributeSchema, Value
-from steerlm.config import SourceConfig, SourceFormat
+from steerlm.config import SourceConfig, SourceFormat, format_and_path
 from steerlm.conversation import Conversation, Message
 from steerlm.errors import UserError
 from steerlm.results.evaluation import LevelScore, PublishedScores, SuiteDescription, SuiteName, SuiteScores
@@ -115,10 +113,8 @@ def suite_levels(attribute: Attribute) -> tuple[Value, ...]:
 
 def _first_turns(prompts: str, schema: AttributeSchema, default: SourceFormat) -> tuple[list[Conversation], str]:
     """Read the first user turn of every dialogue in a file, each once."""
-    before, colon, rest = prompts.partition(":")
-    named: dict[str, SourceFormat] = {name: name for name in get_args(SourceFormat)}
-    source_format, path = (named[before], rest) if colon and before in named else (default, prompts)
-    source = SourceConfig(name="prompts", format=source_format, path=Path(path))
+    source_format, path = format_and_path(prompts)
+    source = SourceConfig(name="prompts", format=source_format or default, path=path)
     first: dict[str, Conversation] = {}
     # a dialogue with an empty or doubled turn further on still has a first one, but nothing is lost without it
     for conversation in read_source(source, schema, bad=BadRecords()):
@@ -129,7 +125,7 @@ def _first_turns(prompts: str, schema: AttributeSchema, default: SourceFormat) -
             first.setdefault(text, dataclasses.replace(conversation, messages=turn))
     if not first:
         raise UserError(f"{path} holds no first turn to ask")
-    return list(first.values()), f"{len(first)} different first turns of {Path(path).name} ({source_format})"
+    return list(first.values()), f"{len(first)} different first turns of {path.name} ({source.format})"
 
 
 def level_scores(sweeps: Sweeps, attribute: Attribute, suite: Suite) -> SuiteScores:
