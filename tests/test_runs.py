@@ -151,6 +151,18 @@ def test_redo_from_keeps_earlier_stages_and_accepts_later_changes(raw: dict[str,
         RunFolder(build_recipe(raw)).open(redo_from="evaluate")
 
 
+def test_a_stage_that_is_a_link_is_redone_without_what_it_points_to(raw: dict[str, object], tmp_path: Path) -> None:
+    folder = RunFolder(build_recipe(raw))
+    folder.open()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "done.json").write_text("{}")
+    folder.stage("prepare").symlink_to(other)
+    RunFolder(build_recipe(raw)).open(redo_from="prepare")
+    assert not folder.stage("prepare").exists()
+    assert (other / "done.json").is_file()
+
+
 def test_a_foreign_folder_is_left_alone(raw: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("precious")

@@ -241,8 +241,11 @@ class RunFolder:
             return
         if redo_from is not None:
             for stage in STAGES[STAGES.index(redo_from) :]:
-                if self.stage(stage).exists():
-                    shutil.rmtree(self.stage(stage))
+                folder = self.stage(stage)
+                if folder.is_symlink():  # what it points to is somebody else's
+                    folder.unlink()
+                elif folder.exists():
+                    shutil.rmtree(folder)
         write_text(self.paths.recipe, dump_recipe(self._to_store()))
         write_json(self.paths.environment, environment())
         write_json(self._inputs_record, self._inputs())
