@@ -67,7 +67,8 @@ def test_the_folder_is_complete_and_ordinary(run: Path, published: Path) -> None
     assert load_info(published).schema == SCHEMA
     config = GenerationConfig.from_pretrained(published)
     tokenizer = load_tokenizer(published)
-    assert config.eos_token_id == tokenizer.convert_tokens_to_ids(["<|end|>", "<|attributes|>"])
+    ends = ["<|end|>", "<|attributes|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end_attributes|>"]
+    assert config.eos_token_id == tokenizer.convert_tokens_to_ids(ends)
     model = AutoModelForCausalLM.from_pretrained(published)
     assert model.dtype == torch.bfloat16
     final = load_file(run / "bootstrap" / "model" / "model.safetensors")

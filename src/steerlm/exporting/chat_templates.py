@@ -23,16 +23,35 @@ from steerlm.template.installing import installed_template
 _GUARD = """\
 {#- Other servers tokenize what is rendered here, so no message may spell a control token. -#}
 {%- set control_tokens = __TOKENS__ -%}
+{%- if tools -%}
+    {%- for token in control_tokens -%}
+        {%- if token in tools | string -%}
+            {{- raise_exception('a tool holds the control token ' ~ token) -}}
+        {%- endif -%}
+    {%- endfor -%}
+{%- endif -%}
 {%- for message in messages -%}
-    {%- if message.content is string -%}
-        {%- for token in control_tokens -%}
-            {%- if token in message.content -%}
-                {{- raise_exception('message of role ' ~ message.role ~ ' holds the control token ' ~ token) -}}
-            {%- endif -%}
-        {%- endfor -%}
+    {%- set said = message.content if message.content is string else '' -%}
+    {%- if message.content and message.content is not string -%}
+        {#- Templates write parts one after another, some of them trimmed. No loop: it would make vLLM send parts. -#}
+        {%- set parts = message.content | map(attribute='text') | select('string') | list -%}
+        {%- set said = parts | join ~ '\\n' ~ (parts | map('trim') | join) -%}
     {%- endif -%}
+    {%- set said = said ~ '\\n' ~ message.role ~ '\\n' ~ (message.name or '') ~ '\\n' ~ (message.tool_call_id or '') -%}
+    {%- set said = said ~ '\\n' ~ (message.reasoning_content or '') ~ '\\n' ~ (message.reasoning or '') -%}
+    {%- set said = said ~ '\\n' ~ (message.thinking or '') -%}
+    {%- if message.tool_calls -%}
+        {%- set said = said ~ '\\n' ~ (message.tool_calls | string) -%}
+    {%- endif -%}
+    {%- for token in control_tokens -%}
+        {%- if token in said -%}
+            {{- raise_exception('message of role ' ~ message.role ~ ' holds the control token ' ~ token) -}}
+        {%- endif -%}
+    {%- endfor -%}
 {%- endfor -%}
 """
+_GUARD_ENDS = "\n{%- endfor -%}\n"
+"""Of this guard and of earlier ones, with the line breaks around."""
 _NO_THINKING = """\
 {#- llama.cpp asks for thinking in every request, and the header stands behind it. -#}
 {%- if attributes is not defined or attributes is none or attributes -%}
@@ -44,14 +63,19 @@ _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}\n?")
 
 
 def guarded(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the tokenizer's chat template with a guard in front that refuses messages with control tokens."""
-    assert isinstance(tokenizer.chat_template, str)
-    if tokenizer.chat_template.startswith(_GUARD.splitlines()[0]):
-        return tokenizer.chat_template
+    """Return the tokenizer's chat template with a guard in front that refuses messages with control tokens.
+
+    What a template may write of a message is looked at: its role, its text or the text of its parts, thoughts, and
+    calls of tools; and the tools. Variables of its own (`documents` and the like) are not.
+    """
+    template = tokenizer.chat_template
+    assert isinstance(template, str)
+    if template.startswith(_GUARD.splitlines()[0]):
+        template = template.partition(_GUARD_ENDS)[2]
     recorded: Collection[str] = tokenizer.init_kwargs.get("chat_control_tokens") or ()
     control = control_tokens(tokenizer, {*recorded, *installed_template(tokenizer).tokens})
     tokens = json.dumps(sorted(set(control.values())), ensure_ascii=False)
-    return _GUARD.replace("__TOKENS__", tokens) + tokenizer.chat_template
+    return _GUARD.replace("__TOKENS__", tokens) + template
 
 
 def for_llama_cpp(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -168,7 +168,9 @@ def _prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, info: C
     config = model.generation_config
     assert config is not None
     stops = ConversationEncoder(tokenizer, info.schema).stop_ids
-    config.eos_token_id, config.pad_token_id = list(stops), tokenizer.pad_token_id
+    # a model that writes another of its marks or levels ends its answer with that, as it does with us
+    marks = tokenizer.convert_tokens_to_ids(list(installed_template(tokenizer).tokens))
+    config.eos_token_id, config.pad_token_id = list(dict.fromkeys([*stops, *marks])), tokenizer.pad_token_id
     config.do_sample, config.temperature, config.top_k = True, 0.7, 50
 
 

@@ -158,7 +158,7 @@ def _check_kind(weights: Path, info: CheckpointInfo, attribute_model: bool) -> N
             f"--attribute-model: {weights} is a steerable model; give the run folder, or the folder `model` that "
             "train-attribute-model wrote"
         )
-    if not info.conditioning:
+    if info.kind == "sft" and not info.conditioning:
         raise UserError(f"{weights} is a plain SFT baseline without dials: push the folder as it is")
 
 
