@@ -154,11 +154,14 @@ def _card(adapted: Any, tokenizer: PreTrainedTokenizerBase) -> str:
         kind, head = "AutoModelForCausalLM", ""
     else:
         kind, head = "AutoModelForSequenceClassification", f", num_labels={base.config.num_labels}"
+    marks = "the control tokens, whose rows are in the adapter"
+    if adapted.peft_config["default"].trainable_token_indices is None:
+        marks = "its control tokens are the base model's own, so that servers take the adapter beside others"
     front = yaml.safe_dump({"base_model": name, "library_name": "peft", "tags": ["steerlm", "lora"]}, sort_keys=False)
     return (
         f"---\n{front}---\n\n# LoRA adapter for {name}\n\n"
         f"Attributes: `{record['schema']}`. The tokenizer beside it holds the chat template `{record['template']}` and "
-        "the control tokens, whose rows are in the adapter. The model that it was merged into lies in `../model`.\n\n"
+        f"{marks}. The model that it was merged into lies in `../model`.\n\n"
         "```python\n"
         "from peft import PeftModel\n"
         f"from transformers import AutoTokenizer, {kind}\n\n"

@@ -102,8 +102,8 @@ def describe_scoring(info: CheckpointInfo, name: str) -> str:
     text = (
         "It scores the last message of a conversation, which must be the assistant's, and reads what was said before "
         f"it:\n\n```python\n{code}\n```\n\n"
-        "With vLLM's pooling runner:\n\n"
-        f"```text\nvllm serve {name} --runner pooling\n\n"
+        "With vLLM's pooling runner (whose own choice of `--dtype` would round weights in 32 bits):\n\n"
+        f"```text\nvllm serve {name} --runner pooling --dtype float32\n\n"
         "curl http://localhost:8000/classify -H 'Content-Type: application/json' \\\n"
         f"  -d '{json.dumps(body, ensure_ascii=False)}'\n```\n\n"
         "`probs` of the response are the model's outputs, in the order of the table: no probabilities, for "

@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     if "readout" in found.info.label_statistics:
         rows.append(("use", f"the code in {out / 'README.md'}; no server knows its head (readout: last trains one)"))
     elif found.info.kind != "sft":
-        rows.append(("serve", f"vllm serve {shell_word(out)} --runner pooling"))
+        rows.append(("serve", f"vllm serve {shell_word(out)} --runner pooling --dtype {done.dtype}"))
     else:
         if found.results is None:
             rows.append(("note", "no evaluation of this model was found, so the card has no results; give --results"))
