@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -128,6 +129,24 @@ def _other_levels(trainer: SteerTrainer, ids: Tensor, drawn: torch.Generator) ->
         shift = torch.randint(1, len(own), ids.shape, generator=drawn)
         ids = torch.where(where, own[(level + shift) % len(own)], ids)
     return ids
+
+
+_OWN_TEMPLATE = """\
+{%- for message in messages %}{{ '<s>' + message.role + '\n' + message.content + '</s>' }}{% endfor -%}
+{%- if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif -%}
+"""
+
+
+def with_own_template(base: Path, out: Path) -> Path:
+    """Write a base model with a chat template of its own and two tokens in reserve, as instruct models have them."""
+    from steerlm.checkpoint.models import load_causal_lm, load_tokenizer, resize_embeddings
+
+    model, tokenizer = load_causal_lm(base), load_tokenizer(base)
+    tokenizer.chat_template = _OWN_TEMPLATE
+    resize_embeddings(model, tokenizer, tokenizer.add_tokens(["<unused0>", "<unused1>"], special_tokens=True))
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return out
 
 
 TRIES: dict[str, Callable[[], AbstractContextManager[int]]] = {

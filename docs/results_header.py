@@ -26,6 +26,9 @@ STEPS, VALIDATIONS = 240, 6
 OPTIONS: dict[str, dict[str, object]] = {
     "as it is": {},
     "names and digits": {"header": "tokens"},
+    "names and digits, in a template of the model's own": {"header": "tokens", "template": "native"},
+    "names and digits between tokens that it has, in that template": {"header": "text", "template": "native"},
+    "as it is, in that template": {"template": "native"},
     "twice the rate": {"learning_rate": 8e-3},
     "half the rate": {"learning_rate": 2e-3},
     "half the batch, as many examples": {"tokens_per_batch": 768, "max_steps": 2 * STEPS},
@@ -47,7 +50,7 @@ _PROMPTS, _MAX_NEW_TOKENS = 24, 160
 
 def learn(run: Path, work: Path, option: str, seed: int, steps: int = STEPS) -> dict[str, Any]:
     """Train with one option and return its course; what is finished in `work` is not done again."""
-    from header_tries import TRIES
+    from header_tries import TRIES, with_own_template
 
     from steerlm.config import EvaluateConfig, TrainSftConfig, load_recipe
     from steerlm.results.evaluation import read_evaluation
@@ -59,8 +62,10 @@ def learn(run: Path, work: Path, option: str, seed: int, steps: int = STEPS) -> 
     paths, out = RunPaths(run), work / f"{option.replace(' ', '-').replace(',', '')}-{seed}"
     changes = {"max_steps": steps, **OPTIONS[option]}
     changes["eval_steps"] = max(1, int(str(changes["max_steps"])) // VALIDATIONS)
-    base = str(paths.model("playground").parent / "base_model")
-    changes |= {"base_model": base, "warmup_steps": min(20, steps // 4)}
+    base = paths.model("playground").parent / "base_model"
+    if changes.get("template") == "native":
+        base = with_own_template(base, work / "own_template")
+    changes |= {"base_model": str(base), "warmup_steps": min(20, steps // 4)}
     section = TrainSftConfig.model_validate({**recipe.train_sft.model_dump(), **changes})
     with TRIES.get(option, lambda: contextlib.nullcontext(1))() as copies:
         sources = [source.model_copy(update={"epochs": copies}) for source in recipe.prepare.sources]
@@ -93,10 +98,11 @@ def measure(run: Path, work: Path, seeds: Sequence[int], result: Path = RESULT) 
     """Add every option and seed to the result file, as each is finished."""
     from steerlm.storage.files import write_json
 
-    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+    kept: dict[str, Any] = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+    found = {option: kept.get(option, {}) for option in OPTIONS}
     for seed in seeds:
         for option in OPTIONS:
-            if str(seed) not in found.setdefault(option, {}):
+            if str(seed) not in found[option]:
                 found[option][str(seed)] = learn(run, work, option, seed)
                 write_json(result, found)
 

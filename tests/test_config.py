@@ -92,6 +92,16 @@ def test_human_labels_cannot_condition_bootstrapped_samples() -> None:
         build_recipe(labels | {"bootstrap": {"samples_per_prompt": 2}})
 
 
+def test_vllm_labels_with_a_head_on_the_last_token_only() -> None:
+    recipe = with_value("annotate.engine", "vllm")
+    for fits in ({"readout": "last"}, {"lora": {}}, {"fsdp": True}):
+        build_recipe({**recipe, "train_attribute_model": {"base_model": "b", **fits}})
+    build_recipe({**recipe, "train_attribute_model": None})
+    for other in ({}, {"kind": "generative", "readout": "last"}):
+        with pytest.raises(UserError, match=r"annotate\.engine is vllm.*train_attribute_model\.readout"):
+            build_recipe({**recipe, "train_attribute_model": {"base_model": "b", **other}})
+
+
 def test_a_plain_model_cannot_bootstrap() -> None:
     plain = with_value("train_sft.conditioning", False)
     assert build_recipe(plain).train_sft.conditioning is False

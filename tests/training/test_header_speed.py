@@ -26,7 +26,9 @@ def test_an_option_is_trained_measured_and_kept(tmp_path: Path, monkeypatch: pyt
     lines = (run / "playground" / "labelled.jsonl").read_bytes().splitlines(keepends=True)
     (run / "annotate" / "train.jsonl").write_bytes(b"".join(lines[20:]))
     (run / "annotate" / "validation.jsonl").write_bytes(b"".join(lines[:20]))
-    monkeypatch.setattr(results_header, "OPTIONS", {"as it is": {}, "no decoys": {"header_decoys": 0.0}})
+    tried: dict[str, dict[str, object]] = {"as it is": {}, "no decoys": {"header_decoys": 0.0}}
+    tried["in tokens that it has"] = {"header": "text", "template": "native"}
+    monkeypatch.setattr(results_header, "OPTIONS", tried)
     monkeypatch.setattr(results_header, "_PROMPTS", 5)
     monkeypatch.setattr(results_header, "_MAX_NEW_TOKENS", 8)
     monkeypatch.setattr(results_header, "STEPS", 6)
@@ -35,7 +37,7 @@ def test_an_option_is_trained_measured_and_kept(tmp_path: Path, monkeypatch: pyt
     result = tmp_path / "header.json"
     results_header.measure(run, tmp_path / "work", [0], result)
     found = results_header.json.loads(result.read_text(encoding="utf-8"))
-    assert list(found) == ["as it is", "no decoys"]
+    assert list(found) == list(tried)
     course = found["no decoys"]["0"]
     assert len(course["gain"]) == results_header.VALIDATIONS
     assert [examples for examples, _ in course["gain"]] == sorted({examples for examples, _ in course["gain"]})

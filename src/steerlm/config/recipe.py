@@ -240,6 +240,11 @@ class TrainAttributeModelConfig(TrainingSection):
         {}, description="Attribute: the source whose use of the scale is the common one, where several rate it."
     )
 
+    @property
+    def reads_last_token(self) -> bool:
+        """Whether the head of a regression reads the last token of the last layer alone, as servers know it."""
+        return self.readout == "last" or self.lora is not None or self.sharded
+
 
 def scoring_tokens(cpu: bool, generative: bool = False) -> int:
     """Return how many tokens a scoring batch has unless told.
@@ -412,6 +417,8 @@ class Recipe(Section):
                     "train_sft.conditioning is false, but bootstrapping needs a model to ask for quality: set it to "
                     "true, or leave bootstrap out (--set bootstrap=null)"
                 )
+        if self.annotate is not None and self.annotate.engine == "vllm":
+            self._check_vllm_labels()
         if self.tune_guidance is not None:
             self.tune_guidance.check(self.evaluate.engine)
         for name in ("refine", "contrast", "reinforce", "tune_guidance"):
@@ -425,6 +432,14 @@ class Recipe(Section):
             if names.count(name) > 1:
                 raise ValueError(f"prepare.sources: the name {name!r} stands twice")
         return self
+
+    def _check_vllm_labels(self) -> None:
+        learns = self.train_attribute_model
+        if learns is not None and (learns.kind != "regression" or not learns.reads_last_token):
+            raise ValueError(
+                "annotate.engine is vllm, which knows a head on the last token and no other: set "
+                "train_attribute_model.readout to last (or lora, fsdp, deepspeed), or annotate.engine to local"
+            )
 
     def _check_tellers(self, schema: AttributeSchema) -> None:
         """Refuse attributes whose value nobody will say."""

@@ -27,8 +27,7 @@ _BLOCK = 2048
 
 def readout_of(config: TrainAttributeModelConfig) -> Readout | None:
     """Return what a head in closed form reads of the base model; None where there is no such head."""
-    plain = config.readout == "last" or config.lora is not None or config.sharded
-    if config.kind == "regression" and not plain:
+    if config.kind == "regression" and not config.reads_last_token:
         return Readout.of(config.base_model, causal=not is_encoder(config.base_model))
     if config.head_only:
         raise UserError(
