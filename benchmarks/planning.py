@@ -2,7 +2,8 @@
 
     python -m benchmarks.planning [--quick] [--rounds 3] [--out FOLDER]
 
-Llamas of two sizes train for a few steps on random tokens with the lengths of chats, each time in a fresh process.
+Llamas of two sizes, and Gemma 3 270M (`benchmarks.real_model`) whole and with LoRA, train for a few steps on random
+tokens with the lengths of chats, each time in a fresh process.
 Measured are the seconds per step after a warm-up, and the peak of the resident memory. Predicted are both with the
 formulas of docs/planning.md, the CPU's speed being measured right before as `steerlm plan` does. The errors are
 reported as they are.
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from benchmarks.harness import QUICK_RESULTS, RESULTS, ROOT, TIMEOUT_S, environm
 from steerlm.storage.files import write_json
 
 _STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_MEAN_LENGTH, _SPREAD, _LONGEST = 288, 0.6, 1000
+_SPREAD = 0.6
 
 
 @dataclass(frozen=True)
@@ -35,23 +37,32 @@ class Setting:
     """One training.
 
     Attributes:
-        size: of the model, a key of `benchmarks.synthetic.SIZES`.
+        size: of the model, a key of `benchmarks.synthetic.SIZES`, or that of the real one.
         tokens_per_batch: budget of a batch.
         gradient_checkpointing: whether activations are computed again.
         steps: measured, after two steps of warm-up.
+        lora: whether adapters are trained on frozen weights.
+        mean_length: of the records, in tokens.
+        longest: of them.
     """
 
     size: str
     tokens_per_batch: int
     gradient_checkpointing: bool
     steps: int
+    lora: bool = False
+    mean_length: int = 288
+    longest: int = 1000
 
 
+_REAL = "270m"
 SETTINGS = {
     "6m": Setting("6m", 4096, False, 12),
     "6m-recompute": Setting("6m", 4096, True, 12),
     "80m": Setting("80m", 2048, False, 4),
     "80m-recompute": Setting("80m", 2048, True, 4),
+    "270m-lora": Setting(_REAL, 512, False, 12, lora=True, mean_length=190, longest=512),
+    "270m": Setting(_REAL, 1024, False, 6, mean_length=190, longest=512),
 }
 GPU_SETTINGS = {"tiny": Setting("tiny", 2048, False, 2), "1b": Setting("1b", 16384, True, 4)}
 """Those of `benchmarks.gpu`."""
@@ -72,14 +83,11 @@ def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
     """
     import numpy as np
     import torch
-    from transformers import LlamaForCausalLM
 
     from benchmarks.clock import Clock, watch
-    from benchmarks.synthetic import SIZES, make_config, make_tokenizer
-    from steerlm.attributes import AttributeSchema
     from steerlm.batching.batches import EncodedExamples
     from steerlm.checkpoint.models import autocast_bf16
-    from steerlm.config import TrainingSection
+    from steerlm.config import LoraSection, TrainingSection
     from steerlm.planning.architectures import architecture
     from steerlm.planning.devices import this_machine
     from steerlm.planning.memory import Step, training_memory
@@ -89,21 +97,21 @@ def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
     setting = {**SETTINGS, **GPU_SETTINGS}[name]
     gpu = torch.cuda.is_available()
     steps = 2 if quick else setting.steps
-    size = SIZES[setting.size]
-    tokenizer = make_tokenizer(size.vocab_size, AttributeSchema.preset("helpsteer"))
-    config = make_config(size, tokenizer)
+    config, tokenizer, load = _base(setting)
     section = TrainingSection(
         base_model="none",
         tokens_per_batch=setting.tokens_per_batch,
         gradient_checkpointing=setting.gradient_checkpointing,
         max_steps=steps + 10,
         learning_rate=3e-4,
+        lora=LoraSection() if setting.lora else None,
     )
     generator = np.random.default_rng(seed)
-    count = 3 * (steps + 4) * setting.tokens_per_batch // _MEAN_LENGTH
-    lengths = (_MEAN_LENGTH * generator.lognormal(-(_SPREAD**2) / 2, _SPREAD, count)).clip(16, _LONGEST).astype(int)
+    count = 3 * (steps + 4) * setting.tokens_per_batch // setting.mean_length
+    lengths = setting.mean_length * generator.lognormal(-(_SPREAD**2) / 2, _SPREAD, count)
+    lengths = lengths.clip(16, setting.longest).astype(int)
     rows = EncodedExamples(
-        (generator.integers(0, size.vocab_size - 8, n).tolist(), [False] * (n - n // 3) + [True] * (n // 3))
+        (generator.integers(0, config.vocab_size - 8, n).tolist(), [False] * (n - n // 3) + [True] * (n // 3))
         for n in lengths.tolist()
     )
     shape = architecture(config)
@@ -122,7 +130,7 @@ def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
     else:
         _REFERENCES.write_text("5", encoding="utf-8")  # resets the peak (proc(5)): measuring the speed took some, too
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(config)
+    model = load()
     clock = Clock(2, steps * setting.tokens_per_batch * 4 // 5)
     watch(clock, lambda: train(section, model, tokenizer, rows, rows, "sft", folder, seed))
     peak = torch.cuda.max_memory_allocated() if gpu else _peak()
@@ -144,6 +152,32 @@ def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
             "seconds_per_step": round(clock.seconds / measured_steps, 3),
         },
     }
+
+
+def _base(setting: Setting) -> tuple[Any, Any, Callable[[], Any]]:
+    """Return a model's configuration, its tokenizer, and what makes it as `train-sft` does."""
+    from transformers import LlamaForCausalLM
+
+    from benchmarks import real_model
+    from benchmarks.synthetic import SIZES, make_config, make_tokenizer
+    from steerlm.attributes import AttributeSchema
+    from steerlm.checkpoint.adapters import add_lora
+    from steerlm.checkpoint.models import Precision, autocast_bf16, load_causal_lm, load_config, load_tokenizer
+    from steerlm.config import LoraSection
+
+    if setting.size != _REAL:
+        size = SIZES[setting.size]
+        tokenizer = make_tokenizer(size.vocab_size, AttributeSchema.preset("helpsteer"))
+        config = make_config(size, tokenizer)
+        return config, tokenizer, lambda: LlamaForCausalLM(config)
+
+    def load() -> Any:
+        if not setting.lora:
+            return load_causal_lm(real_model.BASE)
+        precision: Precision = "bf16" if autocast_bf16("auto") else "fp32"
+        return add_lora(load_causal_lm(real_model.BASE, precision), LoraSection(), [], precision == "bf16")
+
+    return load_config(real_model.BASE), load_tokenizer(real_model.BASE), load
 
 
 def _in_fresh_process(name: str, quick: bool, seed: int) -> dict[str, Any]:

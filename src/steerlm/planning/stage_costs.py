@@ -82,7 +82,7 @@ class StageCost:
 
 def _plain(section: TrainAttributeModelConfig) -> bool:
     """Return whether an attribute model has no head in closed form."""
-    return section.kind == "generative" or section.readout == "last" or section.lora is not None or section.sharded
+    return section.kind == "generative" or section.reads_last_token
 
 
 def _fits_only(section: TrainAttributeModelConfig, shape: Architecture) -> bool:
