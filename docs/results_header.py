@@ -1,6 +1,7 @@
 """Measure how fast a header is learned on the playground, by option of `train-sft`.
 
     python docs/results_header.py runs/playground WORK [SEED …]        (after `make quickstart`; resumable)
+    python docs/results_header.py keep NAME STAGE EVALUATION            (a training of a real model, and its evaluation)
     make docs
 
 Every option and seed is a short training of the run's base model on its annotated data; `header_gain` is what
@@ -22,6 +23,7 @@ from typing import Any
 from steerlm.reporting.formatting import markdown_table
 
 RESULT = Path(__file__).resolve().parent / "results" / "header.json"
+REAL = RESULT.with_name("header_real.json")
 STEPS, VALIDATIONS = 240, 6
 OPTIONS: dict[str, dict[str, object]] = {
     "as it is": {},
@@ -149,8 +151,64 @@ def _over(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} [{min(values):.3f}, {max(values):.3f}]"
 
 
-BLOCKS = {"header-speed": table}
+def keep(name: str, stage: Path, evaluation: Path, result: Path = REAL) -> None:
+    """Keep what the page says of one training of a real model.
+
+    Args:
+        stage: folder that `train-sft` wrote.
+        evaluation: folder that `evaluate` wrote of its model.
+    """
+    from steerlm.results.evaluation import read_evaluation
+    from steerlm.storage.files import write_json
+
+    results = read_evaluation(evaluation)
+    assert results is not None
+    summary = json.loads((stage / "summary.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    gains = [row for row in rows if "header_gain" in row]
+    kept = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+    kept[name] = {
+        "gain": [[row["step"], *(row[f"header_gain{end}"] for end in ("", "_low", "_high"))] for row in gains],
+        "loss": summary["validation_loss"],
+        "prompts": results.prompts.used,
+        "spearman": {
+            row.attribute: [row.dial.spearman.value, row.dial.spearman.low, row.dial.spearman.high]
+            for row in results.headline_dials()
+        },
+    }
+    write_json(result, kept)
+
+
+def real_table() -> str:
+    """Return the table of the page of what was tried on a real model."""
+    found: dict[str, Any] = json.loads(REAL.read_text(encoding="utf-8"))
+    dials = list(next(iter(found.values()))["spearman"])
+    steps = [step for step, *_ in next(iter(found.values()))["gain"]]
+    rows = [
+        [
+            name,
+            *(_between(*gain) for _, *gain in run["gain"]),
+            f"{run['loss']:.3f}",
+            *(_between(*run["spearman"][dial]) for dial in dials),
+        ]
+        for name, run in found.items()
+    ]
+    gains = [f"gain at step {step}" for step in steps]
+    return markdown_table(["header", *gains, "held-out loss", *(f"Spearman of {dial}" for dial in dials)], rows)
+
+
+def _between(value: float | None, low: float | None, high: float | None) -> str:
+    """Return an estimate with its interval; a dial whose answers are all alike has neither."""
+    if value is None or low is None or high is None:
+        return "none" if value is None else f"{value:.3f}"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+BLOCKS = {"header-speed": table, "header-real": real_table}
 
 if __name__ == "__main__":
-    run_dir, work_dir, *numbers = sys.argv[1:]
-    measure(Path(run_dir), Path(work_dir), [int(number) for number in numbers] or [0, 1, 2])
+    if sys.argv[1] == "keep":
+        keep(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
+    else:
+        run_dir, work_dir, *numbers = sys.argv[1:]
+        measure(Path(run_dir), Path(work_dir), [int(number) for number in numbers] or [0, 1, 2])

@@ -47,6 +47,16 @@ def test_an_option_is_trained_measured_and_kept(tmp_path: Path, monkeypatch: pyt
     results_header.measure(run, tmp_path / "work", [0], result)
     assert result.read_bytes() == before
     assert "| no decoys | 1 |" in results_header.table(found)
+    stage = tmp_path / "work" / "no-decoys-0"
+    monkeypatch.setattr(results_header, "REAL", tmp_path / "real.json")
+    results_header.keep("no decoys", stage, stage / "evaluation", results_header.REAL)
+    [columns, _, row] = results_header.real_table().splitlines()
+    assert (
+        len(row.split(" | "))
+        == len(columns.split(" | "))
+        == 1 + results_header.VALIDATIONS + 1 + len(recipe.schema_.ordinal)
+    )
+    assert row.startswith(f"| no decoys | {course['gain'][0][1]:.3f} [")
 
 
 def test_the_table_says_means_and_ranges_over_seeds() -> None:
