@@ -18,8 +18,8 @@ from steerlm.checkpoint.models import (
     CheckpointInfo,
     load_sequence_classifier,
     save_model,
-    served_architectures,
 )
+from steerlm.checkpoint.served import served_architectures
 from steerlm.config import AnnotateConfig
 from steerlm.conversation import Conversation, Message, read_conversations, write_conversations
 from steerlm.errors import UserError

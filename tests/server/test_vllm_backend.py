@@ -316,7 +316,7 @@ def test_the_attribute_model_keeps_its_memory(tmp_path: Path, monkeypatch: pytes
     folder = saved(tmp_path / "model")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (60 << 30, 80 << 30))
-    monkeypatch.setattr("steerlm.generation.vllm.inference_dtype", lambda precision: torch.bfloat16)
+    monkeypatch.setattr("steerlm.checkpoint.served.inference_dtype", lambda precision: torch.bfloat16)
     backend = load_vllm_backend(folder, 32, 512, Metrics())
     asyncio.run(backend.close())
     [settings] = started

@@ -44,9 +44,6 @@ _WIDE = 512
 """Hidden size from which sampling on a CPU with bf16 units is faster in bf16: 1.2 to 2 times as fast; narrow models are
 slower in it, a batch of one most of all."""
 
-_SERVED_AS = {"Gemma3TextForSequenceClassification": "Gemma3ForSequenceClassification"}
-"""Architectures under the names by which vLLM finds their language models (`Gemma3ForCausalLM`)."""
-
 # On the CPU oneDNN, and PyTorch on top of it, keep the kernels for the last 1,024 sizes of products, which hold several
 # hundred MB. A small model's batches, of round sizes (`batching.model_inputs`), need 200 or so; of those of others few
 # are used again. Both look here when they are first used.
@@ -138,11 +135,6 @@ def load_config(name_or_path: str | Path, **changes: object) -> PreTrainedConfig
         raise _explain(name, error) from error
     assert isinstance(config, PreTrainedConfig)
     return config
-
-
-def served_architectures(architectures: Sequence[str] | None) -> list[str]:
-    """Return a checkpoint's architectures under the names by which vLLM finds them; transformers goes by the type."""
-    return [_SERVED_AS.get(name, name) for name in architectures or ()]
 
 
 def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -241,9 +241,10 @@ class TrainAttributeModelConfig(TrainingSection):
     )
 
     @property
-    def reads_last_token(self) -> bool:
-        """Whether the head of a regression reads the last token of the last layer alone, as servers know it."""
-        return self.readout == "last" or self.lora is not None or self.sharded
+    def fits_head(self) -> bool:
+        """Whether a head is fitted in closed form over several layers; the others read the last token alone."""
+        plain = self.readout == "last" or self.lora is not None or self.sharded
+        return self.kind == "regression" and not plain
 
 
 def scoring_tokens(cpu: bool, generative: bool = False) -> int:
@@ -435,7 +436,7 @@ class Recipe(Section):
 
     def _check_vllm_labels(self) -> None:
         learns = self.train_attribute_model
-        if learns is not None and (learns.kind != "regression" or not learns.reads_last_token):
+        if learns is not None and (learns.kind != "regression" or learns.fits_head):
             raise ValueError(
                 "annotate.engine is vllm, which knows a head on the last token and no other: set "
                 "train_attribute_model.readout to last (or lora, fsdp, deepspeed), or annotate.engine to local"

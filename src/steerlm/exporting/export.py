@@ -23,7 +23,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from steerlm.checkpoint.card_usage import attribute_outputs
 from steerlm.checkpoint.info import CheckpointInfo, save_info
 from steerlm.checkpoint.model_card import Publication, model_card
-from steerlm.checkpoint.models import context_length, load_encoder, load_tokenizer, quiet, served_architectures
+from steerlm.checkpoint.models import context_length, load_encoder, load_tokenizer, quiet
+from steerlm.checkpoint.served import served_architectures
 from steerlm.checkpoint.weights import fingerprint, whole_folder
 from steerlm.errors import UserError
 from steerlm.exporting.chat_templates import guarded

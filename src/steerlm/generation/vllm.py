@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from steerlm.attributes import AttributeSchema
-from steerlm.checkpoint.models import Precision, inference_dtype, load_config, load_tokenizer
+from steerlm.checkpoint.models import Precision, load_config, load_tokenizer
+from steerlm.checkpoint.served import vllm_settings
 from steerlm.checkpoint.weights import check_weights
 from steerlm.errors import needs_extra
 from steerlm.generation.engine import steerable
@@ -120,21 +119,12 @@ def vllm_start(path: str | Path, precision: Precision, batch_size: int, devices:
     path = Path(path)
     info = steerable(path)
     check_weights(path)
-    dtype = "bfloat16" if inference_dtype(precision) == torch.bfloat16 else "float32"
     prompting = Prompting(load_tokenizer(path), info.schema, load_config(path))
-    settings: dict[str, object] = {
-        "model": str(path),
-        "skip_tokenizer_init": True,
-        "trust_remote_code": False,
-        "dtype": dtype,
+    settings = {
+        **vllm_settings(path, precision, prompting.context, devices),
         "max_num_seqs": batch_size,
-        "max_model_len": prompting.context,
-        "enable_prefix_caching": True,
         "generation_config": "vllm",
-        "seed": 0,
     }
-    if devices > 1:
-        settings["tensor_parallel_size"] = devices
     return Start(settings, prompting)
 
 

@@ -80,19 +80,14 @@ class StageCost:
         return None if self.memory is None else self.memory.gib
 
 
-def _plain(section: TrainAttributeModelConfig) -> bool:
-    """Return whether an attribute model has no head in closed form."""
-    return section.kind == "generative" or section.reads_last_token
-
-
 def _fits_only(section: TrainAttributeModelConfig, shape: Architecture) -> bool:
     """Return whether a head is all that is fitted."""
-    return not _plain(section) and (shape.encoder if section.head_only is None else section.head_only)
+    return section.fits_head and (shape.encoder if section.head_only is None else section.head_only)
 
 
 def labelling_bodies(section: TrainAttributeModelConfig, shape: Architecture | None) -> int:
     """Return how many models label: a tuned one is read beside the one it started from."""
-    return 1 if shape is None or _plain(section) or _fits_only(section, shape) else 2
+    return 1 if shape is None or not section.fits_head or _fits_only(section, shape) else 2
 
 
 class Estimator:

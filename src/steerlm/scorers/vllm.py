@@ -17,13 +17,12 @@ from steerlm.checkpoint.models import (
     Precision,
     context_length,
     fingerprint,
-    inference_dtype,
     is_encoder,
     load_config,
     load_info,
     load_tokenizer,
-    served_architectures,
 )
+from steerlm.checkpoint.served import served_architectures, vllm_settings
 from steerlm.checkpoint.weights import check_weights
 from steerlm.errors import UserError, needs_extra
 from steerlm.scorers.attribute_models import LoadedAttributeModel, by_classifier, describe_folder
@@ -55,18 +54,11 @@ def load_vllm_attribute_model(path: Path, precision: Precision = "auto", devices
     tokenizer, config = load_tokenizer(path), load_config(path)
     max_length = min(context_length(config, tokenizer), int(info.provenance["max_length"]))
     llm = LLM(
-        model=str(path),
+        **vllm_settings(path, precision, max_length, devices),
         runner="pooling",
         # as they are: they are no logits
         pooler_config=PoolerConfig(use_activation=False),
         hf_overrides={"architectures": served_architectures(config.architectures)},
-        skip_tokenizer_init=True,
-        trust_remote_code=False,
-        dtype="bfloat16" if inference_dtype(precision) == torch.bfloat16 else "float32",
-        max_model_len=max_length,
-        enable_prefix_caching=True,
-        tensor_parallel_size=devices,
-        seed=0,
     )
 
     def read(rows: list[list[Ids]]) -> Tensor:

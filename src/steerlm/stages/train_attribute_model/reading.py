@@ -27,7 +27,7 @@ _BLOCK = 2048
 
 def readout_of(config: TrainAttributeModelConfig) -> Readout | None:
     """Return what a head in closed form reads of the base model; None where there is no such head."""
-    if config.kind == "regression" and not config.reads_last_token:
+    if config.fits_head:
         return Readout.of(config.base_model, causal=not is_encoder(config.base_model))
     if config.head_only:
         raise UserError(
