@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -214,6 +215,30 @@ def test_new_rows_are_the_mean_and_old_ones_stay() -> None:
     assert model.config.pad_token_id == tokenizer.pad_token_id
     resize_embeddings(model, tokenizer)
     assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+
+
+def test_the_mean_of_a_large_vocabulary_takes_no_copy_of_it() -> None:
+    class Largest(TorchDispatchMode):
+        bytes = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor) and made.dtype == torch.float32:
+                Largest.bytes = max(Largest.bytes, made.numel() * made.element_size())
+            return made
+
+    rows = 40_000
+    model = random_model(tiny_llama_config(rows)).to(torch.bfloat16)
+    weight = model.get_input_embeddings().weight
+    tokenizer = byte_tokenizer(None)
+    num_new = install_template(byte_tokenizer(None), "steerlm", SCHEMA)
+    tokenizer.add_tokens([f"word{i}" for i in range(rows - num_new - len(tokenizer))])
+    known = len(tokenizer)
+    install_template(tokenizer, "steerlm", SCHEMA)
+    with Largest():
+        resize_embeddings(model, tokenizer, num_new)
+    torch.testing.assert_close(weight[-1].double(), weight[:known].double().mean(dim=0), atol=1e-4, rtol=1e-2)
+    assert 0 < Largest.bytes < weight.numel() * 4 / 3
 
 
 def test_tied_embeddings_stay_tied() -> None:

@@ -44,6 +44,9 @@ _WIDE = 512
 """Hidden size from which sampling on a CPU with bf16 units is faster in bf16: 1.2 to 2 times as fast; narrow models are
 slower in it, a batch of one most of all."""
 
+_ROWS = 8192
+"""Of a table of embeddings, copied at a time."""
+
 # On the CPU oneDNN, and PyTorch on top of it, keep the kernels for the last 1,024 sizes of products, which hold several
 # hundred MB. A small model's batches, of round sizes (`batching.model_inputs`), need 200 or so; of those of others few
 # are used again. Both look here when they are first used.
@@ -354,7 +357,7 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             for module in (model.get_input_embeddings(), model.get_output_embeddings()):
                 if module is not None:
                     weight = module.weight
-                    weight[first:rows] = weight[:first].float().mean(dim=0).to(weight.dtype)
+                    weight[first:rows] = _mean_row(weight[:first]).to(weight.dtype)
                     bias = getattr(module, "bias", None)
                     if bias is not None:
                         bias[first:rows] = bias[:first].float().mean().to(bias.dtype)
@@ -366,6 +369,12 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
                     means = [read[ids].float().mean(dim=0) for ids in words]
                     read[row] = torch.stack(means).mean(dim=0).to(read.dtype)
     model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _mean_row(weight: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the rows in fp32, piece by piece: a copy of a large vocabulary in fp32 is the most memory that
+    training with adapters on weights in bf16 would ever take."""
+    return torch.stack([rows.float().sum(dim=0) for rows in weight.split(_ROWS)]).sum(dim=0) / len(weight)
 
 
 def save_model(
