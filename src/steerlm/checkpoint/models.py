@@ -374,7 +374,7 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 def _mean_row(weight: torch.Tensor) -> torch.Tensor:
     """Return the mean of the rows in fp32, piece by piece: a copy of a large vocabulary in fp32 is the most memory that
     training with adapters on weights in bf16 would ever take."""
-    return torch.stack([rows.float().sum(dim=0) for rows in weight.split(_ROWS)]).sum(dim=0) / len(weight)
+    return torch.stack([rows.float().sum(dim=0) for rows in torch.split(weight, _ROWS)]).sum(dim=0) / len(weight)
 
 
 def save_model(
