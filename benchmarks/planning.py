@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import QUICK_RESULTS, RESULTS, ROOT, TIMEOUT_S, environment
+from steerlm.attributes import AttributeSchema
 from steerlm.storage.files import write_json
 
 _STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _SPREAD = 0.6
+SCHEMA = AttributeSchema.preset("helpsteer")
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,14 @@ def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
     from steerlm.planning.devices import this_machine
     from steerlm.planning.memory import Step, training_memory
     from steerlm.planning.speed import PADDING, training_seconds
+    from steerlm.template.conversation_encoder import ConversationEncoder
     from steerlm.training.loop import train
 
     setting = {**SETTINGS, **GPU_SETTINGS}[name]
     gpu = torch.cuda.is_available()
     steps = 2 if quick else setting.steps
     config, tokenizer, load = _base(setting)
+    encoder = ConversationEncoder(tokenizer, SCHEMA)  # a training holds one, too: a large vocabulary takes memory
     section = TrainingSection(
         base_model="none",
         tokens_per_batch=setting.tokens_per_batch,
@@ -115,7 +119,7 @@ def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
         for n in lengths.tolist()
     )
     shape = architecture(config)
-    machines = this_machine(shape)
+    machines = this_machine(shape, section.lora)
     step = Step(
         section=section,
         head=True,
@@ -134,6 +138,7 @@ def measure(name: str, quick: bool, seed: int, folder: Path) -> dict[str, Any]:
     clock = Clock(2, steps * setting.tokens_per_batch * 4 // 5)
     watch(clock, lambda: train(section, model, tokenizer, rows, rows, "sft", folder, seed))
     peak = torch.cuda.max_memory_allocated() if gpu else _peak()
+    del encoder
     measured_steps = clock.facts()["steps"] - 2
     # steps differ in their real tokens: the prediction is for as many as were trained
     predicted = training_seconds(shape, step, machines, clock.timed_tokens / PADDING, setting.tokens_per_batch)
@@ -160,14 +165,14 @@ def _base(setting: Setting) -> tuple[Any, Any, Callable[[], Any]]:
 
     from benchmarks import real_model
     from benchmarks.synthetic import SIZES, make_config, make_tokenizer
-    from steerlm.attributes import AttributeSchema
     from steerlm.checkpoint.adapters import add_lora
     from steerlm.checkpoint.models import Precision, autocast_bf16, load_causal_lm, load_config, load_tokenizer
     from steerlm.config import LoraSection
+    from steerlm.template.installing import install_template
 
     if setting.size != _REAL:
         size = SIZES[setting.size]
-        tokenizer = make_tokenizer(size.vocab_size, AttributeSchema.preset("helpsteer"))
+        tokenizer = make_tokenizer(size.vocab_size, SCHEMA)
         config = make_config(size, tokenizer)
         return config, tokenizer, lambda: LlamaForCausalLM(config)
 
@@ -177,7 +182,9 @@ def _base(setting: Setting) -> tuple[Any, Any, Callable[[], Any]]:
         precision: Precision = "bf16" if autocast_bf16("auto") else "fp32"
         return add_lora(load_causal_lm(real_model.BASE, precision), LoraSection(), [], precision == "bf16")
 
-    return load_config(real_model.BASE), load_tokenizer(real_model.BASE), load
+    tokenizer = load_tokenizer(real_model.BASE)
+    install_template(tokenizer, "auto", SCHEMA)
+    return load_config(real_model.BASE), tokenizer, load
 
 
 def _in_fresh_process(name: str, quick: bool, seed: int) -> dict[str, Any]:

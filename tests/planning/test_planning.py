@@ -276,6 +276,31 @@ def test_the_speed_of_a_layer_is_measured_for_any_shape(shape: str | None, tmp_p
     assert 1e6 < layer_speed(model) < 1e15
 
 
+@pytest.mark.parametrize("lora", [None, LoraSection(rank=4, target_modules=("gate_proj",))])
+def test_the_layer_that_is_measured_is_of_the_models_own_kind(
+    lora: LoraSection | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft.tuners.lora import LoraLayer
+    from transformers import Gemma3TextConfig
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 1}
+    config = Gemma3TextConfig(**sizes, head_dim=16, num_hidden_layers=7, vocab_size=3000)
+    ran: list[torch.nn.Module] = []
+    forward = Gemma3DecoderLayer.forward
+
+    def recorded(layer: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        ran.append(layer)
+        return forward(layer, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Gemma3DecoderLayer, "forward", recorded)
+    assert layer_speed(architecture(config), lora) > 1e6
+    assert len({id(layer) for layer in ran}) == 1 < len(ran)
+    adapted = [module for module in ran[0].modules() if isinstance(module, LoraLayer)]
+    assert len(adapted) == (7 if lora else 0), "all of its matrices, whatever the adapters' targets are called"
+    assert config.num_hidden_layers == len(config.layer_types) == 7, "left as it is"
+
+
 def test_a_head_in_closed_form_is_one_reading_of_the_data(raw: dict[str, Any], tmp_path: Path) -> None:
     from transformers import BertConfig
 
@@ -510,6 +535,18 @@ def test_recomputing_saves_memory_and_costs_a_third_more() -> None:
     assert training_flops(shape, again) / training_flops(shape, plain) == pytest.approx(4 / 3, rel=0.03)
     # six operations per parameter and token, and the logits of a third of the tokens only
     assert training_flops(shape, plain) == pytest.approx(6 * (shape.body + shape.embedding / 3), rel=0.05)
+
+
+def test_on_a_cpu_what_activations_leave_is_not_there_for_gradients_and_the_tokenizer_counts() -> None:
+    shape = shape_of("Qwen/Qwen2.5-0.5B")
+    gpu = training_memory(shape, step(), 4096)
+    cpu = training_memory(shape, dataclasses.replace(step(), cpu=True), 4096)
+    moving = gpu.activations + gpu.logits
+    assert gpu.total == pytest.approx(gpu.weights + gpu.optimizer + gpu.copies + max(moving, gpu.gradients))
+    assert cpu.total == pytest.approx(cpu.weights + cpu.optimizer + cpu.copies + moving + cpu.gradients + cpu.process)
+    smaller = dataclasses.replace(shape, vocab=shape.vocab - 100_000)
+    process = training_memory(smaller, dataclasses.replace(step(), cpu=True), 4096).process
+    assert cpu.process - process == pytest.approx(0.14e9, rel=0.01)
 
 
 def test_the_largest_batch_is_the_largest_that_fits() -> None:

@@ -7,7 +7,7 @@ written down here. Parameters are counted on the meta device, so no weights are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class Architecture:
         tied: whether the output embeddings are the embeddings.
         gated: whether the feed-forward layers have a gate (three matrices instead of two).
         encoder: whether its tokens see those after them.
+        config: where these come from; None: written down by hand.
     """
 
     layers: int
@@ -104,6 +105,7 @@ class Architecture:
     tied: bool
     gated: bool
     encoder: bool = False
+    config: PretrainedConfig | None = field(default=None, repr=False, compare=False)
 
     @property
     def key_value_heads(self) -> int:
@@ -172,6 +174,7 @@ def architecture(config: PretrainedConfig) -> Architecture:
         tied=bool(getattr(text, "tie_word_embeddings", True)),
         gated=any(name.endswith("gate_proj") for name in names),
         encoder=type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False),
+        config=config,
     )
 
 

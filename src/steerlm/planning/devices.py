@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from steerlm.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from steerlm.config import LoraSection
     from steerlm.planning.architectures import Architecture
 
 GPUS_PER_NODE = 16
@@ -110,14 +111,15 @@ def parse_gpus(text: str, nodes: int = 1) -> Machines:
     return Machines(DEVICES[name], count, nodes)
 
 
-def this_machine(shape: Architecture | None = None) -> Machines:
-    """Return this machine's devices; a CPU's speed is measured now, on a layer of `shape`."""
+def this_machine(shape: Architecture | None = None, lora: LoraSection | None = None) -> Machines:
+    """Return this machine's devices; a CPU's speed is measured now: training a layer of a model of `shape`, with these
+    adapters or whole."""
     import torch
 
     from steerlm.planning.measuring import copy_speed, layer_speed, matrix_speed
 
     if not torch.cuda.is_available():
-        return Machines(Device("CPU", _cpu_memory_gib(), layer_speed(shape), copy_speed(), 1e9, 1e9, True))
+        return Machines(Device("CPU", _cpu_memory_gib(), layer_speed(shape, lora), copy_speed(), 1e9, 1e9, True))
     name = torch.cuda.get_device_name()
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30
     for key, device in DEVICES.items():

@@ -77,7 +77,7 @@ def plan(recipe: Recipe, machines: Machines | None = None, tokens: int | None = 
     shapes = {stage: look.shape for stage, look in looks.items()}
     check_answers(recipe, looks["train_sft"].context, found)
     if machines is None:
-        machines = this_machine(shapes["train_sft"] or shapes.get("train_attribute_model"))
+        machines = this_machine(shapes["train_sft"] or shapes.get("train_attribute_model"), recipe.train_sft.lora)
     if recipe.evaluate.prompts is not None and not made_by_run(recipe, recipe.evaluate.prompts):
         check_prompts(recipe.evaluate.prompts, found)
     check_files(recipe, found)

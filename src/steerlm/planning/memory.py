@@ -12,8 +12,11 @@ from steerlm.planning.architectures import Architecture
 RESERVED = 0.1
 """Share of a device's memory left to its context, the allocator's gaps and the communication's buffers."""
 
-PROCESS = 0.75 * 2**30
+PROCESS = 0.85 * 2**30
 """Bytes of a process on a CPU besides: Python and its libraries, compiled kernels, the allocator's gaps."""
+
+TOKENIZER = 1400.0
+"""Bytes that an entry of the vocabulary takes on a CPU: in the tokenizer, and in the copy of it that encodes."""
 
 CACHE_COPIES = 2
 """Of the keys and values while sequences enter or leave a batch (`generation.cache_room`)."""
@@ -44,7 +47,8 @@ class StepMemory:
 
     @property
     def total(self) -> float:
-        """The peak: gradients grow while activations go, unless an earlier batch of the step left some."""
+        """The peak: gradients grow while activations go, unless an earlier batch of the step left some or what is freed
+        stays with the process (on a CPU)."""
         held = self.weights + self.optimizer + self.copies + self.process
         moving = self.activations + self.logits
         return held + (moving + self.gradients if self.gradients_stay else max(moving, self.gradients))
@@ -88,6 +92,11 @@ class Step:
     def frozen_in_bf16(self) -> bool:
         """Whether weights that are not trained are held in bf16; on a CPU only those of language models."""
         return self.bf16 and self.section.lora is not None and (self.head or not self.cpu)
+
+
+def process_memory(shape: Architecture, cpu: bool) -> float:
+    """Return what a process takes besides a model, in bytes of the memory that the model has."""
+    return PROCESS + TOKENIZER * shape.vocab if cpu else 0.0
 
 
 def adapter_parameters(shape: Architecture, lora: LoraSection) -> int:
@@ -168,8 +177,8 @@ def training_memory(shape: Architecture, step: Step, tokens: int) -> StepMemory:
         copies=copies,
         activations=activations,
         logits=logits,
-        gradients_stay=step.section.gradient_accumulation_steps > 1 or step.shards > 1,
-        process=PROCESS if step.cpu else 0.0,
+        gradients_stay=step.section.gradient_accumulation_steps > 1 or step.shards > 1 or step.cpu,
+        process=process_memory(shape, step.cpu),
     )
 
 
@@ -192,7 +201,7 @@ def scoring_memory(shape: Architecture, tokens: int, width: float, cpu: bool, de
     """Return the memory of scoring batches of `tokens` tokens with weights of `width` bytes, spread over `devices`."""
     parts = width * (2 * shape.query + 2 * shape.key_value + 3 * shape.intermediate) / devices
     layer = tokens * (2 * 4 * shape.hidden + parts)
-    return StepMemory(width * shape.parameters / devices, 0, 0, 0, layer, 0, process=PROCESS if cpu else 0.0)
+    return StepMemory(width * shape.parameters / devices, 0, 0, 0, layer, 0, process=process_memory(shape, cpu))
 
 
 def sampling_memory(
@@ -218,7 +227,7 @@ def sampling_memory(
     cache = CACHE_COPIES * sequences * length * cache_bytes_per_token(shape, width) / devices
     logits = sequences * shape.vocab * 8.0
     weights = width * (shape.parameters + beside) / devices
-    return StepMemory(weights, 0, 0, 0, cache, logits, process=PROCESS if cpu else 0.0)
+    return StepMemory(weights, 0, 0, 0, cache, logits, process=process_memory(shape, cpu))
 
 
 def sequences_that_fit(most: int, room_gib: float, memory_of: Callable[[int], StepMemory]) -> int:
