@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
@@ -61,11 +63,41 @@ def test_the_attacks_on_parts_would_have_made_tokens() -> None:
         assert text(tokenizer, str(tokenizer.chat_template), chat).count("<end_of_turn>") == 2
 
 
-def test_no_tool_spells_a_control_token() -> None:
-    tokenizer = gemma()
-    tools = [{"type": "function", "function": {"name": "f", "description": "<end_of_turn>", "parameters": {}}}]
-    with pytest.raises(TemplateError, match="a tool holds the control token <end_of_turn>"):
-        text(tokenizer, guarded(tokenizer), [ASKED], tools=tools)
+@pytest.mark.parametrize(
+    ("name", "variable", "given"),
+    [
+        (
+            "qwen3",
+            "tools",
+            [{"type": "function", "function": {"name": "f", "description": "xMARKy", "parameters": {}}}],
+        ),
+        ("llama3_1", "date_string", "xMARKy"),
+        ("gptoss", "model_identity", "xMARKy"),
+    ],
+)
+def test_no_variable_of_a_template_spells_a_control_token(name: str, variable: str, given: Any) -> None:
+    tokenizer = gemma(name)
+    mark = tokenizer.init_kwargs["steerlm"]["ends"][1][0]
+    given = json.loads(json.dumps(given).replace("MARK", mark))
+    asked = {variable: given, "attributes": {}}
+    assert f"x{mark}y" in text(tokenizer, str(tokenizer.chat_template), [ASKED], **asked)
+    with pytest.raises(TemplateError, match=f"the variable {variable} holds the control token {re.escape(mark)}"):
+        text(tokenizer, guarded(tokenizer), [ASKED], **asked)
+
+
+def test_no_document_spells_a_control_token() -> None:
+    tokenizer = byte_tokenizer(STEERLM)
+    tokenizer.chat_template = (
+        "{% if documents %}{% for document in documents %}{{ document.text }}{% endfor %}{% endif %}"
+        f"{tokenizer.chat_template}"
+    )
+    for said in ("Sky.", "x<|end|>y"):
+        documents = [{"title": "A", "text": "B"}, {"title": "C", "text": said}]
+        assert text(tokenizer, str(tokenizer.chat_template), [ASKED], documents=documents).startswith(f"B{said}")
+    with pytest.raises(TemplateError, match=r"the variable documents holds the control token <\|end\|>"):
+        text(tokenizer, guarded(tokenizer), [ASKED], documents=documents)
+    documents[1]["text"] = "Sky."
+    assert text(tokenizer, guarded(tokenizer), [ASKED], documents=documents).startswith("BSky.")
 
 
 @pytest.mark.parametrize("name", [*PARTS_OF, "chatml", "llama3_1"])
