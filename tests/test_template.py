@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.utils import chat_template_utils
 
 from steerlm.attributes import OASST, STEERLM, Attribute, AttributeSchema
-from steerlm.config import TemplateName
+from steerlm.config import HeaderMarks, TemplateName
 from steerlm.conversation import Message
 from steerlm.errors import UserError
 from steerlm.template.conversation_encoder import ConversationEncoder
@@ -310,6 +310,9 @@ def test_vocabulary_layer_imports_no_torch() -> None:
         {"quality": "4<|end|>"},
         {"quality": "4,toxicity:4"},
         {"quality": 3.5},
+        {"quality": 5.0},
+        {"quality": float("inf")},
+        {"quality": "4.0"},
         {"quality": True},
         {"quality": None},
         {"quality": [4]},
@@ -355,6 +358,24 @@ def test_values_on_the_wire_may_be_strings_and_categories() -> None:
         attributes={"lang": "de-AT", "quality": "3"},
     )
     assert text.endswith("<|assistant|><|attributes|>quality:3,lang:de-AT<|end_attributes|>")
+
+
+@pytest.mark.parametrize("header", ["tokens", "levels"])
+def test_a_level_on_the_wire_may_be_a_float(header: HeaderMarks) -> None:
+    version = Attribute("version", "categorical", categories=("v1", "v1.0"))
+    schema = AttributeSchema((Attribute("quality", maximum=20), Attribute("humor"), version))
+    tokenizer = FAMILIES["byte-level"]()
+    install_template(tokenizer, "steerlm", schema, header)
+    wanted: dict[str, object] = {"quality": 10, "humor": 2, "version": "v1.0"}
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False, attributes=attributes
+        )
+        for attributes in (wanted, {**wanted, "quality": 10.0, "humor": 2.0})
+    ]
+    assert "quality:10," in texts[0]
+    assert "v1.0" in texts[0]
+    assert texts[0] == texts[1]
 
 
 # --- fitting, labels, decoding ------------------------------------------------------------------------------------

@@ -73,8 +73,8 @@ RENDERING = threading.Lock()
 _PAD = "<|pad|>"
 _AS_TEXT = """\
 {{- ',' if not loop.first -}}
-        {{- name ~ ':' ~ values[name] -}}"""
-_AS_TOKENS = "{{- '<|' ~ name ~ ':' ~ values[name] ~ '|>' if name in tokens else name ~ ':' ~ values[name] ~ ',' -}}"
+        {{- name ~ ':' ~ value -}}"""
+_AS_TOKENS = "{{- '<|' ~ name ~ ':' ~ value ~ '|>' if name in tokens else name ~ ':' ~ value ~ ',' -}}"
 _MOST_LEVELS = 16
 """Of an attribute whose levels are tokens: digits of long scales say more about their order than tokens seen rarely."""
 
