@@ -20,11 +20,12 @@ from steerlm.attributes import STEERLM, Attribute, AttributeSchema
 from steerlm.config import HeaderMarks, TrainSftConfig
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
-from steerlm.exporting.chat_templates import guarded, ollama_template
+from steerlm.exporting.chat_templates import ollama_template
 from steerlm.generation.prompting import Prompting
 from steerlm.native import own_template
 from steerlm.stages.train_sft import train_sft
 from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.guarding import guarded
 from steerlm.template.installing import chosen_template, install_template
 from steerlm.training.conditioning import ConditionedExamples, Conditioning
 from tests.parity.native_matrix import CONVERSATION, PAGE_DATA, PROMISES, matrix_row, templates, tokenizer_for

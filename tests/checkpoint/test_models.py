@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -442,6 +443,8 @@ def test_the_code_on_an_adapters_card_gives_the_merged_model(tmp_path: Path, mon
     torch.testing.assert_close(found["model"].eval()(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-5)
     messages = [{"role": "user", "content": "a"}]
     assert found["tokenizer"].apply_chat_template(messages) == tokenizer.apply_chat_template(messages)
+    with pytest.raises(TemplateError, match=r"holds the control token <\|end\|>"):
+        found["tokenizer"].apply_chat_template([{"role": "user", "content": "a<|end|>"}])
 
 
 def test_qlora_without_its_extra_says_what_is_missing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

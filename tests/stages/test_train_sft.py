@@ -24,6 +24,7 @@ from steerlm.config import TrainSftConfig
 from steerlm.conversation import Conversation, Message, write_conversations
 from steerlm.errors import UserError
 from steerlm.stages.train_sft import train_sft
+from steerlm.template.guarding import guarded
 from tests.small_training import Killed, kill_at
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
@@ -201,7 +202,7 @@ def test_lora_merges_into_an_ordinary_folder_and_learns_to_stop(folder: Path, ca
         assert answer(model, {"lang": lang, "loud": loud}) == f"{word}<|end|>"
     adapter = folder / "out" / "adapter"
     assert (adapter / "adapter_model.safetensors").is_file()
-    assert AutoTokenizer.from_pretrained(adapter).chat_template == AutoTokenizer.from_pretrained(model).chat_template
+    assert AutoTokenizer.from_pretrained(adapter).chat_template == guarded(AutoTokenizer.from_pretrained(model))
     assert str(folder / "base") in (adapter / "README.md").read_text()
     base, merged = load_file(folder / "base" / "model.safetensors"), load_file(model / "model.safetensors")
     assert base.keys() == merged.keys()

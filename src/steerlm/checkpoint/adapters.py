@@ -20,6 +20,7 @@ from steerlm.checkpoint.token_rows import look_rows_up
 from steerlm.checkpoint.weights import whole_folder
 from steerlm.config import LoraSection
 from steerlm.errors import UserError, needs_extra
+from steerlm.template.guarding import guarded
 
 
 @contextlib.contextmanager
@@ -120,7 +121,7 @@ def merge_adapter(
     """Save the adapter of a `peft.PeftModel` and return the plain model with the adapter merged into its weights.
 
     Args:
-        folder: where the adapter is kept, in peft's format, with a card, the tokenizer and its template.
+        folder: where the adapter is kept, in peft's format, with a card, the tokenizer and its template behind a guard.
         again: where given, a folder with the trained adapter and the base model to read it onto, instead of `adapted`.
     """
     with needs_extra("lora", "lora"):
@@ -135,6 +136,8 @@ def merge_adapter(
     with whole_folder(folder) as partial, quiet():
         adapted.save_pretrained(partial, save_embedding_layers=False)
         tokenizer.save_pretrained(partial)
+        # the model's folder is ours to read, this one is what others serve
+        (partial / "chat_template.jinja").write_text(guarded(tokenizer), encoding="utf-8")
         (partial / "README.md").write_text(_card(adapted, tokenizer), encoding="utf-8")
     base = adapted.get_base_model()
     if base.device.type == "cpu" and base.dtype == torch.bfloat16:

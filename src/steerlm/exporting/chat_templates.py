@@ -1,60 +1,18 @@
-"""The chat template in the forms that others need: guarded, for llama.cpp, and as a template of Go's for Ollama.
-
-Other servers render the template to text and tokenize the text, so a message that spells a control token would become
-one. The template of an export therefore refuses such messages: a stock vLLM server then answers with status 400.
-"""
+"""The chat template in the forms that others need: for llama.cpp, and as a template of Go's for Ollama."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from jinja2 import Environment, meta
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from steerlm.attributes import AttributeSchema, Value
-from steerlm.encoding import control_tokens
 from steerlm.native import ANSWER_ONLY, RECORD
-from steerlm.template.installing import installed_template
 
-_GUARD = """\
-{#- Other servers tokenize what is rendered here, so no message may spell a control token. -#}
-{%- set control_tokens = __TOKENS__ -%}
-{%- macro refuse(given, name) -%}
-    {%- if given -%}
-        {%- set said = given | string -%}
-        {%- for token in control_tokens -%}
-            {%- if token in said -%}
-                {{- raise_exception(name ~ ' holds the control token ' ~ token) -}}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- endif -%}
-{%- endmacro -%}
-__VARIABLES__
-{%- for message in messages -%}
-    {%- set said = message.content if message.content is string else '' -%}
-    {%- if message.content and message.content is not string -%}
-        {#- Templates write parts one after another, some of them trimmed. No loop: it would make vLLM send parts. -#}
-        {%- set parts = message.content | map(attribute='text') | select('string') | list -%}
-        {%- set said = parts | join ~ '\\n' ~ (parts | map('trim') | join) -%}
-    {%- endif -%}
-    {%- set said = said ~ '\\n' ~ message.role ~ '\\n' ~ (message.name or '') ~ '\\n' ~ (message.tool_call_id or '') -%}
-    {%- set said = said ~ '\\n' ~ (message.reasoning_content or '') ~ '\\n' ~ (message.reasoning or '') -%}
-    {%- set said = said ~ '\\n' ~ (message.thinking or '') -%}
-    {%- if message.tool_calls -%}
-        {%- set said = said ~ '\\n' ~ (message.tool_calls | string) -%}
-    {%- endif -%}
-    {{- refuse(said, 'message of role ' ~ message.role) -}}
-{%- endfor -%}
-"""
-_GUARD_ENDS = "\n{%- endfor -%}\n"
-"""Of this guard and of earlier ones, with the line breaks around."""
-_NO_TEXT = {"messages", "attributes", "add_generation_prompt", "raise_exception", "strftime_now"}
-"""Variables without text of their own: looked at apart (messages, and attributes by the header), flags, functions."""
 _NO_THINKING = """\
 {#- llama.cpp asks for thinking in every request, and the header stands behind it. -#}
 {%- if attributes is not defined or attributes is none or attributes -%}
@@ -63,30 +21,6 @@ _NO_THINKING = """\
 """
 _CONTENT = "{{ .Content }}"
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}\n?")
-
-
-def guarded(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the tokenizer's chat template with a guard in front that refuses control tokens in what it is given.
-
-    What a template may write of a message is looked at: its role, its text or the text of its parts, thoughts, and
-    calls of tools; and every other variable that it reads, such as tools and documents, but the special tokens.
-    """
-    template = tokenizer.chat_template
-    assert isinstance(template, str)
-    if template.startswith(_GUARD.splitlines()[0]):
-        template = template.partition(_GUARD_ENDS)[2]
-    recorded: Collection[str] = tokenizer.init_kwargs.get("chat_control_tokens") or ()
-    control = control_tokens(tokenizer, {*recorded, *installed_template(tokenizer).tokens})
-    tokens = json.dumps(sorted(set(control.values())), ensure_ascii=False)
-    names = sorted(_variables(template) - _NO_TEXT - {"bos_token", "eos_token", *tokenizer.special_tokens_map})
-    variables = "\n".join(f"{{{{- refuse({name}, 'the variable {name}') -}}}}" for name in names)
-    return _GUARD.replace("__TOKENS__", tokens).replace("__VARIABLES__", variables) + template
-
-
-def _variables(template: str) -> set[str]:
-    """Return the variables of a request that a template may read; some that it sets on one way only are among them."""
-    environment = Environment(extensions=["jinja2.ext.loopcontrols"])
-    return meta.find_undeclared_variables(environment.parse(_GENERATION.sub("", template)))
 
 
 def for_llama_cpp(tokenizer: PreTrainedTokenizerBase) -> str:

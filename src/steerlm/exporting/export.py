@@ -27,7 +27,6 @@ from steerlm.checkpoint.models import context_length, load_encoder, load_tokeniz
 from steerlm.checkpoint.served import served_architectures
 from steerlm.checkpoint.weights import fingerprint, whole_folder
 from steerlm.errors import UserError
-from steerlm.exporting.chat_templates import guarded
 from steerlm.exporting.gguf import Tools, check_quants, find_tools, write_gguf, write_modelfiles
 from steerlm.exporting.locating import Found, base_model, find, is_hub_id
 from steerlm.exporting.results import accuracy_rows, curves_png, steering_rows
@@ -35,6 +34,7 @@ from steerlm.exporting.weights import Dtype, load_merged
 from steerlm.scorers.heads import FROZEN, HEAD_FILE
 from steerlm.storage.files import read_json, write_json
 from steerlm.template.conversation_encoder import ConversationEncoder
+from steerlm.template.guarding import guarded
 from steerlm.template.installing import installed_template
 
 RECORD = "export.json"

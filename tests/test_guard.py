@@ -1,4 +1,4 @@
-"""The guard of an exported chat template: nothing that a request may say becomes a control token elsewhere."""
+"""The guard in front of a chat template: nothing that a request may say becomes a control token elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from steerlm.attributes import STEERLM
-from steerlm.exporting.chat_templates import guarded
+from steerlm.template.guarding import guarded
 from steerlm.template.installing import install_template
 from tests.parity.native_matrix import templates, tokenizer_for
 from tests.tiny import byte_tokenizer
