@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from jinja2 import TemplateError
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Gemma3TextConfig
 
 from steerlm.attributes import Attribute, AttributeSchema
 from steerlm.checkpoint.models import load_tokenizer
 from steerlm.conversation import Message
+from steerlm.errors import UserError
 from steerlm.exporting.export import export
 from steerlm.generation.engine import Request, Sampling, load_engine
 from steerlm.scorers.attribute_models import load_attribute_model
@@ -140,6 +142,9 @@ def test_the_lines_of_the_card_give_our_scores_and_levels(elsewhere: tuple[Path,
     folder, (*_, results) = elsewhere
     model = load_attribute_model(folder / "regression", "fp32")
     scored = model.score([_messages(chat) for chat in SCORED_CHATS])
+    # the guard of the exported template changes nothing for us
+    again = load_attribute_model(folder / "scorer", "fp32").score([_messages(chat) for chat in SCORED_CHATS])
+    assert again == scored
     for (outputs, scores, levels), ours in zip(results, scored, strict=True):
         assert ours is not None
         assert len(outputs) == 5
@@ -148,6 +153,16 @@ def test_the_lines_of_the_card_give_our_scores_and_levels(elsewhere: tuple[Path,
             assert scores[name] == pytest.approx(ours[name].mean, abs=1e-5)
         assert scores["lang"] == pytest.approx(ours["lang"].probabilities, abs=1e-5)
     assert results[0][1] != results[1][1]
+
+
+def test_a_conversation_that_ends_with_a_question_is_not_scored(elsewhere: tuple[Path, list[Any]]) -> None:
+    folder, _ = elsewhere
+    asked = [*SCORED_CHATS[0], {"role": "user", "content": "Why?"}]
+    with pytest.raises(UserError, match="must end with an assistant turn"):
+        load_attribute_model(folder / "scorer", "fp32").score([_messages(asked)])
+    with pytest.raises(TemplateError, match="must end with an assistant turn"):
+        AutoTokenizer.from_pretrained(folder / "scorer").apply_chat_template(asked)
+    assert AutoTokenizer.from_pretrained(folder / "steerable").apply_chat_template(asked)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])

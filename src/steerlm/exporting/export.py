@@ -93,7 +93,7 @@ def export(
         with quiet():
             loaded.save_pretrained(partial, max_shard_size=max_shard_size)
             _name_as_served(partial / "config.json")
-            tokenizer.chat_template = guarded(tokenizer)
+            tokenizer.chat_template = guarded(tokenizer, scores=is_scorer)
             tokenizer.save_pretrained(partial)
         if (found.weights / HEAD_FILE).is_file():
             shutil.copyfile(found.weights / HEAD_FILE, partial / HEAD_FILE)

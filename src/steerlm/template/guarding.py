@@ -33,7 +33,7 @@ _GUARD = """\
         {%- endfor -%}
     {%- endif -%}
 {%- endmacro -%}
-__VARIABLES__
+__CHECKS__
 {%- for message in messages -%}
     {%- set said = message.content if message.content is string else '' -%}
     {%- if message.content and message.content is not string -%}
@@ -50,6 +50,10 @@ __VARIABLES__
     {{- refuse(said, 'message of role ' ~ message.role) -}}
 {%- endfor -%}
 """
+_SCORES = """
+{%- if messages[-1].role != 'assistant' -%}
+    {{- raise_exception('a conversation to score must end with an assistant turn') -}}
+{%- endif -%}"""
 _GUARD_ENDS = "\n{%- endfor -%}\n"
 """Of this guard and of earlier ones, with the line breaks around."""
 _NO_TEXT = {"messages", "attributes", "add_generation_prompt", "raise_exception", "strftime_now"}
@@ -57,11 +61,14 @@ _NO_TEXT = {"messages", "attributes", "add_generation_prompt", "raise_exception"
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}\n?")
 
 
-def guarded(tokenizer: PreTrainedTokenizerBase) -> str:
+def guarded(tokenizer: PreTrainedTokenizerBase, scores: bool = False) -> str:
     """Return the tokenizer's chat template with a guard in front that refuses control tokens in what it is given.
 
     What a template may write of a message is looked at: its role, its text or the text of its parts, thoughts, and
     calls of tools; and every other variable that it reads, such as tools and documents, but the special tokens.
+
+    Args:
+        scores: refuse what does not end with an answer as well, of which a head on the last token would say something.
     """
     template = tokenizer.chat_template
     assert isinstance(template, str)
@@ -72,7 +79,8 @@ def guarded(tokenizer: PreTrainedTokenizerBase) -> str:
     tokens = json.dumps(sorted(set(control.values())), ensure_ascii=False)
     names = sorted(_variables(template) - _NO_TEXT - {"bos_token", "eos_token", *tokenizer.special_tokens_map})
     variables = "\n".join(f"{{{{- refuse({name}, 'the variable {name}') -}}}}" for name in names)
-    return _GUARD.replace("__TOKENS__", tokens).replace("__VARIABLES__", variables) + template
+    checks = variables + (_SCORES if scores else "")
+    return _GUARD.replace("__TOKENS__", tokens).replace("__CHECKS__", checks) + template
 
 
 def _variables(template: str) -> set[str]:
