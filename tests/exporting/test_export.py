@@ -129,9 +129,16 @@ def test_the_runs_attribute_model(run: Path, tmp_path: Path) -> None:
     assert [row["index"] for row in config["attribute_outputs"]] == list(range(5))
     card = ModelCard.load(tmp_path / "scorer" / "README.md")
     assert card.data.pipeline_tag == "text-classification"
-    assert "--runner pooling" in card.text
+    assert "--runner pooling --dtype float32" in card.text
     truth = json.loads((RESULTS / "attribute_model.json").read_text(encoding="utf-8"))["attributes"]["humor"]
     assert f"| humor | {truth['n']} | {truth['mae']['value']:.2f} [" in card.text
+
+
+def test_an_attribute_model_is_served_in_the_precision_of_its_export(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "scorer", attribute_model=True, dtype="bfloat16")
+    card = (tmp_path / "scorer" / "README.md").read_text(encoding="utf-8")
+    assert "--runner pooling --dtype bfloat16" in card
+    assert "float32" not in card
 
 
 def test_an_adapter_is_merged(tmp_path: Path) -> None:

@@ -75,8 +75,12 @@ def describe_gguf(files: Sequence[str], modelfiles: Sequence[str]) -> str:
     )
 
 
-def describe_scoring(info: CheckpointInfo, name: str) -> str:
-    """Say how a regression attribute model is asked, and what its numbers mean."""
+def describe_scoring(info: CheckpointInfo, name: str, dtype: str) -> str:
+    """Say how a regression attribute model is asked, and what its numbers mean.
+
+    Args:
+        dtype: of the exported weights.
+    """
     schema = info.schema
     has_categories = len(schema.ordinal) < len(schema)
     readout = info.label_statistics.get("readout")
@@ -102,8 +106,8 @@ def describe_scoring(info: CheckpointInfo, name: str) -> str:
     text = (
         "It scores the last message of a conversation, which must be the assistant's, and reads what was said before "
         f"it:\n\n```python\n{code}\n```\n\n"
-        "With vLLM's pooling runner (whose own choice of `--dtype` would round weights in 32 bits):\n\n"
-        f"```text\nvllm serve {name} --runner pooling --dtype float32\n\n"
+        "With vLLM's pooling runner, in the precision of these weights (its own choice would round 32 bits):\n\n"
+        f"```text\nvllm serve {name} --runner pooling --dtype {dtype}\n\n"
         "curl http://localhost:8000/classify -H 'Content-Type: application/json' \\\n"
         f"  -d '{json.dumps(body, ensure_ascii=False)}'\n```\n\n"
         "`probs` of the response are the model's outputs, in the order of the table: no probabilities, for "

@@ -116,7 +116,7 @@ def _published(info: CheckpointInfo, publication: Publication) -> list[str]:
         parts += ["## Does it steer?"]
     else:
         parts += ["## Attributes", _attributes(info.schema)]
-        parts += ["## Use", describe_scoring(info, publication.name)]
+        parts += ["## Use", describe_scoring(info, publication.name, publication.dtype)]
         parts += ["## How good is it?"]
     if publication.figure is not None:
         file, seen = publication.figure
