@@ -64,9 +64,11 @@ def recipe(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("max_length", [256, 4096])  # the model reads 512 tokens
 def test_levels_are_cut_where_the_training_reads(
-    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: dict[str, Any], max_length: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    recipe["train_sft"]["max_length"] = max_length
     long = " ".join(["word"] * 100)
     records = []
     for i in range(9):
@@ -93,7 +95,7 @@ def test_levels_are_cut_where_the_training_reads(
     assert main(["annotate", *shorter]) == 0
     main(["train-sft", *shorter])
     assert re.search(
-        r"cut on turns of up to 256\s+tokens, and\s+train_sft.max_length\s+is\s+200", capsys.readouterr().err
+        rf"cut on turns of up to {max_length}\s+tokens, and\s+train_sft.max_length\s+is\s+200", capsys.readouterr().err
     )
 
 

@@ -32,7 +32,7 @@ class FittedDials(TypedDict):
     Attributes:
         turns: that were looked at.
         too_long: turns that were not, since the training leaves them out.
-        max_length: of that training; None where every turn counts.
+        max_length: of that training, of which its model may read less; None where every turn counts.
         cuts: per attribute.
         undefined: per attribute the turns that do not define it.
     """
@@ -75,11 +75,13 @@ def _any_to_cut(schema: AttributeSchema) -> bool:
 
 
 def _learned(training: TrainSftConfig, schema: AttributeSchema) -> Callable[[Conversation, int], bool] | None:
-    """Return whether a turn is within the `max_length` of a training; None where that cannot be known here."""
+    """Return whether a turn is within what a training reads; None where that cannot be known here."""
+    from steerlm.checkpoint.models import context_length, load_config
     from steerlm.training.base_encoder import open_encoder
 
     try:
-        encoder = open_encoder(training, schema).encoder
+        tokenizer, _, encoder = open_encoder(training, schema)
+        longest = min(training.max_length, context_length(load_config(training.base_model), tokenizer))
     except UserError as error:
         log.warning("levels are cut on all turns, those too long to be trained on as well: %s", error)
         return None
@@ -90,7 +92,7 @@ def _learned(training: TrainSftConfig, schema: AttributeSchema) -> Callable[[Con
             replace(message, attributes=schema.defaults) if message.role == "assistant" else message
             for message in record.messages[: record.assistant_turns[-1] + 1]
         ]
-        fitting = encoder.fit(messages, training.max_length)
+        fitting = encoder.fit(messages, longest)
         return fitting is not None and len(messages) - turn <= len(fitting) - (fitting[0].role == "system")
 
     return learned
