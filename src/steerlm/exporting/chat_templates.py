@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
@@ -12,6 +11,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from steerlm.attributes import AttributeSchema, Value
 from steerlm.native import ANSWER_ONLY, RECORD
+from steerlm.template.guarding import without_generation_marks
 
 _NO_THINKING = """\
 {#- llama.cpp asks for thinking in every request, and the header stands behind it. -#}
@@ -20,12 +20,11 @@ _NO_THINKING = """\
 {%- endif -%}
 """
 _CONTENT = "{{ .Content }}"
-_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}\n?")
 
 
 def for_llama_cpp(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the chat template as llama.cpp can use it: its Jinja does not know the marks around what is trained."""
-    template = _GENERATION.sub("", str(tokenizer.chat_template))
+    template = without_generation_marks(str(tokenizer.chat_template))
     return _NO_THINKING + template if tokenizer.init_kwargs[RECORD]["template"] == "native" else template
 
 
@@ -43,7 +42,7 @@ def ollama_template(tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema,
             variables["attributes"] = schema.validate(wanted)
         [text], _ = render_jinja_template(
             conversations=[list(messages)],
-            chat_template=_GENERATION.sub("", str(tokenizer.chat_template)),
+            chat_template=without_generation_marks(str(tokenizer.chat_template)),
             add_generation_prompt=wanted is not None,
             **variables,
         )

@@ -86,4 +86,9 @@ def guarded(tokenizer: PreTrainedTokenizerBase, scores: bool = False) -> str:
 def _variables(template: str) -> set[str]:
     """Return the variables of a request that a template may read; some that it sets on one way only are among them."""
     environment = Environment(extensions=["jinja2.ext.loopcontrols"])
-    return meta.find_undeclared_variables(environment.parse(_GENERATION.sub("", template)))
+    return meta.find_undeclared_variables(environment.parse(without_generation_marks(template)))
+
+
+def without_generation_marks(template: str) -> str:
+    """Return a template without the marks around what is trained, which Hugging Face's Jinja alone knows."""
+    return _GENERATION.sub("", template)
