@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import resource
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ from transformers import (
 )
 
 from steerlm.attributes import AttributeSchema
+from steerlm.checkpoint import models
 from steerlm.checkpoint.adapters import add_lora, merge_adapter
 from steerlm.checkpoint.models import (
     CheckpointInfo,
@@ -475,6 +477,23 @@ def test_precision_on_the_cpu() -> None:
     assert inference_dtype("bf16") == torch.bfloat16
     assert autocast_bf16("bf16")
     assert not autocast_bf16("fp32")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors are asked in another way")
+def test_bf16_on_a_cpu_without_it_is_slow_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for units in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda units=units: units)
+        models._warn_of_emulation.cache_clear()
+        caplog.clear()
+        assert autocast_bf16("auto") == units
+        assert not autocast_bf16("fp32")
+        assert not caplog.messages
+        assert autocast_bf16("bf16")
+        assert inference_dtype("bf16") == torch.bfloat16
+        assert ["precision: auto" in message for message in caplog.messages] == ([] if units else [True])
 
 
 @pytest.mark.parametrize(("hidden_size", "units", "bf16"), [(512, True, True), (256, True, False), (512, False, False)])

@@ -7,7 +7,10 @@ safetensors only, and code from a checkpoint is never run.
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import os
+import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +40,8 @@ from steerlm.checkpoint.weights import check_weights, whole_folder
 from steerlm.checkpoint.weights import fingerprint as fingerprint
 from steerlm.errors import UserError, needs_extra
 from steerlm.native import RECORD, ending_ids
+
+log = logging.getLogger(__name__)
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -78,7 +83,18 @@ def autocast_bf16(precision: Precision) -> bool:
         if precision == "bf16" and not supported:
             raise UserError(f"precision: bf16 is not supported by {torch.cuda.get_device_name()}; use precision: fp32")
         return bool(supported)
-    return precision == "bf16" or bool(torch.cpu._is_avx512_bf16_supported())
+    units = bool(torch.cpu._is_avx512_bf16_supported())
+    if precision == "bf16" and not units and platform.machine() in ("x86_64", "AMD64"):
+        _warn_of_emulation()
+    return precision == "bf16" or units
+
+
+@functools.cache
+def _warn_of_emulation() -> None:
+    log.warning(
+        "precision: bf16 takes many times as long as fp32 on this CPU, which has no instructions for bf16; "
+        "precision: auto takes fp32 here"
+    )
 
 
 def inference_dtype(precision: Precision) -> torch.dtype:
