@@ -61,7 +61,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # the speed of a CPU is measured; what it is does not matter here
-    monkeypatch.setattr("steerlm.planning.measuring.layer_speed", lambda shape=None: 1e10)
+    monkeypatch.setattr("steerlm.planning.measuring.layer_speed", lambda shape=None, lora=None: 1e10)
     monkeypatch.setattr("steerlm.planning.measuring.copy_speed", lambda: 1e10)
 
 
