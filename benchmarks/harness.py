@@ -54,6 +54,7 @@ class Job:
         quick: whether a small amount of work is enough.
         device: cpu or cuda.
         folder: where `prepare` put models and data; a measurement may leave files there for later ones.
+        earlier: whether our code is that of an earlier commit.
     """
 
     case: str
@@ -63,6 +64,7 @@ class Job:
     quick: bool
     device: str
     folder: Path
+    earlier: bool = False
 
 
 @dataclass(frozen=True)

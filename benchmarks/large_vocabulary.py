@@ -95,7 +95,7 @@ def measure(job: Job) -> Measurement:
     if job.contestant == "before":
         return _before(job)
     # on its first steps ours finds out how many threads are fastest
-    warmup = 6 if job.contestant == "steerlm" and job.round < 1000 else 1
+    warmup = 6 if job.contestant == "steerlm" and not job.earlier else 1
     clock = Clock(warmup, 1_000 if job.quick else 4_000 if _responses(job.case) == 1 else 8_000)
     if job.contestant == "steerlm":
         _ours(job, clock)
@@ -113,13 +113,8 @@ def _before(job: Job) -> Measurement:
     if not source.is_dir():
         raise NotRun(f"this clone does not have commit {BEFORE}")
     request = job.folder / "before.json"
-    described = {
-        **dataclasses.asdict(job),
-        "contestant": "steerlm",
-        "folder": str(job.folder),
-        "round": 1000 + job.round,
-    }
-    request.write_text(json.dumps(described), encoding="utf-8")
+    ours = {"contestant": "steerlm", "earlier": True, "folder": str(job.folder)}
+    request.write_text(json.dumps({**dataclasses.asdict(job), **ours}), encoding="utf-8")
     subprocess.run(
         [sys.executable, "-m", "benchmarks.large_vocabulary", "--job", str(request)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(source)}, check=True,
@@ -146,7 +141,7 @@ def _ours(job: Job, clock: Clock) -> None:
         attribute_dropout=0.0,
         header_dropout=0.0,
     )
-    out = data / f"steerlm-{job.round}-{job.variant}"
+    out = data / f"{'before' if job.earlier else 'steerlm'}-{job.round}-{job.variant}"
     watch(
         clock,
         lambda: train_sft(config, data / "train.jsonl", data / "validation.jsonl", SCHEMA, out, max(job.round, 0)),

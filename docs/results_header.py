@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steerlm.reporting.formatting import markdown_table
+from steerlm.reporting.formatting import interval_text, markdown_table, number
+from steerlm.statistics.estimates import Estimate
 
 RESULT = Path(__file__).resolve().parent / "results" / "header.json"
 REAL = RESULT.with_name("header_real.json")
@@ -147,8 +148,8 @@ def table(found: Mapping[str, Any] | None = None) -> str:
 
 def _over(values: Sequence[float]) -> str:
     """Return the mean and, of several seeds, the range."""
-    mean = f"{sum(values) / len(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} [{min(values):.3f}, {max(values):.3f}]"
+    mean = sum(values) / len(values)
+    return number(mean, 3) if len(values) == 1 else _between(mean, min(values), max(values))
 
 
 def keep(name: str, stage: Path, evaluation: Path, result: Path = REAL) -> None:
@@ -199,9 +200,8 @@ def real_table() -> str:
 
 def _between(value: float | None, low: float | None, high: float | None) -> str:
     """Return an estimate with its interval; a dial whose answers are all alike has neither."""
-    if value is None or low is None or high is None:
-        return "none" if value is None else f"{value:.3f}"
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    numbers = (math.nan if end is None else end for end in (value, low, high))
+    return interval_text(Estimate(*numbers, n=0, clusters=0), 3)
 
 
 BLOCKS = {"header-speed": table, "header-real": real_table}

@@ -17,8 +17,8 @@ from steerlm.generation.detokenizing import ResponseText
 from steerlm.generation.engine import LocalEngine, Request, Sampling, said
 from steerlm.generation.online import Job, QueueFull, Scheduler, SchedulerStopped
 from steerlm.generation.requests import Draw
-from steerlm.generation.worker import thread_worker
 from steerlm.template.conversation_encoder import ConversationEncoder
+from tests.thread_worker import thread_worker
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 TOKENIZER = byte_tokenizer(OASST)

@@ -21,8 +21,9 @@ from steerlm.errors import UserError
 from steerlm.generation.engine import LocalEngine, Request, Sampling, load_engine, said
 from steerlm.generation.online import Scheduler, SchedulerStopped
 from steerlm.generation.requests import Draw
-from steerlm.generation.worker import Worker, process_worker, thread_worker
+from steerlm.generation.worker import Worker, process_worker
 from tests import processes
+from tests.thread_worker import thread_worker
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 PARENT = """

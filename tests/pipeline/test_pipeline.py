@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import orjson
 import pytest
 
 from steerlm import pipeline
+from steerlm.checkpoint.models import load_config
 from steerlm.config import load_recipe
 from steerlm.errors import UserError
+from steerlm.planning.architectures import architecture
 from steerlm.planning.estimate import plan
+from steerlm.planning.inputs import playground_shape
 from tests import processes
 from tests.tiny_recipe import write_tiny_recipe
 
@@ -151,6 +155,16 @@ def test_a_steerable_model_is_an_ordinary_folder_with_a_template_that_knows_the_
     assert "humor:4" in text
     assert AutoModelForCausalLM.from_pretrained(model).get_input_embeddings().num_embeddings >= len(tokenizer)
     assert (model / "README.md").is_file()
+
+
+def test_the_plan_knows_the_shape_of_the_base_model(whole_run: tuple[Path, str, float]) -> None:
+    folder, _, _ = whole_run
+    world = load_recipe(folder / "recipe.yaml").playground
+    assert world is not None
+    planned = playground_shape(world)
+    made = architecture(load_config(folder / "run" / "playground" / "base_model"))
+    assert planned.body == pytest.approx(made.body, rel=0.01)  # without the norms
+    assert replace(planned, vocab=made.vocab, body=made.body) == made
 
 
 def kill_at_random(folder: Path, kills: int, reference: dict[str, Any], seconds: float, seed: int) -> int:

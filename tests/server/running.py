@@ -22,7 +22,6 @@ from steerlm.conversation import Message, Score
 from steerlm.generation.decoding import Decoder
 from steerlm.generation.engine import LocalEngine
 from steerlm.generation.prompting import Prompting
-from steerlm.generation.worker import thread_worker
 from steerlm.server.app import create_app
 from steerlm.server.backend import Backend
 from steerlm.server.gate import Keys
@@ -33,6 +32,7 @@ from steerlm.server.run import build_service
 from steerlm.server.service import Service, trained_schema
 from steerlm.server.upstream import Upstream, UpstreamBackend
 from steerlm.server.vllm import VllmBackend
+from tests.thread_worker import thread_worker
 from tests.tiny import byte_tokenizer, random_model, tiny_llama_config
 
 if TYPE_CHECKING:

@@ -45,6 +45,11 @@ class Example(NamedTuple):
     input_ids: Ids
     labels: Ids | npt.NDArray[np.float32]
 
+    @property
+    def num_targets(self) -> int:
+        """Trained tokens of a language model's example: the first of a sequence is predicted by nothing."""
+        return int(np.count_nonzero(self.labels[1:] != IGNORED))
+
 
 class Examples(Protocol):
     """A data set that can be trained on.

@@ -147,7 +147,7 @@ def collate_groups(rows: Sequence[Sequence[Group]], pad_id: int, shared: bool) -
     reference, value = np.zeros((2, len(groups), most))
     for g, group in enumerate(groups):
         size = len(group.responses)
-        trained[g, :size] = [int((response.labels[1:] != IGNORED).sum()) for response in group.responses]
+        trained[g, :size] = [response.num_targets for response in group.responses]
         reference[g, :size], value[g, :size] = group.reference, group.value
     return {
         **batch,

@@ -166,6 +166,12 @@ def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase)
     return limit if positions is None else min(limit, int(positions))
 
 
+def head_size(config: PreTrainedConfig) -> int:
+    """Return how wide an attention head of a model is, which some configurations leave to be computed."""
+    text = config.get_text_config()
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a hub id or a local folder, which may be that of an adapter."""
     name = os.fspath(name_or_path)

@@ -1,4 +1,4 @@
-"""Where decoding happens while others talk to clients: a process of its own, or a thread where the model is in memory.
+"""Where decoding happens while others talk to clients: a process of its own.
 
 A worker has a pipe. It takes samples and cancellations from it, decodes without pause and tells what has come of them;
 `steerlm.generation.online.Scheduler` is the other end. Python runs one thread at a time: in one process, the texts of
@@ -113,18 +113,6 @@ class Worker(NamedTuple):
     body: _Joinable
 
 
-def thread_worker(decoder: Decoder) -> Worker:
-    """Start a worker in this process.
-
-    Args:
-        decoder: only the worker uses it from now on.
-    """
-    ours, theirs = multiprocessing.Pipe()
-    thread = threading.Thread(target=_work, args=(decoder, theirs), name="steerlm-decoding", daemon=True)
-    thread.start()
-    return Worker(ours, thread)
-
-
 def process_worker(path: str | Path, batch_size: int) -> Worker:
     """Start a worker that loads a steerable checkpoint, as `load_engine` does, and return at once."""
     ours, theirs = multiprocessing.Pipe()
@@ -146,10 +134,11 @@ def _load_and_work(path: str | Path, batch_size: int, connection: Connection) ->
         return
     gc.collect()
     gc.freeze()  # what has been loaded stays: a collector that looked through all of it would stop every sample
-    _work(decoder, connection)
+    work(decoder, connection)
 
 
-def _work(decoder: Decoder, connection: Connection) -> None:
+def work(decoder: Decoder, connection: Connection) -> None:
+    """Decode what comes through the connection until its other end is gone; only this uses the decoder from now on."""
     try:
         connection.send(Ready(None))
         with decoder.in_use():

@@ -155,12 +155,14 @@ def architecture(config: PretrainedConfig) -> Architecture:
     import torch
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModel
 
+    from steerlm.checkpoint.models import head_size
+
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     total = int(sum(parameter.numel() for parameter in model.parameters()))
     text = config.get_text_config()
     hidden, heads = int(text.hidden_size), int(text.num_attention_heads)
-    head = int(getattr(text, "head_dim", None) or hidden // heads)
+    head = head_size(config)
     names = [name for name, _ in model.named_modules()]
     return Architecture(
         layers=int(text.num_hidden_layers),

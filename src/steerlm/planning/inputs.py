@@ -363,8 +363,8 @@ def _check_tokenizer(
 
 
 def playground_shape(world: PlaygroundConfig) -> Architecture:
-    """Return the shape of the base model that a playground pretrains (feed-forward layers of about 8/3 its width)."""
-    width, inner = world.hidden_size, 8 * world.hidden_size // 3
+    """Return the shape of the base model that a playground pretrains."""
+    width, inner = world.hidden_size, world.intermediate_size
     return Architecture(
         layers=world.num_layers,
         hidden=width,
@@ -374,6 +374,6 @@ def playground_shape(world: PlaygroundConfig) -> Architecture:
         heads=world.num_heads,
         vocab=world.vocab_size,
         body=world.num_layers * (4 * width * width + 3 * width * inner),
-        tied=True,
+        tied=False,
         gated=True,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from steerlm.batching.ragged_attention import RAGGED
+from steerlm.checkpoint.models import head_size
 from steerlm.config import LoraSection
 from steerlm.planning.architectures import Architecture
 
@@ -62,8 +63,7 @@ def layer_speed(shape: Architecture | None, lora: LoraSection | None = None) -> 
         states.float().sum().backward()
 
     text = config.get_text_config()
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    operations: float = 2.0 * parameters + 2.0 * _LENGTH * text.num_attention_heads * head
+    operations: float = 2.0 * parameters + 2.0 * _LENGTH * text.num_attention_heads * head_size(config)
     # frozen weights need no gradient
     return (2 if adapted else 3) * operations * _ROWS * _LENGTH / _fastest(train, 4)
 

@@ -51,7 +51,7 @@ def pretrain(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=config.hidden_size,
-            intermediate_size=8 * config.hidden_size // 3,
+            intermediate_size=config.intermediate_size,
             num_hidden_layers=config.num_layers,
             num_attention_heads=config.num_heads,
             num_key_value_heads=config.num_heads,

@@ -27,7 +27,6 @@ from steerlm.training.turn_pieces import TurnPieces
 
 MOST_RECORDS = 128
 """Records that are tried, at most."""
-_CLUSTERS = 24
 _READ = 0.05
 """Nats per token from which on a difference between settings can be heard."""
 
@@ -35,8 +34,12 @@ log = logging.getLogger(__name__)
 
 
 class HeaderExchange(NamedTuple):
-    """A record behind its own headers, behind others', and behind its own with others' values of one dial."""
+    """A record behind its own headers, behind others', and behind its own with others' values of one dial.
 
+    `prompt` is a number that records of the same prompt share.
+    """
+
+    prompt: int
     right: Example
     others: Example
     by_dial: Mapping[str, Example]
@@ -46,7 +49,7 @@ class HeaderProbe(TrainerCallback):  # type: ignore[misc]
     """Tries the headers of validation data after every validation, and says when there is something to hear.
 
     Args:
-        exchanges: what is compared, those of one prompt beside each other.
+        exchanges: what is compared.
         seed: of the interval.
         info: of the model in training; whole checkpoints and adapters get it, and so can be opened.
         first: whether the model has had no dials before, so that the first that turn are news.
@@ -61,7 +64,7 @@ class HeaderProbe(TrainerCallback):  # type: ignore[misc]
         self._gain: Estimate | None = None
         self._said = not first
         self._exchanges = exchanges
-        self._clusters = [part for part in np.array_split(np.arange(len(exchanges)), _CLUSTERS) if len(part)]
+        self._prompts = [one.prompt for one in exchanges]
         self._seed = seed
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -98,7 +101,8 @@ class HeaderProbe(TrainerCallback):  # type: ignore[misc]
         if not rows:
             return None
         low, high = (rows[-1].get(f"header_gain_{end}", float("nan")) for end in ("low", "high"))
-        all_at_once = Estimate(rows[-1]["header_gain"], low, high, len(self._exchanges), len(self._clusters)).to_dict()
+        num_prompts = len(set(self._prompts))
+        all_at_once = Estimate(rows[-1]["header_gain"], low, high, len(self._exchanges), num_prompts).to_dict()
         if not by_dial:
             return all_at_once
         self.trainer.model_wrapped.eval()
@@ -109,14 +113,9 @@ class HeaderProbe(TrainerCallback):  # type: ignore[misc]
     def _measured(self, trainer: SteerTrainer, sides: Sequence[Sequence[Example]]) -> list[Estimate]:
         """Return what the right headers gain over each of the sides, which are in the order of the exchanges."""
         # every rank tries them all: the ranks of a sharded model compute together anyhow
-        right = [_loss(trainer, [self._exchanges[i].right for i in part.tolist()]) for part in self._clusters]
-        loss_N, tokens_N = np.array(right).T
-        gains = []
-        for side in sides:
-            others_N = np.array([_loss(trainer, [side[i] for i in part.tolist()])[0] for part in self._clusters])
-            found = cluster_bootstrap(_ratio, [others_N - loss_N, tokens_N], range(len(right)), self._seed)
-            gains.append(found._replace(n=len(self._exchanges)))
-        return gains
+        right_N, tokens_N = _losses(trainer, [one.right for one in self._exchanges])
+        gains_N = [_losses(trainer, side)[0] - right_N for side in sides]
+        return [cluster_bootstrap(_ratio, [gain_N, tokens_N], self._prompts, self._seed) for gain_N in gains_N]
 
 
 def _last(state: TrainerState, name: str) -> float:
@@ -146,7 +145,6 @@ def header_exchanges(examples: ConditionedExamples, dials: Sequence[str], seed: 
     """
     generator = np.random.default_rng(seed)
     chosen = np.sort(generator.permutation(len(examples))[:MOST_RECORDS])
-    chosen = chosen[np.argsort(examples.prompts[chosen], kind="stable")]
     records = [examples.turns(record) for record in chosen.tolist()]
     places = [(i, j) for i, turns in enumerate(records) for j, turn in enumerate(turns) if _conditioned(turn)]
     if len({records[i][j].codes for i, j in places}) < 2:
@@ -165,6 +163,7 @@ def header_exchanges(examples: ConditionedExamples, dials: Sequence[str], seed: 
 
     return [
         HeaderExchange(
+            int(examples.prompts[chosen[i]]),
             examples.assembled(records[i]),
             exchanged(i, None),
             {name: exchanged(i, dial) for dial, name in enumerate(dials)},
@@ -186,16 +185,19 @@ def _conditioned(turn: TurnPieces) -> bool:
     return bool((turn.shown >= 0).any()) and max(turn.codes) >= 0
 
 
-def _loss(trainer: SteerTrainer, examples: Sequence[Example]) -> tuple[float, float]:
-    """Return the summed loss and its number of tokens."""
-    total = count = 0.0
+def _losses(trainer: SteerTrainer, examples: Sequence[Example]) -> tuple[FloatArray, FloatArray]:
+    """Return the summed loss of every example (N,) and its number of trained tokens (N,)."""
+    losses_N, tokens_N = np.zeros((2, len(examples)))
     lengths = [len(example.input_ids) for example in examples]
     for batch in sorted_batches(lengths, trainer.validation_plan.tokens_per_batch):
-        inputs = trainer._prepare_inputs(collate_sft([[examples[i]] for i in batch], trainer.pad_id))
+        rows = [[examples[i]] for i in batch]
+        inputs = trainer._prepare_inputs(collate_sft(rows, trainer.pad_id))
         with torch.no_grad(), trainer.compute_loss_context_manager():
-            loss = trainer.loss_sum(trainer.model_wrapped, inputs)
-        total, count = total + float(loss.sum), count + loss.num
-    return total, count
+            loss_T = trainer.response_losses(trainer.model_wrapped, inputs, apart=True)
+        counts = [example.num_targets for [example] in rows]
+        parts = np.split(loss_T[: sum(counts)].cpu().double().numpy(), np.cumsum(counts)[:-1])
+        losses_N[batch], tokens_N[batch] = [part.sum() for part in parts], counts
+    return losses_N, tokens_N
 
 
 def _ratio(weights: Weights, differences_N: FloatArray, tokens_N: FloatArray) -> FloatArray:

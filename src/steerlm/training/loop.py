@@ -35,7 +35,7 @@ from steerlm.batching.batches import Examples, RowPlan
 from steerlm.batching.groups import GroupedExamples
 from steerlm.batching.ragged_attention import RAGGED
 from steerlm.batching.shared_prompts import can_be_ragged, core_model, sharing_of
-from steerlm.checkpoint.models import autocast_bf16, quiet
+from steerlm.checkpoint.models import autocast_bf16, head_size, quiet
 from steerlm.config import TrainingSection
 from steerlm.errors import UserError
 from steerlm.storage.claims import claim
@@ -365,13 +365,12 @@ def _block_sparse(core: Any) -> bool:
     """Whether rows that share prompts use flex attention: on CUDA, where its kernels are, for the head sizes they know,
     and without dropout, which it does not have (gpt2 has another name for it)."""
     config = core.config.get_text_config()
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dropout = getattr(config, "attention_dropout", 0.0)  # some models have none
     return (
         torch.cuda.is_available()
         and core._supports_flex_attn
         and config.model_type != "gpt2"
-        and head in (16, 32, 64, 128, 256)
+        and head_size(config) in (16, 32, 64, 128, 256)
         and not dropout
     )
 
