@@ -1,4 +1,4 @@
-"""What holds for every test: one thread per process, reproducible examples, and where the real data lies."""
+"""What holds for every test: one thread per process, no hub, reproducible examples, and where the real data lies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start; models this small only lose by more
+# also for the processes that tests start
+os.environ["OMP_NUM_THREADS"] = "1"  # models this small only lose by more
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub, or waits for one that cannot be reached
 
 import pytest
 from hypothesis import HealthCheck, settings

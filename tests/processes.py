@@ -32,7 +32,6 @@ def context() -> BaseContext:
     found.set_forkserver_preload(["tests.preloaded"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(os.path.abspath(path) for path in sys.path if path))
-        patch.setenv("HF_HUB_OFFLINE", "1")
         forkserver.ensure_running()
     return found
 
