@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def two_ranks(out: Path, kind: str, epochs: int = 4) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     arguments = ["-m", "tests.invariants.ranks", str(out), "2", str(epochs), kind]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
